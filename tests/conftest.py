@@ -1,0 +1,48 @@
+"""Fixtures for every test, and the guards: no leaks, no skips under CI, logs shown on failure."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.guards import (
+    guard_tasks,
+    guard_threads_and_channels,
+    open_channels,
+    pytest_collection_modifyitems,
+    pytest_make_collect_report,
+    pytest_runtest_makereport,
+)
+from tests.support.servers import RegistryServer
+
+__all__ = [
+    "guard_tasks",
+    "guard_threads_and_channels",
+    "open_channels",
+    "pytest_collection_modifyitems",
+    "pytest_make_collect_report",
+    "pytest_runtest_makereport",
+]
+
+ServerFactory = Callable[..., RegistryServer]
+
+
+@pytest.fixture
+def server_factory(tmp_path: Path) -> Iterator[ServerFactory]:
+    """Makes registry servers, not started yet, with logs in `tmp_path`; all of them are gone when the test ends."""
+    servers: list[RegistryServer] = []
+
+    def make(**options: object) -> RegistryServer:
+        options.setdefault("name", f"registry-server-{len(servers) + 1}")
+        servers.append(RegistryServer(tmp_path, **options))  # type: ignore[arg-type]
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def registry_server(server_factory: ServerFactory) -> RegistryServer:
+    """One registry server on the embedded store, ready."""
+    return server_factory(name="registry-server").start()

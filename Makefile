@@ -86,7 +86,7 @@ types: $(VENV)/.dev ## mypy, strict
 
 protos: $(VENV)/.dev ## generate the code of the .proto files
 	@$(BIN)/python protos/generate.py
-	@$(BIN)/python -m examples.game.generate
+	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. examples/game/game.proto
 
 check-protos: protos ## fail when the committed generated code is not what the .proto files give
 	@git diff --exit-code --stat -- '*_pb2*.py*' || { echo "generated code has drifted: commit what 'make protos' wrote" >&2; exit 1; }

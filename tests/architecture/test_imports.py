@@ -1,0 +1,158 @@
+"""The arrows between the packages, and what core modules may know: nothing that waits, reads a clock or does I/O."""
+
+import ast
+from collections.abc import Iterator
+from fnmatch import fnmatch
+
+import pytest
+
+from tests.support.source import PACKAGES, Source, sources
+
+# Who may import whom, besides itself.
+ARROWS = {
+    "protos": set(),
+    "balancer": set(),
+    "registry_server": {"protos"},
+    "registry_client": {"protos"},
+}
+# The one bridge between client and balancer.
+BRIDGE = ("registry_client/resolver.py", "balancer")
+
+CORE = (
+    "registry_server/model.py",
+    "registry_server/catalog.py",
+    "registry_server/hub.py",
+    "registry_server/rules.py",
+    "registry_server/wire.py",
+    "registry_server/guard.py",
+    "registry_server/stores/leases.py",
+    "registry_client/lease.py",
+    "registry_client/view.py",
+    "registry_client/backoff.py",
+    "balancer/endpoints.py",
+    "balancer/load.py",
+    "balancer/pool.py",
+    "balancer/outlier.py",
+    "balancer/subset.py",
+    "balancer/policies/*.py",
+)
+SHELL_ONLY = frozenset(
+    "asyncio grpc http logging multiprocessing os select signal socket subprocess tempfile threading time urllib".split()
+)
+# Synchronous channels count calls and pick from many threads at once, so what they share may hold a lock.
+LOCKS_ALLOWED = ("balancer/load.py", "balancer/policies/*.py")
+# Of `random`, the class; its module-level functions share one hidden generator.
+RANDOM_ALLOWED = {"Random", "SystemRandom"}
+
+
+def is_core(path: str) -> bool:
+    return any(fnmatch(path, pattern) for pattern in CORE)
+
+
+def wrong_arrows(source: Source) -> Iterator[str]:
+    allowed = ARROWS.get(source.package)
+    for line, name in source.imports():
+        target = name.split(".")[0]
+        if target == source.package or target not in PACKAGES or allowed is None:
+            continue
+        if target not in allowed and (source.path, target) != BRIDGE:
+            yield f"{source.path}:{line} imports {name}"
+
+
+def server_imports(source: Source) -> Iterator[str]:
+    """Nobody but the server itself and the tests imports the server."""
+    if source.package in ("registry_server", "tests"):
+        return
+    for line, name in source.imports():
+        if name.split(".")[0] == "registry_server":
+            yield f"{source.path}:{line} imports {name}"
+
+
+def shell_imports(source: Source) -> Iterator[str]:
+    for line, name in source.imports():
+        top = name.split(".")[0]
+        if top == "threading" and any(fnmatch(source.path, pattern) for pattern in LOCKS_ALLOWED):
+            continue
+        if top in SHELL_ONLY or (name.startswith("random.") and name.split(".")[1] not in RANDOM_ALLOWED):
+            yield f"{source.path}:{line} imports {name}"
+    yield from _global_random(source)
+    yield from _wall_clock(source)
+
+
+def _global_random(source: Source) -> Iterator[str]:
+    for node in _attributes_of(source, "random"):
+        if node.attr not in RANDOM_ALLOWED:
+            yield f"{source.path}:{node.lineno} uses random.{node.attr}"
+
+
+def _wall_clock(source: Source) -> Iterator[str]:
+    for name in ("datetime", "date"):
+        for node in _attributes_of(source, name):
+            if node.attr in ("now", "utcnow", "today"):
+                yield f"{source.path}:{node.lineno} reads the clock: {name}.{node.attr}"
+
+
+def _attributes_of(source: Source, name: str) -> Iterator[ast.Attribute]:
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == name:
+            yield node
+
+
+def test_arrows_point_one_way() -> None:
+    assert [wrong for source in sources(*PACKAGES) for wrong in wrong_arrows(source)] == []
+
+
+def test_nobody_imports_the_server() -> None:
+    assert [wrong for source in sources() for wrong in server_imports(source)] == []
+
+
+def test_core_neither_waits_nor_looks_at_a_clock() -> None:
+    core = [source for source in sources(*PACKAGES) if is_core(source.path)]
+    assert [wrong for source in core for wrong in shell_imports(source)] == []
+
+
+@pytest.mark.parametrize("pattern", CORE)
+def test_core_is_where_this_test_looks(pattern: str) -> None:
+    assert [source.path for source in sources() if fnmatch(source.path, pattern)] != []
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("balancer/pool.py", "import protos"),
+        ("balancer/pool.py", "def f():\n    from registry_client import view"),
+        ("registry_client/client.py", "import balancer.channel"),
+        ("registry_client/client.py", "from registry_server.model import Key"),
+        ("registry_server/server.py", "from registry_client import connect"),
+        ("protos/generate.py", "import balancer"),
+    ],
+)
+def test_wrong_arrow_is_seen(path: str, text: str) -> None:
+    assert list(wrong_arrows(Source(path, text)))
+
+
+def test_bridge_and_own_package_are_allowed() -> None:
+    assert not list(wrong_arrows(Source("registry_client/resolver.py", "from balancer import Endpoint\nimport protos")))
+    assert not list(wrong_arrows(Source("balancer/pool.py", "from . import load\nfrom .policies import base")))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import asyncio",
+        "from grpc import aio",
+        "from time import monotonic",
+        "import threading",
+        "from random import choice",
+        "import random\nx = random.random()",
+        "from datetime import datetime\nx = datetime.now()",
+        "if TYPE_CHECKING:\n    import logging",
+    ],
+)
+def test_shell_in_core_is_seen(text: str) -> None:
+    assert list(shell_imports(Source("balancer/pool.py", text)))
+
+
+def test_randomness_as_an_argument_is_allowed() -> None:
+    assert not list(shell_imports(Source("balancer/pool.py", "import random\ndef f(rng: random.Random) -> None: ...")))
+    assert not list(shell_imports(Source("balancer/load.py", "import threading")))

@@ -1,0 +1,64 @@
+"""The project's own source, parsed: what the tests of the architecture look at."""
+
+import ast
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("protos", "registry_server", "registry_client", "balancer")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One Python file, by its path from the root of the project."""
+
+    path: str
+    text: str
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text, self.path)
+
+    @property
+    def package(self) -> str:
+        """The top-level folder."""
+        return self.path.split("/")[0]
+
+    @property
+    def module(self) -> str:
+        """The dotted name."""
+        return self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+    def imports(self) -> Iterator[tuple[int, str]]:
+        """Line and dotted name of everything imported, also under TYPE_CHECKING and inside of functions."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                yield from ((node.lineno, alias.name) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                origin = self._origin(node)
+                yield from ((node.lineno, f"{origin}.{alias.name}") for alias in node.names)
+
+    def _origin(self, node: ast.ImportFrom) -> str:
+        if not node.level:
+            return node.module or ""
+        folder = self.path.split("/")[: -node.level]
+        return ".".join([*folder, *([node.module] if node.module else [])])
+
+
+def tracked_files() -> list[str]:
+    """Paths of all files of the project: those that git knows or would add."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return sorted(path for path in set(listed) if (ROOT / path).is_file())
+
+
+def sources(*folders: str) -> list[Source]:
+    """The hand-written Python files below these folders; of the whole project without any."""
+    return [
+        Source(path, (ROOT / path).read_text())
+        for path in tracked_files()
+        if path.endswith(".py") and "_pb2" not in path and (not folders or path.split("/")[0] in folders)
+    ]

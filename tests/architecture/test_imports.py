@@ -36,9 +36,8 @@ CORE = (
     "balancer/subset.py",
     "balancer/policies/*.py",
 )
-SHELL_ONLY = frozenset(
-    "asyncio grpc http logging multiprocessing os select signal socket subprocess tempfile threading time urllib".split()
-)
+SHELL_ONLY = {"asyncio", "grpc", "http", "logging", "multiprocessing", "os", "select", "signal", "socket"}
+SHELL_ONLY |= {"subprocess", "tempfile", "threading", "time", "urllib"}
 # Synchronous channels count calls and pick from many threads at once, so what they share may hold a lock.
 LOCKS_ALLOWED = ("balancer/load.py", "balancer/policies/*.py")
 # Of `random`, the class; its module-level functions share one hidden generator.

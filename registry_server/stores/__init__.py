@@ -1,0 +1,32 @@
+"""Where the truth lives: one file for each kind of store, and the one place that knows them by their URLs."""
+
+from collections.abc import Callable
+
+from registry_server.stores.base import BadStoreURL, Store
+
+
+def open_store(url: str) -> Store:
+    """The store that a URL names, not connected yet. Raises BadStoreURL."""
+    scheme, colon, _ = url.partition(":")
+    maker = _MAKERS.get(scheme) if colon else None
+    if maker is None:
+        raise BadStoreURL(f"{url!r} must begin with one of {', '.join(f'{name}:' for name in _MAKERS)}")
+    return maker(url)
+
+
+def _memory(url: str) -> Store:
+    from registry_server.stores.memory import MemoryStore
+
+    if url != "memory:":
+        raise BadStoreURL(f"{url!r}: the embedded store takes no settings; write memory:")
+    return MemoryStore()
+
+
+def _etcd(url: str) -> Store:
+    from registry_server.stores.etcd import EtcdStore
+
+    return EtcdStore.from_url(url)
+
+
+# Imported when it is used: nobody pays for a store that he has not.
+_MAKERS: dict[str, Callable[[str], Store]] = {"memory": _memory, "etcd": _etcd}

@@ -1,0 +1,80 @@
+"""The command `registry-server`."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from registry_server import config as configs
+from registry_server.config import Config, ConfigError
+from registry_server.observe import logs
+from registry_server.server import AddressTaken, serve
+from registry_server.stores.base import StoreError
+
+EXIT_USAGE = 2
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--listen", metavar="HOST:PORT", help="Where to listen; port 0 takes a free one. [127.0.0.1:7400]")
+@click.option("--store", metavar="URL", help="memory: or etcd://HOST:PORT,… with ?user=…&password=…&ca=… [memory:]")
+@click.option("--config", "file", type=click.Path(path_type=Path), help="A TOML file with any of these settings.")
+@click.option("--log-format", metavar="FORMAT", help="text or json. [text]")
+@click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error. [info]")
+@click.version_option(package_name="grpc-registry")
+def main(file: Path | None, **flags: str | None) -> None:
+    """Run a registry server until SIGTERM or SIGINT.
+
+    Every setting can also come from the environment (REGISTRY_LISTEN, REGISTRY_STORE, …) or from the file; flags win over
+    the environment, and the environment over the file. Prints "listening on HOST:PORT" when it is ready.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what the core would print is said by our own errors
+    problems: list[str] = []
+    try:
+        config = configs.load(flags, os.environ, file)
+        logs.set_up(config.log_format, config.log_level)
+        asyncio.run(_run(config))
+    except* (ConfigError, AddressTaken, StoreError) as group:
+        problems += map(str, _leaves(group))
+    if problems:
+        click.echo(f"registry-server: {'; '.join(problems)}", err=True)
+        sys.exit(EXIT_USAGE)
+
+
+async def _run(config: Config) -> None:
+    """Serve until a first signal stops the server in order; a second one stops it at once."""
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        async with serve(config) as address:
+            _spare_the_collector()
+            print(f"listening on {address}", flush=True)
+            await loop.create_future()
+
+
+def _spare_the_collector() -> None:
+    """What is loaded by now lives as long as the server. Leave it out of every collection to come, and collect less often:
+    the catalog makes many long-lived objects and no cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,377 @@
+"""CORE. The view that every read is answered from, changed by events of the store alone.
+
+Services are independent of one another: what a change costs depends on its own service and on nothing else. Beside the
+current state stands a bounded log of what changed, by which a reader that knows an earlier state gets the difference.
+The log is an economy and not the truth: a reader that it does not reach back to gets the full set.
+
+Two numbers order changes. `revision` is the store's, public, and means the same on every replica; `seq` counts what this
+process applied, and also orders the few changes that are not the store's (a removal that was held back, see guard.py).
+"""
+
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from protos.registry.v1 import registry_pb2 as pb
+from registry_server.model import Address, Entry, Query
+from registry_server.stores.base import Cause, Delete, Delta, Key, Record, Snapshot
+
+LOG_LIMIT = 16_384
+DEPARTED_LIMIT = 16_384
+
+
+class Change(NamedTuple):
+    """One instance before and after: it appeared (`before` is None), changed, or left (`after` is None)."""
+
+    seq: int
+    revision: int
+    key: Key
+    before: Entry | None
+    after: Entry | None
+    cause: Cause | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogStatistics:
+    """What the catalog holds, in numbers."""
+
+    services: int
+    instances: int
+    changes: int
+    log: int
+
+
+class _Log:
+    """The latest changes of one service, or of one namespace, oldest first; all after `floor` are in it."""
+
+    __slots__ = ("changes", "floor")
+
+    def __init__(self, floor: int) -> None:
+        self.changes: deque[Change] = deque()
+        self.floor = floor
+
+    def since(self, seq: int) -> list[Change] | None:
+        """The changes after `seq`, oldest first, or None if some are forgotten."""
+        if seq < self.floor:
+            return None
+        newer: list[Change] = []
+        for change in reversed(self.changes):
+            if change.seq <= seq:
+                break
+            newer.append(change)
+        newer.reverse()
+        return newer
+
+    def forget_oldest(self) -> None:
+        self.floor = self.changes.popleft().seq
+
+
+class _Service:
+    __slots__ = ("addresses", "entries", "log", "ordered", "routable")
+
+    def __init__(self, floor: int) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.addresses: dict[Address, str] = {}
+        self.routable = 0
+        self.log = _Log(floor)
+        self.ordered: tuple[Entry, ...] | None = ()
+
+    def replace(self, id_: str, before: Entry | None, after: Entry | None) -> None:
+        self.ordered = None
+        if before is not None:
+            self.routable -= before.routable
+            if self.addresses.get(before.address) == id_:
+                del self.addresses[before.address]
+        if after is None:
+            del self.entries[id_]
+            return
+        self.entries[id_] = after
+        self.addresses[after.address] = id_
+        self.routable += after.routable
+
+
+class _Namespace:
+    __slots__ = ("log", "names", "services")
+
+    def __init__(self, floor: int) -> None:
+        self.services: dict[str, _Service] = {}
+        self.log = _Log(floor)
+        self.names: tuple[str, ...] | None = None
+
+
+class Catalog:
+    """All instances, by service, by address and by lease; and the latest changes."""
+
+    def __init__(self, log_limit: int = LOG_LIMIT) -> None:
+        self.epoch = ""
+        self.revision = 0
+        self.seq = 0
+        self._namespaces: dict[str, _Namespace] = {}
+        self._leases: dict[str, tuple[Key, ...]] = {}
+        self._log: deque[Change] = deque()
+        self._log_limit = log_limit
+        self._forgotten_revision = 0
+        self._departed: dict[Key, int] = {}
+
+    # ---- writing: by events alone
+
+    def load(self, snapshot: Snapshot, keep: Collection[Key] = ()) -> list[Change]:
+        """Become the snapshot, and return what that changed. The instances named by `keep` stay if it lacks them.
+
+        Another epoch, or a revision before the current one, is another order of changes: no reader can go on from what
+        it knows, so the log starts anew.
+        """
+        is_same_order = snapshot.epoch == self.epoch and snapshot.revision >= self.revision
+        records = {record.key: record for record in snapshot.records}
+        self.epoch, self.revision = snapshot.epoch, snapshot.revision
+        gone = [key for key in self.keys() if key not in records and key not in keep]
+        changes = [self._remove(key, Cause.EXPIRED) for key in gone]
+        for record in sorted(records.values(), key=lambda record: record.revision):
+            if not is_same_order or self._revision_of(record.key) != record.revision:
+                changes += self._put(record)
+        if not is_same_order:
+            self._forget_all()
+        return changes
+
+    def apply(self, delta: Delta) -> list[Change]:
+        """Take in what one revision changed, and return what that changed here."""
+        self.revision = max(self.revision, delta.revision)
+        changes = [self._remove(key, cause) for key, cause in _known(self, delta)]
+        for record in delta.puts:
+            changes += self._put(record)
+        return changes
+
+    def remove(self, keys: Iterable[Key], cause: Cause) -> list[Change]:
+        """Let instances go that the store has let go of before."""
+        return [self._remove(key, cause) for key in keys if self.get(key) is not None]
+
+    def progress(self, revision: int) -> None:
+        """Note that nothing changed up to this revision."""
+        self.revision = max(self.revision, revision)
+
+    # ---- reading
+
+    def get(self, key: Key) -> Entry | None:
+        """The instance of that name."""
+        service = self._service(key.namespace, key.service)
+        return service.entries.get(key.id) if service else None
+
+    def at_address(self, namespace: str, service: str, address: Address) -> Entry | None:
+        """The instance of the service that listens there."""
+        found = self._service(namespace, service)
+        if found is None or (id_ := found.addresses.get(address)) is None:
+            return None
+        return found.entries[id_]
+
+    def of_lease(self, lease_id: str) -> tuple[Key, ...]:
+        """The instances that a lease keeps alive."""
+        return self._leases.get(lease_id, ())
+
+    def generation(self, key: Key) -> int:
+        """The generation of the id's latest owner, 0 if there was none.
+
+        Of the ids that left, the latest are remembered, so that who comes back too late finds that it has lost its id.
+        """
+        entry = self.get(key)
+        return entry.instance.generation if entry else self._departed.get(key, 0)
+
+    def namespaces(self) -> tuple[str, ...]:
+        """The names of the namespaces, in order."""
+        return tuple(sorted(self._namespaces))
+
+    def services(self, namespace: str) -> tuple[str, ...]:
+        """The names of the services of a namespace that have instances, in order."""
+        space = self._namespaces.get(namespace)
+        if space is None:
+            return ()
+        if space.names is None:
+            space.names = tuple(sorted(name for name, service in space.services.items() if service.entries))
+        return space.names
+
+    def count(self, namespace: str, service: str) -> tuple[int, int]:
+        """How many instances a service has, and how many of them are routable."""
+        found = self._service(namespace, service)
+        return (len(found.entries), found.routable) if found else (0, 0)
+
+    def of_service(self, namespace: str, service: str) -> tuple[Entry, ...]:
+        """An immutable snapshot of a service, in the order of ids; made at most once per change."""
+        found = self._service(namespace, service)
+        if found is None:
+            return ()
+        if found.ordered is None:
+            found.ordered = tuple(sorted(found.entries.values(), key=lambda entry: entry.key.id))
+        return found.ordered
+
+    def select(self, query: Query) -> Iterator[Entry]:
+        """The instances that a query means, in the order of service and id."""
+        takes_all = query.takes_all
+        for service in sorted(query.services) or self.services(query.namespace):
+            for entry in self.of_service(query.namespace, service):
+                if takes_all or query.matches(entry):
+                    yield entry
+
+    def changes(self, query: Query, since: int) -> list[Change] | None:
+        """What changed after `since` (a `seq`) in the services that a query means, oldest first; None if forgotten."""
+        space = self._namespaces.get(query.namespace)
+        if space is None:
+            return [] if since >= self._floor else None
+        if not query.services:
+            return space.log.since(since)
+        found = [self._changes_of(space, name, since) for name in query.services]
+        if len(found) == 1:
+            return found[0]
+        merged: list[Change] = []
+        for part in found:
+            if part is None:
+                return None
+            merged += part
+        merged.sort(key=lambda change: change.seq)
+        return merged
+
+    def seq_at(self, revision: int) -> int | None:
+        """The `seq` after which everything is newer than `revision`; None if that is forgotten or yet to come."""
+        if revision > self.revision:
+            return None
+        seq = self.seq
+        for change in reversed(self._log):
+            if change.revision <= revision:
+                return seq
+            seq = change.seq - 1
+        return seq if revision >= self._forgotten_revision else None
+
+    def keys(self) -> Iterator[Key]:
+        """The names of all instances."""
+        for space in self._namespaces.values():
+            for service in space.services.values():
+                yield from (entry.key for entry in service.entries.values())
+
+    def statistics(self) -> CatalogStatistics:
+        """What the catalog holds, in numbers."""
+        services = [service for space in self._namespaces.values() for service in space.services.values()]
+        return CatalogStatistics(
+            services=sum(bool(service.entries) for service in services),
+            instances=sum(len(service.entries) for service in services),
+            changes=self.seq,
+            log=len(self._log),
+        )
+
+    # ---- within
+
+    @property
+    def _floor(self) -> int:
+        return self._log[0].seq - 1 if self._log else self.seq
+
+    def _service(self, namespace: str, service: str) -> _Service | None:
+        space = self._namespaces.get(namespace)
+        return space.services.get(service) if space else None
+
+    def _changes_of(self, space: _Namespace, name: str, since: int) -> list[Change] | None:
+        service = space.services.get(name)
+        if service is None:
+            return [] if since >= self._floor else None
+        return service.log.since(since)
+
+    def _revision_of(self, key: Key) -> int:
+        entry = self.get(key)
+        return entry.revision if entry else 0
+
+    def _put(self, record: Record) -> list[Change]:
+        """Take in a record. An address belongs to one instance: whoever held it before leaves, on every replica alike,
+        even if the two registered at the same time on different ones."""
+        after = Entry.of(record)
+        holder = self.at_address(record.key.namespace, record.key.service, after.address)
+        changes = []
+        if holder is not None and holder.key != record.key:
+            changes.append(self._remove(holder.key, Cause.REPLACED))
+        changes.append(self._change(record.key, after, None))
+        return changes
+
+    def _remove(self, key: Key, cause: Cause) -> Change:
+        return self._change(key, None, cause)
+
+    def _change(self, key: Key, after: Entry | None, cause: Cause | None) -> Change:
+        space = self._namespaces.get(key.namespace)
+        if space is None:
+            space = self._namespaces[key.namespace] = _Namespace(self._floor)
+        service = space.services.get(key.service)
+        if service is None:
+            service = space.services[key.service] = _Service(self._floor)
+        before = service.entries.get(key.id)
+        if not service.entries or after is None:
+            space.names = None
+        service.replace(key.id, before, after)
+        self._index_lease(key, before, after)
+        self._note_departure(key, before, after)
+        self.seq += 1
+        change = Change(self.seq, self.revision, key, before, after, cause)
+        self._remember(space, service, change)
+        return change
+
+    def _index_lease(self, key: Key, before: Entry | None, after: Entry | None) -> None:
+        if before is not None:
+            if after is not None and after.lease_id == before.lease_id:
+                return
+            left = tuple(other for other in self._leases.get(before.lease_id, ()) if other != key)
+            if left:
+                self._leases[before.lease_id] = left
+            else:
+                self._leases.pop(before.lease_id, None)
+        if after is not None:
+            self._leases[after.lease_id] = (*self._leases.get(after.lease_id, ()), key)
+
+    def _note_departure(self, key: Key, before: Entry | None, after: Entry | None) -> None:
+        if after is not None:
+            self._departed.pop(key, None)
+        elif before is not None:
+            self._departed[key] = before.instance.generation
+            if len(self._departed) > DEPARTED_LIMIT:
+                del self._departed[next(iter(self._departed))]
+
+    def _remember(self, space: _Namespace, service: _Service, change: Change) -> None:
+        space.log.changes.append(change)
+        service.log.changes.append(change)
+        self._log.append(change)
+        if len(self._log) > self._log_limit:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        """The oldest change of all is also the oldest of its namespace and of its service."""
+        change = self._log.popleft()
+        self._forgotten_revision = change.revision
+        key = change.key
+        space = self._namespaces[key.namespace]
+        service = space.services[key.service]
+        space.log.forget_oldest()
+        service.log.forget_oldest()
+        if not service.entries and not service.log.changes:
+            del space.services[key.service]
+            if not space.services and not space.log.changes:
+                del self._namespaces[key.namespace]
+
+    def _forget_all(self) -> None:
+        while self._log:
+            self._forget_oldest()
+        self.seq += 1
+        self._forgotten_revision = self.revision
+        for space in self._namespaces.values():
+            space.log.floor = self.seq
+            for service in space.services.values():
+                service.log.floor = self.seq
+
+
+def ghosts(changes: Sequence[Change]) -> tuple[Delete, ...]:
+    """The records to delete from the store because another replica's registration took their address."""
+    return tuple(
+        Delete(change.key, change.before.revision)
+        for change in changes
+        if change.cause is Cause.REPLACED and change.before is not None
+    )
+
+
+def _known(catalog: Catalog, delta: Delta) -> Iterator[tuple[Key, Cause]]:
+    for deleted in delta.deletes:
+        entry = catalog.get(deleted.key)
+        if entry is not None:
+            has_drained = deleted.cause is Cause.EXPIRED and entry.instance.status == pb.DRAINING
+            yield deleted.key, Cause.DRAINED if has_drained else deleted.cause

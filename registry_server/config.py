@@ -1,0 +1,76 @@
+"""Every setting of the server: flags win over the environment, the environment over the file, the file over defaults."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from registry_server.stores import open_store
+from registry_server.stores.base import BadStoreURL
+
+ENV_PREFIX = "REGISTRY_"
+LOG_FORMATS = ("text", "json")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.*-]*):(\d{1,5})")
+
+
+class ConfigError(ValueError):
+    """A setting is wrong. The text names it, where it came from, and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The settings, valid as a whole. Raises ConfigError."""
+
+    listen: str = "127.0.0.1:7400"  # HOST:PORT; port 0 takes a free one
+    store: str = "memory:"  # a store URL; several servers on one etcd are one registry
+    log_format: str = "text"  # text or json
+    log_level: str = "info"  # debug, info, warning or error
+
+    def __post_init__(self) -> None:
+        match = _ADDRESS.fullmatch(self.listen)
+        if match is None or int(match[2]) > 65535:
+            raise ConfigError(f"listen: must be HOST:PORT with a port of 0 to 65535, is {self.listen!r}")
+        _one_of("log_format", self.log_format, LOG_FORMATS)
+        _one_of("log_level", self.log_level, LOG_LEVELS)
+        try:
+            open_store(self.store)
+        except BadStoreURL as error:
+            raise ConfigError(f"store: {error}") from None
+
+    @property
+    def host(self) -> str:
+        """The host part of `listen`, as it is shown."""
+        return self.listen.rpartition(":")[0] or "0.0.0.0"  # noqa: S104 - what an empty host means
+
+
+def load(flags: Mapping[str, Any], env: Mapping[str, str], file: Path | None) -> Config:
+    """The settings from all their sources; a flag that is None was not given. Raises ConfigError."""
+    names = [field.name for field in fields(Config)]
+    settings: dict[str, Any] = _from_file(file, names) if file else {}
+    settings |= {name: env[ENV_PREFIX + name.upper()] for name in names if ENV_PREFIX + name.upper() in env}
+    settings |= {name: flags[name] for name in names if flags.get(name) is not None}
+    return Config(**settings)
+
+
+def _from_file(path: Path, names: list[str]) -> dict[str, Any]:
+    try:
+        settings = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    for name, value in settings.items():
+        if name not in names:
+            raise ConfigError(f"{path}: {name}: no such setting; there are {', '.join(names)}")
+        if not isinstance(value, str):
+            raise ConfigError(f"{path}: {name}: must be a string")
+    return settings
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name}: must be one of {', '.join(allowed)}, is {value!r}")

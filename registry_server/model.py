@@ -1,0 +1,156 @@
+"""CORE. One instance as the server sees it, and the questions that can be asked about instances."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from protos.registry.v1 import registry_pb2 as pb
+from registry_server import wire
+from registry_server.stores.base import Key, Record
+
+CHECKSUM_MODULUS = 1 << 64
+
+_REVISION = pb.Instance.REVISION_FIELD_NUMBER
+_CREATE_REVISION = pb.Instance.CREATE_REVISION_FIELD_NUMBER
+
+
+class Address(NamedTuple):
+    """Where an instance listens."""
+
+    host: str
+    port: int
+
+
+class Entry(NamedTuple):
+    """An instance with all that is derived from it, each derived once. Nobody changes `instance`."""
+
+    key: Key
+    instance: pb.Instance
+    encoded: bytes
+    lease_id: str
+    revision: int
+    digest: int
+    routable: bool
+
+    @property
+    def address(self) -> Address:
+        """Where it listens."""
+        return Address(self.instance.host, self.instance.port)
+
+    @classmethod
+    def of(cls, record: Record) -> "Entry":
+        """Read a record of the store; its revisions are added behind the encoded instance, so it is not encoded again."""
+        encoded = b"".join(
+            (
+                record.value,
+                wire.uint_field(_REVISION, record.revision),
+                wire.uint_field(_CREATE_REVISION, record.create_revision),
+            )
+        )
+        instance = pb.Instance.FromString(encoded)
+        return cls(
+            record.key,
+            instance,
+            encoded,
+            record.lease_id,
+            record.revision,
+            digest(record.key, record.revision),
+            is_routable(instance),
+        )
+
+
+def digest(key: Key, revision: int) -> int:
+    """What one instance adds to a checksum; defined at `WatchResponse.checksum` in registry.proto."""
+    text = f"{key.namespace}/{key.service}/{key.id}@{revision}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
+
+
+def checksum(entries: Iterable[Entry]) -> int:
+    """The checksum of a set of instances."""
+    return sum(entry.digest for entry in entries) % CHECKSUM_MODULUS
+
+
+def is_routable(instance: pb.Instance) -> bool:
+    """Whether the instance gets traffic."""
+    return instance.status == pb.ACTIVE and instance.health in (pb.UNKNOWN, pb.HEALTHY) and instance.weight > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question about the instances of a namespace: of which services, and which of them.
+
+    Equal questions are equal values, so that all who ask the same share one answer. `services` is empty for all of the
+    namespace.
+    """
+
+    namespace: str
+    services: frozenset[str] = frozenset()
+    tags: frozenset[str] = frozenset()
+    metadata: frozenset[tuple[str, str]] = frozenset()
+    version: str = ""
+    statuses: frozenset[int] = frozenset()
+    healths: frozenset[int] = frozenset()
+    locality: tuple[str, str, str] = ("", "", "")
+    routable_only: bool = False
+
+    @classmethod
+    def of(cls, namespace: str, services: Iterable[str] = (), filter_: pb.Filter | None = None) -> "Query":
+        """The question that a request asks."""
+        if filter_ is None:
+            return cls(namespace, frozenset(services))
+        where = filter_.locality
+        return cls(
+            namespace,
+            frozenset(services),
+            frozenset(filter_.tags),
+            frozenset(filter_.metadata.items()),
+            filter_.version,
+            frozenset(filter_.statuses),
+            frozenset(filter_.healths),
+            (where.region, where.zone, where.sub_zone),
+            filter_.routable_only,
+        )
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether every instance of the services is meant."""
+        return self == Query(self.namespace, self.services)
+
+    def matches(self, entry: Entry) -> bool:
+        """Whether the instance, of a service that is meant, is meant too."""
+        it = entry.instance
+        return (
+            (not self.routable_only or entry.routable)
+            and (not self.version or it.version == self.version)
+            and (not self.statuses or it.status in self.statuses)
+            and (not self.healths or it.health in self.healths)
+            and (not self.tags or self.tags.issubset(it.tags))
+            and all(it.metadata.get(name) == value for name, value in self.metadata)
+            and _is_within(self.locality, it.locality)
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits that differ for different questions, the same in every process."""
+        parts = (
+            self.namespace,
+            sorted(self.services),
+            sorted(self.tags),
+            sorted(self.metadata),
+            self.version,
+            sorted(self.statuses),
+            sorted(self.healths),
+            self.locality,
+            self.routable_only,
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
+
+
+def _is_within(wanted: tuple[str, str, str], actual: pb.Locality) -> bool:
+    region, zone, sub_zone = wanted
+    return (
+        (not region or actual.region == region)
+        and (not zone or actual.zone == zone)
+        and (not sub_zone or actual.sub_zone == sub_zone)
+    )

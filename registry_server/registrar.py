@@ -1,0 +1,144 @@
+"""SHELL. Carries writes out: asks the rules, commits to the store, asks again on a conflict, waits until the view shows it."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from protos.registry.v1 import registry_pb2 as pb
+from registry_server.errors import Contended, NotFound, Unavailable
+from registry_server.feed import Feed
+from registry_server.model import Entry
+from registry_server.rules import Plan, Rules
+from registry_server.stores.base import (
+    Cause,
+    Conflict,
+    Key,
+    Lease,
+    NoSuchLease,
+    Outcome,
+    Put,
+    Record,
+    Renewal,
+    Store,
+    StoreAway,
+    StoreError,
+)
+
+# How often a write is tried when others change the same instance at the same time.
+ATTEMPTS = 8
+# How long to wait for the view to catch up: with a conflict, and with a write that was done.
+CATCH_UP_S = 1.0
+RETRY_AFTER_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a write did: its revision, and the instances as they are now."""
+
+    revision: int
+    entries: tuple[Entry, ...]
+
+
+class Registrar:
+    """All writes. Raises the errors of errors.py alone. `now` is wall-clock time in seconds, for people to read."""
+
+    def __init__(self, store: Store, feed: Feed, now: Callable[[], float]) -> None:
+        self._store = store
+        self._feed = feed
+        self._rules = Rules(feed.catalog, feed.guard, now)
+
+    async def register(self, wanted: pb.Instance, ttl_s: float, lease_id: str) -> tuple[Entry, int, Lease]:
+        """Register under a lease, a new one if `lease_id` is empty; return the instance, its revision, and the lease."""
+        lease = await (self._existing(lease_id) if lease_id else self._granted(ttl_s))
+        try:
+            written = await self._write(str(wanted.id), lambda: self._rules.register(wanted, lease))
+        except BaseException:
+            if not lease_id:
+                await self._release((lease.id,))
+            raise
+        return written.entries[0], written.revision, lease
+
+    async def deregister(self, keys: Sequence[Key], drain_s: float) -> tuple[int, int]:
+        """Remove instances, or let them drain first; return how many, and the revision."""
+        name = ", ".join(map(str, keys))
+        if drain_s > 0:
+            lease = await self._granted(drain_s)
+            try:
+                written = await self._write(name, lambda: self._rules.drain(keys, lease))
+            except BaseException:
+                await self._release((lease.id,))
+                raise
+        else:
+            written = await self._write(name, lambda: self._rules.deregister(keys))
+            self._feed.let_go(keys, Cause.DEREGISTERED)
+        return len(keys), written.revision
+
+    async def update(self, wanted: pb.Instance, paths: Sequence[str]) -> Written:
+        """Change the named fields of an instance."""
+        return await self._write(wanted.id, lambda: self._rules.update(wanted, paths))
+
+    async def keep_alive(self, lease_ids: Sequence[str]) -> list[Renewal]:
+        """Renew leases, answering in their order."""
+        renewals = await self._store.keep_alive(lease_ids)
+        if any(renewal.outcome is Outcome.HELD for renewal in renewals):
+            self._feed.renewal_failed()
+        return renewals
+
+    # ---- within
+
+    async def _write(self, name: str, plan: Callable[[], Plan]) -> Written:
+        for _ in range(ATTEMPTS):
+            planned = plan()
+            seen = self._feed.catalog.revision
+            try:
+                revision = await self._commit(planned)
+            except Conflict:
+                await self._feed.reach(seen + 1, CATCH_UP_S)
+                continue
+            await self._feed.reach(revision, CATCH_UP_S)
+            await self._release(planned.bereft)
+            return Written(revision, tuple(self._entry(put, revision) for put in planned.commit.puts))
+        raise Contended(name)
+
+    async def _commit(self, planned: Plan) -> int:
+        commit = planned.commit
+        if not (commit.puts or commit.deletes):
+            return self._feed.catalog.revision
+        try:
+            return await self._store.commit(commit)
+        except NoSuchLease as error:
+            raise NotFound("lease", str(error)) from None
+        except StoreAway:
+            raise _unavailable() from None
+
+    def _entry(self, put: Put, revision: int) -> Entry:
+        entry = self._feed.catalog.get(put.key)
+        if entry is not None and entry.revision == revision:
+            return entry
+        created = revision if put.expect == 0 else entry.instance.create_revision if entry else revision
+        return Entry.of(Record(put.key, put.value, put.lease_id, revision, created))
+
+    async def _granted(self, ttl_s: float) -> Lease:
+        try:
+            return await self._store.grant(ttl_s)
+        except StoreAway:
+            raise _unavailable() from None
+
+    async def _existing(self, lease_id: str) -> Lease:
+        [renewal] = await self.keep_alive([lease_id])
+        if renewal.outcome is Outcome.HELD:
+            raise _unavailable()
+        if renewal.ttl_s is None:
+            raise NotFound("lease", lease_id)
+        return Lease(lease_id, renewal.ttl_s)
+
+    async def _release(self, lease_ids: Iterable[str]) -> None:
+        """End the leases that hold nothing any more. If that fails they end by themselves."""
+        empty = [lease_id for lease_id in lease_ids if not self._feed.catalog.of_lease(lease_id)]
+        for lease_id in empty:
+            with contextlib.suppress(StoreError):
+                await self._store.release(lease_id)
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("the store cannot be reached; reads and watches go on from the last view", RETRY_AFTER_S)

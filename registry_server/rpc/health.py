@@ -1,0 +1,118 @@
+"""grpc.health.v1 for the server itself and for every registered service, from the same catalog and hub as all else.
+
+A service of the default namespace goes by its name, one of another by `namespace/service`. It is SERVING while at least
+one of its instances is routable. The server goes by the empty name and by `registry.v1.Registry`.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from grpc_health.v1 import health_pb2
+
+from registry_server.catalog import Catalog
+from registry_server.errors import InvalidField, LimitExceeded, NotFound
+from registry_server.hub import Hub, Reader, Sink
+from registry_server.model import Query
+from registry_server.rpc.validate import DEFAULT_NAMESPACE
+
+SERVER_NAMES = ("", "registry.v1.Registry")
+# As many as the protocol lets a client ask for in one answer.
+MAX_LISTED = 100
+
+_Response = health_pb2.HealthCheckResponse
+ServingStatus = _Response.ServingStatus
+
+
+class ServerState:
+    """Whether the server itself serves. `version` grows with each change."""
+
+    def __init__(self) -> None:
+        self.is_serving = True
+        self.version = 0
+
+    def stop(self) -> None:
+        """From now on it does not."""
+        self.is_serving = False
+        self.version += 1
+
+
+class HealthTopic:
+    """The status of one name: a hub.Topic whose version grows only when the status changes."""
+
+    def __init__(self, health: "HealthService", name: str) -> None:
+        self._health = health
+        self._name = name
+        self._status = health.status(name)
+        self._version = 0
+        namespace, service = _split(name)
+        self.query = Query("" if name in SERVER_NAMES else namespace, frozenset({service}))
+
+    def refresh(self) -> int:
+        """Look the status up; return the version."""
+        status = self._health.status(self._name)
+        if status != self._status:
+            self._status = status
+            self._version += 1
+        return self._version
+
+    def render(self, since: int | None) -> Sequence[bytes]:
+        """The current status, unless that is what the reader knows."""
+        return [] if since == self._version else [_Response(status=self._status).SerializeToString()]
+
+    def bookmark(self) -> Sequence[bytes]:
+        """The protocol has none."""
+        return []
+
+
+class HealthService:
+    """Check, List and Watch."""
+
+    def __init__(self, catalog: Catalog, hub: Hub, server: ServerState) -> None:
+        self._catalog = catalog
+        self._hub = hub
+        self._server = server
+
+    async def check(self, request: health_pb2.HealthCheckRequest) -> bytes:
+        """The status of one name. Raises NotFound for one that is unknown, as the protocol asks."""
+        status = self.status(request.service)
+        if status == _Response.SERVICE_UNKNOWN:
+            raise NotFound("service", request.service)
+        return _Response(status=status).SerializeToString()
+
+    async def list(self, request: health_pb2.HealthListRequest) -> bytes:
+        """The status of all names."""
+        statuses = {name: _Response(status=self.status(name)) for name in self._names()}
+        if len(statuses) > MAX_LISTED:
+            raise LimitExceeded(
+                "services", f"there are {len(statuses)}, more than the {MAX_LISTED} one answer may list"
+            )
+        return health_pb2.HealthListResponse(statuses=statuses).SerializeToString()
+
+    def watch(self, request: health_pb2.HealthCheckRequest, sink: Sink) -> Reader:
+        """Let the hub write every change of the status to the sink."""
+        name = request.service
+        if len(name) > 2 * 128 + 1:
+            raise InvalidField("service", "is too long for a service")
+        return self._hub.join(("health", name), lambda: HealthTopic(self, name), sink)
+
+    def status(self, name: str) -> ServingStatus.ValueType:
+        """The status of a name; SERVICE_UNKNOWN if nothing goes by it."""
+        if name in SERVER_NAMES:
+            is_serving = self._server.is_serving
+        else:
+            instances, routable = self._catalog.count(*_split(name))
+            if not instances:
+                return _Response.SERVICE_UNKNOWN
+            is_serving = routable > 0
+        return _Response.SERVING if is_serving else _Response.NOT_SERVING
+
+    def _names(self) -> Iterator[str]:
+        yield from SERVER_NAMES
+        for namespace in self._catalog.namespaces():
+            prefix = "" if namespace == DEFAULT_NAMESPACE else f"{namespace}/"
+            for service in self._catalog.services(namespace):
+                yield prefix + service
+
+
+def _split(name: str) -> tuple[str, str]:
+    namespace, slash, service = name.partition("/")
+    return (namespace, service) if slash else (DEFAULT_NAMESPACE, name)

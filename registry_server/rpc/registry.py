@@ -1,0 +1,144 @@
+"""The methods of registry.v1.Registry: from a request to the encoded response. Knows no transport."""
+
+import secrets
+from collections.abc import Callable, Sequence
+
+from protos.registry.v1 import registry_pb2 as pb
+from registry_server.errors import InvalidField, NotFound, Unavailable
+from registry_server.feed import Feed
+from registry_server.hub import Hub, Reader, Sink
+from registry_server.model import Entry, Query, checksum
+from registry_server.registrar import Registrar
+from registry_server.rpc import answers, validate
+from registry_server.rpc.watch import WatchTopic
+from registry_server.stores.base import Key
+
+# The longest wait for a revision that a reader asks for.
+MAX_WAIT_S = 10.0
+
+
+def _new_id() -> str:
+    return secrets.token_hex(8)
+
+
+class RegistryService:
+    """One method for each RPC. They raise the errors of errors.py, and nothing else that is expected."""
+
+    def __init__(self, registrar: Registrar, feed: Feed, hub: Hub, new_id: Callable[[], str] = _new_id) -> None:
+        self._registrar = registrar
+        self._feed = feed
+        self._catalog = feed.catalog
+        self._hub = hub
+        self._new_id = new_id
+
+    async def register(self, request: pb.RegisterRequest) -> bytes:
+        """Register: see registry.proto, as for all of these."""
+        if not request.HasField("instance"):
+            raise InvalidField("instance", "is required")
+        lease_id = validate.lease_id("lease_id", request.lease_id) if request.lease_id else ""
+        ttl_s = validate.ttl_s(request)
+        wanted = validate.new_instance(request.instance, self._new_id())
+        entry, revision, lease = await self._registrar.register(wanted, ttl_s, lease_id)
+        return answers.registered(self._header(revision), entry, lease)
+
+    async def deregister(self, request: pb.DeregisterRequest) -> bytes:
+        """Deregister."""
+        drain_s = validate.drain_s(request)
+        keys = self._leaving(request)
+        removed, revision = await self._registrar.deregister(keys, drain_s)
+        return answers.deregistered(self._header(revision), removed)
+
+    async def keep_alive(self, request: pb.KeepAliveRequest) -> bytes:
+        """One request on a KeepAlive stream."""
+        lease_ids = request.lease_ids
+        if len(lease_ids) > validate.MAX_LEASE_IDS:
+            raise InvalidField("lease_ids", f"must be at most {validate.MAX_LEASE_IDS}, are {len(lease_ids)}")
+        for lease_id in lease_ids:
+            validate.lease_id("lease_ids", lease_id)
+        renewals = await self._registrar.keep_alive(lease_ids)
+        counted = [(renewal, len(self._catalog.of_lease(renewal.lease_id))) for renewal in renewals]
+        return answers.renewed(self._header(), counted)
+
+    async def update(self, request: pb.UpdateRequest) -> bytes:
+        """Update."""
+        if not request.HasField("instance"):
+            raise InvalidField("instance", "is required")
+        paths = validate.changed_instance(request.instance, request.update_mask.paths)
+        written = await self._registrar.update(request.instance, paths)
+        return answers.instance(self._header(written.revision), written.entries[0])
+
+    async def get(self, request: pb.GetRequest) -> bytes:
+        """Get."""
+        if not request.HasField("key"):
+            raise InvalidField("key", "is required")
+        return answers.instance(self._header(), self._known(validate.key("key", request.key)))
+
+    async def list(self, request: pb.ListRequest) -> bytes:
+        """List."""
+        query = self._query(request.namespace, [request.service] if request.service else [], request.filter, "service")
+        size = validate.page_size(request.page_size)
+        after = _page_start(request.page_token)
+        await self._wait_for(request.min_revision)
+        entries = list(self._catalog.select(query))
+        rest = [entry for entry in entries if entry.key[1:] > after] if after else entries
+        page = rest[:size]
+        token = "/".join(page[-1].key[1:]) if len(rest) > size else ""
+        return answers.listed(self._header(), page, token, checksum(entries))
+
+    async def list_services(self, request: pb.ListServicesRequest) -> bytes:
+        """ListServices."""
+        namespace = validate.namespace("namespace", request.namespace)
+        counts = ((name, *self._catalog.count(namespace, name)) for name in self._catalog.services(namespace))
+        return answers.services(self._header(), namespace, counts)
+
+    def watch(self, request: pb.WatchRequest, sink: Sink) -> Reader:
+        """Watch: let the hub write to the sink from now on, until `Hub.leave`."""
+        if len(request.services) > validate.MAX_SERVICES:
+            raise InvalidField("services", f"must be at most {validate.MAX_SERVICES}, are {len(request.services)}")
+        query = self._query(request.namespace, request.services, request.filter, "services")
+
+        def make_topic() -> WatchTopic:
+            return WatchTopic(self._catalog, query, lambda: self._feed.stale_for_s)
+
+        return self._hub.join(query, make_topic, sink, lambda topic: topic.resume(request.resume_token))
+
+    # ---- within
+
+    def _header(self, revision: int | None = None) -> bytes:
+        shown = self._catalog.revision if revision is None else revision
+        return answers.header(self._catalog.epoch, shown, self._feed.stale_for_s)
+
+    def _known(self, key: Key) -> Entry:
+        entry = self._catalog.get(key)
+        if entry is None:
+            raise NotFound("instance", str(key))
+        return entry
+
+    def _leaving(self, request: pb.DeregisterRequest) -> Sequence[Key]:
+        if request.HasField("key") == bool(request.lease_id):
+            raise InvalidField("key" if request.HasField("key") else "lease_id", "give either key or lease_id")
+        if request.lease_id:
+            keys = self._catalog.of_lease(validate.lease_id("lease_id", request.lease_id))
+            if not keys:
+                raise NotFound("lease", request.lease_id)
+            return keys
+        return (self._known(validate.key("key", request.key)).key,)
+
+    def _query(self, namespace: str, services: Sequence[str], filter_: pb.Filter, field: str) -> Query:
+        validate.filter_(filter_)
+        names = [validate.name(field, service) for service in services]
+        return Query.of(validate.namespace("namespace", namespace), names, filter_)
+
+    async def _wait_for(self, revision: int) -> None:
+        if revision < 0:
+            raise InvalidField("min_revision", f"must not be negative, is {revision}")
+        if not await self._feed.reach(revision, MAX_WAIT_S):
+            raise Unavailable(f"revision {revision} is not reached yet; the view is at {self._catalog.revision}")
+
+
+def _page_start(token: str) -> tuple[str, ...]:
+    """The service and id after which the page begins."""
+    if not token:
+        return ()
+    service, _, id_ = token.partition("/")
+    return validate.name("page_token", service), validate.name("page_token", id_)

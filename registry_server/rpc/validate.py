@@ -1,0 +1,182 @@
+"""What may stand in a request. Each check names the field it finds wrong, and changes nothing but defaults."""
+
+import ipaddress
+import re
+from collections.abc import Iterable
+
+from google.protobuf.duration_pb2 import Duration
+
+from protos.registry.v1 import registry_pb2 as pb
+from registry_server.errors import InvalidField
+from registry_server.rules import UPDATABLE
+from registry_server.stores.base import Key
+
+DEFAULT_NAMESPACE = "default"
+DEFAULT_VERSION = "1.0.0"
+DEFAULT_WEIGHT = 100
+DEFAULT_TTL_S = 15.0
+MIN_TTL_S = 2.0
+MAX_TTL_S = 3600.0
+MAX_DRAIN_S = 3600.0
+MAX_NAME = 128
+MAX_HOST = 253
+MAX_WEIGHT = 1_000_000
+MAX_METADATA_BYTES = 16 * 1024
+MAX_LEASE_IDS = 10_000
+MAX_SERVICES = 1_000
+MAX_PAGE = 10_000
+DEFAULT_PAGE = 1_000
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@~+-]{0,127}")
+_HOST = re.compile(r"(?!.{254})[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?")
+_NAME_RULE = f"must be 1 to {MAX_NAME} letters, digits and any of _ . : @ ~ + -, beginning with a letter, a digit or _"
+_STATUSES = frozenset(pb.Status.values())
+_HEALTHS = frozenset(pb.Health.values())
+
+
+def name(field: str, value: str) -> str:
+    """The name of a namespace, service or instance."""
+    if _NAME.fullmatch(value) is None:
+        raise InvalidField(field, "is required" if not value else _NAME_RULE)
+    return value
+
+
+def namespace(field: str, value: str) -> str:
+    """The namespace, the default one if it is empty."""
+    return name(field, value) if value else DEFAULT_NAMESPACE
+
+
+def key(field: str, value: pb.InstanceKey) -> Key:
+    """The name of one instance, in full."""
+    return Key(
+        namespace(f"{field}.namespace", value.namespace),
+        name(f"{field}.service", value.service),
+        name(f"{field}.id", value.id),
+    )
+
+
+def new_instance(it: pb.Instance, make_id: str) -> pb.Instance:
+    """An instance to be registered, with its defaults filled in; `make_id` is its id if it has none."""
+    it.namespace = namespace("instance.namespace", it.namespace)
+    name("instance.service", it.service)
+    it.id = name("instance.id", it.id or make_id)
+    host("instance.host", it.host)
+    if not 1 <= it.port <= 65535:
+        raise InvalidField("instance.port", f"must be 1 to 65535, is {it.port}")
+    if it.generation < 0:
+        raise InvalidField("instance.generation", "must not be negative")
+    _changeable(it)
+    return it
+
+
+def changed_instance(it: pb.Instance, paths: Iterable[str]) -> tuple[str, ...]:
+    """An instance to be updated, with its defaults filled in; returns the names of the fields, each once."""
+    named = tuple(dict.fromkeys(paths))
+    if not named:
+        raise InvalidField("update_mask", f"must name one or more of {', '.join(UPDATABLE)}")
+    for path in named:
+        if path not in UPDATABLE:
+            raise InvalidField("update_mask", f"{path!r} cannot be updated; only {', '.join(UPDATABLE)} can")
+    it.namespace = namespace("instance.namespace", it.namespace)
+    name("instance.service", it.service)
+    name("instance.id", it.id)
+    _changeable(it)
+    return named
+
+
+def host(field: str, value: str) -> None:
+    """An IP address or a DNS name."""
+    if not value:
+        raise InvalidField(field, "is required")
+    if ":" in value:
+        try:
+            ipaddress.IPv6Address(value)
+        except ValueError:
+            raise InvalidField(field, "must be an IP address or a DNS name, without a port") from None
+    elif _HOST.fullmatch(value) is None:
+        raise InvalidField(field, "must be an IP address or a DNS name")
+
+
+def filter_(it: pb.Filter) -> None:
+    """The conditions of a question."""
+    for value in it.statuses:
+        _enum("filter.statuses", value, _STATUSES)
+    for value in it.healths:
+        _enum("filter.healths", value, _HEALTHS)
+
+
+def ttl_s(it: pb.RegisterRequest) -> float:
+    """The time to live asked for, in seconds."""
+    if not it.HasField("ttl"):
+        return DEFAULT_TTL_S
+    value = _seconds("ttl", it.ttl)
+    if not MIN_TTL_S <= value <= MAX_TTL_S:
+        raise InvalidField("ttl", f"must be {MIN_TTL_S:g} s to {MAX_TTL_S:g} s, is {value:g} s")
+    return value
+
+
+def drain_s(it: pb.DeregisterRequest) -> float:
+    """How long to drain, in seconds."""
+    value = _seconds("drain", it.drain)
+    if not 0 <= value <= MAX_DRAIN_S:
+        raise InvalidField("drain", f"must be 0 s to {MAX_DRAIN_S:g} s, is {value:g} s")
+    return value
+
+
+def lease_id(field: str, value: str) -> str:
+    """The name of a lease, as a server made it."""
+    return name(field, value)
+
+
+def page_size(value: int) -> int:
+    """How many instances a page holds."""
+    if not 0 <= value <= MAX_PAGE:
+        raise InvalidField("page_size", f"must be 0 to {MAX_PAGE}, is {value}")
+    return value or DEFAULT_PAGE
+
+
+def _seconds(field: str, value: Duration) -> float:
+    if not -999_999_999 <= value.nanos <= 999_999_999:
+        raise InvalidField(field, f"nanos must be within a second, is {value.nanos}")
+    return value.seconds + value.nanos / 1e9
+
+
+def _changeable(it: pb.Instance) -> None:
+    """The fields that both Register and Update take."""
+    it.version = it.version or DEFAULT_VERSION
+    if len(it.version) > MAX_NAME or not it.version.isprintable():
+        raise InvalidField("instance.version", f"must be at most {MAX_NAME} printable characters")
+    if not it.HasField("weight"):
+        it.weight = DEFAULT_WEIGHT
+    elif it.weight > MAX_WEIGHT:
+        raise InvalidField("instance.weight", f"must be at most {MAX_WEIGHT}, is {it.weight}")
+    _enum("instance.status", it.status, _STATUSES)
+    _enum("instance.health", it.health, _HEALTHS)
+    if it.tags or it.metadata:
+        _labels(it)
+    if it.HasField("locality"):
+        _locality(it.locality)
+
+
+def _labels(it: pb.Instance) -> None:
+    if not all(it.tags) or len(set(it.tags)) != len(it.tags):
+        raise InvalidField("instance.tags", "must be neither empty nor repeated")
+    if "" in it.metadata:
+        raise InvalidField("instance.metadata", "must have no empty key")
+    tags = sum(len(tag.encode()) for tag in it.tags)
+    size = tags + sum(len(label.encode()) + len(value.encode()) for label, value in it.metadata.items())
+    if size > MAX_METADATA_BYTES:
+        field = "instance.tags" if tags > MAX_METADATA_BYTES else "instance.metadata"
+        raise InvalidField(field, f"tags and metadata together must be at most {MAX_METADATA_BYTES} bytes, are {size}")
+
+
+def _locality(it: pb.Locality) -> None:
+    for part in ("region", "zone", "sub_zone"):
+        value = getattr(it, part)
+        if len(value) > MAX_NAME or not value.isprintable():
+            raise InvalidField(f"instance.locality.{part}", f"must be at most {MAX_NAME} printable characters")
+
+
+def _enum(field: str, value: int, known: frozenset[int]) -> None:
+    if value not in known:
+        raise InvalidField(field, f"has no value {value}")

@@ -1,0 +1,142 @@
+"""CORE. The rules of the registry: what a write changes, given what is there.
+
+Each function looks at the catalog and returns what the store is to do, all or nothing. If the store has moved on
+meanwhile, the commit conflicts and the function is asked again (registrar.py).
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from protos.registry.v1 import registry_pb2 as pb
+from registry_server.catalog import Catalog
+from registry_server.errors import NotFound, OwnershipLost
+from registry_server.model import Address, Entry
+from registry_server.stores.base import Cause, Commit, Delete, Key, Lease, Put
+
+UPDATABLE = ("status", "weight", "metadata", "tags", "version", "health")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the store is to do, and the leases that may hold nothing afterwards."""
+
+    commit: Commit
+    bereft: frozenset[str] = frozenset()
+
+
+class Rules:
+    """`held` are the instances that the view still shows though the store has let go of them (guard.py)."""
+
+    def __init__(self, catalog: Catalog, held: Collection[Key], now: Callable[[], float]) -> None:
+        self._catalog = catalog
+        self._held = held
+        self._now = now
+
+    def register(self, wanted: pb.Instance, lease: Lease) -> Plan:
+        """Make the instance known under the lease. Its own id and its address are taken over from whoever has them.
+
+        Raises OwnershipLost if the caller says which generation it held and a newer owner has the id.
+        """
+        key = Key(wanted.namespace, wanted.service, wanted.id)
+        current = self._catalog.get(key)
+        holder = self._catalog.at_address(key.namespace, key.service, Address(wanted.host, wanted.port))
+        ghost = holder if holder is not None and holder.key != key else None
+        put = Put(key, self._stored(key, wanted, lease).SerializeToString(), lease.id, self._expect(current))
+        deletes = self._deletes([ghost] if ghost else [])
+        losers = {entry.lease_id for entry in (current, ghost) if entry is not None}
+        return Plan(Commit((put,), deletes, Cause.REPLACED), frozenset(losers - {lease.id}))
+
+    def deregister(self, keys: Iterable[Key]) -> Plan:
+        """Remove the instances."""
+        entries = self._entries(keys)
+        leases = frozenset(entry.lease_id for entry in entries)
+        return Plan(Commit(deletes=self._deletes(entries), cause=Cause.DEREGISTERED), leases)
+
+    def drain(self, keys: Iterable[Key], lease: Lease) -> Plan:
+        """Let the instances stay, DRAINING, as long as the lease lives, which nobody renews."""
+        entries = self._entries(keys)
+        leases = frozenset(entry.lease_id for entry in entries)
+        return Plan(Commit(puts=tuple(self._put_draining(entry, lease) for entry in entries)), leases)
+
+    def update(self, wanted: pb.Instance, paths: Iterable[str]) -> Plan:
+        """Change the named fields. Raises NotFound."""
+        key = Key(wanted.namespace, wanted.service, wanted.id)
+        current = self._catalog.get(key)
+        if current is None or key in self._held:
+            raise NotFound("instance", str(key))
+        changed = _without_revisions(current.instance)
+        for path in paths:
+            changed.ClearField(path)
+            _copy_field(wanted, changed, path)
+        put = Put(key, changed.SerializeToString(), current.lease_id, current.revision)
+        return Plan(Commit((put,)))
+
+    # ---- within
+
+    def _stored(self, key: Key, wanted: pb.Instance, lease: Lease) -> pb.Instance:
+        stored = pb.Instance()
+        stored.CopyFrom(wanted)
+        stored.ttl.CopyFrom(seconds(lease.ttl_s))
+        latest = self._catalog.generation(key)
+        if wanted.generation == 0:
+            stored.generation = latest + 1
+        elif wanted.generation < latest:
+            raise OwnershipLost(str(key), wanted.generation, latest)
+        if not (wanted.generation and wanted.HasField("registered_at")):
+            stored.registered_at.CopyFrom(timestamp(self._now()))
+        return stored
+
+    def _put_draining(self, entry: Entry, lease: Lease) -> Put:
+        draining = _without_revisions(entry.instance)
+        draining.status = pb.DRAINING
+        draining.ttl.CopyFrom(seconds(lease.ttl_s))
+        return Put(entry.key, draining.SerializeToString(), lease.id, self._expect(entry))
+
+    def _entries(self, keys: Iterable[Key]) -> list[Entry]:
+        return [entry for key in keys if (entry := self._catalog.get(key)) is not None]
+
+    def _deletes(self, entries: Iterable[Entry]) -> tuple[Delete, ...]:
+        return tuple(Delete(entry.key, entry.revision) for entry in entries if entry.key not in self._held)
+
+    def _expect(self, current: Entry | None) -> int:
+        return 0 if current is None or current.key in self._held else current.revision
+
+
+def seconds(value: float) -> Duration:
+    """A number of seconds as a Duration."""
+    whole = int(value)
+    return Duration(seconds=whole, nanos=round((value - whole) * 1e9))
+
+
+def timestamp(value: float) -> Timestamp:
+    """Seconds since 1970 as a Timestamp."""
+    whole = int(value)
+    return Timestamp(seconds=whole, nanos=round((value - whole) * 1e9))
+
+
+def _without_revisions(instance: pb.Instance) -> pb.Instance:
+    """A copy to be stored: revisions are the store's to say."""
+    copy = pb.Instance()
+    copy.CopyFrom(instance)
+    copy.ClearField("revision")
+    copy.ClearField("create_revision")
+    return copy
+
+
+def _copy_field(source: pb.Instance, target: pb.Instance, path: str) -> None:
+    match path:
+        case "status":
+            target.status = source.status
+        case "health":
+            target.health = source.health
+        case "version":
+            target.version = source.version
+        case "weight":
+            target.weight = source.weight
+        case "tags":
+            target.tags.extend(source.tags)
+        case "metadata":
+            target.metadata.update(source.metadata)

@@ -1,0 +1,93 @@
+"""The composition root: makes every part, joins them, runs them, and stops them in order."""
+
+import asyncio
+import contextlib
+import logging
+import random
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from registry_server.catalog import Catalog
+from registry_server.config import Config
+from registry_server.feed import Feed
+from registry_server.hub import Hub
+from registry_server.registrar import Registrar
+from registry_server.rpc.health import HealthService, ServerState
+from registry_server.rpc.registry import RegistryService
+from registry_server.stores import open_store
+from registry_server.transport.grpc_aio import GrpcServer
+
+log = logging.getLogger(__name__)
+
+
+class AddressTaken(Exception):
+    """The address to listen on cannot be had."""
+
+
+@asynccontextmanager
+async def serve(config: Config) -> AsyncIterator[str]:
+    """Run a registry server; gives the address it listens on, HOST:PORT, once it answers.
+
+    The port opens when the catalog is loaded, so nobody is ever answered from an empty one. On leaving: health
+    NOT_SERVING, streams ended with jitter, calls under way ended, the store let go of. Leases live on.
+
+    Raises AddressTaken, or what a store raises that no retry can mend.
+    """
+    _check_address(config)
+    loop = asyncio.get_running_loop()
+    store = open_store(config.store)
+    catalog = Catalog()
+    hub = Hub(time.monotonic, _scheduler(loop, lambda: hub.run()))
+    feed = Feed(store, catalog, hub, time.monotonic)
+    state = ServerState()
+    registry = RegistryService(Registrar(store, feed, time.time), feed, hub)
+    port = GrpcServer(registry, HealthService(catalog, hub, state), hub, random.Random())  # noqa: S311 - jitter
+    async with asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(feed.run())
+        try:
+            await feed.loaded.wait()
+            number = await _open(port, config)
+            try:
+                yield f"{config.host}:{number}"
+            finally:
+                state.stop()
+                hub.reset()
+                await port.stop()
+        finally:
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+            await store.aclose()
+
+
+def _scheduler(loop: asyncio.AbstractEventLoop, run: Callable[[], None]) -> Callable[[float], None]:
+    """`schedule` for the hub. The loop's clock is the monotonic clock."""
+
+    def schedule(at: float) -> None:
+        if at <= loop.time():
+            loop.call_soon(run)
+        else:
+            loop.call_at(at, run)
+
+    return schedule
+
+
+def _check_address(config: Config) -> None:
+    """Fail before anything is loaded. The port itself is opened later, when there is something to answer."""
+    host, _, port = config.listen.rpartition(":")
+    try:
+        info = socket.getaddrinfo(host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        with socket.socket(info[0][0], socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(info[0][4])
+    except OSError as error:
+        raise AddressTaken(f"cannot listen on {config.listen}: {error.strerror or error}") from None
+
+
+async def _open(port: GrpcServer, config: Config) -> int:
+    try:
+        return await port.start(config.listen)
+    except OSError as error:
+        raise AddressTaken(f"cannot listen on {config.listen}: {error}") from None

@@ -1,0 +1,90 @@
+"""CORE. Leases on a deadline heap, for the stores that are embedded."""
+
+import heapq
+
+from registry_server.stores.base import Key
+
+_SLACK = 1024
+
+
+class LeaseTable:
+    """Leases, what each holds, and when each ends. All times are of one monotonic clock, in seconds.
+
+    NoEarlyExpiry: a lease ends when its deadline has passed, not before. RenewWinsTies: a renewal at the very deadline
+    counts. The heap may hold deadlines that were put off since, and leases that are gone; they are looked up when their
+    turn comes, so a renewal costs one assignment. When most of the heap is such, it is made anew.
+    """
+
+    def __init__(self) -> None:
+        self._ttl_s: dict[str, float] = {}
+        self._deadline: dict[str, float] = {}
+        self._keys: dict[str, tuple[Key, ...]] = {}
+        self._heap: list[tuple[float, str]] = []
+
+    def __contains__(self, lease_id: str) -> bool:
+        return lease_id in self._ttl_s
+
+    def __len__(self) -> int:
+        return len(self._ttl_s)
+
+    @property
+    def next_deadline(self) -> float | None:
+        """No lease ends before this; None if there is none."""
+        return self._heap[0][0] if self._heap else None
+
+    def grant(self, lease_id: str, ttl_s: float, now: float) -> None:
+        """Add a lease that holds nothing."""
+        self._ttl_s[lease_id] = ttl_s
+        self._deadline[lease_id] = now + ttl_s
+        if len(self._heap) > 2 * len(self._ttl_s) + _SLACK:
+            self._heap = [(deadline, lease_id) for lease_id, deadline in self._deadline.items()]
+            heapq.heapify(self._heap)
+        else:
+            heapq.heappush(self._heap, (now + ttl_s, lease_id))
+
+    def renew(self, lease_id: str, now: float) -> float | None:
+        """Let the lease live its whole time to live from now, which is returned; None if there is no such lease."""
+        ttl_s = self._ttl_s.get(lease_id)
+        if ttl_s is not None:
+            self._deadline[lease_id] = now + ttl_s
+        return ttl_s
+
+    def attach(self, lease_id: str, key: Key) -> None:
+        """Let the lease hold a key."""
+        self._keys[lease_id] = (*self._keys.get(lease_id, ()), key)
+
+    def detach(self, lease_id: str, key: Key) -> None:
+        """Let the lease hold a key no more."""
+        left = tuple(held for held in self._keys.get(lease_id, ()) if held != key)
+        if left:
+            self._keys[lease_id] = left
+        else:
+            self._keys.pop(lease_id, None)
+
+    def keys(self, lease_id: str) -> tuple[Key, ...]:
+        """What the lease holds."""
+        return self._keys.get(lease_id, ())
+
+    def drop(self, lease_id: str) -> None:
+        """End a lease."""
+        del self._ttl_s[lease_id], self._deadline[lease_id]
+        self._keys.pop(lease_id, None)
+
+    def expire(self, now: float) -> list[str]:
+        """The leases whose time has passed, still in the table, by their deadlines."""
+        due = []
+        while self._heap and self._heap[0][0] < now:
+            _, lease_id = heapq.heappop(self._heap)
+            deadline = self._deadline.get(lease_id)
+            if deadline is None:
+                continue
+            if deadline < now:
+                due.append(lease_id)
+            else:
+                heapq.heappush(self._heap, (deadline, lease_id))
+        return due
+
+    def put_off(self, by_s: float) -> None:
+        """Let every lease live that much longer."""
+        for lease_id in self._deadline:
+            self._deadline[lease_id] += by_s

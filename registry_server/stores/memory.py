@@ -1,0 +1,132 @@
+"""The embedded store: everything in this process, nothing to install, gone when it ends."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Sequence
+
+from registry_server.stores.base import (
+    Cause,
+    Commit,
+    Conflict,
+    Deleted,
+    Delta,
+    Emit,
+    Key,
+    Lease,
+    NoSuchLease,
+    Outcome,
+    Put,
+    Record,
+    Renewal,
+    Snapshot,
+    Store,
+)
+from registry_server.stores.leases import LeaseTable
+
+# How often leases are looked at, in seconds. What expires is noticed within one tick.
+TICK_S = 0.1
+# When a tick comes so much later than it should, the process was stopped or starved, and could not hear renewals.
+STALL_S = 1.0
+
+
+class MemoryStore(Store):
+    """Records in a dict. A commit is told before it returns, so the view is never behind a write."""
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, new_id: Callable[[], str] = lambda: secrets.token_hex(8)
+    ) -> None:
+        self._clock = clock
+        self._new_id = new_id
+        self._epoch = new_id()
+        self._revision = 1
+        self._records: dict[Key, Record] = {}
+        self._leases = LeaseTable()
+        self._emit: Emit = lambda event: None
+
+    async def run(self, emit: Emit) -> None:
+        """Tell of every change; look for leases to end once a tick."""
+        self._emit = emit
+        emit(Snapshot(self._epoch, self._revision, tuple(self._records.values())))
+        ticked = self._clock()
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = self._clock()
+            self.tick(now, late_s=now - ticked - TICK_S)
+            ticked = now
+
+    def tick(self, now: float, late_s: float = 0.0) -> None:
+        """End the leases whose time has passed, one revision each.
+
+        Time in which this process could not hear a renewal does not count: if it was stopped, every lease whose owner
+        may have tried meanwhile gets that time again.
+        """
+        if late_s > STALL_S:
+            self._leases.put_off(late_s)
+        for lease_id in self._leases.expire(now):
+            gone = self._leases.keys(lease_id)
+            self._leases.drop(lease_id)
+            if gone:
+                self._revision += 1
+                for key in gone:
+                    del self._records[key]
+                self._emit(Delta(self._revision, deletes=tuple(Deleted(key, Cause.EXPIRED) for key in gone)))
+
+    async def grant(self, ttl_s: float) -> Lease:
+        """A new lease, with exactly the time to live asked for."""
+        lease_id = self._new_id()
+        self._leases.grant(lease_id, ttl_s, self._clock())
+        return Lease(lease_id, ttl_s)
+
+    async def keep_alive(self, lease_ids: Sequence[str]) -> list[Renewal]:
+        """Renew leases, answering in their order."""
+        now = self._clock()
+        return [self._renew(lease_id, now) for lease_id in lease_ids]
+
+    def _renew(self, lease_id: str, now: float) -> Renewal:
+        ttl_s = self._leases.renew(lease_id, now)
+        return Renewal(lease_id, Outcome.UNKNOWN if ttl_s is None else Outcome.RENEWED, ttl_s)
+
+    async def release(self, lease_id: str) -> None:
+        """End the lease if it holds nothing."""
+        if lease_id in self._leases and not self._leases.keys(lease_id):
+            self._leases.drop(lease_id)
+
+    async def commit(self, commit: Commit) -> int:
+        """Do all of it at one revision, or raise Conflict or NoSuchLease."""
+        self._check(commit)
+        self._revision += 1
+        deletes = tuple(self._delete(delete.key, commit.cause) for delete in commit.deletes)
+        puts = tuple(self._put(put) for put in commit.puts)
+        self._emit(Delta(self._revision, puts, deletes))
+        return self._revision
+
+    async def aclose(self) -> None:
+        """Nothing to let go of."""
+
+    def _check(self, commit: Commit) -> None:
+        differ = [write.key for write in (*commit.puts, *commit.deletes) if self._current(write.key) != write.expect]
+        if differ:
+            raise Conflict(differ)
+        for put in commit.puts:
+            if put.lease_id not in self._leases:
+                raise NoSuchLease(put.lease_id)
+
+    def _current(self, key: Key) -> int:
+        record = self._records.get(key)
+        return record.revision if record else 0
+
+    def _delete(self, key: Key, cause: Cause) -> Deleted:
+        self._leases.detach(self._records.pop(key).lease_id, key)
+        return Deleted(key, cause)
+
+    def _put(self, put: Put) -> Record:
+        before = self._records.get(put.key)
+        if before is None or before.lease_id != put.lease_id:
+            if before is not None:
+                self._leases.detach(before.lease_id, put.key)
+            self._leases.attach(put.lease_id, put.key)
+        created = before.create_revision if before else self._revision
+        record = Record(put.key, put.value, put.lease_id, self._revision, created)
+        self._records[put.key] = record
+        return record

@@ -1,0 +1,205 @@
+"""SHELL. Binds the services of rpc/ to grpc.aio: bytes in, bytes out, errors to statuses, one writer for each stream."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from grpc_channelz.v1 import channelz
+from grpc_channelz.v1 import channelz_pb2 as channelz_pb
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection
+
+from protos.registry.v1 import registry_pb2 as pb
+from registry_server.errors import InvalidField, RequestError
+from registry_server.hub import Hub, Reader, Sink
+from registry_server.rpc.health import HealthService
+from registry_server.rpc.registry import RegistryService
+from registry_server.transport.status import RpcStatus, internal, shutting_down, status_of
+
+log = logging.getLogger(__name__)
+
+REGISTRY = pb.DESCRIPTOR.services_by_name["Registry"].full_name
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+CHANNELZ = channelz_pb.DESCRIPTOR.services_by_name["Channelz"].full_name
+
+# A second server on the same port is an error; peers that are half dead are noticed within seconds; clients may ping
+# often, as they too want to notice.
+OPTIONS = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.enable_channelz", 1),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+# Streams are ended spread over so long when the server stops, so that their clients do not all come back at once.
+MAX_JITTER_S = 0.5
+# Unary calls that are under way when the server stops have so long to end.
+GRACE_S = 2.0
+
+Request = TypeVar("Request", bound=Message)
+if TYPE_CHECKING:  # generic for the type checker alone
+    Context = grpc.aio.ServicerContext[bytes, bytes]
+    Handler = grpc.RpcMethodHandler[bytes, bytes]
+else:
+    Context = Handler = Any
+
+
+class _Outbox(Sink):
+    """What the hub hands out, until the one writer of the stream takes it."""
+
+    def __init__(self) -> None:
+        self._parts: Sequence[bytes] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def send(self, parts: Sequence[bytes]) -> None:
+        self._parts = parts
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def take(self) -> Sequence[bytes]:
+        if self._parts is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        parts, self._parts = self._parts, None
+        assert parts is not None
+        return parts
+
+
+class GrpcServer:
+    """The server's port: registry.v1, grpc.health.v1, reflection and channelz."""
+
+    def __init__(self, registry: RegistryService, health: HealthService, hub: Hub, rng: random.Random) -> None:
+        self._hub = hub
+        self._rng = rng
+        self._streams: set[asyncio.Task[Any]] = set()
+        self._is_stopping = False
+        self._server = grpc.aio.server(options=OPTIONS)
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(REGISTRY, self._registry_handlers(registry)),
+                grpc.method_handlers_generic_handler(HEALTH, self._health_handlers(health)),
+            )
+        )
+        channelz.add_channelz_servicer(self._server)
+        reflection.enable_server_reflection((REGISTRY, HEALTH, CHANNELZ, reflection.SERVICE_NAME), self._server)
+
+    async def start(self, address: str) -> int:
+        """Open the port; return its number. Raises OSError if the address cannot be had."""
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(str(error)) from None
+        await self._server.start()
+        return port
+
+    async def stop(self) -> None:
+        """End the streams, spread over a moment, and then the port."""
+        self._is_stopping = True
+        loop = asyncio.get_running_loop()
+        for task in self._streams:
+            loop.call_later(self._rng.uniform(0, MAX_JITTER_S), task.cancel)
+        if self._streams:
+            await asyncio.wait(self._streams, timeout=MAX_JITTER_S + GRACE_S)
+        await self._server.stop(GRACE_S)
+
+    def _registry_handlers(self, service: RegistryService) -> dict[str, Handler]:
+        return {
+            "Register": _unary(pb.RegisterRequest, service.register),
+            "Deregister": _unary(pb.DeregisterRequest, service.deregister),
+            "KeepAlive": self._conversation(pb.KeepAliveRequest, service.keep_alive),
+            "Update": _unary(pb.UpdateRequest, service.update),
+            "Get": _unary(pb.GetRequest, service.get),
+            "List": _unary(pb.ListRequest, service.list),
+            "ListServices": _unary(pb.ListServicesRequest, service.list_services),
+            "Watch": self._feed(pb.WatchRequest, service.watch),
+        }
+
+    def _health_handlers(self, service: HealthService) -> dict[str, Handler]:
+        return {
+            "Check": _unary(health_pb2.HealthCheckRequest, service.check),
+            "List": _unary(health_pb2.HealthListRequest, service.list),
+            "Watch": self._feed(health_pb2.HealthCheckRequest, service.watch),
+        }
+
+    def _feed(self, kind: type[Request], subscribe: Callable[[Request, Sink], Reader]) -> Handler:
+        """A stream that the hub writes to."""
+
+        async def handle(message: bytes, context: Context) -> None:
+            async with self._Stream(self, context):
+                outbox = _Outbox()
+                reader = subscribe(_parse(kind, message), outbox)
+                try:
+                    while True:
+                        for part in await outbox.take():
+                            await context.write(part)
+                        self._hub.free(reader)
+                finally:
+                    self._hub.leave(reader)
+
+        return grpc.unary_stream_rpc_method_handler(handle)
+
+    def _conversation(self, kind: type[Request], answer: Callable[[Request], Awaitable[bytes]]) -> Handler:
+        """A stream with one answer to every request."""
+
+        async def handle(_: Any, context: Context) -> None:
+            async with self._Stream(self, context):
+                while (message := await context.read()) is not grpc.aio.EOF:
+                    await context.write(await answer(_parse(kind, message)))
+
+        return grpc.stream_stream_rpc_method_handler(handle)
+
+    class _Stream:
+        """A stream's life: known to the server while it runs, and ended with a status whatever happens."""
+
+        def __init__(self, server: "GrpcServer", context: Context) -> None:
+            self._server = server
+            self._context = context
+            task = asyncio.current_task()
+            assert task is not None
+            self._task = task
+
+        async def __aenter__(self) -> None:
+            self._server._streams.add(self._task)
+
+        async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+            self._server._streams.discard(self._task)
+            if isinstance(error, asyncio.CancelledError) and self._server._is_stopping:
+                self._task.uncancel()
+                await _abort(self._context, shutting_down())
+            if isinstance(error, Exception):
+                await _abort(self._context, _status_of(error))
+
+
+def _unary(kind: type[Request], method: Callable[[Request], Awaitable[bytes]]) -> Handler:
+    async def handle(message: bytes, context: Context) -> bytes:
+        try:
+            return await method(_parse(kind, message))
+        except Exception as error:
+            await _abort(context, _status_of(error))
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def _parse(kind: type[Request], message: bytes) -> Request:
+    try:
+        return kind.FromString(message)
+    except DecodeError:
+        raise InvalidField("request", f"is not an encoded {kind.DESCRIPTOR.full_name}") from None
+
+
+def _status_of(error: Exception) -> RpcStatus:
+    if isinstance(error, RequestError):
+        return status_of(error)
+    log.error("a call failed", exc_info=error)
+    return internal()
+
+
+async def _abort(context: Context, status: RpcStatus) -> NoReturn:
+    await context.abort(status.code, status.message, status.trailing_metadata)

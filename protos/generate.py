@@ -1,4 +1,4 @@
-"""Writes the Python modules of every .proto file below this folder: `python protos/generate.py` from the project's root.
+"""Writes the Python modules of every .proto file below this folder: `python protos/generate.py`.
 
 protoc names modules after the folders below its import root (`registry.v1`), which would claim the top-level name
 `registry`; ours live in the package `protos`, so the imports of the generated code are rewritten to say so.

@@ -30,8 +30,8 @@ EXIT_USAGE = 2
 def main(file: Path | None, **flags: str | None) -> None:
     """Run a registry server until SIGTERM or SIGINT.
 
-    Every setting can also come from the environment (REGISTRY_LISTEN, REGISTRY_STORE, …) or from the file; flags win over
-    the environment, and the environment over the file. Prints "listening on HOST:PORT" when it is ready.
+    Every setting can also come from the environment (REGISTRY_LISTEN, REGISTRY_STORE, …) or from the file; flags win
+    over the environment, and the environment over the file. Prints "listening on HOST:PORT" when it is ready.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what the core would print is said by our own errors
     problems: list[str] = []
@@ -49,7 +49,7 @@ def main(file: Path | None, **flags: str | None) -> None:
 async def _run(config: Config) -> None:
     """Serve until a first signal stops the server in order; a second one stops it at once."""
     task = asyncio.current_task()
-    assert task is not None
+    assert task is not None  # noqa: S101 - a coroutine runs in a task
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
@@ -61,8 +61,8 @@ async def _run(config: Config) -> None:
 
 
 def _spare_the_collector() -> None:
-    """What is loaded by now lives as long as the server. Leave it out of every collection to come, and collect less often:
-    the catalog makes many long-lived objects and no cycles."""
+    """What is loaded by now lives as long as the server: leave it out of every collection to come. And collect less
+    often: the catalog makes many long-lived objects and no cycles."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)

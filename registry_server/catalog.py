@@ -1,6 +1,6 @@
 """CORE. The view that every read is answered from, changed by events of the store alone.
 
-Services are independent of one another: what a change costs depends on its own service and on nothing else. Beside the
+Services are independent of one another: what a change costs depends on its own service alone. Beside the
 current state stands a bounded log of what changed, by which a reader that knows an earlier state gets the difference.
 The log is an economy and not the truth: a reader that it does not reach back to gets the full set.
 

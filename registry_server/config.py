@@ -1,4 +1,4 @@
-"""Every setting of the server: flags win over the environment, the environment over the file, the file over defaults."""
+"""Every setting of the server. Flags win over the environment, that over the file, that over the defaults."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""SHELL. From the store's events to everybody who reads: guard, catalog, hub, in that order and in one synchronous step."""
+"""SHELL. From the store's events to everybody who reads: guard, catalog, hub, in one synchronous step."""
 
 import asyncio
 import logging

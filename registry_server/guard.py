@@ -1,9 +1,9 @@
 """CORE. Keeps the illness of the store from looking like the death of instances.
 
-While the store is away nobody can renew, so leases may run out that their owners would have kept, and a store that comes
-back empty has forgotten them all. So for one TTL after the store was last ill, an instance whose lease ran out, or that
-a full set lacks, is kept in the view: its owner, if it lives, renews or registers again within that time. What is
-asked for (deregistration, take-over, the end of a drain) takes effect at once, ill or not.
+While the store is away nobody can renew, so leases may run out that their owners would have kept, and a store that
+comes back empty has forgotten them all. So for one TTL after the store was last ill, an instance whose lease ran out,
+or that a full set lacks, is kept in the view: its owner, if it lives, renews or registers again within that time. What
+is asked for (deregistration, take-over, the end of a drain) takes effect at once, ill or not.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ class RemovalGuard:
         self._is_away = False
         self._held: dict[Key, float] = {}
 
-    def __contains__(self, key: Key) -> bool:
+    def __contains__(self, key: object) -> bool:
         """Whether the view has this instance only because its removal waits: the store has it no more."""
         return key in self._held
 

@@ -40,7 +40,7 @@ class Entry(NamedTuple):
 
     @classmethod
     def of(cls, record: Record) -> "Entry":
-        """Read a record of the store; its revisions are added behind the encoded instance, so it is not encoded again."""
+        """Read a record of the store. Its revisions are added behind the encoded instance: it is not encoded again."""
         encoded = b"".join(
             (
                 record.value,

@@ -1,4 +1,4 @@
-"""SHELL. Carries writes out: asks the rules, commits to the store, asks again on a conflict, waits until the view shows it."""
+"""SHELL. Carries writes out: asks the rules, commits to the store, and waits until the view shows it."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
@@ -48,7 +48,7 @@ class Registrar:
         self._rules = Rules(feed.catalog, feed.guard, now)
 
     async def register(self, wanted: pb.Instance, ttl_s: float, lease_id: str) -> tuple[Entry, int, Lease]:
-        """Register under a lease, a new one if `lease_id` is empty; return the instance, its revision, and the lease."""
+        """Register under a lease, a new one if `lease_id` is empty; return the instance, the revision, the lease."""
         lease = await (self._existing(lease_id) if lease_id else self._granted(ttl_s))
         try:
             written = await self._write(str(wanted.id), lambda: self._rules.register(wanted, lease))

@@ -4,7 +4,7 @@ Each function looks at the catalog and returns what the store is to do, all or n
 meanwhile, the commit conflicts and the function is asked again (registrar.py).
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
@@ -30,7 +30,7 @@ class Plan:
 class Rules:
     """`held` are the instances that the view still shows though the store has let go of them (guard.py)."""
 
-    def __init__(self, catalog: Catalog, held: Collection[Key], now: Callable[[], float]) -> None:
+    def __init__(self, catalog: Catalog, held: Container[Key], now: Callable[[], float]) -> None:
         self._catalog = catalog
         self._held = held
         self._now = now
@@ -69,7 +69,6 @@ class Rules:
             raise NotFound("instance", str(key))
         changed = _without_revisions(current.instance)
         for path in paths:
-            changed.ClearField(path)
             _copy_field(wanted, changed, path)
         put = Put(key, changed.SerializeToString(), current.lease_id, current.revision)
         return Plan(Commit((put,)))
@@ -137,6 +136,7 @@ def _copy_field(source: pb.Instance, target: pb.Instance, path: str) -> None:
         case "weight":
             target.weight = source.weight
         case "tags":
-            target.tags.extend(source.tags)
+            target.tags[:] = source.tags
         case "metadata":
+            target.metadata.clear()
             target.metadata.update(source.metadata)

@@ -1,8 +1,8 @@
 """CORE. Protobuf's wire format, as much as is needed to join messages from parts that are encoded already.
 
-An encoded message is a sequence of fields, so a message can be put together by joining encoded fields, and a field that
-stands twice counts by its last value. That is how an instance is encoded once, when it changes, however many answers and
-streams carry it. See https://protobuf.dev/programming-guides/encoding/.
+An encoded message is a sequence of fields, so a message can be put together by joining encoded fields, and a field
+that stands twice counts by its last value. That is how an instance is encoded once, when it changes, however many
+answers and streams carry it. See https://protobuf.dev/programming-guides/encoding/.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""CORE. Answers put together from parts that are encoded already: an instance is encoded when it changes, and never again."""
+"""CORE. Answers put together from encoded parts: an instance is encoded when it changes, and never again."""
 
 from collections.abc import Iterable, Sequence
 

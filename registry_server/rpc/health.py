@@ -19,7 +19,6 @@ SERVER_NAMES = ("", "registry.v1.Registry")
 MAX_LISTED = 100
 
 _Response = health_pb2.HealthCheckResponse
-ServingStatus = _Response.ServingStatus
 
 
 class ServerState:
@@ -76,7 +75,7 @@ class HealthService:
         status = self.status(request.service)
         if status == _Response.SERVICE_UNKNOWN:
             raise NotFound("service", request.service)
-        return _Response(status=status).SerializeToString()
+        return bytes(_Response(status=status).SerializeToString())
 
     async def list(self, request: health_pb2.HealthListRequest) -> bytes:
         """The status of all names."""
@@ -85,7 +84,7 @@ class HealthService:
             raise LimitExceeded(
                 "services", f"there are {len(statuses)}, more than the {MAX_LISTED} one answer may list"
             )
-        return health_pb2.HealthListResponse(statuses=statuses).SerializeToString()
+        return bytes(health_pb2.HealthListResponse(statuses=statuses).SerializeToString())
 
     def watch(self, request: health_pb2.HealthCheckRequest, sink: Sink) -> Reader:
         """Let the hub write every change of the status to the sink."""
@@ -94,7 +93,7 @@ class HealthService:
             raise InvalidField("service", "is too long for a service")
         return self._hub.join(("health", name), lambda: HealthTopic(self, name), sink)
 
-    def status(self, name: str) -> ServingStatus.ValueType:
+    def status(self, name: str) -> int:
         """The status of a name; SERVICE_UNKNOWN if nothing goes by it."""
         if name in SERVER_NAMES:
             is_serving = self._server.is_serving

@@ -99,10 +99,10 @@ def host(field: str, value: str) -> None:
 
 def filter_(it: pb.Filter) -> None:
     """The conditions of a question."""
-    for value in it.statuses:
-        _enum("filter.statuses", value, _STATUSES)
-    for value in it.healths:
-        _enum("filter.healths", value, _HEALTHS)
+    for status in it.statuses:
+        _enum("filter.statuses", status, _STATUSES)
+    for health in it.healths:
+        _enum("filter.healths", health, _HEALTHS)
 
 
 def ttl_s(it: pb.RegisterRequest) -> float:

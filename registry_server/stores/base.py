@@ -1,8 +1,8 @@
 """The Store contract: where the truth lives.
 
 A store keeps records under keys, each held by a lease, and tells of every change in one stream of events. It knows
-nothing of the rules of the registry (take-over, addresses, generations): `rules.py` decides what a write changes, and the
-store does it all or not at all. `tests/contract` runs one suite against every implementation.
+nothing of the rules of the registry (take-over, addresses, generations): `rules.py` decides what a write changes, and
+the store does it all or not at all. `tests/contract` runs one suite against every implementation.
 
 Adding a store is one file with a subclass of `Store`, and one line in `stores/__init__.py` or an entry point.
 """

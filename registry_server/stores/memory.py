@@ -9,6 +9,7 @@ from registry_server.stores.base import (
     Cause,
     Commit,
     Conflict,
+    Delete,
     Deleted,
     Delta,
     Emit,
@@ -105,7 +106,8 @@ class MemoryStore(Store):
         """Nothing to let go of."""
 
     def _check(self, commit: Commit) -> None:
-        differ = [write.key for write in (*commit.puts, *commit.deletes) if self._current(write.key) != write.expect]
+        writes: tuple[Put | Delete, ...] = (*commit.puts, *commit.deletes)
+        differ = [write.key for write in writes if self._current(write.key) != write.expect]
         if differ:
             raise Conflict(differ)
         for put in commit.puts:

@@ -1,9 +1,10 @@
-"""SHELL. Binds the services of rpc/ to grpc.aio: bytes in, bytes out, errors to statuses, one writer for each stream."""
+"""SHELL. Binds rpc/ to grpc.aio: bytes in, bytes out, errors to statuses, one writer for each stream."""
 
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import grpc
@@ -68,8 +69,7 @@ class _Outbox(Sink):
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         parts, self._parts = self._parts, None
-        assert parts is not None
-        return parts
+        return parts or ()
 
 
 class GrpcServer:
@@ -132,7 +132,7 @@ class GrpcServer:
         """A stream that the hub writes to."""
 
         async def handle(message: bytes, context: Context) -> None:
-            async with self._Stream(self, context):
+            async with self._stream(context):
                 outbox = _Outbox()
                 reader = subscribe(_parse(kind, message), outbox)
                 try:
@@ -149,32 +149,29 @@ class GrpcServer:
         """A stream with one answer to every request."""
 
         async def handle(_: Any, context: Context) -> None:
-            async with self._Stream(self, context):
-                while (message := await context.read()) is not grpc.aio.EOF:
+            async with self._stream(context):
+                while isinstance(message := await context.read(), bytes):
                     await context.write(await answer(_parse(kind, message)))
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
-    class _Stream:
+    @asynccontextmanager
+    async def _stream(self, context: Context) -> AsyncIterator[None]:
         """A stream's life: known to the server while it runs, and ended with a status whatever happens."""
-
-        def __init__(self, server: "GrpcServer", context: Context) -> None:
-            self._server = server
-            self._context = context
-            task = asyncio.current_task()
-            assert task is not None
-            self._task = task
-
-        async def __aenter__(self) -> None:
-            self._server._streams.add(self._task)
-
-        async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-            self._server._streams.discard(self._task)
-            if isinstance(error, asyncio.CancelledError) and self._server._is_stopping:
-                self._task.uncancel()
-                await _abort(self._context, shutting_down())
-            if isinstance(error, Exception):
-                await _abort(self._context, _status_of(error))
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a handler runs in a task
+        self._streams.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._is_stopping:
+                raise
+            task.uncancel()
+            await _abort(context, shutting_down())
+        except Exception as error:
+            await _abort(context, _status_of(error))
+        finally:
+            self._streams.discard(task)
 
 
 def _unary(kind: type[Request], method: Callable[[Request], Awaitable[bytes]]) -> Handler:

@@ -1,5 +1,6 @@
 """The one table from domain errors to gRPC statuses with google.rpc details."""
 
+from typing import Any as Any_
 from typing import NamedTuple
 
 import grpc
@@ -56,7 +57,7 @@ def _status(code: grpc.StatusCode, message: str, detail: Message | None) -> RpcS
     return RpcStatus(code, message, ((DETAILS_KEY, status.SerializeToString()),))
 
 
-def _detail(error: errors.RequestError) -> Message | None:
+def _detail(error: errors.RequestError) -> Any_:  # a message of google.rpc, which has no types
     match error:
         case errors.InvalidField(field=field, reason=reason):
             violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=reason)
@@ -77,5 +78,5 @@ def _detail(error: errors.RequestError) -> Message | None:
             return None
 
 
-def _retry(after_s: float) -> error_details_pb2.RetryInfo:
+def _retry(after_s: float) -> Any_:
     return error_details_pb2.RetryInfo(retry_delay=seconds(after_s))

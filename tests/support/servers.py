@@ -1,4 +1,4 @@
-"""Registry servers as real processes: started on a free port, killed, stopped, and started again on the same port."""
+"""Servers as real processes: started on a free port, killed, stopped, and started again on the same port."""
 
 import asyncio
 import os
@@ -23,27 +23,22 @@ class ServerFailed(AssertionError):
     """The process ended, or said nothing in time. The text has the end of its log."""
 
 
-class RegistryServer:
-    """One `python -m registry_server` process. Use it as a context manager, or call `start` and `close` yourself.
+class ServerProcess:
+    """One process of a Python module that takes `--listen HOST:PORT` and prints `listening on HOST:PORT` when ready.
 
-    The port is chosen by the first start and kept by every later one. Everything the process writes to stderr is in
-    `log_path`, and shown when the test fails. Methods block for as long as a process takes; the `*_async` ones do not
-    block the loop.
+    Use it as a context manager, or call `start` and `close` yourself. The port is chosen by the first start and kept by
+    every later one. Everything the process writes to stderr is in `log_path`, and shown when the test fails. Methods
+    block for as long as a process takes; the `*_async` ones do not block the loop.
     """
 
     def __init__(
-        self,
-        directory: Path,
-        *,
-        store: str = "memory:",
-        args: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
-        name: str = "registry-server",
+        self, directory: Path, name: str, module: str, args: Sequence[str], env: Mapping[str, str] | None = None
     ) -> None:
+        self.name = name
         self.host = "127.0.0.1"
         self.port = 0
         self.log_path = directory / f"{name}.log"
-        self._store = store
+        self._module = module
         self._args = tuple(args)
         self._env = dict(env or {})
         self._process: subprocess.Popen[bytes] | None = None
@@ -135,8 +130,7 @@ class RegistryServer:
         self.close()
 
     def _command(self) -> list[str]:
-        listen = f"{self.host}:{self.port}"
-        return [sys.executable, "-m", "registry_server", "--listen", listen, "--store", self._store, *self._args]
+        return [sys.executable, "-m", self._module, "--listen", f"{self.host}:{self.port}", *self._args]
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **self._env}
@@ -173,4 +167,19 @@ class RegistryServer:
         return self._process
 
     def _failure(self, what: str) -> ServerFailed:
-        return ServerFailed(f"registry-server {what}; the end of its log:\n{self.log_text[-4000:]}")
+        return ServerFailed(f"{self.name} {what}; the end of its log:\n{self.log_text[-4000:]}")
+
+
+class RegistryServer(ServerProcess):
+    """One `python -m registry_server` process."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        store: str = "memory:",
+        args: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        name: str = "registry-server",
+    ) -> None:
+        super().__init__(directory, name, "registry_server", ["--store", store, *args], env)

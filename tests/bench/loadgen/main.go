@@ -1,0 +1,146 @@
+// Command loadgen puts load on a gRPC server without knowing its messages: bodies come from a file that the harness
+// writes, and answers are never parsed. So the client side costs little, and the server is what gets measured.
+//
+// A change carries a marker of fixed width, which survives any encoding and is found by scanning the raw bytes:
+//
+//	~fan=IIIIII;SSSSSSSSS;NNNNNNNNNNNNNNNNNNN;     instance, sequence number, nanoseconds
+//
+// Commands: unary, pingpong, last, sustained, idle. Each prints one JSON object.
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/mem"
+)
+
+type options struct {
+	address, method, bodies      string
+	watchMethod, watchBodies     string
+	concurrency, conns, watchers int
+	instances, rounds            int
+	seconds, rate                float64
+}
+
+// result is what a command prints.
+type result map[string]any
+
+var commands = map[string]func(context.Context, *options) (result, error){
+	"unary":     unary,
+	"pingpong":  pingpong,
+	"last":      last,
+	"sustained": sustained,
+	"idle":      idle,
+}
+
+func main() {
+	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
+		fmt.Fprintln(os.Stderr, "usage: loadgen unary|pingpong|last|sustained|idle FLAGS")
+		os.Exit(2)
+	}
+	answer, err := commands[os.Args[1]](context.Background(), parse(os.Args[2:]))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "loadgen:", err)
+		os.Exit(1)
+	}
+	json.NewEncoder(os.Stdout).Encode(answer)
+}
+
+func parse(args []string) *options {
+	o := &options{}
+	f := flag.NewFlagSet("loadgen", flag.ExitOnError)
+	f.StringVar(&o.address, "address", "", "HOST:PORT of the server")
+	f.StringVar(&o.method, "method", "", "full name of the method that is called, or that changes something")
+	f.StringVar(&o.bodies, "bodies", "", "file of request bodies, each after its length in four bytes, used in turn")
+	f.StringVar(&o.watchMethod, "watch-method", "", "full name of the method that watches")
+	f.StringVar(&o.watchBodies, "watch-bodies", "", "file with the one request that starts a watch")
+	f.IntVar(&o.concurrency, "concurrency", 32, "calls, or streams, at a time")
+	f.IntVar(&o.conns, "conns", 4, "connections they share")
+	f.IntVar(&o.watchers, "watchers", 1, "streams that watch, each on a connection of its own")
+	f.IntVar(&o.instances, "instances", 1, "how many instances the changes go round")
+	f.IntVar(&o.rounds, "rounds", 100, "changes, one after the other (last)")
+	f.Float64Var(&o.seconds, "seconds", 3, "how long")
+	f.Float64Var(&o.rate, "rate", 1000, "changes offered per second (sustained)")
+	f.Parse(args)
+	return o
+}
+
+// raw is a codec that moves bytes: it sends a []byte as it is, and hands what arrives to a func([]byte), whose argument is
+// valid during the call only.
+type raw struct{}
+
+func (raw) Name() string { return "proto" }
+
+func (raw) Marshal(v any) (mem.BufferSlice, error) {
+	return mem.BufferSlice{mem.SliceBuffer(v.([]byte))}, nil
+}
+
+func (raw) Unmarshal(data mem.BufferSlice, v any) error {
+	buffer := data.MaterializeToBuffer(mem.DefaultBufferPool())
+	defer buffer.Free()
+	v.(func([]byte))(buffer.ReadOnlyData())
+	return nil
+}
+
+func ignore([]byte) {}
+
+func dial(address string, n int) ([]*grpc.ClientConn, error) {
+	conns := make([]*grpc.ClientConn, n)
+	for i := range conns {
+		conn, err := grpc.NewClient("passthrough:///"+address,
+			grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(raw{}), grpc.MaxCallRecvMsgSize(1<<30), grpc.WaitForReady(true)),
+		)
+		if err != nil {
+			return nil, err
+		}
+		conns[i] = conn
+	}
+	return conns, nil
+}
+
+func closeAll(conns []*grpc.ClientConn) {
+	for _, conn := range conns {
+		conn.Close()
+	}
+}
+
+func readBodies(path string) ([][]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	reader, bodies := bufio.NewReader(file), [][]byte{}
+	for {
+		var length uint32
+		if err := binary.Read(reader, binary.BigEndian, &length); err == io.EOF {
+			break
+		} else if err != nil {
+			return nil, err
+		}
+		body := make([]byte, length)
+		if _, err := io.ReadFull(reader, body); err != nil {
+			return nil, err
+		}
+		bodies = append(bodies, body)
+	}
+	if len(bodies) == 0 {
+		return nil, fmt.Errorf("%s: no bodies", path)
+	}
+	return bodies, nil
+}
+
+var streamBoth = &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

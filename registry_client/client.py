@@ -1,0 +1,337 @@
+"""SHELL: the client of a registry, for asyncio."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from random import SystemRandom
+from typing import TYPE_CHECKING, Self
+
+from protos.registry.v1 import registry_pb2 as pb
+from registry_client.backoff import Backoff
+from registry_client.cache import ViewFile, default_dir
+from registry_client.errors import ClientClosed, InvalidArgument
+from registry_client.instance import (
+    DEFAULT_NAMESPACE,
+    Health,
+    Instance,
+    Key,
+    Locality,
+    ServiceSummary,
+    Status,
+    filter_to_proto,
+)
+from registry_client.link import Link
+from registry_client.registrar import Registrar, Registration, Wish
+from registry_client.target import parse_addresses
+from registry_client.tasks import Tasks
+from registry_client.watcher import Callback, Callbacks, Feed, Means, Subscription, Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import grpc
+
+DEFAULT_TTL_S = 15.0
+# Long enough for every watcher to hear that an instance drains before it is gone.
+DEFAULT_DRAIN_S = 0.2
+DEFAULT_TIMEOUT_S = 5.0
+
+
+class CacheDir(Enum):
+    """Where views are kept when nothing is said: in the user's cache directory."""
+
+    DEFAULT = "default"
+
+
+def connect(
+    addresses: str | Sequence[str],
+    *,
+    namespace: str = DEFAULT_NAMESPACE,
+    credentials: grpc.ChannelCredentials | None = None,
+    cache_dir: str | Path | CacheDir | None = CacheDir.DEFAULT,
+    timeout: float = DEFAULT_TIMEOUT_S,
+    backoff: Backoff | None = None,
+) -> RegistryClient:
+    """A client of one registry: `async with registry_client.connect("127.0.0.1:7400") as registry`.
+
+    `addresses`: `h1:7400,h2:7400` or a sequence, any of which may be down; nothing is connected before it is needed.
+    `namespace`: for all that names none. `credentials`: for TLS. `cache_dir`: where the last views are kept for a start
+    without a registry, None for nowhere. `timeout`: seconds for one request, over all addresses and retries.
+    `backoff`: the pauses between tries. Raises InvalidTarget.
+    """
+    directory = default_dir() if isinstance(cache_dir, CacheDir) else None if cache_dir is None else Path(cache_dir)
+    return RegistryClient(
+        parse_addresses(addresses),
+        namespace=namespace or DEFAULT_NAMESPACE,
+        credentials=credentials,
+        cache_dir=directory,
+        timeout=timeout,
+        backoff=backoff or Backoff(),
+    )
+
+
+class RegistryClient:
+    """Registers, watches and asks. Made by `connect`; use it with `async with`.
+
+    All methods raise RegistryError: RegistryUnavailable when no address answers in time, InvalidArgument (with the
+    field) for what the registry refuses, NotFound, and the others of `registry_client.errors`.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        namespace: str,
+        credentials: grpc.ChannelCredentials | None,
+        cache_dir: Path | None,
+        timeout: float,
+        backoff: Backoff,
+    ) -> None:
+        self._namespace = namespace
+        self._cache_dir = cache_dir
+        self._timeout = timeout
+        rng = SystemRandom()  # shared by nobody and seeded by nobody, in a forked process too
+        self._link = Link(addresses, credentials, backoff, rng)
+        self._means = Means(self._link, backoff, rng, time.monotonic, time.time)
+        self._tasks = Tasks()
+        self._registrar = Registrar(self._link, self._tasks, backoff, rng, time.monotonic, timeout)
+        self._open = False
+
+    # ---- its life
+
+    async def __aenter__(self) -> Self:
+        self._open = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Deregister what is still registered, end the watches, and close. May be called more than once."""
+        self._open = False
+        await self._registrar.aclose()
+        await self._tasks.aclose()
+        await self._link.aclose()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All addresses of the registry."""
+        return self._link.addresses
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of all that names none."""
+        return self._namespace
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise ClientClosed("the client is not open: use `async with registry_client.connect(…) as registry`")
+
+    # ---- registering
+
+    def register(
+        self,
+        instance: Instance,
+        ttl: float = DEFAULT_TTL_S,
+        *,
+        drain: float = DEFAULT_DRAIN_S,
+        timeout: float | None = None,
+        drain_on_signals: bool = False,
+    ) -> Registration:
+        """Keep an instance registered while a block lasts: `async with registry.register(…) as registration`.
+
+        `ttl`: seconds until a crash is noticed, 2 to 3600; the registry may raise it. `drain`: seconds to stay visible
+        as DRAINING when leaving. `timeout`: how long entering may take; None tries for ever. `drain_on_signals`: a
+        SIGTERM or SIGINT first drains and deregisters, a second one ends at once (main thread only).
+        """
+        self._check_open()
+        named = instance if instance.namespace else replace(instance, namespace=self._namespace)
+        _check_fits(named)
+        return Registration(self._registrar, Wish(named, float(ttl), float(drain), timeout, drain_on_signals))
+
+    async def deregister(
+        self, service: str, instance_id: str, *, drain: float = 0.0, namespace: str = "", timeout: float | None = None
+    ) -> int:
+        """Remove an instance, at once or after `drain` seconds as DRAINING; how many were removed. Raises NotFound.
+
+        An owner that is alive and well registers again what was removed under its hands; `update` its status to take
+        an instance out of the traffic for good.
+        """
+        key = self._key(service, instance_id, namespace)
+        request = pb.DeregisterRequest(key=key.to_proto())
+        request.drain.FromNanoseconds(round(drain * 1e9))
+        doing = f"deregister {key}"
+        answer = await self._link.call(lambda stub: stub.Deregister, request, self._seconds(timeout), doing)
+        return answer.removed
+
+    async def update(
+        self,
+        service: str,
+        instance_id: str,
+        *,
+        status: Status | str | None = None,
+        weight: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+        tags: Iterable[str] | None = None,
+        version: str | None = None,
+        health: Health | str | None = None,
+        namespace: str = "",
+        timeout: float | None = None,
+    ) -> Instance:
+        """Change what is named and leave the rest as it is; the instance as it is now. Raises NotFound."""
+        key = self._key(service, instance_id, namespace)
+        changes = {
+            "status": None if status is None else pb.Status.Value(Status(status).value),
+            "weight": weight,
+            "metadata": metadata,
+            "tags": None if tags is None else list(tags),
+            "version": version,
+            "health": None if health is None else pb.Health.Value(Health(health).value),
+        }
+        named = {field: value for field, value in changes.items() if value is not None}
+        request = pb.UpdateRequest(instance=_build(key, named))
+        request.update_mask.paths.extend(named)
+        answer = await self._link.call(lambda stub: stub.Update, request, self._seconds(timeout), f"update {key}")
+        updated = Instance.from_proto(answer.instance)
+        self._registrar.updated(updated)
+        return updated
+
+    # ---- asking
+
+    async def get(
+        self, service: str, instance_id: str, *, namespace: str = "", timeout: float | None = None
+    ) -> Instance:
+        """One instance. Raises NotFound."""
+        key = self._key(service, instance_id, namespace)
+        request = pb.GetRequest(key=key.to_proto())
+        answer = await self._link.call(lambda stub: stub.Get, request, self._seconds(timeout), f"get {key}")
+        return Instance.from_proto(answer.instance)
+
+    async def list(
+        self,
+        service: str = "",
+        *,
+        tags: Iterable[str] = (),
+        metadata: Mapping[str, str] | None = None,
+        version: str = "",
+        statuses: Iterable[Status | str] = (),
+        healths: Iterable[Health | str] = (),
+        locality: Locality | None = None,
+        healthy_only: bool = False,
+        min_revision: int = 0,
+        page_size: int = 0,
+        namespace: str = "",
+        timeout: float | None = None,
+    ) -> list[Instance]:
+        """The instances of a service, or of the whole namespace, in the order of service and id.
+
+        Filters as in `filter_to_proto`. `min_revision`: wait until the registry has seen that revision. All pages are
+        fetched, of `page_size` each (0: as the registry likes), each within `timeout` seconds.
+        """
+        self._check_open()
+        request = pb.ListRequest(
+            namespace=namespace or self._namespace,
+            service=service,
+            page_size=page_size,
+            min_revision=min_revision,
+            filter=filter_to_proto(
+                tags=tags,
+                metadata=metadata,
+                version=version,
+                statuses=statuses,
+                healths=healths,
+                locality=locality,
+                healthy_only=healthy_only,
+            ),
+        )
+        found: list[Instance] = []
+        while True:
+            doing = f"list {service or 'all services'}"
+            answer = await self._link.call(lambda stub: stub.List, request, self._seconds(timeout), doing)
+            found += map(Instance.from_proto, answer.instances)
+            if not answer.next_page_token:
+                return found
+            request.page_token = answer.next_page_token
+
+    async def services(self, *, namespace: str = "", timeout: float | None = None) -> Sequence[ServiceSummary]:
+        """The services that have instances, in the order of their names."""
+        request = pb.ListServicesRequest(namespace=namespace or self._namespace)
+        answer = await self._link.call(lambda stub: stub.ListServices, request, self._seconds(timeout), "list services")
+        return [ServiceSummary(it.namespace, it.service, it.instances, it.routable) for it in answer.services]
+
+    # ---- watching
+
+    def watch(
+        self,
+        *services: str,
+        tags: Iterable[str] = (),
+        metadata: Mapping[str, str] | None = None,
+        version: str = "",
+        statuses: Iterable[Status | str] = (),
+        healths: Iterable[Health | str] = (),
+        locality: Locality | None = None,
+        healthy_only: bool = False,
+        namespace: str = "",
+    ) -> Watch:
+        """Follow services, or without any name the whole namespace: `async for view in registry.watch("player")`.
+
+        Filters as in `filter_to_proto`. See `Watch` for when views come, and `View` for what is in them.
+        """
+        self._check_open()
+        question = pb.WatchRequest(
+            namespace=namespace or self._namespace,
+            services=sorted(set(services)),
+            filter=filter_to_proto(
+                tags=tags,
+                metadata=metadata,
+                version=version,
+                statuses=statuses,
+                healths=healths,
+                locality=locality,
+                healthy_only=healthy_only,
+            ),
+        )
+        file = ViewFile(self._cache_dir, self.addresses, question) if self._cache_dir else None
+        feed = Feed(self._means, question, file)
+        return Watch(feed, self._tasks.start(feed.run(), "registry-watch"))
+
+    def on_change(
+        self,
+        *services: str,
+        added: Callback | None = None,
+        updated: Callback | None = None,
+        removed: Callback | None = None,
+        namespace: str = "",
+    ) -> Subscription:
+        """Call back for every instance that is added, updated, removed, until the result is cancelled.
+
+        Callbacks are plain or coroutine functions of one Instance (as it is now; a removed one as it was last), called
+        one after the other in this loop. What they raise is logged.
+        """
+        watch = self.watch(*services, namespace=namespace)
+        return Subscription(self._tasks.start(Callbacks(added, updated, removed).run(watch), "registry-callbacks"))
+
+    # ---- within
+
+    def _key(self, service: str, instance_id: str, namespace: str) -> Key:
+        self._check_open()
+        return Key(namespace or self._namespace, service, instance_id)
+
+    def _seconds(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else timeout
+
+
+def _check_fits(instance: Instance) -> None:
+    """Raises InvalidArgument for what cannot even be written down as a message."""
+    for field, value, largest in (("port", instance.port, 65535), ("weight", instance.weight, 1_000_000)):
+        if not 0 <= value <= largest:
+            error = InvalidArgument(f"instance.{field}: must be 0 to {largest}, is {value}")
+            error.field = f"instance.{field}"
+            raise error
+
+
+def _build(key: Key, fields: Mapping[str, object]) -> pb.Instance:
+    return pb.Instance(namespace=key.namespace, service=key.service, id=key.id, **fields)  # type: ignore[arg-type]

@@ -1,0 +1,121 @@
+"""What can go wrong, and the one place where gRPC statuses become exceptions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+_Detail = TypeVar("_Detail", bound="Message")
+
+
+class RegistryError(Exception):
+    """Root of all that this package raises on its own account. `code` is the gRPC status, where there was one."""
+
+    code: grpc.StatusCode | None = None
+
+
+class RegistryUnavailable(RegistryError):
+    """No address of the registry answered in time, or it cannot reach its store. Trying again later makes sense."""
+
+    retry_after_s: float | None = None
+
+
+class InvalidArgument(RegistryError, ValueError):
+    """The registry refused a field. `field` is its path in the request, such as `instance.port`, or empty."""
+
+    field: str = ""
+
+
+class InvalidTarget(RegistryError, ValueError):
+    """An address or a `registry://` URL with a mistake; the text names the part and what is allowed."""
+
+
+class NotFound(RegistryError, LookupError):
+    """There is no such instance or lease. `kind` and `name` say which, where the registry told."""
+
+    kind: str = ""
+    name: str = ""
+
+
+class RegistrationLost(RegistryError):
+    """Somebody else has taken the id (or the address) since: this process is no longer what the registry shows."""
+
+
+class Conflict(RegistryError):
+    """Other writers changed the same instance at the same time, several times over. Try again."""
+
+
+class LimitExceeded(RegistryError):
+    """A limit of the registry was reached."""
+
+
+class PermissionDenied(RegistryError):
+    """The caller may not do this."""
+
+
+class Unauthenticated(RegistryError):
+    """The registry does not know the caller: credentials are missing or refused."""
+
+
+class ClientClosed(RegistryError):
+    """The client was closed, or was never entered with `with`."""
+
+
+_BY_CODE: dict[grpc.StatusCode, type[RegistryError]] = {
+    grpc.StatusCode.UNAVAILABLE: RegistryUnavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: RegistryUnavailable,
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
+    grpc.StatusCode.OUT_OF_RANGE: InvalidArgument,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.FAILED_PRECONDITION: RegistrationLost,
+    grpc.StatusCode.ABORTED: Conflict,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: LimitExceeded,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+}
+# Nothing but a change of the request, or of the rights of the caller, mends these.
+FINAL = (InvalidArgument, PermissionDenied, Unauthenticated, LimitExceeded)
+
+
+def from_rpc_error(error: grpc.RpcError, doing: str = "") -> RegistryError:
+    """The exception for a failed call: its kind by the status code, its data by the google.rpc details.
+
+    `doing` says what was asked for and comes first in the text.
+    """
+    code: grpc.StatusCode = error.code()
+    text = error.details() or code.name.lower().replace("_", " ")
+    mapped = _BY_CODE.get(code, RegistryError)(f"{doing}: {text}" if doing else text)
+    mapped.code = code
+    _add_details(mapped, error)
+    return mapped
+
+
+def _add_details(mapped: RegistryError, error: grpc.RpcError) -> None:
+    """Fill in the fields that only the details tell."""
+    if isinstance(mapped, InvalidArgument):
+        bad = _detail(error, error_details_pb2.BadRequest())
+        mapped.field = bad.field_violations[0].field if bad and bad.field_violations else ""
+    elif isinstance(mapped, NotFound):
+        what = _detail(error, error_details_pb2.ResourceInfo())
+        mapped.kind, mapped.name = (what.resource_type, what.resource_name) if what else ("", "")
+    elif isinstance(mapped, RegistryUnavailable):
+        retry = _detail(error, error_details_pb2.RetryInfo())
+        mapped.retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9 if retry else None
+
+
+def _detail(error: grpc.RpcError, into: _Detail) -> _Detail | None:
+    """The detail of the type of `into` that the status carries, if any."""
+    try:
+        status = rpc_status.from_call(cast("grpc.Call", error))  # what it needs of a call, both kinds of errors have
+    except ValueError:  # the details contradict the status: a proxy rewrote one of them
+        return None
+    for packed in status.details if status else ():
+        if packed.Is(into.DESCRIPTOR) and packed.Unpack(into):
+            return into
+    return None

@@ -1,0 +1,215 @@
+"""The values users see: instances, endpoints, filters. Frozen, and translated to and from the wire here alone."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import NamedTuple, Self
+
+from protos.registry.v1 import registry_pb2 as pb
+
+DEFAULT_NAMESPACE = "default"
+
+
+class Status(StrEnum):
+    """What the owner, or an operator, wants of an instance."""
+
+    ACTIVE = "ACTIVE"
+    DRAINING = "DRAINING"
+    DOWN = "DOWN"
+
+
+class Health(StrEnum):
+    """What checks found of an instance. UNKNOWN (nobody has looked) counts as well for routing."""
+
+    UNKNOWN = "UNKNOWN"
+    HEALTHY = "HEALTHY"
+    UNHEALTHY = "UNHEALTHY"
+    CRITICAL = "CRITICAL"
+
+
+class Key(NamedTuple):
+    """Names one instance."""
+
+    namespace: str
+    service: str
+    id: str
+
+    def __str__(self) -> str:
+        return "/".join(self)
+
+    def to_proto(self) -> pb.InstanceKey:
+        """The key as it goes over the wire."""
+        return pb.InstanceKey(namespace=self.namespace, service=self.service, id=self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Locality:
+    """Where an instance runs, from the widest to the narrowest; an empty part is unknown."""
+
+    region: str = ""
+    zone: str = ""
+    sub_zone: str = ""
+
+    def to_proto(self) -> pb.Locality:
+        """The locality as it goes over the wire."""
+        return pb.Locality(region=self.region, zone=self.zone, sub_zone=self.sub_zone)
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One running process serving one service.
+
+    `service`, `host` and `port` are required to register; an empty `id` is made by the registry, an empty `namespace`
+    means the client's. `weight` is the share of traffic relative to the others of the service, 0 for none. From
+    `revision` on, the registry sets the fields and ignores what a caller sends: `generation` grows each time the id is
+    taken over by a new owner (a fencing token), `ttl_s` is the time to live of its lease in seconds.
+    """
+
+    service: str
+    host: str
+    port: int
+    id: str = ""
+    namespace: str = ""
+    version: str = "1.0.0"
+    weight: int = 100
+    tags: Sequence[str] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
+    locality: Locality = Locality()
+    status: Status = Status.ACTIVE
+    health: Health = Health.UNKNOWN
+    revision: int = 0
+    create_revision: int = 0
+    generation: int = 0
+    registered_at: datetime | None = None
+    ttl_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tags, str):
+            raise TypeError(f"tags: a sequence of strings is needed, not the string {self.tags!r}")
+        object.__setattr__(self, "tags", tuple(self.tags))
+        object.__setattr__(self, "metadata", dict(self.metadata))
+        object.__setattr__(self, "status", Status(self.status))
+        object.__setattr__(self, "health", Health(self.health))
+
+    @property
+    def key(self) -> Key:
+        """Its name: namespace, service and id."""
+        return Key(self.namespace or DEFAULT_NAMESPACE, self.service, self.id)
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as gRPC targets are written: `10.0.0.5:8001`, `[::1]:8001`."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def routable(self) -> bool:
+        """True when it gets traffic: ACTIVE, UNKNOWN or HEALTHY, and of a weight above 0."""
+        return self.status is Status.ACTIVE and self.health in (Health.UNKNOWN, Health.HEALTHY) and self.weight > 0
+
+    def to_proto(self) -> pb.Instance:
+        """The instance as it goes over the wire: of what the registry sets, only what a re-registration says again."""
+        message = pb.Instance(
+            namespace=self.namespace,
+            service=self.service,
+            id=self.id,
+            host=self.host,
+            port=self.port,
+            version=self.version,
+            weight=self.weight,
+            tags=self.tags,
+            metadata=self.metadata,
+            locality=self.locality.to_proto(),
+            status=pb.Status.Value(self.status.value),
+            health=pb.Health.Value(self.health.value),
+            generation=self.generation,
+        )
+        if self.registered_at is not None:
+            message.registered_at.FromDatetime(self.registered_at)
+        return message
+
+    @classmethod
+    def from_proto(cls, message: pb.Instance) -> Self:
+        """The instance as the registry shows it."""
+        where = message.locality
+        return cls(
+            service=message.service,
+            host=message.host,
+            port=message.port,
+            id=message.id,
+            namespace=message.namespace or DEFAULT_NAMESPACE,
+            version=message.version,
+            weight=message.weight if message.HasField("weight") else 100,
+            tags=tuple(message.tags),
+            metadata=message.metadata,
+            locality=Locality(where.region, where.zone, where.sub_zone),
+            status=_STATUSES.get(message.status, Status.DOWN),
+            health=_HEALTHS.get(message.health, Health.CRITICAL),
+            revision=message.revision,
+            create_revision=message.create_revision,
+            generation=message.generation,
+            registered_at=message.registered_at.ToDatetime(UTC) if message.HasField("registered_at") else None,
+            ttl_s=message.ttl.ToNanoseconds() / 1e9 if message.HasField("ttl") else None,
+        )
+
+    def updated_like(self, seen: Self) -> Self:
+        """This instance with what an Update may have changed in the registry since."""
+        return replace(
+            self,
+            status=seen.status,
+            weight=seen.weight,
+            metadata=seen.metadata,
+            tags=seen.tags,
+            version=seen.version,
+            health=seen.health,
+        )
+
+
+# An enum value of a newer registry is read as the one that takes no traffic.
+_STATUSES: Mapping[int, Status] = {number: Status(name) for name, number in pb.Status.items()}
+_HEALTHS: Mapping[int, Health] = {number: Health(name) for name, number in pb.Health.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to send calls: the address of a routable instance."""
+
+    address: str
+    instance: Instance
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSummary:
+    """One service in numbers: how many instances are registered, and how many of them get traffic."""
+
+    namespace: str
+    service: str
+    instances: int
+    routable: int
+
+
+def filter_to_proto(
+    *,
+    tags: Iterable[str] = (),
+    metadata: Mapping[str, str] | None = None,
+    version: str = "",
+    statuses: Iterable[Status | str] = (),
+    healths: Iterable[Health | str] = (),
+    locality: Locality | None = None,
+    healthy_only: bool = False,
+) -> pb.Filter:
+    """Which instances are meant: all conditions that are set must hold.
+
+    `tags`: has all of them. `metadata`: has all of these. `version`: equals. `statuses`, `healths`: is one of them.
+    `locality`: equals in every part that is not empty. `healthy_only`: gets traffic (see `Instance.routable`).
+    Raises ValueError for an unknown status or health.
+    """
+    return pb.Filter(
+        tags=[tags] if isinstance(tags, str) else tags,
+        metadata=metadata or {},
+        version=version,
+        statuses=[pb.Status.Value(Status(status).value) for status in statuses],
+        healths=[pb.Health.Value(Health(health).value) for health in healths],
+        locality=locality.to_proto() if locality else None,
+        routable_only=healthy_only,
+    )

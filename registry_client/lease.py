@@ -1,0 +1,353 @@
+"""CORE: what a client must do to stay registered. It decides; the shell (registrar.py) calls and reports back.
+
+A registration is a desired state, so nothing here counts tries or gives up. Each one is in one of five states:
+
+                        ACCEPTED
+          ┌────────┐ ──────────────────> ┌────────────┐
+ want ──> │ WANTED │                     │ REGISTERED │ <─┐ renewals with the full count, SEEN
+          └────────┘ <────────────────── └────────────┘ ──┘
+            │    ^     LOOSE, MISSING      │   ^
+            │    │                         │   │ SEEN, ACCEPTED
+   REFUSED, │    │ LOOSE, MISSING          │   │
+      TAKEN │    └──────────── ┌─────────┐ │   │
+            │                  │ DOUBTED │ <───┘ LEASE_GONE (unknown to the registry), SHORT (the lease holds too few)
+            │                  └─────────┘
+            v                     │ REFUSED, TAKEN
+          ┌──────┐ <──────────────┘                          LEAVE leads from anywhere to LEFT
+          │ LOST │ <── REGISTERED too
+          └──────┘
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from random import Random
+
+    from registry_client.backoff import Backoff
+    from registry_client.instance import Instance
+
+RENEW_PART = 3  # a lease is renewed after this part of its ttl, so two renewals may be lost
+LOOK_UP_EVERY_S = 30.0  # how often a registration looks itself up though nothing seems wrong
+
+
+class State(Enum):
+    """How a registration stands."""
+
+    WANTED = "wanted"  # Register is due
+    REGISTERED = "registered"  # accepted, and nothing says otherwise
+    DOUBTED = "doubted"  # the registry may have lost it: to be looked up
+    LOST = "lost"  # taken over; its owner is told and nothing more is done
+    LEFT = "left"  # its owner does not want it any more
+
+
+class Input(Enum):
+    """What a registration is told."""
+
+    ACCEPTED = "accepted"  # Register was answered
+    REFUSED = "refused"  # Register says that a newer owner holds the id
+    LEASE_GONE = "lease gone"  # the registry does not know the lease
+    SHORT = "short"  # the lease lives but keeps fewer instances than it should
+    SEEN = "seen"  # looked up: it is there, and the lease lives
+    LOOSE = "loose"  # looked up: it is there, but our lease does not hold it any more
+    MISSING = "missing"  # looked up: it is not there
+    TAKEN = "taken"  # looked up: somebody else is there
+    LEAVE = "leave"  # its owner ends it
+
+
+_WANTED, _REGISTERED, _DOUBTED, _LOST, _LEFT = State
+# Every pair is here: an answer may come late, when the state has moved on.
+TRANSITIONS: dict[State, dict[Input, State]] = {
+    _WANTED: {
+        Input.ACCEPTED: _REGISTERED,
+        Input.REFUSED: _LOST,
+        Input.LEASE_GONE: _WANTED,
+        Input.SHORT: _WANTED,
+        Input.SEEN: _WANTED,
+        Input.LOOSE: _WANTED,
+        Input.MISSING: _WANTED,
+        Input.TAKEN: _LOST,
+        Input.LEAVE: _LEFT,
+    },
+    _REGISTERED: {
+        Input.ACCEPTED: _REGISTERED,
+        Input.REFUSED: _LOST,
+        Input.LEASE_GONE: _DOUBTED,
+        Input.SHORT: _DOUBTED,
+        Input.SEEN: _REGISTERED,
+        Input.LOOSE: _WANTED,
+        Input.MISSING: _WANTED,
+        Input.TAKEN: _LOST,
+        Input.LEAVE: _LEFT,
+    },
+    _DOUBTED: {
+        Input.ACCEPTED: _REGISTERED,
+        Input.REFUSED: _LOST,
+        Input.LEASE_GONE: _DOUBTED,
+        Input.SHORT: _DOUBTED,
+        Input.SEEN: _REGISTERED,
+        Input.LOOSE: _WANTED,
+        Input.MISSING: _WANTED,
+        Input.TAKEN: _LOST,
+        Input.LEAVE: _LEFT,
+    },
+    _LOST: dict.fromkeys(Input, _LOST) | {Input.LEAVE: _LEFT},
+    _LEFT: dict.fromkeys(Input, _LEFT),
+}
+
+
+class Renewed(Enum):
+    """What became of a lease: it lives, nobody can tell just now (go on), or the registry does not know it."""
+
+    RENEWED = "renewed"
+    HELD = "held"
+    UNKNOWN = "unknown"
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """One lease, or the wish for one while `id` is empty. All registrations with the same wish share it."""
+
+    wanted_ttl_s: float
+    id: str = ""
+    ttl_s: float = 0.0
+    renew_at_s: float = 0.0
+    granter: Holding | None = field(default=None, repr=False)  # whose Register is under way and will bring the id
+
+    def granted(self, lease_id: str, ttl_s: float, now: float) -> None:
+        """The registry attached something to this lease; the first time, that brings the lease itself."""
+        if self.id != lease_id:
+            self.id, self.ttl_s = lease_id, ttl_s
+            self.renew_at_s = now + ttl_s / RENEW_PART
+
+
+@dataclass(slots=True, eq=False)
+class Holding:
+    """One registration as the core sees it. `instance` is what to register: as wanted, and as updated since."""
+
+    instance: Instance
+    lease: Lease
+    state: State = State.WANTED
+    epoch: str = ""  # of the order in which it was last accepted
+    lease_id: str = ""  # of the lease on which it was last accepted
+    shown_at_s: float = 0.0  # the last proof that the registry has it; at first, when it was wanted
+    looked_at_s: float = 0.0  # the last look at the instance itself, which a renewal is not
+    busy: bool = False  # a call on its behalf is under way
+    attempt: int = 0
+    not_before_s: float = 0.0
+    reason: str = ""  # why it was lost
+
+    def take(self, event: Input, reason: str = "") -> None:
+        """Move on by the table."""
+        before, self.state = self.state, TRANSITIONS[self.state][event]
+        if before is not self.state:
+            self.attempt, self.not_before_s = 0, 0.0
+            self.reason = reason
+
+    def prove(self, now: float) -> None:
+        """The registry has shown this very instance."""
+        self.shown_at_s, self.looked_at_s, self.attempt, self.not_before_s = now, now, 0, 0.0
+
+    def invisible_for(self, now: float) -> float | None:
+        """Seconds since the registry last showed this instance; None while it does, or may be trusted to."""
+        trusted = self.state is State.REGISTERED and now - self.shown_at_s <= self.lease.ttl_s
+        return None if trusted else max(0.0, now - self.shown_at_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """To do: register `holding.instance`, on `lease_id` unless that is empty."""
+
+    holding: Holding
+    lease_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """To do: see whether the registry still has `holding.instance`."""
+
+    holding: Holding
+
+
+@dataclass(slots=True)
+class Leases:
+    """All that one client keeps registered.
+
+    `due` and `renewals` say what to do now, `wake_at` when to ask again; each thing that `due` hands out is answered
+    by exactly one of the methods that follow it. Times are seconds of any steady clock.
+    """
+
+    backoff: Backoff
+    rng: Random
+    _holdings: list[Holding] = field(default_factory=list)
+    _leases: dict[float, Lease] = field(default_factory=dict)
+
+    # ---- what the owner wants
+
+    def want(self, instance: Instance, ttl_s: float, now: float) -> Holding:
+        """A new registration, on the lease of all those with the same ttl."""
+        lease = self._leases.setdefault(ttl_s, Lease(ttl_s))
+        holding = Holding(instance, lease, shown_at_s=now)
+        self._holdings.append(holding)
+        return holding
+
+    def leave(self, holding: Holding) -> None:
+        """The owner ends it. Its lease goes with the last registration on it."""
+        holding.take(Input.LEAVE)
+        if holding in self._holdings:
+            self._holdings.remove(holding)
+        if not any(other.lease is holding.lease for other in self._holdings):
+            self._leases.pop(holding.lease.wanted_ttl_s, None)
+
+    # ---- what to do
+
+    def due(self, now: float) -> list[Register | LookUp]:
+        """What is to be called now. Everything handed out is busy until its answer is reported."""
+        return list(self._due(now))
+
+    def _due(self, now: float) -> Iterator[Register | LookUp]:
+        for holding in self._holdings:
+            if holding.busy or now < self._act_at(holding):
+                continue
+            if holding.state is not State.WANTED:
+                holding.busy = True
+                yield LookUp(holding)
+            elif not holding.lease.granter:
+                # While there is no lease, one Register goes ahead and brings it; the others then share it.
+                holding.busy, holding.lease.granter = True, None if holding.lease.id else holding
+                yield Register(holding, holding.lease.id)
+
+    def _act_at(self, holding: Holding) -> float:
+        """When the next call for it is due."""
+        if holding.state in (State.WANTED, State.DOUBTED):
+            return holding.not_before_s
+        if holding.state is State.REGISTERED:
+            return max(holding.not_before_s, holding.looked_at_s + max(LOOK_UP_EVERY_S, 2 * holding.lease.ttl_s))
+        return float("inf")
+
+    def renewals(self, now: float) -> list[str]:
+        """The ids of the leases to renew now, all in one message. Those due soon go with them."""
+        leases = self._live()
+        if not any(lease.renew_at_s <= now for lease in leases):
+            return []
+        return [lease.id for lease in leases if lease.renew_at_s <= now + lease.ttl_s / RENEW_PART / 2]
+
+    def wake_at(self) -> float:
+        """When to ask for `due` again, if nothing is reported before."""
+        ready = (self._act_at(holding) for holding in self._holdings if not holding.busy and self._may_act(holding))
+        return min(ready, default=float("inf"))
+
+    def renew_at(self) -> float:
+        """When to ask for `renewals` again, if nothing is reported before."""
+        return min((lease.renew_at_s for lease in self._live()), default=float("inf"))
+
+    def patience_s(self) -> float:
+        """How long the answer to a renewal may take before the stream counts as dead, in seconds."""
+        return min((lease.ttl_s / RENEW_PART for lease in self._live()), default=5.0)
+
+    def _live(self) -> list[Lease]:
+        return [lease for lease in self._leases.values() if lease.id]
+
+    def _may_act(self, holding: Holding) -> bool:
+        return holding.state is not State.WANTED or not holding.lease.granter
+
+    # ---- what became of Register
+
+    def accepted(self, holding: Holding, stored: Instance, lease_id: str, ttl_s: float, epoch: str, now: float) -> None:
+        """Register was answered with the instance as stored and the lease that holds it."""
+        self._answered(holding)
+        holding.instance, holding.epoch, holding.lease_id = stored, epoch, lease_id
+        if holding.state is not State.LEFT:
+            holding.lease.granted(lease_id, ttl_s, now)
+        holding.take(Input.ACCEPTED)
+        holding.prove(now)
+
+    def refused(self, holding: Holding, reason: str) -> None:
+        """Register says that a newer owner holds the id."""
+        self._answered(holding)
+        holding.take(Input.REFUSED, reason)
+
+    def lease_missing(self, holding: Holding, lease_id: str) -> None:
+        """Register says that the lease it was to attach to does not exist."""
+        self._answered(holding)
+        if holding.lease.id == lease_id:
+            self._lease_gone(holding.lease)
+
+    def failed(self, holding: Holding, now: float) -> None:
+        """Register or the look-up had no useful answer: again, after a pause."""
+        self._answered(holding)
+        # Pauses stay well within the ttl, so that an owner is back before its watchers give it up.
+        ttl_s = holding.lease.ttl_s or holding.lease.wanted_ttl_s
+        pause_s = self.backoff.capped(ttl_s / RENEW_PART).delay(holding.attempt, self.rng)
+        holding.attempt, holding.not_before_s = holding.attempt + 1, now + pause_s
+
+    def _answered(self, holding: Holding) -> None:
+        holding.busy = False
+        if holding.lease.granter is holding:
+            holding.lease.granter = None
+
+    # ---- what became of a look-up
+
+    def seen(self, holding: Holding, found: Instance, epoch: str, now: float) -> None:
+        """It is there, as `found`. A higher generation in the same order is a newer owner."""
+        holding.busy = False
+        if epoch == holding.epoch and found.generation > holding.instance.generation:
+            holding.take(Input.TAKEN, f"{found.key} was taken over by generation {found.generation}")
+            return
+        if epoch == holding.epoch and found.revision > holding.instance.revision:
+            updated = holding.instance.updated_like(found)
+            holding.instance = replace(updated, revision=found.revision)
+        holding.take(Input.SEEN if holding.lease_id == holding.lease.id else Input.LOOSE)
+        if holding.state is State.REGISTERED:
+            holding.prove(now)
+
+    def missing(self, holding: Holding) -> None:
+        """It is not there."""
+        holding.busy = False
+        holding.take(Input.MISSING)
+
+    def displaced(self, holding: Holding, by: Instance) -> None:
+        """Another instance has registered its address since."""
+        holding.busy = False
+        holding.take(Input.TAKEN, f"{by.address} of {holding.instance.key} was registered anew as {by.key}")
+
+    # ---- what became of a renewal
+
+    def renewed(self, lease_id: str, outcome: Renewed, ttl_s: float, instances: int, now: float) -> None:
+        """One lease was answered: its ttl in force, and how many instances it keeps."""
+        lease = next((lease for lease in self._live() if lease.id == lease_id), None)
+        if lease is None:
+            return
+        if outcome is Renewed.UNKNOWN:
+            self._lease_gone(lease)
+            return
+        lease.ttl_s = ttl_s or lease.ttl_s
+        lease.renew_at_s = now + lease.ttl_s / RENEW_PART
+        if outcome is Renewed.RENEWED:
+            self._counted(lease, instances, now)
+
+    def stream_lost(self, now: float) -> None:
+        """The stream of renewals ended: whoever answers next is asked for every lease at once."""
+        for lease in self._live():
+            lease.renew_at_s = min(lease.renew_at_s, now)
+
+    def _counted(self, lease: Lease, instances: int, now: float) -> None:
+        """Compare what the lease keeps with what it should; a count cannot say who is missing, so all are in doubt."""
+        on_it = [held for held in self._on(lease) if held.state is State.REGISTERED and held.lease_id == lease.id]
+        for holding in on_it:
+            if instances < len(on_it):
+                holding.take(Input.SHORT)
+            else:
+                holding.shown_at_s = now
+
+    def _lease_gone(self, lease: Lease) -> None:
+        lease.id = ""
+        for holding in self._on(lease):
+            holding.take(Input.LEASE_GONE)
+
+    def _on(self, lease: Lease) -> list[Holding]:
+        return [holding for holding in self._holdings if holding.lease is lease]

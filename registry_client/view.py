@@ -1,0 +1,332 @@
+"""CORE: a watch folded into a view.
+
+Two sets are kept apart. The *folded* set is exactly what the stream says, so that its checksum can be proven. The
+*shown* set is what users get: the folded set, and for a while what an epoch that ended had (see `ViewFold`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from registry_client.instance import DEFAULT_NAMESPACE, Endpoint, Instance, Key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from protos.registry.v1 import registry_pb2 as pb
+
+SILENCE_S = 15.0  # the server sends something every 5 s at least: a stream this silent is dead
+KEEP_AT_MOST_S = 60.0  # how long an ended epoch's instances are kept for, whatever their ttl
+LAG_AT_MOST_S = 60.0  # how long a replica may lag behind what was shown before it is believed
+_MODULUS = 1 << 64
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What differs from the view yielded before: `updated` as they are now, `removed` as they were last."""
+
+    added: tuple[Instance, ...] = ()
+    updated: tuple[Instance, ...] = ()
+    removed: tuple[Instance, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.updated or self.removed)
+
+
+@dataclass(frozen=True)
+class View:
+    """The instances a watch stands for, at one moment; immutable.
+
+    `stale_for`: None while the registry confirms it, else the seconds since it last did. `changes`: what differs from
+    the view yielded before; in the first, everything is added. `unconfirmed`: names of instances that a restarted
+    registry has not heard of again yet; they are among `instances`, for one ttl and 60 s at most.
+    """
+
+    by_key: Mapping[Key, Instance] = field(repr=False)
+    epoch: str
+    revision: int
+    stale_for: float | None
+    changes: Changes = field(default=Changes(), repr=False)
+    unconfirmed: frozenset[Key] = frozenset()
+
+    @cached_property
+    def instances(self) -> tuple[Instance, ...]:
+        """All of them, in the order of namespace, service and id, whether they get traffic or not."""
+        return tuple(self.by_key[key] for key in sorted(self.by_key))
+
+    @cached_property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Where calls may go: the addresses of the routable instances, in the order of `instances`."""
+        return tuple(Endpoint(instance.address, instance) for instance in self.instances if instance.routable)
+
+    def __len__(self) -> int:
+        return len(self.by_key)
+
+
+class Folded(Enum):
+    """What a response did to the view."""
+
+    PART = "part"  # a part of a step: nothing to show yet
+    PROVEN = "proven"  # nothing new, but the set is confirmed
+    CHANGED = "changed"  # the shown set is another one
+    MISMATCH = "mismatch"  # something was missed: the stream is of no use, watch again
+
+
+@dataclass(slots=True)
+class _Kept:
+    instance: Instance
+    left_s: float
+
+
+def checksum_of(instance: Instance) -> int:
+    """The share of one instance in a checksum; see WatchResponse.checksum in the .proto."""
+    text = f"{instance.namespace}/{instance.service}/{instance.id}@{instance.revision}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+class ViewFold:
+    """Follows one watch over any number of streams, replicas and epochs. Times are seconds of any steady clock.
+
+    A new epoch is not a removal: a registry that came back without its memory does not know what it had. What the
+    ended epoch had is shown until its owner registers again, another instance registers the address, or one ttl of the
+    instance, at most 60 s, has gone by *with the registry in reach*.
+    """
+
+    def __init__(self) -> None:
+        self.token = ""
+        self._epoch = ""
+        self._revision = 0
+        self._folded: dict[Key, Instance] = {}
+        self._checksum = 0
+        self._parts: list[pb.WatchResponse] = []
+        self._needs_reset = True
+        self._shown: dict[Key, Instance] = {}
+        self._shown_epoch = ""
+        self._shown_revision = 0
+        self._kept: dict[Key, _Kept] = {}
+        self._counted_at_s: float | None = None  # since when the kept ones' time runs; None while out of reach
+        self._lagging_since_s: float | None = None
+        self._proof_at_s: float | None = None
+        self._away = True
+        self._server_stale = False
+        self._touched: dict[Key, Instance | None] = {}  # as they were when the last view was taken
+
+    # ---- streams
+
+    def on_connect(self) -> None:
+        """A new stream begins, asked for with `token`."""
+        self._parts.clear()
+        self._needs_reset = not self.token
+
+    def on_disconnect(self, now: float) -> None:
+        """The stream has ended, for whatever reason."""
+        self._parts.clear()
+        self._count_down(now)
+        self._counted_at_s = None
+
+    def on_away(self) -> None:
+        """No address could be reached: what is shown counts as stale until the next proof."""
+        self._away = True
+
+    def on_response(self, response: pb.WatchResponse, now: float) -> Folded:
+        """Fold one response in. After a MISMATCH the token is gone, and what was shown before is still shown."""
+        self._parts.append(response)
+        if response.more:
+            return Folded.PART
+        parts, self._parts = self._parts, []
+        if not self._is_sound(parts):
+            return self._mismatch()
+        touched = self._fold(parts)
+        if self._checksum != response.checksum:
+            return self._mismatch()
+        self._epoch, self._revision = response.header.epoch, response.header.revision
+        self.token = response.resume_token
+        self._needs_reset = False
+        self._prove(response.header, now)
+        return Folded.CHANGED if self._show(parts[0].reset, touched, now) else Folded.PROVEN
+
+    def _is_sound(self, parts: list[pb.WatchResponse]) -> bool:
+        """Whether the step can be folded onto what there is."""
+        return parts[0].reset or (not self._needs_reset and parts[-1].header.epoch == self._epoch)
+
+    def _mismatch(self) -> Folded:
+        self.token, self._needs_reset = "", True
+        return Folded.MISMATCH
+
+    def _fold(self, parts: list[pb.WatchResponse]) -> set[Key]:
+        """Apply one whole step to the folded set; the keys it names."""
+        if parts[0].reset:
+            self._folded, self._checksum = {}, 0
+        touched: set[Key] = set()
+        for part in parts:
+            for message in part.upserts:
+                instance = Instance.from_proto(message)
+                self._put(instance)
+                touched.add(instance.key)
+            for named in part.removed:
+                key = Key(named.namespace or DEFAULT_NAMESPACE, named.service, named.id)
+                self._take(key)
+                touched.add(key)
+        return touched
+
+    def _put(self, instance: Instance) -> None:
+        self._take(instance.key)
+        self._folded[instance.key] = instance
+        self._checksum = (self._checksum + checksum_of(instance)) % _MODULUS
+
+    def _take(self, key: Key) -> None:
+        gone = self._folded.pop(key, None)
+        if gone is not None:
+            self._checksum = (self._checksum - checksum_of(gone)) % _MODULUS
+
+    # ---- how old it is
+
+    def _prove(self, header: pb.ResponseHeader, now: float) -> None:
+        """The set is as the server sees it, and the server's view may itself be old."""
+        self._server_stale = header.HasField("stale_for")
+        self._proof_at_s = now - header.stale_for.ToNanoseconds() / 1e9
+        self._away = False
+
+    def stale_for(self, now: float) -> float | None:
+        """None while the set is confirmed, else the seconds since it was."""
+        if self._proof_at_s is None:
+            return 0.0
+        age_s = max(0.0, now - self._proof_at_s)
+        return age_s if self._away or self._server_stale or age_s > SILENCE_S else None
+
+    # ---- what is shown
+
+    def _show(self, reset: bool, touched: set[Key], now: float) -> bool:
+        """Carry the folded set over to the shown one, unless that would go back in time. Whether anything changed."""
+        self._count_down(now)
+        self._counted_at_s = now
+        if self._epoch != self._shown_epoch:
+            self._keep_what_the_ended_epoch_had()
+        elif self._lags(now):
+            return False
+        whole = reset or self._lagging_since_s is not None
+        self._lagging_since_s = None
+        self._shown_epoch, self._shown_revision = self._epoch, self._revision
+        self._drop_kept(touched if not whole else {*touched, *self._folded})
+        return self._carry_over(self._shown.keys() | self._folded.keys() if whole else touched)
+
+    def _lags(self, now: float) -> bool:
+        """A replica that is behind is folded but not shown; only if that lasts is it taken at its word."""
+        if self._revision >= self._shown_revision:
+            return False
+        if self._lagging_since_s is None:
+            self._lagging_since_s = now
+        return now - self._lagging_since_s < LAG_AT_MOST_S
+
+    def _keep_what_the_ended_epoch_had(self) -> None:
+        for key, instance in self._shown.items():
+            ttl_s = KEEP_AT_MOST_S if instance.ttl_s is None else min(instance.ttl_s, KEEP_AT_MOST_S)
+            self._kept[key] = _Kept(instance, ttl_s)
+
+    def _drop_kept(self, touched: Iterable[Key]) -> None:
+        """Forget the kept ones that the new epoch knows about, by name or by address."""
+        if not self._kept:
+            return
+        keys = set(touched)
+        taken = {(key[:2], self._folded[key].address) for key in keys if key in self._folded}
+        for key, kept in list(self._kept.items()):
+            if key in keys or (key[:2], kept.instance.address) in taken:
+                del self._kept[key]
+                self._set_shown(key, self._folded.get(key))
+
+    def _carry_over(self, keys: Iterable[Key]) -> bool:
+        before = len(self._touched)
+        changed = False
+        for key in keys:
+            kept = self._kept.get(key)
+            changed |= self._set_shown(key, self._folded.get(key) or (kept.instance if kept else None))
+        return changed or len(self._touched) != before
+
+    def _set_shown(self, key: Key, instance: Instance | None) -> bool:
+        was = self._shown.get(key)
+        if was == instance:
+            return False
+        self._touched.setdefault(key, was)
+        if instance is None:
+            del self._shown[key]
+        else:
+            self._shown[key] = instance
+        return True
+
+    def _count_down(self, now: float) -> None:
+        """Let the time of the kept ones run, as far as the registry was in reach."""
+        passed_s = 0.0 if self._counted_at_s is None else now - self._counted_at_s
+        for kept in self._kept.values():
+            kept.left_s -= passed_s
+
+    def tick(self, now: float) -> bool:
+        """Let go of the kept ones whose time is over. Whether the shown set changed."""
+        self._count_down(now)
+        if self._counted_at_s is not None:
+            self._counted_at_s = now
+        over = [key for key, kept in self._kept.items() if kept.left_s <= 0]
+        for key in over:
+            del self._kept[key]
+            self._set_shown(key, self._folded.get(key))
+        return bool(over)
+
+    def next_tick(self) -> float | None:
+        """When `tick` has something to do, if nothing comes before."""
+        if self._counted_at_s is None or not self._kept:
+            return None
+        return self._counted_at_s + max(0.0, min(kept.left_s for kept in self._kept.values()))
+
+    @property
+    def has_view(self) -> bool:
+        """True once a registry has said what there is, now or in an earlier life of this process (see `restore`)."""
+        return self._proof_at_s is not None
+
+    @property
+    def is_settled(self) -> bool:
+        """True when everything shown is what the current epoch says."""
+        return self.has_view and not self._kept and self._lagging_since_s is None
+
+    def peek(self, now: float) -> View:
+        """The view as it is now, without its changes."""
+        return View(
+            dict(self._shown),
+            self._shown_epoch,
+            self._shown_revision,
+            self.stale_for(now),
+            Changes(),
+            frozenset(self._kept),
+        )
+
+    def take(self, now: float) -> View:
+        """The view as it is now, with what changed since the last one taken."""
+        changes = self._changes()
+        self._touched.clear()
+        return replace(self.peek(now), changes=changes)
+
+    def _changes(self) -> Changes:
+        added, updated, removed = [], [], []
+        for key, was in sorted(self._touched.items(), key=lambda item: item[0]):
+            current = self._shown.get(key)
+            if current is None and was is not None:
+                removed.append(was)
+            elif current is not None and was is None:
+                added.append(current)
+            elif current is not None and current != was:
+                updated.append(current)
+        return Changes(tuple(added), tuple(updated), tuple(removed))
+
+    # ---- from and to disk
+
+    def restore(self, saved: View, token: str, age_s: float, now: float) -> None:
+        """Begin with what an earlier process last saw, `age_s` seconds old."""
+        self.token = token
+        self._epoch, self._revision = saved.epoch, saved.revision
+        for instance in saved.by_key.values():
+            self._put(instance)
+        self._shown_epoch, self._shown_revision = saved.epoch, saved.revision
+        self._proof_at_s = now - age_s
+        self._carry_over(list(self._folded))

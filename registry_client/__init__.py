@@ -8,6 +8,7 @@
 `registry_client.sync` is the same for threads; `channel` and `registry_client.aio.channel` make gRPC channels.
 """
 
+from registry_client import sync
 from registry_client.backoff import Backoff
 from registry_client.client import RegistryClient, connect
 from registry_client.errors import (
@@ -59,4 +60,5 @@ __all__ = [
     "Watch",
     "connect",
     "run_until_signal",
+    "sync",
 ]

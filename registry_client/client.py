@@ -7,7 +7,7 @@ from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from random import SystemRandom
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, Unpack
 
 from protos.registry.v1 import registry_pb2 as pb
 from registry_client.backoff import Backoff
@@ -15,13 +15,13 @@ from registry_client.cache import ViewFile, default_dir
 from registry_client.errors import ClientClosed, InvalidArgument
 from registry_client.instance import (
     DEFAULT_NAMESPACE,
-    Health,
+    Fields,
+    Filters,
     Instance,
     Key,
-    Locality,
     ServiceSummary,
-    Status,
     filter_to_proto,
+    update_to_proto,
 )
 from registry_client.link import Link
 from registry_client.registrar import Registrar, Registration, Wish
@@ -30,7 +30,7 @@ from registry_client.tasks import Tasks
 from registry_client.watcher import Callback, Callbacks, Feed, Means, Subscription, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
     import grpc
 
@@ -172,28 +172,16 @@ class RegistryClient:
         service: str,
         instance_id: str,
         *,
-        status: Status | str | None = None,
-        weight: int | None = None,
-        metadata: Mapping[str, str] | None = None,
-        tags: Iterable[str] | None = None,
-        version: str | None = None,
-        health: Health | str | None = None,
         namespace: str = "",
         timeout: float | None = None,
+        **fields: Unpack[Fields],
     ) -> Instance:
-        """Change what is named and leave the rest as it is; the instance as it is now. Raises NotFound."""
+        """Change what is named and leave the rest as it is; the instance as it is now. Raises NotFound.
+
+        Fields: `status`, `weight`, `metadata`, `tags`, `version`, `health`.
+        """
         key = self._key(service, instance_id, namespace)
-        changes = {
-            "status": None if status is None else pb.Status.Value(Status(status).value),
-            "weight": weight,
-            "metadata": metadata,
-            "tags": None if tags is None else list(tags),
-            "version": version,
-            "health": None if health is None else pb.Health.Value(Health(health).value),
-        }
-        named = {field: value for field, value in changes.items() if value is not None}
-        request = pb.UpdateRequest(instance=_build(key, named))
-        request.update_mask.paths.extend(named)
+        request = update_to_proto(key, fields)
         answer = await self._link.call(lambda stub: stub.Update, request, self._seconds(timeout), f"update {key}")
         updated = Instance.from_proto(answer.instance)
         self._registrar.updated(updated)
@@ -214,22 +202,17 @@ class RegistryClient:
         self,
         service: str = "",
         *,
-        tags: Iterable[str] = (),
-        metadata: Mapping[str, str] | None = None,
-        version: str = "",
-        statuses: Iterable[Status | str] = (),
-        healths: Iterable[Health | str] = (),
-        locality: Locality | None = None,
-        healthy_only: bool = False,
         min_revision: int = 0,
         page_size: int = 0,
         namespace: str = "",
         timeout: float | None = None,
+        **filters: Unpack[Filters],
     ) -> list[Instance]:
         """The instances of a service, or of the whole namespace, in the order of service and id.
 
-        Filters as in `filter_to_proto`. `min_revision`: wait until the registry has seen that revision. All pages are
-        fetched, of `page_size` each (0: as the registry likes), each within `timeout` seconds.
+        Filters: `tags`, `metadata`, `version`, `statuses`, `healths`, `locality`, `healthy_only`; see `Filters`.
+        `min_revision`: wait until the registry has seen that revision. All pages are fetched, of `page_size` each (0:
+        as the registry likes), each within `timeout` seconds.
         """
         self._check_open()
         request = pb.ListRequest(
@@ -237,15 +220,7 @@ class RegistryClient:
             service=service,
             page_size=page_size,
             min_revision=min_revision,
-            filter=filter_to_proto(
-                tags=tags,
-                metadata=metadata,
-                version=version,
-                statuses=statuses,
-                healths=healths,
-                locality=locality,
-                healthy_only=healthy_only,
-            ),
+            filter=filter_to_proto(**filters),
         )
         found: list[Instance] = []
         while True:
@@ -264,35 +239,14 @@ class RegistryClient:
 
     # ---- watching
 
-    def watch(
-        self,
-        *services: str,
-        tags: Iterable[str] = (),
-        metadata: Mapping[str, str] | None = None,
-        version: str = "",
-        statuses: Iterable[Status | str] = (),
-        healths: Iterable[Health | str] = (),
-        locality: Locality | None = None,
-        healthy_only: bool = False,
-        namespace: str = "",
-    ) -> Watch:
+    def watch(self, *services: str, namespace: str = "", **filters: Unpack[Filters]) -> Watch:
         """Follow services, or without any name the whole namespace: `async for view in registry.watch("player")`.
 
-        Filters as in `filter_to_proto`. See `Watch` for when views come, and `View` for what is in them.
+        Filters as in `list`. See `Watch` for when views come, and `View` for what is in them.
         """
         self._check_open()
         question = pb.WatchRequest(
-            namespace=namespace or self._namespace,
-            services=sorted(set(services)),
-            filter=filter_to_proto(
-                tags=tags,
-                metadata=metadata,
-                version=version,
-                statuses=statuses,
-                healths=healths,
-                locality=locality,
-                healthy_only=healthy_only,
-            ),
+            namespace=namespace or self._namespace, services=sorted(set(services)), filter=filter_to_proto(**filters)
         )
         file = ViewFile(self._cache_dir, self.addresses, question) if self._cache_dir else None
         feed = Feed(self._means, question, file)
@@ -305,13 +259,14 @@ class RegistryClient:
         updated: Callback | None = None,
         removed: Callback | None = None,
         namespace: str = "",
+        **filters: Unpack[Filters],
     ) -> Subscription:
         """Call back for every instance that is added, updated, removed, until the result is cancelled.
 
         Callbacks are plain or coroutine functions of one Instance (as it is now; a removed one as it was last), called
         one after the other in this loop. What they raise is logged.
         """
-        watch = self.watch(*services, namespace=namespace)
+        watch = self.watch(*services, namespace=namespace, **filters)
         return Subscription(self._tasks.start(Callbacks(added, updated, removed).run(watch), "registry-callbacks"))
 
     # ---- within
@@ -331,7 +286,3 @@ def _check_fits(instance: Instance) -> None:
             error = InvalidArgument(f"instance.{field}: must be 0 to {largest}, is {value}")
             error.field = f"instance.{field}"
             raise error
-
-
-def _build(key: Key, fields: Mapping[str, object]) -> pb.Instance:
-    return pb.Instance(namespace=key.namespace, service=key.service, id=key.id, **fields)  # type: ignore[arg-type]

@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypedDict
+
+from google.protobuf import field_mask_pb2
 
 from protos.registry.v1 import registry_pb2 as pb
 
@@ -188,6 +190,18 @@ class ServiceSummary:
     routable: int
 
 
+class Filters(TypedDict, total=False):
+    """Which instances are meant: all conditions that are given must hold."""
+
+    tags: Iterable[str]  # has all of these
+    metadata: Mapping[str, str]  # has all of these, with these values
+    version: str  # has this one
+    statuses: Iterable[Status | str]  # has one of these
+    healths: Iterable[Health | str]  # has one of these
+    locality: Locality  # equals in every part that is not empty
+    healthy_only: bool  # gets traffic: see `Instance.routable`
+
+
 def filter_to_proto(
     *,
     tags: Iterable[str] = (),
@@ -198,12 +212,7 @@ def filter_to_proto(
     locality: Locality | None = None,
     healthy_only: bool = False,
 ) -> pb.Filter:
-    """Which instances are meant: all conditions that are set must hold.
-
-    `tags`: has all of them. `metadata`: has all of these. `version`: equals. `statuses`, `healths`: is one of them.
-    `locality`: equals in every part that is not empty. `healthy_only`: gets traffic (see `Instance.routable`).
-    Raises ValueError for an unknown status or health.
-    """
+    """`Filters` as they go over the wire. Raises ValueError for an unknown status or health."""
     return pb.Filter(
         tags=[tags] if isinstance(tags, str) else tags,
         metadata=metadata or {},
@@ -213,3 +222,28 @@ def filter_to_proto(
         locality=locality.to_proto() if locality else None,
         routable_only=healthy_only,
     )
+
+
+class Fields(TypedDict, total=False):
+    """What an update may change."""
+
+    status: Status | str
+    weight: int
+    metadata: Mapping[str, str]
+    tags: Sequence[str]
+    version: str
+    health: Health | str
+
+
+def update_to_proto(key: Key, fields: Fields) -> pb.UpdateRequest:
+    """An update of the named fields as it goes over the wire.
+
+    Raises TypeError for a field that cannot be updated, ValueError for an unknown status or health.
+    """
+    unknown = sorted(fields.keys() - Fields.__annotations__.keys())
+    if unknown or not fields:
+        allowed = ", ".join(sorted(Fields.__annotations__))
+        raise TypeError(f"update: name one or more of {allowed}" + (f", not {', '.join(unknown)}" if unknown else ""))
+    values: dict[str, Any] = dict(fields)
+    changed = Instance(service=key.service, host="", port=0, id=key.id, namespace=key.namespace, **values)
+    return pb.UpdateRequest(instance=changed.to_proto(), update_mask=field_mask_pb2.FieldMask(paths=sorted(fields)))

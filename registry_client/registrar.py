@@ -245,7 +245,7 @@ class Registrar:
                     await self._rest()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
             reason = from_rpc_error(error) if isinstance(error, grpc.aio.AioRpcError) else "no answer"
-            log.info("the renewals over %s ended: %s", connection.address, reason)
+            log.debug("the renewals over %s ended: %s", connection.address, reason)
         finally:
             call.cancel()
         return useful
@@ -345,7 +345,7 @@ class Registration:
         if self._holding is not None:
             return self
         if self._wish.drain_on_signals:
-            self._signals = SignalDrain(self.aclose)
+            self._signals = SignalDrain(self.aclose, asyncio.get_running_loop())
         self._holding = self._registrar.want(self, self._wish.instance, self._wish.ttl_s)
         try:
             async with asyncio.timeout(self._wish.timeout_s):

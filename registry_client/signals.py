@@ -18,12 +18,12 @@ class SignalDrain:
     """On the first SIGTERM or SIGINT, drains, and then lets the signal do what it would have done; a second one does
     that at once. Handlers that were there before are called, not replaced; an ignored signal stays ignored.
 
-    Made in the event loop; signal handlers belong to the main thread, so it raises RuntimeError elsewhere.
+    `drain` runs in `loop`. Signal handlers belong to the main thread, so making one raises RuntimeError elsewhere.
     """
 
-    def __init__(self, drain: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def __init__(self, drain: Callable[[], Coroutine[Any, Any, None]], loop: asyncio.AbstractEventLoop) -> None:
         self._drain = drain
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._task: asyncio.Task[None] | None = None
         self._before: dict[int, Handler] = {}
         try:

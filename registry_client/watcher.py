@@ -139,7 +139,7 @@ class Feed:
     def _judge(self, error: grpc.aio.AioRpcError, connection: Connection) -> None:
         """Decide whether a broken stream is worth another try. A question that was answered before always is."""
         failure = from_rpc_error(error, "watch")
-        log.info("the watch of %s ended: %s", connection.address, failure)
+        log.debug("the watch of %s ended: %s", connection.address, failure)
         if isinstance(failure, InvalidArgument) and self._fold.token:
             self._fold.token = ""  # not a token of this registry
         elif isinstance(failure, InvalidArgument | PermissionDenied | Unauthenticated) and not self._fold.has_view:
@@ -170,6 +170,8 @@ class Feed:
 
     def _show_stale(self) -> None:
         """The registry is out of reach: what is known is shown as old. If nothing is known, readers go on waiting."""
+        if not self._was_stale:
+            log.warning("the registry cannot be reached; watches show what they know")
         self._fold.on_away()
         if self._fold.has_view:
             self._show(changed=False)

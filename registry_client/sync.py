@@ -1,0 +1,361 @@
+"""SHELL: the client for threads. An event loop in a private thread runs the asyncio client; this is its front.
+
+    with registry_client.sync.connect("127.0.0.1:7400") as registry:
+        for view in registry.watch("player"):
+            ...
+
+Everything here may be called from any thread, and blocks. What is not described is as in `registry_client.client`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from registry_client import client
+from registry_client.client import DEFAULT_DRAIN_S, DEFAULT_TTL_S
+from registry_client.errors import ClientClosed
+from registry_client.signals import SignalDrain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+    from typing import Unpack
+
+    from registry_client.errors import RegistrationLost
+    from registry_client.instance import Fields, Filters, Instance, ServiceSummary
+    from registry_client.lease import State
+    from registry_client.registrar import Registration as AioRegistration
+    from registry_client.view import View
+    from registry_client.watcher import Subscription as AioSubscription
+    from registry_client.watcher import Watch as AioWatch
+
+_T = TypeVar("_T")
+
+
+def connect(addresses: str | Sequence[str], **options: Any) -> RegistryClient:
+    """A client of one registry for threads; arguments as of `registry_client.connect`. Raises InvalidTarget."""
+    return RegistryClient(client.connect(addresses, **options))
+
+
+class LoopThread:
+    """An event loop in a thread of its own, from `start` to `close`."""
+
+    def __init__(self) -> None:
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._main, name="registry-client", daemon=True)
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it runs."""
+        self._thread.start()
+        self._ready.wait()
+
+    def _main(self) -> None:
+        with asyncio.Runner() as runner:
+            self.loop = runner.get_loop()
+            self.loop.call_soon(self._ready.set)
+            self.loop.run_forever()
+        self.loop = None
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Run a coroutine there and wait for its result. An interrupt here cancels it there."""
+        if self.loop is None:
+            work.close()
+            raise ClientClosed("the client is not open: use `with registry_client.sync.connect(…) as registry`")
+        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """Stop it, and wait until the thread has ended. May be called more than once."""
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+        if self._thread.is_alive():
+            self._thread.join()
+
+
+class RegistryClient:
+    """`registry_client.RegistryClient` for threads. Made by `connect`; use it with `with`."""
+
+    def __init__(self, inner: client.RegistryClient) -> None:
+        self._inner = inner
+        self._thread = LoopThread()
+        self._closing = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._thread.run(self._inner.__aenter__())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Deregister what is still registered, end the watches, and close. May be called more than once."""
+        with self._closing:
+            if self._thread.loop is None:
+                return
+            try:
+                self._thread.run(self._inner.aclose())
+            finally:
+                self._thread.close()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All addresses of the registry."""
+        return self._inner.addresses
+
+    def register(
+        self,
+        instance: Instance,
+        ttl: float = DEFAULT_TTL_S,
+        *,
+        drain: float = DEFAULT_DRAIN_S,
+        timeout: float | None = None,
+        drain_on_signals: bool = False,
+    ) -> Registration:
+        """Keep an instance registered while a block lasts: `with registry.register(…) as registration`."""
+        make = functools.partial(self._inner.register, instance, ttl, drain=drain, timeout=timeout)
+        return Registration(self._thread, make, drain_on_signals)
+
+    def deregister(
+        self, service: str, instance_id: str, *, drain: float = 0.0, namespace: str = "", timeout: float | None = None
+    ) -> int:
+        """Remove an instance, at once or after `drain` seconds as DRAINING; how many were removed."""
+        return self._thread.run(
+            self._inner.deregister(service, instance_id, drain=drain, namespace=namespace, timeout=timeout)
+        )
+
+    def update(
+        self,
+        service: str,
+        instance_id: str,
+        *,
+        namespace: str = "",
+        timeout: float | None = None,
+        **fields: Unpack[Fields],
+    ) -> Instance:
+        """Change what is named and leave the rest as it is; the instance as it is now."""
+        return self._thread.run(
+            self._inner.update(service, instance_id, namespace=namespace, timeout=timeout, **fields)
+        )
+
+    def get(self, service: str, instance_id: str, *, namespace: str = "", timeout: float | None = None) -> Instance:
+        """One instance."""
+        return self._thread.run(self._inner.get(service, instance_id, namespace=namespace, timeout=timeout))
+
+    def list(
+        self,
+        service: str = "",
+        *,
+        min_revision: int = 0,
+        page_size: int = 0,
+        namespace: str = "",
+        timeout: float | None = None,
+        **filters: Unpack[Filters],
+    ) -> list[Instance]:
+        """The instances of a service, or of the whole namespace, in the order of service and id."""
+        return self._thread.run(
+            self._inner.list(
+                service,
+                min_revision=min_revision,
+                page_size=page_size,
+                namespace=namespace,
+                timeout=timeout,
+                **filters,
+            )
+        )
+
+    def services(self, *, namespace: str = "", timeout: float | None = None) -> Sequence[ServiceSummary]:
+        """The services that have instances, in the order of their names."""
+        return self._thread.run(self._inner.services(namespace=namespace, timeout=timeout))
+
+    def watch(self, *services: str, namespace: str = "", **filters: Unpack[Filters]) -> Watch:
+        """Follow services, or without any name the whole namespace: `for view in registry.watch("player")`."""
+
+        async def begin() -> AioWatch:
+            return self._inner.watch(*services, namespace=namespace, **filters)
+
+        return Watch(self._thread, self._thread.run(begin()))
+
+    def on_change(
+        self,
+        *services: str,
+        added: Callable[[Instance], object] | None = None,
+        updated: Callable[[Instance], object] | None = None,
+        removed: Callable[[Instance], object] | None = None,
+        namespace: str = "",
+        **filters: Unpack[Filters],
+    ) -> Subscription:
+        """Call back for every instance that is added, updated, removed, until the result is cancelled.
+
+        Callbacks are called one after the other, in a thread that is theirs to block.
+        """
+
+        async def begin() -> AioSubscription:
+            return self._inner.on_change(
+                *services,
+                added=_in_thread(added),
+                updated=_in_thread(updated),
+                removed=_in_thread(removed),
+                namespace=namespace,
+                **filters,
+            )
+
+        return Subscription(self._thread, self._thread.run(begin()))
+
+
+def _in_thread(callback: Callable[[Instance], object] | None) -> Callable[[Instance], Coroutine[Any, Any, None]] | None:
+    """The callback as a coroutine function that leaves the loop alone; it may call the client, too."""
+    if callback is None:
+        return None
+
+    async def call(instance: Instance) -> None:
+        await asyncio.to_thread(callback, instance)
+
+    return call
+
+
+class Watch:
+    """An endless iterator over the views of a watch; as `registry_client.Watch`."""
+
+    def __init__(self, thread: LoopThread, inner: AioWatch) -> None:
+        self._thread = thread
+        self._inner = inner
+
+    @property
+    def view(self) -> View | None:
+        """The latest view as it is now, without changes; None before there is one."""
+
+        async def peek() -> View | None:
+            return self._inner.view
+
+        return self._thread.run(peek())
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> View:
+        return self.next()
+
+    def next(self, timeout: float | None = None) -> View:
+        """The next view. Raises TimeoutError after `timeout` seconds, and the watch goes on."""
+
+        async def wait() -> View:
+            async with asyncio.timeout(timeout):
+                return await anext(self._inner)
+
+        return self._thread.run(wait())
+
+    def close(self) -> None:
+        """End the watch. May be called more than once."""
+        self._thread.run(self._inner.aclose())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Subscription:
+    """Callbacks on a watch, until `cancel`."""
+
+    def __init__(self, thread: LoopThread, inner: AioSubscription) -> None:
+        self._thread = thread
+        self._inner = inner
+
+    def cancel(self) -> None:
+        """Call no callback any more."""
+
+        async def cancel() -> None:
+            self._inner.cancel()
+
+        self._thread.run(cancel())
+
+    @property
+    def is_active(self) -> bool:
+        """True until it is cancelled, its client closes, or the registry refuses the question (which is logged)."""
+        return self._inner.is_active
+
+
+class Registration:
+    """One instance that is kept registered; as `registry_AioRegistration`."""
+
+    def __init__(self, thread: LoopThread, make: Callable[[], AioRegistration], drain_on_signals: bool) -> None:
+        self._thread = thread
+        self._inner = thread.run(_made(make))
+        self._drain_on_signals = drain_on_signals
+        self._signals: SignalDrain | None = None
+
+    @property
+    def instance(self) -> Instance:
+        """As the registry stored it last, or as it is wanted while it was never registered."""
+        return self._inner.instance
+
+    @property
+    def lease_id(self) -> str:
+        """The lease that holds it; empty while there is none."""
+        return self._inner.lease_id
+
+    @property
+    def ttl_s(self) -> float:
+        """The time to live in force, in seconds."""
+        return self._inner.ttl_s
+
+    @property
+    def state(self) -> State:
+        """How it stands; WANTED before it was entered."""
+        return self._inner.state
+
+    @property
+    def invisible_for(self) -> float | None:
+        """Seconds since the registry last was known to show it; None while it is."""
+        return self._inner.invisible_for
+
+    def wait_lost(self, timeout: float | None = None) -> RegistrationLost:
+        """Wait until somebody else has taken the id, and return what says so. Raises TimeoutError."""
+
+        async def wait() -> RegistrationLost:
+            async with asyncio.timeout(timeout):
+                return await self._inner.wait_lost()
+
+        return self._thread.run(wait())
+
+    def start(self) -> Self:
+        """Register, and wait until that is done."""
+        if self._drain_on_signals and self._signals is None and self._thread.loop is not None:
+            self._signals = SignalDrain(self._inner.aclose, self._thread.loop)
+        try:
+            self._thread.run(self._inner.start())
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def _release(self) -> None:
+        if self._signals is not None:
+            self._signals.release()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._release()
+        self._thread.run(self._inner.__aexit__(kind, error, trace))
+
+    def close(self, drain: float | None = None) -> None:
+        """Drain for `drain` seconds (by default as asked for at first) and deregister. May be called more than once."""
+        self._release()
+        self._thread.run(self._inner.aclose(drain))
+
+
+async def _made(make: Callable[[], AioRegistration]) -> AioRegistration:
+    return make()

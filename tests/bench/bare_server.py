@@ -116,7 +116,7 @@ class Bare:
         await self._board.watch(context)
 
     def handler(self) -> grpc.GenericRpcHandler:
-        methods = {
+        methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             "Empty": grpc.unary_unary_rpc_method_handler(self.empty),
             "Many": grpc.unary_stream_rpc_method_handler(self.many),
             "Change": grpc.unary_unary_rpc_method_handler(self.change),

@@ -58,7 +58,11 @@ func unary(ctx context.Context, o *options) (result, error) {
 		conn, latencies, failed := conns[i%len(conns)], []time.Duration{}, 0
 		var first error
 		for time.Now().Before(until) {
-			body := bodies[int(next.Add(1)-1)%len(bodies)]
+			turn := int(next.Add(1) - 1)
+			if turn >= o.calls {
+				break
+			}
+			body := bodies[turn%len(bodies)]
 			began := time.Now()
 			if err := conn.Invoke(ctx, o.method, body, ignore); err != nil {
 				failed, first = failed+1, err

@@ -16,6 +16,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"time"
 
@@ -28,7 +29,7 @@ type options struct {
 	address, method, bodies      string
 	watchMethod, watchBodies     string
 	concurrency, conns, watchers int
-	instances, rounds            int
+	instances, rounds, calls     int
 	seconds, rate                float64
 }
 
@@ -69,6 +70,7 @@ func parse(args []string) *options {
 	f.IntVar(&o.watchers, "watchers", 1, "streams that watch, each on a connection of its own")
 	f.IntVar(&o.instances, "instances", 1, "how many instances the changes go round")
 	f.IntVar(&o.rounds, "rounds", 100, "changes, one after the other (last)")
+	f.IntVar(&o.calls, "calls", math.MaxInt, "at most so many (unary)")
 	f.Float64Var(&o.seconds, "seconds", 3, "how long")
 	f.Float64Var(&o.rate, "rate", 1000, "changes offered per second (sustained)")
 	f.Parse(args)

@@ -12,6 +12,7 @@ difference to the then current state when it is free. A round does not wait for 
 The hub decides; whoever runs it calls `run` at the times given to `schedule`.
 """
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -22,6 +23,8 @@ from registry_server.model import Query
 BOOKMARK_INTERVAL_S = 4.0
 # A round in which no reader finished for so long is over; those who still write are slow, and catch up later.
 STALL_S = 0.05
+# How much too early whoever runs the hub may call it.
+EARLY_S = 1e-6
 
 
 class Sink(Protocol):
@@ -102,7 +105,7 @@ class Hub:
         self._outstanding = 0
         self._outstanding_before = 0
         self._rest_until = 0.0
-        self._is_armed = False
+        self._armed_at = math.inf
         self._renders = 0
         self._sends = 0
 
@@ -184,8 +187,10 @@ class Hub:
 
     def run(self) -> None:
         """Do what is due: end a round that has stalled, start the next one. Called at the times asked for."""
-        self._is_armed = False
         now = self._clock()
+        if now < self._armed_at - EARLY_S:
+            return  # asked for before an earlier time was
+        self._armed_at = math.inf
         if self._outstanding:
             if self._outstanding == self._outstanding_before:
                 self._end_round(now)
@@ -223,12 +228,13 @@ class Hub:
     # ---- within
 
     def _arm(self) -> None:
-        if not self._is_armed:
-            self._arm_at(self._clock() + STALL_S if self._outstanding else self._rest_until)
+        self._arm_at(self._clock() + STALL_S if self._outstanding else self._rest_until)
 
     def _arm_at(self, when: float) -> None:
-        self._is_armed = True
-        self._schedule(when)
+        # The look at a stall that never came must not hold up the next round, so the earliest time counts.
+        if when < self._armed_at:
+            self._armed_at = when
+            self._schedule(when)
 
     def _start_round(self, now: float) -> None:
         dirty, self._dirty = self._dirty, {}

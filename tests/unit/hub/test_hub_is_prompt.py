@@ -1,0 +1,81 @@
+"""An idle registry tells a change at once: no timer of an earlier round holds the next one up."""
+
+import heapq
+from collections.abc import Sequence
+
+from registry_server.catalog import Change
+from registry_server.hub import STALL_S, Hub
+from registry_server.model import Query
+from registry_server.stores.base import Key
+
+KEY = Key("default", "player", "one")
+
+
+class Timeline:
+    """A clock that stands still between the calls that were asked for."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.hub = Hub(lambda: self.now, lambda at: heapq.heappush(self.due, at))
+        self.due: list[float] = []
+
+    def run_until(self, end: float) -> None:
+        while self.due and self.due[0] <= end:
+            self.now = max(self.now, heapq.heappop(self.due))
+            self.hub.run()
+        self.now = end
+
+
+class Counter:
+    """A topic whose state is how often it changed."""
+
+    query = Query("default", frozenset({"player"}))
+
+    def __init__(self) -> None:
+        self.version = 0
+
+    def refresh(self) -> int:
+        return self.version
+
+    def render(self, since: int | None) -> Sequence[bytes]:
+        return [f"{since}->{self.version}".encode()]
+
+    def bookmark(self) -> Sequence[bytes]:
+        return []
+
+
+class Recorder:
+    """A sink that keeps what it is given; the test says when it is free."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def send(self, parts: Sequence[bytes]) -> None:
+        self.sent += parts
+
+
+def test_next_change_does_not_wait_for_the_look_at_a_stall() -> None:
+    timeline, topic, sink = Timeline(), Counter(), Recorder()
+    reader = timeline.hub.join("player", lambda: topic, sink)
+    timeline.hub.free(reader)
+    for number in range(1, 6):
+        topic.version = number
+        timeline.hub.changed([Change(number, number, KEY, None, None)])
+        timeline.run_until(timeline.now + STALL_S / 50)
+        assert sink.sent[-1] == f"{number - 1}->{number}".encode()
+        timeline.hub.free(reader)
+        timeline.run_until(timeline.now + STALL_S / 10)
+
+
+def test_stalled_round_ends_and_others_go_on() -> None:
+    timeline, topic, slow, quick = Timeline(), Counter(), Recorder(), Recorder()
+    readers = [timeline.hub.join("player", lambda: topic, sink) for sink in (slow, quick)]
+    for reader in readers:
+        timeline.hub.free(reader)
+    for number in (1, 2):
+        topic.version = number
+        timeline.hub.changed([Change(number, number, KEY, None, None)])
+        timeline.run_until(timeline.now + 4 * STALL_S)
+        timeline.hub.free(readers[1])
+    assert quick.sent[-1] == b"1->2"
+    assert slow.sent[-1] == b"0->1"

@@ -37,6 +37,7 @@ from registry_server.stores.etcd_link import (
     LinkLost,
     Renewals,
     Watch,
+    together,
 )
 from registry_server.stores.etcd_url import EtcdURL
 from registry_server.stores.etcd_wire import (
@@ -262,14 +263,7 @@ class _Session:
 
     async def run(self, teller: _Teller) -> None:
         """Tell what the watch says until the link fails, with the error that says how."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self.renewals.run())
-                group.create_task(self._watch.prove_alive())
-                group.create_task(self._watch.follow(teller.tell))
-        except BaseExceptionGroup as failed:
-            _let_cancel_win()
-            raise _cause_of(failed) from failed
+        await together(self.renewals.run(), self._watch.prove_alive(), self._watch.follow(teller.tell))
 
     async def write(self, method: Any, request: Any) -> Any:
         """A request of a writer. Raises StoreError; then the watch has to prove that the link is alive."""
@@ -331,19 +325,3 @@ class _Session:
             if not page.more:
                 return snapshot(self._layout, page.header.cluster_id, revision, kvs)
             start = page.kvs[-1].key + b"\0"
-
-
-def _let_cancel_win() -> None:
-    """A TaskGroup whose task fails while it is cancelled tells of the failure alone."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
-
-
-def _cause_of(failed: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that tells most: a lost link is often only what another error left behind."""
-    lost, others = failed.split(LinkLost)
-    error: BaseException = others or lost or failed
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -1,0 +1,73 @@
+"""The one place that touches grpcio's private names.
+
+A call object of the balancer is a native `grpc.aio` call whose connection is chosen late and may be chosen again: it
+subclasses grpcio's own classes, so that a stub, an interceptor or an exception report sees what it always saw, at the
+speed it always had. What that needs beyond the public API is named here and nowhere else, so that a new grpcio release is
+checked in one file. A wrapper around finished call objects would need only public names; it was measured at 0.93 of a
+raw channel's calls per second, against 1.02 for this.
+"""
+
+from typing import Any, Protocol
+
+import grpc
+from grpc import _common
+from grpc._cython import cygrpc
+from grpc.aio import _call, _channel, _interceptor
+
+EOF = cygrpc.EOF
+InternalError = cygrpc.InternalError
+UsageError = cygrpc.UsageError
+Status: Any = cygrpc.AioRpcStatus
+get_working_loop = cygrpc.get_working_loop
+build_census_context = cygrpc.build_census_context
+serialize = _common.serialize
+deserialize = _common.deserialize
+
+Call: Any = _call.Call
+UnaryUnaryCall: Any = _call.UnaryUnaryCall
+UnaryStreamCall: Any = _call.UnaryStreamCall
+StreamUnaryCall: Any = _call.StreamUnaryCall
+StreamStreamCall: Any = _call.StreamStreamCall
+
+InterceptedUnaryUnaryCall: Any = _interceptor.InterceptedUnaryUnaryCall
+InterceptedUnaryStreamCall: Any = _interceptor.InterceptedUnaryStreamCall
+InterceptedStreamUnaryCall: Any = _interceptor.InterceptedStreamUnaryCall
+InterceptedStreamStreamCall: Any = _interceptor.InterceptedStreamStreamCall
+
+
+class CoreCall(Protocol):
+    """One attempt on one connection: what grpcio's call objects drive."""
+
+    _status: Any
+    _initial_metadata: Any
+
+    def done(self) -> bool: ...
+    def is_ok(self) -> bool: ...
+    def is_locally_cancelled(self) -> bool: ...
+    def cancelled(self) -> bool: ...
+    def cancel(self, details: str) -> bool: ...
+    def add_done_callback(self, callback: Any) -> None: ...
+    def time_remaining(self) -> float | None: ...
+    def set_internal_error(self, details: str) -> None: ...
+    async def status(self) -> Any: ...
+    async def initial_metadata(self) -> Any: ...
+    async def unary_unary(self, request: bytes, metadata: Any, context: Any) -> bytes: ...
+    async def initiate_unary_stream(self, request: bytes, metadata: Any, context: Any) -> None: ...
+    async def stream_unary(self, metadata: Any, sent: Any, context: Any) -> bytes: ...
+    async def initiate_stream_stream(self, metadata: Any, sent: Any, context: Any) -> None: ...
+    async def receive_serialized_message(self) -> Any: ...
+    async def send_serialized_message(self, message: bytes) -> None: ...
+    async def send_receive_close(self) -> None: ...
+
+
+def core_channel(channel: grpc.aio.Channel) -> Any:
+    """The Cython channel inside a grpc.aio channel; its `call` begins an attempt."""
+    return channel._channel  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+init_metadata: Any = _channel._BaseMultiCallable._init_metadata  # noqa: SLF001
+
+
+def merged_metadata(metadata: Any, compression: grpc.Compression | None) -> tuple[Any, ...]:
+    """What a native multi-callable sends: the caller's metadata, and the compression asked for."""
+    return tuple(init_metadata(metadata, compression))

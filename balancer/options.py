@@ -1,0 +1,144 @@
+"""What may be set on a channel, whichever kind it is, and how a target's query sets it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from balancer.policies import policy as policy_named
+from balancer.pool import ANY, PickInfo, PoolOptions
+from balancer.resolvers import Resolver, parse_target, resolver_for
+from balancer.service_config import ServiceConfig, parse_service_config
+
+if TYPE_CHECKING:
+    from balancer.policies.base import Policy
+
+GrpcOptions: TypeAlias = Sequence[tuple[str, Any]]
+InfoOf: TypeAlias = Callable[[str, Iterable[tuple[str, str | bytes]]], PickInfo]
+
+SERVICE_CONFIG = "grpc.service_config"
+REPLAY_LIMIT = "grpc.per_rpc_retry_buffer_size"
+
+hash_key: ContextVar[str | bytes | None] = ContextVar("hash_key", default=None)
+"""What consistent_hash and ip_hash hash for the calls made in this context; wins over `hash_header`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelOptions:
+    """How a balanced channel behaves. Raises ValueError, naming the field, for what makes no sense."""
+
+    hash_header: str | None = None
+    """The metadata key, lower case, whose value consistent_hash and ip_hash hash."""
+    pool: PoolOptions = field(default_factory=PoolOptions)
+    authority: str | None = None
+    """`:authority` of every call, and the name TLS checks; None = each endpoint's own address."""
+    health_service: str | None = None
+    """Watch this service's `grpc.health.v1` status on every back end (gRFC A17); "" = the whole server. None = what the service
+    config's `healthCheckConfig` says."""
+
+    def __post_init__(self) -> None:
+        if self.hash_header is not None and (not self.hash_header or self.hash_header != self.hash_header.lower()):
+            raise ValueError(f"hash_header: {self.hash_header!r} is not a lower-case metadata key")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that a channel was given, checked."""
+
+    resolver: Resolver
+    policy: Policy
+    options: ChannelOptions
+    child_options: tuple[tuple[str, Any], ...]
+    """gRPC options of the connections to the endpoints."""
+    service_config: ServiceConfig
+    replay_limit: int
+
+    @property
+    def wants_all(self) -> bool:
+        """True for a user's own policy, which may look at a call's method and metadata."""
+        return not type(self.policy).__module__.startswith("balancer.")
+
+
+def settings_of(
+    resolver: Resolver | str,
+    policy: str | Policy | None,
+    options: GrpcOptions | None,
+    balancing: ChannelOptions | None,
+) -> Settings:
+    """Checks and completes the arguments of a channel factory.
+
+    Raises ValueError, naming the part, for a target, a policy, an option or a service config that makes no sense.
+    """
+    balancing = balancing or ChannelOptions()
+    if isinstance(resolver, str):
+        resolver, query = resolver_for(parse_target(resolver))
+        policy, balancing = from_query(query, policy, balancing)
+    given = dict(options or ())
+    config = parse_service_config(given.pop(SERVICE_CONFIG, None))
+    replay_limit = int(given.pop(REPLAY_LIMIT, 256 * 1024))
+    if balancing.health_service is None and config.health_service is not None:
+        balancing = replace(balancing, health_service=config.health_service)
+    if balancing.authority is not None:
+        given["grpc.default_authority"] = balancing.authority
+    # A pool of its own for each connection: two channels, or two endpoints at one address, must not share fate or state.
+    given.setdefault("grpc.use_local_subchannel_pool", 1)
+    chosen = policy if policy is not None else config.policy or "round_robin"
+    return Settings(resolver, policy_named(chosen), balancing, tuple(given.items()), config, replay_limit)
+
+
+def from_query(
+    query: Mapping[str, str], policy: str | Policy | None = None, options: ChannelOptions | None = None
+) -> tuple[str | Policy | None, ChannelOptions]:
+    """Policy and options that a target's query asks for: `policy`, `hash_header`, `health_service`, `authority`, `subset_size`,
+    and `policy.NAME` for an option of the policy itself (`?policy=least_connections&policy.choices=full`).
+
+    What was given in Python wins. Raises ValueError for any other key.
+    """
+    options = options or ChannelOptions()
+    texts = {key: query[key] for key in ("hash_header", "health_service", "authority") if key in query}
+    known = {"policy", "subset_size", *texts}
+    extra = {key.removeprefix("policy."): value for key, value in query.items() if key.startswith("policy.")}
+    for key in query:
+        if key not in known and not key.startswith("policy."):
+            raise ValueError(
+                f"target option {key!r}: unknown; known are policy, policy.…, hash_header, health_service, authority, subset_size"
+            )
+    options = replace(options, **{key: value for key, value in texts.items() if getattr(options, key) is None})
+    if "subset_size" in query and options.pool.subset_size is None:
+        options = replace(options, pool=replace(options.pool, subset_size=_count("subset_size", query["subset_size"])))
+    if policy is None and "policy" in query:
+        policy = policy_named(query["policy"], extra)
+    elif extra and "policy" not in query:
+        raise ValueError(f"target option 'policy.{next(iter(extra))}': there is no policy option to belong to")
+    return policy, options
+
+
+def _count(name: str, text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"target option {name!r}: {text!r} is not a whole number above 0")
+    return int(text)
+
+
+def info_maker(settings: Settings) -> InfoOf:
+    """The function from a call's method and metadata to what its pick may know; costs next to nothing when there is nothing."""
+    header = settings.options.hash_header
+    context_key = hash_key.get
+    if settings.wants_all:
+        return lambda method, metadata: PickInfo(_key(header, metadata), (), method, tuple(metadata))
+    if header is not None:
+        return lambda _method, metadata: PickInfo(_key(header, metadata))
+
+    def info(_method: str, _metadata: Iterable[tuple[str, str | bytes]]) -> PickInfo:
+        key = context_key()
+        return ANY if key is None else PickInfo(key)
+
+    return info
+
+
+def _key(header: str | None, metadata: Iterable[tuple[str, str | bytes]]) -> str | bytes | None:
+    key = hash_key.get()
+    if key is None and header is not None:
+        key = next((value for name, value in metadata if name == header), None)
+    return key

@@ -5,6 +5,8 @@ A registry, three game servers with weights 1:1:3 in processes of their own, a w
 should be.
 """
 
+from __future__ import annotations
+
 import argparse
 import asyncio
 import contextlib
@@ -203,7 +205,7 @@ async def run(store: str, logs: Path) -> int:
         (address,) = server.said
         console.print(f"[bold]registry-server[/] on {address}, store {url}")
         games = await start_games(stack, address, logs)
-        registry = await stack.enter_async_context(registry_client.connect(address))
+        registry = await stack.enter_async_context(registry_client.connect(address, cache_dir=None))
         channel = await stack.enter_async_context(registry_client.aio.channel(f"registry://{address}/{SERVICE}"))
         demo = Demo(console, registry, game_pb2_grpc.PlayerStub(channel))
         watcher = asyncio.create_task(show_changes(registry, console))

@@ -345,11 +345,9 @@ class Registration:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._release()
-        self._thread.run(self._inner.__aexit__(kind, error, trace))
+        self._thread.run(self._inner.__aexit__(kind))
 
     def close(self, drain: float | None = None) -> None:
         """Drain for `drain` seconds (by default as asked for at first) and deregister. May be called more than once."""

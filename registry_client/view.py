@@ -63,9 +63,6 @@ class View:
         """Where calls may go: the addresses of the routable instances, in the order of `instances`."""
         return tuple(Endpoint(instance.address, instance) for instance in self.instances if instance.routable)
 
-    def __len__(self) -> int:
-        return len(self.by_key)
-
 
 class Folded(Enum):
     """What a response did to the view."""
@@ -211,8 +208,8 @@ class ViewFold:
         whole = reset or self._lagging_since_s is not None
         self._lagging_since_s = None
         self._shown_epoch, self._shown_revision = self._epoch, self._revision
-        self._drop_kept(touched if not whole else {*touched, *self._folded})
-        return self._carry_over(self._shown.keys() | self._folded.keys() if whole else touched)
+        freed = self._free_kept({*touched, *self._folded} if whole else touched)
+        return self._carry_over(self._shown.keys() | self._folded.keys() if whole else touched | freed)
 
     def _lags(self, now: float) -> bool:
         """A replica that is behind is folded but not shown; only if that lasts is it taken at its word."""
@@ -227,24 +224,22 @@ class ViewFold:
             ttl_s = KEEP_AT_MOST_S if instance.ttl_s is None else min(instance.ttl_s, KEEP_AT_MOST_S)
             self._kept[key] = _Kept(instance, ttl_s)
 
-    def _drop_kept(self, touched: Iterable[Key]) -> None:
-        """Forget the kept ones that the new epoch knows about, by name or by address."""
+    def _free_kept(self, touched: set[Key]) -> set[Key]:
+        """Stop keeping those that the new epoch knows about, by name or by address, and return their names."""
         if not self._kept:
-            return
-        keys = set(touched)
-        taken = {(key[:2], self._folded[key].address) for key in keys if key in self._folded}
-        for key, kept in list(self._kept.items()):
-            if key in keys or (key[:2], kept.instance.address) in taken:
-                del self._kept[key]
-                self._set_shown(key, self._folded.get(key))
+            return set()
+        taken = {(key[:2], self._folded[key].address) for key in touched if key in self._folded}
+        freed = {key for key, kept in self._kept.items() if key in touched or (key[:2], kept.instance.address) in taken}
+        for key in freed:
+            del self._kept[key]
+        return freed
 
     def _carry_over(self, keys: Iterable[Key]) -> bool:
-        before = len(self._touched)
         changed = False
         for key in keys:
             kept = self._kept.get(key)
             changed |= self._set_shown(key, self._folded.get(key) or (kept.instance if kept else None))
-        return changed or len(self._touched) != before
+        return changed
 
     def _set_shown(self, key: Key, instance: Instance | None) -> bool:
         was = self._shown.get(key)

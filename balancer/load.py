@@ -1,4 +1,5 @@
-"""What is going on at an endpoint: calls in flight, latency, errors. Counted here, judged by policies and outlier detection.
+"""What is going on at an endpoint: calls in flight, latency, errors. Counted here, judged by policies and outlier
+detection.
 
 A `Load` outlives picker swaps. Reading an estimate never changes it.
 """
@@ -32,12 +33,14 @@ class LoadOptions:
 class LoadBook:
     """What the loads of one pool share: the lock, and the total in flight that bounded loads are relative to."""
 
-    __slots__ = ("alarm_at", "in_flight", "last_used", "lock", "options")
+    __slots__ = ("alarm_at", "alarmed", "in_flight", "last_used", "lock", "options")
 
     def __init__(self, options: LoadOptions | None = None, *, alarm_at: int | None = None) -> None:
         self.options = options or LoadOptions()
         self.alarm_at = alarm_at
         """Failures in a row at which `Load.finished` asks for a tick; None = never."""
+        self.alarmed = False
+        """One did, since the pool last looked."""
         self.lock = Lock()
         self.in_flight = 0
         self.last_used: float | None = None
@@ -73,7 +76,7 @@ class Load:
         self.last_used: float | None = None
 
     def started(self, now: float) -> None:
-        """A call begins. Each is to be followed by one `finished`, `unsent` or `abandoned`."""
+        """A call begins. Each is to be followed by one `finished` or `abandoned`."""
         book = self.book
         with book.lock:
             self.in_flight += 1
@@ -99,7 +102,9 @@ class Load:
                 self.error_rate += (1.0 - self.error_rate) / ERROR_RATE_SPAN
                 rtt_s = max(rtt_s, book.options.failure_cost_s)
             self._observe(rtt_s, now)
-            return not ok and self.consecutive_failures == book.alarm_at
+            alarm = not ok and self.consecutive_failures == book.alarm_at
+            book.alarmed |= alarm
+            return alarm
 
     def abandoned(self) -> None:
         """A call ended in a way that says nothing about the endpoint: cancelled by the caller, or never sent."""

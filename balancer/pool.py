@@ -17,21 +17,42 @@ shell connects and closes. Picks come from an immutable `Picker`, swapped whole,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from math import inf
+from typing import TYPE_CHECKING, TypeAlias, assert_never
 
-from balancer.endpoints import ANYWHERE, Locality, Resolution
-from balancer.load import LoadOptions
-from balancer.policies.base import ANY, Chooser, ConnectivityState, Node, PickInfo, Policy
+from balancer.endpoints import Absent, Failed, Pending, Resolved
+from balancer.load import Load, LoadBook, LoadOptions
+from balancer.outlier import Detector, OutlierOptions
+from balancer.policies.base import (
+    ANY,
+    Connect,
+    ConnectivityState,
+    Explains,
+    Node,
+    PickInfo,
+    Revisable,
+    connect_of,
+    policy_name,
+)
+from balancer.roster import Roster
+from balancer.seats import Seats, Verdict
+from balancer.subset import Membership, Subset
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
     from random import Random
+
+    from balancer.endpoints import Endpoint, Resolution
+    from balancer.policies.base import Chooser, Policy
 
 __all__ = [
     "ANY",
     "ConnectivityState",
     "Fail",
     "Node",
+    "NodeStatistics",
     "Open",
     "Pick",
     "PickInfo",
@@ -40,10 +61,13 @@ __all__ = [
     "Pool",
     "PoolOptions",
     "PoolStatistics",
-    "NodeStatistics",
     "SlowStart",
     "Wait",
 ]
+
+
+IDLE_SWEEPS = 4
+"""How often within the idle timeout single idle connections are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +114,24 @@ class SlowStart:
     min_part: float = 0.1
     """The part of its weight it starts with."""
 
+    def __post_init__(self) -> None:
+        if not self.window_s > 0:
+            raise ValueError(f"window_s: must be above 0, is {self.window_s}")
+        if not self.aggression > 0:
+            raise ValueError(f"aggression: must be above 0, is {self.aggression}")
+        if not 0 < self.min_part <= 1:
+            raise ValueError(f"min_part: must be above 0 and at most 1, is {self.min_part}")
+
+    @property
+    def step_s(self) -> float:
+        """Weights grow in steps, of a tenth of the window."""
+        return self.window_s / 10
+
+    def ramp(self, age_s: float) -> float:
+        """The part of its weight for a node that has been ready so long."""
+        steps = max(int(age_s / self.step_s + 1e-9), 0)
+        return 1.0 if steps >= 10 else max((steps / 10) ** (1 / self.aggression), self.min_part)
+
 
 @dataclass(frozen=True, slots=True)
 class PoolOptions:
@@ -106,15 +148,82 @@ class PoolOptions:
     """Connections unused for so long are closed (gRPC's default); None = never."""
     lazy: bool = False
     """Connect a node only when a pick falls on it, whatever the policy prefers."""
+    shuffle: bool = True
+    """New endpoints are taken up in an order of the pool's own: clients that start together do not all begin with the
+    same one. pick_first has an option of its own for this."""
+    outlier: OutlierOptions | None = None
+    """Outlier detection; None = off."""
+    connections: bool = True
+    """False: endpoints are picked without the pool knowing about connections; every member counts as ready."""
     load: LoadOptions = field(default_factory=LoadOptions)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.panic_threshold <= 1:
+            raise ValueError(f"panic_threshold: must be 0 to 1, is {self.panic_threshold}")
+        if self.idle_timeout_s is not None and not self.idle_timeout_s > 0:
+            raise ValueError(f"idle_timeout_s: must be above 0, is {self.idle_timeout_s}")
+        if self.subset_size is not None and self.subset_size < 1:
+            raise ValueError(f"subset_size: must be at least 1, is {self.subset_size}")
 
 
 class Picker:
-    """Answers picks until the pool swaps it for another. Safe from many threads; never blocks."""
+    """Answers picks until the pool swaps it for another. Safe from many threads; never blocks.
+
+    This one always gives the same answer: there is nothing to choose from.
+    """
+
+    __slots__ = ("_answer",)
+
+    def __init__(self, answer: Pick) -> None:
+        self._answer = answer
 
     def pick(self, info: PickInfo, now: float) -> Pick:
         """The node for a call, or what to do to get one. A node of `info.exclude` only if there is no other."""
-        raise NotImplementedError
+        return self._answer
+
+    def explain(self) -> str:
+        """Why the last pick went where it went; empty before the first."""
+        return ""
+
+
+class Choosing(Picker):
+    """A picker over usable nodes: the policy's chooser, and what is the same for all policies."""
+
+    __slots__ = ("_choose", "_last", "_nodes")
+
+    def __init__(self, choose: Chooser, nodes: tuple[Node, ...]) -> None:
+        self._choose = choose
+        self._nodes = nodes
+        self._last: Node | None = None
+
+    def pick(self, info: PickInfo, now: float) -> Pick:
+        node = self._choose(info, now)
+        if info.exclude and node in info.exclude:
+            node = self._another(node, info, now)
+        self._last = node
+        return node if node.state is ConnectivityState.READY else _not_ready(node)
+
+    def _another(self, node: Node, info: PickInfo, now: float) -> Node:
+        """Asks the policy a few times more, then takes any that was not tried; the one given if all were."""
+        for _ in range(4):
+            other = self._choose(info, now)
+            if other not in info.exclude:
+                return other
+        start = self._nodes.index(node) if node in self._nodes else 0
+        untried = (other for other in (*self._nodes[start:], *self._nodes[:start]) if other not in info.exclude)
+        return next(untried, node)
+
+    def explain(self) -> str:
+        last = self._last
+        if last is None:
+            return ""
+        reason = self._choose.explain() if isinstance(self._choose, Explains) else "chosen by the policy"
+        return f"{last.endpoint.address}: {reason}"
+
+
+def _not_ready(node: Node) -> Pick:
+    # Also reached when a node has just lost its connection and the next picker is on its way.
+    return Open((node,)) if node.state is ConnectivityState.IDLE else Wait()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,43 +254,401 @@ class PoolStatistics:
 
 
 class Pool:
-    """The nodes of one target. `apply`, `on_state`, `on_health`, `set_weight` and `tick` belong to one owner at a time."""
+    """The nodes of one target. All but `Picker.pick` and the loads belongs to one owner at a time.
 
-    def __init__(self, policy: Policy, *, options: PoolOptions | None = None, rng: Random, now: float) -> None: ...
+    Raises ValueError, naming the option, for options that make no sense.
+    """
+
+    def __init__(self, policy: Policy, *, options: PoolOptions | None = None, rng: Random, now: float) -> None:
+        self._policy = policy
+        self._options = options = options or PoolOptions()
+        self._rng = rng
+        self._connect = Connect.LAZY if options.lazy or not options.connections else connect_of(policy)
+        outlier = options.outlier
+        self._book = LoadBook(options.load, alarm_at=outlier.consecutive_failures if outlier else None)
+        self._detector = Detector(outlier, now) if outlier else None
+        self._roster = Roster(self._book)
+        self._membership = _membership(policy, options)
+        self._seats = Seats(options.panic_threshold)
+        self._open: dict[Node, None] = {}
+        self._order: list[Node] = []
+        self._ramping: dict[Node, None] = {}
+        self._grown = now
+        self._used = now
+        self._swept = now
+        self._dormant = False
+        self._resolved = False
+        self._lack: Wait | Fail = Wait()
+        self._last_error = ""
+        self._chooser: Chooser | None = None
+        self._fixed: Pick | None = self._lack
+        self._picker = self._spoken = Picker(self._lack)
+
+    # What happened
 
     def apply(self, resolution: Resolution, now: float) -> Plan:
         """Takes over what the resolver says. Survivors keep their nodes; an identical set gives an empty plan."""
-        raise NotImplementedError
+        match resolution:
+            case Pending():
+                return Plan()
+            case Resolved(endpoints):
+                return self._take_over(endpoints, Fail("the target has no endpoints"), now)
+            case Absent(reason):
+                return self._take_over((), Fail(reason), now)
+            case Failed(error):
+                if not self._resolved:  # stale beats empty
+                    self._lack = Fail(error)
+                return self._planned()
+            case _:
+                assert_never(resolution)
 
     def on_state(self, node: Node, state: ConnectivityState, now: float, error: str = "") -> Plan:
-        """A node's connection changed. `error` tells why, for TRANSIENT_FAILURE. Unknown nodes are ignored."""
-        raise NotImplementedError
+        """A node's connection changed. `error` tells why, for TRANSIENT_FAILURE.
+
+        News of a node that is not used any more is ignored, and so is SHUTDOWN: the pool itself decides what closes.
+        """
+        if node not in self._membership.members or state is ConnectivityState.SHUTDOWN:
+            return Plan()
+        if state is ConnectivityState.IDLE:
+            return self._on_idle(node, now)
+        opened = self._woken(now)
+        self._open[node] = None
+        if node.state is ConnectivityState.READY and state is not node.state:
+            node.serving = True  # the next connection's health is not known yet
+        node.state = state
+        if state is ConnectivityState.READY:
+            node.failing, node.error, node.ready_since = False, "", now
+        elif state is ConnectivityState.TRANSIENT_FAILURE:
+            node.failing, node.error = True, error
+            self._last_error = f"{node.endpoint.address}: {error}"
+        self._judge(node, now)
+        return self._planned(opened)
 
     def on_health(self, node: Node, serving: bool, now: float) -> Plan:
         """The back end's own health service spoke (gRFC A17)."""
-        raise NotImplementedError
+        node.serving = serving
+        return self._judged((node,), now)
 
     def set_weight(self, node: Node, weight: float | None, now: float) -> Plan:
-        """The back end reported its capacity (ORCA, gRFC A58); None = back to the configured weight."""
-        raise NotImplementedError
+        """The back end reported its capacity (ORCA, gRFC A58); None = back to the configured weight.
+
+        Raises ValueError unless `weight` is finite and above 0.
+        """
+        if weight is not None and not 0 < weight < inf:
+            raise ValueError(f"weight: must be finite and above 0, is {weight}")
+        node.reported_weight = weight
+        self._weigh(node)
+        return self._planned()
 
     def tick(self, now: float) -> Plan:
         """Does what time brings: ejections begin and end, slow start grows, idle connections close."""
-        raise NotImplementedError
+        for node in self._ejections(now):
+            self._judge(node, now)
+        if self._ramping:
+            self._grow(now)
+        return self._planned(close=self._idle(now))
 
     def next_tick(self, now: float) -> float | None:
         """When `tick` next has something to do, on the clock of `now`; None = not before something else happens."""
-        raise NotImplementedError
+        due = []
+        if self._detector is not None:
+            due.append(now if self._book.alarmed else self._detector.next_tick())
+        if self._ramping and self._options.slow_start is not None:
+            due.append(self._grown + self._options.slow_start.step_s)
+        if self._open and self._options.idle_timeout_s is not None:
+            due.append(self._next_idle(now, self._options.idle_timeout_s))
+        return min(due, default=None)
+
+    # What follows from it
 
     @property
     def picker(self) -> Picker:
         """The current picker."""
-        raise NotImplementedError
+        if self._fixed is None and (self._seats.dirty or self._chooser is None):
+            self._choose_anew()
+        return self._picker
 
     @property
     def state(self) -> ConnectivityState:
         """The target's aggregate state by gRPC's rules."""
-        raise NotImplementedError
+        if len(self._seats):
+            return self._seats.state()
+        waiting = isinstance(self._lack, Wait)
+        return ConnectivityState.CONNECTING if waiting else ConnectivityState.TRANSIENT_FAILURE
+
+    @property
+    def members(self) -> Collection[Node]:
+        """The nodes in use: all routable ones, or a subset."""
+        return self._membership.members.keys()
+
+    def node(self, endpoint: Endpoint) -> Node | None:
+        """The node of an endpoint with this address and id."""
+        return self._roster.get(endpoint)
+
+    def stranger(self, endpoint: Endpoint) -> Node:
+        """A node outside the pool whose calls count in its total: for a call to an endpoint that has left."""
+        return Node(endpoint, Load(self._book))
 
     def statistics(self, now: float) -> PoolStatistics:
-        raise NotImplementedError
+        """A snapshot of everything there is to know, all nodes included."""
+        return PoolStatistics(
+            policy=policy_name(self._policy),
+            state=self.state,
+            nodes=tuple(_node_statistics(node, now) for node in self._roster),
+            members=len(self._seats),
+            usable=len(self._seats.usable),
+            panic=self._seats.panic,
+            last_pick=self._picker.explain() or self._spoken.explain(),
+        )
+
+    # Members
+
+    def _take_over(self, endpoints: tuple[Endpoint, ...], lack: Fail, now: float) -> Plan:
+        self._resolved, self._lack = True, lack
+        delta = self._roster.update(endpoints)
+        created = list(delta.created)
+        if self._options.shuffle and getattr(self._policy, "shuffle", self._connect is not Connect.FIRST):
+            self._rng.shuffle(created)
+        joined, left = self._membership.update((*created, *delta.changed), delta.gone)
+        for node in left:
+            self._leave(node)
+        for node in delta.gone:
+            self._forget(node)
+        for node in joined:
+            self._join(node, now)
+        for node in delta.changed:
+            self._weigh(node)
+            self._seats.reweigh(node)  # another zone or metadata matters to some policies, too
+        if self._connect is Connect.FIRST:
+            self._order = self._ordered(created)
+        open_now = joined if self._connect is Connect.ALL and not self._dormant else ()
+        return self._planned(open_now, dict.fromkeys((*left, *delta.gone)) if self._options.connections else ())
+
+    def _ordered(self, created: list[Node]) -> list[Node]:
+        members = self._membership.members
+        if getattr(self._policy, "shuffle", False):
+            known = [node for node in self._order if node in members]
+            return known + [node for node in created if node in members]
+        return [node for node in self._roster.in_order() if node in members]
+
+    def _join(self, node: Node, now: float) -> None:
+        if not self._options.connections:
+            node.state = ConnectivityState.READY
+        self._judge(node, now)
+
+    def _leave(self, node: Node) -> None:
+        self._seats.remove(node)
+        self._ramping.pop(node, None)
+        self._disconnected(node)
+
+    def _forget(self, node: Node) -> None:
+        node.state = ConnectivityState.SHUTDOWN
+        if self._detector is not None:
+            self._detector.forget(node)
+
+    def _disconnected(self, node: Node) -> None:
+        """As if it had never been connected."""
+        self._open.pop(node, None)
+        node.state = ConnectivityState.IDLE
+        node.failing, node.error, node.serving = False, "", True
+
+    # Who may be picked
+
+    def _judged(self, nodes: Iterable[Node], now: float) -> Plan:
+        for node in nodes:
+            self._judge(node, now)
+        return self._planned()
+
+    def _judge(self, node: Node, now: float) -> None:
+        if node not in self._membership.members:
+            return
+        verdict = self._verdict(node)
+        if verdict is Verdict.USABLE and self._seats.verdict(node) is not verdict:
+            self._begin(node, now)
+        self._seats.put(node, verdict)
+
+    def _verdict(self, node: Node) -> Verdict:
+        if node.failing:
+            return Verdict.DOWN
+        if self._connect is not Connect.LAZY and node.state is not ConnectivityState.READY:
+            return Verdict.WAITING
+        if node.ejected_since is not None or not node.serving:
+            return Verdict.SICK
+        return Verdict.USABLE
+
+    def _begin(self, node: Node, now: float) -> None:
+        """A node becomes usable: slow start begins."""
+        slow_start = self._options.slow_start
+        node.ready_since = now
+        if slow_start is not None:
+            node.ramp = slow_start.ramp(0.0)
+            if not self._ramping:
+                self._grown = now
+            self._ramping[node] = None
+        self._weigh(node)
+
+    def _grow(self, now: float) -> None:
+        slow_start = self._options.slow_start
+        if slow_start is None or now < self._grown + slow_start.step_s:
+            return
+        self._grown = now
+        for node in list(self._ramping):
+            node.ramp = slow_start.ramp(now - (node.ready_since or 0.0))
+            if node.ramp >= 1.0:
+                del self._ramping[node]
+            self._weigh(node)
+
+    def _weigh(self, node: Node) -> None:
+        base = node.endpoint.weight if node.reported_weight is None else node.reported_weight
+        weight = base * node.ramp
+        # A node of weight 0 leaves the members: its last weight stays, and no chooser ever divides by 0.
+        if weight > 0 and weight != node.weight:
+            node.weight = weight
+            self._seats.reweigh(node)
+
+    def _ejections(self, now: float) -> list[Node]:
+        if self._detector is None:
+            return []
+        alarmed, self._book.alarmed = self._book.alarmed, False
+        return self._detector.tick(self._membership.members, alarmed, now, self._rng)
+
+    # Connections
+
+    def _on_idle(self, node: Node, now: float) -> Plan:
+        """The connection ended without an error: asked for again at once unless a pick is to ask for it."""
+        if self._dormant:
+            return Plan()
+        failing, was_open = node.failing, node in self._open
+        node.state = ConnectivityState.IDLE
+        self._judge(node, now)
+        if self._connect is Connect.FIRST and not failing and was_open:
+            del self._open[node]
+            plan = self._planned()
+            return plan if node in plan.open else replace(plan, close=(*plan.close, node))
+        return self._planned((node,) if failing or self._connect is Connect.ALL else ())
+
+    def _woken(self, now: float) -> Iterable[Node]:
+        """After the whole pool was idle, the first sign of life brings back all connections the policy wants."""
+        if not self._dormant:
+            return ()
+        self._dormant, self._used = False, now
+        return self._membership.members if self._connect is Connect.ALL else ()
+
+    def _idle(self, now: float) -> list[Node]:
+        timeout_s = self._options.idle_timeout_s
+        if timeout_s is None or not self._open:
+            return []
+        if self._connect is Connect.LAZY:
+            idle = self._unused(now, timeout_s)
+        elif self._book.in_flight == 0 and now >= max(self._used, self._book.last_used or self._used) + timeout_s:
+            idle, self._dormant = list(self._open), True
+        else:
+            idle = []
+        for node in idle:
+            self._disconnected(node)
+            self._judge(node, now)
+        return idle
+
+    def _unused(self, now: float, timeout_s: float) -> list[Node]:
+        if now < self._swept + timeout_s / IDLE_SWEEPS:
+            return []
+        self._swept = now
+        return [node for node in self._open if _unused_for(node, now) >= timeout_s]
+
+    def _next_idle(self, now: float, timeout_s: float) -> float:
+        if self._connect is Connect.LAZY:
+            return self._swept + timeout_s / IDLE_SWEEPS
+        due = max(self._used, self._book.last_used or self._used) + timeout_s
+        return due if due > now or not self._book.in_flight else now + timeout_s
+
+    def _first(self) -> tuple[Iterable[Node], list[Node]]:
+        """pick_first: what to open and close. One attempt at a time; when all failed, all go on trying (gRFC A62)."""
+        chosen = next(iter(self._seats.usable), None)
+        if chosen is not None:
+            others = [node for node in self._open if node is not chosen]
+            for node in others:
+                self._disconnected(node)
+                self._seats.put(node, self._verdict(node))
+            return (), others
+        if self._dormant or any(not node.failing for node in self._open):
+            return (), []
+        fresh = (node for node in self._order if node not in self._open and not node.failing)
+        return tuple(islice(fresh, 1)), []
+
+    # The answer
+
+    def _planned(self, opened: Iterable[Node] = (), close: Iterable[Node] = ()) -> Plan:
+        self._seats.settle()
+        opened, closed = tuple(opened), tuple(close)
+        if self._connect is Connect.FIRST:
+            first, others = self._first()
+            opened, closed = (*opened, *first), (*closed, *others)
+        self._open.update(dict.fromkeys(opened))
+        return Plan(opened, closed, self._swap())
+
+    def _swap(self) -> bool:
+        """Whether another picker is called for; one with something to choose from is made when it is asked for."""
+        if self._seats.usable:
+            swapped = self._fixed is not None or self._seats.dirty
+            self._fixed = None
+            return swapped
+        answer = self._answer()
+        if self._fixed == answer:
+            return False
+        self._seats.take_change()
+        self._fixed, self._chooser = answer, None
+        self._put(Picker(answer))
+        return True
+
+    def _answer(self) -> Pick:
+        members = self._membership.members
+        if not members:
+            return self._lack
+        if self._dormant:
+            return Open(tuple(members) if self._connect is Connect.ALL else tuple(self._order[:1]))
+        if self._seats.state() is not ConnectivityState.TRANSIENT_FAILURE:
+            return Wait()
+        if not self._last_error:
+            return Fail("all endpoints are ejected or not serving")
+        return Fail(f"failed to connect to all addresses; last error: {self._last_error}")
+
+    def _choose_anew(self) -> None:
+        nodes, change = self._seats.node_set(), self._seats.take_change()
+        before: object = self._chooser
+        revisable = isinstance(before, Revisable)
+        chooser = before.revised(nodes, change) if revisable else self._policy.chooser(nodes, self._rng)
+        self._chooser = chooser
+        self._put(Choosing(chooser, nodes.usable))
+
+    def _put(self, picker: Picker) -> None:
+        if self._picker.explain():
+            self._spoken = self._picker
+        self._picker = picker
+
+
+def _membership(policy: Policy, options: PoolOptions) -> Membership:
+    size = options.subset_size if connect_of(policy) is not Connect.FIRST else None
+    subset = Subset(size, options.subset_salt) if size is not None else None
+    return Membership(subset, last_resort=options.panic_threshold > 0)
+
+
+def _unused_for(node: Node, now: float) -> float:
+    """Seconds since a ready node without calls was last used; 0 for any other."""
+    if node.state is not ConnectivityState.READY or node.load.in_flight:
+        return 0.0
+    return now - max(node.ready_since or 0.0, node.load.last_used or 0.0)
+
+
+def _node_statistics(node: Node, now: float) -> NodeStatistics:
+    load = node.load
+    return NodeStatistics(
+        address=node.endpoint.address,
+        state=node.state,
+        weight=node.weight,
+        calls=load.calls,
+        failures=load.failures,
+        in_flight=load.in_flight,
+        latency_s=load.latency_s(now),
+        error_rate=load.error_rate,
+        ejected_since=node.ejected_since,
+    )

@@ -1,0 +1,89 @@
+"""The policies, one file each, and how a name becomes one.
+
+`policy("least_connections?choices=full")` is the policy of that name with these options; names of a user's own
+policies come from the entry point group `grpc_registry.policies`, each a callable that takes the options as keywords
+and returns a `Policy`.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from balancer.policies.consistent_hash import ConsistentHash
+from balancer.policies.ip_hash import IpHash
+from balancer.policies.least_connections import LeastConnections
+from balancer.policies.pick_first import PickFirst
+from balancer.policies.random_choice import RandomChoice
+from balancer.policies.response_time import ResponseTime
+from balancer.policies.round_robin import RoundRobin
+from balancer.policies.weighted_random import WeightedRandom
+from balancer.policies.weighted_round_robin import WeightedRoundRobin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from balancer.policies.base import Policy
+
+Factory: TypeAlias = "Callable[..., Policy]"
+
+ENTRY_POINTS = "grpc_registry.policies"
+
+BUILT_IN: Mapping[str, Factory] = MappingProxyType(
+    {
+        factory.name: cast("Factory", factory)
+        for factory in (
+            PickFirst,
+            RoundRobin,
+            RandomChoice,
+            WeightedRoundRobin,
+            WeightedRandom,
+            LeastConnections,
+            ConsistentHash,
+            IpHash,
+            ResponseTime,
+        )
+    }
+)
+
+
+def names() -> list[str]:
+    """All names that `policy` takes, the built-in ones first."""
+    return [*BUILT_IN, *sorted(set(entry_points(group=ENTRY_POINTS).names) - BUILT_IN.keys())]
+
+
+def policy(spec: str | Policy, options: Mapping[str, Any] | None = None) -> Policy:
+    """The policy that `spec` names, as `name` or `name?option=value&…`, or `spec` itself if it is one.
+
+    `options` are added to those in the spec. Raises ValueError for an unknown name, with all the known ones, and for an
+    option that the policy does not have or whose value makes no sense.
+    """
+    if not isinstance(spec, str):
+        return spec
+    name, _, query = spec.partition("?")
+    keywords = {**_parsed(query), **(options or {})}
+    factory = _factory(name)
+    try:
+        return factory(**keywords)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"policy {name}: {error}") from error
+
+
+def _factory(name: str) -> Factory:
+    built_in = BUILT_IN.get(name)
+    if built_in is not None:
+        return built_in
+    for entry in entry_points(group=ENTRY_POINTS, name=name):
+        return cast("Factory", entry.load())
+    raise ValueError(f"unknown policy {name!r}; known are {', '.join(names())}")
+
+
+def _parsed(query: str) -> dict[str, str | bool]:
+    """`a=1&b` is {a: "1", b: True}; true and false are booleans."""
+    pairs = (part.partition("=") for part in query.split("&") if part)
+    return {key: _value(value) if equals else True for key, equals, value in pairs}
+
+
+def _value(text: str) -> str | bool:
+    return text == "true" if text in ("true", "false") else text

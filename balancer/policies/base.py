@@ -124,8 +124,9 @@ class NodeSet:
 
     usable: tuple[Node, ...]
     """May be chosen; never empty when a chooser is asked for."""
-    members: tuple[Node, ...]
-    """All that would be usable if everything were well (for policies that care which part of a zone is down)."""
+    unwell: tuple[Node, ...] = ()
+    """Would be usable if they were well: they failed to connect, are ejected, or say that they are not serving.
+    A node that is still connecting for the first time is in neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +176,14 @@ class Policy(Protocol):
     def chooser(self, nodes: NodeSet, rng: Random, /) -> Chooser:
         """A chooser over `nodes.usable`, which is not empty."""
         ...
+
+
+def policy_name(policy: Policy) -> str:
+    """What statistics call it."""
+    return str(getattr(policy, "name", type(policy).__name__))
+
+
+def connect_of(policy: Policy) -> Connect:
+    """Which nodes it wants connected."""
+    connect = getattr(policy, "connect", Connect.ALL)
+    return connect if isinstance(connect, Connect) else Connect(connect)

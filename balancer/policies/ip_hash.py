@@ -1,0 +1,70 @@
+"""ip_hash: calls for the same IP address go to the same node.
+
+nginx's ip_hash (src/http/modules/ngx_http_upstream_ip_hash_module.c) in purpose, and with `prefix=24` in what it
+hashes, but over a ring in place of a remainder: when a node leaves, the others keep their clients.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
+
+from balancer.policies.base import Connect
+from balancer.policies.hashing import KeyChooser
+from balancer.policies.ring import Ring
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from balancer.policies.base import Chooser, Node, NodeSet
+
+REMEMBERED = 4096
+"""Addresses whose canonical form is kept: parsing one takes longer than all the rest of a pick."""
+
+
+def _address(node: Node) -> str:
+    return node.endpoint.address
+
+
+def host_of(peer: str) -> str:
+    """The host of `1.2.3.4`, `1.2.3.4:5`, `[::1]:5`, `::1`, or of what gRPC's `peer()` says (`ipv4:…`, `ipv6:…`)."""
+    for scheme in ("ipv4:", "ipv6:"):
+        peer = peer.removeprefix(scheme)
+    peer = peer.replace("%5B", "[").replace("%5D", "]")
+    if peer.startswith("["):
+        return peer[1:].partition("]")[0]
+    return peer.partition(":")[0] if peer.count(":") == 1 else peer
+
+
+def canonical(key: str | bytes, prefix: int | None) -> bytes:
+    """The same bytes for every way to write an address, cut to `prefix` bits if it is IPv4; other text as it is."""
+    text = key.decode(errors="surrogateescape") if isinstance(key, bytes) else key
+    host = host_of(text)
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host.encode(errors="surrogateescape")
+    if address.version == 4 and prefix is not None:
+        address = ip_network((address, prefix), strict=False).network_address
+    return address.packed
+
+
+class IpHash:
+    """The key of a call is the IP address it is made for. `prefix`: IPv4 addresses that share so many bits are one."""
+
+    name = "ip_hash"
+    connect = Connect.LAZY
+
+    def __init__(self, *, prefix: int | str | None = None, virtual_nodes: int | str = 100) -> None:
+        self._prefix = None if prefix is None else int(prefix)
+        self._virtual_nodes = int(virtual_nodes)
+        if self._prefix is not None and not 0 < self._prefix <= 32:
+            raise ValueError(f"prefix: must be 1 to 32, is {prefix}")
+        if self._virtual_nodes < 1:
+            raise ValueError(f"virtual_nodes: must be at least 1, is {virtual_nodes}")
+
+    def chooser(self, nodes: NodeSet, rng: Random) -> Chooser:
+        read = lru_cache(REMEMBERED)(lambda key: canonical(key, self._prefix))
+        ring = Ring(nodes.usable, self._virtual_nodes, _address)
+        return KeyChooser(ring, read, rng, len(nodes.usable), None)

@@ -1,0 +1,65 @@
+"""least_connections: the node with the fewest calls in flight for its weight, of two drawn or of all.
+
+Two choices are Finagle's P2C with LeastLoaded and Envoy's LEAST_REQUEST, all is Envoy's FULL_SCAN and nginx's
+least_conn.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from balancer.policies.base import Connect
+from balancer.policies.draws import Draw
+from balancer.policies.two_choices import TwoChoices
+from balancer.policies.weights import WeightClasses
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from random import Random
+
+    from balancer.policies.base import Chooser, Node, NodeSet, PickInfo
+
+
+def in_flight(node: Node, _now: float) -> float:
+    """Calls in flight per unit of weight. Not counting the one to come: idle nodes tie and share by weight."""
+    return node.load.in_flight / node.weight
+
+
+class FullScan:
+    """The least loaded of all nodes; a tie is drawn by weight. O(nodes) a pick."""
+
+    __slots__ = ("_last", "_nodes", "_rng")
+
+    def __init__(self, nodes: Sequence[Node], rng: Random) -> None:
+        self._nodes = nodes
+        self._rng = rng
+        self._last: tuple[float, int] | None = None
+
+    def __call__(self, _info: PickInfo, _now: float) -> Node:
+        loads = [node.load.in_flight / node.weight for node in self._nodes]
+        least = min(loads)
+        ties = [node for node, load in zip(self._nodes, loads, strict=True) if load == least]
+        self._last = least, len(ties)
+        return ties[0] if len(ties) == 1 else self._rng.choices(ties, [node.weight for node in ties])[0]
+
+    def explain(self) -> str:
+        if self._last is None:
+            return "nothing chosen yet"
+        return f"{self._last[0]:.6g} calls in flight per weight, the least of all, at {self._last[1]} nodes"
+
+
+class LeastConnections:
+    """`choices`: 2 or "full". Raises ValueError for anything else."""
+
+    name = "least_connections"
+    connect = Connect.ALL
+
+    def __init__(self, *, choices: int | str = 2) -> None:
+        if choices not in (2, "2", "full"):
+            raise ValueError(f"choices: must be 2 or full, is {choices}")
+        self._full = choices == "full"
+
+    def chooser(self, nodes: NodeSet, rng: Random) -> Chooser:
+        if self._full:
+            return FullScan(nodes.usable, rng)
+        return TwoChoices(Draw(WeightClasses.of(nodes.usable), rng), in_flight, "calls in flight per weight")

@@ -56,9 +56,9 @@ $(VENV)/.grpcurl: $(VENV)/.base
 run: $(VENV)/.base $(VENV)/.grpcurl ## start the server (LISTEN=HOST:PORT, STORE=URL)
 	@echo
 	@echo "Once it says \`listening on\`, try in another terminal:"
-	@echo "  $(BIN)/grpcurl -plaintext -d '{\"instance\": {\"service\": \"player\", \"host\": \"10.0.0.5\", \"port\": 8001}}' $(LISTEN) registry.v1.Registry/Register"
+	@echo "  $(BIN)/grpcurl -plaintext -d '{\"instance\": {\"service\": \"player\", \"host\": \"10.0.0.5\", \"port\": 8001}, \"ttl\": \"600s\"}' $(LISTEN) registry.v1.Registry/Register"
 	@echo "  $(BIN)/registryctl --server $(LISTEN) instances player"
-	@echo "  $(BIN)/python -c 'import registry_client as r; c = r.sync.connect(\"$(LISTEN)\"); print(c.list(\"player\")); c.close()'"
+	@echo "  $(BIN)/python -c 'with __import__(\"registry_client\").sync.connect(\"$(LISTEN)\") as registry: print(registry.list(\"player\"))'"
 	@echo
 	@exec $(BIN)/registry-server --listen $(LISTEN) --store $(STORE)
 

@@ -55,7 +55,7 @@ $(VENV)/.grpcurl: $(VENV)/.base
 
 run: $(VENV)/.base $(VENV)/.grpcurl ## start the server (LISTEN=HOST:PORT, STORE=URL)
 	@echo
-	@echo "Once it says \`listening on\`, try in another terminal:"
+	@echo "When the server is ready, try in another terminal:"
 	@echo "  $(BIN)/grpcurl -plaintext -d '{\"instance\": {\"service\": \"player\", \"host\": \"10.0.0.5\", \"port\": 8001}, \"ttl\": \"600s\"}' $(LISTEN) registry.v1.Registry/Register"
 	@echo "  $(BIN)/registryctl --server $(LISTEN) instances player"
 	@echo "  $(BIN)/python -c 'with __import__(\"registry_client\").sync.connect(\"$(LISTEN)\") as registry: print(registry.list(\"player\"))'"

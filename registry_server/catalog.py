@@ -1,11 +1,11 @@
 """CORE. The view that every read is answered from, changed by events of the store alone.
 
-Services are independent of one another: what a change costs depends on its own service alone. Beside the
-current state stands a bounded log of what changed, by which a reader that knows an earlier state gets the difference.
-The log is an economy and not the truth: a reader that it does not reach back to gets the full set.
+Services are independent of one another: what a change costs depends on its own service alone. Beside the current state
+stands a bounded log of what changed, by which a reader that knows an earlier state gets the difference. The log is an
+economy and not the truth: a reader that it does not reach back to gets the full set.
 
-Two numbers order changes. `revision` is the store's, public, and means the same on every replica; `seq` counts what this
-process applied, and also orders the few changes that are not the store's (a removal that was held back, see guard.py).
+Two numbers order changes: `revision` is the store's, public, and means the same on every replica; `seq` counts what
+this process applied, and also orders the few changes that are not the store's (a removal that waited, see guard.py).
 """
 
 from collections import deque
@@ -67,10 +67,19 @@ class _Log:
         self.floor = self.changes.popleft().seq
 
 
-class _Service:
-    __slots__ = ("addresses", "entries", "log", "ordered", "routable")
+class _Namespace:
+    __slots__ = ("log", "names")
 
     def __init__(self, floor: int) -> None:
+        self.log = _Log(floor)
+        self.names: dict[str, None] = {}
+
+
+class _Service:
+    __slots__ = ("addresses", "entries", "log", "namespace", "ordered", "routable")
+
+    def __init__(self, floor: int, namespace: _Namespace) -> None:
+        self.namespace = namespace
         self.entries: dict[str, Entry] = {}
         self.addresses: dict[Address, str] = {}
         self.routable = 0
@@ -91,15 +100,6 @@ class _Service:
         self.routable += after.routable
 
 
-class _Namespace:
-    __slots__ = ("log", "names", "services")
-
-    def __init__(self, floor: int) -> None:
-        self.services: dict[str, _Service] = {}
-        self.log = _Log(floor)
-        self.names: tuple[str, ...] | None = None
-
-
 class Catalog:
     """All instances, by service, by address and by lease; and the latest changes."""
 
@@ -108,6 +108,7 @@ class Catalog:
         self.revision = 0
         self.seq = 0
         self._namespaces: dict[str, _Namespace] = {}
+        self._services: dict[tuple[str, ...], _Service] = {}
         self._leases: dict[str, tuple[Key, ...]] = {}
         self._log: deque[Change] = deque()
         self._log_limit = log_limit
@@ -154,12 +155,12 @@ class Catalog:
 
     def get(self, key: Key) -> Entry | None:
         """The instance of that name."""
-        service = self._service(key.namespace, key.service)
+        service = self._services.get(key[:2])
         return service.entries.get(key.id) if service else None
 
     def at_address(self, namespace: str, service: str, address: Address) -> Entry | None:
         """The instance of the service that listens there."""
-        found = self._service(namespace, service)
+        found = self._services.get((namespace, service))
         if found is None or (id_ := found.addresses.get(address)) is None:
             return None
         return found.entries[id_]
@@ -168,13 +169,12 @@ class Catalog:
         """The instances that a lease keeps alive."""
         return self._leases.get(lease_id, ())
 
-    def generation(self, key: Key) -> int:
-        """The generation of the id's latest owner, 0 if there was none.
+    def departed_generation(self, key: Key) -> int:
+        """The generation that the latest owner of an id had when it left; 0 if that is not known.
 
-        Of the ids that left, the latest are remembered, so that who comes back too late finds that it has lost its id.
+        The latest ids that left are remembered, so that who comes back too late finds that it has lost its id.
         """
-        entry = self.get(key)
-        return entry.instance.generation if entry else self._departed.get(key, 0)
+        return self._departed.get(key, 0)
 
     def namespaces(self) -> tuple[str, ...]:
         """The names of the namespaces, in order."""
@@ -183,20 +183,16 @@ class Catalog:
     def services(self, namespace: str) -> tuple[str, ...]:
         """The names of the services of a namespace that have instances, in order."""
         space = self._namespaces.get(namespace)
-        if space is None:
-            return ()
-        if space.names is None:
-            space.names = tuple(sorted(name for name, service in space.services.items() if service.entries))
-        return space.names
+        return tuple(sorted(space.names)) if space else ()
 
     def count(self, namespace: str, service: str) -> tuple[int, int]:
         """How many instances a service has, and how many of them are routable."""
-        found = self._service(namespace, service)
+        found = self._services.get((namespace, service))
         return (len(found.entries), found.routable) if found else (0, 0)
 
     def of_service(self, namespace: str, service: str) -> tuple[Entry, ...]:
         """An immutable snapshot of a service, in the order of ids; made at most once per change."""
-        found = self._service(namespace, service)
+        found = self._services.get((namespace, service))
         if found is None:
             return ()
         if found.ordered is None:
@@ -218,7 +214,7 @@ class Catalog:
             return [] if since >= self._floor else None
         if not query.services:
             return space.log.since(since)
-        found = [self._changes_of(space, name, since) for name in query.services]
+        found = [self._changes_of(query.namespace, name, since) for name in query.services]
         if len(found) == 1:
             return found[0]
         merged: list[Change] = []
@@ -242,16 +238,14 @@ class Catalog:
 
     def keys(self) -> Iterator[Key]:
         """The names of all instances."""
-        for space in self._namespaces.values():
-            for service in space.services.values():
-                yield from (entry.key for entry in service.entries.values())
+        for service in self._services.values():
+            yield from (entry.key for entry in service.entries.values())
 
     def statistics(self) -> CatalogStatistics:
         """What the catalog holds, in numbers."""
-        services = [service for space in self._namespaces.values() for service in space.services.values()]
         return CatalogStatistics(
-            services=sum(bool(service.entries) for service in services),
-            instances=sum(len(service.entries) for service in services),
+            services=sum(bool(service.entries) for service in self._services.values()),
+            instances=sum(len(service.entries) for service in self._services.values()),
             changes=self.seq,
             log=len(self._log),
         )
@@ -262,12 +256,8 @@ class Catalog:
     def _floor(self) -> int:
         return self._log[0].seq - 1 if self._log else self.seq
 
-    def _service(self, namespace: str, service: str) -> _Service | None:
-        space = self._namespaces.get(namespace)
-        return space.services.get(service) if space else None
-
-    def _changes_of(self, space: _Namespace, name: str, since: int) -> list[Change] | None:
-        service = space.services.get(name)
+    def _changes_of(self, namespace: str, name: str, since: int) -> list[Change] | None:
+        service = self._services.get((namespace, name))
         if service is None:
             return [] if since >= self._floor else None
         return service.log.since(since)
@@ -279,34 +269,40 @@ class Catalog:
     def _put(self, record: Record) -> list[Change]:
         """Take in a record. An address belongs to one instance: whoever held it before leaves, on every replica alike,
         even if the two registered at the same time on different ones."""
+        key = record.key
         after = Entry.of(record)
-        holder = self.at_address(record.key.namespace, record.key.service, after.address)
+        service = self._services.get(key[:2]) or self._open(key.namespace, key.service)
+        holder = service.addresses.get(after.address, key.id)
         changes = []
-        if holder is not None and holder.key != record.key:
-            changes.append(self._remove(holder.key, Cause.REPLACED))
-        changes.append(self._change(record.key, after, None))
+        if holder != key.id:
+            changes.append(self._change(service, service.entries[holder].key, None, Cause.REPLACED))
+        changes.append(self._change(service, key, after, None))
         return changes
 
     def _remove(self, key: Key, cause: Cause) -> Change:
-        return self._change(key, None, cause)
+        return self._change(self._services[key[:2]], key, None, cause)
 
-    def _change(self, key: Key, after: Entry | None, cause: Cause | None) -> Change:
-        space = self._namespaces.get(key.namespace)
-        if space is None:
-            space = self._namespaces[key.namespace] = _Namespace(self._floor)
-        service = space.services.get(key.service)
-        if service is None:
-            service = space.services[key.service] = _Service(self._floor)
+    def _change(self, service: _Service, key: Key, after: Entry | None, cause: Cause | None) -> Change:
         before = service.entries.get(key.id)
-        if not service.entries or after is None:
-            space.names = None
         service.replace(key.id, before, after)
         self._index_lease(key, before, after)
-        self._note_departure(key, before, after)
+        if before is None or after is None:
+            self._note_coming_or_going(service, key, before)
         self.seq += 1
         change = Change(self.seq, self.revision, key, before, after, cause)
-        self._remember(space, service, change)
+        self._log.append(change)
+        service.log.changes.append(change)
+        service.namespace.log.changes.append(change)
+        if len(self._log) > self._log_limit:
+            self._forget_oldest()
         return change
+
+    def _open(self, namespace: str, name: str) -> _Service:
+        space = self._namespaces.get(namespace)
+        if space is None:
+            space = self._namespaces[namespace] = _Namespace(self._floor)
+        service = self._services[namespace, name] = _Service(self._floor, space)
+        return service
 
     def _index_lease(self, key: Key, before: Entry | None, after: Entry | None) -> None:
         if before is not None:
@@ -320,44 +316,38 @@ class Catalog:
         if after is not None:
             self._leases[after.lease_id] = (*self._leases.get(after.lease_id, ()), key)
 
-    def _note_departure(self, key: Key, before: Entry | None, after: Entry | None) -> None:
-        if after is not None:
+    def _note_coming_or_going(self, service: _Service, key: Key, before: Entry | None) -> None:
+        if before is None:
             self._departed.pop(key, None)
-        elif before is not None:
-            self._departed[key] = before.instance.generation
-            if len(self._departed) > DEPARTED_LIMIT:
-                del self._departed[next(iter(self._departed))]
-
-    def _remember(self, space: _Namespace, service: _Service, change: Change) -> None:
-        space.log.changes.append(change)
-        service.log.changes.append(change)
-        self._log.append(change)
-        if len(self._log) > self._log_limit:
-            self._forget_oldest()
+            service.namespace.names[key.service] = None
+            return
+        self._departed[key] = before.instance.generation
+        if len(self._departed) > DEPARTED_LIMIT:
+            del self._departed[next(iter(self._departed))]
+        if not service.entries:
+            del service.namespace.names[key.service]
 
     def _forget_oldest(self) -> None:
         """The oldest change of all is also the oldest of its namespace and of its service."""
         change = self._log.popleft()
         self._forgotten_revision = change.revision
-        key = change.key
-        space = self._namespaces[key.namespace]
-        service = space.services[key.service]
-        space.log.forget_oldest()
+        namespace, name, _ = change.key
+        service = self._services[namespace, name]
         service.log.forget_oldest()
+        service.namespace.log.forget_oldest()
         if not service.entries and not service.log.changes:
-            del space.services[key.service]
-            if not space.services and not space.log.changes:
-                del self._namespaces[key.namespace]
+            del self._services[namespace, name]
+            if not service.namespace.names and not service.namespace.log.changes:
+                del self._namespaces[namespace]
 
     def _forget_all(self) -> None:
         while self._log:
             self._forget_oldest()
         self.seq += 1
         self._forgotten_revision = self.revision
-        for space in self._namespaces.values():
-            space.log.floor = self.seq
-            for service in space.services.values():
-                service.log.floor = self.seq
+        logs = [space.log for space in self._namespaces.values()] + [it.log for it in self._services.values()]
+        for log in logs:
+            log.floor = self.seq
 
 
 def ghosts(changes: Sequence[Change]) -> tuple[Delete, ...]:

@@ -94,7 +94,8 @@ class Feed:
                 self._away(reason)
             case Back():
                 self._back()
-        self._release_waiting()
+        if self._waiting:
+            self._release_waiting()
 
     def _load(self, snapshot: Snapshot) -> None:
         self._back()
@@ -119,8 +120,10 @@ class Feed:
 
     def _changed(self, changes: Sequence[Change]) -> None:
         self._hub.changed(changes)
-        self._arm_hold()
-        self._find_ghosts(changes)
+        if len(self.guard):
+            self._arm_hold()
+        if len(changes) > 1:
+            self._find_ghosts(changes)
 
     def _release_waiting(self) -> None:
         for reached, revision in self._waiting.items():

@@ -7,7 +7,6 @@ is asked for (deregistration, take-over, the end of a drain) takes effect at onc
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from protos.registry.v1 import registry_pb2 as pb
 from registry_server.model import Entry
@@ -30,6 +29,10 @@ class RemovalGuard:
         """Whether the view has this instance only because its removal waits: the store has it no more."""
         return key in self._held
 
+    def __len__(self) -> int:
+        """How many removals wait."""
+        return len(self._held)
+
     @property
     def next_due(self) -> float | None:
         """When the first removal has waited long enough."""
@@ -50,12 +53,14 @@ class RemovalGuard:
 
     def filter_delta(self, delta: Delta, now: float) -> Delta:
         """The same delta without the removals that wait."""
+        if self._ill_until is None:
+            return delta
         for record in delta.puts:
             self._held.pop(record.key, None)
         waiting = {deleted.key for deleted in delta.deletes if self._must_wait(deleted, now)}
         if not waiting:
             return delta
-        return replace(delta, deletes=tuple(deleted for deleted in delta.deletes if deleted.key not in waiting))
+        return delta._replace(deletes=tuple(it for it in delta.deletes if it.key not in waiting))
 
     def keep(self, snapshot: Snapshot, current: list[Key], now: float) -> frozenset[Key]:
         """Those of the current instances that stay though the snapshot lacks them."""

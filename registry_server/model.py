@@ -6,20 +6,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from protos.registry.v1 import registry_pb2 as pb
-from registry_server import wire
 from registry_server.stores.base import Key, Record
 
 CHECKSUM_MODULUS = 1 << 64
 
-_REVISION = pb.Instance.REVISION_FIELD_NUMBER
-_CREATE_REVISION = pb.Instance.CREATE_REVISION_FIELD_NUMBER
 
-
-class Address(NamedTuple):
-    """Where an instance listens."""
-
-    host: str
-    port: int
+Address = tuple[str, int]
+"""Where an instance listens: host and port."""
 
 
 class Entry(NamedTuple):
@@ -32,31 +25,23 @@ class Entry(NamedTuple):
     revision: int
     digest: int
     routable: bool
-
-    @property
-    def address(self) -> Address:
-        """Where it listens."""
-        return Address(self.instance.host, self.instance.port)
+    address: Address
 
     @classmethod
     def of(cls, record: Record) -> "Entry":
-        """Read a record of the store. Its revisions are added behind the encoded instance: it is not encoded again."""
-        encoded = b"".join(
-            (
-                record.value,
-                wire.uint_field(_REVISION, record.revision),
-                wire.uint_field(_CREATE_REVISION, record.create_revision),
-            )
-        )
-        instance = pb.Instance.FromString(encoded)
+        """Read a record of the store. This is the one place where an instance is encoded for its readers."""
+        instance = pb.Instance.FromString(record.value)
+        instance.revision = record.revision
+        instance.create_revision = record.create_revision
         return cls(
             record.key,
             instance,
-            encoded,
+            instance.SerializeToString(),
             record.lease_id,
             record.revision,
             digest(record.key, record.revision),
             is_routable(instance),
+            (instance.host, instance.port),
         )
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from protos.registry.v1 import registry_pb2 as pb
 from registry_server.errors import Contended, NotFound, Unavailable
@@ -31,8 +31,7 @@ CATCH_UP_S = 1.0
 RETRY_AFTER_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """What a write did: its revision, and the instances as they are now."""
 
     revision: int
@@ -50,8 +49,9 @@ class Registrar:
     async def register(self, wanted: pb.Instance, ttl_s: float, lease_id: str) -> tuple[Entry, int, Lease]:
         """Register under a lease, a new one if `lease_id` is empty; return the instance, the revision, the lease."""
         lease = await (self._existing(lease_id) if lease_id else self._granted(ttl_s))
+        held = wanted.generation
         try:
-            written = await self._write(str(wanted.id), lambda: self._rules.register(wanted, lease))
+            written = await self._write(wanted.id, lambda: self._rules.register(wanted, held, lease))
         except BaseException:
             if not lease_id:
                 await self._release((lease.id,))
@@ -95,8 +95,10 @@ class Registrar:
             except Conflict:
                 await self._feed.reach(seen + 1, CATCH_UP_S)
                 continue
-            await self._feed.reach(revision, CATCH_UP_S)
-            await self._release(planned.bereft)
+            if self._feed.catalog.revision < revision:
+                await self._feed.reach(revision, CATCH_UP_S)
+            if planned.bereft:
+                await self._release(planned.bereft)
             return Written(revision, tuple(self._entry(put, revision) for put in planned.commit.puts))
         raise Contended(name)
 

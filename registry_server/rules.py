@@ -5,22 +5,21 @@ meanwhile, the commit conflicts and the function is asked again (registrar.py).
 """
 
 from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from protos.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog
 from registry_server.errors import NotFound, OwnershipLost
-from registry_server.model import Address, Entry
+from registry_server.model import Entry
 from registry_server.stores.base import Cause, Commit, Delete, Key, Lease, Put
 
 UPDATABLE = ("status", "weight", "metadata", "tags", "version", "health")
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What the store is to do, and the leases that may hold nothing afterwards."""
 
     commit: Commit
@@ -35,19 +34,23 @@ class Rules:
         self._held = held
         self._now = now
 
-    def register(self, wanted: pb.Instance, lease: Lease) -> Plan:
+    def register(self, wanted: pb.Instance, held: int, lease: Lease) -> Plan:
         """Make the instance known under the lease. Its own id and its address are taken over from whoever has them.
 
-        Raises OwnershipLost if the caller says which generation it held and a newer owner has the id.
+        `held` is the generation that the caller had, 0 for a new owner. Sets the generation, the ttl and the time of
+        `wanted`, which is the caller's to give away. Raises OwnershipLost if a newer owner has the id.
         """
         key = Key(wanted.namespace, wanted.service, wanted.id)
         current = self._catalog.get(key)
-        holder = self._catalog.at_address(key.namespace, key.service, Address(wanted.host, wanted.port))
+        holder = self._catalog.at_address(key.namespace, key.service, (wanted.host, wanted.port))
         ghost = holder if holder is not None and holder.key != key else None
-        put = Put(key, self._stored(key, wanted, lease).SerializeToString(), lease.id, self._expect(current))
+        self._stamp(key, wanted, held, lease, current)
+        put = Put(key, wanted.SerializeToString(), lease.id, self._expect(current))
+        if current is None and ghost is None:
+            return Plan(Commit((put,)))
+        losers = [entry for entry in (current, ghost) if entry is not None]
         deletes = self._deletes([ghost] if ghost else [])
-        losers = {entry.lease_id for entry in (current, ghost) if entry is not None}
-        return Plan(Commit((put,), deletes, Cause.REPLACED), frozenset(losers - {lease.id}))
+        return Plan(Commit((put,), deletes, Cause.REPLACED), frozenset(it.lease_id for it in losers) - {lease.id})
 
     def deregister(self, keys: Iterable[Key]) -> Plan:
         """Remove the instances."""
@@ -75,18 +78,17 @@ class Rules:
 
     # ---- within
 
-    def _stored(self, key: Key, wanted: pb.Instance, lease: Lease) -> pb.Instance:
-        stored = pb.Instance()
-        stored.CopyFrom(wanted)
-        stored.ttl.CopyFrom(seconds(lease.ttl_s))
-        latest = self._catalog.generation(key)
-        if wanted.generation == 0:
-            stored.generation = latest + 1
-        elif wanted.generation < latest:
-            raise OwnershipLost(str(key), wanted.generation, latest)
-        if not (wanted.generation and wanted.HasField("registered_at")):
-            stored.registered_at.CopyFrom(timestamp(self._now()))
-        return stored
+    def _stamp(self, key: Key, wanted: pb.Instance, held: int, lease: Lease, current: Entry | None) -> None:
+        latest = current.instance.generation if current else self._catalog.departed_generation(key)
+        if held == 0:
+            wanted.generation = latest + 1
+        elif held < latest:
+            raise OwnershipLost(str(key), held, latest)
+        if not (held and wanted.HasField("registered_at")):
+            now = self._now()
+            wanted.registered_at.seconds = int(now)
+            wanted.registered_at.nanos = int(now % 1 * 1e9)
+        wanted.ttl.CopyFrom(seconds(lease.ttl_s))
 
     def _put_draining(self, entry: Entry, lease: Lease) -> Put:
         draining = _without_revisions(entry.instance)
@@ -104,16 +106,11 @@ class Rules:
         return 0 if current is None or current.key in self._held else current.revision
 
 
+@lru_cache(maxsize=256)
 def seconds(value: float) -> Duration:
-    """A number of seconds as a Duration."""
+    """A number of seconds as a Duration, which nobody changes: the same few are asked for again and again."""
     whole = int(value)
     return Duration(seconds=whole, nanos=round((value - whole) * 1e9))
-
-
-def timestamp(value: float) -> Timestamp:
-    """Seconds since 1970 as a Timestamp."""
-    whole = int(value)
-    return Timestamp(seconds=whole, nanos=round((value - whole) * 1e9))
 
 
 def _without_revisions(instance: pb.Instance) -> pb.Instance:

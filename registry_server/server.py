@@ -63,13 +63,14 @@ async def serve(config: Config) -> AsyncIterator[str]:
 
 
 def _scheduler(loop: asyncio.AbstractEventLoop, run: Callable[[], None]) -> Callable[[float], None]:
-    """`schedule` for the hub. The loop's clock is the monotonic clock."""
+    """`schedule` for the hub."""
 
     def schedule(at: float) -> None:
-        if at <= loop.time():
+        delay = at - time.monotonic()
+        if delay <= 0:
             loop.call_soon(run)
         else:
-            loop.call_at(at, run)
+            loop.call_later(delay, run)
 
     return schedule
 

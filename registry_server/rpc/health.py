@@ -100,9 +100,9 @@ class HealthService:
         else:
             instances, routable = self._catalog.count(*_split(name))
             if not instances:
-                return _Response.SERVICE_UNKNOWN
+                return int(_Response.SERVICE_UNKNOWN)
             is_serving = routable > 0
-        return _Response.SERVING if is_serving else _Response.NOT_SERVING
+        return int(_Response.SERVING if is_serving else _Response.NOT_SERVING)
 
     def _names(self) -> Iterator[str]:
         yield from SERVER_NAMES

@@ -37,7 +37,7 @@ class RegistryService:
             raise InvalidField("instance", "is required")
         lease_id = validate.lease_id("lease_id", request.lease_id) if request.lease_id else ""
         ttl_s = validate.ttl_s(request)
-        wanted = validate.new_instance(request.instance, self._new_id())
+        wanted = validate.new_instance(request.instance, self._new_id)
         entry, revision, lease = await self._registrar.register(wanted, ttl_s, lease_id)
         return answers.registered(self._header(revision), entry, lease)
 
@@ -46,7 +46,7 @@ class RegistryService:
         drain_s = validate.drain_s(request)
         keys = self._leaving(request)
         removed, revision = await self._registrar.deregister(keys, drain_s)
-        return answers.deregistered(self._header(revision), removed)
+        return pb.DeregisterResponse(header=self._header(revision), removed=removed).SerializeToString()
 
     async def keep_alive(self, request: pb.KeepAliveRequest) -> bytes:
         """One request on a KeepAlive stream."""
@@ -56,8 +56,8 @@ class RegistryService:
         for lease_id in lease_ids:
             validate.lease_id("lease_ids", lease_id)
         renewals = await self._registrar.keep_alive(lease_ids)
-        counted = [(renewal, len(self._catalog.of_lease(renewal.lease_id))) for renewal in renewals]
-        return answers.renewed(self._header(), counted)
+        answered = [answers.renewal(it, len(self._catalog.of_lease(it.lease_id))) for it in renewals]
+        return pb.KeepAliveResponse(header=self._header(), renewals=answered).SerializeToString()
 
     async def update(self, request: pb.UpdateRequest) -> bytes:
         """Update."""
@@ -65,13 +65,16 @@ class RegistryService:
             raise InvalidField("instance", "is required")
         paths = validate.changed_instance(request.instance, request.update_mask.paths)
         written = await self._registrar.update(request.instance, paths)
-        return answers.instance(self._header(written.revision), written.entries[0])
+        return pb.UpdateResponse(
+            header=self._header(written.revision), instance=written.entries[0].instance
+        ).SerializeToString()
 
     async def get(self, request: pb.GetRequest) -> bytes:
         """Get."""
         if not request.HasField("key"):
             raise InvalidField("key", "is required")
-        return answers.instance(self._header(), self._known(validate.key("key", request.key)))
+        entry = self._known(validate.key("key", request.key))
+        return pb.GetResponse(header=self._header(), instance=entry.instance).SerializeToString()
 
     async def list(self, request: pb.ListRequest) -> bytes:
         """List."""
@@ -88,8 +91,8 @@ class RegistryService:
     async def list_services(self, request: pb.ListServicesRequest) -> bytes:
         """ListServices."""
         namespace = validate.namespace("namespace", request.namespace)
-        counts = ((name, *self._catalog.count(namespace, name)) for name in self._catalog.services(namespace))
-        return answers.services(self._header(), namespace, counts)
+        summaries = [self._summary(namespace, service) for service in self._catalog.services(namespace)]
+        return pb.ListServicesResponse(header=self._header(), services=summaries).SerializeToString()
 
     def watch(self, request: pb.WatchRequest, sink: Sink) -> Reader:
         """Watch: let the hub write to the sink from now on, until `Hub.leave`."""
@@ -104,9 +107,13 @@ class RegistryService:
 
     # ---- within
 
-    def _header(self, revision: int | None = None) -> bytes:
+    def _header(self, revision: int | None = None) -> pb.ResponseHeader:
         shown = self._catalog.revision if revision is None else revision
         return answers.header(self._catalog.epoch, shown, self._feed.stale_for_s)
+
+    def _summary(self, namespace: str, service: str) -> pb.ServiceSummary:
+        instances, routable = self._catalog.count(namespace, service)
+        return pb.ServiceSummary(namespace=namespace, service=service, instances=instances, routable=routable)
 
     def _known(self, key: Key) -> Entry:
         entry = self._catalog.get(key)

@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -55,16 +55,21 @@ def key(field: str, value: pb.InstanceKey) -> Key:
     )
 
 
-def new_instance(it: pb.Instance, make_id: str) -> pb.Instance:
-    """An instance to be registered, with its defaults filled in; `make_id` is its id if it has none."""
+def new_instance(it: pb.Instance, make_id: Callable[[], str]) -> pb.Instance:
+    """An instance to be registered, with its defaults filled in; `make_id` makes its id if it has none."""
     it.namespace = namespace("instance.namespace", it.namespace)
     name("instance.service", it.service)
-    it.id = name("instance.id", it.id or make_id)
+    if it.id:
+        name("instance.id", it.id)
+    else:
+        it.id = make_id()
     host("instance.host", it.host)
     if not 1 <= it.port <= 65535:
         raise InvalidField("instance.port", f"must be 1 to 65535, is {it.port}")
     if it.generation < 0:
         raise InvalidField("instance.generation", "must not be negative")
+    it.ClearField("revision")
+    it.ClearField("create_revision")
     _changeable(it)
     return it
 
@@ -100,9 +105,11 @@ def host(field: str, value: str) -> None:
 def filter_(it: pb.Filter) -> None:
     """The conditions of a question."""
     for status in it.statuses:
-        _enum("filter.statuses", status, _STATUSES)
+        if status not in _STATUSES:
+            raise InvalidField("filter.statuses", f"has no value {status}")
     for health in it.healths:
-        _enum("filter.healths", health, _HEALTHS)
+        if health not in _HEALTHS:
+            raise InvalidField("filter.healths", f"has no value {health}")
 
 
 def ttl_s(it: pb.RegisterRequest) -> float:
@@ -143,15 +150,19 @@ def _seconds(field: str, value: Duration) -> float:
 
 def _changeable(it: pb.Instance) -> None:
     """The fields that both Register and Update take."""
-    it.version = it.version or DEFAULT_VERSION
-    if len(it.version) > MAX_NAME or not it.version.isprintable():
+    version = it.version
+    if not version:
+        it.version = DEFAULT_VERSION
+    elif len(version) > MAX_NAME or not version.isprintable():
         raise InvalidField("instance.version", f"must be at most {MAX_NAME} printable characters")
     if not it.HasField("weight"):
         it.weight = DEFAULT_WEIGHT
     elif it.weight > MAX_WEIGHT:
         raise InvalidField("instance.weight", f"must be at most {MAX_WEIGHT}, is {it.weight}")
-    _enum("instance.status", it.status, _STATUSES)
-    _enum("instance.health", it.health, _HEALTHS)
+    if it.status not in _STATUSES:
+        raise InvalidField("instance.status", f"has no value {it.status}")
+    if it.health not in _HEALTHS:
+        raise InvalidField("instance.health", f"has no value {it.health}")
     if it.tags or it.metadata:
         _labels(it)
     if it.HasField("locality"):
@@ -159,10 +170,13 @@ def _changeable(it: pb.Instance) -> None:
 
 
 def _labels(it: pb.Instance) -> None:
-    if not all(it.tags) or len(set(it.tags)) != len(it.tags):
+    tags_ = list(it.tags)
+    if "" in tags_ or len(set(tags_)) != len(tags_):
         raise InvalidField("instance.tags", "must be neither empty nor repeated")
     if "" in it.metadata:
         raise InvalidField("instance.metadata", "must have no empty key")
+    if it.ByteSize() <= MAX_METADATA_BYTES:
+        return
     tags = sum(len(tag.encode()) for tag in it.tags)
     size = tags + sum(len(label.encode()) + len(value.encode()) for label, value in it.metadata.items())
     if size > MAX_METADATA_BYTES:
@@ -175,8 +189,3 @@ def _locality(it: pb.Locality) -> None:
         value = getattr(it, part)
         if len(value) > MAX_NAME or not value.isprintable():
             raise InvalidField(f"instance.locality.{part}", f"must be at most {MAX_NAME} printable characters")
-
-
-def _enum(field: str, value: int, known: frozenset[int]) -> None:
-    if value not in known:
-        raise InvalidField(field, f"has no value {value}")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 
+from protos.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog, Change
 from registry_server.errors import InvalidField
 from registry_server.model import CHECKSUM_MODULUS, Entry, Query, checksum
@@ -25,7 +26,7 @@ class WatchTopic:
         self._stale_for_s = stale_for_s
         self._takes_all = query.takes_all
         self._fingerprint = query.fingerprint
-        self._full: tuple[bytes, int, list[bytes]] | None = None
+        self._full: tuple[pb.ResponseHeader, int, list[bytes]] | None = None
         self._start()
 
     def refresh(self) -> int:
@@ -121,7 +122,7 @@ class WatchTopic:
     def _meant(self, entry: Entry | None) -> Entry | None:
         return entry if entry is not None and (self._takes_all or self.query.matches(entry)) else None
 
-    def _header(self) -> bytes:
+    def _header(self) -> pb.ResponseHeader:
         return answers.header(self._catalog.epoch, self._catalog.revision, self._stale_for_s())
 
     def _token(self) -> str:

@@ -34,11 +34,10 @@ class Cause(Enum):
     DRAINED = "drained"  # the time it was given to drain is over
 
 
-# ---- what a write asks for
+# ---- what a write asks for (named tuples, because a write makes half a dozen of these)
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(NamedTuple):
     """Write `value` under `key`, held by `lease_id` from now on.
 
     `expect` is the revision the record must still have, 0 for no record; the whole commit fails if it does not.
@@ -50,16 +49,14 @@ class Put:
     expect: int
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(NamedTuple):
     """Remove the record under `key`, if it still has the revision `expect`."""
 
     key: Key
     expect: int
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(NamedTuple):
     """All of it happens, at one revision, or nothing. `cause` says why the deleted records leave."""
 
     puts: tuple[Put, ...] = ()
@@ -75,16 +72,14 @@ class Outcome(Enum):
     HELD = "held"
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """A granted lease and the time to live in force, in seconds, which may be more than was asked for."""
 
     id: str
     ttl_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Renewal:
+class Renewal(NamedTuple):
     """What became of one lease. `ttl_s` is None when the lease is UNKNOWN, or HELD and not remembered."""
 
     lease_id: str
@@ -95,8 +90,7 @@ class Renewal:
 # ---- what a store tells
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record as the store holds it. `value` is an encoded `Instance` without its revisions."""
 
     key: Key
@@ -106,16 +100,14 @@ class Record:
     create_revision: int
 
 
-@dataclass(frozen=True, slots=True)
-class Deleted:
+class Deleted(NamedTuple):
     """A record that left, and why."""
 
     key: Key
     cause: Cause
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """The full set at a revision: first of all events, and again whenever the store cannot tell what changed."""
 
     epoch: str
@@ -123,8 +115,7 @@ class Snapshot:
     records: tuple[Record, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(NamedTuple):
     """All that one revision changed, together."""
 
     revision: int
@@ -132,15 +123,13 @@ class Delta:
     deletes: tuple[Deleted, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(NamedTuple):
     """Everything up to this revision has been told."""
 
     revision: int
 
 
-@dataclass(frozen=True, slots=True)
-class Away:
+class Away(NamedTuple):
     """The store cannot be reached. Nothing is known of what changes until Back or Snapshot."""
 
     reason: str

@@ -9,7 +9,6 @@ from registry_server.stores.base import (
     Cause,
     Commit,
     Conflict,
-    Delete,
     Deleted,
     Delta,
     Emit,
@@ -97,8 +96,8 @@ class MemoryStore(Store):
         """Do all of it at one revision, or raise Conflict or NoSuchLease."""
         self._check(commit)
         self._revision += 1
-        deletes = tuple(self._delete(delete.key, commit.cause) for delete in commit.deletes)
-        puts = tuple(self._put(put) for put in commit.puts)
+        deletes = tuple([self._delete(delete.key, commit.cause) for delete in commit.deletes])
+        puts = tuple([self._put(put) for put in commit.puts])
         self._emit(Delta(self._revision, puts, deletes))
         return self._revision
 
@@ -106,15 +105,15 @@ class MemoryStore(Store):
         """Nothing to let go of."""
 
     def _check(self, commit: Commit) -> None:
-        writes: tuple[Put | Delete, ...] = (*commit.puts, *commit.deletes)
-        differ = [write.key for write in writes if self._current(write.key) != write.expect]
+        differ = [put.key for put in commit.puts if self._revision_of(put.key) != put.expect]
+        differ += [delete.key for delete in commit.deletes if self._revision_of(delete.key) != delete.expect]
         if differ:
             raise Conflict(differ)
         for put in commit.puts:
             if put.lease_id not in self._leases:
                 raise NoSuchLease(put.lease_id)
 
-    def _current(self, key: Key) -> int:
+    def _revision_of(self, key: Key) -> int:
         record = self._records.get(key)
         return record.revision if record else 0
 

@@ -8,7 +8,7 @@
 `registry_client.sync` is the same for threads; `channel` and `registry_client.aio.channel` make gRPC channels.
 """
 
-from registry_client import sync
+from registry_client import aio, sync
 from registry_client.backoff import Backoff
 from registry_client.client import RegistryClient, connect
 from registry_client.errors import (
@@ -27,6 +27,7 @@ from registry_client.errors import (
 from registry_client.instance import Endpoint, Health, Instance, Key, Locality, ServiceSummary, Status
 from registry_client.lease import State
 from registry_client.registrar import Registration
+from registry_client.resolver import channel
 from registry_client.signals import run_until_signal
 from registry_client.view import Changes, View
 from registry_client.watcher import Subscription, Watch
@@ -58,6 +59,8 @@ __all__ = [
     "Unauthenticated",
     "View",
     "Watch",
+    "aio",
+    "channel",
     "connect",
     "run_until_signal",
     "sync",

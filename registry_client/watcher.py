@@ -61,6 +61,7 @@ class Feed:
         self._fold = ViewFold()
         self._new = asyncio.Event()
         self._failure: BaseException | None = None
+        self.trouble = ""  # why there is no stream just now
         self._ready = False  # a registry has answered, or will not soon
         self._was_stale = False
         self._timer: asyncio.TimerHandle | None = None
@@ -127,8 +128,9 @@ class Feed:
                     response = await call.read()
                 if not isinstance(response, pb.WatchResponse) or not await self._take(response):
                     return useful
-                useful = True
+                useful, self.trouble = True, ""
         except TimeoutError:
+            self.trouble = f"{connection.address} does not answer"
             log.warning("the watch of %s is silent", connection.address)
         except grpc.aio.AioRpcError as error:
             self._judge(error, connection)
@@ -139,6 +141,7 @@ class Feed:
     def _judge(self, error: grpc.aio.AioRpcError, connection: Connection) -> None:
         """Decide whether a broken stream is worth another try. A question that was answered before always is."""
         failure = from_rpc_error(error, "watch")
+        self.trouble = f"{connection.address}: {failure}"
         log.debug("the watch of %s ended: %s", connection.address, failure)
         if isinstance(failure, InvalidArgument) and self._fold.token:
             self._fold.token = ""  # not a token of this registry
@@ -241,6 +244,11 @@ class Watch:
     def view(self) -> View | None:
         """The latest view as it is now, without changes; None before there is one."""
         return self._feed.peek()
+
+    @property
+    def trouble(self) -> str:
+        """Why no registry tells of changes just now; empty while one does, or before the first answer was due."""
+        return self._feed.trouble
 
     def __aiter__(self) -> Self:
         return self

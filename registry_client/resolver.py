@@ -1,0 +1,224 @@
+"""The bridge to `balancer`: views become resolutions, and `registry://` URLs become gRPC channels."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import balancer
+from balancer.channel import aio_channel as _aio_channel
+from balancer.options import SERVICE_CONFIG, ChannelOptions, from_query
+from balancer.service_config import parse_service_config
+from registry_client.client import CacheDir, connect
+from registry_client.errors import InvalidTarget
+from registry_client.target import Target, parse_target
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import grpc
+    import grpc.aio
+
+    from balancer.policies.base import Policy
+    from registry_client.instance import Filters, Instance, Key
+    from registry_client.view import View
+    from registry_client.watcher import Watch
+
+DEFAULT_POLICY = "weighted_round_robin"
+# How long calls that do not wait for readiness wait for a registry that was never reached.
+FIRST_VIEW_S = 2.0
+# What a URL may say about which instances are meant.
+_TAGS, _VERSION = "tags", "version"
+
+_Built = TypeVar("_Built")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a channel watches, and how it reaches the registry."""
+
+    target: Target
+    filters: Filters
+    credentials: grpc.ChannelCredentials | None = None
+    cache_dir: str | Path | CacheDir | None = CacheDir.DEFAULT
+
+
+class Translator:
+    """Views into resolutions. Instances that did not change keep their very endpoint objects, which makes it cheap."""
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+        self._known: dict[Key, tuple[Instance, balancer.Endpoint]] = {}
+
+    def resolution(self, view: View) -> balancer.Resolution:
+        """Resolved with the routable instances, or Absent when the registry says that there is none at all."""
+        if not view.by_key:
+            self._known.clear()
+            return balancer.Absent(f"no instance of {self._service} is registered")
+        self._known = {instance.key: self._endpoint(instance) for instance in view.by_key.values() if instance.routable}
+        endpoints = tuple(endpoint for _, endpoint in self._known.values())
+        return balancer.Resolved(endpoints, stale_for_s=view.stale_for)
+
+    def _endpoint(self, instance: Instance) -> tuple[Instance, balancer.Endpoint]:
+        known = self._known.get(instance.key)
+        if known is not None and known[0] == instance:
+            return known
+        return instance, endpoint_of(instance)
+
+
+def endpoint_of(instance: Instance) -> balancer.Endpoint:
+    """An instance as the balancer sees it."""
+    where = instance.locality
+    return balancer.Endpoint(
+        instance.address,
+        weight=instance.weight,
+        id=instance.id,
+        version=instance.version,
+        locality=balancer.Locality(where.region, where.zone, where.sub_zone),
+        tags=tuple(instance.tags),
+        metadata=instance.metadata,
+    )
+
+
+class RegistryResolver:
+    """Tells a channel of the instances of one service, for as long as the channel runs it."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    async def run(self, push: Callable[[balancer.Resolution], None]) -> None:
+        """Push every view until cancelled. Raises RegistryError when the registry refuses the question."""
+        target, source = self._source.target, self._source
+        translator = Translator(target.service)
+        async with (
+            connect(
+                target.addresses, namespace=target.namespace, credentials=source.credentials, cache_dir=source.cache_dir
+            ) as registry,
+            registry.watch(target.service, **source.filters) as watch,
+        ):
+            push(translator.resolution(await _first(watch, push)))
+            async for view in watch:
+                push(translator.resolution(view))
+
+    def resolve_now(self) -> None:
+        """Nothing to do: the watch tells of every change by itself."""
+
+
+async def _first(watch: Watch, push: Callable[[balancer.Resolution], None]) -> View:
+    """The first view. When that takes long, calls are told why, and the wait goes on."""
+    first = asyncio.ensure_future(anext(watch))
+    try:
+        while not (await asyncio.wait([first], timeout=FIRST_VIEW_S))[0]:
+            push(balancer.Failed(f"the registry cannot be reached: {watch.trouble or 'no answer yet'}"))
+        return await first
+    finally:
+        first.cancel()
+
+
+def aio_channel(
+    target: str,
+    *,
+    policy: str | Policy | None = None,
+    options: Sequence[tuple[str, Any]] | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
+    compression: grpc.Compression | None = None,
+    interceptors: Sequence[grpc.aio.ClientInterceptor] | None = None,
+    registry_credentials: grpc.ChannelCredentials | None = None,
+    cache_dir: str | Path | CacheDir | None = CacheDir.DEFAULT,
+    balancing: ChannelOptions | None = None,
+    filters: Filters | None = None,
+) -> grpc.aio.Channel:
+    """A `grpc.aio.Channel` to a registered service, for any generated stub: `registry://127.0.0.1:7400/player`.
+
+    The URL is `registry://ADDRESSES/[NAMESPACE/]SERVICE[?policy=…&tags=a,b&version=…]`, with the further options of
+    `balancer` channels (`hash_header`, `subset_size`, …). What is given as an argument wins over the URL. `policy`: by
+    default weighted_round_robin. `options`: of the connections to the instances; `grpc.service_config` is honoured
+    across instances. `credentials`: towards the instances; `registry_credentials`: towards the registry. `filters`:
+    which instances are meant, as in `RegistryClient.list`.
+
+    Raises InvalidTarget, naming the part, for a mistake in the URL, and ValueError for one in another argument.
+    """
+    settings = _settings(target, policy, options, balancing, filters, registry_credentials, cache_dir)
+    return _aio_channel(
+        RegistryResolver(settings.source),
+        policy=settings.policy,
+        options=options,
+        credentials=credentials,
+        compression=compression,
+        interceptors=interceptors,
+        balancing=settings.balancing,
+    )
+
+
+def channel(
+    target: str,
+    *,
+    policy: str | Policy | None = None,
+    options: Sequence[tuple[str, Any]] | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
+    compression: grpc.Compression | None = None,
+    registry_credentials: grpc.ChannelCredentials | None = None,
+    cache_dir: str | Path | CacheDir | None = CacheDir.DEFAULT,
+    balancing: ChannelOptions | None = None,
+    filters: Filters | None = None,
+) -> grpc.Channel:
+    """A `grpc.Channel` to a registered service, for any generated stub; arguments as of `registry_client.aio.channel`.
+
+    Interceptors go on top of it with `grpc.intercept_channel`.
+    """
+    from balancer.sync_channel import sync_channel
+
+    settings = _settings(target, policy, options, balancing, filters, registry_credentials, cache_dir)
+    return sync_channel(
+        RegistryResolver(settings.source),
+        policy=settings.policy,
+        options=options,
+        credentials=credentials,
+        compression=compression,
+        balancing=settings.balancing,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    source: Source
+    policy: str | Policy | None
+    balancing: ChannelOptions
+
+
+def _settings(
+    url: str,
+    policy: str | Policy | None,
+    options: Sequence[tuple[str, Any]] | None,
+    balancing: ChannelOptions | None,
+    filters: Filters | None,
+    credentials: grpc.ChannelCredentials | None,
+    cache_dir: str | Path | CacheDir | None,
+) -> _Settings:
+    target = parse_target(url)
+    rest = {name: value for name, value in target.options.items() if name not in (_TAGS, _VERSION)}
+    chosen, completed = _in_url(url, lambda: from_query(rest, policy, balancing))
+    if chosen is None and parse_service_config(dict(options or ()).get(SERVICE_CONFIG)).policy is None:
+        chosen = DEFAULT_POLICY
+    source = Source(replace(target, options={}), _filters(target.options, filters), credentials, cache_dir)
+    return _Settings(source, chosen, completed)
+
+
+def _filters(query: Mapping[str, str], filters: Filters | None) -> Filters:
+    meant: Filters = {}
+    if query.get(_TAGS):
+        meant["tags"] = query[_TAGS].split(",")
+    if query.get(_VERSION):
+        meant["version"] = query[_VERSION]
+    meant.update(filters or {})
+    return meant
+
+
+def _in_url(url: str, parse: Callable[[], _Built]) -> _Built:
+    try:
+        return parse()
+    except ValueError as error:
+        raise InvalidTarget(f"target {url!r}: {error}") from None

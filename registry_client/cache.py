@@ -86,19 +86,9 @@ class ViewFile:
 def _encode(view: View, token: str, saved_at_s: float) -> bytes:
     message = pb.WatchResponse(reset=True, resume_token=token)
     message.header.epoch, message.header.revision = view.epoch, view.revision
-    for instance in view.instances:
-        message.upserts.append(_full(instance))
+    message.upserts.extend(instance.to_proto() for instance in view.instances)
     payload = _SAVED_AT.pack(saved_at_s) + message.SerializeToString()
     return _MAGIC + hashlib.sha256(payload).digest() + payload
-
-
-def _full(instance: Instance) -> pb.Instance:
-    """The instance with what the registry set, which does not go over the wire from here."""
-    message = instance.to_proto()
-    message.revision, message.create_revision = instance.revision, instance.create_revision
-    if instance.ttl_s is not None:
-        message.ttl.FromNanoseconds(round(instance.ttl_s * 1e9))
-    return message
 
 
 def _decode(content: bytes, now_wall_s: float) -> Saved:

@@ -110,7 +110,7 @@ class Instance:
         return self.status is Status.ACTIVE and self.health in (Health.UNKNOWN, Health.HEALTHY) and self.weight > 0
 
     def to_proto(self) -> pb.Instance:
-        """The instance as it goes over the wire: of what the registry sets, only what a re-registration says again."""
+        """The instance as it goes over the wire; the registry ignores what only it sets, but for `generation`."""
         message = pb.Instance(
             namespace=self.namespace,
             service=self.service,
@@ -124,10 +124,14 @@ class Instance:
             locality=self.locality.to_proto(),
             status=pb.Status.Value(self.status.value),
             health=pb.Health.Value(self.health.value),
+            revision=self.revision,
+            create_revision=self.create_revision,
             generation=self.generation,
         )
         if self.registered_at is not None:
             message.registered_at.FromDatetime(self.registered_at)
+        if self.ttl_s is not None:
+            message.ttl.FromNanoseconds(round(self.ttl_s * 1e9))
         return message
 
     @classmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,12 +10,13 @@ import balancer
 from balancer.channel import aio_channel as _aio_channel
 from balancer.options import SERVICE_CONFIG, ChannelOptions, from_query
 from balancer.service_config import parse_service_config
+from balancer.sync_channel import sync_channel as _sync_channel
 from registry_client.client import CacheDir, connect
 from registry_client.errors import InvalidTarget
 from registry_client.target import Target, parse_target
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import grpc
@@ -169,10 +169,8 @@ def channel(
 
     Interceptors go on top of it with `grpc.intercept_channel`.
     """
-    from balancer.sync_channel import sync_channel
-
     settings = _settings(target, policy, options, balancing, filters, registry_credentials, cache_dir)
-    return sync_channel(
+    return _sync_channel(
         RegistryResolver(settings.source),
         policy=settings.policy,
         options=options,

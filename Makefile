@@ -83,10 +83,11 @@ format: $(VENV)/.dev ## let ruff put the code in shape
 
 types: $(VENV)/.dev ## mypy, strict
 	@$(BIN)/mypy
+	@$(BIN)/mypy examples tests/architecture tests/bench tests/support tests/conftest.py
 
 protos: $(VENV)/.dev ## generate the code of the .proto files
-	@$(BIN)/python protos/generate.py
-	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. examples/game/game.proto
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python protos/generate.py
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. examples/game/game.proto
 
 check-protos: protos ## fail when the committed generated code is not what the .proto files give
 	@git diff --exit-code --stat -- '*_pb2*.py*' || { echo "generated code has drifted: commit what 'make protos' wrote" >&2; exit 1; }

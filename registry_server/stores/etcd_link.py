@@ -188,8 +188,8 @@ def _write_error(error: grpc.aio.AioRpcError, endpoint: str) -> StoreError:
 async def together(*work: Coroutine[Any, Any, None]) -> None:
     """Run all of it until one part fails, and raise its error. No part is left when this ends.
 
-    Not a TaskGroup, because one that is cancelled while a part of it fails tells of the failure alone, and because up to
-    Python 3.12 it may leave its task looking cancelled. Here cancellation always wins.
+    Not a TaskGroup, because one that is cancelled while a part of it fails tells of the failure alone, and because up
+    to Python 3.12 it may leave its task looking cancelled. Here cancellation always wins.
     """
     tasks = [asyncio.create_task(part) for part in work]
     try:

@@ -202,9 +202,9 @@ class EtcdNode:
 class EtcdCluster:
     """`size` nodes that are one cluster. A context manager: on entry all are healthy, on exit all are gone.
 
-    A cluster of one has short elections, so that leases of one second are possible. `users` switches authentication on,
-    with a `root` beside them; `tls` is for clients, and then their certificates are asked for. Methods block; those that
-    end in `_async` do not block the loop.
+    A cluster of one has short elections, so that leases of one second are possible. `users` switches authentication
+    on, with a `root` beside them; `tls` is for clients, and then their certificates are asked for. Methods block; those
+    that end in `_async` do not block the loop.
     """
 
     def __init__(

@@ -1,0 +1,243 @@
+"""The Store contract against a naive model: whatever is done, in whatever order, both hold and tell the same."""
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
+from registry_server.stores import memory
+from registry_server.stores.base import (
+    Cause,
+    Commit,
+    Conflict,
+    Delete,
+    Deleted,
+    Key,
+    NoSuchLease,
+    Outcome,
+    Put,
+    Snapshot,
+    Store,
+)
+from registry_server.stores.etcd import EtcdStore
+from registry_server.stores.memory import MemoryStore
+from tests.support.stores import Backends, Running, backends
+
+__all__ = ["backends"]
+
+T = TypeVar("T")
+
+TTL_S = 600.0
+NAMES = st.builds(
+    Key, st.sampled_from(["default", "größe"]), st.sampled_from(["player", "a/b"]), st.sampled_from("xyz")
+)
+WRITES = st.lists(
+    st.tuples(NAMES, st.sampled_from(["put", "delete"]), st.binary(max_size=3), st.sampled_from([0, 0, 0, 0, 1])),
+    min_size=1,
+    max_size=4,
+    unique_by=lambda write: write[0],
+)
+
+
+class Model:
+    """What a store is, in the fewest words: leases, and records under them."""
+
+    def __init__(self) -> None:
+        self.leases: set[str] = set()
+        self.records: dict[Key, tuple[bytes, str, int]] = {}
+
+    def revision(self, key: Key) -> int:
+        return self.records[key][2] if key in self.records else 0
+
+    def conflicts(self, commit: Commit) -> set[Key]:
+        return {write.key for write in (*commit.puts, *commit.deletes) if self.revision(write.key) != write.expect}
+
+    def commit(self, commit: Commit, revision: int) -> None:
+        for delete in commit.deletes:
+            del self.records[delete.key]
+        for put in commit.puts:
+            self.records[put.key] = (put.value, put.lease_id, revision)
+
+    def held(self, lease_id: str) -> set[Key]:
+        return {key for key, (_, holder, _) in self.records.items() if holder == lease_id}
+
+    def end(self, lease_id: str) -> None:
+        for key in self.held(lease_id):
+            del self.records[key]
+        self.leases.discard(lease_id)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Grants, commits, renewals, releases, expiries, and telling anew. Time passes only when a rule says so."""
+
+    leases = Bundle("leases")
+    former = Bundle("former")
+
+    def open(self) -> Store:
+        raise NotImplementedError
+
+    async def expire(self, lease_id: str) -> None:
+        """Let the time of one lease pass, and of no other."""
+        raise NotImplementedError
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+        self.loop = asyncio.Runner()
+        self.run = Running(self.open())
+        self.do(self.run.start())
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run(work)
+
+    def teardown(self) -> None:
+        try:
+            self.do(self.run.stop())
+        finally:
+            self.do(self.run.store.aclose())
+            self.loop.close()
+
+    # ---- leases
+
+    @initialize(target=leases)
+    def first_lease(self) -> str:
+        return self.granted()
+
+    @rule(target=leases)
+    def grant(self) -> str:
+        return self.granted()
+
+    def granted(self) -> str:
+        lease = self.do(self.run.store.grant(TTL_S))
+        assert lease.id not in self.model.leases
+        self.model.leases.add(lease.id)
+        return lease.id
+
+    @rule(asked=st.lists(leases | former, max_size=4))
+    def renew(self, asked: list[str]) -> None:
+        renewals = self.do(self.run.store.keep_alive(asked))
+        expected = [Outcome.RENEWED if lease in self.model.leases else Outcome.UNKNOWN for lease in asked]
+        assert [(renewal.lease_id, renewal.outcome) for renewal in renewals] == list(zip(asked, expected, strict=True))
+
+    @rule(lease=leases | former)
+    def release(self, lease: str) -> None:
+        self.do(self.run.store.release(lease))
+        if not self.model.held(lease):
+            self.model.end(lease)
+
+    @rule(target=former, lease=consumes(leases))
+    def let_expire(self, lease: str) -> Any:
+        if lease not in self.model.leases:
+            return multiple()
+        lost, before = self.model.held(lease), len(self.run.deleted)
+        self.do(self.expire(lease))
+        self.model.end(lease)
+        if lost:
+            self.do(self.run.seen.wait(lambda: len(self.run.deleted) > before, "the lease ends"))
+        assert set(self.run.deleted[before:]) == {Deleted(key, Cause.EXPIRED) for key in lost}
+        return lease
+
+    # ---- commits
+
+    @rule(lease=leases | former, writes=WRITES, cause=st.sampled_from(Cause))
+    def commit(self, lease: str, writes: list[tuple[Key, str, bytes, int]], cause: Cause) -> None:
+        puts, deletes = [], []
+        for key, kind, value, off_by in writes:
+            expect = self.model.revision(key) + off_by
+            if kind == "put":
+                puts.append(Put(key, value, lease, expect))
+            elif expect:  # to delete what is not there is no write
+                deletes.append(Delete(key, expect))
+        if puts or deletes:
+            self.attempt(Commit(tuple(puts), tuple(deletes), cause), lease)
+
+    def attempt(self, commit: Commit, lease: str) -> None:
+        conflicts = self.model.conflicts(commit)
+        no_lease = bool(commit.puts) and lease not in self.model.leases
+        if conflicts or no_lease:
+            with pytest.raises((Conflict,) * bool(conflicts) + (NoSuchLease,) * no_lease) as refused:
+                self.do(self.run.store.commit(commit))
+            assert not isinstance(refused.value, Conflict) or set(refused.value.keys) == conflicts
+        else:
+            before = self.run.seen.revision
+            revision = self.do(self.run.commit(commit))
+            assert revision > before
+            assert {left.cause for left in self.run.seen.at(revision).deletes} <= {commit.cause}
+            self.model.commit(commit, revision)
+
+    # ---- the telling
+
+    @rule()
+    def tell_anew(self) -> None:
+        epoch, revision = self.run.seen.epoch, self.run.seen.revision
+        self.do(self.run.stop())
+        self.do(self.run.start())
+        first = self.run.seen.events[0]
+        assert isinstance(first, Snapshot)
+        assert first.epoch == epoch
+        assert first.revision >= revision
+
+    @invariant()
+    def view_is_the_model(self) -> None:
+        view = {key: (record.value, record.lease_id, record.revision) for key, record in self.run.seen.view.items()}
+        assert view == self.model.records
+        self.run.seen.check()
+
+
+class MemoryMachine(StoreMachine):
+    """The embedded store, on a clock of the test's own."""
+
+    def open(self) -> Store:
+        self.now = 0.0
+        self.store = MemoryStore(lambda: self.now)
+        return self.store
+
+    async def expire(self, lease_id: str) -> None:
+        for part in (0.6 * TTL_S, 0.6 * TTL_S):
+            await self.store.keep_alive(sorted(self.model.leases - {lease_id}))
+            self.now += part
+            self.store.tick(self.now)
+
+
+class EtcdMachine(StoreMachine):
+    """A prefix of its own on a real etcd. A revoked lease leaves as an expired one does."""
+
+    backends: Backends
+
+    def open(self) -> Store:
+        return EtcdStore.from_url(self.backends.etcd_url())
+
+    async def expire(self, lease_id: str) -> None:
+        await self.backends.etcd().etcdctl_async("lease", "revoke", lease_id)
+
+
+COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+
+
+@pytest.fixture
+def no_stalls() -> Iterator[None]:
+    """A clock that jumps looks like a process that was stopped; here it is not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "STALL_S", float("inf"))
+        yield
+
+
+@pytest.mark.usefixtures("no_stalls")
+class TestMemory(MemoryMachine.TestCase):
+    settings = settings(max_examples=100, stateful_step_count=40, **COMMON)
+
+
+@pytest.fixture(scope="session")
+def etcd_for_machine(backends: Backends) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EtcdMachine, "backends", backends, raising=False)
+        yield
+
+
+@pytest.mark.usefixtures("etcd_for_machine")
+class TestEtcd(EtcdMachine.TestCase):
+    settings = settings(max_examples=25, stateful_step_count=30, **COMMON)

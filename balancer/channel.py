@@ -18,7 +18,7 @@ import grpc
 
 from balancer import native
 from balancer.calls import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
-from balancer.driver import Driver
+from balancer.driver import NO_CONNECTION, Driver
 from balancer.options import ChannelOptions, GrpcOptions, Settings, info_maker, settings_of
 from balancer.pool import ANY, ConnectivityState, Node, Open, Pick, Picker, PickInfo, Pool, PoolStatistics, Wait
 from balancer.retry import Retrying
@@ -110,7 +110,7 @@ class Subchannel:
     async def _watch(self, driver: Driver, node: Node) -> None:
         state = self._channel.get_state(try_to_connect=True)
         while True:
-            driver.report(node, FROM_GRPC[state])
+            driver.report(node, FROM_GRPC[state], NO_CONNECTION)
             await self._channel.wait_for_state_change(state)
             state = self._channel.get_state()
 
@@ -182,13 +182,13 @@ class Engine:
 
     # What the driver asks for (balancer.driver.Connections).
 
-    def open(self, node: Node) -> None:
+    def open_node(self, node: Node) -> None:
         if node.subchannel is None:
             node.subchannel = Subchannel(self, node)
         else:
             node.subchannel.connect()
 
-    def close(self, node: Node) -> None:
+    def close_node(self, node: Node) -> None:
         subchannel, node.subchannel = node.subchannel, None
         if subchannel is not None:
             subchannel.draining = True

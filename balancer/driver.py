@@ -16,6 +16,9 @@ from balancer.resolvers import Resolver
 
 log = logging.getLogger(__name__)
 
+NO_CONNECTION = "connection failed"
+"""All that grpcio tells of why."""
+
 _RESTART_BASE_S = 1.0
 _RESTART_CAP_S = 60.0
 _WORSE = (ConnectivityState.IDLE, ConnectivityState.TRANSIENT_FAILURE)
@@ -24,10 +27,10 @@ _WORSE = (ConnectivityState.IDLE, ConnectivityState.TRANSIENT_FAILURE)
 class Connections(Protocol):
     """The half that acts: what a channel does for its driver. Nothing here blocks, raises, or calls back at once."""
 
-    def open(self, node: Node) -> None:
+    def open_node(self, node: Node) -> None:
         """Connect, if it is not: `node.subchannel` is this half's own. What becomes of it goes to `Driver.report`."""
 
-    def close(self, node: Node) -> None:
+    def close_node(self, node: Node) -> None:
         """Let the node's calls end, then close its connection."""
 
     def install(self, picker: Picker, state: ConnectivityState) -> None:
@@ -68,7 +71,7 @@ class Driver:
     def connect(self, nodes: Iterable[Node]) -> None:
         """A pick needs one of these nodes."""
         for node in nodes:
-            self._connections.open(node)
+            self._connections.open_node(node)
 
     def report(self, node: Node, state: ConnectivityState, error: str = "") -> None:
         """A node's connection changed."""
@@ -114,9 +117,9 @@ class Driver:
 
     def _carry_out(self, plan: Plan) -> None:
         for node in plan.close:
-            self._connections.close(node)
+            self._connections.close_node(node)
         for node in plan.open:
-            self._connections.open(node)
+            self._connections.open_node(node)
         if plan.swapped or self.pool.state is not self._state:
             self._state = self.pool.state
             self._connections.install(self.pool.picker, self._state)

@@ -10,6 +10,7 @@ raw channel's calls per second, against 1.02 for this.
 from typing import Any, Protocol
 
 import grpc
+from grpc import _channel as _sync
 from grpc import _common
 from grpc._cython import cygrpc
 from grpc.aio import _call, _channel, _interceptor
@@ -33,6 +34,12 @@ InterceptedUnaryUnaryCall: Any = _interceptor.InterceptedUnaryUnaryCall
 InterceptedUnaryStreamCall: Any = _interceptor.InterceptedUnaryStreamCall
 InterceptedStreamUnaryCall: Any = _interceptor.InterceptedStreamUnaryCall
 InterceptedStreamStreamCall: Any = _interceptor.InterceptedStreamStreamCall
+
+# Types alone: the stubs make them generic, grpcio does not.
+SyncUnaryUnary: Any = grpc.UnaryUnaryMultiCallable
+SyncUnaryStream: Any = grpc.UnaryStreamMultiCallable
+SyncStreamUnary: Any = grpc.StreamUnaryMultiCallable
+SyncStreamStream: Any = grpc.StreamStreamMultiCallable
 
 
 class CoreCall(Protocol):
@@ -71,3 +78,16 @@ init_metadata: Any = _channel._BaseMultiCallable._init_metadata  # noqa: SLF001
 def merged_metadata(metadata: Any, compression: grpc.Compression | None) -> tuple[Any, ...]:
     """What a native multi-callable sends: the caller's metadata, and the compression asked for."""
     return tuple(init_metadata(metadata, compression))
+
+
+def ended_error(code: grpc.StatusCode, details: str) -> Any:
+    """The error a blocking native call raises: an RpcError, Call and Future of a call that ended so."""
+    return _sync._InactiveRpcError(_sync._RPCState((), (), (), code, details))  # noqa: SLF001
+
+
+def connectivity(channel: grpc.Channel, *, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+    """A channel's state as it is now; `subscribe`, the public way, tells it from another thread and up to 0.2 s later."""
+    core = channel._channel  # type: ignore[attr-defined]  # noqa: SLF001
+    states = _common.CYGRPC_CONNECTIVITY_STATE_TO_CHANNEL_CONNECTIVITY
+    state: grpc.ChannelConnectivity = states[core.check_connectivity_state(try_to_connect)]
+    return state

@@ -1,0 +1,433 @@
+"""The calls of a channel for threads.
+
+A blocking call is a loop in the caller's own thread: `Route` finds the next node, waiting if it must. Calls that must not block
+(futures and streams) are `BalancedCall`s: they hold a native call, or wait for a connection without one, and take another when
+that one never left or may be retried.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from balancer import native
+from balancer.pool import Fail, Node, PickInfo
+from balancer.retry import never_left, speaks_against
+
+if TYPE_CHECKING:
+    from balancer.retry import Retries
+    from balancer.sync_channel import Engine, Method, Subchannel
+
+log = logging.getLogger(__name__)
+
+NO_SAMPLE = float("nan")
+KEPT_REQUESTS = 128
+"""Requests of a stream that are kept for another attempt; once there are more, the attempt under way is the last."""
+
+
+class Route:
+    """Where one call goes: which nodes it was tried on, until when, and what the next may be."""
+
+    __slots__ = ("_engine", "_last", "_refused", "deadline", "info", "retries", "wait_for_ready")
+
+    def __init__(self, method: Method, info: PickInfo, timeout_s: float | None, *, wait_for_ready: bool | None) -> None:
+        self._engine: Engine = method.engine
+        self.info = info
+        self.deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self.wait_for_ready = wait_for_ready
+        self.retries: Retries | None = None if method.retrying is None else method.retrying.begin()
+        self._refused: tuple[Node, ...] = ()
+        self._last: Any = None
+
+    def left_s(self) -> float | None:
+        """Seconds until the deadline; None without one."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def look(self) -> Node | Any | None:
+        """A node, or the error the call ends with, or None: wait for the next picker."""
+        if self._engine.closed:
+            return native.ended_error(grpc.StatusCode.CANCELLED, "Channel closed!")
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            return native.ended_error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+        pick = self._engine.pick(self.info)
+        if isinstance(pick, Node):
+            if pick not in self._refused and pick.subchannel is not None:
+                return pick
+            return None if self.wait_for_ready or pick.subchannel is None else self._out()
+        return self._out(pick.reason) if isinstance(pick, Fail) and not self.wait_for_ready else None
+
+    def _out(self, reason: str = "no endpoint is ready") -> Any:
+        return self._last or native.ended_error(grpc.StatusCode.UNAVAILABLE, reason)
+
+    def another_picker(self) -> None:
+        """What was refused by the last picker's word may be asked again by this one's."""
+        self._refused = ()
+
+    def wait(self) -> Node:
+        """Blocks until there is a node; raises the RpcError that the call ends with."""
+        while True:
+            seen = self._engine.generation
+            found = self.look()
+            if isinstance(found, Node):
+                return found
+            if found is not None:
+                raise found
+            if self._engine.wait_for_picker(seen, self.left_s()):
+                self.another_picker()
+
+    def pause_after(self, node: Node, error: Any, rtt_s: float, *, committed: bool) -> float | None:
+        """An attempt on `node` failed: counts it, and gives the pause before the next in seconds, or None if it was the last."""
+        code = error.code()
+        number = code.value[0]
+        if code is grpc.StatusCode.CANCELLED and error.cancelled():
+            node.load.abandoned()
+            return None
+        if never_left(number, error.details()):
+            node.load.abandoned()
+            self._engine.connection_failed(node)
+            self._refused = (*self._refused, node)
+            self._last = error
+            self._exclude(node)
+            return 0.0
+        self._engine.ended(node, rtt_s, ok=not speaks_against(number))
+        if self.retries is None:
+            return None
+        pause_s = self.retries.pause_after(number, error.trailing_metadata(), self._engine.rng, committed=committed)
+        if pause_s is not None:
+            self._last = None
+            self._exclude(node)
+        return pause_s
+
+    def _exclude(self, node: Node) -> None:
+        info = self.info
+        self.info = PickInfo(info.key, (*info.exclude, node), info.method, info.metadata)
+
+    def marked(self, metadata: Any) -> Any:
+        """The metadata of the next attempt."""
+        return metadata if self.retries is None else self.retries.marked(tuple(metadata or ()))
+
+
+class Requests:
+    """The requests of a stream, readable once more by each attempt that replaces another."""
+
+    def __init__(self, source: Iterator[Any]) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self._kept: list[Any] | None = []
+        self._reader: _Reader | None = None
+
+    def reader(self) -> _Reader:
+        """An iterator over all requests for the next attempt; the one before it gets no more."""
+        self._reader = _Reader(self)
+        return self._reader
+
+    @property
+    def again(self) -> bool:
+        """True while another attempt could still get everything."""
+        return self._kept is not None
+
+    def commit(self) -> None:
+        """The attempt under way is the last: nothing is kept any more."""
+        self._kept = None
+
+    def take(self, reader: _Reader) -> Any:
+        """The next request for a reader. One that was replaced while it waited leaves the request to its successor."""
+        with self._lock:
+            kept = self._kept
+            if reader is self._reader and kept is not None and reader.position < len(kept):
+                request = kept[reader.position]
+            elif reader is not self._reader:
+                raise StopIteration
+            else:
+                request = next(self._source)
+                self._keep(request)
+                if reader is not self._reader:
+                    raise StopIteration
+            reader.position += 1
+            return request
+
+    def _keep(self, request: Any) -> None:
+        kept = self._kept
+        if kept is None:
+            return
+        kept.append(request)
+        if len(kept) > KEPT_REQUESTS:
+            self._kept = None
+
+
+class _Reader:
+    __slots__ = ("_requests", "position")
+
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+        self.position = 0
+
+    def __iter__(self) -> _Reader:
+        return self
+
+    def __next__(self) -> Any:
+        return self._requests.take(self)
+
+
+class BalancedCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
+    """A future or a stream. As with gRPC's own, the object is its own error when the call fails."""
+
+    def __init__(
+        self,
+        route: Route,
+        begin: Callable[[Subchannel, float | None, Any], Any],
+        metadata: Any,
+        requests: Requests | None,
+    ) -> None:
+        super().__init__()
+        self._route = route
+        self._engine = route._engine  # noqa: SLF001 - two halves of one thing
+        self._begin = begin
+        self._metadata = metadata
+        self._requests = requests
+        self._changed = threading.Condition()
+        self._attempt: Any = None
+        """The native call under way, or the one that was the last; None while there is none."""
+        self._node: Node | None = None
+        self._started = 0.0
+        self._final = False
+        self._received = False
+        self._cancelled = False
+        self._callbacks: list[Callable[[], None]] = []
+
+    # Finding an attempt. `advance` runs in the caller's thread first and in the channel's own thread later.
+
+    def advance(self) -> bool:
+        """Begins an attempt, or ends the call, if that can be done now; False: come back with the next picker."""
+        if self._final:
+            return True
+        found = self._route.look()
+        if found is None:
+            return False
+        if isinstance(found, Node):
+            self._begin_on(found)
+        else:
+            self._end(found)
+        return True
+
+    def picker_changed(self) -> bool:
+        """As `advance`, with a new picker."""
+        self._route.another_picker()
+        return self.advance()
+
+    def expire(self) -> None:
+        """The deadline passed while there was no attempt."""
+        with self._changed:
+            waiting = self._attempt is None
+        if waiting:
+            self._end(native.ended_error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"))
+
+    def _begin_on(self, node: Node) -> None:
+        now = time.monotonic()
+        node.load.started(now)
+        try:
+            attempt = self._begin(node.subchannel, self._route.left_s(), self._metadata)
+        except grpc.RpcError as error:
+            node.load.abandoned()
+            self._end(error)
+            return
+        except BaseException:
+            node.load.abandoned()
+            raise
+        with self._changed:
+            self._attempt, self._node, self._started = attempt, node, now
+            cancelled = self._cancelled
+            self._changed.notify_all()
+        if cancelled:
+            attempt.cancel()
+        attempt.add_done_callback(self._attempt_ended)
+
+    def _attempt_ended(self, attempt: Any) -> None:
+        with self._changed:
+            node, self._node = self._node, None
+        if node is None:
+            return
+        rtt_s = time.monotonic() - self._started if self._requests is None and self.is_unary else NO_SAMPLE
+        if attempt.code() is grpc.StatusCode.OK:
+            self._engine.ended(node, rtt_s, ok=True)
+            if self._route.retries is not None:
+                self._route.retries.succeeded()
+            self._end(attempt)
+            return
+        committed = (
+            self._received or bool(attempt.initial_metadata()) or not (self._requests is None or self._requests.again)
+        )
+        pause_s = self._route.pause_after(node, attempt, rtt_s, committed=committed)
+        if pause_s is None or self._cancelled:
+            self._end(attempt)
+            return
+        with self._changed:
+            self._attempt = None
+        self._metadata = self._route.marked(self._metadata)
+        self._engine.advance_later(self, pause_s)
+
+    is_unary = True
+
+    def _end(self, outcome: Any) -> None:
+        with self._changed:
+            if self._final:
+                return
+            self._attempt = outcome
+            self._final = True
+            callbacks, self._callbacks = self._callbacks, []
+            self._changed.notify_all()
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:
+                log.exception("a callback of a call failed")
+
+    def _outcome(self, timeout_s: float | None = None) -> Any:
+        """The native call, or error, that the call ended with; raises FutureTimeoutError if it does not end in time."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._final, timeout_s):
+                raise grpc.FutureTimeoutError
+            return self._attempt
+
+    def _under_way(self) -> Any:
+        with self._changed:
+            self._changed.wait_for(lambda: self._attempt is not None)
+            return self._attempt
+
+    # grpc.RpcContext, grpc.Call
+
+    def is_active(self) -> bool:
+        return not self._final
+
+    def time_remaining(self) -> float | None:
+        return self._route.left_s()
+
+    def cancel(self) -> bool:
+        with self._changed:
+            if self._final:
+                return False
+            self._cancelled = True
+            attempt = self._attempt
+        if attempt is not None:
+            attempt.cancel()
+        else:
+            self._end(native.ended_error(grpc.StatusCode.CANCELLED, "Locally cancelled by application!"))
+        return True
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        with self._changed:
+            if self._final:
+                return False
+            self._callbacks.append(callback)
+            return True
+
+    def initial_metadata(self) -> Any:
+        while True:
+            attempt = self._under_way()
+            metadata = attempt.initial_metadata()
+            if metadata or self._is_last(attempt):
+                return metadata
+
+    def trailing_metadata(self) -> Any:
+        return self._outcome().trailing_metadata()
+
+    def code(self) -> Any:
+        return self._outcome().code()
+
+    def details(self) -> Any:
+        return self._outcome().details()
+
+    def debug_error_string(self) -> Any:
+        return self._outcome().debug_error_string()
+
+    # grpc.Future
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def running(self) -> bool:
+        return not self._final
+
+    def done(self) -> bool:
+        return self._final
+
+    def result(self, timeout: float | None = None) -> Any:
+        outcome = self._outcome(timeout)
+        if outcome.code() is grpc.StatusCode.OK:
+            return outcome.result()
+        if self._cancelled:
+            raise grpc.FutureCancelledError
+        raise self
+
+    def exception(self, timeout: float | None = None) -> Any:
+        outcome = self._outcome(timeout)
+        if outcome.code() is grpc.StatusCode.OK:
+            return None
+        if self._cancelled:
+            raise grpc.FutureCancelledError
+        return self
+
+    def traceback(self, timeout: float | None = None) -> Any:
+        error = self.exception(timeout)
+        try:
+            if error is not None:
+                raise error
+        except grpc.RpcError as raised:
+            return raised.__traceback__
+        return None
+
+    def add_done_callback(self, fn: Callable[[Any], None]) -> None:
+        if not self.add_callback(lambda: fn(self)):
+            fn(self)
+
+    # A stream of responses.
+
+    def __iter__(self) -> BalancedCall:
+        return self
+
+    def __next__(self) -> Any:
+        while True:
+            attempt = self._attempt
+            if attempt is None:
+                attempt = self._under_way()
+            try:
+                message = next(attempt)
+            except grpc.RpcError:
+                if self._is_last(attempt):
+                    raise self from None
+                continue
+            except TypeError:
+                if hasattr(attempt, "__next__"):
+                    raise
+                raise self from None  # there never was an attempt to read from
+            if not self._received:
+                self._received = True
+                if self._requests is not None:
+                    self._requests.commit()
+            return message
+
+    next = __next__
+
+    def _is_last(self, attempt: Any) -> bool:
+        """Waits until it is decided whether another attempt takes the place of one that seems to have failed."""
+        if not attempt.is_active():
+            with self._changed:
+                self._changed.wait_for(lambda: self._final or self._attempt is not attempt)
+        return self._attempt is attempt
+
+    def __repr__(self) -> str:
+        attempt = self._attempt
+        return f"<{type(self).__name__} waiting for a connection>" if attempt is None else repr(attempt)
+
+    __str__ = __repr__
+
+
+class BalancedStream(BalancedCall):
+    """A call with a stream of responses."""
+
+    is_unary = False

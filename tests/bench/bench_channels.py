@@ -65,7 +65,7 @@ def _sync_rows(address: str, target: str, slices: int) -> list[Row]:
 
 
 def _sync_unary(channel: grpc.Channel) -> Callable[[float], float]:
-    call = channel.unary_unary("/bare.Bare/Empty")
+    call: Any = channel.unary_unary("/bare.Bare/Empty")
 
     def run_for(seconds: float) -> float:
         done, began = 0, time.perf_counter()
@@ -78,7 +78,7 @@ def _sync_unary(channel: grpc.Channel) -> Callable[[float], float]:
 
 
 def _sync_stream(channel: grpc.Channel) -> Callable[[float], float]:
-    call = channel.unary_stream("/bare.Bare/Many")
+    call: Any = channel.unary_stream("/bare.Bare/Many")
 
     def run_for(seconds: float) -> float:
         done, began = 0, time.perf_counter()

@@ -1,5 +1,8 @@
 """Load balancing for gRPC in Python: policies, a pool of connections, and a balancer to use alone."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from balancer.endpoints import Absent, Endpoint, Failed, Locality, Pending, Resolution, Resolved
 from balancer.lb import LoadBalancer, NoEndpointError, Request
 from balancer.load import LoadOptions
@@ -10,10 +13,18 @@ from balancer.policies.base import Chooser, ConnectivityState, Node, NodeSet, Pi
 from balancer.policies.locality import LocalityAware
 from balancer.pool import NodeStatistics, PoolOptions, PoolStatistics, SlowStart
 
+if TYPE_CHECKING:
+    from balancer.channel import aio_channel
+    from balancer.options import ChannelOptions, hash_key
+    from balancer.resolvers import DnsResolver, Resolver, StaticResolver
+    from balancer.sync_channel import sync_channel
+
 __all__ = [
     "Absent",
+    "ChannelOptions",
     "Chooser",
     "ConnectivityState",
+    "DnsResolver",
     "Endpoint",
     "Failed",
     "FailurePercentage",
@@ -34,8 +45,30 @@ __all__ = [
     "Request",
     "Resolution",
     "Resolved",
+    "Resolver",
     "SlowStart",
+    "StaticResolver",
     "SuccessRate",
+    "aio_channel",
+    "hash_key",
     "policy",
     "policy_names",
+    "sync_channel",
 ]
+
+# What needs grpcio comes when it is asked for: a `LoadBalancer` alone imports in a few milliseconds without it.
+_LATER = {
+    "ChannelOptions": "options",
+    "DnsResolver": "resolvers",
+    "Resolver": "resolvers",
+    "StaticResolver": "resolvers",
+    "aio_channel": "channel",
+    "hash_key": "options",
+    "sync_channel": "sync_channel",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from balancer.channel import aio_channel
     from balancer.options import ChannelOptions, hash_key
     from balancer.resolvers import DnsResolver, Resolver, StaticResolver
-    from balancer.sync_channel import sync_channel
+    from balancer.sync_channel import sync_channel as blocking_channel
 
 __all__ = [
     "Absent",
@@ -50,25 +50,26 @@ __all__ = [
     "StaticResolver",
     "SuccessRate",
     "aio_channel",
+    "blocking_channel",
     "hash_key",
     "policy",
     "policy_names",
-    "sync_channel",
 ]
 
 # What needs grpcio comes when it is asked for: a `LoadBalancer` alone imports in a few milliseconds without it.
 _LATER = {
-    "ChannelOptions": "options",
-    "DnsResolver": "resolvers",
-    "Resolver": "resolvers",
-    "StaticResolver": "resolvers",
-    "aio_channel": "channel",
-    "hash_key": "options",
-    "sync_channel": "sync_channel",
+    "ChannelOptions": ("options", "ChannelOptions"),
+    "DnsResolver": ("resolvers", "DnsResolver"),
+    "Resolver": ("resolvers", "Resolver"),
+    "StaticResolver": ("resolvers", "StaticResolver"),
+    "aio_channel": ("channel", "aio_channel"),
+    "blocking_channel": ("sync_channel", "sync_channel"),  # its own name is taken, by the module it is in
+    "hash_key": ("options", "hash_key"),
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    module, attribute = _LATER[name]
+    return getattr(import_module(f"{__name__}.{module}"), attribute)

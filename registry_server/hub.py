@@ -9,7 +9,7 @@ woke every reader, 988 changes/s in rounds with rest.)
 A reader that has not yet written its last message is in no group: it delays nobody, costs one number, and gets the
 difference to the then current state when it is free. A round does not wait for it.
 
-The hub decides; whoever runs it calls `run` at the times given to `schedule`.
+The hub decides; whoever runs it calls `run` at the time last given to `schedule`.
 """
 
 import math
@@ -23,8 +23,6 @@ from registry_server.model import Query
 BOOKMARK_INTERVAL_S = 4.0
 # A round in which no reader finished for so long is over; those who still write are slow, and catch up later.
 STALL_S = 0.05
-# How much too early whoever runs the hub may call it.
-EARLY_S = 1e-6
 
 
 class Sink(Protocol):
@@ -90,7 +88,8 @@ class HubStatistics:
 
 
 class Hub:
-    """All who watch. `clock` gives monotonic seconds; `schedule(at)` asks for a call of `run` at that time."""
+    """All who watch. `clock` gives monotonic seconds; `schedule(at)` asks for a call of `run` at that time, and at
+    no other that was asked for before."""
 
     def __init__(self, clock: Callable[[], float], schedule: Callable[[float], None]) -> None:
         self._clock = clock
@@ -188,8 +187,6 @@ class Hub:
     def run(self) -> None:
         """Do what is due: end a round that has stalled, start the next one. Called at the times asked for."""
         now = self._clock()
-        if now < self._armed_at - EARLY_S:
-            return  # asked for before an earlier time was
         self._armed_at = math.inf
         if self._outstanding:
             if self._outstanding == self._outstanding_before:

@@ -39,7 +39,7 @@ async def serve(config: Config) -> AsyncIterator[str]:
     loop = asyncio.get_running_loop()
     store = open_store(config.store)
     catalog = Catalog()
-    hub = Hub(time.monotonic, _scheduler(loop, lambda: hub.run()))
+    hub = Hub(time.monotonic, _Alarm(loop, lambda: hub.run()).set)
     feed = Feed(store, catalog, hub, time.monotonic)
     state = ServerState()
     registry = RegistryService(Registrar(store, feed, time.time), feed, hub)
@@ -62,17 +62,19 @@ async def serve(config: Config) -> AsyncIterator[str]:
             await store.aclose()
 
 
-def _scheduler(loop: asyncio.AbstractEventLoop, run: Callable[[], None]) -> Callable[[float], None]:
-    """`schedule` for the hub."""
+class _Alarm:
+    """Calls `ring` at the time it was last set to."""
 
-    def schedule(at: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
+        self._loop = loop
+        self._ring = ring
+        self._handle: asyncio.Handle | None = None
+
+    def set(self, at: float) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
         delay = at - time.monotonic()
-        if delay <= 0:
-            loop.call_soon(run)
-        else:
-            loop.call_later(delay, run)
-
-    return schedule
+        self._handle = self._loop.call_later(delay, self._ring) if delay > 0 else self._loop.call_soon(self._ring)
 
 
 def _check_address(config: Config) -> None:

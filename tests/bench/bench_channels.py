@@ -134,7 +134,8 @@ async def _aio_slice(once: Callable[[], Awaitable[int]], seconds: float) -> floa
     async def caller() -> None:
         nonlocal done
         while time.perf_counter() - began < seconds:
-            done += await once()
+            count = await once()  # before `done` is read: others count meanwhile
+            done += count
 
     async with asyncio.TaskGroup() as group:
         for _ in range(CALLERS):

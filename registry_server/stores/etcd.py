@@ -79,6 +79,11 @@ class EtcdStore(Store):
         """The store for `etcd://…`. Raises BadStoreURL."""
         return cls(EtcdURL.parse(url))
 
+    @property
+    def endpoint(self) -> str | None:
+        """The endpoint in use, `host:port`; None while the cluster is away."""
+        return self._session.link.endpoint if self._session else None
+
     # ---- events
 
     async def run(self, emit: Emit) -> None:

@@ -234,16 +234,20 @@ class EtcdCluster:
         """All of them, as etcdctl wants them."""
         return ",".join(node.endpoint for node in self.nodes)
 
-    def url(self, prefix: str = "", *, nodes: Sequence[EtcdNode] | None = None, **query: str) -> str:
-        """The URL of a store on this cluster, with the client's certificate and without a user."""
+    def url(self, prefix: str = "", *, at: Sequence[str] = (), **query: str) -> str:
+        """The URL of a store on this cluster, or `at` some endpoints, with the client's certificate, without a user."""
         if self.certificates is not None:
             certificates = self.certificates
             files = {"ca": certificates.ca, "cert": certificates.client_cert, "key": certificates.client_key}
             query = {**{name: str(path) for name, path in files.items()}, **query}
         if prefix:
             query["prefix"] = prefix
-        where = ",".join(node.endpoint for node in nodes or self.nodes)
+        where = ",".join(at or [node.endpoint for node in self.nodes])
         return f"etcd://{where}" + (f"?{urlencode(query, quote_via=quote)}" if query else "")
+
+    def node_at(self, endpoint: str | None) -> EtcdNode:
+        """The node that an endpoint leads to."""
+        return next(node for node in self.nodes if node.endpoint == endpoint)
 
     def etcdctl(self, *args: str, user: str | None = None, node: EtcdNode | None = None) -> str:
         """What etcdctl prints. Raises EtcdFailed when it fails. On a cluster with users it is `root` who asks."""
@@ -384,6 +388,93 @@ class EtcdCluster:
         except EtcdFailed:
             return False
         return fields[4] == "true"
+
+
+# ---- a network that fails
+
+
+class Gate:
+    """A TCP relay in front of one endpoint, which can be shut (connections break) or muted (they stay, nothing passes)."""
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._is_open = True
+        self._passing = asyncio.Event()
+        self._passing.set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._relays: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """HOST:PORT of the gate."""
+        assert self._server is not None
+        return f"{HOST}:{self._server.sockets[0].getsockname()[1]}"
+
+    def shut(self) -> None:
+        """Break what is connected, and whatever connects."""
+        self._is_open = False
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def open(self) -> None:
+        """Let everything through again."""
+        self._is_open = True
+        self._passing.set()
+
+    def mute(self) -> None:
+        """Accept bytes, and pass none on."""
+        self._passing.clear()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._relay, HOST, 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.shut()
+        for relay in self._relays:
+            relay.cancel()
+        if self._relays:
+            await asyncio.wait(self._relays)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._relays.add(task)
+        self._writers.add(writer)
+        try:
+            if self._is_open:
+                await self._join(reader, writer)
+        except (OSError, asyncio.CancelledError):
+            pass  # asyncio's own server logs whatever a handler raises
+        finally:
+            writer.transport.abort()
+            self._writers.discard(writer)
+            self._relays.discard(task)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(HOST, self._target_port)
+        self._writers.add(far_writer)
+        directions = [
+            asyncio.create_task(self._pass(reader, far_writer)),
+            asyncio.create_task(self._pass(far_reader, writer)),
+        ]
+        try:
+            await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            far_writer.transport.abort()
+            self._writers.discard(far_writer)
+            for direction in directions:
+                direction.cancel()
+            await asyncio.gather(*directions, return_exceptions=True)
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await self._passing.wait()
+            writer.write(data)
+            await writer.drain()
 
 
 # ---- the library etcd3, an independent reader

@@ -1,0 +1,337 @@
+"""The etcd store when etcd, or the way to it, fails: nothing is lost, nothing is told twice, and waiting has an end."""
+
+import asyncio
+import contextlib
+import shutil
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from registry_server.stores.base import (
+    Away,
+    Back,
+    Cause,
+    Commit,
+    Deleted,
+    Delta,
+    Outcome,
+    Progress,
+    Put,
+    Snapshot,
+    StoreAway,
+)
+from registry_server.stores.etcd import EtcdStore
+from tests.support.etcd import EtcdCluster, Gate
+from tests.support.stores import Backends, Running, backends, running
+
+__all__ = ["backends"]
+
+TTL_S = 30.0
+# What a write may take while nobody knows yet that etcd is gone, with some for a busy machine.
+WRITE_S = 2.0 + 1.0
+# 2 s of silence, 3 s for an answer, and some for a busy machine.
+SILENCE_S = 5.0 + 2.0
+
+
+@pytest.fixture
+async def etcd(tmp_path: Path) -> AsyncIterator[EtcdCluster]:
+    """An etcd of this test alone."""
+    cluster = EtcdCluster(tmp_path)
+    try:
+        yield await cluster.start_async()
+    finally:
+        cluster.kill()
+
+
+@contextlib.asynccontextmanager
+async def gated(etcd: EtcdCluster, prefix: str) -> AsyncIterator[tuple[Gate, Running, Running]]:
+    """A gate, a store behind it, and one that reaches the same etcd directly."""
+    async with (
+        Gate(etcd.nodes[0].client_port) as gate,
+        running(EtcdStore.from_url(etcd.url(prefix))) as direct,
+        running(EtcdStore.from_url(etcd.url(prefix, at=[gate.endpoint]))) as behind,
+    ):
+        yield gate, behind, direct
+
+
+async def with_records(run: Running, count: int = 5) -> str:
+    """Some records under a new lease."""
+    lease = await run.store.grant(TTL_S)
+    await run.commit(Commit(puts=tuple(Put(run.key(), b"", lease.id, 0) for _ in range(count))))
+    return lease.id
+
+
+async def outcome(run: Running, lease_id: str) -> Outcome:
+    (renewal,) = await run.store.keep_alive([lease_id])
+    return renewal.outcome
+
+
+async def no_write_goes_through(run: Running, lease_id: str, limit_s: float) -> None:
+    """Every write fails with StoreAway in time, and a renewal is held."""
+    for write in (run.store.grant(TTL_S), run.store.release(lease_id), run.put(run.key(), lease_id)):
+        started = time.monotonic()
+        with pytest.raises(StoreAway):
+            await write
+        assert time.monotonic() - started < limit_s
+    started = time.monotonic()
+    (renewal,) = await run.store.keep_alive([lease_id])
+    assert (renewal.outcome, renewal.ttl_s) == (Outcome.HELD, TTL_S)
+    assert time.monotonic() - started < limit_s
+
+
+# ---- killed
+
+
+async def test_killed_and_restarted(etcd: EtcdCluster) -> None:
+    async with running(EtcdStore.from_url(etcd.url())) as run:
+        lease = await with_records(run)
+        view, told = dict(run.seen.view), len(run.seen.events)
+        etcd.kill()
+        away = await run.seen.wait_next(Away, after=told, timeout_s=WRITE_S)
+        assert etcd.nodes[0].endpoint in away.reason
+        assert run.store.endpoint is None
+        await no_write_goes_through(run, lease, limit_s=0.2)
+        await etcd.start_async()
+        await run.seen.wait_next(Back, after=told)
+        assert await outcome(run, lease) is Outcome.RENEWED
+        assert run.seen.view == view
+        await run.put(run.key(), lease)
+        assert [type(event) for event in run.seen.events[told:] if not isinstance(event, Progress)] == [
+            Away,
+            Back,
+            Delta,
+        ]
+
+
+async def test_killed_over_and_over(etcd: EtcdCluster) -> None:
+    async with running(EtcdStore.from_url(etcd.url())) as run:
+        lease = await with_records(run)
+        for _ in range(4):
+            told = len(run.seen.events)
+            await etcd.restart_async()
+            await run.seen.wait_next(Back, after=told)
+            await run.put(run.key(), lease)
+        assert len(run.seen.view) == 5 + 4
+        assert run.deleted == []
+
+
+async def test_not_there_at_the_start(etcd: EtcdCluster, caplog: pytest.LogCaptureFixture) -> None:
+    etcd.kill()
+    run = Running(EtcdStore.from_url(etcd.url()))
+    try:
+        started = asyncio.create_task(run.start())
+        done, _ = await asyncio.wait([started], timeout=1.5)
+        assert not done
+        assert run.seen.events == []
+        with pytest.raises(StoreAway):
+            await run.store.grant(TTL_S)
+        assert etcd.nodes[0].endpoint in caplog.text
+        await etcd.start_async()
+        await started
+        assert isinstance(run.seen.events[0], Snapshot)
+    finally:
+        await run.stop()
+
+
+async def test_cancelled_while_away(etcd: EtcdCluster) -> None:
+    async with running(EtcdStore.from_url(etcd.url())) as run:
+        etcd.kill()
+        await run.seen.wait_next(Away, after=1)
+        started = time.monotonic()
+        await run.stop()
+        assert time.monotonic() - started < 1
+        await etcd.start_async()
+        await run.start()
+
+
+# ---- another etcd than before
+
+
+async def test_wiped(etcd: EtcdCluster) -> None:
+    async with running(EtcdStore.from_url(etcd.url())) as run:
+        await with_records(run)
+        epoch, told = run.seen.epoch, len(run.seen.events)
+        await etcd.restart_async(wiped=True)
+        snapshot = await run.seen.wait_next(Snapshot, after=told)
+        assert snapshot.records == ()
+        assert snapshot.epoch != epoch
+        assert snapshot.epoch.split(".")[0] == epoch.split(".")[0], "etcd's own cluster id does not tell them apart"
+        await with_records(run)
+        assert len(run.seen.view) == 5
+
+
+async def test_gone_back_to_a_backup(etcd: EtcdCluster) -> None:
+    data = etcd.nodes[0].data
+    async with running(EtcdStore.from_url(etcd.url())) as run, running(EtcdStore.from_url(etcd.url())) as other:
+        lease = await with_records(run)
+        view, epoch = dict(run.seen.view), run.seen.epoch
+        etcd.kill()
+        await run.seen.wait_next(Away, after=1)
+        await asyncio.to_thread(shutil.copytree, data, data.with_suffix(".backup"))
+        await etcd.start_async()
+        await run.seen.wait_next(Back, after=1)
+        for _ in range(20):
+            await run.put(run.key("later"), lease)
+        await other.seen.wait_revision(run.seen.revision)
+        revision, told = run.seen.revision, len(run.seen.events)
+        etcd.kill()
+        await asyncio.to_thread(shutil.rmtree, data)
+        await asyncio.to_thread(data.with_suffix(".backup").rename, data)
+        await etcd.start_async()
+        snapshot = await run.seen.wait_next(Snapshot, after=told)
+        assert snapshot.revision < revision
+        assert snapshot.epoch != epoch
+        assert run.seen.view == view
+        await other.seen.wait(lambda: other.seen.epoch == run.seen.epoch, "both agree about the epoch")
+        await other.seen.wait_revision(await run.put(run.key("again"), lease))
+        assert other.seen.view == run.seen.view
+
+
+async def test_epoch_removed_by_hand(backends: Backends) -> None:
+    etcd = backends.etcd()
+    async with running(EtcdStore.from_url(etcd.url("/by-hand"))) as run:
+        lease = await with_records(run)
+        epoch, view = run.seen.epoch, dict(run.seen.view)
+        await etcd.etcdctl_async("del", "/by-hand/v1/epoch")
+        snapshot = await run.seen.wait_next(Snapshot, after=1)
+        assert snapshot.epoch != epoch
+        assert run.seen.view == view
+        assert run.seen.of(Away) == []
+        await run.seen.wait(lambda: run.store.endpoint is not None, "in use again", timeout_s=2)
+        await run.put(run.key(), lease)
+
+
+async def test_foreign_keys_are_left_alone(backends: Backends) -> None:
+    etcd = backends.etcd()
+    async with running(EtcdStore.from_url(etcd.url("/foreign"))) as run:
+        lease, told = await with_records(run), len(run.seen.events)
+        for key in ("note", "instances/a/b", "instances/a/b/c/d", "instances/a/b/%41"):
+            await etcd.etcdctl_async("put", f"/foreign/v1/{key}", "hello")
+        await etcd.etcdctl_async("put", "/foreigners", "hello")
+        await run.put(run.key(), lease)
+        assert len(run.seen.view) == 6
+        assert {type(event) for event in run.seen.events[told:-1]} <= {Progress}
+        await run.stop()
+        await run.start()
+        assert len(run.seen.view) == 6
+
+
+async def test_deleted_by_hand_looks_like_expiry(backends: Backends) -> None:
+    etcd = backends.etcd()
+    async with running(EtcdStore.from_url(etcd.url("/deleted"))) as run:
+        await with_records(run, 1)
+        (key,) = run.seen.view
+        await etcd.etcdctl_async("del", f"/deleted/v1/instances/{key}")
+        await run.seen.wait(lambda: not run.seen.view, "it is told")
+        assert run.deleted == [Deleted(key, Cause.EXPIRED)]
+
+
+# ---- the way to it is broken
+
+
+async def test_missed_changes_are_told_one_by_one(backends: Backends) -> None:
+    async with gated(backends.etcd(), "/missed") as (gate, run, direct):
+        lease = await with_records(direct)
+        await run.seen.wait_revision(direct.seen.revision)
+        told = len(run.seen.events)
+        gate.shut()
+        await run.seen.wait_next(Away, after=told)
+        first = next(iter(direct.seen.view))
+        await direct.delete(first)
+        for _ in range(3):
+            await direct.put(direct.key("again"), lease)
+        assert run.seen.revision < direct.seen.revision
+        gate.open()
+        await run.seen.wait_revision(direct.seen.revision)
+        assert run.seen.view == direct.seen.view
+        assert [type(event) for event in run.seen.events[told:] if not isinstance(event, Progress)] == [
+            Away,
+            Back,
+            *[Delta] * 4,
+        ]
+        assert run.deleted == [Deleted(first, Cause.DEREGISTERED)]
+
+
+async def test_compacted_while_away(backends: Backends) -> None:
+    etcd = backends.etcd()
+    async with gated(etcd, "/compacted") as (gate, run, direct):
+        lease = await with_records(direct)
+        await run.seen.wait_revision(direct.seen.revision)
+        epoch, told = run.seen.epoch, len(run.seen.events)
+        gate.shut()
+        await run.seen.wait_next(Away, after=told)
+        await direct.delete(next(iter(direct.seen.view)))
+        revision = await direct.put(direct.key("last"), lease)
+        await etcd.etcdctl_async("compaction", str(revision))
+        gate.open()
+        snapshot = await run.seen.wait_next(Snapshot, after=told)
+        assert snapshot.epoch == epoch
+        assert run.seen.view == direct.seen.view
+        assert run.seen.of(Back) == []
+        await run.seen.wait_revision(await direct.put(direct.key(), lease))
+
+
+async def test_compacted_up_to_what_was_told(backends: Backends) -> None:
+    etcd = backends.etcd()
+    async with gated(etcd, "/just-compacted") as (gate, run, direct):
+        lease = await with_records(direct)
+        await run.seen.wait_revision(direct.seen.revision)
+        told = len(run.seen.events)
+        gate.shut()
+        await run.seen.wait_next(Away, after=told)
+        await etcd.etcdctl_async("compaction", str(direct.seen.revision))
+        gate.open()
+        await run.seen.wait_next(Back, after=told)
+        await run.seen.wait_revision(await direct.put(direct.key(), lease))
+        assert len(run.seen.of(Snapshot)) == 1
+
+
+async def test_half_dead_connection_is_noticed(backends: Backends) -> None:
+    async with gated(backends.etcd(), "/half-dead") as (gate, run, direct):
+        lease = await with_records(run)
+        told = len(run.seen.events)
+        gate.mute()
+        await run.seen.wait_next(Away, after=told, timeout_s=SILENCE_S)
+        await no_write_goes_through(run, lease, limit_s=0.2)
+        await direct.put(direct.key("meanwhile"), lease)
+        gate.open()
+        await run.seen.wait_next(Back, after=told)
+        await run.seen.wait_revision(direct.seen.revision)
+        assert run.seen.view == direct.seen.view
+        assert await outcome(run, lease) is Outcome.RENEWED
+
+
+async def test_writes_have_an_end_before_it_is_noticed(backends: Backends) -> None:
+    async with gated(backends.etcd(), "/writes") as (gate, run, _):
+        lease = await with_records(run)
+        told = len(run.seen.events)
+        gate.mute()
+        started = time.monotonic()
+        held, written, granted = await asyncio.gather(
+            run.store.keep_alive([lease]),
+            run.put(run.key(), lease, expect=0),
+            run.store.grant(TTL_S),
+            return_exceptions=True,
+        )
+        assert time.monotonic() - started < WRITE_S
+        assert isinstance(held, list)
+        assert held[0].outcome is Outcome.HELD
+        assert (type(written), type(granted)) == (StoreAway, StoreAway)
+        await run.seen.wait_next(Away, after=told, timeout_s=WRITE_S)
+        assert time.monotonic() - started < SILENCE_S
+        gate.open()
+        await run.seen.wait_next(Back, after=told)
+
+
+async def test_idle_store_shows_that_it_is_alive(backends: Backends) -> None:
+    async with gated(backends.etcd(), "/idle") as (_, run, direct):
+        await with_records(direct)
+        await run.seen.wait_revision(direct.seen.revision)
+        told = len(run.seen.events)
+        for _ in range(2):
+            progress = await run.seen.wait_next(Progress, after=told, timeout_s=SILENCE_S)
+            assert progress.revision >= direct.seen.revision
+            told = len(run.seen.events)
+        assert run.seen.of(Away) == []

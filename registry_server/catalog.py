@@ -269,8 +269,8 @@ class Catalog:
     def _put(self, record: Record) -> list[Change]:
         """Take in a record. An address belongs to one instance: whoever held it before leaves, on every replica alike,
         even if the two registered at the same time on different ones."""
-        key = record.key
         after = Entry.of(record)
+        key = after.key
         service = self._services.get(key[:2]) or self._open(key.namespace, key.service)
         holder = service.addresses.get(after.address, key.id)
         changes = []

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from sys import intern
 from typing import NamedTuple
 
 from protos.registry.v1 import registry_pb2 as pb
@@ -16,10 +17,12 @@ Address = tuple[str, int]
 
 
 class Entry(NamedTuple):
-    """An instance with all that is derived from it, each derived once. Nobody changes `instance`."""
+    """An instance with what is derived from it, each derived once.
+
+    It is kept encoded, as most readers want it: a parsed message takes several times the memory.
+    """
 
     key: Key
-    instance: pb.Instance
     encoded: bytes
     lease_id: str
     revision: int
@@ -27,15 +30,20 @@ class Entry(NamedTuple):
     routable: bool
     address: Address
 
+    @property
+    def instance(self) -> pb.Instance:
+        """The instance, parsed anew: the caller's to change."""
+        return pb.Instance.FromString(self.encoded)
+
     @classmethod
     def of(cls, record: Record) -> "Entry":
         """Read a record of the store. This is the one place where an instance is encoded for its readers."""
         instance = pb.Instance.FromString(record.value)
         instance.revision = record.revision
         instance.create_revision = record.create_revision
+        namespace, service, id_ = record.key
         return cls(
-            record.key,
-            instance,
+            Key(intern(namespace), intern(service), id_),
             instance.SerializeToString(),
             record.lease_id,
             record.revision,

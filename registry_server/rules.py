@@ -70,7 +70,7 @@ class Rules:
         current = self._catalog.get(key)
         if current is None or key in self._held:
             raise NotFound("instance", str(key))
-        changed = _without_revisions(current.instance)
+        changed = _storable(current)
         for path in paths:
             _copy_field(wanted, changed, path)
         put = Put(key, changed.SerializeToString(), current.lease_id, current.revision)
@@ -91,7 +91,7 @@ class Rules:
         wanted.ttl.CopyFrom(seconds(lease.ttl_s))
 
     def _put_draining(self, entry: Entry, lease: Lease) -> Put:
-        draining = _without_revisions(entry.instance)
+        draining = _storable(entry)
         draining.status = pb.DRAINING
         draining.ttl.CopyFrom(seconds(lease.ttl_s))
         return Put(entry.key, draining.SerializeToString(), lease.id, self._expect(entry))
@@ -113,13 +113,12 @@ def seconds(value: float) -> Duration:
     return Duration(seconds=whole, nanos=round((value - whole) * 1e9))
 
 
-def _without_revisions(instance: pb.Instance) -> pb.Instance:
-    """A copy to be stored: revisions are the store's to say."""
-    copy = pb.Instance()
-    copy.CopyFrom(instance)
-    copy.ClearField("revision")
-    copy.ClearField("create_revision")
-    return copy
+def _storable(entry: Entry) -> pb.Instance:
+    """The instance without its revisions, which are the store's to say."""
+    instance = entry.instance
+    instance.ClearField("revision")
+    instance.ClearField("create_revision")
+    return instance
 
 
 def _copy_field(source: pb.Instance, target: pb.Instance, path: str) -> None:

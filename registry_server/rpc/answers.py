@@ -30,6 +30,11 @@ def header(epoch: str, revision: int, stale_for_s: float | None) -> pb.ResponseH
     return pb.ResponseHeader(epoch=epoch, revision=revision, stale_for=seconds(stale_for_s))
 
 
+def instance(head: pb.ResponseHeader, entry: Entry) -> bytes:
+    """A GetResponse, or an UpdateResponse: they have the same fields."""
+    return pb.GetResponse(header=head).SerializeToString() + wire.message_field(_INSTANCE, entry.encoded)
+
+
 def registered(head: pb.ResponseHeader, entry: Entry, lease: Lease) -> bytes:
     """A RegisterResponse."""
     frame = pb.RegisterResponse(header=head, lease_id=lease.id, ttl=seconds(lease.ttl_s))

@@ -65,16 +65,14 @@ class RegistryService:
             raise InvalidField("instance", "is required")
         paths = validate.changed_instance(request.instance, request.update_mask.paths)
         written = await self._registrar.update(request.instance, paths)
-        return pb.UpdateResponse(
-            header=self._header(written.revision), instance=written.entries[0].instance
-        ).SerializeToString()
+        return answers.instance(self._header(written.revision), written.entries[0])
 
     async def get(self, request: pb.GetRequest) -> bytes:
         """Get."""
         if not request.HasField("key"):
             raise InvalidField("key", "is required")
         entry = self._known(validate.key("key", request.key))
-        return pb.GetResponse(header=self._header(), instance=entry.instance).SerializeToString()
+        return answers.instance(self._header(), entry)
 
     async def list(self, request: pb.ListRequest) -> bytes:
         """List."""

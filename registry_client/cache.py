@@ -8,6 +8,7 @@ import logging
 import os
 import struct
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,10 +50,18 @@ class ViewFile:
     def __init__(self, directory: Path, addresses: Sequence[str], question: pb.WatchRequest) -> None:
         named = "\n".join(sorted(addresses)).encode() + b"\0" + question.SerializeToString(deterministic=True)
         self.path = directory / f"{hashlib.sha256(named).hexdigest()[:32]}.view"
+        self._lock = threading.Lock()
+        self._written_at_s = float("-inf")
 
     def write(self, view: View, token: str, now_wall_s: float) -> None:
-        """Replace the file at once, or leave it as it is and say so in the log."""
+        """Replace the file at once, or leave it as it is and say so in the log. A later view is never replaced."""
         content = _encode(view, token, now_wall_s)
+        with self._lock:
+            if now_wall_s >= self._written_at_s:
+                self._written_at_s = now_wall_s
+                self._replace(content)
+
+    def _replace(self, content: bytes) -> None:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(prefix=".view-", dir=self.path.parent)

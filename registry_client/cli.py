@@ -27,7 +27,7 @@ from registry_client.instance import DEFAULT_NAMESPACE, Fields, Filters, Health,
 from registry_client.signals import run_until_signal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from google.protobuf.message import Message
 
@@ -156,9 +156,10 @@ def _with_filters(function: Callable[..., Any]) -> Callable[..., Any]:
 class _Group(click.Group):
     """Turns what goes wrong into one line on stderr and an exit code."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
+        extra["standalone_mode"] = False
         try:
-            sys.exit(super().main(*args, standalone_mode=False, **extra))
+            sys.exit(super().main(args, prog_name, **extra))
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "registryctl"
             _end(USAGE, f"{error.format_message()} (see {path} --help)")

@@ -146,7 +146,7 @@ class Holding:
         before, self.state = self.state, TRANSITIONS[self.state][event]
         if before is not self.state:
             self.attempt, self.not_before_s = 0, 0.0
-            self.reason = reason
+            self.reason = reason or self.reason
 
     def prove(self, now: float) -> None:
         """The registry has shown this very instance."""

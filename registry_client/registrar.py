@@ -370,9 +370,8 @@ class Registration:
         return await self.start()
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        lost = self.state is State.LOST
         await self.aclose()
-        if lost and kind is None:
+        if self._lost.is_set() and kind is None:
             raise self._loss()
 
     async def aclose(self, drain: float | None = None) -> None:

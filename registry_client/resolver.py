@@ -170,7 +170,7 @@ def channel(
     Interceptors go on top of it with `grpc.intercept_channel`.
     """
     settings = _settings(target, policy, options, balancing, filters, registry_credentials, cache_dir)
-    return _sync_channel(
+    made: grpc.Channel = _sync_channel(
         RegistryResolver(settings.source),
         policy=settings.policy,
         options=options,
@@ -178,6 +178,7 @@ def channel(
         compression=compression,
         balancing=settings.balancing,
     )
+    return made
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,7 +201,8 @@ class ViewFold:
         """Carry the folded set over to the shown one, unless that would go back in time. Whether anything changed."""
         self._count_down(now)
         self._counted_at_s = now
-        if self._epoch != self._shown_epoch:
+        ended = self._epoch != self._shown_epoch
+        if ended:
             self._keep_what_the_ended_epoch_had()
         elif self._lags(now):
             return False
@@ -209,7 +210,8 @@ class ViewFold:
         self._lagging_since_s = None
         self._shown_epoch, self._shown_revision = self._epoch, self._revision
         freed = self._free_kept({*touched, *self._folded} if whole else touched)
-        return self._carry_over(self._shown.keys() | self._folded.keys() if whole else touched | freed)
+        carried = self._carry_over(self._shown.keys() | self._folded.keys() if whole else touched | freed)
+        return carried or bool(freed) or ended
 
     def _lags(self, now: float) -> bool:
         """A replica that is behind is folded but not shown; only if that lasts is it taken at its word."""

@@ -100,7 +100,7 @@ class Feed:
             raise
         finally:
             self._disarm()
-            await self._save(final=True)
+            self._save_now()
 
     async def _follow_on_and_on(self) -> None:
         attempt = 0
@@ -212,25 +212,32 @@ class Feed:
         if saved is not None:
             self._fold.restore(saved.view, saved.token, saved.age_s, self._means.clock())
 
-    async def _save(self, *, final: bool = False) -> None:
+    async def _save(self) -> None:
         """Write the view down, every few seconds at most, once all in it is what the current epoch says."""
         now = self._means.clock()
-        if self._file is None or not self._unsaved or not self._fold.is_settled:
+        if self._file is None or not self._may_save() or now - self._saved_at_s < SAVE_EVERY_S:
             return
-        if not final and now - self._saved_at_s < SAVE_EVERY_S:
-            return
-        self._unsaved, self._saved_at_s = False, now
-        write = self._file.write
-        await asyncio.to_thread(write, self._fold.peek(now), self._fold.token, self._means.wall_clock())
+        self._saved_at_s = now
+        view, token = self._fold.peek(now), self._fold.token
+        await asyncio.to_thread(self._file.write, view, token, self._means.wall_clock())
+        self._unsaved = self._fold.token != token
+
+    def _save_now(self) -> None:
+        """The same at the end, when nothing may be awaited any more."""
+        if self._file is not None and self._may_save():
+            self._file.write(self._fold.peek(self._means.clock()), self._fold.token, self._means.wall_clock())
+
+    def _may_save(self) -> bool:
+        return self._unsaved and self._fold.is_settled
 
 
 class Watch:
     """An endless iterator over the views of a watch: `async for view in registry.watch("player")`.
 
     The first view comes once the registry has said what there is; at a cold start without a registry it is the one
-    from disk, marked stale. Then one comes whenever the set changes or its staleness begins or ends. Who is slow gets
-    the newest view, whose `changes` cover all that was skipped. It ends with RegistryError only when the registry
-    refuses the question. Dropping the iterator ends the watch; `aclose`, or `async with`, ends it at once.
+    from disk, marked stale. Then one comes whenever the set changes, a new epoch begins, or staleness begins or ends.
+    Who is slow gets the newest view, whose `changes` cover all that was skipped. It ends with RegistryError only when
+    the registry refuses the question. Dropping the iterator ends the watch; `aclose`, or `async with`, ends it at once.
     """
 
     def __init__(self, feed: Feed, task: asyncio.Task[None]) -> None:

@@ -239,7 +239,7 @@ def test_a_replica_that_stays_behind_is_believed_in_the_end() -> None:
 def test_a_new_epoch_is_not_a_removal() -> None:
     """StaleBeatsEmpty: the registry came back without its memory."""
     fold = following(player("a"), player("b"))
-    assert reconnect(fold, full(epoch="e2", revision=1), 10.0) is Folded.PROVEN
+    assert reconnect(fold, full(epoch="e2", revision=1), 10.0) is Folded.CHANGED
     view = fold.peek(10.0)
     assert ids(view) == ["a", "b"]
     assert view.unconfirmed == {Key("default", "player", "a"), Key("default", "player", "b")}
@@ -257,6 +257,16 @@ def test_who_registers_again_is_confirmed_and_who_does_not_goes_after_its_ttl() 
     assert fold.tick(10.0 + TTL_S)
     assert ids(fold.take(25.0)) == ["a"]
     assert fold.is_settled
+
+
+def test_to_be_confirmed_is_a_change_even_if_nothing_else_is() -> None:
+    """In the new order an instance may well have the revision that it had in the old one."""
+    fold = following(player("a"))
+    reconnect(fold, full(epoch="e2", revision=0), 10.0)
+    assert fold.on_response(step([player("a")], upserts=[player("a")], epoch="e2"), 11.0) is Folded.CHANGED
+    view = fold.take(11.0)
+    assert not view.unconfirmed
+    assert not view.changes
 
 
 def test_nobody_is_kept_longer_than_a_minute() -> None:

@@ -7,6 +7,7 @@ pool wants, and every call goes to the endpoint that the policy picks for it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -86,7 +87,7 @@ class Subchannel:
         self._task = engine.loop.create_task(
             self._watch(engine.driver, node), name=f"balancer-watch-{node.endpoint.address}"
         )
-        self._task.add_done_callback(lambda _task: self._core.close())
+        self._task.add_done_callback(self._close)
         engine.own(self._task)
 
     def handle(self, path: bytes) -> int:
@@ -106,6 +107,12 @@ class Subchannel:
     def close_soon(self) -> None:
         """Closes the connection in the next round of the loop."""
         self._task.cancel()
+
+    def _close(self, _task: asyncio.Task[None]) -> None:
+        # With no grace there is nothing to wait for: the coroutine ends at its first step. Not in a `finally` of the
+        # watch, which never begins when it is cancelled at once.
+        with contextlib.suppress(StopIteration):
+            self._channel.close().send(None)
 
     async def _watch(self, driver: Driver, node: Node) -> None:
         state = self._channel.get_state(try_to_connect=True)

@@ -68,8 +68,11 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url)
     except ValueError as error:
         raise BadStoreURL(f"store URL: {error}") from None
-    if parts.scheme != "etcd":
+    if parts.scheme != "etcd" or not url.partition(":")[2].startswith("//"):
         raise BadStoreURL("store URL: an etcd store starts with etcd://")
+    if "@" in parts.path + parts.fragment + parts.query.partition("=")[0]:
+        # Likely the end of a password; no later message may quote it.
+        raise BadStoreURL("store URL: '/', '?', '#' and '@' in a user or password have to be percent-encoded")
     if parts.path not in ("", "/"):
         raise BadStoreURL(
             f"store URL: path {parts.path!r} has no meaning; to set the prefix of the keys use ?prefix=/…"

@@ -12,7 +12,8 @@ __all__ = ["backends"]
 @pytest.fixture(params=RUNNERS, ids=str)
 def runner(request: pytest.FixtureRequest) -> Runner:
     """One kind of store."""
-    return request.param
+    chosen: Runner = request.param
+    return chosen
 
 
 @pytest.fixture

@@ -272,9 +272,9 @@ async def test_of_many_who_write_the_same_key_one_wins(run: Running) -> None:
         values = [b"%d" % number for number in range(20)]
         attempts = [run.store.commit(Commit(puts=(Put(key, value, lease, expect),))) for value in values]
         outcomes = await asyncio.gather(*attempts, return_exceptions=True)
-        (winner,) = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, int)]
-        assert all(isinstance(outcome, Conflict) for index, outcome in enumerate(outcomes) if index != winner)
-        await run.seen.wait_revision(int(outcomes[winner]))
+        ((winner, revision),) = [(at, outcome) for at, outcome in enumerate(outcomes) if isinstance(outcome, int)]
+        assert all(isinstance(outcome, Conflict) for at, outcome in enumerate(outcomes) if at != winner)
+        await run.seen.wait_revision(revision)
         assert run.seen.view[key].value == values[winner]
 
 

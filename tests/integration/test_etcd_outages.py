@@ -63,6 +63,12 @@ async def with_records(run: Running, count: int = 5) -> str:
     return lease.id
 
 
+def in_use(run: Running) -> str | None:
+    """The endpoint that the store talks to."""
+    assert isinstance(run.store, EtcdStore)
+    return run.store.endpoint
+
+
 async def outcome(run: Running, lease_id: str) -> Outcome:
     (renewal,) = await run.store.keep_alive([lease_id])
     return renewal.outcome
@@ -91,7 +97,7 @@ async def test_killed_and_restarted(etcd: EtcdCluster) -> None:
         etcd.kill()
         away = await run.seen.wait_next(Away, after=told, timeout_s=WRITE_S)
         assert etcd.nodes[0].endpoint in away.reason
-        assert run.store.endpoint is None
+        assert in_use(run) is None
         await no_write_goes_through(run, lease, limit_s=0.2)
         await etcd.start_async()
         await run.seen.wait_next(Back, after=told)
@@ -199,7 +205,7 @@ async def test_epoch_removed_by_hand(backends: Backends) -> None:
         assert snapshot.epoch != epoch
         assert run.seen.view == view
         assert run.seen.of(Away) == []
-        await run.seen.wait(lambda: run.store.endpoint is not None, "in use again", timeout_s=2)
+        await run.seen.wait(lambda: in_use(run) is not None, "in use again", timeout_s=2)
         await run.put(run.key(), lease)
 
 
@@ -291,9 +297,12 @@ async def test_compacted_up_to_what_was_told(backends: Backends) -> None:
 async def test_half_dead_connection_is_noticed(backends: Backends) -> None:
     async with gated(backends.etcd(), "/half-dead") as (gate, run, direct):
         lease = await with_records(run)
+        await run.seen.wait_next(Progress, after=0)
+        await run.seen.stays(lambda: True, 0.2)  # no ping of HTTP/2 is under way that would notice sooner
         told = len(run.seen.events)
         gate.mute()
-        await run.seen.wait_next(Away, after=told, timeout_s=SILENCE_S)
+        away = await run.seen.wait_next(Away, after=told, timeout_s=SILENCE_S)
+        assert "no answer" in away.reason
         await no_write_goes_through(run, lease, limit_s=0.2)
         await direct.put(direct.key("meanwhile"), lease)
         gate.open()

@@ -54,7 +54,8 @@ class Model:
         return self.records[key][2] if key in self.records else 0
 
     def conflicts(self, commit: Commit) -> set[Key]:
-        return {write.key for write in (*commit.puts, *commit.deletes) if self.revision(write.key) != write.expect}
+        writes: list[Put | Delete] = [*commit.puts, *commit.deletes]
+        return {write.key for write in writes if self.revision(write.key) != write.expect}
 
     def commit(self, commit: Commit, revision: int) -> None:
         for delete in commit.deletes:
@@ -215,20 +216,12 @@ class EtcdMachine(StoreMachine):
         await self.backends.etcd().etcdctl_async("lease", "revoke", lease_id)
 
 
-COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck)}
-
-
 @pytest.fixture
 def no_stalls() -> Iterator[None]:
     """A clock that jumps looks like a process that was stopped; here it is not."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "STALL_S", float("inf"))
         yield
-
-
-@pytest.mark.usefixtures("no_stalls")
-class TestMemory(MemoryMachine.TestCase):
-    settings = settings(max_examples=100, stateful_step_count=40, **COMMON)
 
 
 @pytest.fixture(scope="session")
@@ -238,6 +231,14 @@ def etcd_for_machine(backends: Backends) -> Iterator[None]:
         yield
 
 
-@pytest.mark.usefixtures("etcd_for_machine")
-class TestEtcd(EtcdMachine.TestCase):
-    settings = settings(max_examples=25, stateful_step_count=30, **COMMON)
+def configured(machine: type[StoreMachine], max_examples: int, steps: int, fixture: str) -> Any:
+    """The test of a machine."""
+    test = machine.TestCase
+    test.settings = settings(
+        max_examples=max_examples, stateful_step_count=steps, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    return pytest.mark.usefixtures(fixture)(test)
+
+
+TestMemory = configured(MemoryMachine, 100, 40, "no_stalls")
+TestEtcd = configured(EtcdMachine, 25, 30, "etcd_for_machine")

@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,7 +178,7 @@ class EtcdNode:
         self.check()
         try:
             with urllib.request.urlopen(f"http://{HOST}:{self.health_port}/health", timeout=2) as answer:
-                return answer.status == 200
+                return bool(answer.status == 200)
         except (OSError, urllib.error.URLError):
             return False
 
@@ -261,7 +261,7 @@ class EtcdCluster:
 
     def leader(self) -> EtcdNode:
         """The node that leads just now."""
-        return eventually(lambda: next((node for node in self.nodes if self._leads(node)), None), what="a leader")
+        return eventually(lambda: [node for node in self.nodes if self._leads(node)], what="a leader")[0]
 
     # ---- what can be done to it
 
@@ -328,15 +328,16 @@ class EtcdCluster:
             else:
                 return
 
-    def _retry_taken_ports(self, start: object) -> None:
-        assert callable(start)
+    def _retry_taken_ports(self, start: Callable[[], None]) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             try:
-                return start()
+                start()
             except PortTaken:
                 if time.monotonic() > deadline:
                     raise
+            else:
+                return
 
     def _start_all(self) -> None:
         for node in self.nodes:
@@ -394,7 +395,7 @@ class EtcdCluster:
 
 
 class Gate:
-    """A TCP relay in front of one endpoint, which can be shut (connections break) or muted (they stay, nothing passes)."""
+    """A TCP relay in front of one endpoint. It can be shut (connections break) or muted (they stay, nothing passes)."""
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port

@@ -93,8 +93,8 @@ def test_health(registry_server: RegistryServer) -> None:
 def documented_lines() -> list[str]:
     """The lines with grpcurl in the README, continuation lines joined."""
     text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"^```(?:sh|bash|shell|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = "\n".join(block for language, block in blocks if language == "sh").replace("\\\n", " ").splitlines()
     return [line.removeprefix("$ ").split("  #")[0] for line in lines if line.removeprefix("$ ").startswith("grpcurl ")]
 
 

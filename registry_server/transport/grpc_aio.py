@@ -19,6 +19,7 @@ from registry_server.errors import InvalidField, RequestError
 from registry_server.hub import Hub, Reader, Sink
 from registry_server.rpc.health import HealthService
 from registry_server.rpc.registry import RegistryService
+from registry_server.transport.descriptors import Descriptors
 from registry_server.transport.status import RpcStatus, internal, shutting_down, status_of
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,8 @@ class GrpcServer:
             )
         )
         channelz.add_channelz_servicer(self._server)
-        reflection.enable_server_reflection((REGISTRY, HEALTH, CHANNELZ, reflection.SERVICE_NAME), self._server)
+        names = (REGISTRY, HEALTH, CHANNELZ, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server, Descriptors())
 
     async def start(self, address: str) -> int:
         """Open the port; return its number. Raises OSError if the address cannot be had."""

@@ -49,10 +49,11 @@ class Source:
 
 
 def tracked_files() -> list[str]:
-    """Paths of all files of the project: those that git knows or would add."""
+    """Paths of all files of the project: those that git knows or would add, virtual environments aside."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    return sorted(path for path in set(listed) if (ROOT / path).is_file())
+    foreign = {path.parent.name for path in ROOT.glob("*/pyvenv.cfg")}
+    return sorted(path for path in set(listed) if path.split("/")[0] not in foreign and (ROOT / path).is_file())
 
 
 def sources(*folders: str) -> list[Source]:

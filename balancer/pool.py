@@ -615,8 +615,10 @@ class Pool:
     def _choose_anew(self) -> None:
         nodes, change = self._seats.node_set(), self._seats.take_change()
         before: object = self._chooser
-        revisable = isinstance(before, Revisable)
-        chooser = before.revised(nodes, change) if revisable else self._policy.chooser(nodes, self._rng)
+        if isinstance(before, Revisable):
+            chooser = before.revised(nodes, change)
+        else:
+            chooser = self._policy.chooser(nodes, self._rng)
         self._chooser = chooser
         self._put(Choosing(chooser, nodes.usable))
 

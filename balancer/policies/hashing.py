@@ -7,7 +7,7 @@ keys that all fall on one node faster than by trying.
 from __future__ import annotations
 
 from hashlib import blake2b
-from math import ceil, fsum
+from math import fsum
 from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -70,7 +70,7 @@ class KeyChooser:
         point = self._rng.getrandbits(64) if key is None else hash64(self._read(key))
         self._last = point, key is not None
         node = self._table.node_at(point)
-        if self._bound is None and not info.exclude:
+        if not info.exclude and (self._bound is None or self._bound.has_room(node)):
             return node
         return self._passing_over(info, point, node)
 
@@ -109,8 +109,9 @@ class Bound:
         self._weight = fsum(map(_WEIGHT, nodes))
 
     def has_room(self, node: Node) -> bool:
-        total = node.load.book.in_flight + 1
-        return node.load.in_flight < ceil(self._factor * total * node.weight / self._weight)
+        # For a whole number of calls, being below the bound and below the bound rounded up are the same.
+        load = node.load
+        return load.in_flight * self._weight < self._factor * (load.book.in_flight + 1) * node.weight
 
     def revised(self, nodes: NodeSet) -> Bound:
         return Bound(nodes.usable, self._factor)

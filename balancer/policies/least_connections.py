@@ -26,21 +26,30 @@ def in_flight(node: Node, _now: float) -> float:
 
 
 class FullScan:
-    """The least loaded of all nodes; a tie is drawn by weight. O(nodes) a pick."""
+    """The least loaded of all nodes; a tie is drawn by weight. O(nodes) a pick.
 
-    __slots__ = ("_last", "_nodes", "_rng")
+    A node in slow start takes part in as many picks as its ramp says: it is idle, so it would win nearly all.
+    """
+
+    __slots__ = ("_last", "_nodes", "_ramping", "_rng")
 
     def __init__(self, nodes: Sequence[Node], rng: Random) -> None:
         self._nodes = nodes
+        self._ramping = any(node.ramp < 1.0 for node in nodes)
         self._rng = rng
         self._last: tuple[float, int] | None = None
 
     def __call__(self, _info: PickInfo, _now: float) -> Node:
-        loads = [node.load.in_flight / node.weight for node in self._nodes]
+        nodes = self._taking_part() if self._ramping else self._nodes
+        loads = [node.load.in_flight / node.weight for node in nodes]
         least = min(loads)
-        ties = [node for node, load in zip(self._nodes, loads, strict=True) if load == least]
+        ties = [node for node, load in zip(nodes, loads, strict=True) if load == least]
         self._last = least, len(ties)
         return ties[0] if len(ties) == 1 else self._rng.choices(ties, [node.weight for node in ties])[0]
+
+    def _taking_part(self) -> Sequence[Node]:
+        random = self._rng.random
+        return [node for node in self._nodes if node.ramp >= 1.0 or random() < node.ramp] or self._nodes
 
     def explain(self) -> str:
         if self._last is None:

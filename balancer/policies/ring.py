@@ -11,10 +11,10 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_left, insort
-from collections import Counter
 from hashlib import shake_128
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING, TypeAlias, cast
+from math import log2
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -27,8 +27,6 @@ NameOf: TypeAlias = "Callable[[Node], str]"
 SLOT_BITS = 20
 SLOT_MASK = (1 << SLOT_BITS) - 1
 POINTS_PER_ARC = 32
-MOST_SHARES = 64
-"""A node gets at most so many times the points of the usual weight."""
 
 
 def points_of(name: str, count: int) -> array[int]:
@@ -43,13 +41,12 @@ def points_of(name: str, count: int) -> array[int]:
 class Ring:
     """Immutable to its users. `revised` copies pointers at C speed and touches the points of the changed nodes only.
 
-    How many points a node has follows from its weight relative to the usual one, the weight most nodes have: a single
-    heavy node then changes nobody else's points, as a share of the sum or of the maximum would.
+    How many points a node has follows from its weight relative to a reference (see `_reference`) that a single node
+    coming, going or changing hardly ever moves: else one heavy node would change everybody's points.
     """
 
     __slots__ = (
         "_arcs",
-        "_census",
         "_cut_for",
         "_free",
         "_name_of",
@@ -63,13 +60,13 @@ class Ring:
     def __init__(self, nodes: Iterable[Node], virtual_nodes: int, name_of: NameOf) -> None:
         self._virtual_nodes = virtual_nodes
         self._name_of = name_of
-        self._nodes: list[Node | None] = list(nodes)
-        self._slots = {node: slot for slot, node in enumerate(self._nodes) if node is not None}
+        # By slot. A free slot keeps its last node until another one takes it; no point leads there.
+        self._nodes = list(nodes)
+        self._slots = {node: slot for slot, node in enumerate(self._nodes)}
         self._weights = {node: node.endpoint.weight for node in self._slots}
-        self._census = Counter(self._weights.values())
         self._free: list[int] = []
-        usual = _usual(self._census)
-        self._cut(sorted(chain.from_iterable(self._owned(node, usual) for node in self._slots)))
+        reference = _reference(self._weights)
+        self._cut(sorted(chain.from_iterable(self._owned(node, reference) for node in self._slots)))
 
     def _cut(self, points: list[int]) -> None:
         self._cut_for = len(self._slots)
@@ -78,8 +75,8 @@ class Ring:
         ends = [bisect_left(points, (arc + 1) << self._shift) for arc in range(1 << bits)]
         self._arcs: list[array[int]] = [array("Q", points[start:end]) for start, end in pairwise((0, *ends))]
 
-    def _owned(self, node: Node, usual: int) -> list[int]:
-        count = round(self._virtual_nodes * min(self._weights[node] / usual, MOST_SHARES))
+    def _owned(self, node: Node, reference: float) -> list[int]:
+        count = round(self._virtual_nodes * self._weights[node] / reference)
         slot = self._slots[node]
         return [point & ~SLOT_MASK | slot for point in points_of(self._name_of(node), max(count, 1))]
 
@@ -88,7 +85,7 @@ class Ring:
         # The slot bits are no part of the order: two clients may number the same nodes differently.
         index = bisect_left(arc, point & ~SLOT_MASK)
         if index < len(arc):
-            return cast("Node", self._nodes[arc[index] & SLOT_MASK])
+            return self._nodes[arc[index] & SLOT_MASK]
         return next(self.walk(point))
 
     def walk(self, point: int) -> Iterator[Node]:
@@ -101,7 +98,7 @@ class Ring:
         yield from self._owners(self._arcs[start][:split])
 
     def _owners(self, arc: array[int]) -> Iterator[Node]:
-        return (cast("Node", self._nodes[point & SLOT_MASK]) for point in arc)
+        return (self._nodes[point & SLOT_MASK] for point in arc)
 
     def revised(self, nodes: NodeSet, change: Change) -> Ring:
         heavier = [node for node in change.reweighed if node.endpoint.weight != self._weights[node]]
@@ -118,41 +115,50 @@ class Ring:
         other = object.__new__(Ring)
         other._virtual_nodes, other._name_of, other._shift = self._virtual_nodes, self._name_of, self._shift
         other._nodes, other._slots, other._arcs = self._nodes.copy(), self._slots.copy(), self._arcs.copy()
-        other._weights, other._census = self._weights.copy(), self._census.copy()
+        other._weights = self._weights.copy()
         other._free, other._cut_for = self._free.copy(), self._cut_for
         return other
 
     def exchange(self, left: list[Node], joined: list[Node]) -> bool:
         """Changes a copy that nobody uses yet; False when that would not give what a new ring would."""
-        usual = _usual(self._census)
+        reference = _reference(self._weights)
         for node in left:
-            self._remove(node, usual)
+            self._remove(node, reference)
         for node in joined:
-            self._insert(node, usual)
-        return bool(self._slots) and _usual(self._census) == usual
+            self._insert(node, reference)
+        return bool(self._slots) and _reference(self._weights) == reference
 
-    def _remove(self, node: Node, usual: int) -> None:
-        for point in self._owned(node, usual):
+    def _remove(self, node: Node, reference: float) -> None:
+        for point in self._owned(node, reference):
             at = point >> self._shift
             arc = self._arcs[at] = self._arcs[at][:]
             del arc[bisect_left(arc, point)]
         self._free.append(self._slots.pop(node))
-        self._census[self._weights.pop(node)] -= 1
+        del self._weights[node]
 
-    def _insert(self, node: Node, usual: int) -> None:
+    def _insert(self, node: Node, reference: float) -> None:
         if not self._free:
             self._free.append(len(self._nodes))
             self._nodes.append(node)
         slot = self._slots[node] = self._free.pop()
         self._nodes[slot] = node
-        weight = self._weights[node] = node.endpoint.weight
-        self._census[weight] += 1
-        for point in self._owned(node, usual):
+        self._weights[node] = node.endpoint.weight
+        for point in self._owned(node, reference):
             at = point >> self._shift
             arc = self._arcs[at] = self._arcs[at][:]
             insort(arc, point)
 
 
-def _usual(census: Counter[int]) -> int:
-    """The most frequent weight, the smallest of several."""
-    return max(census, key=lambda weight: (census[weight], -weight))
+def _reference(weights: dict[Node, int]) -> float:
+    """The weight that gets `virtual_nodes` points: the median, rounded to a power of two so that it stays put.
+
+    In very uneven fleets, where a few heavy nodes would get most of the points, it follows the mean instead: there are
+    never more than about six times `virtual_nodes` points per node.
+    """
+    ordered = sorted(weights.values())
+    median, mean = ordered[len(ordered) // 2], sum(ordered) / len(ordered)
+    return max(_power_of_two(median), _power_of_two(mean) / 4)
+
+
+def _power_of_two(value: float) -> float:
+    return float(2 ** round(log2(value)))

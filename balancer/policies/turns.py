@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
-from math import ceil
 from threading import Lock
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -21,8 +20,9 @@ if TYPE_CHECKING:
     from balancer.policies.base import Change, Chooser, Node, NodeSet, PickInfo
     from balancer.policies.weights import WeightClass, WeightClasses
 
-Turn: TypeAlias = "tuple[float, int, int, WeightClass]"
-"""When it is due in virtual time, a number that settles ties, which turn of its class it is, the class."""
+Turn: TypeAlias = "tuple[float, int, float, int, WeightClass]"
+"""When it is due in virtual time, a number that settles ties, the phase p and the number k of the turn, the class:
+turn k of a class of total weight W is due at (p + k) / W."""
 
 
 class Rotation:
@@ -62,19 +62,18 @@ class Schedule:
     @classmethod
     def starting(cls, classes: WeightClasses) -> Schedule:
         order = count()
-        turns = [_turn_from(0.0, item, order) for item in classes.by_weight.values()]
+        turns = [_first_turn(0.0, item, order) for item in classes.by_weight.values()]
         heapify(turns)
         return cls(classes, turns, order)
 
     def __call__(self, _info: PickInfo, _now: float) -> Node:
         with self._lock:
             turns = self._turns
-            due, order, k, item = turns[0]
-            while self._classes.by_weight.get(item.weight) is not item:
+            while self._classes.by_weight.get(turns[0][4].weight) is not turns[0][4]:
                 heappop(turns)
-                _due, order, k, item = turns[0]
+            _, order, phase, k, item = turns[0]
             # Not due + 1 / W: sums of rounded fractions drift, and over a period the count has to be exact.
-            heapreplace(turns, ((k + 1.5) / item.total, order, k + 1, item))
+            heapreplace(turns, ((phase + k + 1) / item.total, order, phase, k + 1, item))
             self._last = item
             return item.take()
 
@@ -84,12 +83,13 @@ class Schedule:
             return in_turn(classes)
         with self._lock:
             turns = self._turns.copy()
-        due = turns[0][0]
-        if len(turns) > 2 * len(classes.by_weight) + 16:
-            turns = [turn for turn in turns if classes.by_weight.get(turn[3].weight) is turn[3]]
+        begun = {turn[4].weight: turn for turn in turns if turn[4] is self._classes.by_weight.get(turn[4].weight)}
+        if len(turns) > 2 * len(begun) + 16:
+            turns = list(begun.values())
             heapify(turns)
+        now = min(begun.values())[0]
         for item in classes.replaced(self._classes, change):
-            heappush(turns, _turn_from(due, item, self._order))
+            heappush(turns, _next_turn(now, begun.get(item.weight), item, self._order))
         return Schedule(classes, turns, self._order)
 
     def explain(self) -> str:
@@ -98,9 +98,19 @@ class Schedule:
         return f"weight {self._last.weight:g}, next in turn of {self._last.size} of that weight"
 
 
-def _turn_from(now: float, item: WeightClass, order: count[int]) -> Turn:
-    k = max(ceil(now * item.total - 0.5), 0)
-    return (k + 0.5) / item.total, next(order), k, item
+def _first_turn(now: float, item: WeightClass, order: count[int]) -> Turn:
+    phase = now * item.total + 0.5
+    return phase / item.total, next(order), phase, 0, item
+
+
+def _next_turn(now: float, begun: Turn | None, item: WeightClass, order: count[int]) -> Turn:
+    """The turn of a class that takes another's place: what that one had already waited counts, or frequent changes
+    would put off the same classes for ever."""
+    if begun is None:
+        return _first_turn(now, item, order)
+    due, _, _, _, before = begun
+    phase = now * item.total + (due - now) * before.total
+    return phase / item.total, next(order), phase, 0, item
 
 
 def in_turn(classes: WeightClasses) -> Chooser:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import count
+from itertools import chain, count
 from operator import attrgetter
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -20,25 +20,29 @@ BY_RAMP: WeightOf = attrgetter("ramp")
 
 
 class WeightClass:
-    """The nodes of one weight, immutable but for the shared turn counter."""
+    """The nodes of one weight, immutable but for the turn counter."""
 
     __slots__ = ("members", "nodes", "size", "total", "turn", "weight")
 
-    def __init__(self, weight: float, members: dict[Node, None], turn: Callable[[], int]) -> None:
+    def __init__(self, weight: float, members: dict[Node, None], following: Node | None = None) -> None:
         self.weight = weight
         self.members = members
         self.nodes = tuple(members)
         self.size = len(self.nodes)
         self.total = weight * self.size
-        self.turn = turn
-        """Gives 0, 1, 2, …: atomic, and carried over from class to class so that a change starts no round anew."""
+        start = 0 if following is None else self.nodes.index(following)
+        self.turn: Callable[[], int] = count(start).__next__
+        """Gives start, start + 1, …, atomically."""
 
     def take(self) -> Node:
         """The nodes in turn."""
         return self.nodes[self.turn() % self.size]
 
     def with_members(self, members: dict[Node, None]) -> WeightClass:
-        return WeightClass(self.weight, members, self.turn)
+        """A class that goes on where this one is, or frequent changes would favour whoever comes first."""
+        at = self.turn() % self.size
+        following = (node for node in chain(self.nodes[at:], self.nodes[:at]) if node in members)
+        return WeightClass(self.weight, members, next(following, None))
 
 
 class WeightClasses:
@@ -57,7 +61,7 @@ class WeightClasses:
         groups: dict[float, dict[Node, None]] = {}
         for node in nodes:
             groups.setdefault(rule(node), {})[node] = None
-        classes = {weight: WeightClass(weight, members, count().__next__) for weight, members in groups.items()}
+        classes = {weight: WeightClass(weight, members) for weight, members in groups.items()}
         return cls(classes, {node: weight for weight, members in groups.items() for node in members}, rule)
 
     def revised(self, change: Change) -> WeightClasses:
@@ -89,5 +93,5 @@ class WeightClasses:
         for weight, members in touched.items():
             old = by_weight.pop(weight, None)
             if members:
-                by_weight[weight] = old.with_members(members) if old else WeightClass(weight, members, count().__next__)
+                by_weight[weight] = old.with_members(members) if old else WeightClass(weight, members)
         return by_weight

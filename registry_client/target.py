@@ -17,7 +17,7 @@ SCHEME = "registry"
 DEFAULT_PORT = 7400
 # As in registry.proto, NAMES.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@~+-]{0,127}")
-_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\[\]:/?#\s]+)(?::(?P<port>\d+))?")
+_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^\[\]:/?#\s]+)(?::(?P<port>\d+))?")
 
 
 def parse_addresses(addresses: str | Sequence[str]) -> tuple[str, ...]:

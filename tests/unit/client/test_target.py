@@ -1,0 +1,59 @@
+"""Addresses and `registry://` URLs."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry_client.errors import InvalidTarget
+from registry_client.target import Target, parse_addresses, parse_target
+
+
+@pytest.mark.parametrize(
+    ("given_", "parsed"),
+    [
+        ("127.0.0.1:7400", ("127.0.0.1:7400",)),
+        ("h1:1, h2:2", ("h1:1", "h2:2")),
+        (["h1:1", "h2"], ("h1:1", "h2:7400")),
+        ("registry.example.org", ("registry.example.org:7400",)),
+        ("[::1]:7400,[fe80::1%eth0]:2", ("[::1]:7400", "[fe80::1%eth0]:2")),
+        ("h:1,h:1", ("h:1",)),
+    ],
+)
+def test_addresses(given_: str | list[str], parsed: tuple[str, ...]) -> None:
+    assert parse_addresses(given_) == parsed
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", "h:1,", ":1", "h:0", "h:65536", "h:p", "::1:7400", "http://h:1", "h:1/x", "a b:1", []]
+)
+def test_a_wrong_address_is_named(wrong: str | list[str]) -> None:
+    with pytest.raises(InvalidTarget, match="address"):
+        parse_addresses(wrong)
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("registry://h:1/player", Target(("h:1",), "player")),
+        ("registry://h1:7400,h2:7400/prod/player", Target(("h1:7400", "h2:7400"), "player", "prod")),
+        ("registry://h/player?", Target(("h:7400",), "player")),
+        (
+            "registry://h:1/player?policy=random&x=a%26b",
+            Target(("h:1",), "player", options={"policy": "random", "x": "a&b"}),
+        ),
+        ("registry://[::1]:1/a.b:c@d~e+f-g", Target(("[::1]:1",), "a.b:c@d~e+f-g")),
+    ],
+)
+def test_targets(url: str, target: Target) -> None:
+    assert parse_target(url) == target
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_target_or_a_clear_refusal(text: str) -> None:
+    for url in (text, f"registry://{text}", f"registry://h:1/{text}", f"registry://h:1/player?{text}"):
+        target: Target | None = None
+        with contextlib.suppress(InvalidTarget):
+            target = parse_target(url)
+        assert target is None or (target.addresses and target.service)

@@ -28,6 +28,14 @@ async def eventually_async(condition: Callable[[], T | Awaitable[T]], *, timeout
     return value
 
 
+async def always_async(condition: Callable[[], bool | Awaitable[bool]], *, for_s: float, what: str = "") -> None:
+    """Looks again and again for `for_s` seconds. Raises AssertionError as soon as the condition is not true."""
+    end = time.monotonic() + for_s
+    while time.monotonic() < end:
+        assert await _value(condition), f"not for all of {for_s:g} s: {what or 'the condition'}"
+        await asyncio.sleep(POLL_S)
+
+
 async def _value(condition: Callable[[], T | Awaitable[T]]) -> T:
     value = condition()
     return await value if isinstance(value, Awaitable) else value

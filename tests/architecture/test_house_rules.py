@@ -11,8 +11,8 @@ from tests.support.source import PACKAGES, ROOT, Source, sources, tracked_files
 
 Rule = Callable[[Source], Iterator[str]]
 
-# Printing is for people who asked at a command line.
-MAY_PRINT = re.compile(r"^(examples/|tests/bench/|protos/generate\.py|.*/(cli|__main__)\.py$)")
+# Printing is for people who asked at a command line; what a test prints is shown when it fails.
+MAY_PRINT = re.compile(r"^(examples/|tests/|protos/generate\.py|.*/(cli|__main__)\.py$)")
 # The places that poll with a deadline, play a slow peer, or measure.
 MAY_SLEEP = re.compile(r"^tests/(support|bench)/")
 # Written so that this file does not name them itself.
@@ -206,14 +206,18 @@ SOUND = {
 }
 
 
+def sample(rule: Rule, text: str) -> Source:
+    return Source("tests/unit/sample.py" if rule is sleeping_tests else "balancer/sample.py", text)
+
+
 @pytest.mark.parametrize(("rule", "text"), [(rule, text) for rule, texts in BROKEN.items() for text in texts])
 def test_broken_rule_is_seen(rule: Rule, text: str) -> None:
-    assert list(rule(Source("tests/unit/sample.py", text)))
+    assert list(rule(sample(rule, text)))
 
 
 @pytest.mark.parametrize(("rule", "text"), [(rule, text) for rule, texts in SOUND.items() for text in texts])
 def test_sound_code_is_let_be(rule: Rule, text: str) -> None:
-    assert not list(rule(Source("tests/unit/sample.py", text)))
+    assert not list(rule(sample(rule, text)))
 
 
 @pytest.mark.parametrize("folder", ["wo" + "rk", "ro" + "ot"])

@@ -90,7 +90,7 @@ class GrpcServer:
         )
         channelz.add_channelz_servicer(self._server)
         names = (REGISTRY, HEALTH, CHANNELZ, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server, cast(Any, Descriptors()))
+        reflection.enable_server_reflection(names, self._server, cast("Any", Descriptors()))
 
     async def start(self, address: str) -> int:
         """Open the port; return its number. Raises OSError if the address cannot be had."""

@@ -101,7 +101,7 @@ class Plan:
     close: tuple[Node, ...] = ()
     """Close the connection once its calls have ended (drain). A node may be opened again later unless SHUTDOWN."""
     swapped: bool = False
-    """`Pool.picker` is another one than before."""
+    """`Pool.picker` is another one than when it was last asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ class Link:
     def __init__(self, endpoint: str, url: EtcdURL) -> None:
         self.endpoint = endpoint
         self._login = url.login
-        self._token: str | None = None
+        self.token: str | None = None
         self._one_login = asyncio.Lock()
         self._channel = _channel(endpoint, url.tls)
         self.kv = rpc_pb2_grpc.KVStub(self._channel)
@@ -101,11 +101,11 @@ class Link:
 
     async def _request(self, method: Any, request: Any, timeout_s: float) -> Any:
         """Call a unary `method`, logging in again when the token is refused."""
-        token = self._token
+        token = self.token
         try:
             return await method(request, timeout=timeout_s, metadata=self._metadata())
         except grpc.aio.AioRpcError as error:
-            if not (self._login and _says(error, *_STALE_TOKEN)):
+            if not self.is_stale_token(error.details()):
                 raise
         await self.login(instead_of=token)
         return await method(request, timeout=timeout_s, metadata=self._metadata())
@@ -116,10 +116,13 @@ class Link:
             return BadCredentials(f"{self.endpoint}: {error.details()}")
         return LinkLost(f"{self.endpoint}: {_describe(error)}")
 
-    async def version(self) -> str:
-        """The version of etcd at the other end. Raises as `ask` does."""
-        answer = await self.ask(self._maintenance.Status, rpc_pb2.StatusRequest())
-        return str(answer.version)
+    async def answers_in_order(self) -> bool:
+        """Whether what the watch says about progress can be relied on. Raises as `ask` does."""
+        try:
+            answer = await self.ask(self._maintenance.Status, rpc_pb2.StatusRequest())
+        except BadCredentials:
+            return True  # only versions newer than the fix refuse this to a user who may read and write
+        return asks_in_order(answer.version)
 
     # ---- streams
 
@@ -132,7 +135,7 @@ class Link:
         return self.leases.LeaseKeepAlive(metadata=self._metadata())
 
     def _metadata(self, *more: tuple[str, str]) -> tuple[tuple[str, str], ...]:
-        return (("token", self._token), *more) if self._token else more
+        return (("token", self.token), *more) if self.token else more
 
     # ---- login
 
@@ -141,8 +144,12 @@ class Link:
         if self._login is None:
             return
         async with self._one_login:
-            if self._token == instead_of:
-                self._token = await self._authenticate(self._login)
+            if self.token == instead_of:
+                self.token = await self._authenticate(self._login)
+
+    def is_stale_token(self, details: str | None) -> bool:
+        """Whether a call failed with these details because it is time to log in (again)."""
+        return self._login is not None and any(text in (details or "") for text in _STALE_TOKEN)
 
     async def _authenticate(self, login: Login) -> str | None:
         request = rpc_pb2.AuthenticateRequest(name=login.user, password=login.read_password())
@@ -235,13 +242,17 @@ class Renewals:
         """Keep the stream open until cancelled. What breaks the stream alone (an election) does not break the link."""
         try:
             while True:
-                await self._one_stream()
-                self._give_up()
+                if await self._one_stream():
+                    self._ask_again()
+                else:
+                    self._give_up()
                 await asyncio.sleep(REOPEN_S)
         finally:
             self._give_up()
 
-    async def _one_stream(self) -> None:
+    async def _one_stream(self) -> bool:
+        """Whether the next stream may answer what this one did not: its token was refused, and there is a new one."""
+        token = self._link.token
         call = self._link.open_renewals()
         try:
             await together(self._send(call), self._receive(call))
@@ -249,6 +260,10 @@ class Renewals:
             pass  # the watch decides about the link
         finally:
             await _hang_up(call)
+        if not self._link.is_stale_token(await call.details()):
+            return False
+        await self._link.login(instead_of=token)
+        return True
 
     async def _send(self, call: Any) -> None:
         while True:
@@ -270,6 +285,10 @@ class Renewals:
         self._pending -= 1
         if not waiting:
             del self._waiting[lease]
+
+    def _ask_again(self) -> None:
+        self._outbox = deque(lease for lease, waiting in self._waiting.items() for _ in waiting)
+        self._asked.set()
 
     def _give_up(self) -> None:
         for waiting in self._waiting.values():
@@ -302,7 +321,7 @@ class Watch:
         self._call: Any = None
         self._telling: Telling
         self._watch_id = 0
-        self._asks_in_order = False
+        self._answers_in_order = False
         self._heard = asyncio.Event()
         self._suspected = asyncio.Event()
 
@@ -314,12 +333,16 @@ class Watch:
             await _hang_up(self._call)
 
     async def open(self, layout: Layout, told: Told) -> None:
-        """Watch from just after `told`. Raises LinkLost, BadCredentials or EpochChanged."""
+        """Watch from `told` on. Raises LinkLost, BadCredentials or EpochChanged.
+
+        From `told` itself, which is then left out, and not from the revision after it: etcd does not answer questions
+        about the progress of a watch that begins in the future.
+        """
         self._telling = Telling(layout, told)
-        self._asks_in_order = asks_in_order(await self._link.version())
+        self._answers_in_order = await self._link.answers_in_order()
         self._call = self._link.open_watch()
         async with self._within(REQUEST_S):
-            await self._call.write(layout.watch(told.revision + 1))
+            await self._call.write(layout.watch(told.revision))
             self._watch_id = (await self._read()).watch_id
 
     async def follow(self, tell: Callable[[Iterable[StoreEvent], Told], None]) -> None:
@@ -374,7 +397,7 @@ class Watch:
         if response.events or response.created:
             return [*self._telling.feed(response)]
         # An answer to a request carries no watch id, and in old versions of etcd may overtake events.
-        is_in_order = response.watch_id == self._watch_id or self._asks_in_order
+        is_in_order = response.watch_id == self._watch_id or self._answers_in_order
         return [self._telling.progress(response.header.revision if is_in_order else 0)]
 
     @contextlib.asynccontextmanager

@@ -122,7 +122,7 @@ class Layout:
         return rpc_pb2.RangeRequest(key=start, range_end=self.end, limit=limit, revision=revision)
 
     def watch(self, start_revision: int) -> Any:
-        """Everything that changes from `start_revision` on."""
+        """Everything that changed at `start_revision` and later."""
         return rpc_pb2.WatchRequest(
             create_request=rpc_pb2.WatchCreateRequest(
                 key=self.root, range_end=self.end, start_revision=start_revision, progress_notify=True, fragment=True

@@ -334,6 +334,15 @@ async def test_writes_have_an_end_before_it_is_noticed(backends: Backends) -> No
         await run.seen.wait_next(Back, after=told)
 
 
+async def test_store_with_nothing_to_tell_is_not_away(backends: Backends) -> None:
+    # New versions of etcd do not answer for a watch whose first revision has not come yet.
+    async with running(EtcdStore.from_url(backends.etcd().url("/nothing"))) as run:
+        await run.stop()
+        await run.start()
+        await run.seen.wait(lambda: len(run.seen.of(Progress)) == 3, "progress", timeout_s=3 * SILENCE_S)
+        assert run.seen.of(Away) == []
+
+
 async def test_idle_store_shows_that_it_is_alive(backends: Backends) -> None:
     async with gated(backends.etcd(), "/idle") as (_, run, direct):
         await with_records(direct)

@@ -352,9 +352,11 @@ class Catalog:
 
 def ghosts(changes: Sequence[Change]) -> tuple[Delete, ...]:
     """The records to delete from the store because another replica's registration took their address."""
+    # In a full set a ghost takes the address first, and its owner takes it back: the last word counts.
+    last = {change.key: change for change in changes}
     return tuple(
         Delete(change.key, change.before.revision)
-        for change in changes
+        for change in last.values()
         if change.cause is Cause.REPLACED and change.before is not None
     )
 

@@ -74,14 +74,14 @@ class LeaseTable:
         """The leases whose time has passed, still in the table, by their deadlines."""
         due = []
         while self._heap and self._heap[0][0] < now:
-            _, lease_id = heapq.heappop(self._heap)
+            noted, lease_id = heapq.heappop(self._heap)
             deadline = self._deadline.get(lease_id)
             if deadline is None:
                 continue
-            if deadline < now:
-                due.append(lease_id)
-            else:
+            if deadline > noted:
                 heapq.heappush(self._heap, (deadline, lease_id))
+            else:
+                due.append(lease_id)
         return due
 
     def put_off(self, by_s: float) -> None:

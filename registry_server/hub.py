@@ -20,7 +20,8 @@ from typing import Any, Protocol, TypeVar
 from registry_server.catalog import Change
 from registry_server.model import Query
 
-BOOKMARK_INTERVAL_S = 4.0
+# With the second between two looks and some delay, within the 5 s that registry.proto promises.
+BOOKMARK_INTERVAL_S = 3.5
 # A round in which no reader finished for so long is over; those who still write are slow, and catch up later.
 STALL_S = 0.05
 
@@ -127,7 +128,10 @@ class Hub:
         known = since(topic)
         if subject is None:
             subject = self._open(key, topic)
-        subject.version = topic.refresh()
+        told, subject.version = subject.version, topic.refresh()
+        if subject.version != told:
+            self._dirty[subject] = None  # so that those who were told the other version hear of this one
+            self._arm()
         subject.readers += 1
         reader = Reader(sink, subject, subject.version)
         self._readers.add(reader)
@@ -208,9 +212,10 @@ class Hub:
         if not self._outstanding:
             self._begin(now)
         for subject in self._subjects.values():
-            if now - subject.told_at >= BOOKMARK_INTERVAL_S and subject not in self._dirty:
-                subject.told_at = now
-                self._tell_bookmark(subject)
+            if self._is_bookmark_due(subject, now) and subject not in self._dirty:
+                self._tell_bookmark(subject, now)
+        if self._outstanding:
+            self._arm_at(now + STALL_S)
 
     def statistics(self) -> HubStatistics:
         """What the hub holds and did, in numbers."""
@@ -239,6 +244,8 @@ class Hub:
         for subject in dirty:
             subject.version = subject.topic.refresh()
             self._tell_behind(subject, now)
+            if self._is_bookmark_due(subject, now):
+                self._tell_bookmark(subject, now)
         if self._outstanding:
             self._arm_at(self._clock() + STALL_S)
         else:
@@ -260,9 +267,14 @@ class Hub:
                 reader.version = subject.version
                 if parts:
                     self._send(reader, parts)
-            subject.told_at = now
+        if subject.version not in subject.groups:
+            subject.told_at = now  # else some were up to date, and were told nothing
 
-    def _tell_bookmark(self, subject: _Subject) -> None:
+    def _is_bookmark_due(self, subject: _Subject, now: float) -> bool:
+        return now - subject.told_at >= BOOKMARK_INTERVAL_S
+
+    def _tell_bookmark(self, subject: _Subject, now: float) -> None:
+        subject.told_at = now
         readers = subject.groups.get(subject.version)
         parts = subject.topic.bookmark()
         if not readers or not parts:

@@ -1,0 +1,184 @@
+"""Leases of the embedded stores: they end when their time has passed, not before, and cost no more than they must."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry_server.stores.base import Cause, Commit, Delta, Put, StoreEvent
+from registry_server.stores.leases import LeaseTable
+from registry_server.stores.memory import STALL_S, MemoryStore
+from tests.support.core import drive, key
+
+
+def test_no_early_expiry() -> None:
+    table = LeaseTable()
+    table.grant("a", 15, 100)
+    assert table.expire(114.999) == []
+    assert table.expire(115) == []
+    assert "a" in table
+
+
+def test_expiry_within_one_tick() -> None:
+    table = LeaseTable()
+    table.grant("a", 15, 100)
+    assert table.expire(115.000001) == ["a"]
+
+
+def test_renew_wins_ties() -> None:
+    table = LeaseTable()
+    table.grant("a", 15, 100)
+    assert table.renew("a", 115) == 15
+    assert table.expire(115.1) == []
+    assert table.expire(130) == []
+    assert table.expire(130.1) == ["a"]
+
+
+def test_renewal_never_shortens_the_wait_for_the_next_look() -> None:
+    table = LeaseTable()
+    table.grant("a", 15, 100)
+    table.grant("b", 5, 100)
+    assert table.next_deadline == 105
+    table.renew("b", 104)
+    assert table.expire(105.5) == []
+    assert table.next_deadline is not None
+    assert 105.5 < table.next_deadline <= 109
+
+
+def test_a_lease_that_is_gone_is_not_renewed() -> None:
+    table = LeaseTable()
+    table.grant("a", 15, 100)
+    table.drop("a")
+    assert table.renew("a", 101) is None
+    assert len(table) == 0
+    assert table.expire(1000) == []
+
+
+def test_leases_end_in_the_order_of_their_deadlines_also_after_renewals() -> None:
+    table = LeaseTable()
+    for name, ttl_s in (("a", 10), ("b", 20), ("c", 30)):
+        table.grant(name, ttl_s, 0)
+    table.renew("a", 9)  # now due at 19
+    table.renew("b", 15)  # now due at 35
+    assert table.expire(100) == ["a", "c", "b"]
+
+
+def test_put_off_gives_every_lease_the_time_again() -> None:
+    table = LeaseTable()
+    table.grant("a", 15, 100)
+    table.grant("b", 20, 100)
+    table.put_off(7.5)
+    assert table.expire(122.5) == []
+    assert table.expire(122.6) == ["a"]
+    table.drop("a")
+    assert table.expire(127.5) == []
+    assert table.expire(127.6) == ["b"]
+
+
+def test_what_a_lease_holds() -> None:
+    table = LeaseTable()
+    table.grant("a", 15, 100)
+    table.attach("a", key("one"))
+    table.attach("a", key("two"))
+    table.detach("a", key("one"))
+    table.detach("a", key("three"))
+    assert table.keys("a") == (key("two"),)
+    table.detach("a", key("two"))
+    assert table.keys("a") == ()
+    table.attach("a", key("one"))
+    table.drop("a")
+    assert table.keys("a") == ()
+
+
+def test_heap_stays_bounded_when_leases_come_and_go() -> None:
+    table, most = LeaseTable(), 0
+    for number in range(20_000):
+        table.grant(f"{number}", 3600, number)
+        if number >= 10:
+            table.drop(f"{number - 10}")
+        most = max(most, len(table._heap))
+    assert len(table) == 10
+    assert most < 1100
+
+
+def test_heap_does_not_grow_by_renewals() -> None:
+    table = LeaseTable()
+    table.grant("a", 15, 0)
+    for now in range(10_000):
+        table.renew("a", now)
+        table.expire(now)
+    assert len(table._heap) == 1
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("grdp"), st.integers(0, 9)), max_size=60))
+def test_table_ends_what_a_plain_dict_of_deadlines_ends(steps: list[tuple[str, str, int]]) -> None:
+    table, ends, ttls, now = LeaseTable(), dict[str, int](), dict[str, int](), 0
+    for name, step, number in steps:
+        now += number % 4
+        if step == "g" and name not in ends:
+            table.grant(name, number, now)
+            ends[name], ttls[name] = now + number, number
+        elif step == "r":
+            assert table.renew(name, now) == ttls.get(name)
+            if name in ends:
+                ends[name] = now + ttls[name]
+        elif step == "d" and name in ends:
+            table.drop(name)
+            del ends[name], ttls[name]
+        elif step == "p":
+            table.put_off(number)
+            ends = {lease: end + number for lease, end in ends.items()}
+        over = table.expire(now)
+        assert sorted(over) == sorted(lease for lease, end in ends.items() if end < now)
+        for lease in over:
+            table.drop(lease)
+            del ends[lease], ttls[lease]
+        assert (table.next_deadline is None) <= (not ends)
+        assert all(table.next_deadline is not None and table.next_deadline <= end for end in ends.values())
+
+
+# ---- the embedded store's tick
+
+
+class Told:
+    """A store on a clock of its own that holds one instance for 15 s from 0, and what it told."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.events: list[StoreEvent] = []
+        self.store = MemoryStore(lambda: self.now)
+        self.store._emit = self.events.append
+        self.lease = drive(self.store.grant(15.0))
+        drive(self.store.commit(Commit((Put(key(), b"", self.lease.id, 0),))))
+        self.events.clear()
+
+
+def test_stopped_process_gives_the_time_again() -> None:
+    told = Told()
+    told.store.tick(60.0, late_s=50.0)
+    assert told.events == []
+    told.store.tick(65.0)
+    assert told.events == []
+    told.store.tick(65.1)
+    assert [event.deletes[0].cause for event in told.events if isinstance(event, Delta)] == [Cause.EXPIRED]
+
+
+def test_a_short_delay_is_no_stall() -> None:
+    told = Told()
+    told.store.tick(15.2, late_s=STALL_S)
+    assert len(told.events) == 1
+
+
+def test_lease_takes_all_it_holds_at_one_revision() -> None:
+    told = Told()
+    drive(told.store.commit(Commit((Put(key("two"), b"", told.lease.id, 0),))))
+    told.events.clear()
+    told.store.tick(15.1)
+    (delta,) = told.events
+    assert isinstance(delta, Delta)
+    assert {deleted.key for deleted in delta.deletes} == {key("one"), key("two")}
+
+
+def test_empty_lease_ends_without_a_word() -> None:
+    told = Told()
+    drive(told.store.grant(2.0))
+    told.store.tick(2.5)
+    assert told.events == []

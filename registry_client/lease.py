@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from registry_client.instance import Instance
 
 RENEW_PART = 3  # a lease is renewed after this part of its ttl, so two renewals may be lost
+PATIENCE_S = 5.0  # the longest wait for the answer to a renewal
 LOOK_UP_EVERY_S = 30.0  # how often a registration looks itself up though nothing seems wrong
 
 
@@ -247,7 +248,7 @@ class Leases:
 
     def patience_s(self) -> float:
         """How long the answer to a renewal may take before the stream counts as dead, in seconds."""
-        return min((lease.ttl_s / RENEW_PART for lease in self._live()), default=5.0)
+        return min([PATIENCE_S, *(lease.ttl_s / RENEW_PART for lease in self._live())])
 
     def _live(self) -> list[Lease]:
         return [lease for lease in self._leases.values() if lease.id]

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CALLS = 64  # at most so many at a time
 CALL_S = 5.0  # for one Register or look-up, over all addresses
 LEAVE_S = 3.0  # how long leaving waits for a registry that does not answer; the lease then ends by itself
 IDLE_S = 1.0  # how long leaving waits for a call under way
@@ -61,6 +62,7 @@ class Registrar:
         self._registrations: dict[Holding, Registration] = {}
         self._work = asyncio.Event()
         self._renew = asyncio.Event()
+        self._calls = asyncio.Semaphore(CALLS)
         self._started = False
 
     def want(self, registration: Registration, instance: Instance, ttl_s: float) -> Holding:
@@ -144,10 +146,11 @@ class Registrar:
     async def _carry_out(self, action: Register | LookUp) -> None:
         holding = action.holding
         try:
-            if isinstance(action, Register):
-                await self._register(holding, action.lease_id)
-            else:
-                await self._look_up(holding)
+            async with self._calls:
+                if isinstance(action, Register):
+                    await self._register(holding, action.lease_id)
+                else:
+                    await self._look_up(holding)
         except RegistryError as error:
             self._failed(holding, error)
         except Exception:
@@ -207,7 +210,8 @@ class Registrar:
         if registration is not None and isinstance(error, FINAL) and not holding.epoch:
             registration.refused(error)
         else:
-            log.warning("%s; trying again", error)
+            first = holding.attempt == 1
+            log.log(logging.WARNING if first else logging.DEBUG, "%s; trying again until it works", error)
 
     def _tell(self, holding: Holding) -> None:
         registration = self._registrations.get(holding)

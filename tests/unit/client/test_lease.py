@@ -12,6 +12,7 @@ from registry_client.backoff import Backoff
 from registry_client.instance import Instance, Status
 from registry_client.lease import (
     LOOK_UP_EVERY_S,
+    PATIENCE_S,
     TRANSITIONS,
     Holding,
     Input,
@@ -326,10 +327,13 @@ def test_a_broken_stream_makes_every_lease_due() -> None:
     assert core.renewals(1.0) == ["L1"]
 
 
-def test_patience_is_a_third_of_the_shortest_ttl() -> None:
+@pytest.mark.parametrize(("ttl_s", "patience_s"), [(2.0, 2.0 / 3), (12.0, 4.0), (3600.0, PATIENCE_S)])
+def test_patience_is_a_third_of_the_shortest_ttl_or_a_few_seconds(ttl_s: float, patience_s: float) -> None:
     core = leases()
-    registered(core)
-    assert core.patience_s() == 5.0
+    holding = registered(core)
+    core.renewed("L1", Renewed.RENEWED, ttl_s, 1, 1.0)
+    assert holding.lease.ttl_s == ttl_s
+    assert core.patience_s() == patience_s
 
 
 def test_invisible_for_counts_from_the_last_proof() -> None:

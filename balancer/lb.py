@@ -53,10 +53,9 @@ class LoadBalancer:
         rng = rng or Random()  # noqa: S311 - spreads load, guards nothing
         self._pool = Pool(policy_of(policy), options=replace(options, connections=False), rng=rng, now=clock())
         self._owner = Lock()
-        self._endpoints: tuple[Endpoint, ...] = ()
+        self._endpoints: tuple[Endpoint, ...] | None = None  # nothing was given yet
         self._picker = self._pool.picker
         self._due: float | None = None
-        self._seen = False
 
     def select(
         self, endpoints: Iterable[Endpoint], key: str | bytes | None = None, exclude: Collection[Endpoint] = ()
@@ -87,7 +86,7 @@ class LoadBalancer:
     def _look(self, endpoints: tuple[Endpoint, ...], now: float) -> None:
         """Takes over what is new. Equal elements are found by identity, at C speed."""
         due = self._due is not None and now >= self._due
-        if not due and endpoints == self._endpoints and self._seen:
+        if not due and endpoints == self._endpoints:
             return
         with self._owner:
             if due:
@@ -96,7 +95,6 @@ class LoadBalancer:
             self._picker = self._pool.picker
             self._due = self._pool.next_tick(now)
             self._endpoints = endpoints
-            self._seen = True
 
     def _hurry(self) -> None:
         """An endpoint failed too often in a row: look at the next select."""

@@ -57,9 +57,11 @@ def policy(spec: str | Policy, options: Mapping[str, Any] | None = None) -> Poli
     """The policy that `spec` names, as `name` or `name?option=value&…`, or `spec` itself if it is one.
 
     `options` are added to those in the spec. Raises ValueError for an unknown name, with all the known ones, and for an
-    option that the policy does not have or whose value makes no sense.
+    option that the policy does not have or whose value makes no sense; TypeError for what is neither name nor policy.
     """
     if not isinstance(spec, str):
+        if isinstance(spec, type) or not callable(getattr(spec, "chooser", None)):
+            raise TypeError(f"not a policy: {spec!r}")
         return spec
     name, _, query = spec.partition("?")
     keywords = {**_parsed(query), **(options or {})}

@@ -6,11 +6,11 @@ connected when the first call falls on them, as in gRFC A42's ring_hash.
 
 from __future__ import annotations
 
-from math import inf
 from operator import attrgetter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from balancer.policies.base import Connect
+from balancer.policies.checks import at_least
 from balancer.policies.hashing import Bound, KeyChooser, as_bytes
 from balancer.policies.maglev import Maglev
 from balancer.policies.ring import Ring
@@ -20,19 +20,6 @@ if TYPE_CHECKING:
 
     from balancer.policies.base import Chooser, NodeSet
     from balancer.policies.hashing import KeyReader, Table
-
-
-_Number = TypeVar("_Number", int, float)
-
-
-def _at_least(least: int, kind: type[_Number], name: str, value: float | str) -> _Number:
-    try:
-        number = kind(value)
-    except ValueError:
-        raise ValueError(f"{name}: must be a number, is {value}") from None
-    if not least <= number < inf:
-        raise ValueError(f"{name}: must be at least {least}, is {value}")
-    return number
 
 
 class ConsistentHash:
@@ -61,8 +48,8 @@ class ConsistentHash:
             raise ValueError(f"hash_on: must be address or id, is {hash_on}")
         self._table = table
         self._name_of = attrgetter(f"endpoint.{hash_on}")
-        self._virtual_nodes = _at_least(1, int, "virtual_nodes", virtual_nodes)
-        self._load_factor = None if load_factor is None else _at_least(1, float, "load_factor", load_factor)
+        self._virtual_nodes = at_least(1, int, "virtual_nodes", virtual_nodes)
+        self._load_factor = None if load_factor is None else at_least(1, float, "load_factor", load_factor)
 
     def chooser(self, nodes: NodeSet, rng: Random) -> Chooser:
         bound = Bound(nodes.usable, self._load_factor) if self._load_factor is not None else None

@@ -11,6 +11,7 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from balancer.policies.base import Connect
+from balancer.policies.checks import at_least
 from balancer.policies.hashing import KeyChooser
 from balancer.policies.ring import Ring
 
@@ -51,18 +52,17 @@ def canonical(key: str | bytes, prefix: int | None) -> bytes:
 
 
 class IpHash:
-    """The key of a call is the IP address it is made for. `prefix`: IPv4 addresses that share so many bits are one."""
+    """The key of a call is the IP address it is made for. `prefix`: IPv4 addresses that share so many bits are one.
+
+    Raises ValueError, naming the option, for a value that makes no sense.
+    """
 
     name = "ip_hash"
     connect = Connect.LAZY
 
     def __init__(self, *, prefix: int | str | None = None, virtual_nodes: int | str = 100) -> None:
-        self._prefix = None if prefix is None else int(prefix)
-        self._virtual_nodes = int(virtual_nodes)
-        if self._prefix is not None and not 0 < self._prefix <= 32:
-            raise ValueError(f"prefix: must be 1 to 32, is {prefix}")
-        if self._virtual_nodes < 1:
-            raise ValueError(f"virtual_nodes: must be at least 1, is {virtual_nodes}")
+        self._prefix = None if prefix is None else at_least(1, int, "prefix", prefix, most=32)
+        self._virtual_nodes = at_least(1, int, "virtual_nodes", virtual_nodes)
 
     def chooser(self, nodes: NodeSet, rng: Random) -> Chooser:
         read = lru_cache(REMEMBERED)(lambda key: canonical(key, self._prefix))

@@ -134,7 +134,7 @@ def test_identical_set_is_an_empty_plan() -> None:
     connect(subject, Plan(open=nodes))
     before = subject.picker
     equal = tuple(Endpoint(endpoint.address) for endpoint in GIVEN)
-    for same in (GIVEN, tuple(list(GIVEN)), equal, GIVEN[::-1], (*GIVEN, GIVEN[0])):
+    for same in (GIVEN, equal, GIVEN[::-1], (*GIVEN, GIVEN[0])):
         assert subject.apply(Resolved(same), 1.0) == Plan()
     assert subject.picker is before
 

@@ -1,0 +1,186 @@
+"""The balancer used alone."""
+
+import asyncio
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from balancer import Endpoint, LoadBalancer, NoEndpointError, OutlierOptions, PoolOptions
+from balancer.lb import ALONE
+from tests.support.fleet import POLICIES
+
+GIVEN = (Endpoint("a:1"), Endpoint("b:1"), Endpoint("c:1", weight=3))
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_selects_one_of_the_given_objects(name: str) -> None:
+    subject = LoadBalancer(name)
+    for kind in (tuple, list, iter):
+        chosen = subject.select(kind(GIVEN), key="10.0.0.1")  # type: ignore[operator]
+        assert any(chosen is endpoint for endpoint in GIVEN)
+
+
+def test_a_list_may_change_between_calls() -> None:
+    subject, changing = LoadBalancer("round_robin"), list(GIVEN)
+    assert {subject.select(changing) for _ in range(6)} == set(GIVEN)
+    changing.pop()
+    assert {subject.select(changing) for _ in range(6)} == set(GIVEN[:2])
+    changing[0] = replace(GIVEN[0], weight=0)
+    assert {subject.select(changing) for _ in range(6)} == {GIVEN[1]}
+
+
+def test_default_policy_goes_by_weight() -> None:
+    subject = LoadBalancer()
+    assert Counter(subject.select(GIVEN).address for _ in range(50)) == {"a:1": 10, "b:1": 10, "c:1": 30}
+
+
+def test_same_key_same_endpoint() -> None:
+    subject = LoadBalancer("consistent_hash")
+    assert len({subject.select(GIVEN, key="player-1") for _ in range(20)}) == 1
+    assert len({subject.select(GIVEN, key=f"player-{n}") for n in range(100)}) == 3
+
+
+@pytest.mark.parametrize("nothing", [(), (Endpoint("a:1", weight=0),)])
+def test_nothing_to_select_from(nothing: tuple[Endpoint, ...]) -> None:
+    with pytest.raises(NoEndpointError, match="no endpoints"):
+        LoadBalancer().select(nothing)
+
+
+def test_excluded_endpoint_is_avoided() -> None:
+    subject = LoadBalancer("random", rng=Random(1))
+    subject.select(GIVEN)
+    assert {subject.select(GIVEN, exclude=[GIVEN[0]]) for _ in range(50)} == set(GIVEN[1:])
+
+
+def test_request_counts_and_times_the_call() -> None:
+    clock = Clock()
+    subject = LoadBalancer("response_time", clock=clock)
+    chosen = subject.select(GIVEN)
+    with subject.request(chosen) as request:
+        assert request.endpoint is chosen
+        assert of(subject, chosen).in_flight == 1
+        clock.now += 0.25
+    told = of(subject, chosen)
+    assert (told.calls, told.failures, told.in_flight, told.latency_s) == (1, 0, 0, 0.25)
+
+
+def test_request_may_be_marked_failed() -> None:
+    subject = LoadBalancer()
+    chosen = subject.select(GIVEN)
+    with subject.request(chosen) as request:
+        request.mark_failed()
+    assert (of(subject, chosen).calls, of(subject, chosen).failures) == (1, 1)
+
+
+def test_exception_is_a_failure_and_goes_on() -> None:
+    subject = LoadBalancer()
+    chosen = subject.select(GIVEN)
+    with pytest.raises(OSError, match="reset"), subject.request(chosen):
+        raise OSError("reset")
+    assert of(subject, chosen).failures == 1
+
+
+async def test_request_in_asyncio() -> None:
+    subject = LoadBalancer()
+    chosen = subject.select(GIVEN)
+    async with subject.request(chosen) as request:
+        request.mark_failed()
+    assert (of(subject, chosen).calls, of(subject, chosen).failures) == (1, 1)
+
+
+async def test_cancelled_request_says_nothing_about_the_endpoint() -> None:
+    subject = LoadBalancer()
+    chosen = subject.select(GIVEN)
+    with pytest.raises(asyncio.CancelledError):
+        async with subject.request(chosen):
+            raise asyncio.CancelledError
+    told = of(subject, chosen)
+    assert (told.calls, told.failures, told.in_flight) == (0, 0, 0)
+
+
+def test_request_to_an_endpoint_that_has_left_meanwhile() -> None:
+    subject = LoadBalancer()
+    chosen = subject.select(GIVEN[:1])
+    subject.select(GIVEN[1:])
+    with subject.request(chosen) as request:
+        assert request.endpoint is chosen
+    assert {told.address for told in subject.stats().nodes} == {"b:1", "c:1"}
+
+
+def test_least_connections_goes_by_requests_under_way() -> None:
+    subject = LoadBalancer("least_connections?choices=full")
+    for endpoint in GIVEN[1:]:
+        subject.select(GIVEN)
+        subject.request(endpoint).__enter__()
+    assert {subject.select(GIVEN) for _ in range(10)} == {GIVEN[0]}
+
+
+def test_ejected_endpoint_is_avoided_at_once_and_comes_back() -> None:
+    clock = Clock()
+    options = replace(ALONE, outlier=OutlierOptions(consecutive_failures=3, base_ejection_s=30.0))
+    subject = LoadBalancer("round_robin", options=options, clock=clock)
+    subject.select(GIVEN)
+    for _ in range(3):
+        with subject.request(GIVEN[0]) as request:
+            request.mark_failed()
+    assert {subject.select(GIVEN) for _ in range(10)} == set(GIVEN[1:])
+    assert of(subject, GIVEN[0]).ejected_since == 100.0
+    clock.now += 30.0
+    assert {subject.select(GIVEN) for _ in range(10)} == set(GIVEN)
+
+
+def test_stats_tell_the_policy_and_why() -> None:
+    subject = LoadBalancer()
+    assert subject.stats().nodes == ()
+    assert subject.stats().last_pick == ""
+    subject.select(GIVEN)
+    told = subject.stats()
+    assert told.policy == "weighted_round_robin"
+    assert [(node.address, node.weight) for node in told.nodes] == [("a:1", 1.0), ("b:1", 1.0), ("c:1", 3.0)]
+    assert told.last_pick == "c:1: weight 3, next in turn of 1 of that weight"
+
+
+def test_why_outlives_the_next_change() -> None:
+    subject = LoadBalancer()
+    subject.select(GIVEN)
+    told = subject.stats().last_pick
+    with pytest.raises(NoEndpointError):
+        subject.select(())
+    assert subject.stats().last_pick == told
+
+
+def test_one_balancer_for_many_threads() -> None:
+    """Sets that differ from thread to thread, all the time: no exception, no foreign endpoint, no lost count."""
+    subject = LoadBalancer("least_connections")
+
+    def work(number: int) -> int:
+        mine = tuple(Endpoint(f"{letter}:1") for letter in "abcdef"[number % 3 :])
+        for _ in range(300):
+            chosen = subject.select(mine)
+            with subject.request(chosen):
+                pass
+        return 300
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(work, range(8))) == 2_400
+    assert all(told.in_flight == 0 for told in subject.stats().nodes)
+
+
+def test_options_of_a_pool_apply() -> None:
+    subject = LoadBalancer("round_robin", options=PoolOptions(subset_size=1))
+    assert len({subject.select(GIVEN) for _ in range(10)}) == 1
+
+
+def of(subject: LoadBalancer, endpoint: Endpoint):  # type: ignore[no-untyped-def]
+    return next(told for told in subject.stats().nodes if told.address == endpoint.address)

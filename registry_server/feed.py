@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 from registry_server.catalog import Catalog, Change, ghosts
@@ -41,6 +42,7 @@ class Feed:
         self._waiting: dict[asyncio.Future[None], int] = {}
         self._ghosts: asyncio.Queue[Commit] = asyncio.Queue(MAX_GHOSTS)
         self._hold_timer: asyncio.TimerHandle | None = None
+        self._hold_until = math.inf
 
     # ---- what readers and writers ask
 
@@ -99,10 +101,10 @@ class Feed:
 
     def _load(self, snapshot: Snapshot) -> None:
         self._back()
-        epoch = self.catalog.epoch
+        epoch, revision = self.catalog.epoch, self.catalog.revision
         kept = self.guard.keep(snapshot, list(self.catalog.keys()), self._clock())
         self._changed(self.catalog.load(snapshot, kept))
-        if self.catalog.epoch != epoch:
+        if snapshot.epoch != epoch or snapshot.revision < revision:
             self._hub.reset()
         self.loaded.set()
 
@@ -134,12 +136,16 @@ class Feed:
 
     def _arm_hold(self) -> None:
         due = self.guard.next_due
-        if due is not None and self._hold_timer is None:
-            delay = max(0.0, due - self._clock())
-            self._hold_timer = asyncio.get_running_loop().call_later(delay, self._end_hold)
+        if due is None or due >= self._hold_until:
+            return
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
+        self._hold_until = due
+        delay = max(0.0, due - self._clock())
+        self._hold_timer = asyncio.get_running_loop().call_later(delay, self._end_hold)
 
     def _end_hold(self) -> None:
-        self._hold_timer = None
+        self._hold_until = math.inf
         self._changed(self.catalog.remove(self.guard.due(self._clock()), Cause.EXPIRED))
 
     # ---- records that lost their address on another replica

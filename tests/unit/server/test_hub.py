@@ -1,0 +1,460 @@
+"""The hub: rounds with rest, readers that are slow or die, groups that cost one message, bookmarks in time."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from registry_server.catalog import Change
+from registry_server.feed import BOOKMARK_TICK_S
+from registry_server.hub import BOOKMARK_INTERVAL_S, STALL_S, Reader
+from registry_server.model import Query
+from registry_server.stores.base import Key
+from tests.support.core import Sink, Timeline
+
+PROMISED_BOOKMARK_S = 5.0
+PLAYER = Query("default", frozenset({"player"}))
+
+
+class Counter:
+    """A topic whose state is a number. It counts what it is asked for."""
+
+    def __init__(self, query: Query = PLAYER) -> None:
+        self.query = query
+        self.version = 0
+        self.rendered: list[int | None] = []
+        self.refreshed = 0
+
+    def refresh(self) -> int:
+        self.refreshed += 1
+        return self.version
+
+    def render(self, since: int | None) -> Sequence[bytes]:
+        self.rendered.append(since)
+        return [] if since == self.version else [f"{since}->{self.version}".encode()]
+
+    def bookmark(self) -> Sequence[bytes]:
+        return [b"bookmark"]
+
+
+class World(Timeline):
+    """A hub with one topic, and its readers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.topic = Counter()
+
+    def join(self, sink: Sink | None = None, *, is_read: bool = True) -> tuple[Reader, Sink]:
+        sink = sink or Sink()
+        reader = self.hub.join("player", lambda: self.topic, sink)
+        if is_read:
+            self.written(reader)
+            sink.take()
+        return reader, sink
+
+    def written(self, *readers: Reader) -> None:
+        """The streams of these have written what they had."""
+        for reader in readers:
+            sink = reader.sink
+            assert isinstance(sink, Sink)
+            sink.is_writing = False
+            self.hub.free(reader)
+
+    def change(self, service: str = "player", namespace: str = "default") -> None:
+        self.topic.version += 1
+        version = self.topic.version
+        self.hub.changed([Change(version, version, Key(namespace, service, "one"), None, None)])
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+# ---- readers in step
+
+
+@pytest.mark.parametrize("readers", [1, 10, 1000])
+def test_readers_in_step_cost_one_render_a_round(world: World, readers: int) -> None:
+    joined = [world.join() for _ in range(readers)]
+    world.topic.rendered.clear()
+    for _ in range(3):
+        world.change()
+        world.advance(0)
+        world.written(*(reader for reader, _ in joined))
+    assert world.topic.rendered == [0, 1, 2]
+    assert all(sink.take() == [b"0->1", b"1->2", b"2->3"] for _, sink in joined)
+
+
+def test_all_in_step_are_handed_the_same_bytes(world: World) -> None:
+    (_, first), (_, second) = world.join(), world.join()
+    world.change()
+    world.advance(0)
+    assert first.sent[0] is second.sent[0]
+
+
+def test_readers_share_the_topic_of_the_first_and_it_ends_with_the_last(world: World) -> None:
+    made = 0
+
+    def make() -> Counter:
+        nonlocal made
+        made += 1
+        return Counter()
+
+    readers = [world.hub.join("same", make, Sink()) for _ in range(3)]
+    assert (made, world.hub.statistics().topics) == (1, 1)
+    for reader in readers:
+        world.hub.leave(reader)
+    statistics = world.hub.statistics()
+    assert (statistics.topics, statistics.readers) == (0, 0)
+    assert world.hub._by_service == {}
+    world.hub.join("same", make, Sink())
+    assert made == 2
+
+
+def test_what_since_raises_leaves_nothing_behind(world: World) -> None:
+    def refuse(_: Counter) -> int:
+        raise ValueError("a token of another question")
+
+    with pytest.raises(ValueError, match="a token of another"):
+        world.hub.join("player", Counter, Sink(), refuse)
+    assert world.hub.statistics().topics == 0
+    assert world.hub._by_service == {}
+
+
+def test_who_joins_is_told_at_once_also_in_the_middle_of_a_round(world: World) -> None:
+    world.join()
+    world.change()
+    world.advance(0)  # the round is under way: the first reader still writes
+    _, late = world.join(is_read=False)
+    assert late.take() == [b"None->1"]
+
+
+def test_who_joins_while_a_change_waits_gets_it_once(world: World) -> None:
+    first, _ = world.join()
+    world.change()
+    world.advance(0)
+    world.change()  # waits until the first round is over
+    second, late = world.join()
+    world.written(first)
+    world.settle()
+    world.written(first, second)
+    world.settle()
+    assert late.take() == []
+
+
+def test_who_joins_makes_those_hear_who_knew_less(world: World) -> None:
+    reader, sink = world.join()
+    world.topic.version = 5  # the topic begins anew by itself, as when its log is forgotten
+    world.join()
+    world.settle()
+    assert sink.take() == [b"0->5"]
+    world.written(reader)
+
+
+# ---- rounds
+
+
+def test_idle_hub_tells_a_change_at_once(world: World) -> None:
+    _, sink = world.join()
+    world.change()
+    assert world.alarm is not None
+    assert world.alarm <= world.now
+    world.advance(0)
+    assert sink.take() == [b"0->1"]
+
+
+def test_next_round_starts_no_sooner_than_the_last_one_took(world: World) -> None:
+    reader, sink = world.join()
+    world.change()
+    world.advance(0)
+    world.advance(0.030)
+    world.written(reader)  # the round took 30 ms
+    sink.take()
+    for _ in range(5):
+        world.change()
+    world.advance(0.0299)
+    assert sink.take() == []
+    world.advance(0.0002)
+    assert sink.take() == [b"1->6"]
+
+
+def test_changes_of_a_round_that_is_under_way_gather_into_one_message(world: World) -> None:
+    reader, sink = world.join()
+    for _ in range(100):
+        world.change()
+        world.advance(0)
+    world.written(reader)
+    world.settle()
+    assert sink.take() == [b"0->1", b"1->100"]
+
+
+def test_a_change_of_another_service_wakes_nobody(world: World) -> None:
+    world.join()
+    world.topic.refreshed = 0
+    world.change("other")
+    world.change(namespace="other")
+    assert world.alarm is None
+    world.settle()
+    assert world.topic.refreshed == 0
+
+
+@pytest.mark.parametrize("others", [0, 10, 500])
+def test_work_per_change_is_independent_of_other_services(world: World, others: int) -> None:
+    topics = [Counter(Query("default", frozenset({f"s{number}"}))) for number in range(others)]
+    for number, topic in enumerate(topics):
+        sink = Sink()
+        world.hub.free(world.hub.join(number, lambda topic=topic: topic, sink))  # type: ignore[misc]
+        topic.refreshed = 0
+        topic.rendered.clear()
+    reader, _ = world.join()
+    before = world.hub.statistics()
+    for _ in range(10):
+        world.change()
+        world.settle()
+        world.written(reader)
+    after = world.hub.statistics()
+    assert sum(topic.refreshed + len(topic.rendered) for topic in topics) == 0
+    assert (after.renders - before.renders, after.sends - before.sends) == (10, 10)
+
+
+def test_watcher_of_the_namespace_hears_of_every_service_in_it(world: World) -> None:
+    world.topic.query = Query("default")
+    reader, sink = world.join()
+    for number, service in enumerate(("a", "b")):
+        world.change(service)
+        world.settle()
+        assert sink.take() == [f"{number}->{number + 1}".encode()]
+        world.written(reader)
+    world.change("a", "other")
+    assert world.alarm is None
+
+
+# ---- slow readers
+
+
+def test_slow_reader_delays_nobody_and_costs_no_queue(world: World) -> None:
+    (slow, stuck), (quick, sink) = world.join(), world.join()
+    waits = []
+    for number in range(1, 101):
+        world.change()
+        changed = world.now
+        while sink.sends < number + 1:
+            world.advance(STALL_S / 10)
+        waits.append(world.now - changed)
+        world.written(quick)
+    assert stuck.take() == [b"0->1"]
+    assert max(waits) <= 4.2 * STALL_S  # once: the look, the look again, and the rest for the round it spoiled
+    assert max(waits[5:]) <= STALL_S / 5
+    world.written(slow)
+    world.settle()
+    assert stuck.take() == [b"1->100"]
+
+
+def test_slow_reader_is_sent_nothing_while_it_writes(world: World) -> None:
+    _, stuck = world.join(is_read=False)
+    for _ in range(50):
+        world.change()
+        world.advance(10.0)
+        world.hub.bookmark()
+    assert stuck.sends == 1
+
+
+def test_reader_that_is_slow_at_the_start_is_in_no_round(world: World) -> None:
+    world.join(is_read=False)
+    quick, sink = world.join()
+    for number in range(1, 10):
+        world.change()
+        world.advance(STALL_S / 50)
+        assert sink.take() == [f"{number - 1}->{number}".encode()]
+        world.written(quick)
+
+
+@pytest.mark.parametrize("idle_s", [1.0, 100.0, 3600.0])
+def test_reader_stuck_in_a_bookmark_delays_nobody_however_long_ago(world: World, idle_s: float) -> None:
+    world.join()
+    quick, sink = world.join()
+    world.advance(PROMISED_BOOKMARK_S)
+    world.hub.bookmark()
+    world.written(quick)
+    world.advance(idle_s)
+    sink.take()
+    world.change()
+    world.advance(4 * STALL_S)
+    assert sink.take() == [b"0->1"]
+
+
+# ---- readers that die
+
+
+def test_reader_that_dies_in_a_round_ends_it(world: World) -> None:
+    (dying, _), (living, sink) = world.join(), world.join()
+    world.change()
+    world.advance(0)
+    world.advance(STALL_S / 10)
+    world.written(living)
+    world.change()
+    world.hub.leave(dying)
+    world.advance(STALL_S / 10)
+    assert sink.take() == [b"0->1", b"1->2"]
+
+
+def test_all_who_die_in_a_round_leave_nothing(world: World) -> None:
+    readers = [world.join()[0] for _ in range(10)]
+    world.change()
+    world.advance(0)
+    for reader in readers:
+        world.hub.leave(reader)
+    world.settle()
+    assert world.hub.statistics().readers == 0
+    _, sink = world.join()
+    world.change()
+    world.advance(STALL_S)
+    assert sink.take() == [b"1->2"]
+
+
+def test_leaving_twice_and_being_free_after_leaving_do_nothing(world: World) -> None:
+    (reader, _), (_, sink) = world.join(), world.join()
+    world.change()
+    world.advance(0)
+    for _ in range(2):
+        world.hub.leave(reader)
+        world.hub.free(reader)
+    assert world.hub.statistics().readers == 1
+    assert world.hub._outstanding == 1
+    assert sink.take() == [b"0->1"]
+
+
+def test_being_free_twice_counts_once(world: World) -> None:
+    (first, _), (_second, _) = world.join(), world.join()
+    world.change()
+    world.advance(0)
+    world.written(first, first)
+    assert world.hub._outstanding == 1
+
+
+def test_last_reader_of_a_topic_that_waits_for_a_round_may_leave(world: World) -> None:
+    reader, _ = world.join()
+    world.change()
+    world.hub.leave(reader)
+    world.settle()
+    assert world.hub._dirty == {}
+
+
+def test_late_writer_of_an_ended_round_does_not_end_the_next(world: World) -> None:
+    (slow, _), (quick, _) = world.join(), world.join()
+    world.change()
+    world.advance(0)
+    world.written(quick)
+    world.advance(10 * STALL_S)  # the round is given up
+    world.change()
+    world.advance(10 * STALL_S)
+    assert world.hub._outstanding in (0, 1)
+    world.change()
+    world.advance(0)
+    outstanding = world.hub._outstanding
+    world.written(slow)
+    assert world.hub._outstanding == outstanding
+
+
+# ---- bookmarks
+
+
+def ticks(world: World, seconds: float) -> None:
+    """Let time pass as the server does: the hub is asked for bookmarks once a tick, each a little late."""
+    end = world.now + seconds
+    while world.now < end:
+        world.advance(BOOKMARK_TICK_S + 0.01)
+        world.hub.bookmark()
+
+
+def test_interval_and_tick_keep_the_promise() -> None:
+    assert BOOKMARK_INTERVAL_S + BOOKMARK_TICK_S < PROMISED_BOOKMARK_S
+
+
+def test_idle_readers_get_a_bookmark_in_time_for_one_render(world: World) -> None:
+    joined = [world.join() for _ in range(100)]
+    before = world.hub.statistics().renders
+    ticks(world, PROMISED_BOOKMARK_S - BOOKMARK_TICK_S - 0.05)
+    assert all(sink.take() == [b"bookmark"] for _, sink in joined)
+    assert world.hub.statistics().renders == before + 1
+
+
+def test_bookmarks_go_on(world: World) -> None:
+    reader, sink = world.join()
+    last = world.now
+    for _ in range(60):
+        world.advance(BOOKMARK_TICK_S + 0.01)
+        world.hub.bookmark()
+        if sink.take():
+            assert world.now - last < PROMISED_BOOKMARK_S
+            last = world.now
+            world.written(reader)
+    assert world.now - last < PROMISED_BOOKMARK_S
+
+
+def test_who_is_told_a_change_needs_no_bookmark(world: World) -> None:
+    reader, sink = world.join()
+    for number in range(1, 10):
+        ticks(world, 2.0)
+        world.change()
+        world.settle()
+        assert sink.take() == [f"{number - 1}->{number}".encode()]
+        world.written(reader)
+
+
+def test_bookmarks_come_also_where_changes_never_cease_to_matter_to_others(world: World) -> None:
+    """The service changes all the time, and the filter of this reader lets none of it in."""
+    reader, sink = world.join()
+    bookmarks, last = 0, world.now
+    for _ in range(2000):
+        world.hub.changed([Change(1, 1, Key("default", "player", "one"), None, None)])
+        world.hub.bookmark()
+        world.advance(0.01)
+        if sink.take():
+            bookmarks += 1
+            assert world.now - last < PROMISED_BOOKMARK_S
+            last = world.now
+            world.written(reader)
+    assert bookmarks >= 4
+
+
+def test_bookmarks_come_also_where_every_round_finds_that_nothing_changed(world: World) -> None:
+    """What came went again before the round: a version, and no difference."""
+    reader, sink = world.join()
+    last = world.now
+    for number in range(1, 1000):
+        world.topic.version += 1
+        world.topic.render = lambda since: []  # type: ignore[method-assign]
+        world.hub.changed([Change(number, number, Key("default", "player", "one"), None, None)])
+        world.advance(0.02)
+        if sink.take():
+            last = world.now
+            world.written(reader)
+        assert world.now - last < PROMISED_BOOKMARK_S
+
+
+def test_bookmark_for_a_reader_that_is_behind_waits_for_the_change(world: World) -> None:
+    reader, sink = world.join()
+    world.advance(10.0)
+    world.change()
+    world.hub.bookmark()
+    assert sink.take() == []
+    world.settle()
+    assert sink.take() == [b"0->1"]
+    world.written(reader)
+
+
+# ---- beginning anew
+
+
+def test_reset_tells_everybody(world: World) -> None:
+    joined = [world.join() for _ in range(3)]
+    world.topic.version = 9
+    world.hub.reset()
+    world.settle()
+    assert all(sink.take() == [b"0->9"] for _, sink in joined)
+
+
+def test_reset_of_an_empty_hub_asks_for_nothing(world: World) -> None:
+    world.hub.reset()
+    assert world.alarm is None

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from protos.registry.v1 import registry_pb2 as pb
-from registry_server.errors import Contended, NotFound, Unavailable
+from registry_server.errors import Contended, LimitExceeded, NotFound, Unavailable
 from registry_server.feed import Feed
 from registry_server.model import Entry
 from registry_server.rules import Plan, Rules
@@ -18,6 +18,7 @@ from registry_server.stores.base import (
     Outcome,
     Put,
     Record,
+    Refused,
     Renewal,
     Store,
     StoreAway,
@@ -110,6 +111,8 @@ class Registrar:
             return await self._store.commit(commit)
         except NoSuchLease as error:
             raise NotFound("lease", str(error)) from None
+        except Refused as error:
+            raise LimitExceeded("store", str(error)) from None
         except StoreAway:
             raise _unavailable() from None
 

@@ -163,6 +163,10 @@ class Conflict(StoreError):
         self.keys = tuple(keys)
 
 
+class Refused(StoreError):
+    """The store will never take this write, because of its size. Nothing was changed."""
+
+
 class NoSuchLease(StoreError):
     """The lease does not exist, or exists no more. Nothing was changed."""
 
@@ -200,7 +204,7 @@ class Store(ABC):
 
     @abstractmethod
     async def commit(self, commit: Commit) -> int:
-        """Do all of it at one revision, which is returned, or raise Conflict, NoSuchLease or StoreAway.
+        """Do all of it at one revision, which is returned, or raise Conflict, NoSuchLease, Refused or StoreAway.
 
         The event that tells of the commit may come before this returns, or after.
         """

@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 from aetcd.rpc import rpc_pb2, rpc_pb2_grpc
 
-from registry_server.stores.base import NoSuchLease, StoreAway, StoreError, StoreEvent
+from registry_server.stores.base import NoSuchLease, Refused, StoreAway, StoreError, StoreEvent
 from registry_server.stores.etcd_url import TLS, EtcdURL, Login
 from registry_server.stores.etcd_wire import EpochChanged, Layout, Telling, Told, asks_in_order
 
@@ -54,10 +54,6 @@ class LinkLost(Exception):
 
 class BadCredentials(StoreError):
     """etcd refuses the user, the password, or what the user wants to do."""
-
-
-class Refused(StoreError):
-    """etcd will never take this write, because of its size. Nothing was changed."""
 
 
 class Link:

@@ -6,6 +6,7 @@ hashes, but over a ring in place of a remainder: when a node leaves, the others 
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from balancer.policies.base import Chooser, Node, NodeSet
 
 REMEMBERED = 4096
-"""Addresses whose canonical form is kept: parsing one takes longer than all the rest of a pick."""
+"""Keys whose canonical form is kept."""
+
+_DOTTED = re.compile(r"\d+\.\d+\.\d+\.\d+", re.ASCII)
 
 
 def _address(node: Node) -> str:
@@ -42,6 +45,8 @@ def canonical(key: str | bytes, prefix: int | None) -> bytes:
     """The same bytes for every way to write an address, cut to `prefix` bits if it is IPv4; other text as it is."""
     text = key.decode(errors="surrogateescape") if isinstance(key, bytes) else key
     host = host_of(text)
+    if prefix is None and _DOTTED.fullmatch(host):
+        return host.encode()  # there is one way to write it, and parsing takes longer than all the rest of a pick
     try:
         address = ip_address(host)
     except ValueError:

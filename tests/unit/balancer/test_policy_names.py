@@ -1,6 +1,5 @@
 """Policies by name, by object, and from other packages."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -91,7 +90,7 @@ def test_an_object_without_explanations_is_told_as_chosen() -> None:
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another package that brings a policy."""
     (tmp_path / "their_policies.py").write_text(
         "class Cheapest:\n"
@@ -107,7 +106,6 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: their-policies\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text("[grpc_registry.policies]\ncheapest = their_policies:Cheapest\n")
     monkeypatch.syspath_prepend(tmp_path)
-    yield
 
 
 @pytest.mark.usefixtures("installed")

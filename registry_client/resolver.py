@@ -51,22 +51,23 @@ class Translator:
 
     def __init__(self, service: str) -> None:
         self._service = service
-        self._known: dict[Key, tuple[Instance, balancer.Endpoint]] = {}
+        self._endpoints: dict[Key, balancer.Endpoint] = {}
 
     def resolution(self, view: View) -> balancer.Resolution:
-        """Resolved with the routable instances, or Absent when the registry says that there is none at all."""
-        if not view.by_key:
-            self._known.clear()
-            return balancer.Absent(f"no instance of {self._service} is registered")
-        self._known = {instance.key: self._endpoint(instance) for instance in view.by_key.values() if instance.routable}
-        endpoints = tuple(endpoint for _, endpoint in self._known.values())
-        return balancer.Resolved(endpoints, stale_for_s=view.stale_for)
+        """Resolved with the routable instances, or Absent when the registry says that there is none at all.
 
-    def _endpoint(self, instance: Instance) -> tuple[Instance, balancer.Endpoint]:
-        known = self._known.get(instance.key)
-        if known is not None and known[0] == instance:
-            return known
-        return instance, endpoint_of(instance)
+        To be given every view of a watch, in order: only what changed is looked at.
+        """
+        for gone in view.changes.removed:
+            self._endpoints.pop(gone.key, None)
+        for instance in (*view.changes.added, *view.changes.updated):
+            if instance.routable:
+                self._endpoints[instance.key] = endpoint_of(instance)
+            else:
+                self._endpoints.pop(instance.key, None)
+        if not view.by_key:
+            return balancer.Absent(f"no instance of {self._service} is registered")
+        return balancer.Resolved(tuple(self._endpoints.values()), stale_for_s=view.stale_for)
 
 
 def endpoint_of(instance: Instance) -> balancer.Endpoint:

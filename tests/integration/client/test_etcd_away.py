@@ -1,4 +1,4 @@
-"""NeverGivesUp and StaleBeatsEmpty when it is the store that dies: etcd killed for three TTLs, and the server with it."""
+"""NeverGivesUp and StaleBeatsEmpty when the store dies: etcd killed for three TTLs, and the server with it."""
 
 import contextlib
 from collections.abc import Iterator

@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 
 BOOKMARK_TICK_S = 1.0
 MAX_GHOSTS = 1000
+# The feed notes so often that it runs.
+BEAT_S = 0.25
+# When it has not run for so much longer, this process was stopped or starved, and passed on no renewal meanwhile.
+STALL_S = 1.0
 
 
 class Feed:
@@ -43,6 +47,7 @@ class Feed:
         self._ghosts: asyncio.Queue[Commit] = asyncio.Queue(MAX_GHOSTS)
         self._hold_timer: asyncio.TimerHandle | None = None
         self._hold_until = math.inf
+        self._beat_at = clock()
 
     # ---- what readers and writers ask
 
@@ -81,12 +86,14 @@ class Feed:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._store.run(self.emit))
             tasks.create_task(self._bookmarks())
+            tasks.create_task(self._beats())
             tasks.create_task(self._lay_ghosts())
 
     def emit(self, event: StoreEvent) -> None:
         """Take in one event of the store."""
         match event:
             case Delta():
+                self._beat()
                 self._changed(self.catalog.apply(self.guard.filter_delta(event, self._clock())))
             case Progress(revision):
                 self.catalog.progress(revision)
@@ -147,6 +154,18 @@ class Feed:
     def _end_hold(self) -> None:
         self._hold_until = math.inf
         self._changed(self.catalog.remove(self.guard.due(self._clock()), Cause.EXPIRED))
+
+    async def _beats(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_S)
+            self._beat()
+
+    def _beat(self) -> None:
+        """Note that this process runs. If it did not for long, what expires now may be its own fault."""
+        now = self._clock()
+        if now - self._beat_at > BEAT_S + STALL_S:
+            self.guard.store_ill(now)
+        self._beat_at = now
 
     # ---- records that lost their address on another replica
 

@@ -27,6 +27,8 @@ from registry_server.stores.base import (
 
 # How often a write is tried when others change the same instance at the same time.
 ATTEMPTS = 8
+# How many instances one write changes at the most. Stores have limits: etcd takes 128 operations in a transaction.
+MAX_KEYS = 100
 # How long to wait for the view to catch up: with a conflict, and with a write that was done.
 CATCH_UP_S = 1.0
 RETRY_AFTER_S = 1.0
@@ -61,18 +63,23 @@ class Registrar:
 
     async def deregister(self, keys: Sequence[Key], drain_s: float) -> tuple[int, int]:
         """Remove instances, or let them drain first; return how many, and the revision."""
+        lease = await self._granted(drain_s) if drain_s > 0 else None
+        revision = 0
+        for start in range(0, len(keys), MAX_KEYS):
+            revision = await self._leave(keys[start : start + MAX_KEYS], lease)
+        return len(keys), revision
+
+    async def _leave(self, keys: Sequence[Key], lease: Lease | None) -> int:
         name = ", ".join(map(str, keys))
-        if drain_s > 0:
-            lease = await self._granted(drain_s)
-            try:
-                written = await self._write(name, lambda: self._rules.drain(keys, lease))
-            except BaseException:
-                await self._release((lease.id,))
-                raise
-        else:
+        if lease is None:
             written = await self._write(name, lambda: self._rules.deregister(keys))
             self._feed.let_go(keys, Cause.DEREGISTERED)
-        return len(keys), written.revision
+            return written.revision
+        try:
+            return (await self._write(name, lambda: self._rules.drain(keys, lease))).revision
+        except BaseException:
+            await self._release((lease.id,))
+            raise
 
     async def update(self, wanted: pb.Instance, paths: Sequence[str]) -> Written:
         """Change the named fields of an instance."""

@@ -458,7 +458,7 @@ class DeregisterRequest(_message.Message):
     LEASE_ID_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
-    """All instances of a lease."""
+    """All instances of a lease; more than 100 leave in steps of 100."""
     @_builtins.property
     def key(self) -> Global___InstanceKey:
         """One instance. Either this or lease_id."""

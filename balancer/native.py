@@ -85,6 +85,11 @@ def ended_error(code: grpc.StatusCode, details: str) -> Any:
     return _sync._InactiveRpcError(_sync._RPCState((), (), (), code, details))  # noqa: SLF001
 
 
+def headers_so_far(call: Any) -> Any:
+    """The initial metadata that a native call for threads has received by now; its own method would wait for them."""
+    return call._state.initial_metadata or ()  # noqa: SLF001
+
+
 def connectivity(channel: grpc.Channel, *, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
     """A channel's state as it is now; `subscribe`, the public way, tells it from another thread and up to 0.2 s later."""
     core = channel._channel  # type: ignore[attr-defined]  # noqa: SLF001

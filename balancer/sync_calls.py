@@ -260,7 +260,9 @@ class BalancedCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
             self._end(attempt)
             return
         committed = (
-            self._received or bool(attempt.initial_metadata()) or not (self._requests is None or self._requests.again)
+            self._received
+            or bool(native.headers_so_far(attempt))
+            or not (self._requests is None or self._requests.again)
         )
         pause_s = self._route.pause_after(node, attempt, rtt_s, committed=committed)
         if pause_s is None or self._cancelled:
@@ -415,7 +417,7 @@ class BalancedCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
 
     def _is_last(self, attempt: Any) -> bool:
         """Waits until it is decided whether another attempt takes the place of one that seems to have failed."""
-        if not attempt.is_active():
+        if not self._final and not attempt.is_active():
             with self._changed:
                 self._changed.wait_for(lambda: self._final or self._attempt is not attempt)
         return self._attempt is attempt

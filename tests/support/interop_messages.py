@@ -1,4 +1,4 @@
-"""The messages and the stub of gRPC's interop tests (grpc.testing.*, by their wire names), made from descriptors at run time."""
+"""The messages and the stub of gRPC's interop tests (grpc.testing.*), made from descriptors at run time."""
 
 from typing import Any, Protocol
 
@@ -91,7 +91,7 @@ def payload(size: int) -> Any:
 
 
 class TestStub:
-    """What generated code for grpc.testing.TestService and UnimplementedService would be; for either kind of channel."""
+    """What generated code for grpc.testing.TestService and UnimplementedService would be, for any channel."""
 
     __test__ = False
 

@@ -102,8 +102,13 @@ async def client_streaming_written(stub: TestStub) -> Seen:
     for request in inputs():
         await call.write(request)
     await call.done_writing()
-    late = await failure(call.write(inputs()[0]))
-    return {"late": late, "sum": (await call).aggregated_payload_size, **await ended(call)}
+    return {"sum": (await call).aggregated_payload_size, **await ended(call)}
+
+
+async def write_after_done_writing(stub: TestStub) -> Seen:
+    call = stub.StreamingInputCall()
+    await call.done_writing()
+    return {"late": await failure(call.write(inputs()[0])), "sum": (await call).aggregated_payload_size}
 
 
 def outputs(*sizes: int, interval_us: int = 0) -> Any:
@@ -213,7 +218,7 @@ async def time_remaining(stub: TestStub) -> Seen:
 
 
 async def deadline_already_past(stub: TestStub) -> Seen:
-    call = stub.EmptyCall(Empty(), timeout=0)
+    call = stub.EmptyCall(Empty(), timeout=-1)
     return {"raised": (await failure(call))["raised"], "code": await call.code(), "done": call.done()}
 
 
@@ -305,6 +310,7 @@ CASES: list[Callable[[TestStub], Awaitable[Seen]]] = [
     client_streaming,
     client_streaming_plain_iterable,
     client_streaming_written,
+    write_after_done_writing,
     server_streaming,
     server_streaming_read,
     ping_pong,

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from balancer import aio_channel
-from tests.integration.channels.interop_aio import CASES, Seen
+from tests.integration.channels.interop_aio import CASES, Seen, write_after_done_writing
 from tests.support.interop_messages import TestStub
 
 Case = Callable[[TestStub], Awaitable[Seen]]
@@ -49,7 +49,11 @@ async def test_same_as_plain(case: Case, ready: bool, interop_port: int, interop
         assert await case(TestStub(balanced)) == expected
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+# Whether grpc.aio's own calls with interceptors notice a late write is a race.
+INTERCEPTED_CASES = [case for case in CASES if case is not write_after_done_writing]
+
+
+@pytest.mark.parametrize("case", INTERCEPTED_CASES, ids=lambda case: case.__name__)
 async def test_same_with_interceptors(case: Case, interop_port: int, interop_target: str) -> None:
     plain = grpc.aio.insecure_channel(f"127.0.0.1:{interop_port}", interceptors=INTERCEPTORS)
     async with plain, aio_channel(interop_target, interceptors=INTERCEPTORS) as balanced:

@@ -439,10 +439,13 @@ class Pool:
     def _leave(self, node: Node) -> None:
         self._seats.remove(node)
         self._ramping.pop(node, None)
-        self._disconnected(node)
+        if self._options.connections:
+            self._disconnected(node)
 
     def _forget(self, node: Node) -> None:
-        node.state = ConnectivityState.SHUTDOWN
+        # Without connections a thread may go on with what it picked a moment ago.
+        if self._options.connections:
+            node.state = ConnectivityState.SHUTDOWN
         if self._detector is not None:
             self._detector.forget(node)
 

@@ -1,4 +1,4 @@
-"""What a pick costs, per policy and number of endpoints; what a change of one endpoint costs; and uhashring in the same run.
+"""What a pick costs, per policy and number of endpoints; what a change of one costs; and uhashring in the same run.
 
 python -m tests.bench.bench_policies [--json FILE]
 """
@@ -39,14 +39,9 @@ SPREAD_KEYS = 100_000
 def run(stage: Stage | None = None) -> list[Row]:
     """All rows. `stage` tells how many rounds to make."""
     rounds = stage.rounds if stage is not None else 3
-    rows = []
-    for name in POLICIES:
-        for size in SIZES:
-            rows.append(pick_row(name, size, rounds))
-    for name in WEIGHTED:
-        rows.append(pick_row(name, SIZES[-1], rounds, weights=100))
-    for name in POLICIES:
-        rows.append(update_row(name, rounds))
+    rows = [pick_row(name, size, rounds) for name in POLICIES for size in SIZES]
+    rows += [pick_row(name, SIZES[-1], rounds, weights=100) for name in WEIGHTED]
+    rows += [update_row(name, rounds) for name in POLICIES]
     return rows + hashring_rows(rounds)
 
 

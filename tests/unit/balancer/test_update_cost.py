@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from balancer.endpoints import Endpoint, Resolved
-from balancer.pool import Pool
 from tests.support.fleet import POLICIES, endpoints, pool_of
 
 INCREMENTAL = [name for name in POLICIES if name != "consistent_hash?table=maglev" and "full" not in name]
@@ -41,7 +40,9 @@ def cost(name: str, size: int, change: Callable[[tuple[Endpoint, ...]], tuple[En
     pool = pool_of(name, given)
     assert pool.picker
 
-    def work(pool: Pool = pool, resolution: Resolved = Resolved(change(given))) -> None:
+    resolution = Resolved(change(given))
+
+    def work() -> None:
         pool.apply(resolution, 1.0)
         assert pool.picker
 

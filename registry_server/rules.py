@@ -12,11 +12,12 @@ from google.protobuf.duration_pb2 import Duration
 
 from protos.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog
-from registry_server.errors import NotFound, OwnershipLost
+from registry_server.errors import InvalidField, NotFound, OwnershipLost
 from registry_server.model import Entry
 from registry_server.stores.base import Cause, Commit, Delete, Key, Lease, Put
 
 UPDATABLE = ("status", "weight", "metadata", "tags", "version", "health")
+MAX_METADATA_BYTES = 16 * 1024
 
 
 class Plan(NamedTuple):
@@ -65,7 +66,7 @@ class Rules:
         return Plan(Commit(puts=tuple(self._put_draining(entry, lease) for entry in entries)), leases)
 
     def update(self, wanted: pb.Instance, paths: Iterable[str]) -> Plan:
-        """Change the named fields. Raises NotFound."""
+        """Change the named fields. Raises NotFound, and InvalidField if tags and metadata become too large together."""
         key = Key(wanted.namespace, wanted.service, wanted.id)
         current = self._catalog.get(key)
         if current is None or key in self._held:
@@ -73,6 +74,7 @@ class Rules:
         changed = _storable(current)
         for path in paths:
             _copy_field(wanted, changed, path)
+        check_size(changed)
         put = Put(key, changed.SerializeToString(), current.lease_id, current.revision)
         return Plan(Commit((put,)))
 
@@ -106,11 +108,22 @@ class Rules:
         return 0 if current is None or current.key in self._held else current.revision
 
 
+def check_size(it: pb.Instance) -> None:
+    """Raises InvalidField if tags and metadata together are too large."""
+    if it.ByteSize() <= MAX_METADATA_BYTES:
+        return
+    tags = sum(len(tag.encode()) for tag in it.tags)
+    size = tags + sum(len(label.encode()) + len(value.encode()) for label, value in it.metadata.items())
+    if size > MAX_METADATA_BYTES:
+        field = "instance.tags" if tags > MAX_METADATA_BYTES else "instance.metadata"
+        raise InvalidField(field, f"tags and metadata together must be at most {MAX_METADATA_BYTES} bytes, are {size}")
+
+
 @lru_cache(maxsize=256)
 def seconds(value: float) -> Duration:
     """A number of seconds as a Duration, which nobody changes: the same few are asked for again and again."""
-    whole = int(value)
-    return Duration(seconds=whole, nanos=round((value - whole) * 1e9))
+    whole, nanos = divmod(round(value * 1e9), 10**9)
+    return Duration(seconds=whole, nanos=nanos)
 
 
 def _storable(entry: Entry) -> pb.Instance:

@@ -5,10 +5,11 @@ import re
 from collections.abc import Callable, Iterable
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from protos.registry.v1 import registry_pb2 as pb
 from registry_server.errors import InvalidField
-from registry_server.rules import UPDATABLE
+from registry_server.rules import UPDATABLE, check_size
 from registry_server.stores.base import Key
 
 DEFAULT_NAMESPACE = "default"
@@ -21,7 +22,10 @@ MAX_DRAIN_S = 3600.0
 MAX_NAME = 128
 MAX_HOST = 253
 MAX_WEIGHT = 1_000_000
-MAX_METADATA_BYTES = 16 * 1024
+# Leaves room to count on: each take-over adds one.
+MAX_GENERATION = 2**53
+# What google.protobuf.Timestamp can say, in seconds since 1970.
+_YEAR_1_S, _YEAR_10000_S = -62_135_596_800, 253_402_300_800
 MAX_LEASE_IDS = 10_000
 MAX_SERVICES = 1_000
 MAX_PAGE = 10_000
@@ -29,6 +33,8 @@ DEFAULT_PAGE = 1_000
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@~+-]{0,127}")
 _HOST = re.compile(r"(?!.{254})[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?")
+# Such a name would be an IPv4 address, and a wrong one (https://url.spec.whatwg.org/#ends-in-a-number-checker).
+_ENDS_IN_NUMBER = re.compile(r"(?:^|\.)\d+\.?$")
 _NAME_RULE = f"must be 1 to {MAX_NAME} letters, digits and any of _ . : @ ~ + -, beginning with a letter, a digit or _"
 _STATUSES = frozenset(pb.Status.values())
 _HEALTHS = frozenset(pb.Health.values())
@@ -66,8 +72,11 @@ def new_instance(it: pb.Instance, make_id: Callable[[], str]) -> pb.Instance:
     host("instance.host", it.host)
     if not 1 <= it.port <= 65535:
         raise InvalidField("instance.port", f"must be 1 to 65535, is {it.port}")
-    if it.generation < 0:
-        raise InvalidField("instance.generation", "must not be negative")
+    if not 0 <= it.generation <= MAX_GENERATION:
+        raise InvalidField("instance.generation", f"must be 0 to {MAX_GENERATION}, is {it.generation}")
+    if it.generation and it.HasField("registered_at"):
+        _timestamp("instance.registered_at", it.registered_at)
+    it.DiscardUnknownFields()  # they could be of any size, and nobody has looked at them
     it.ClearField("revision")
     it.ClearField("create_revision")
     _changeable(it)
@@ -81,7 +90,7 @@ def changed_instance(it: pb.Instance, paths: Iterable[str]) -> tuple[str, ...]:
         raise InvalidField("update_mask", f"must name one or more of {', '.join(UPDATABLE)}")
     for path in named:
         if path not in UPDATABLE:
-            raise InvalidField("update_mask", f"{path!r} cannot be updated; only {', '.join(UPDATABLE)} can")
+            raise InvalidField("update_mask", f"{path[:MAX_NAME]!r} cannot be updated; only {', '.join(UPDATABLE)} can")
     it.namespace = namespace("instance.namespace", it.namespace)
     name("instance.service", it.service)
     name("instance.id", it.id)
@@ -94,12 +103,19 @@ def host(field: str, value: str) -> None:
     if not value:
         raise InvalidField(field, "is required")
     if ":" in value:
-        try:
-            ipaddress.IPv6Address(value)
-        except ValueError:
-            raise InvalidField(field, "must be an IP address or a DNS name, without a port") from None
-    elif _HOST.fullmatch(value) is None:
+        # A zone (fe80::1%eth0) means nothing to anybody else, and may hold anything.
+        if "%" in value or not _is_ip(value):
+            raise InvalidField(field, "must be an IP address or a DNS name, without a port")
+    elif _HOST.fullmatch(value) is None or (_ENDS_IN_NUMBER.search(value) and not _is_ip(value)):
         raise InvalidField(field, "must be an IP address or a DNS name")
+
+
+def _is_ip(value: str) -> bool:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return True
 
 
 def filter_(it: pb.Filter) -> None:
@@ -148,6 +164,11 @@ def _seconds(field: str, value: Duration) -> float:
     return value.seconds + value.nanos / 1e9
 
 
+def _timestamp(field: str, value: Timestamp) -> None:
+    if not (_YEAR_1_S <= value.seconds < _YEAR_10000_S and 0 <= value.nanos <= 999_999_999):
+        raise InvalidField(field, "must be within the years 1 to 9999, with nanos within a second")
+
+
 def _changeable(it: pb.Instance) -> None:
     """The fields that both Register and Update take."""
     version = it.version
@@ -175,13 +196,7 @@ def _labels(it: pb.Instance) -> None:
         raise InvalidField("instance.tags", "must be neither empty nor repeated")
     if "" in it.metadata:
         raise InvalidField("instance.metadata", "must have no empty key")
-    if it.ByteSize() <= MAX_METADATA_BYTES:
-        return
-    tags = sum(len(tag.encode()) for tag in it.tags)
-    size = tags + sum(len(label.encode()) + len(value.encode()) for label, value in it.metadata.items())
-    if size > MAX_METADATA_BYTES:
-        field = "instance.tags" if tags > MAX_METADATA_BYTES else "instance.metadata"
-        raise InvalidField(field, f"tags and metadata together must be at most {MAX_METADATA_BYTES} bytes, are {size}")
+    check_size(it)
 
 
 def _locality(it: pb.Locality) -> None:

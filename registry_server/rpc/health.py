@@ -12,7 +12,7 @@ from registry_server.catalog import Catalog
 from registry_server.errors import InvalidField, LimitExceeded, NotFound
 from registry_server.hub import Hub, Reader, Sink
 from registry_server.model import Query
-from registry_server.rpc.validate import DEFAULT_NAMESPACE
+from registry_server.rpc.validate import DEFAULT_NAMESPACE, MAX_NAME
 
 SERVER_NAMES = ("", "registry.v1.Registry")
 # As many as the protocol lets a client ask for in one answer.
@@ -72,7 +72,7 @@ class HealthService:
 
     async def check(self, request: health_pb2.HealthCheckRequest) -> bytes:
         """The status of one name. Raises NotFound for one that is unknown, as the protocol asks."""
-        status = self.status(request.service)
+        status = self.status(_name(request.service))
         if status == _Response.SERVICE_UNKNOWN:
             raise NotFound("service", request.service)
         return bytes(_Response(status=status).SerializeToString())
@@ -88,9 +88,7 @@ class HealthService:
 
     def watch(self, request: health_pb2.HealthCheckRequest, sink: Sink) -> Reader:
         """Let the hub write every change of the status to the sink."""
-        name = request.service
-        if len(name) > 2 * 128 + 1:
-            raise InvalidField("service", "is too long for a service")
+        name = _name(request.service)
         return self._hub.join(("health", name), lambda: HealthTopic(self, name), sink)
 
     def status(self, name: str) -> int:
@@ -110,6 +108,12 @@ class HealthService:
             prefix = "" if namespace == DEFAULT_NAMESPACE else f"{namespace}/"
             for service in self._catalog.services(namespace):
                 yield prefix + service
+
+
+def _name(name: str) -> str:
+    if len(name) > 2 * MAX_NAME + 1:
+        raise InvalidField("service", "is too long for a service")
+    return name
 
 
 def _split(name: str) -> tuple[str, str]:

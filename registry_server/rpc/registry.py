@@ -15,6 +15,8 @@ from registry_server.stores.base import Key
 
 # The longest wait for a revision that a reader asks for.
 MAX_WAIT_S = 10.0
+# Clients take messages of up to 4 MiB by default.
+MAX_PAGE_BYTES = 3 * 1024 * 1024
 
 
 def _new_id() -> str:
@@ -82,8 +84,8 @@ class RegistryService:
         await self._wait_for(request.min_revision)
         entries = list(self._catalog.select(query))
         rest = [entry for entry in entries if entry.key[1:] > after] if after else entries
-        page = rest[:size]
-        token = "/".join(page[-1].key[1:]) if len(rest) > size else ""
+        page = _page(rest, size)
+        token = "/".join(page[-1].key[1:]) if len(rest) > len(page) else ""
         return answers.listed(self._header(), page, token, checksum(entries))
 
     async def list_services(self, request: pb.ListServicesRequest) -> bytes:
@@ -139,6 +141,16 @@ class RegistryService:
             raise InvalidField("min_revision", f"must not be negative, is {revision}")
         if not await self._feed.reach(revision, MAX_WAIT_S):
             raise Unavailable(f"revision {revision} is not reached yet; the view is at {self._catalog.revision}")
+
+
+def _page(entries: list[Entry], size: int) -> list[Entry]:
+    """The first `size` of them, or fewer if they would not fit into one message."""
+    total = 0
+    for count, entry in enumerate(entries[:size]):
+        total += len(entry.encoded)
+        if total > MAX_PAGE_BYTES and count:
+            return entries[:count]
+    return entries[:size]
 
 
 def _page_start(token: str) -> tuple[str, ...]:

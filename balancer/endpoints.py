@@ -47,7 +47,8 @@ class Endpoint:
     version: str = ""
     locality: Locality = ANYWHERE
     priority: int = 0
-    """0 is used first; a higher number is where traffic fails over to."""
+    """0 is used first; a higher number is where traffic fails over to. For `LocalityAware`; subsets keep some of
+    each."""
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Read-only by contract: the balancer keeps the mapping it was given."""

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from itertools import repeat
 from random import Random
 from threading import Lock
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
-from balancer.endpoints import Resolved
+from balancer.endpoints import Endpoint, Resolved
 from balancer.policies import policy as policy_of
 from balancer.policies.base import ANY, Node, PickInfo
 from balancer.pool import Fail, Pool, PoolOptions, PoolStatistics
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
     from types import TracebackType
 
-    from balancer.endpoints import Endpoint
     from balancer.policies.base import Policy
+
+Given = TypeVar("Given")
+"""An `Endpoint`, an address, or anything with an `address` and perhaps `weight` and `id`, its own or its
+`instance`'s."""
 
 ALONE = PoolOptions(idle_timeout_s=None, shuffle=False)
 
@@ -53,56 +57,79 @@ class LoadBalancer:
         rng = rng or Random()  # noqa: S311 - spreads load, guards nothing
         self._pool = Pool(policy_of(policy), options=replace(options, connections=False), rng=rng, now=clock())
         self._owner = Lock()
-        self._endpoints: tuple[Endpoint, ...] | None = None  # nothing was given yet
+        self._given: tuple[Any, ...] | None = None  # nothing yet
+        # What was given in place of endpoints, by what it was taken for.
+        self._stand_ins: dict[Endpoint, Any] = {}
         self._picker = self._pool.picker
         self._due: float | None = None
 
     def select(
-        self, endpoints: Iterable[Endpoint], key: str | bytes | None = None, exclude: Collection[Endpoint] = ()
-    ) -> Endpoint:
-        """The endpoint for a call. Pass the same tuple while nothing changes and selecting costs the same at any size.
+        self, endpoints: Iterable[Given], key: str | bytes | int | None = None, exclude: Collection[Given] = ()
+    ) -> Given:
+        """The endpoint for a call, one of the given objects. The same tuple again costs the same at any size.
 
         `key` is what consistent_hash and ip_hash go by; `exclude` are endpoints this call has failed on.
         Raises NoEndpointError when there is none.
         """
         now = self._clock()
-        if endpoints is not self._endpoints or (self._due is not None and now >= self._due):
+        if endpoints is not self._given or (self._due is not None and now >= self._due):
             self._look(tuple(endpoints), now)
-        info = ANY if key is None and not exclude else PickInfo(key, self._nodes(exclude))
+        info = ANY if key is None and not exclude else PickInfo(_text(key), self._nodes(exclude))
         picked = self._picker.pick(info, now)
         if isinstance(picked, Node):
-            return picked.endpoint
+            endpoint = picked.endpoint
+            return cast("Given", self._stand_ins.get(endpoint, endpoint) if self._stand_ins else endpoint)
         raise NoEndpointError(picked.reason if isinstance(picked, Fail) else "no endpoint")
 
-    def request(self, endpoint: Endpoint) -> Request:
+    def request(self, endpoint: object) -> Request:
         """Counts one call to `endpoint`: `with` or `async with`. An exception marks it failed."""
-        return Request(self._pool.node(endpoint) or self._pool.stranger(endpoint), self._clock, self._hurry)
+        taken = as_endpoint(endpoint)
+        return Request(self._pool.node(taken) or self._pool.stranger(taken), self._clock, self._hurry)
 
     def stats(self) -> PoolStatistics:
         """Calls, failures, in flight, latency and ejection of each endpoint, and why the last pick fell as it did."""
         with self._owner:
             return self._pool.statistics(self._clock())
 
-    def _look(self, endpoints: tuple[Endpoint, ...], now: float) -> None:
+    def _look(self, given: tuple[Any, ...], now: float) -> None:
         """Takes over what is new. Equal elements are found by identity, at C speed."""
         due = self._due is not None and now >= self._due
-        if not due and endpoints == self._endpoints:
+        if not due and given == self._given:
             return
         with self._owner:
             if due:
                 self._pool.tick(now)
+            endpoints = given if all(map(isinstance, given, repeat(Endpoint))) else tuple(map(as_endpoint, given))
             self._pool.apply(Resolved(endpoints), now)
+            self._stand_ins = dict(zip(endpoints, given, strict=True)) if endpoints is not given else {}
             self._picker = self._pool.picker
             self._due = self._pool.next_tick(now)
-            self._endpoints = endpoints
+            self._given = given
 
     def _hurry(self) -> None:
         """An endpoint failed too often in a row: look at the next select."""
         self._due = self._clock()
 
-    def _nodes(self, endpoints: Collection[Endpoint]) -> frozenset[Node]:
-        nodes = map(self._pool.node, endpoints)
+    def _nodes(self, endpoints: Collection[object]) -> frozenset[Node]:
+        nodes = map(self._pool.node, map(as_endpoint, endpoints))
         return frozenset(node for node in nodes if node is not None)
+
+
+def as_endpoint(given: object) -> Endpoint:
+    """What the balancer takes `given` for. Raises TypeError for what has no address."""
+    if isinstance(given, Endpoint):
+        return given
+    if isinstance(given, str):
+        return Endpoint(given)
+    address = getattr(given, "address", None)
+    if not isinstance(address, str):
+        raise TypeError(f"not an endpoint: {given!r}")
+    process = getattr(given, "instance", given)
+    return Endpoint(address, weight=getattr(process, "weight", 1), id=getattr(process, "id", ""))
+
+
+def _text(key: str | bytes | int | None) -> str | bytes | None:
+    return str(key) if isinstance(key, int) else key
 
 
 class Request:

@@ -611,7 +611,7 @@ class Pool:
             return Open(tuple(members) if self._connect is Connect.ALL else tuple(self._order[:1]))
         if self._seats.state() is not ConnectivityState.TRANSIENT_FAILURE:
             return Wait()
-        if not self._last_error:
+        if not self._seats.any_down:
             return Fail("all endpoints are ejected or not serving")
         return Fail(f"failed to connect to all addresses; last error: {self._last_error}")
 

@@ -98,6 +98,11 @@ class Seats:
         return ConnectivityState.TRANSIENT_FAILURE
 
     @property
+    def any_down(self) -> bool:
+        """A connection attempt has failed somewhere."""
+        return bool(self._down)
+
+    @property
     def dirty(self) -> bool:
         """The last chooser is out of date."""
         return bool(self._joined or self._left or self._reweighed or self._unwell_changed)

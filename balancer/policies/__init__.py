@@ -7,6 +7,7 @@ and returns a `Policy`.
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from balancer.policies.consistent_hash import ConsistentHash
 from balancer.policies.ip_hash import IpHash
 from balancer.policies.least_connections import LeastConnections
+from balancer.policies.locality import locality_aware
 from balancer.policies.pick_first import PickFirst
 from balancer.policies.random_choice import RandomChoice
 from balancer.policies.response_time import ResponseTime
@@ -29,23 +31,6 @@ if TYPE_CHECKING:
 Factory: TypeAlias = "Callable[..., Policy]"
 
 ENTRY_POINTS = "grpc_registry.policies"
-
-BUILT_IN: Mapping[str, Factory] = MappingProxyType(
-    {
-        factory.name: cast("Factory", factory)
-        for factory in (
-            PickFirst,
-            RoundRobin,
-            RandomChoice,
-            WeightedRoundRobin,
-            WeightedRandom,
-            LeastConnections,
-            ConsistentHash,
-            IpHash,
-            ResponseTime,
-        )
-    }
-)
 
 
 def names() -> list[str]:
@@ -89,3 +74,19 @@ def _parsed(query: str) -> dict[str, str | bool]:
 
 def _value(text: str) -> str | bool:
     return text == "true" if text in ("true", "false") else text
+
+
+BUILT_IN: Mapping[str, Factory] = MappingProxyType(
+    {
+        "pick_first": PickFirst,
+        "round_robin": RoundRobin,
+        "random": RandomChoice,
+        "weighted_round_robin": WeightedRoundRobin,
+        "weighted_random": WeightedRandom,
+        "least_connections": LeastConnections,
+        "consistent_hash": ConsistentHash,
+        "ip_hash": IpHash,
+        "response_time": ResponseTime,
+        "locality_aware": partial(locality_aware, make=policy),
+    }
+)

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from balancer.endpoints import ANYWHERE, Locality
 from balancer.policies.base import Change, Connect, Explains, NodeSet, Revisable, connect_of, policy_name
+from balancer.policies.checks import at_least
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from random import Random
 
     from balancer.policies.base import Chooser, Node, PickInfo, Policy
@@ -146,3 +147,16 @@ class LocalityAware:
 
     def chooser(self, nodes: NodeSet, rng: Random) -> Chooser:
         return Levels(self, {}, {}, NodeSet(()), rng).revised(nodes, Change(joined=nodes.usable))
+
+
+def locality_aware(
+    *,
+    child: str | Policy = "weighted_round_robin",
+    region: str = "",
+    zone: str = "",
+    overprovisioning: float | str = OVERPROVISIONING,
+    make: Callable[[str | Policy], Policy],
+) -> LocalityAware:
+    """The policy by name: `locality_aware?child=random&region=eu&zone=a`. `make` turns a name into a policy."""
+    factor = at_least(1, float, "overprovisioning", overprovisioning)
+    return LocalityAware(make(child), Locality(region, zone), overprovisioning=factor)

@@ -5,6 +5,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 
@@ -49,6 +50,39 @@ def test_same_key_same_endpoint() -> None:
     subject = LoadBalancer("consistent_hash")
     assert len({subject.select(GIVEN, key="player-1") for _ in range(20)}) == 1
     assert len({subject.select(GIVEN, key=f"player-{n}") for n in range(100)}) == 3
+
+
+class Found:
+    """An endpoint as a registry's client shows it."""
+
+    def __init__(self, address: str, weight: int) -> None:
+        self.address = address
+        self.instance = SimpleNamespace(weight=weight, id=f"id of {address}")
+
+
+def test_what_looks_like_an_endpoint_is_one() -> None:
+    subject, given = LoadBalancer(), (Found("a:1", 1), Found("b:1", 3))
+    chosen = [subject.select(given) for _ in range(8)]
+    assert (chosen.count(given[0]), chosen.count(given[1])) == (2, 6)
+    with subject.request(given[0]) as request:
+        assert request.endpoint.address == "a:1"
+    assert of(subject, Endpoint("a:1")).calls == 1
+    assert subject.select(given, exclude=[given[1]]) is given[0]
+
+
+def test_an_address_is_an_endpoint() -> None:
+    subject = LoadBalancer("round_robin")
+    assert [subject.select(["a:1", "b:1"]) for _ in range(4)] == ["a:1", "b:1", "a:1", "b:1"]
+
+
+def test_what_has_no_address_is_none() -> None:
+    with pytest.raises(TypeError, match="not an endpoint: 7"):
+        LoadBalancer().select([7])
+
+
+def test_number_is_a_key() -> None:
+    subject = LoadBalancer("consistent_hash")
+    assert subject.select(GIVEN, key=4711) is subject.select(GIVEN, key="4711")
 
 
 @pytest.mark.parametrize("nothing", [(), (Endpoint("a:1", weight=0),)])

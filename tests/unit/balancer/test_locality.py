@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from balancer.endpoints import Endpoint, Locality, Resolved
 from balancer.policies import policy
-from balancer.policies.base import ANY, ConnectivityState, Node
+from balancer.policies.base import ANY, Connect, ConnectivityState, Node, connect_of
 from balancer.policies.locality import LocalityAware, shares
 from balancer.pool import Plan, Pool, PoolOptions
 from tests.support.fleet import ALONE, connect
@@ -159,3 +159,16 @@ def test_explains_the_level_and_the_choice() -> None:
     told = subject.statistics(0.0)
     assert told.policy == "round_robin by locality"
     assert "own zone, which gets 100%: next in turn of 2" in told.last_pick
+
+
+def test_policy_by_name() -> None:
+    spec = policy("locality_aware?child=weighted_random&region=eu&zone=a&overprovisioning=2")
+    assert isinstance(spec, LocalityAware)
+    assert (spec.own, spec.overprovisioning, spec.name) == (HERE, 2.0, "weighted_random by locality")
+    assert connect_of(policy("locality_aware?child=consistent_hash")) is Connect.LAZY
+
+
+@pytest.mark.parametrize("spec", ["locality_aware?child=moon", "locality_aware?overprovisioning=0.5"])
+def test_mistakes_by_name(spec: str) -> None:
+    with pytest.raises(ValueError, match=r"moon|overprovisioning"):
+        policy(spec)

@@ -12,6 +12,7 @@ import signal
 import sys
 from dataclasses import dataclass, replace
 from datetime import datetime
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -187,6 +188,13 @@ def _end(code: int, why: object) -> NoReturn:
     sys.exit(code)
 
 
+def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            click.echo(f"registryctl {metadata.version('grpc-registry')}")
+        context.exit()
+
+
 @click.group(cls=_Group, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--server", "-s", default=DEFAULT_SERVER, envvar="REGISTRY_SERVER", show_default=True, show_envvar=True,
@@ -204,7 +212,7 @@ def _end(code: int, why: object) -> NoReturn:
     "--timeout", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True, metavar="SECONDS",
     help="For one request, retries included.",
 )  # fmt: skip
-@click.version_option(package_name="grpc-registry")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show it.")
 @click.pass_context
 def main(context: click.Context, server: str, namespace: str, output: str, timeout: float) -> None:
     """See and change what a grpc-registry knows.

@@ -22,7 +22,7 @@ from registry_client.errors import (
 )
 from registry_client.instance import Instance
 from registry_client.lease import Holding, Leases, LookUp, Register, Renewed, State
-from registry_client.signals import SignalDrain
+from registry_client.signals import SignalDrains
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -58,6 +58,7 @@ class Registrar:
         self._rng = rng
         self.clock = clock
         self._timeout = min(timeout, CALL_S)
+        self.signals = SignalDrains()
         self._leases = Leases(backoff, rng)
         self._registrations: dict[Holding, Registration] = {}
         self._work = asyncio.Event()
@@ -267,6 +268,8 @@ class Registrar:
             outcome = _OUTCOMES.get(renewal.state, Renewed.HELD)
             ttl_s = renewal.ttl.ToNanoseconds() / 1e9
             self._leases.renewed(renewal.lease_id, outcome, ttl_s, renewal.instances, self.clock())
+        for lease_id in set(lease_ids) - {renewal.lease_id for renewal in answer.renewals}:
+            self._leases.renewed(lease_id, Renewed.HELD, 0.0, 0, self.clock())  # nothing said: ask again in its turn
         self._work.set()
 
     async def _rest(self) -> None:
@@ -305,7 +308,6 @@ class Registration:
         self._lost = asyncio.Event()
         self._refusal: RegistryError | None = None
         self._leaving: asyncio.Task[None] | None = None
-        self._signals: SignalDrain | None = None
 
     # ---- what its owner sees
 
@@ -349,7 +351,7 @@ class Registration:
         if self._holding is not None:
             return self
         if self._wish.drain_on_signals:
-            self._signals = SignalDrain(self.aclose, asyncio.get_running_loop())
+            self._registrar.signals.add(self, self.aclose, asyncio.get_running_loop())
         self._holding = self._registrar.want(self, self._wish.instance, self._wish.ttl_s)
         try:
             async with asyncio.timeout(self._wish.timeout_s):
@@ -382,8 +384,7 @@ class Registration:
         """Drain for `drain` seconds (by default as asked for at first) and deregister. May be called more than once."""
         if self._holding is None:
             return
-        if self._signals is not None:
-            self._signals.release()
+        self._registrar.signals.remove(self)
         if self._leaving is None:
             drain_s = self._wish.drain_s if drain is None else drain
             self._leaving = self._registrar.start_leaving(self._holding, drain_s)

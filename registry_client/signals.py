@@ -5,53 +5,66 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable, Coroutine, Iterable
 from types import FrameType
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
 Handler = Callable[[int, FrameType | None], Any] | int | None
+Drain = Callable[[], Coroutine[Any, Any, None]]
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class SignalDrain:
-    """On the first SIGTERM or SIGINT, drains, and then lets the signal do what it would have done; a second one does
-    that at once. Handlers that were there before are called, not replaced; an ignored signal stays ignored.
-
-    `drain` runs in `loop`. Signal handlers belong to the main thread, so making one raises RuntimeError elsewhere.
+class SignalDrains:
+    """What is to be drained on the first SIGTERM or SIGINT: all of it at once, and then the signal does what it would
+    have done; a second one does that at once. Handlers that were there before are called, not replaced; an ignored
+    signal stays ignored.
     """
 
-    def __init__(self, drain: Callable[[], Coroutine[Any, Any, None]], loop: asyncio.AbstractEventLoop) -> None:
-        self._drain = drain
-        self._loop = loop
-        self._task: asyncio.Task[None] | None = None
+    def __init__(self) -> None:
+        self._drains: dict[object, Drain] = {}
         self._before: dict[int, Handler] = {}
-        try:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, owner: object, drain: Drain, loop: asyncio.AbstractEventLoop) -> None:
+        """`drain` is run in `loop`, unless `owner` is removed before. Raises RuntimeError outside the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("drain_on_signals: only the main thread can handle signals")
+        self._drains[owner], self._loop = drain, loop
+        if not self._before:
             for signum in SIGNALS:
                 if signal.getsignal(signum) is not signal.SIG_IGN:
                     self._before[signum] = signal.signal(signum, self._on_signal)
-        except ValueError:
-            raise RuntimeError("drain_on_signals: only the main thread can handle signals") from None
 
-    def _on_signal(self, signum: int, _: FrameType | None) -> None:
-        self.release()
-        self._loop.call_soon_threadsafe(self._begin, signum)
+    def remove(self, owner: object) -> None:
+        """Drain it no more. With the last one the former handlers are put back, if this is the main thread."""
+        self._drains.pop(owner, None)
+        if not self._drains and threading.current_thread() is threading.main_thread():
+            self._release()
 
-    def _begin(self, signum: int) -> None:
-        self._task = self._loop.create_task(self._drain_and_go(signum), name="registry-drain")
-
-    async def _drain_and_go(self, signum: int) -> None:
-        try:
-            await self._drain()
-        finally:
-            os.kill(os.getpid(), signum)
-
-    def release(self) -> None:
-        """Put the former handlers back."""
+    def _release(self) -> None:
         before, self._before = self._before, {}
         for signum, handler in before.items():
             if signal.getsignal(signum) == self._on_signal:
                 signal.signal(signum, handler)
+
+    def _on_signal(self, signum: int, _: FrameType | None) -> None:
+        self._release()
+        if self._loop is None or self._loop.is_closed():
+            os.kill(os.getpid(), signum)
+        else:
+            self._loop.call_soon_threadsafe(self._begin, self._loop, signum)
+
+    def _begin(self, loop: asyncio.AbstractEventLoop, signum: int) -> None:
+        self._task = loop.create_task(self._drain_and_go(signum), name="registry-drain")
+
+    async def _drain_and_go(self, signum: int) -> None:
+        try:
+            await asyncio.gather(*(drain() for drain in list(self._drains.values())), return_exceptions=True)
+        finally:
+            os.kill(os.getpid(), signum)
 
 
 def run_until_signal(main: Coroutine[Any, Any, _T], signals: Iterable[int] = SIGNALS) -> _T | None:

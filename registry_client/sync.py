@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from registry_client import client
 from registry_client.client import DEFAULT_DRAIN_S, DEFAULT_TTL_S
 from registry_client.errors import ClientClosed
-from registry_client.signals import SignalDrain
+from registry_client.signals import SignalDrains
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -86,6 +86,7 @@ class RegistryClient:
         self._inner = inner
         self._thread = LoopThread()
         self._closing = threading.Lock()
+        self._signals = SignalDrains()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -121,7 +122,7 @@ class RegistryClient:
     ) -> Registration:
         """Keep an instance registered while a block lasts: `with registry.register(…) as registration`."""
         make = functools.partial(self._inner.register, instance, ttl, drain=drain, timeout=timeout)
-        return Registration(self._thread, make, drain_on_signals)
+        return Registration(self._thread, make, self._signals if drain_on_signals else None)
 
     def deregister(
         self, service: str, instance_id: str, *, drain: float = 0.0, namespace: str = "", timeout: float | None = None
@@ -287,11 +288,10 @@ class Subscription:
 class Registration:
     """One instance that is kept registered; as `registry_AioRegistration`."""
 
-    def __init__(self, thread: LoopThread, make: Callable[[], AioRegistration], drain_on_signals: bool) -> None:
+    def __init__(self, thread: LoopThread, make: Callable[[], AioRegistration], signals: SignalDrains | None) -> None:
         self._thread = thread
         self._inner = thread.run(_made(make))
-        self._drain_on_signals = drain_on_signals
-        self._signals: SignalDrain | None = None
+        self._signals = signals
 
     @property
     def instance(self) -> Instance:
@@ -329,8 +329,8 @@ class Registration:
 
     def start(self) -> Self:
         """Register, and wait until that is done."""
-        if self._drain_on_signals and self._signals is None and self._thread.loop is not None:
-            self._signals = SignalDrain(self._inner.aclose, self._thread.loop)
+        if self._signals is not None and self._thread.loop is not None:
+            self._signals.add(self, self._inner.aclose, self._thread.loop)
         try:
             self._thread.run(self._inner.start())
         except BaseException:
@@ -340,7 +340,7 @@ class Registration:
 
     def _release(self) -> None:
         if self._signals is not None:
-            self._signals.release()
+            self._signals.remove(self)
 
     def __enter__(self) -> Self:
         return self.start()

@@ -26,8 +26,8 @@ def key(id_: str = "one", service: str = "player", namespace: str = "default") -
 
 def record(name: Key, revision: int, *, lease: str = "lease", created: int | None = None, **fields: Any) -> Record:
     """A record as a store tells of it. Without `host` and `port` every id has an address of its own."""
-    port = int.from_bytes(hashlib.sha256(name.id.encode()).digest()[:2], "big") or 1
-    filled = {"host": "10.0.0.1", "port": port, "weight": 100, "generation": 1, **fields}
+    a, b, c, d, e, *_ = hashlib.sha256(name.id.encode()).digest()
+    filled = {"host": f"10.{a}.{b}.{c}", "port": 1 + d * 256 + e, "weight": 100, "generation": 1, **fields}
     value = pb.Instance(namespace=name.namespace, service=name.service, id=name.id, **filled)
     return Record(name, value.SerializeToString(), lease, revision, revision if created is None else created)
 
@@ -172,13 +172,14 @@ class Fold:
         if not it.reset:
             assert it.header.epoch == self.epoch
             assert it.header.revision >= self.revision
+        self.epoch, self.revision = it.header.epoch, it.header.revision
         self.is_first = False
 
     def _end_step(self, it: pb.WatchResponse) -> None:
         assert it.checksum == sum_of(self.instances.values())
         assert it.resume_token
         self.steps += 1
-        self.token, self.epoch, self.revision = it.resume_token, it.header.epoch, it.header.revision
+        self.token = it.resume_token
 
 
 # ---- all of the core, without a port

@@ -1,0 +1,116 @@
+"""Settings: flags over the environment over the file over the defaults, and every mistake names its setting."""
+
+from pathlib import Path
+
+import pytest
+
+from registry_server.config import ENV_PREFIX, Config, ConfigError, load
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "registry.toml"
+    path.write_text('listen = "127.0.0.1:1111"\nlog_format = "json"\nlog_level = "debug"\n')
+    return path
+
+
+def test_defaults() -> None:
+    assert load({}, {}, None) == Config("127.0.0.1:7400", "memory:", "text", "info")
+
+
+def test_order_of_the_sources(file: Path) -> None:
+    flags = {"listen": "127.0.0.1:3333", "log_level": None}
+    env = {"REGISTRY_LISTEN": "127.0.0.1:2222", "REGISTRY_LOG_LEVEL": "error", "LISTEN": "x", "REGISTRY_OTHER": "y"}
+    config = load(flags, env, file)
+    assert config == Config(listen="127.0.0.1:3333", store="memory:", log_format="json", log_level="error")
+    assert load({}, env, file).listen == "127.0.0.1:2222"
+    assert load({}, {}, file).listen == "127.0.0.1:1111"
+
+
+@pytest.mark.parametrize("name", ["listen", "store", "log_format", "log_level"])
+@pytest.mark.parametrize("source", ["flag", "environment", "file"])
+def test_every_mistake_names_its_setting(name: str, source: str, tmp_path: Path) -> None:
+    flags, env, path = {}, {}, None
+    if source == "flag":
+        flags = {name: "no such thing"}
+    elif source == "environment":
+        env = {ENV_PREFIX + name.upper(): "no such thing"}
+    else:
+        path = tmp_path / "registry.toml"
+        path.write_text(f'{name} = "no such thing"')
+    with pytest.raises(ConfigError, match=f"^{name}: .*no such thing") as error:
+        load(flags, env, path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "listen", ["127.0.0.1:0", "localhost:7400", ":7400", "[::1]:7400", "[::]:0", "0.0.0.0:65535", "a-b.example:1"]
+)
+def test_addresses_to_listen_on(listen: str) -> None:
+    assert Config(listen=listen).listen == listen
+
+
+@pytest.mark.parametrize(
+    "listen", ["", "7400", "localhost", "localhost:", "localhost:http", "::1:7400", "h:65536", "h:-1", "h:1:2", "a b:1"]
+)
+def test_addresses_nobody_can_listen_on(listen: str) -> None:
+    with pytest.raises(ConfigError, match=r"^listen: must be HOST:PORT"):
+        Config(listen=listen)
+
+
+def test_host_as_it_is_shown() -> None:
+    assert [Config(listen=it).host for it in ("127.0.0.1:1", "[::1]:1", ":1")] == ["127.0.0.1", "[::1]", "0.0.0.0"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "memory", "memory:x", "memory://", "redis://localhost", "etcd:", "etcd://", "etcd://h:99999", "etcd://h:x"],
+)
+def test_store_urls_with_a_mistake(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"^store: ") as error:
+        Config(store=url)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["etcd://h", "etcd://h1,h2:2379,h3"])
+def test_store_urls(url: str) -> None:
+    assert Config(store=url).store == url
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("listen = 7400", "listen: must be a string"),
+        ("[server]\nlisten = 'x'", "server: no such setting; there are listen, store, log_format, log_level"),
+        ("lisen = '127.0.0.1:1'", "lisen: no such setting"),
+        ("listen = ", "not TOML"),
+        ("listen = '1'\nlisten = '2'", "not TOML"),
+    ],
+)
+def test_file_with_a_mistake(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "registry.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load({}, {}, path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_file_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "registry.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not TOML"):
+        load({}, {}, path)
+
+
+def test_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"No such file"):
+        load({}, {}, tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match=r"Is a directory"):
+        load({}, {}, tmp_path)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        Config().listen = "x"  # type: ignore[misc]

@@ -1,0 +1,220 @@
+"""Writes against a store that gets in the way: conflicts, outages, leases that are gone; and what is left behind."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from protos.registry.v1 import registry_pb2 as pb
+from registry_server import registrar
+from registry_server.errors import Contended, NotFound, OwnershipLost, Unavailable
+from registry_server.stores.base import (
+    Away,
+    Back,
+    Cause,
+    Commit,
+    Conflict,
+    Delta,
+    Key,
+    Lease,
+    Outcome,
+    Renewal,
+    Snapshot,
+    StoreAway,
+)
+from registry_server.stores.memory import MemoryStore
+from tests.support.core import Core, gone, key
+
+ONE = key("one")
+
+
+class Fickle(MemoryStore):
+    """The embedded store with bad days."""
+
+    conflicts = 0
+    away = False
+    commits = 0
+
+    async def grant(self, ttl_s: float) -> Lease:
+        if self.away:
+            raise StoreAway("gone")
+        return await super().grant(ttl_s)
+
+    async def commit(self, commit: Commit) -> int:
+        self.commits += 1
+        if self.away:
+            raise StoreAway("gone")
+        if self.conflicts:
+            self.conflicts -= 1
+            raise Conflict([])
+        return await super().commit(commit)
+
+    async def keep_alive(self, lease_ids: Sequence[str]) -> list[Renewal]:
+        if self.away:
+            return [Renewal(lease_id, Outcome.HELD, None) for lease_id in lease_ids]
+        return await super().keep_alive(lease_ids)
+
+
+@pytest.fixture
+def core(monkeypatch: pytest.MonkeyPatch) -> Core:
+    monkeypatch.setattr(registrar, "CATCH_UP_S", 0.001)
+    store = Fickle()
+    made = Core(store)
+    store._emit = made.feed.emit
+    made.feed.emit(Snapshot("e1", 1, ()))
+    return made
+
+
+def fickle(core: Core) -> Fickle:
+    assert isinstance(core.store, Fickle)
+    return core.store
+
+
+def wanted(id_: str = "one", port: int = 7, **fields: object) -> pb.Instance:
+    return pb.Instance(namespace="default", service="player", id=id_, host="10.9.9.9", port=port, **fields)  # type: ignore[arg-type]
+
+
+async def test_conflict_is_tried_again(core: Core) -> None:
+    fickle(core).conflicts = registrar.ATTEMPTS - 1
+    entry, revision, lease = await core.registrar.register(wanted(), 15.0, "")
+    assert (entry.key, entry.revision) == (ONE, revision)
+    assert fickle(core)._leases.keys(lease.id) == (ONE,)
+
+
+async def test_endless_conflict_is_told_and_leaves_no_lease(core: Core) -> None:
+    fickle(core).conflicts = 1000
+    with pytest.raises(Contended):
+        await core.registrar.register(wanted(), 15.0, "")
+    assert fickle(core).commits == registrar.ATTEMPTS
+    assert len(fickle(core)._leases) == 0
+
+
+async def test_store_away_is_unavailable_and_changes_nothing(core: Core) -> None:
+    entry, revision, lease = await core.registrar.register(wanted(), 15.0, "")
+    fickle(core).away = True
+    writes = [
+        core.registrar.register(wanted("two", 8), 15.0, ""),
+        core.registrar.register(wanted("two", 8), 15.0, lease.id),
+        core.registrar.deregister([ONE], 0.0),
+        core.registrar.deregister([ONE], 5.0),
+        core.registrar.update(wanted(weight=3), ["weight"]),
+    ]
+    for write in writes:
+        with pytest.raises(Unavailable) as error:
+            await write
+        assert error.value.retry_after_s > 0
+    assert core.catalog.get(ONE) == entry
+    assert core.catalog.revision == revision
+
+
+async def test_renewal_while_the_store_is_away_is_held_and_noted(core: Core) -> None:
+    fickle(core).away = True
+    (renewal,) = await core.registrar.keep_alive(["some"])
+    assert renewal.outcome is Outcome.HELD
+    assert core.feed.guard._ill_until is not None
+
+
+async def test_unknown_lease(core: Core) -> None:
+    with pytest.raises(NotFound, match="no such lease: unknown"):
+        await core.registrar.register(wanted(), 15.0, "unknown")
+    assert core.catalog.get(ONE) is None
+
+
+async def test_lease_that_ends_in_between(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    lease = await fickle(core).grant(15.0)
+    real = fickle(core).keep_alive
+
+    async def renew_and_drop(lease_ids: Sequence[str]) -> list[Renewal]:
+        renewals = await real(lease_ids)
+        fickle(core)._leases.drop(lease.id)
+        return renewals
+
+    monkeypatch.setattr(core.store, "keep_alive", renew_and_drop)
+    with pytest.raises(NotFound) as error:
+        await core.registrar.register(wanted(), 15.0, lease.id)
+    assert (error.value.kind, error.value.name) == ("lease", lease.id)
+
+
+async def test_take_over_ends_the_old_lease_when_it_holds_nothing_more(core: Core) -> None:
+    _, _, old = await core.registrar.register(wanted(), 15.0, "")
+    _, _, new = await core.registrar.register(wanted(), 15.0, "")
+    outcomes = [it.outcome for it in await core.registrar.keep_alive([old.id, new.id])]
+    assert outcomes == [Outcome.UNKNOWN, Outcome.RENEWED]
+
+
+async def test_take_over_leaves_a_lease_that_holds_more(core: Core) -> None:
+    _, _, old = await core.registrar.register(wanted(), 15.0, "")
+    await core.registrar.register(wanted("two", 8), 15.0, old.id)
+    await core.registrar.register(wanted(), 15.0, "")
+    (renewal,) = await core.registrar.keep_alive([old.id])
+    assert renewal.outcome is Outcome.RENEWED
+    assert core.catalog.of_lease(old.id) == (key("two"),)
+
+
+async def test_refused_registration_leaves_no_lease(core: Core) -> None:
+    await core.registrar.register(wanted(), 15.0, "")
+    await core.registrar.register(wanted(), 15.0, "")
+    with pytest.raises(OwnershipLost):
+        await core.registrar.register(wanted(generation=1), 15.0, "")
+    assert len(fickle(core)._leases) == 1
+
+
+async def test_cancelled_registration_leaves_no_lease(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = asyncio.Event()
+
+    async def stuck(commit: Commit) -> int:
+        started.set()
+        await asyncio.get_running_loop().create_future()
+        return 0
+
+    monkeypatch.setattr(core.store, "commit", stuck)
+    task = asyncio.create_task(core.registrar.register(wanted(), 15.0, ""))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(fickle(core)._leases) == 0
+
+
+async def test_deregister_lets_go_of_what_waits(core: Core) -> None:
+    await core.registrar.register(wanted(ttl={"seconds": 15}), 15.0, "")
+    core.feed.emit(Away("gone"))
+    core.feed.emit(Back())
+    core.feed.emit(gone(core.catalog.revision + 1, ONE, cause=Cause.EXPIRED))
+    assert ONE in core.feed.guard
+    removed, _ = await core.registrar.deregister([ONE], 0.0)
+    assert removed == 1
+    assert core.catalog.get(ONE) is None
+
+
+async def test_write_is_answered_from_what_was_written_when_the_view_lags(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Delta] = []
+    fickle(core)._emit = told.append  # type: ignore[assignment]
+    entry, revision, _ = await core.registrar.register(wanted(), 15.0, "")
+    assert core.catalog.get(ONE) is None
+    assert (entry.key, entry.instance.revision, entry.instance.create_revision) == (ONE, revision, revision)
+    assert entry.instance.generation == 1
+
+
+async def test_drain_keeps_it_for_its_time_and_then_it_is_gone(core: Core) -> None:
+    await core.registrar.register(wanted(), 15.0, "")
+    removed, _ = await core.registrar.deregister([ONE], 5.0)
+    assert removed == 1
+    entry = core.catalog.get(ONE)
+    assert entry is not None
+    assert entry.instance.status == pb.DRAINING
+    now = fickle(core)._clock()
+    fickle(core).tick(now + 4.9)
+    assert core.catalog.get(ONE) is not None
+    fickle(core).tick(now + 5.2)
+    assert core.catalog.get(ONE) is None
+
+
+async def test_keys_of_both(core: Core) -> None:
+    _, _, lease = await core.registrar.register(wanted(), 15.0, "")
+    await core.registrar.register(wanted("two", 8), 15.0, lease.id)
+    removed, revision = await core.registrar.deregister(list(core.catalog.of_lease(lease.id)), 0.0)
+    assert (removed, list(core.catalog.keys())) == (2, list[Key]())
+    assert revision == core.catalog.revision

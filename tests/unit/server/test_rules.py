@@ -1,0 +1,232 @@
+"""What a write changes, given what is there: take-over, generations, addresses, drains, updates."""
+
+from typing import Any
+
+import pytest
+
+from protos.registry.v1 import registry_pb2 as pb
+from registry_server.catalog import Catalog
+from registry_server.errors import InvalidField, NotFound, OwnershipLost
+from registry_server.rpc.validate import changed_instance
+from registry_server.rules import Rules
+from registry_server.stores.base import Cause, Commit, Delete, Key, Lease, Put
+from tests.support.core import NOON, gone, key, loaded, record
+
+ONE, TWO = key("one"), key("two")
+HOST = {"host": "10.9.9.9", "port": 7}
+NEW = Lease("new", 30.0)
+
+
+def rules(catalog: Catalog, held: frozenset[Key] = frozenset()) -> Rules:
+    return Rules(catalog, held, lambda: NOON + 0.25)
+
+
+def wanted(name: Key = ONE, **fields: Any) -> pb.Instance:
+    filled = {**HOST, "weight": 100, **fields}
+    return pb.Instance(namespace=name.namespace, service=name.service, id=name.id, **filled)
+
+
+def stored(commit: Commit) -> pb.Instance:
+    """The one instance that is put."""
+    (put,) = commit.puts
+    return pb.Instance.FromString(put.value)
+
+
+# ---- register
+
+
+def test_new_instance() -> None:
+    plan = rules(loaded()).register(wanted(), 0, NEW)
+    (put,) = plan.commit.puts
+    assert (put.key, put.lease_id, put.expect) == (ONE, "new", 0)
+    assert plan.commit.deletes == ()
+    assert plan.bereft == frozenset()
+    it = stored(plan.commit)
+    assert it.generation == 1
+    assert it.ttl.seconds == 30
+    assert (it.registered_at.seconds, it.registered_at.nanos) == (int(NOON), 250_000_000)
+
+
+def test_take_over_bumps_the_generation_and_bereaves_the_old_lease() -> None:
+    catalog = loaded(record(ONE, 5, lease="old", generation=4, **HOST))
+    plan = rules(catalog).register(wanted(), 0, NEW)
+    assert stored(plan.commit).generation == 5
+    assert plan.commit.puts[0].expect == 5
+    assert plan.bereft == {"old"}
+
+
+def test_same_owner_keeps_generation_and_time() -> None:
+    catalog = loaded(record(ONE, 5, lease="old", generation=4, **HOST))
+    mine = wanted(generation=4, registered_at={"seconds": 77})
+    it = stored(rules(catalog).register(mine, 4, NEW).commit)
+    assert (it.generation, it.registered_at.seconds) == (4, 77)
+
+
+def test_same_owner_that_says_no_time_gets_the_time_of_now() -> None:
+    it = stored(rules(loaded()).register(wanted(generation=4), 4, NEW).commit)
+    assert (it.generation, it.registered_at.seconds) == (4, int(NOON))
+
+
+def test_new_owner_says_no_time() -> None:
+    it = stored(rules(loaded()).register(wanted(registered_at={"seconds": 77}), 0, NEW).commit)
+    assert it.registered_at.seconds == int(NOON)
+
+
+def test_owner_that_lost_its_id_is_told() -> None:
+    catalog = loaded(record(ONE, 5, generation=4))
+    with pytest.raises(OwnershipLost, match=r"default/player/one: generation 3 was taken over by generation 4"):
+        rules(catalog).register(wanted(generation=3), 3, NEW)
+
+
+def test_owner_that_lost_its_id_is_told_also_when_the_new_owner_is_gone() -> None:
+    catalog = loaded(record(ONE, 5, generation=4))
+    catalog.apply(gone(11, ONE))
+    with pytest.raises(OwnershipLost):
+        rules(catalog).register(wanted(generation=3), 3, NEW)
+    assert stored(rules(catalog).register(wanted(), 0, NEW).commit).generation == 5
+    assert stored(rules(catalog).register(wanted(generation=4), 4, NEW).commit).generation == 4
+
+
+def test_owner_comes_back_to_a_registry_without_memory() -> None:
+    assert stored(rules(loaded()).register(wanted(generation=9), 9, NEW).commit).generation == 9
+
+
+def test_register_on_its_own_lease_bereaves_nobody() -> None:
+    catalog = loaded(record(ONE, 5, lease="new", **HOST))
+    assert rules(catalog).register(wanted(), 0, NEW).bereft == frozenset()
+
+
+def test_address_is_taken_from_whoever_has_it() -> None:
+    catalog = loaded(record(TWO, 5, lease="old", **HOST))
+    plan = rules(catalog).register(wanted(ONE), 0, NEW)
+    assert plan.commit.deletes == (Delete(TWO, 5),)
+    assert plan.commit.cause is Cause.REPLACED
+    assert plan.bereft == {"old"}
+    assert stored(plan.commit).generation == 1
+
+
+def test_id_and_address_may_be_taken_from_two() -> None:
+    catalog = loaded(record(ONE, 5, lease="a", host="10.1.1.1"), record(TWO, 6, lease="b", **HOST))
+    plan = rules(catalog).register(wanted(ONE), 0, NEW)
+    assert (plan.commit.puts[0].expect, plan.commit.deletes) == (5, (Delete(TWO, 6),))
+    assert plan.bereft == {"a", "b"}
+
+
+def test_address_in_another_service_is_left_alone() -> None:
+    catalog = loaded(record(key("two", "other"), 5, **HOST))
+    assert rules(catalog).register(wanted(), 0, NEW).commit.deletes == ()
+
+
+def test_register_of_what_the_store_has_let_go_of() -> None:
+    """The view still shows it, its removal waits: for the store it is new."""
+    catalog = loaded(record(ONE, 5, generation=4, **HOST))
+    plan = rules(catalog, frozenset({ONE})).register(wanted(generation=4), 4, NEW)
+    assert plan.commit.puts[0].expect == 0
+    assert stored(plan.commit).generation == 4
+
+
+def test_address_of_what_the_store_has_let_go_of() -> None:
+    catalog = loaded(record(TWO, 5, **HOST))
+    assert rules(catalog, frozenset({TWO})).register(wanted(ONE), 0, NEW).commit.deletes == ()
+
+
+# ---- deregister and drain
+
+
+def test_deregister() -> None:
+    catalog = loaded(record(ONE, 5, lease="a"), record(TWO, 6, lease="b"))
+    plan = rules(catalog).deregister([ONE, TWO, key("unknown")])
+    assert plan.commit == Commit((), (Delete(ONE, 5), Delete(TWO, 6)), Cause.DEREGISTERED)
+    assert plan.bereft == {"a", "b"}
+
+
+def test_drain_moves_to_a_lease_that_nobody_renews() -> None:
+    catalog = loaded(record(ONE, 5, lease="a", generation=3, created=2, tags=["x"]))
+    plan = rules(catalog).drain([ONE], Lease("drain", 7.5))
+    (put,) = plan.commit.puts
+    assert (put.lease_id, put.expect) == ("drain", 5)
+    assert plan.bereft == {"a"}
+    it = stored(plan.commit)
+    assert (it.status, it.generation, list(it.tags), it.ttl.ToMilliseconds()) == (pb.DRAINING, 3, ["x"], 7500)
+    assert (it.revision, it.create_revision) == (0, 0)
+
+
+def test_the_view_itself_is_never_changed() -> None:
+    catalog = loaded(record(ONE, 5, lease="a"))
+    entry = catalog.get(ONE)
+    assert entry is not None
+    before = entry.instance.SerializeToString(deterministic=True)
+    rules(catalog).drain([ONE], NEW)
+    rules(catalog).update(wanted(weight=5), ["weight"])
+    assert entry.instance.SerializeToString(deterministic=True) == before
+
+
+# ---- update
+
+FULL = {
+    "status": pb.DOWN,
+    "weight": 7,
+    "metadata": {"a": "b"},
+    "tags": ["x", "y"],
+    "version": "9",
+    "health": pb.CRITICAL,
+}
+
+
+def value(it: pb.Instance, path: str) -> Any:
+    found = getattr(it, path)
+    return {"tags": list, "metadata": dict}.get(path, lambda it: it)(found)
+
+
+@pytest.mark.parametrize("path", FULL)
+def test_update_changes_what_is_named_alone(path: str) -> None:
+    catalog = loaded(record(ONE, 5, lease="a", generation=3, version="1", locality={"zone": "z"}))
+    before = catalog.get(ONE)
+    assert before is not None
+    plan = rules(catalog).update(wanted(**FULL), [path])
+    (put,) = plan.commit.puts
+    assert (put.lease_id, put.expect, plan.commit.deletes, plan.bereft) == ("a", 5, (), frozenset())
+    expected = pb.Instance.FromString(record(ONE, 5, generation=3, version="1", locality={"zone": "z"}).value)
+    it = stored(plan.commit)
+    assert value(it, path) == FULL[path]
+    for other in FULL:
+        if other != path:
+            assert value(it, other) == value(expected, other)
+    assert (it.host, it.port, it.generation, it.locality.zone) == (expected.host, expected.port, 3, "z")
+
+
+@pytest.mark.parametrize(
+    ("path", "default"),
+    [("status", pb.ACTIVE), ("weight", 100), ("metadata", {}), ("tags", []), ("version", "1.0.0"), ("health", 0)],
+)
+def test_named_field_that_is_not_set_gets_its_default(path: str, default: Any) -> None:
+    catalog = loaded(record(ONE, 5, **FULL))
+    request = pb.Instance(service="player", id="one")
+    paths = changed_instance(request, [path])
+    assert value(stored(rules(catalog).update(request, paths).commit), path) == default
+
+
+def test_update_of_several() -> None:
+    catalog = loaded(record(ONE, 5))
+    it = stored(rules(catalog).update(wanted(**FULL), list(FULL)).commit)
+    assert {path: value(it, path) for path in FULL} == FULL
+
+
+def test_update_of_nobody() -> None:
+    with pytest.raises(NotFound, match=r"no such instance: default/player/one"):
+        rules(loaded()).update(wanted(), ["tags"])
+
+
+def test_update_of_what_the_store_has_let_go_of() -> None:
+    with pytest.raises(NotFound):
+        rules(loaded(record(ONE, 5)), frozenset({ONE})).update(wanted(), ["tags"])
+
+
+def test_update_cannot_grow_past_the_limit_in_two_steps() -> None:
+    catalog = loaded(record(ONE, 5, tags=["t" * 10_000]))
+    with pytest.raises(InvalidField, match=r"^instance.metadata: .* 16384 bytes, are 20001"):
+        rules(catalog).update(wanted(metadata={"k": "v" * 10_000}), ["metadata"])
+    both = wanted(tags=["x"], metadata={"k": "v" * 10_000})
+    assert rules(catalog).update(both, ["tags", "metadata"]).commit.puts[0] == Put(
+        ONE, stored(rules(catalog).update(both, ["tags", "metadata"]).commit).SerializeToString(), "lease", 5
+    )

@@ -1,0 +1,136 @@
+"""Every error a caller can be told has a code and details, and what nobody expected tells nothing of the inside."""
+
+import asyncio
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any as Packed
+from google.rpc import error_details_pb2
+from google.rpc.status_pb2 import Status
+
+from registry_server import errors
+from registry_server.transport import grpc_aio, status
+
+EXAMPLES: dict[type[errors.RequestError], tuple[errors.RequestError, grpc.StatusCode, Any, str]] = {
+    errors.InvalidField: (
+        errors.InvalidField("instance.port", "must be 1 to 65535"),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        error_details_pb2.BadRequest,
+        "instance.port",
+    ),
+    errors.NotFound: (
+        errors.NotFound("lease", "abc"),
+        grpc.StatusCode.NOT_FOUND,
+        error_details_pb2.ResourceInfo,
+        "abc",
+    ),
+    errors.OwnershipLost: (
+        errors.OwnershipLost("default/player/one", 3, 4),
+        grpc.StatusCode.FAILED_PRECONDITION,
+        error_details_pb2.PreconditionFailure,
+        "default/player/one",
+    ),
+    errors.LimitExceeded: (
+        errors.LimitExceeded("services", "too many"),
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        error_details_pb2.QuotaFailure,
+        "services",
+    ),
+    errors.Unavailable: (
+        errors.Unavailable("the store cannot be reached", 2.5),
+        grpc.StatusCode.UNAVAILABLE,
+        error_details_pb2.RetryInfo,
+        "2",
+    ),
+}
+# Says all there is to say in its text.
+PLAIN = {errors.Contended: (errors.Contended("default/player/one"), grpc.StatusCode.ABORTED)}
+
+
+def kinds(root: type[errors.RequestError] = errors.RequestError) -> Iterator[type[errors.RequestError]]:
+    for kind in root.__subclasses__():
+        yield kind
+        yield from kinds(kind)
+
+
+def details(told: status.RpcStatus) -> tuple[Status, list[Packed]]:
+    ((name, encoded),) = told.trailing_metadata
+    assert name == "grpc-status-details-bin"
+    parsed = Status.FromString(encoded)
+    return parsed, list(parsed.details)
+
+
+def test_table_is_complete() -> None:
+    assert set(kinds()) == set(status.CODES) == {*EXAMPLES, *PLAIN}
+    declared = {it for _, it in inspect.getmembers(errors, inspect.isclass) if it is not errors.RequestError}
+    assert declared == set(status.CODES)
+
+
+@pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.__name__)
+def test_every_error_has_its_code_its_text_and_its_details(kind: type[errors.RequestError]) -> None:
+    error, code, detail, part = EXAMPLES[kind]
+    told = status.status_of(error)
+    parsed, (packed,) = details(told)
+    assert (told.code, told.message) == (code, str(error))
+    assert (parsed.code, parsed.message) == (code.value[0], str(error))
+    unpacked = detail()
+    assert packed.Unpack(unpacked)
+    assert part in str(unpacked)
+
+
+def test_bad_request_names_the_field_also_in_the_message() -> None:
+    told = status.status_of(errors.InvalidField("instance.port", "must be 1 to 65535"))
+    assert told.message == "instance.port: must be 1 to 65535"
+    bad = error_details_pb2.BadRequest()
+    details(told)[1][0].Unpack(bad)
+    assert [(it.field, it.description) for it in bad.field_violations] == [("instance.port", "must be 1 to 65535")]
+
+
+def test_retry_info_says_when() -> None:
+    info = error_details_pb2.RetryInfo()
+    details(status.status_of(errors.Unavailable("x", 2.5)))[1][0].Unpack(info)
+    assert info.retry_delay.ToMilliseconds() == 2500
+    details(status.shutting_down())[1][0].Unpack(info)
+    assert info.retry_delay.ToMilliseconds() == 0
+
+
+def test_what_others_changed_at_the_same_time_is_aborted() -> None:
+    error, code = PLAIN[errors.Contended]
+    told = status.status_of(error)
+    assert (told.code, told.message) == (code, str(error))
+    assert details(told)[0].code == code.value[0]
+
+
+@pytest.mark.parametrize("error", [ValueError("the secret"), KeyError("the secret"), OSError(2, "the secret")])
+def test_what_nobody_expected_is_internal_and_tells_nothing(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    told = grpc_aio._status_of(error)
+    assert told.code is grpc.StatusCode.INTERNAL
+    assert "secret" not in told.message
+    assert b"secret" not in told.trailing_metadata[0][1]
+    assert "the secret" in caplog.text
+
+
+async def test_over_the_wire_too() -> None:
+    """A method that fails as nobody expects, behind a real port."""
+
+    async def fails(_: object) -> bytes:
+        raise RuntimeError("the secret")
+
+    server = grpc.aio.server()
+    handlers = {"Get": grpc_aio._unary(grpc_aio.pb.GetRequest, fails)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("x.Y", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as told:
+                await channel.unary_unary("/x.Y/Get")(b"", timeout=10)
+    finally:
+        await server.stop(0)
+        await asyncio.wait_for(server.wait_for_termination(), 10)
+    assert told.value.code() is grpc.StatusCode.INTERNAL
+    assert "secret" not in str(told.value)
+    assert "RuntimeError" not in str(told.value)

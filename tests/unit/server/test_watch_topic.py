@@ -1,0 +1,373 @@
+"""What a Watch stream is told: differences, filters, resume tokens, chunks, and the checksum of registry.proto."""
+
+import hashlib
+from collections.abc import Sequence
+
+import pytest
+
+from protos.registry.v1 import registry_pb2 as pb
+from registry_server import model
+from registry_server.catalog import Catalog
+from registry_server.errors import InvalidField
+from registry_server.model import Query
+from registry_server.rpc import answers
+from registry_server.rpc.watch import WatchTopic
+from registry_server.stores.base import Snapshot
+from tests.support.core import Core, Fold, Sink, Watcher, counted, gone, key, loaded, put, record, settle, sum_of
+
+ONE, TWO, THREE = key("one"), key("two"), key("three")
+PLAYER = Query("default", frozenset({"player"}))
+
+
+def topic_of(catalog: Catalog, query: Query = PLAYER) -> WatchTopic:
+    return WatchTopic(catalog, query, lambda: None)
+
+
+def parsed(parts: Sequence[bytes]) -> list[pb.WatchResponse]:
+    return [pb.WatchResponse.FromString(part) for part in parts]
+
+
+def only(parts: Sequence[bytes]) -> pb.WatchResponse:
+    (response,) = parsed(parts)
+    return response
+
+
+def ids(response: pb.WatchResponse) -> tuple[list[str], list[str]]:
+    return [it.id for it in response.upserts], [it.id for it in response.removed]
+
+
+def core_of(*deltas: object) -> Core:
+    core = Core()
+    core.feed.emit(Snapshot("e1", 10, ()))
+    for delta in deltas:
+        core.feed.emit(delta)  # type: ignore[arg-type]
+    return core
+
+
+# ---- differences
+
+
+def test_first_is_the_full_set() -> None:
+    topic = topic_of(loaded(record(TWO, 5), record(ONE, 6), record(key("x", "other"), 7)))
+    response = only(topic.render(None))
+    assert response.reset
+    assert ids(response) == (["one", "two"], [])
+    assert (response.header.epoch, response.header.revision) == ("e1", 10)
+    assert response.checksum == sum_of(response.upserts)
+    assert response.resume_token
+
+
+def test_full_set_of_nothing_is_told_too() -> None:
+    response = only(topic_of(loaded()).render(None))
+    assert (response.reset, response.checksum, ids(response)) == (True, 0, ([], []))
+
+
+def test_difference_holds_what_changed_alone_in_the_order_of_revisions() -> None:
+    catalog = loaded(record(ONE, 5), record(TWO, 6))
+    topic = topic_of(catalog)
+    before = topic.refresh()
+    for delta in (put(11, THREE), put(12, ONE), gone(13, TWO)):
+        catalog.apply(delta)
+    assert topic.refresh() > before
+    response = only(topic.render(before))
+    assert not response.reset
+    assert ids(response) == (["three", "one"], ["two"])
+    assert response.checksum == sum_of(it.instance for it in catalog.select(PLAYER))
+
+
+def test_what_came_and_went_is_not_told() -> None:
+    catalog = loaded(record(ONE, 5))
+    topic = topic_of(catalog)
+    before = topic.refresh()
+    catalog.apply(put(11, TWO))
+    catalog.apply(gone(12, TWO))
+    topic.refresh()
+    assert topic.render(before) == []
+
+
+def test_changes_of_one_revision_come_in_one_step() -> None:
+    catalog = loaded(record(ONE, 5, host="h", port=1))
+    topic = topic_of(catalog)
+    before = topic.refresh()
+    catalog.apply(put(11, TWO, host="h", port=1))
+    topic.refresh()
+    assert ids(only(topic.render(before))) == (["two"], ["one"])
+
+
+def test_change_of_another_service_is_no_new_version() -> None:
+    catalog = loaded(record(ONE, 5))
+    topic = topic_of(catalog)
+    before = topic.refresh()
+    catalog.apply(put(11, key("one", "other")))
+    assert topic.refresh() == before
+
+
+def test_reader_the_log_does_not_reach_gets_the_full_set() -> None:
+    catalog = loaded(record(ONE, 5), log_limit=3)
+    topic = topic_of(catalog)
+    before = topic.refresh()
+    for number in range(10):
+        catalog.apply(put(11 + number, key(f"{number}")))
+    topic.refresh()
+    response = only(topic.render(before))
+    assert response.reset
+    assert response.checksum == sum_of(response.upserts)
+    assert len(response.upserts) == 11
+
+
+# ---- filters
+
+FILTERS = [
+    (Query("default", frozenset({"player"}), tags=frozenset({"a", "b"})), {"tags": ["b", "c", "a"]}, {"tags": ["a"]}),
+    (
+        Query("default", frozenset({"player"}), metadata=frozenset({("k", "v")})),
+        {"metadata": {"k": "v", "l": "w"}},
+        {"metadata": {"k": "w"}},
+    ),
+    (
+        Query("default", frozenset({"player"}), metadata=frozenset({("k", "")})),
+        {"metadata": {"k": ""}},
+        {"metadata": {}},
+    ),
+    (Query("default", frozenset({"player"}), version="2"), {"version": "2"}, {"version": "2.0"}),
+    (
+        Query("default", frozenset({"player"}), statuses=frozenset({0, 2})),
+        {"status": pb.DOWN},
+        {"status": pb.DRAINING},
+    ),
+    (Query("default", frozenset({"player"}), healths=frozenset({0})), {}, {"health": pb.HEALTHY}),
+    (
+        Query("default", frozenset({"player"}), locality=("r", "", "s")),
+        {"locality": {"region": "r", "zone": "any", "sub_zone": "s"}},
+        {"locality": {"region": "r", "zone": "any"}},
+    ),
+    (Query("default", frozenset({"player"}), routable_only=True), {"weight": 1}, {"weight": 0}),
+    (Query("default", tags=frozenset({"a"})), {"tags": ["a"]}, {}),
+]
+
+
+@pytest.mark.parametrize(("query", "fits", "does_not"), FILTERS)
+def test_filter_lets_in_and_out(query: Query, fits: dict[str, object], does_not: dict[str, object]) -> None:
+    catalog = loaded(record(ONE, 5, **fits), record(TWO, 6, **does_not))
+    topic = topic_of(catalog, query)
+    assert ids(only(topic.render(None))) == (["one"], [])
+    steps = []
+    for delta in (put(11, TWO, **fits), put(12, ONE, **does_not), put(13, TWO, **does_not), put(14, ONE, **does_not)):
+        before = topic.refresh()
+        catalog.apply(delta)
+        topic.refresh()
+        steps += [ids(response) for response in parsed(topic.render(before))]
+    assert steps == [(["two"], []), ([], ["one"]), ([], ["two"])]
+    assert only(topic.bookmark()).checksum == 0
+
+
+def test_equal_questions_are_one_question() -> None:
+    one = Query.of("default", ["b", "a"], pb.Filter(tags=["x", "y"], metadata={"k": "v", "l": "w"}, healths=[1, 0]))
+    two = Query.of(
+        "default", ["a", "b", "a"], pb.Filter(tags=["y", "x"], metadata={"l": "w", "k": "v"}, healths=[0, 1])
+    )
+    assert one == two
+    assert hash(one) == hash(two)
+    assert one.fingerprint == two.fingerprint
+
+
+def test_different_questions_have_different_fingerprints() -> None:
+    questions = [PLAYER, Query("default"), Query("other", PLAYER.services), *(query for query, _, _ in FILTERS)]
+    assert len({query.fingerprint for query in questions}) == len(questions)
+
+
+# ---- tokens
+
+
+def token_of(topic: WatchTopic) -> str:
+    topic.refresh()
+    return only(topic.bookmark()).resume_token
+
+
+def test_token_brings_the_difference_since_it() -> None:
+    catalog = loaded(record(ONE, 5))
+    token = token_of(topic_of(catalog))
+    catalog.apply(put(11, TWO))
+    catalog.apply(gone(12, ONE))
+    topic = topic_of(catalog)
+    since = topic.resume(token)
+    assert since is not None
+    assert ids(only(topic.render(since))) == (["two"], ["one"])
+
+
+def test_token_of_now_brings_nothing() -> None:
+    topic = topic_of(loaded(record(ONE, 5)))
+    since = topic.resume(token_of(topic))
+    assert since is not None
+    assert topic.render(since) == []
+
+
+def test_token_is_good_on_another_replica() -> None:
+    """The two counted differently: one followed every change, the other loaded a full set late."""
+    first = loaded(record(ONE, 5))
+    for delta in (put(11, TWO), put(12, THREE), gone(13, THREE)):
+        first.apply(delta)
+    token = token_of(topic_of(first))
+    second = loaded(record(ONE, 5), record(TWO, 11), revision=13)
+    second.apply(put(14, THREE))
+    topic = topic_of(second)
+    since = topic.resume(token)
+    assert since is not None
+    assert ids(only(topic.render(since))) == (["three"], [])
+
+
+def test_token_whose_holder_knows_something_else_brings_the_full_set() -> None:
+    """The other replica still showed an instance whose removal it held back."""
+    held = loaded(record(ONE, 5), record(TWO, 6))
+    token = token_of(topic_of(held))
+    topic = topic_of(loaded(record(ONE, 5)))
+    assert topic.resume(token) is None
+
+
+def test_token_of_another_epoch_brings_the_full_set() -> None:
+    token = token_of(topic_of(loaded(record(ONE, 5))))
+    assert topic_of(loaded(record(ONE, 5), epoch="e2")).resume(token) is None
+
+
+def test_token_of_a_revision_yet_to_come_brings_the_full_set() -> None:
+    token = token_of(topic_of(loaded(revision=50)))
+    assert topic_of(loaded(revision=10)).resume(token) is None
+
+
+def test_token_of_a_forgotten_revision_brings_the_full_set() -> None:
+    catalog = loaded(record(ONE, 5), log_limit=2)
+    token = token_of(topic_of(catalog))
+    for number in range(5):
+        catalog.apply(put(11 + number, TWO))
+    assert topic_of(catalog).resume(token) is None
+
+
+@pytest.mark.parametrize(
+    "query",
+    [Query("default"), Query("other", PLAYER.services), Query("default", frozenset({"player", "x"})), FILTERS[3][0]],
+)
+def test_token_of_another_question_is_refused(query: Query) -> None:
+    catalog = loaded(record(ONE, 5))
+    with pytest.raises(InvalidField, match=r"^resume_token: .*another"):
+        topic_of(catalog, query).resume(token_of(topic_of(catalog)))
+
+
+@pytest.mark.parametrize(
+    "token", ["x", "a/b/c/d", "e1/10//", "e1/-1/00000000/0000000000000000", "/" * 100, "\0", "e" * 9999]
+)
+def test_token_that_is_none_is_refused(token: str) -> None:
+    with pytest.raises(InvalidField, match=r"^resume_token: is not one"):
+        topic_of(loaded()).resume(token)
+
+
+def test_token_is_told_anew_with_every_bookmark() -> None:
+    catalog = loaded(record(ONE, 5), log_limit=2)
+    topic = topic_of(catalog)
+    for number in range(50):
+        catalog.apply(put(11 + number, key("x", "other")))
+    response = only(topic.bookmark())
+    assert response.bookmark
+    assert response.header.revision == 60
+    assert topic_of(catalog).resume(response.resume_token) is not None
+
+
+# ---- large steps
+
+
+def test_step_over_a_mebibyte_comes_in_parts() -> None:
+    names = [key(f"{number:03}") for number in range(200)]
+    catalog = loaded(*(record(name, 5, metadata={"k": "v" * 16_000}) for name in names))
+    topic = topic_of(catalog)
+    parts = topic.render(None)
+    responses = parsed(parts)
+    assert len(responses) == 4
+    assert all(len(part) < 2 * answers.MAX_PART_BYTES for part in parts)
+    assert [it.reset for it in responses] == [True, False, False, False]
+    assert [it.more for it in responses] == [True, True, True, False]
+    assert [bool(it.resume_token) for it in responses] == [False, False, False, True]
+    fold = Fold()
+    fold.take(parts)
+    assert set(fold.instances) == set(names)
+
+
+def test_large_difference_comes_in_parts_removals_last() -> None:
+    names = [key(f"{number:03}") for number in range(200)]
+    catalog = loaded(record(ONE, 5))
+    topic = topic_of(catalog)
+    fold = Fold()
+    fold.take(topic.render(None))
+    before = topic.refresh()
+    for number, name in enumerate(names):
+        catalog.apply(put(11 + number, name, metadata={"k": "v" * 16_000}))
+    catalog.apply(gone(500, ONE))
+    topic.refresh()
+    parts = topic.render(before)
+    assert [it.more for it in parsed(parts)] == [True, True, True, False]
+    fold.take(parts)
+    assert set(fold.instances) == set(names)
+
+
+# ---- the checksum
+
+
+def test_checksum_is_the_one_of_the_definition() -> None:
+    """By hand: the first 8 bytes of `printf %s 'default/player/one@5' | sha256sum`, and of two@6, added."""
+    one = int(hashlib.sha256(b"default/player/one@5").hexdigest()[:16], 16)
+    two = int(hashlib.sha256(b"default/player/two@6").hexdigest()[:16], 16)
+    response = only(topic_of(loaded(record(ONE, 5), record(TWO, 6))).render(None))
+    assert response.checksum == (one + two) & (2**64 - 1)
+
+
+def test_checksum_is_kept_up_and_not_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = loaded(*(record(key(f"{number}"), 5, port=number + 1) for number in range(500)))
+    topic = topic_of(catalog)
+    digests = counted(monkeypatch, model, "digest")
+    for number in range(20):
+        catalog.apply(put(11 + number, ONE))
+        topic.refresh()
+    assert len(digests) == 20
+    assert only(topic.bookmark()).checksum == sum_of(it.instance for it in catalog.select(PLAYER))
+
+
+# ---- encodings do not grow with readers
+
+
+@pytest.mark.parametrize("readers", [1, 10, 1000])
+def test_encodings_do_not_grow_with_readers(monkeypatch: pytest.MonkeyPatch, readers: int) -> None:
+    core = core_of(put(11, ONE, TWO))
+    watchers = [Watcher(core, services=["player"]) for _ in range(readers)]
+    settle(core, watchers)
+    steps = counted(monkeypatch, answers, "watch_step")
+    marks = counted(monkeypatch, answers, "watch_bookmark")
+    for number in range(5):
+        core.feed.emit(put(12 + number, THREE))
+        settle(core, watchers)
+    core.timeline.advance(10)
+    core.hub.bookmark()
+    settle(core, watchers)
+    assert (len(steps), len(marks)) == (5, 1)
+    assert all(watcher.fold.steps == 7 for watcher in watchers)
+    assert all(set(watcher.fold.instances) == {ONE, TWO, THREE} for watcher in watchers)
+
+
+def test_full_set_is_put_together_once_for_all_who_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = core_of(put(11, ONE, TWO))
+    steps = counted(monkeypatch, answers, "watch_step")
+    sinks = [Sink() for _ in range(100)]
+    for sink in sinks:
+        core.watch(sink, services=["player"])
+    assert len(steps) == 1
+    assert all(sink.sent[0] is sinks[0].sent[0] for sink in sinks)
+
+
+def test_a_changed_instance_is_encoded_once_whatever_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = core_of()
+    watchers = [Watcher(core, services=["player"]) for _ in range(50)]
+    watchers += [Watcher(core) for _ in range(50)]
+    settle(core, watchers)
+    entries = counted(monkeypatch, model, "is_routable")  # asked once for each Entry that is made
+    core.feed.emit(put(12, ONE))
+    settle(core, watchers)
+    for _ in range(10):
+        core.list(service="player")
+    assert len(entries) == 1

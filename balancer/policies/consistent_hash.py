@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from balancer.policies.base import Connect
 from balancer.policies.checks import at_least
 from balancer.policies.hashing import Bound, KeyChooser, as_bytes
-from balancer.policies.maglev import Maglev
+from balancer.policies.maglev import SIZE, Maglev, is_prime
 from balancer.policies.ring import Ring
 
 if TYPE_CHECKING:
@@ -35,9 +35,11 @@ class ConsistentHash:
         table: str = "ring",
         virtual_nodes: int | str = 100,
         load_factor: float | str | None = None,
+        table_size: int | str = SIZE,
         hash_on: str = "address",
     ) -> None:
         """`table`: ring or maglev. `virtual_nodes`: points on the ring of a node of the usual weight.
+        `table_size`: entries of Maglev's table, a prime of at least a hundred times the number of nodes.
 
         `load_factor`: at least 1, usually 1.25: no node gets more than so many times its share of the calls in flight.
         `hash_on`: address, or id for processes that keep their id when they move.
@@ -49,6 +51,9 @@ class ConsistentHash:
         self._table = table
         self._name_of = attrgetter(f"endpoint.{hash_on}")
         self._virtual_nodes = at_least(1, int, "virtual_nodes", virtual_nodes)
+        self._table_size = at_least(2, int, "table_size", table_size)
+        if not is_prime(self._table_size):
+            raise ValueError(f"table_size: must be a prime, is {table_size}")
         self._load_factor = None if load_factor is None else at_least(1, float, "load_factor", load_factor)
 
     def chooser(self, nodes: NodeSet, rng: Random) -> Chooser:
@@ -57,5 +62,5 @@ class ConsistentHash:
 
     def _build(self, nodes: NodeSet) -> Table:
         if self._table == "maglev":
-            return Maglev(nodes.usable, self._name_of)
+            return Maglev(nodes.usable, self._name_of, self._table_size)
         return Ring(nodes.usable, self._virtual_nodes, self._name_of)

@@ -8,6 +8,7 @@ sets of up to a hundredth of the table. The ring is the table for large sets.
 
 from __future__ import annotations
 
+from math import isqrt
 from typing import TYPE_CHECKING, cast
 
 from balancer.policies.hashing import hash64
@@ -22,12 +23,16 @@ SIZE = 65537
 """Maglev's own choice: a prime, so that every step visits every entry."""
 
 
+def is_prime(number: int) -> bool:
+    return number > 1 and all(number % divisor for divisor in range(2, isqrt(number) + 1))
+
+
 class Maglev:
     """Immutable."""
 
     __slots__ = ("_entries", "_name_of", "_size", "_weights")
 
-    def __init__(self, nodes: Sequence[Node], name_of: NameOf, size: int = SIZE) -> None:
+    def __init__(self, nodes: Sequence[Node], name_of: NameOf, size: int) -> None:
         self._name_of = name_of
         self._size = size
         self._weights = {node: node.endpoint.weight for node in nodes}

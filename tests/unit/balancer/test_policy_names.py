@@ -57,6 +57,7 @@ def test_unknown_name_lists_the_known_ones() -> None:
         ("consistent_hash?table=heap", "table"),
         ("consistent_hash?virtual_nodes=0", "virtual_nodes"),
         ("consistent_hash?virtual_nodes=many", "virtual_nodes"),
+        ("consistent_hash?table=maglev&table_size=65536", "table_size"),
         ("consistent_hash?load_factor=0.5", "load_factor"),
         ("consistent_hash?load_factor=nan", "load_factor"),
         ("consistent_hash?hash_on=moon", "hash_on"),

@@ -183,10 +183,14 @@ class EtcdStore(Store):
         asked = {number: session.renewals.ask(number) for number in numbers} if session else {}
         if session is None or not asked:
             return {}
-        _, late = await asyncio.wait(asked.values(), timeout=HOLD_S)
+        try:
+            done, late = await asyncio.wait(asked.values(), timeout=HOLD_S)
+        finally:
+            for answer in asked.values():
+                answer.cancel()
         if late:
             session.suspect()
-        return {number: answer.result() for number, answer in asked.items() if answer.done()}
+        return {number: answer.result() for number, answer in asked.items() if answer in done}
 
     def _renewal(self, number: int, ttl_s: int | None) -> Renewal:
         name = lease_name(number)

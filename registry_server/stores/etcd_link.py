@@ -42,9 +42,10 @@ _CHANNEL_OPTIONS = (
 )
 
 _LEASE_GONE = "requested lease not found"
-_TOO_LARGE = ("too many operations in txn request", "request is too large")
+_TOO_LARGE = ("too many operations in txn request", "request is too large", "message larger than max")
 _BAD_LOGIN = ("authentication failed", "user name is empty", "permission denied")
 _STALE_TOKEN = ("invalid auth token", "user name is empty", "revision of auth store is old")
+_LOST_DETAILS = "Internal error from Core"  # what grpc.aio says instead when a write meets the end of a stream
 _COMPACTED = "required revision has been compacted"
 
 
@@ -143,9 +144,9 @@ class Link:
             if self.token == instead_of:
                 self.token = await self._authenticate(self._login)
 
-    def is_stale_token(self, details: str | None) -> bool:
+    def is_stale_token(self, details: str | None, *more: str) -> bool:
         """Whether a call failed with these details because it is time to log in (again)."""
-        return self._login is not None and any(text in (details or "") for text in _STALE_TOKEN)
+        return self._login is not None and any(text in (details or "") for text in (*_STALE_TOKEN, *more))
 
     async def _authenticate(self, login: Login) -> str | None:
         request = rpc_pb2.AuthenticateRequest(name=login.user, password=login.read_password())
@@ -223,7 +224,10 @@ class Renewals:
         self._pending = 0
 
     def ask(self, lease: int) -> "asyncio.Future[int | None]":
-        """Renew `lease`. The result is its time to live in seconds, 0 when it is gone, None when nobody can tell."""
+        """Renew `lease`. The result is its time to live in seconds, 0 when it is gone, None when nobody can tell.
+
+        Cancel it to give up waiting.
+        """
         answer: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         if self._pending >= MAX_PENDING:
             answer.set_result(None)
@@ -235,38 +239,35 @@ class Renewals:
         return answer
 
     async def run(self) -> None:
-        """Keep the stream open until cancelled. What breaks the stream alone (an election) does not break the link."""
+        """Keep a stream open until cancelled. What breaks the stream alone (an election) does not break the link."""
         try:
             while True:
-                if await self._one_stream():
-                    self._ask_again()
-                else:
-                    self._give_up()
+                await self._one_stream()
                 await asyncio.sleep(REOPEN_S)
+                self._ask_again()
         finally:
             self._give_up()
 
-    async def _one_stream(self) -> bool:
-        """Whether the next stream may answer what this one did not: its token was refused, and there is a new one."""
+    async def _one_stream(self) -> None:
         token = self._link.token
         call = self._link.open_renewals()
         try:
             await together(self._send(call), self._receive(call))
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, LinkLost):
+        except (grpc.aio.AioRpcError, LinkLost):
             pass  # the watch decides about the link
         finally:
             await _hang_up(call)
-        if not self._link.is_stale_token(await call.details()):
-            return False
-        await self._link.login(instead_of=token)
-        return True
+        if self._link.is_stale_token(await call.details(), _LOST_DETAILS):
+            await self._link.login(instead_of=token)
 
     async def _send(self, call: Any) -> None:
-        while True:
-            await self._asked.wait()
-            self._asked.clear()
-            while self._outbox:
-                await call.write(rpc_pb2.LeaseKeepAliveRequest(ID=self._outbox.popleft()))
+        # When writing fails the call has ended, and reading tells why: cancelling the reader would hide it.
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while True:
+                await self._asked.wait()
+                self._asked.clear()
+                while self._outbox:
+                    await call.write(rpc_pb2.LeaseKeepAliveRequest(ID=self._outbox.popleft()))
 
     async def _receive(self, call: Any) -> None:
         while (response := await call.read()) is not grpc.aio.EOF:
@@ -283,7 +284,13 @@ class Renewals:
             del self._waiting[lease]
 
     def _ask_again(self) -> None:
+        """What the last stream left open, if somebody still waits for it."""
+        still = {
+            lease: deque(answer for answer in waiting if not answer.done()) for lease, waiting in self._waiting.items()
+        }
+        self._waiting = {lease: waiting for lease, waiting in still.items() if waiting}
         self._outbox = deque(lease for lease, waiting in self._waiting.items() for _ in waiting)
+        self._pending = len(self._outbox)
         self._asked.set()
 
     def _give_up(self) -> None:
@@ -403,5 +410,7 @@ class Watch:
                 yield
         except TimeoutError:
             raise LinkLost(f"{self._link.endpoint}: no answer for {limit_s:g} s") from None
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        except grpc.aio.AioRpcError as error:
+            raise self._link.lost(error) from error
+        except asyncio.InvalidStateError:
             raise LinkLost(f"{self._link.endpoint}: the watch has ended") from None

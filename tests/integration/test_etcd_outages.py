@@ -23,6 +23,9 @@ from registry_server.stores.base import (
     StoreAway,
 )
 from registry_server.stores.etcd import EtcdStore
+from registry_server.stores.etcd_link import Link, Refused, Watch
+from registry_server.stores.etcd_url import EtcdURL
+from registry_server.stores.etcd_wire import EpochChanged, Layout, Told
 from tests.support.etcd import EtcdCluster, Gate
 from tests.support.stores import Backends, Running, backends, running
 
@@ -292,6 +295,33 @@ async def test_compacted_up_to_what_was_told(backends: Backends) -> None:
         await run.seen.wait_next(Back, after=told)
         await run.seen.wait_revision(await direct.put(direct.key(), lease))
         assert len(run.seen.of(Snapshot)) == 1
+
+
+async def test_compacted_between_looking_and_watching(backends: Backends) -> None:
+    etcd = backends.etcd()
+    async with running(EtcdStore.from_url(etcd.url("/between"))) as run:
+        await with_records(run)
+        await etcd.etcdctl_async("compaction", str(run.seen.revision))
+        link = Link(etcd.nodes[0].endpoint, EtcdURL.parse(etcd.url()))
+        try:
+            async with Watch(link) as watch:
+                with pytest.raises(EpochChanged):
+                    await watch.open(Layout.below("/between"), Told(run.seen.epoch, run.seen.revision - 1))
+                    await watch.follow(lambda events, told: None)
+        finally:
+            await link.aclose()
+
+
+@pytest.mark.parametrize(("puts", "size"), [(129, 1), (1, 1_700_000), (1, 3_000_000)])
+async def test_what_etcd_will_never_take_is_refused(backends: Backends, puts: int, size: int) -> None:
+    async with running(EtcdStore.from_url(backends.etcd_url())) as run:
+        lease = await with_records(run)
+        told = len(run.seen.of(Delta))
+        with pytest.raises(Refused):
+            await run.store.commit(Commit(puts=tuple(Put(run.key(), b"x" * size, lease, 0) for _ in range(puts))))
+        await run.put(run.key(), lease)
+        assert len(run.seen.of(Delta)) == told + 1
+        assert run.seen.of(Away) == []
 
 
 async def test_half_dead_connection_is_noticed(backends: Backends) -> None:

@@ -283,7 +283,7 @@ class Runner:
 
 
 # etcd looks for leases to end twice a second, and ends them through its log.
-MEMORY = Runner("memory", lambda backends: MemoryStore(), short_ttl_s=0.4, slack_s=memory.TICK_S + 0.9)
+MEMORY = Runner("memory", lambda backends: MemoryStore(), short_ttl_s=1.0, slack_s=memory.TICK_S + 0.9)
 ETCD = Runner("etcd", lambda backends: EtcdStore.from_url(backends.etcd_url()), short_ttl_s=1.0, slack_s=0.5 + 1.5)
 RUNNERS = [MEMORY, ETCD]
 

@@ -13,7 +13,7 @@ Targets with no registry behind them:
 import asyncio
 import random
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 from urllib.parse import parse_qsl
@@ -149,34 +149,37 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 class StaticResolver:
-    """A fixed set of endpoints; `replace` gives channels that run it a new one (for tests and for users' own sources)."""
+    """A fixed set of endpoints. `replace` and `push` give the channel that runs it a new one, from any thread."""
 
-    def __init__(
-        self, endpoints: tuple[Endpoint, ...] | list[Endpoint], service_config: Mapping[str, object] | None = None
-    ) -> None:
-        self._resolved: Resolution = Resolved(tuple(endpoints), service_config=service_config)
-        self._push: Push | None = None
+    def __init__(self, endpoints: Iterable[Endpoint] = (), service_config: Mapping[str, object] | None = None) -> None:
+        self._resolution: Resolution = Resolved(tuple(endpoints), service_config=service_config)
+        self._wake: Callable[[], object] | None = None
 
     async def run(self, push: Push) -> None:
-        self._push = push
-        push(self._resolved)
+        changed = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self._wake = lambda: loop.call_soon_threadsafe(changed.set)
         try:
-            await asyncio.get_running_loop().create_future()
+            while True:
+                push(self._resolution)
+                await changed.wait()
+                changed.clear()
         finally:
-            self._push = None
+            self._wake = None
 
     def resolve_now(self) -> None:
         """Nothing to look up."""
 
-    def replace(self, endpoints: tuple[Endpoint, ...] | list[Endpoint]) -> None:
-        """Gives a new set of endpoints. Call it in the loop that runs the channel."""
+    def replace(self, endpoints: Iterable[Endpoint]) -> None:
+        """Gives a new set of endpoints."""
         self.push(Resolved(tuple(endpoints)))
 
     def push(self, resolution: Resolution) -> None:
-        """Gives any new resolution. Call it in the loop that runs the channel."""
-        self._resolved = resolution
-        if self._push is not None:
-            self._push(resolution)
+        """Gives any new resolution; of several given at once the channel may see the last alone."""
+        self._resolution = resolution
+        wake = self._wake
+        if wake is not None:
+            wake()
 
 
 class DnsResolver:

@@ -1,0 +1,109 @@
+"""A back end that does what its callers ask for: `python -m tests.support.interop_backend --listen 127.0.0.1:0`.
+
+Requests and responses are JSON. A request is a plan: `sleep_s` before it answers, `fail` with a status name per attempt (empty =
+succeed; the attempt is what `grpc-previous-rpc-attempts` says), `pushback_ms` to send with a failure, `responses` to stream.
+A response tells `id` (the back end's port), `attempt`, and what the method adds. SIGTERM ends the process gracefully.
+"""
+
+import argparse
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+SERVICE = "test.Backend"
+GRACE_S = 10.0
+ATTEMPTS = "grpc-previous-rpc-attempts"
+
+
+class Backend:
+    """The methods, over raw bytes."""
+
+    def __init__(self) -> None:
+        self.id = 0
+        self.seen = 0
+        self.health = health.aio.HealthServicer()
+
+    async def call(self, request: bytes, context: Any) -> bytes:
+        return self._answer(await self._follow(json.loads(request), context), {})
+
+    async def stream(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        plan = json.loads(request)
+        attempt = await self._follow(plan, context)
+        for number in range(plan.get("responses", 1)):
+            yield self._answer(attempt, {"number": number})
+        await self._fail_late(plan, context)
+
+    async def collect(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
+        plans = [json.loads(request) async for request in requests]
+        return self._answer(await self._follow(plans[0], context), {"numbers": [plan.get("number") for plan in plans]})
+
+    async def chat(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async for request in requests:
+            plan = json.loads(request)
+            yield self._answer(await self._follow(plan, context), {"number": plan.get("number")})
+
+    async def count(self, _request: bytes, _context: Any) -> bytes:
+        return str(self.seen).encode()
+
+    async def set_health(self, request: bytes, _context: Any) -> bytes:
+        service, status = json.loads(request)
+        await self.health.set(service, health_pb2.HealthCheckResponse.ServingStatus.Value(status))
+        return b""
+
+    async def _follow(self, plan: dict[str, Any], context: Any) -> int:
+        self.seen += 1
+        attempt = int(dict(context.invocation_metadata()).get(ATTEMPTS, 0))
+        if plan.get("sleep_s") and plan.get("only", self.id) == self.id:
+            await asyncio.sleep(plan["sleep_s"])
+        wanted = [*plan.get("fail", []), *[""] * (attempt + 1)][attempt]
+        if wanted:
+            trailers = [("id", str(self.id))]
+            if "pushback_ms" in plan:
+                trailers.append(("grpc-retry-pushback-ms", str(plan["pushback_ms"])))
+            await context.abort(grpc.StatusCode[wanted], f"attempt {attempt} at {self.id}", trailers)
+        return attempt
+
+    async def _fail_late(self, plan: dict[str, Any], context: Any) -> None:
+        if plan.get("fail_late"):
+            await context.abort(grpc.StatusCode[plan["fail_late"]], "after the responses")
+
+    def _answer(self, attempt: int, more: dict[str, Any]) -> bytes:
+        return json.dumps({"id": self.id, "attempt": attempt, **more}).encode()
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Call": grpc.unary_unary_rpc_method_handler(self.call),
+                "Stream": grpc.unary_stream_rpc_method_handler(self.stream),
+                "Collect": grpc.stream_unary_rpc_method_handler(self.collect),
+                "Chat": grpc.stream_stream_rpc_method_handler(self.chat),
+                "Count": grpc.unary_unary_rpc_method_handler(self.count),
+                "SetHealth": grpc.unary_unary_rpc_method_handler(self.set_health),
+            },
+        )
+
+
+async def serve(listen: str) -> None:
+    backend = Backend()
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server.add_generic_rpc_handlers((backend.handlers(),))
+    health_pb2_grpc.add_HealthServicer_to_server(backend.health, server)
+    backend.id = server.add_insecure_port(listen)
+    await server.start()
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    print(f"listening on 127.0.0.1:{backend.id}", flush=True)  # noqa: T201 - what the tests wait for
+    await stop.wait()
+    await server.stop(GRACE_S)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--listen", required=True)
+    asyncio.run(serve(parser.parse_args().listen))

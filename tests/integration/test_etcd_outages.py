@@ -19,11 +19,12 @@ from registry_server.stores.base import (
     Outcome,
     Progress,
     Put,
+    Refused,
     Snapshot,
     StoreAway,
 )
 from registry_server.stores.etcd import EtcdStore
-from registry_server.stores.etcd_link import Link, Refused, Watch
+from registry_server.stores.etcd_link import Link, Watch
 from registry_server.stores.etcd_url import EtcdURL
 from registry_server.stores.etcd_wire import EpochChanged, Layout, Told
 from tests.support.etcd import EtcdCluster, Gate
@@ -302,14 +303,19 @@ async def test_compacted_between_looking_and_watching(backends: Backends) -> Non
     async with running(EtcdStore.from_url(etcd.url("/between"))) as run:
         await with_records(run)
         await etcd.etcdctl_async("compaction", str(run.seen.revision))
-        link = Link(etcd.nodes[0].endpoint, EtcdURL.parse(etcd.url()))
-        try:
-            async with Watch(link) as watch:
-                with pytest.raises(EpochChanged):
-                    await watch.open(Layout.below("/between"), Told(run.seen.epoch, run.seen.revision - 1))
-                    await watch.follow(lambda events, told: None)
-        finally:
-            await link.aclose()
+        with pytest.raises(EpochChanged):
+            await watch_from(etcd, "/between", Told(run.seen.epoch, run.seen.revision - 1))
+
+
+async def watch_from(etcd: EtcdCluster, prefix: str, told: Told) -> None:
+    """A bare watch, until it ends."""
+    link = Link(etcd.nodes[0].endpoint, EtcdURL.parse(etcd.url()))
+    try:
+        async with Watch(link) as watch:
+            await watch.open(Layout.below(prefix), told)
+            await watch.follow(lambda events, told: None)
+    finally:
+        await link.aclose()
 
 
 @pytest.mark.parametrize(("puts", "size"), [(129, 1), (1, 1_700_000), (1, 3_000_000)])

@@ -60,6 +60,14 @@ def test_clock_going_backwards_is_a_clock_standing_still(samples: list[tuple[flo
         assert 0.0 <= subject.latency_s(now) <= max(rtt_s for _, rtt_s in samples)
 
 
+def test_time_that_is_lived_twice_passes_once() -> None:
+    """The clock goes back from 100 to 0 and comes to 100 again: nothing was forgotten meanwhile."""
+    subject = load(decay_s=10.0)
+    observe(subject, 100.0, 1.0)
+    observe(subject, 0.0, 0.5)
+    assert subject.latency_s(100.0) == 1.0
+
+
 @pytest.mark.parametrize("rtt_s", [nan, inf, -inf])
 def test_what_is_no_latency_is_not_observed(rtt_s: float) -> None:
     subject = load()

@@ -109,6 +109,19 @@ def test_zone_that_recovers_gets_its_calls_back() -> None:
     assert where(subject) == {"here": 1.0}
 
 
+def test_in_panic_the_sick_count_as_well_and_not_twice() -> None:
+    """All of the own zone says that it is not serving: less than half of all is well, so it is used as if it were
+    well."""
+    here = zone("here", HERE)
+    subject = pool((*here, *zone("near", NEAR, 2)))
+    for endpoint in here:
+        node = subject.node(endpoint)
+        assert node is not None
+        subject.on_health(node, False, 1.0)
+    assert subject.statistics(1.0).panic
+    assert where(subject) == {"here": 1.0}
+
+
 def test_endpoint_that_moves_to_another_zone_is_used_there() -> None:
     here, near = zone("here", HERE, 1), zone("near", NEAR, 1)
     subject = pool((*here, *near))

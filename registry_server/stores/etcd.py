@@ -219,6 +219,11 @@ async def _session(endpoint: str, url: EtcdURL, layout: Layout) -> AsyncIterator
         await link.aclose()
 
 
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class _Teller:
     """What has been told so far, by whichever link, so that each Away comes once and nothing is told twice."""
 
@@ -281,6 +286,11 @@ class _Session:
         except StoreAway:
             self._watch.suspect()
             raise
+        except asyncio.CancelledError:
+            # Closing the link cancels the calls that are under way on it, and looks like a cancelled writer.
+            if _is_cancelled():
+                raise
+            raise StoreAway("the link to etcd was closed") from None
 
     def suspect(self) -> None:
         """Something did not answer."""

@@ -379,6 +379,25 @@ async def test_store_with_nothing_to_tell_is_not_away(backends: Backends) -> Non
         assert run.seen.of(Away) == []
 
 
+async def test_what_is_under_way_when_the_link_is_dropped_is_away(backends: Backends) -> None:
+    etcd = backends.etcd()
+    async with gated(etcd, "/dropped") as (gate, run, direct):
+        lease = await with_records(run)
+        gate.mute(requests_only=True)
+        writes = [run.put(run.key(), lease), run.store.grant(TTL_S), run.store.release(lease)]
+        under_way = asyncio.gather(*writes, run.store.keep_alive([lease]), return_exceptions=True)
+        await etcd.etcdctl_async("del", "/dropped/v1/epoch")
+        put, granted, released, renewals = await under_way
+        assert [type(failed) for failed in (put, granted, released)] == [StoreAway] * 3
+        assert isinstance(renewals, list)
+        assert [renewal.outcome for renewal in renewals] == [Outcome.HELD]
+        gate.open()
+        await run.seen.wait(lambda: run.seen.epoch == direct.seen.epoch != "", "both go on")
+        await run.seen.wait(lambda: in_use(run) is not None, "in use again")
+        await direct.seen.wait_revision(await run.put(run.key(), lease))
+        assert run.seen.view == direct.seen.view
+
+
 async def test_idle_store_shows_that_it_is_alive(backends: Backends) -> None:
     async with gated(backends.etcd(), "/idle") as (_, run, direct):
         await with_records(direct)

@@ -405,11 +405,11 @@ class Gate:
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
         self._is_open = True
-        self._passing = asyncio.Event()
-        self._passing.set()
+        self._up, self._down = asyncio.Event(), asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
         self._relays: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self.open()
 
     @property
     def endpoint(self) -> str:
@@ -426,11 +426,14 @@ class Gate:
     def open(self) -> None:
         """Let everything through again."""
         self._is_open = True
-        self._passing.set()
+        self._up.set()
+        self._down.set()
 
-    def mute(self) -> None:
-        """Accept bytes, and pass none on."""
-        self._passing.clear()
+    def mute(self, *, requests_only: bool = False) -> None:
+        """Accept bytes, and pass none on; or only none of those that go to the server."""
+        self._up.clear()
+        if not requests_only:
+            self._down.clear()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._relay, HOST, 0)
@@ -464,8 +467,8 @@ class Gate:
         far_reader, far_writer = await asyncio.open_connection(HOST, self._target_port)
         self._writers.add(far_writer)
         directions = [
-            asyncio.create_task(self._pass(reader, far_writer)),
-            asyncio.create_task(self._pass(far_reader, writer)),
+            asyncio.create_task(self._pass(reader, far_writer, self._up)),
+            asyncio.create_task(self._pass(far_reader, writer, self._down)),
         ]
         try:
             await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
@@ -476,9 +479,9 @@ class Gate:
                 direction.cancel()
             await asyncio.gather(*directions, return_exceptions=True)
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, may: asyncio.Event) -> None:
         while data := await reader.read(65536):
-            await self._passing.wait()
+            await may.wait()
             writer.write(data)
             await writer.drain()
 

@@ -17,25 +17,27 @@ shell connects and closes. Picks come from an immutable `Picker`, swapped whole,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import inf
-from typing import TYPE_CHECKING, TypeAlias, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from balancer.endpoints import Absent, Failed, Pending, Resolved
-from balancer.load import Load, LoadBook, LoadOptions
-from balancer.outlier import Detector, OutlierOptions
+from balancer.load import Load, LoadBook
+from balancer.outlier import Detector
+from balancer.picker import Choosing, Fail, Open, Pick, Picker, Wait
 from balancer.policies.base import (
     ANY,
     Connect,
     ConnectivityState,
-    Explains,
     Node,
     PickInfo,
     Revisable,
     connect_of,
     policy_name,
 )
+from balancer.pool_options import PoolOptions, SlowStart
+from balancer.pool_statistics import NodeStatistics, PoolStatistics, node_statistics
 from balancer.roster import Roster
 from balancer.seats import Seats, Verdict
 from balancer.subset import Membership, Subset
@@ -71,28 +73,6 @@ IDLE_SWEEPS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
-    """No node yet, but one may come without any doing: wait for the next picker."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    """No node, and none in sight: UNAVAILABLE with this reason, unless the call waits for ready."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """These nodes are idle and one of them is needed: connect (idempotent), then wait for the next picker."""
-
-    nodes: tuple[Node, ...]
-
-
-Pick: TypeAlias = Node | Open | Wait | Fail
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """What the shell is to do. `open` and `close` never name the same node."""
 
@@ -102,155 +82,6 @@ class Plan:
     """Close the connection once its calls have ended (drain). A node may be opened again later unless SHUTDOWN."""
     swapped: bool = False
     """`Pool.picker` is another one than when it was last asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class SlowStart:
-    """A node that became ready gets its full weight only after a while (Envoy's slow start)."""
-
-    window_s: float = 30.0
-    aggression: float = 1.0
-    """Above 1: faster at first."""
-    min_part: float = 0.1
-    """The part of its weight it starts with."""
-
-    def __post_init__(self) -> None:
-        if not self.window_s > 0:
-            raise ValueError(f"window_s: must be above 0, is {self.window_s}")
-        if not self.aggression > 0:
-            raise ValueError(f"aggression: must be above 0, is {self.aggression}")
-        if not 0 < self.min_part <= 1:
-            raise ValueError(f"min_part: must be above 0 and at most 1, is {self.min_part}")
-
-    @property
-    def step_s(self) -> float:
-        """Weights grow in steps, of a tenth of the window."""
-        return self.window_s / 10
-
-    def ramp(self, age_s: float) -> float:
-        """The part of its weight for a node that has been ready so long."""
-        steps = max(int(age_s / self.step_s + 1e-9), 0)
-        return 1.0 if steps >= 10 else max((steps / 10) ** (1 / self.aggression), self.min_part)
-
-
-@dataclass(frozen=True, slots=True)
-class PoolOptions:
-    """How a pool behaves whatever the policy."""
-
-    subset_size: int | None = None
-    """At most so many members per priority, hence connections; None = all."""
-    subset_salt: str = ""
-    """Names this client: clients with different salts get different subsets, the same one always the same."""
-    slow_start: SlowStart | None = None
-    panic_threshold: float = 0.5
-    """When a smaller part of the members is well, ejections and health reports are ignored; 0 = never."""
-    idle_timeout_s: float | None = 1800.0
-    """Connections unused for so long are closed (gRPC's default); None = never."""
-    lazy: bool = False
-    """Connect a node only when a pick falls on it, whatever the policy prefers."""
-    shuffle: bool = True
-    """New endpoints are taken up in an order of the pool's own: clients that start together do not all begin with the
-    same one. pick_first has an option of its own for this."""
-    outlier: OutlierOptions | None = None
-    """Outlier detection; None = off."""
-    connections: bool = True
-    """False: endpoints are picked without the pool knowing about connections; every member counts as ready."""
-    load: LoadOptions = field(default_factory=LoadOptions)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.panic_threshold <= 1:
-            raise ValueError(f"panic_threshold: must be 0 to 1, is {self.panic_threshold}")
-        if self.idle_timeout_s is not None and not self.idle_timeout_s > 0:
-            raise ValueError(f"idle_timeout_s: must be above 0, is {self.idle_timeout_s}")
-        if self.subset_size is not None and self.subset_size < 1:
-            raise ValueError(f"subset_size: must be at least 1, is {self.subset_size}")
-
-
-class Picker:
-    """Answers picks until the pool swaps it for another. Safe from many threads; never blocks.
-
-    This one always gives the same answer: there is nothing to choose from.
-    """
-
-    __slots__ = ("_answer",)
-
-    def __init__(self, answer: Pick) -> None:
-        self._answer = answer
-
-    def pick(self, info: PickInfo, now: float) -> Pick:
-        """The node for a call, or what to do to get one. A node of `info.exclude` only if there is no other."""
-        return self._answer
-
-    def explain(self) -> str:
-        """Why the last pick went where it went; empty before the first."""
-        return ""
-
-
-class Choosing(Picker):
-    """A picker over usable nodes: the policy's chooser, and what is the same for all policies."""
-
-    __slots__ = ("_choose", "_last", "_nodes")
-
-    def __init__(self, choose: Chooser, nodes: tuple[Node, ...]) -> None:
-        self._choose = choose
-        self._nodes = nodes
-        self._last: Node | None = None
-
-    def pick(self, info: PickInfo, now: float) -> Pick:
-        node = self._choose(info, now)
-        if info.exclude and node in info.exclude:
-            node = self._another(node, info, now)
-        self._last = node
-        return node if node.state is ConnectivityState.READY else _not_ready(node)
-
-    def _another(self, node: Node, info: PickInfo, now: float) -> Node:
-        """Asks the policy a few times more, then takes any that was not tried; the one given if all were."""
-        for _ in range(4):
-            other = self._choose(info, now)
-            if other not in info.exclude:
-                return other
-        start = self._nodes.index(node) if node in self._nodes else 0
-        untried = (other for other in (*self._nodes[start:], *self._nodes[:start]) if other not in info.exclude)
-        return next(untried, node)
-
-    def explain(self) -> str:
-        last = self._last
-        if last is None:
-            return ""
-        reason = self._choose.explain() if isinstance(self._choose, Explains) else "chosen by the policy"
-        return f"{last.endpoint.address}: {reason}"
-
-
-def _not_ready(node: Node) -> Pick:
-    # Also reached when a node has just lost its connection and the next picker is on its way.
-    return Open((node,)) if node.state is ConnectivityState.IDLE else Wait()
-
-
-@dataclass(frozen=True, slots=True)
-class NodeStatistics:
-    """One endpoint as of the moment of asking."""
-
-    address: str
-    state: ConnectivityState
-    weight: float
-    calls: int
-    failures: int
-    in_flight: int
-    latency_s: float
-    error_rate: float
-    ejected_since: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class PoolStatistics:
-    policy: str
-    state: ConnectivityState
-    nodes: tuple[NodeStatistics, ...]
-    members: int
-    usable: int
-    panic: bool
-    last_pick: str
-    """Why the last pick went where it went; empty before the first."""
 
 
 class Pool:
@@ -394,7 +225,7 @@ class Pool:
         return PoolStatistics(
             policy=policy_name(self._policy),
             state=self.state,
-            nodes=tuple(_node_statistics(node, now) for node in self._roster),
+            nodes=tuple(node_statistics(node, now) for node in self._roster),
             members=len(self._seats),
             usable=len(self._seats.usable),
             panic=self._seats.panic,
@@ -642,18 +473,3 @@ def _unused_for(node: Node, now: float) -> float:
     if node.state is not ConnectivityState.READY or node.load.in_flight:
         return 0.0
     return now - max(node.ready_since or 0.0, node.load.last_used or 0.0)
-
-
-def _node_statistics(node: Node, now: float) -> NodeStatistics:
-    load = node.load
-    return NodeStatistics(
-        address=node.endpoint.address,
-        state=node.state,
-        weight=node.weight,
-        calls=load.calls,
-        failures=load.failures,
-        in_flight=load.in_flight,
-        latency_s=load.latency_s(now),
-        error_rate=load.error_rate,
-        ejected_since=node.ejected_since,
-    )

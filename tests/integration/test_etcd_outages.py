@@ -398,6 +398,22 @@ async def test_what_is_under_way_when_the_link_is_dropped_is_away(backends: Back
         assert run.seen.view == direct.seen.view
 
 
+async def test_full_database(tmp_path: Path) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        etcd = stack.enter_context(EtcdCluster(tmp_path, flags=["--quota-backend-bytes=1000000"]))
+        run = await stack.enter_async_context(running(EtcdStore.from_url(etcd.url())))
+        lease, key = await with_records(run), run.key("large")
+        with pytest.raises(StoreAway, match="database space exceeded"):
+            for _ in range(40):
+                await run.put(key, lease, value=b"x" * 100_000)
+        with pytest.raises(StoreAway, match="database space exceeded"):
+            await run.store.grant(TTL_S)
+        assert await outcome(run, lease) is Outcome.RENEWED
+        told = len(run.seen.events)
+        await run.seen.wait_next(Progress, after=told)
+        assert run.seen.of(Away) == []
+
+
 async def test_idle_store_shows_that_it_is_alive(backends: Backends) -> None:
     async with gated(backends.etcd(), "/idle") as (_, run, direct):
         await with_records(direct)

@@ -348,7 +348,7 @@ class Watching:
         for instance in upserts:
             name = instance.service, instance.id
             known = self.view.get(name)
-            self._expect(known is None or known.revision != instance.revision, f"sent twice: {name}")
+            self._expect(known != instance, f"sent twice: {name}")
             self.view[name] = instance
         for name in removed:
             self._expect(self.view.pop(name, None) is not None, f"removed without being there: {name}")

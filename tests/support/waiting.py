@@ -36,6 +36,18 @@ async def always_async(condition: Callable[[], bool | Awaitable[bool]], *, for_s
         await asyncio.sleep(POLL_S)
 
 
+async def until(condition: Callable[[], Awaitable[bool]], *, timeout_s: float = 10.0, what: str = "") -> None:
+    """The same for a question that has to be asked of somebody."""
+    asked: Callable[[], bool | Awaitable[bool]] = condition
+    await eventually_async(asked, timeout_s=timeout_s, what=what)
+
+
+async def passed(seconds: float) -> None:
+    """Lets so much time go by, for what must not happen meanwhile."""
+    over_at = time.monotonic() + seconds
+    await eventually_async(lambda: time.monotonic() >= over_at, timeout_s=seconds + 5)
+
+
 async def _value(condition: Callable[[], T | Awaitable[T]]) -> T:
     value = condition()
     return await value if isinstance(value, Awaitable) else value

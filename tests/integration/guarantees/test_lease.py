@@ -14,7 +14,7 @@ from protos.registry.v1 import registry_pb2 as pb
 from tests.support.etcd import Gate
 from tests.support.raw import Owner, RawClient, Watching, detail, owners, refusal
 from tests.support.servers import RegistryServer
-from tests.support.waiting import eventually_async
+from tests.support.waiting import eventually_async, passed
 
 TTL_S = 2.0
 # A tick of 0.1 s; etcd looks twice a second and ends leases through its log. The rest is for a busy machine.
@@ -37,8 +37,7 @@ async def live(client: RawClient, name: str, port: int, ttl_s: float, renewals: 
     in_force_s = answer.ttl.ToNanoseconds() / 1e9
     life = Life(asked_at, time.monotonic(), in_force_s)
     for _ in range(renewals):
-        due = life.answered_at + in_force_s / 2
-        await eventually_async(lambda due=due: time.monotonic() >= due)  # type: ignore[misc]
+        await passed(in_force_s / 2)
         asked_at = time.monotonic()
         assert (await client.renew_one(answer.lease_id)).state == pb.Renewal.RENEWED
         life = Life(asked_at, time.monotonic(), in_force_s)
@@ -209,13 +208,11 @@ async def test_server_that_was_stopped_forgets_nobody(server: RegistryServer, cl
         await watch.wait_ids("a", "b", "c")
         await asyncio.gather(*(owner.wait_state(pb.Renewal.RENEWED) for owner in held))
         server.pause()
-        resume_at = time.monotonic() + 2 * TTL_S
-        await eventually_async(lambda: time.monotonic() >= resume_at)
+        await passed(2 * TTL_S)
         server.resume()
         seen = {owner.id: len(owner.states) for owner in held}
         await asyncio.gather(*(owner.wait_state(pb.Renewal.RENEWED, after=seen[owner.id] + 1) for owner in held))
-        over_at = time.monotonic() + TTL_S + 1
-        await eventually_async(lambda: time.monotonic() >= over_at)
+        await passed(TTL_S + 1)
         assert watch.ids == await client.ids() == {"a", "b", "c"}
         assert {len(step.names) for step in watch.steps} == {3}
         assert all(owner.lost is None for owner in held)

@@ -1,0 +1,172 @@
+"""Two registry servers on one etcd are one registry, and either of them may die."""
+
+import asyncio
+import collections
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from protos.registry.v1 import registry_pb2 as pb
+from tests.conftest import ServerFactory
+from tests.support.raw import RawClient, checksum, clients
+from tests.support.servers import RegistryServer
+from tests.support.stores import Backends
+from tests.support.views import at_work, shows_all
+from tests.support.waiting import eventually_async, passed, until
+
+ROUNDS = 20
+TTL_S = 3.0
+
+
+async def same_everywhere(replicas: list[RawClient], revision: int) -> pb.ListResponse:
+    """What every replica lists at that revision or later, the same everywhere."""
+
+    answers: list[pb.ListResponse] = []
+
+    async def agree() -> bool:
+        answers[:] = [await replica.list(min_revision=revision) for replica in replicas]
+        return len({answer.checksum for answer in answers}) == 1
+
+    await until(agree, what="all replicas list the same")
+    assert len({answer.header.epoch for answer in answers}) == 1
+    assert all(list(answer.instances) == list(answers[0].instances) for answer in answers)
+    assert answers[0].checksum == checksum(answers[0].instances)
+    return answers[0]
+
+
+async def test_register_on_one_and_watch_on_the_other(replicas: list[RegistryServer]) -> None:
+    async with RawClient(replicas[0].address) as one, RawClient(replicas[1].address) as two:  # noqa: SIM117
+        async with one.watching() as here, two.watching() as there:
+            registered = await one.register("a", 7001)
+            await asyncio.gather(here.wait_ids("a"), there.wait_ids("a"))
+            assert there.view["player", "a"] == registered.instance
+            assert (await two.renew_one(registered.lease_id)).state == pb.Renewal.RENEWED
+            updated = await two.update("a", weight=7)
+            await here.wait(lambda: here.view["player", "a"] == updated.instance, "the update of the other")
+            await two.deregister("a")
+            await asyncio.gather(here.wait_ids(), there.wait_ids())
+            revisions = [[step.revision for step in watch.steps[1:]] for watch in (here, there)]
+            assert revisions[0] == revisions[1], "the same changes at the same revisions"
+
+
+async def test_written_on_one_is_read_on_the_other(replicas: list[RegistryServer]) -> None:
+    """With the revision of the write as min_revision, always."""
+    async with clients(*(replica.address for replica in replicas)) as pair:
+        for number in range(30):
+            writer, reader = pair[number % 2], pair[(number + 1) % 2]
+            revision = (await writer.register(f"id-{number}", 7000 + number)).header.revision
+            listed = await reader.list(min_revision=revision)
+            assert f"id-{number}" in {instance.id for instance in listed.instances}
+
+
+async def test_same_address_on_both_at_the_same_time(
+    replicas: list[RegistryServer], server_factory: ServerFactory, backends: Backends
+) -> None:
+    """One of them holds it in the end, the same one everywhere, in the store too."""
+    async with clients(*(replica.address for replica in replicas)) as pair:
+        revision = 0
+        for number in range(ROUNDS):
+            answers = await asyncio.gather(
+                *(client.register(f"{name}-{number}", 7000 + number) for client, name in zip(pair, "xy", strict=True))
+            )
+            revision = max(revision, *(answer.header.revision for answer in answers))
+        await until(lambda: one_holder_each(pair, revision), what="one holder for every address")
+        listed = await same_everywhere(pair, revision)
+        assert len(listed.instances) == ROUNDS
+        # A replica that comes now has nothing but the store to go by. The losers' records leave it a moment later.
+        store = replicas[0]._args[1]
+        fresh = await server_factory(store=store, name="fresh").start_async()
+        async with RawClient(fresh.address) as third:
+            await until(lambda: one_holder_each([*pair, third], revision), what="the newcomer agrees")
+            await same_everywhere([*pair, third], revision)
+
+
+async def one_holder_each(replicas: list[RawClient], revision: int) -> bool:
+    """Whether every replica shows exactly one instance at every address."""
+    for replica in replicas:
+        ports = [instance.port for instance in (await replica.list(min_revision=revision)).instances]
+        if sorted(ports) != list(range(7000, 7000 + ROUNDS)):
+            return False
+    return True
+
+
+async def test_same_id_on_both_at_the_same_time(replicas: list[RegistryServer]) -> None:
+    """One is first and one takes over, whichever; the one who has it no more is told."""
+    async with clients(*(replica.address for replica in replicas)) as pair:
+        for number in range(ROUNDS):
+            name = f"id-{number}"
+            answers = await asyncio.gather(
+                *(client.register(name, 7000 + 100 * which + number) for which, client in enumerate(pair))
+            )
+            first, second = sorted(answers, key=lambda answer: answer.instance.generation)
+            assert (first.instance.generation, second.instance.generation) == (1, 2)
+            assert second.header.revision > first.header.revision
+            for client in pair:
+                listed = await client.list(min_revision=second.header.revision)
+                (owner,) = [instance for instance in listed.instances if instance.id == name]
+                assert owner == second.instance
+                assert (await client.renew_one(first.lease_id)).state == pb.Renewal.UNKNOWN
+                assert (await client.renew_one(second.lease_id)).instances == 1
+
+
+async def test_writers_on_both_and_watchers_on_both_end_up_the_same(replicas: list[RegistryServer]) -> None:
+    """Random writes through both at once, over few ids and addresses so that they collide: no watch breaks a
+    guarantee, and at the end all agree."""
+    async with clients(*(replica.address for replica in replicas)) as pair, contextlib.AsyncExitStack() as stack:
+        watches = [await stack.enter_async_context(client.watching()) for client in pair for _ in range(2)]
+        revisions = await asyncio.gather(*(collide(client, seed) for seed, client in enumerate([*pair, *pair])))
+        listed = await same_everywhere(pair, max(revisions))
+        wanted = {(it.service, it.id): it for it in listed.instances}
+        for watch in watches:
+            await watch.wait(lambda watch=watch: watch.view == wanted, "what List says")  # type: ignore[misc]
+        ports = collections.Counter(instance.port for instance in listed.instances)
+        assert set(ports.values()) == {1}
+
+
+async def collide(client: RawClient, seed: int) -> int:
+    """Registers few ids at few addresses, in an order of its own."""
+    revision = 0
+    for number in range(40):
+        draw = (seed * 31 + number * 7) % 97
+        answer = await client.register(f"id-{draw % 6}", 7000 + draw % 5)
+        revision = max(revision, answer.header.revision)
+    return revision
+
+
+@pytest.mark.parametrize("dies", [0, 1])
+async def test_either_is_killed_under_load(replicas: list[RegistryServer], dies: int) -> None:
+    """kill -9 while owners renew, watchers watch and others write: clients with both addresses go on, and no list gets
+    shorter."""
+    async with at_work(*(replica.address for replica in replicas), ttl_s=TTL_S) as (registrations, views):
+        async with load(replicas[1 - dies]) as written:
+            await eventually_async(lambda: len(written) > 50, what="there is load")
+            replicas[dies].kill()
+            before = len(written)
+            await passed(2 * TTL_S)  # whoever had been renewed by the dead one alone would be gone by now
+            assert len(written) > before
+        await shows_all(registrations, replicas[1 - dies].address)
+        await asyncio.gather(*(them.wait_confirmed() for them in views))
+        await replicas[dies].start_async()
+        await shows_all(registrations, replicas[dies].address)
+        assert not any(any(them.stale) for them in views), "there was always one that answered"
+
+
+@contextlib.asynccontextmanager
+async def load(server: RegistryServer) -> AsyncIterator[list[int]]:
+    """Constant updates through one server, while the block lasts; the revisions of all so far."""
+    written: list[int] = []
+    stopping = asyncio.Event()
+
+    async def write(client: RawClient) -> None:
+        await client.register("loaded", 7999, service="other")
+        while not stopping.is_set():
+            answer = await client.update("loaded", service="other", weight=len(written) % 1000)
+            written.append(answer.header.revision)
+
+    async with RawClient(server.address) as client, asyncio.TaskGroup() as tasks:
+        tasks.create_task(write(client))
+        try:
+            yield written
+        finally:
+            stopping.set()

@@ -398,14 +398,20 @@ async def test_what_is_under_way_when_the_link_is_dropped_is_away(backends: Back
         assert run.seen.view == direct.seen.view
 
 
+async def fill(run: Running, lease_id: str) -> None:
+    """Write until etcd refuses."""
+    key = run.key("large")
+    for _ in range(500):
+        await run.put(key, lease_id, value=b"x" * 100_000)
+
+
 async def test_full_database(tmp_path: Path) -> None:
     async with contextlib.AsyncExitStack() as stack:
         etcd = stack.enter_context(EtcdCluster(tmp_path, flags=["--quota-backend-bytes=1000000"]))
         run = await stack.enter_async_context(running(EtcdStore.from_url(etcd.url())))
-        lease, key = await with_records(run), run.key("large")
+        lease = await with_records(run)
         with pytest.raises(StoreAway, match="database space exceeded"):
-            for _ in range(40):
-                await run.put(key, lease, value=b"x" * 100_000)
+            await fill(run, lease)
         with pytest.raises(StoreAway, match="database space exceeded"):
             await run.store.grant(TTL_S)
         assert await outcome(run, lease) is Outcome.RENEWED

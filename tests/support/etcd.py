@@ -146,7 +146,6 @@ class EtcdNode:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "ETCD_UNSUPPORTED_ARCH": "arm64"},
             )
 
     def kill(self) -> None:

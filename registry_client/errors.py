@@ -70,6 +70,8 @@ class ClientClosed(RegistryError):
 _BY_CODE: dict[grpc.StatusCode, type[RegistryError]] = {
     grpc.StatusCode.UNAVAILABLE: RegistryUnavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: RegistryUnavailable,
+    # Nobody here cancels a call and then looks at its status: it was the server, which is ending or out of time.
+    grpc.StatusCode.CANCELLED: RegistryUnavailable,
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
     grpc.StatusCode.OUT_OF_RANGE: InvalidArgument,
     grpc.StatusCode.NOT_FOUND: NotFound,

@@ -6,7 +6,8 @@ A registration is a desired state, so nothing here counts tries or gives up. Eac
           ┌────────┐ ──────────────────> ┌────────────┐
  want ──> │ WANTED │                     │ REGISTERED │ <─┐ renewals with the full count, SEEN
           └────────┘ <────────────────── └────────────┘ ──┘
-            │    ^     LOOSE, MISSING      │   ^
+            │    ^     FORGOTTEN, LOOSE,   │   ^
+            │    │     MISSING             │   │
             │    │                         │   │ SEEN, ACCEPTED
    REFUSED, │    │ LOOSE, MISSING          │   │
       TAKEN │    └──────────── ┌─────────┐ │   │
@@ -20,6 +21,8 @@ A registration is a desired state, so nothing here counts tries or gives up. Eac
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 RENEW_PART = 3  # a lease is renewed after this part of its ttl, so two renewals may be lost
 PATIENCE_S = 5.0  # the longest wait for the answer to a renewal
+NEVER = float("inf")
 LOOK_UP_EVERY_S = 30.0  # how often a registration looks itself up though nothing seems wrong
 
 
@@ -51,6 +55,7 @@ class Input(Enum):
 
     ACCEPTED = "accepted"  # Register was answered
     REFUSED = "refused"  # Register says that a newer owner holds the id
+    FORGOTTEN = "forgotten"  # the registry has begun anew and knows nothing of before
     LEASE_GONE = "lease gone"  # the registry does not know the lease
     SHORT = "short"  # the lease lives but keeps fewer instances than it should
     SEEN = "seen"  # looked up: it is there, and the lease lives
@@ -66,6 +71,7 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
     _WANTED: {
         Input.ACCEPTED: _REGISTERED,
         Input.REFUSED: _LOST,
+        Input.FORGOTTEN: _WANTED,
         Input.LEASE_GONE: _WANTED,
         Input.SHORT: _WANTED,
         Input.SEEN: _WANTED,
@@ -77,6 +83,7 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
     _REGISTERED: {
         Input.ACCEPTED: _REGISTERED,
         Input.REFUSED: _LOST,
+        Input.FORGOTTEN: _WANTED,
         Input.LEASE_GONE: _DOUBTED,
         Input.SHORT: _DOUBTED,
         Input.SEEN: _REGISTERED,
@@ -88,6 +95,7 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
     _DOUBTED: {
         Input.ACCEPTED: _REGISTERED,
         Input.REFUSED: _LOST,
+        Input.FORGOTTEN: _WANTED,
         Input.LEASE_GONE: _DOUBTED,
         Input.SHORT: _DOUBTED,
         Input.SEEN: _REGISTERED,
@@ -118,6 +126,8 @@ class Lease:
     ttl_s: float = 0.0
     renew_at_s: float = 0.0
     granter: Holding | None = field(default=None, repr=False)  # whose Register is under way and will bring the id
+    holders: set[Holding] = field(default_factory=set, repr=False)  # whose wish it is
+    parked: list[Holding] = field(default_factory=list, repr=False)  # who waits for that
 
     def granted(self, lease_id: str, ttl_s: float, now: float) -> None:
         """The registry attached something to this lease; the first time, that brings the lease itself."""
@@ -140,6 +150,7 @@ class Holding:
     busy: bool = False  # a call on its behalf is under way
     attempt: int = 0
     not_before_s: float = 0.0
+    planned_at_s: float = NEVER  # of its entry in the agenda
     reason: str = ""  # why it was lost
 
     def take(self, event: Input, reason: str = "") -> None:
@@ -184,8 +195,11 @@ class Leases:
 
     backoff: Backoff
     rng: Random
-    _holdings: list[Holding] = field(default_factory=list)
+    _holdings: dict[Holding, None] = field(default_factory=dict)  # in the order in which they were wanted
     _leases: dict[float, Lease] = field(default_factory=dict)
+    # When somebody may have something to do, earliest first. Only the entry that a holding knows of counts.
+    _agenda: list[tuple[float, int, Holding]] = field(default_factory=list)
+    _entries: Iterator[int] = field(default_factory=itertools.count)
 
     # ---- what the owner wants
 
@@ -193,16 +207,25 @@ class Leases:
         """A new registration, on the lease of all those with the same ttl."""
         lease = self._leases.setdefault(ttl_s, Lease(ttl_s))
         holding = Holding(instance, lease, shown_at_s=now)
-        self._holdings.append(holding)
+        lease.holders.add(holding)
+        self._holdings[holding] = None
+        self._plan(holding)
         return holding
 
     def leave(self, holding: Holding) -> None:
         """The owner ends it. Its lease goes with the last registration on it."""
         holding.take(Input.LEAVE)
-        if holding in self._holdings:
-            self._holdings.remove(holding)
-        if not any(other.lease is holding.lease for other in self._holdings):
+        self._holdings.pop(holding, None)
+        holding.lease.holders.discard(holding)
+        if not holding.lease.holders:
             self._leases.pop(holding.lease.wanted_ttl_s, None)
+
+    def leave_all(self) -> list[Holding]:
+        """The owner ends them all, and gets them back."""
+        holdings = list(self._holdings)
+        for holding in holdings:
+            self.leave(holding)
+        return holdings
 
     # ---- what to do
 
@@ -211,16 +234,36 @@ class Leases:
         return list(self._due(now))
 
     def _due(self, now: float) -> Iterator[Register | LookUp]:
-        for holding in self._holdings:
-            if holding.busy or now < self._act_at(holding):
-                continue
+        while (holding := self._next_planned(now)) is not None:
+            lease = holding.lease
             if holding.state is not State.WANTED:
                 holding.busy = True
                 yield LookUp(holding)
-            elif not holding.lease.granter:
+            elif lease.granter:
                 # While there is no lease, one Register goes ahead and brings it; the others then share it.
-                holding.busy, holding.lease.granter = True, None if holding.lease.id else holding
-                yield Register(holding, holding.lease.id)
+                lease.parked.append(holding)
+            else:
+                holding.busy, lease.granter = True, None if lease.id else holding
+                yield Register(holding, lease.id)
+
+    def _next_planned(self, now: float) -> Holding | None:
+        """Take the next holding off the agenda that has something to do by `now`."""
+        while self._agenda and self._agenda[0][0] <= now:
+            at_s, _, holding = heapq.heappop(self._agenda)
+            if at_s != holding.planned_at_s:
+                continue
+            holding.planned_at_s = NEVER
+            if not holding.busy and self._act_at(holding) <= now:
+                return holding
+            self._plan(holding)
+        return None
+
+    def _plan(self, holding: Holding) -> None:
+        """Put it on the agenda, unless it is there early enough or a call is under way whose answer will do that."""
+        at_s = self._act_at(holding)
+        if not holding.busy and at_s < holding.planned_at_s:
+            holding.planned_at_s = at_s
+            heapq.heappush(self._agenda, (at_s, next(self._entries), holding))
 
     def _act_at(self, holding: Holding) -> float:
         """When the next call for it is due."""
@@ -228,7 +271,7 @@ class Leases:
             return holding.not_before_s
         if holding.state is State.REGISTERED:
             return max(holding.not_before_s, holding.looked_at_s + max(LOOK_UP_EVERY_S, 2 * holding.lease.ttl_s))
-        return float("inf")
+        return NEVER
 
     def renewals(self, now: float) -> list[str]:
         """The ids of the leases to renew now, all in one message. Those due soon go with them."""
@@ -239,12 +282,19 @@ class Leases:
 
     def wake_at(self) -> float:
         """When to ask for `due` again, if nothing is reported before."""
-        ready = (self._act_at(holding) for holding in self._holdings if not holding.busy and self._may_act(holding))
-        return min(ready, default=float("inf"))
+        while self._agenda:
+            at_s, _, holding = self._agenda[0]
+            if at_s == holding.planned_at_s and self._act_at(holding) <= at_s:
+                return at_s
+            heapq.heappop(self._agenda)
+            if at_s == holding.planned_at_s:
+                holding.planned_at_s = NEVER
+                self._plan(holding)
+        return NEVER
 
     def renew_at(self) -> float:
         """When to ask for `renewals` again, if nothing is reported before."""
-        return min((lease.renew_at_s for lease in self._live()), default=float("inf"))
+        return min((lease.renew_at_s for lease in self._live()), default=NEVER)
 
     def patience_s(self) -> float:
         """How long the answer to a renewal may take before the stream counts as dead, in seconds."""
@@ -253,52 +303,58 @@ class Leases:
     def _live(self) -> list[Lease]:
         return [lease for lease in self._leases.values() if lease.id]
 
-    def _may_act(self, holding: Holding) -> bool:
-        return holding.state is not State.WANTED or not holding.lease.granter
-
     # ---- what became of Register
 
     def accepted(self, holding: Holding, stored: Instance, lease_id: str, ttl_s: float, epoch: str, now: float) -> None:
         """Register was answered with the instance as stored and the lease that holds it."""
-        self._answered(holding)
         holding.instance, holding.epoch, holding.lease_id = stored, epoch, lease_id
         if holding.state is not State.LEFT:
             holding.lease.granted(lease_id, ttl_s, now)
         holding.take(Input.ACCEPTED)
         holding.prove(now)
+        self._answered(holding)
 
     def refused(self, holding: Holding, reason: str) -> None:
         """Register says that a newer owner holds the id."""
-        self._answered(holding)
         holding.take(Input.REFUSED, reason)
+        self._answered(holding)
 
     def lease_missing(self, holding: Holding, lease_id: str) -> None:
         """Register says that the lease it was to attach to does not exist."""
-        self._answered(holding)
         if holding.lease.id == lease_id:
-            self._lease_gone(holding.lease)
+            self._lease_gone(holding.lease, None)
+        self._answered(holding)
 
     def failed(self, holding: Holding, now: float) -> None:
         """Register or the look-up had no useful answer: again, after a pause."""
-        self._answered(holding)
         # Pauses stay well within the ttl, so that an owner is back before its watchers give it up.
         ttl_s = holding.lease.ttl_s or holding.lease.wanted_ttl_s
         pause_s = self.backoff.capped(ttl_s / RENEW_PART).delay(holding.attempt, self.rng)
         holding.attempt, holding.not_before_s = holding.attempt + 1, now + pause_s
+        self._answered(holding)
 
     def _answered(self, holding: Holding) -> None:
+        """Its call is over: it may have something to do again, and so may those who waited for the lease."""
         holding.busy = False
+        self._plan(holding)
         if holding.lease.granter is holding:
             holding.lease.granter = None
+            parked, holding.lease.parked = holding.lease.parked, []
+            for other in parked:
+                self._plan(other)
 
     # ---- what became of a look-up
 
     def seen(self, holding: Holding, found: Instance, epoch: str, now: float) -> None:
         """It is there, as `found`. A higher generation in the same order is a newer owner."""
-        holding.busy = False
         if epoch == holding.epoch and found.generation > holding.instance.generation:
             holding.take(Input.TAKEN, f"{found.key} was taken over by generation {found.generation}")
-            return
+        else:
+            self._adopt(holding, found, epoch, now)
+        self._answered(holding)
+
+    def _adopt(self, holding: Holding, found: Instance, epoch: str, now: float) -> None:
+        """Take over what was updated in the registry, so that a re-registration does not undo it."""
         if epoch == holding.epoch and found.revision > holding.instance.revision:
             updated = holding.instance.updated_like(found)
             holding.instance = replace(updated, revision=found.revision)
@@ -308,23 +364,23 @@ class Leases:
 
     def missing(self, holding: Holding) -> None:
         """It is not there."""
-        holding.busy = False
         holding.take(Input.MISSING)
+        self._answered(holding)
 
     def displaced(self, holding: Holding, by: Instance) -> None:
         """Another instance has registered its address since."""
-        holding.busy = False
         holding.take(Input.TAKEN, f"{by.address} of {holding.instance.key} was registered anew as {by.key}")
+        self._answered(holding)
 
     # ---- what became of a renewal
 
-    def renewed(self, lease_id: str, outcome: Renewed, ttl_s: float, instances: int, now: float) -> None:
-        """One lease was answered: its ttl in force, and how many instances it keeps."""
+    def renewed(self, lease_id: str, outcome: Renewed, ttl_s: float, instances: int, epoch: str, now: float) -> None:
+        """One lease was answered: its ttl in force, how many instances it keeps, and the epoch of the answer."""
         lease = next((lease for lease in self._live() if lease.id == lease_id), None)
         if lease is None:
             return
         if outcome is Renewed.UNKNOWN:
-            self._lease_gone(lease)
+            self._lease_gone(lease, epoch)
             return
         lease.ttl_s = ttl_s or lease.ttl_s
         lease.renew_at_s = now + lease.ttl_s / RENEW_PART
@@ -342,13 +398,17 @@ class Leases:
         for holding in on_it:
             if instances < len(on_it):
                 holding.take(Input.SHORT)
+                self._plan(holding)
             else:
                 holding.shown_at_s = now
 
-    def _lease_gone(self, lease: Lease) -> None:
+    def _lease_gone(self, lease: Lease, epoch: str | None) -> None:
+        """In the same epoch there may be a reason, to be looked up; a registry that has begun anew has none."""
         lease.id = ""
         for holding in self._on(lease):
-            holding.take(Input.LEASE_GONE)
+            holding.take(Input.LEASE_GONE if epoch in (holding.epoch, None) else Input.FORGOTTEN)
+            self._plan(holding)
 
     def _on(self, lease: Lease) -> list[Holding]:
-        return [holding for holding in self._holdings if holding.lease is lease]
+        """In the order in which they were wanted."""
+        return [holding for holding in self._holdings if holding in lease.holders]

@@ -14,6 +14,7 @@ import grpc.aio
 from protos.registry.v1 import registry_pb2 as pb
 from registry_client.errors import (
     FINAL,
+    ClientClosed,
     NotFound,
     RegistrationLost,
     RegistryError,
@@ -64,6 +65,7 @@ class Registrar:
         self._work = asyncio.Event()
         self._renew = asyncio.Event()
         self._calls = asyncio.Semaphore(CALLS)
+        self._leaving = asyncio.Semaphore(CALLS)
         self._started = False
 
     def want(self, registration: Registration, instance: Instance, ttl_s: float) -> Holding:
@@ -94,41 +96,62 @@ class Registrar:
 
     async def _leave(self, holding: Holding, drain_s: float) -> None:
         """Failing to deregister is logged: the lease ends by itself."""
-        was_lost = holding.state is State.LOST
+        was_over = holding.state in (State.LOST, State.LEFT)
         self._leases.leave(holding)
         try:
-            await self._registrations[holding].wait_idle()
-            if holding.epoch and not was_lost:
+            if not was_over:
+                await self._registrations[holding].wait_idle()
+            if holding.epoch and not was_over:
                 if drain_s > 0 and await self._deregister(holding, drain_s):
                     await asyncio.sleep(drain_s)
                 await self._deregister(holding, 0.0)
         except RegistryError as error:
             log.warning("%s was not deregistered and will expire by itself: %s", holding.instance.key, error)
         finally:
-            del self._registrations[holding]
+            self._registrations.pop(holding, None)
 
     async def _deregister(self, holding: Holding, drain_s: float) -> bool:
         """Deregister it if it is still ours: somebody may have taken the id since, and must not pay for it."""
         key = holding.instance.key
         request = pb.DeregisterRequest(key=key.to_proto())
         request.drain.FromNanoseconds(round(drain_s * 1e9))
-        try:
-            found = await self._get(key, LEAVE_S)
-            if found.instance.generation != holding.instance.generation:
+        async with self._leaving:
+            try:
+                found = await self._get(key, LEAVE_S)
+                if found.instance.generation != holding.instance.generation:
+                    return False
+                await self._link.call(lambda stub: stub.Deregister, request, LEAVE_S, f"deregister {key}")
+            except NotFound:
                 return False
-            await self._link.call(lambda stub: stub.Deregister, request, LEAVE_S, f"deregister {key}")
-        except NotFound:
-            return False
         return True
+
+    async def aclose(self) -> None:
+        """Leave with everything that is still registered, without draining, and wait for what is leaving already.
+
+        One request per lease does it, which cannot hit what others have taken over since.
+        """
+        leaving = [it.leaving for it in self._registrations.values() if it.leaving is not None]
+        calls = [it.wait_idle() for it in self._registrations.values() if it.leaving is None]
+        holdings = self._leases.leave_all()
+        for registration in list(self._registrations.values()):
+            registration.refused(ClientClosed("the client was closed before the instance was registered"))
+        await asyncio.gather(*calls)  # the last of which may have brought a lease
+        lease_ids = {holding.lease_id for holding in holdings if holding.lease_id}
+        await asyncio.gather(*(self._end_lease(lease_id) for lease_id in lease_ids), *leaving)
+
+    async def _end_lease(self, lease_id: str) -> None:
+        request = pb.DeregisterRequest(lease_id=lease_id)
+        try:
+            await self._link.call(lambda stub: stub.Deregister, request, LEAVE_S, f"end lease {lease_id}")
+        except NotFound:
+            return
+        except RegistryError as error:
+            log.warning("lease %s was not ended and will expire by itself: %s", lease_id, error)
 
     async def _get(self, key: Key, timeout: float) -> pb.GetResponse:
         return await self._link.call(
             lambda stub: stub.Get, pb.GetRequest(key=key.to_proto()), timeout, f"look up {key}"
         )
-
-    async def aclose(self) -> None:
-        """Leave with everything that is still registered, without draining."""
-        await asyncio.gather(*(registration.aclose(drain=0.0) for registration in list(self._registrations.values())))
 
     # ---- registering and looking up
 
@@ -264,12 +287,15 @@ class Registrar:
             answer = await call.read()
         if not isinstance(answer, pb.KeepAliveResponse):
             raise TimeoutError  # the server ended the stream
+        epoch = answer.header.epoch
         for renewal in answer.renewals:
             outcome = _OUTCOMES.get(renewal.state, Renewed.HELD)
             ttl_s = renewal.ttl.ToNanoseconds() / 1e9
-            self._leases.renewed(renewal.lease_id, outcome, ttl_s, renewal.instances, self.clock())
+            self._leases.renewed(renewal.lease_id, outcome, ttl_s, renewal.instances, epoch, self.clock())
         for lease_id in set(lease_ids) - {renewal.lease_id for renewal in answer.renewals}:
-            self._leases.renewed(lease_id, Renewed.HELD, 0.0, 0, self.clock())  # nothing said: ask again in its turn
+            self._leases.renewed(
+                lease_id, Renewed.HELD, 0.0, 0, epoch, self.clock()
+            )  # nothing said: ask again in its turn
         self._work.set()
 
     async def _rest(self) -> None:
@@ -390,7 +416,12 @@ class Registration:
             self._leaving = self._registrar.start_leaving(self._holding, drain_s)
         await asyncio.shield(self._leaving)
 
-    # ---- what the registrar tells
+    # ---- what the registrar asks and tells
+
+    @property
+    def leaving(self) -> asyncio.Task[None] | None:
+        """The task that drains and deregisters it, once it leaves."""
+        return self._leaving
 
     def carry_out(self, call: asyncio.Task[None]) -> None:
         """A call on its behalf has begun."""
@@ -405,9 +436,10 @@ class Registration:
         await asyncio.gather(self._call, return_exceptions=True)
 
     def refused(self, error: RegistryError) -> None:
-        """The registry will not have it, whatever is tried."""
-        self._refusal = error
-        self._settled.set()
+        """It will not be registered, whatever is tried. Without meaning once it was."""
+        if not self._settled.is_set():
+            self._refusal = error
+            self._settled.set()
 
     def on_state(self) -> None:
         """Its state may have changed."""

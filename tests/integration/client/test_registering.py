@@ -90,6 +90,42 @@ async def test_closing_the_client_deregisters(server: RegistryServer) -> None:
         assert await observer.list("player") == []
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 10])
+async def test_closing_the_client_while_it_registers_leaves_nothing(server: RegistryServer, steps: int) -> None:
+    async with registry_client.connect(server.address) as observer:
+        async with registry_client.connect(server.address) as client:
+            entering = asyncio.ensure_future(client.register(player("p1")).start())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+        await asyncio.gather(entering, return_exceptions=True)
+        assert await observer.list("player") == []
+
+
+async def test_closing_the_client_ends_the_wait_for_a_registry() -> None:
+    async with registry_client.connect(nobody_there()) as client:
+        entering = asyncio.ensure_future(client.register(player("p1")).start())
+        await asyncio.sleep(0)
+    with pytest.raises(ClientClosed):
+        await entering
+
+
+async def test_closing_the_client_spares_what_others_took_over(server: RegistryServer) -> None:
+    async with registry_client.connect(server.address) as observer, observer.register(player("p0", 9000), ttl=60):
+        async with registry_client.connect(server.address) as client:
+            await client.register(player("p1"), ttl=60)
+            await client.register(player("p2", 8002), ttl=60)
+            taken = await observer.register(player("p1", 9001), ttl=60)
+        assert ids_of(await observer.list("player")) == ["p0", "p1"]
+        await taken.aclose()
+
+
+async def test_a_registration_may_be_ended_after_its_client(server: RegistryServer) -> None:
+    async with registry_client.connect(server.address) as client:
+        registration = await client.register(player("p1"))
+    await registration.aclose()
+    assert registration.state is State.LEFT
+
+
 def ids_of(instances: list[Instance]) -> list[str]:
     return [instance.id for instance in instances]
 

@@ -28,6 +28,7 @@ def failure(code: grpc.StatusCode, text: str, *details: Message) -> grpc.aio.Aio
     [
         ("UNAVAILABLE", "RegistryUnavailable"),
         ("DEADLINE_EXCEEDED", "RegistryUnavailable"),
+        ("CANCELLED", "RegistryUnavailable"),
         ("INVALID_ARGUMENT", "InvalidArgument"),
         ("NOT_FOUND", "NotFound"),
         ("FAILED_PRECONDITION", "RegistrationLost"),

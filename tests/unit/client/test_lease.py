@@ -142,7 +142,7 @@ def test_leases_that_are_due_soon_are_renewed_together() -> None:
 def test_an_answered_lease_is_renewed_again(outcome: Renewed) -> None:
     core = leases()
     holding = registered(core)
-    core.renewed("L1", outcome, TTL_S, 1, 5.0)
+    core.renewed("L1", outcome, TTL_S, 1, "e1", 5.0)
     assert holding.state is State.REGISTERED
     assert core.renew_at() == 10.0
 
@@ -150,7 +150,7 @@ def test_an_answered_lease_is_renewed_again(outcome: Renewed) -> None:
 def test_a_raised_ttl_is_taken_up() -> None:
     core = leases()
     holding = registered(core)
-    core.renewed("L1", Renewed.RENEWED, 60.0, 1, 5.0)
+    core.renewed("L1", Renewed.RENEWED, 60.0, 1, "e1", 5.0)
     assert holding.lease.ttl_s == 60.0
     assert core.renew_at() == 25.0
 
@@ -158,7 +158,7 @@ def test_a_raised_ttl_is_taken_up() -> None:
 def test_held_without_a_ttl_keeps_the_one_known() -> None:
     core = leases()
     holding = registered(core)
-    core.renewed("L1", Renewed.HELD, 0.0, 0, 5.0)
+    core.renewed("L1", Renewed.HELD, 0.0, 0, "e1", 5.0)
     assert holding.lease.ttl_s == TTL_S
     assert holding.state is State.REGISTERED
 
@@ -166,7 +166,7 @@ def test_held_without_a_ttl_keeps_the_one_known() -> None:
 def test_an_unknown_lease_leads_to_a_look_and_a_new_registration_with_the_generation_held() -> None:
     core = leases()
     holding = registered(core)
-    core.renewed("L1", Renewed.UNKNOWN, 0.0, 0, 5.0)
+    core.renewed("L1", Renewed.UNKNOWN, 0.0, 0, "e1", 5.0)
     assert core.due(5.0) == [LookUp(holding)]
     core.missing(holding)
     assert core.due(5.0) == [Register(holding, "")]
@@ -174,10 +174,17 @@ def test_an_unknown_lease_leads_to_a_look_and_a_new_registration_with_the_genera
     assert holding.instance.id == "p1"
 
 
+def test_a_registry_that_has_begun_anew_is_not_asked_what_became_of_it() -> None:
+    core = leases()
+    holding = registered(core)
+    core.renewed("L1", Renewed.UNKNOWN, 0.0, 0, "e2", 5.0)
+    assert core.due(5.0) == [Register(holding, "")]
+
+
 def test_what_is_there_without_its_lease_is_registered_again() -> None:
     core = leases()
     holding = registered(core)
-    core.renewed("L1", Renewed.UNKNOWN, 0.0, 0, 5.0)
+    core.renewed("L1", Renewed.UNKNOWN, 0.0, 0, "e1", 5.0)
     core.due(5.0)
     core.seen(holding, holding.instance, "e1", 5.1)
     assert core.due(5.1) == [Register(holding, "")]
@@ -188,7 +195,7 @@ def test_what_is_there_is_not_taken_for_held_by_a_lease_that_came_later() -> Non
     first, second = registered(core), core.want(replace(PLAYER, id="p2"), TTL_S, 0.0)
     core.due(0.0)
     core.accepted(second, replace(PLAYER, id="p2"), "L1", TTL_S, "e1", 0.0)
-    core.renewed("L1", Renewed.UNKNOWN, 0.0, 0, 5.0)
+    core.renewed("L1", Renewed.UNKNOWN, 0.0, 0, "e1", 5.0)
     core.due(5.0)
     core.missing(first)
     core.due(5.0)
@@ -202,7 +209,7 @@ def test_a_lease_with_too_few_instances_makes_all_on_it_look_themselves_up() -> 
     first, second = registered(core), core.want(replace(PLAYER, id="p2"), TTL_S, 0.0)
     core.due(0.0)
     core.accepted(second, replace(PLAYER, id="p2"), "L1", TTL_S, "e1", 0.0)
-    core.renewed("L1", Renewed.RENEWED, TTL_S, 1, 5.0)
+    core.renewed("L1", Renewed.RENEWED, TTL_S, 1, "e1", 5.0)
     assert core.due(5.0) == [LookUp(first), LookUp(second)]
     core.seen(first, first.instance, "e1", 5.1)
     core.missing(second)
@@ -213,7 +220,7 @@ def test_a_lease_with_too_few_instances_makes_all_on_it_look_themselves_up() -> 
 def test_more_instances_than_expected_are_no_reason_to_worry() -> None:
     core = leases()
     holding = registered(core)
-    core.renewed("L1", Renewed.RENEWED, TTL_S, 2, 5.0)
+    core.renewed("L1", Renewed.RENEWED, TTL_S, 2, "e1", 5.0)
     assert holding.state is State.REGISTERED
 
 
@@ -229,7 +236,7 @@ def test_a_lease_that_is_gone_at_register_is_replaced() -> None:
 def test_a_refused_registration_is_lost_and_left_alone() -> None:
     core = leases()
     holding = registered(core)
-    core.renewed("L1", Renewed.UNKNOWN, 0.0, 0, 5.0)
+    core.renewed("L1", Renewed.UNKNOWN, 0.0, 0, "e1", 5.0)
     core.due(5.0)
     core.missing(holding)
     core.due(5.0)
@@ -243,7 +250,7 @@ def test_a_refused_registration_is_lost_and_left_alone() -> None:
 def test_a_higher_generation_in_the_same_order_is_a_newer_owner() -> None:
     core = leases()
     holding = registered(core)
-    core.renewed("L1", Renewed.RENEWED, TTL_S, 0, 5.0)
+    core.renewed("L1", Renewed.RENEWED, TTL_S, 0, "e1", 5.0)
     core.due(5.0)
     core.seen(holding, replace(holding.instance, generation=2), "e1", 5.1)
     assert holding.state is State.LOST
@@ -253,7 +260,7 @@ def test_a_higher_generation_in_the_same_order_is_a_newer_owner() -> None:
 def test_generations_of_another_epoch_are_not_compared() -> None:
     core = leases()
     holding = registered(core)
-    core.renewed("L1", Renewed.UNKNOWN, 0.0, 0, 5.0)
+    core.renewed("L1", Renewed.UNKNOWN, 0.0, 0, "e1", 5.0)
     core.due(5.0)
     core.seen(holding, replace(holding.instance, generation=9), "e2", 5.1)
     assert core.due(5.1) == [Register(holding, "")]
@@ -262,7 +269,7 @@ def test_generations_of_another_epoch_are_not_compared() -> None:
 def test_an_address_registered_under_another_id_is_lost() -> None:
     core = leases()
     holding = registered(core)
-    core.renewed("L1", Renewed.UNKNOWN, 0.0, 0, 5.0)
+    core.renewed("L1", Renewed.UNKNOWN, 0.0, 0, "e1", 5.0)
     core.due(5.0)
     core.displaced(holding, replace(PLAYER, id="p9"))
     assert holding.state is State.LOST
@@ -292,7 +299,7 @@ def test_it_looks_itself_up_now_and_then_whatever_the_renewals_say() -> None:
     core = leases()
     holding = registered(core)
     for now in (5.0, 10.0, 15.0, 20.0, 25.0):
-        core.renewed("L1", Renewed.RENEWED, TTL_S, 1, now)
+        core.renewed("L1", Renewed.RENEWED, TTL_S, 1, "e1", now)
         assert core.due(now) == []
     assert core.due(LOOK_UP_EVERY_S) == [LookUp(holding)]
 
@@ -331,7 +338,7 @@ def test_a_broken_stream_makes_every_lease_due() -> None:
 def test_patience_is_a_third_of_the_shortest_ttl_or_a_few_seconds(ttl_s: float, patience_s: float) -> None:
     core = leases()
     holding = registered(core)
-    core.renewed("L1", Renewed.RENEWED, ttl_s, 1, 1.0)
+    core.renewed("L1", Renewed.RENEWED, ttl_s, 1, "e1", 1.0)
     assert holding.lease.ttl_s == ttl_s
     assert core.patience_s() == patience_s
 
@@ -344,9 +351,9 @@ def test_invisible_for_counts_from_the_last_proof() -> None:
     core.accepted(holding, PLAYER, "L1", TTL_S, "e1", 4.0)
     assert holding.invisible_for(4.0 + TTL_S) is None
     assert holding.invisible_for(5.0 + TTL_S) == 1.0 + TTL_S
-    core.renewed("L1", Renewed.RENEWED, TTL_S, 1, 20.0)
+    core.renewed("L1", Renewed.RENEWED, TTL_S, 1, "e1", 20.0)
     assert holding.invisible_for(21.0) is None
-    core.renewed("L1", Renewed.UNKNOWN, 0.0, 0, 25.0)
+    core.renewed("L1", Renewed.UNKNOWN, 0.0, 0, "e1", 25.0)
     assert holding.invisible_for(26.0) == 6.0
 
 
@@ -361,7 +368,7 @@ def test_the_last_to_leave_takes_the_lease_along() -> None:
 def test_renewals_of_unknown_names_are_ignored() -> None:
     core = leases()
     registered(core)
-    core.renewed("nobody's", Renewed.UNKNOWN, 0.0, 0, 1.0)
+    core.renewed("nobody's", Renewed.UNKNOWN, 0.0, 0, "e1", 1.0)
     assert core.renewals(5.0) == ["L1"]
 
 
@@ -471,7 +478,7 @@ class AnyHistory(RuleBasedStateMachine):
         for lease_id in self.core.renewals(self.now):
             names = self.registry.leases.get(lease_id, set())
             outcome = Renewed.RENEWED if names else Renewed.UNKNOWN
-            self.core.renewed(lease_id, outcome, 0.0, len(names), self.now)
+            self.core.renewed(lease_id, outcome, 0.0, len(names), str(self.registry.epoch), self.now)
 
     def answer(self, action: Register | LookUp) -> None:
         holding = action.holding

@@ -74,7 +74,7 @@ class LoadBalancer:
         now = self._clock()
         if endpoints is not self._given or (self._due is not None and now >= self._due):
             self._look(tuple(endpoints), now)
-        info = ANY if key is None and not exclude else PickInfo(_text(key), self._nodes(exclude))
+        info = ANY if key is None and not exclude else PickInfo(_text(key), self._nodes(exclude) if exclude else ())
         picked = self._picker.pick(info, now)
         if isinstance(picked, Node):
             endpoint = picked.endpoint

@@ -58,7 +58,10 @@ class FullScan:
 
 
 class LeastConnections:
-    """`choices`: 2 or "full". Raises ValueError for anything else."""
+    """`choices`: 2 or "full". Raises ValueError for anything else.
+
+    A node that fails at once is never busy, so it draws calls: have outlier detection beside this policy.
+    """
 
     name = "least_connections"
     connect = Connect.ALL

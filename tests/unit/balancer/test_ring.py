@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from balancer.endpoints import Endpoint, Resolved
 from balancer.policies.base import Node, PickInfo
 from balancer.policies.hashing import hash64
-from balancer.policies.ring import points_of
+from balancer.policies.ring import POINTS_PER_ARC, points_of
 from balancer.pool import Pool
 from tests.support.fleet import endpoints, key_of, pool_of
 
@@ -118,3 +118,13 @@ def test_all_excluded_is_home_again() -> None:
     pool = pool_of("consistent_hash", endpoints(3))
     home = pool.picker.pick(PickInfo("k"), 0.0)
     assert pool.picker.pick(PickInfo("k", exclude=tuple(pool.members)), 0.0) is home
+
+
+def test_ring_that_grew_node_by_node_is_cut_as_finely_as_a_new_one() -> None:
+    """Work per change and per pick stays what it is for a fleet of that size."""
+    pool = pool_of("consistent_hash", endpoints(1))
+    for number in range(2, 200):
+        pool.apply(Resolved(endpoints(number)), 0.0)
+        assert homes(pool)
+    ring = pool.picker._choose._table  # type: ignore[attr-defined]
+    assert max(map(len, ring._arcs)) < 4 * POINTS_PER_ARC

@@ -127,6 +127,7 @@ class Lease:
     renew_at_s: float = 0.0
     granter: Holding | None = field(default=None, repr=False)  # whose Register is under way and will bring the id
     holders: set[Holding] = field(default_factory=set, repr=False)  # whose wish it is
+    expected: int = 0  # how many registrations it held when it was last to be renewed
     parked: list[Holding] = field(default_factory=list, repr=False)  # who waits for that
 
     def granted(self, lease_id: str, ttl_s: float, now: float) -> None:
@@ -278,7 +279,10 @@ class Leases:
         leases = self._live()
         if not any(lease.renew_at_s <= now for lease in leases):
             return []
-        return [lease.id for lease in leases if lease.renew_at_s <= now + lease.ttl_s / RENEW_PART / 2]
+        due = [lease for lease in leases if lease.renew_at_s <= now + lease.ttl_s / RENEW_PART / 2]
+        for lease in due:
+            lease.expected = len(self._held_by(lease))
+        return [lease.id for lease in due]
 
     def wake_at(self) -> float:
         """When to ask for `due` again, if nothing is reported before."""
@@ -394,9 +398,11 @@ class Leases:
 
     def _counted(self, lease: Lease, instances: int, now: float) -> None:
         """Compare what the lease keeps with what it should; a count cannot say who is missing, so all are in doubt."""
-        on_it = [held for held in self._on(lease) if held.state is State.REGISTERED and held.lease_id == lease.id]
-        for holding in on_it:
-            if instances < len(on_it):
+        held = self._held_by(lease)
+        # Those that came or went while the answer was under way are no reason to worry.
+        is_short = instances < min(lease.expected, len(held))
+        for holding in held:
+            if is_short:
                 holding.take(Input.SHORT)
                 self._plan(holding)
             else:
@@ -408,6 +414,9 @@ class Leases:
         for holding in self._on(lease):
             holding.take(Input.LEASE_GONE if epoch in (holding.epoch, None) else Input.FORGOTTEN)
             self._plan(holding)
+
+    def _held_by(self, lease: Lease) -> list[Holding]:
+        return [it for it in self._on(lease) if it.state is State.REGISTERED and it.lease_id == lease.id]
 
     def _on(self, lease: Lease) -> list[Holding]:
         """In the order in which they were wanted."""

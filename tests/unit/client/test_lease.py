@@ -209,6 +209,7 @@ def test_a_lease_with_too_few_instances_makes_all_on_it_look_themselves_up() -> 
     first, second = registered(core), core.want(replace(PLAYER, id="p2"), TTL_S, 0.0)
     core.due(0.0)
     core.accepted(second, replace(PLAYER, id="p2"), "L1", TTL_S, "e1", 0.0)
+    core.renewals(5.0)
     core.renewed("L1", Renewed.RENEWED, TTL_S, 1, "e1", 5.0)
     assert core.due(5.0) == [LookUp(first), LookUp(second)]
     core.seen(first, first.instance, "e1", 5.1)
@@ -217,9 +218,21 @@ def test_a_lease_with_too_few_instances_makes_all_on_it_look_themselves_up() -> 
     assert core.due(5.1) == [Register(second, "L1")]
 
 
+def test_who_registers_while_the_answer_is_under_way_is_not_missed_in_it() -> None:
+    core = leases()
+    first = registered(core)
+    assert core.renewals(5.0) == ["L1"]
+    second = core.want(replace(PLAYER, id="p2"), TTL_S, 5.0)
+    core.due(5.0)
+    core.accepted(second, replace(PLAYER, id="p2"), "L1", TTL_S, "e1", 5.1)
+    core.renewed("L1", Renewed.RENEWED, TTL_S, 1, "e1", 5.2)
+    assert first.state is second.state is State.REGISTERED
+
+
 def test_more_instances_than_expected_are_no_reason_to_worry() -> None:
     core = leases()
     holding = registered(core)
+    core.renewals(5.0)
     core.renewed("L1", Renewed.RENEWED, TTL_S, 2, "e1", 5.0)
     assert holding.state is State.REGISTERED
 
@@ -250,6 +263,7 @@ def test_a_refused_registration_is_lost_and_left_alone() -> None:
 def test_a_higher_generation_in_the_same_order_is_a_newer_owner() -> None:
     core = leases()
     holding = registered(core)
+    core.renewals(5.0)
     core.renewed("L1", Renewed.RENEWED, TTL_S, 0, "e1", 5.0)
     core.due(5.0)
     core.seen(holding, replace(holding.instance, generation=2), "e1", 5.1)

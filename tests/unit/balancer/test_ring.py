@@ -128,3 +128,13 @@ def test_ring_that_grew_node_by_node_is_cut_as_finely_as_a_new_one() -> None:
         assert homes(pool)
     ring = pool.picker._choose._table  # type: ignore[attr-defined]
     assert max(map(len, ring._arcs)) < 4 * POINTS_PER_ARC
+
+
+def test_weights_that_grow_one_by_one_end_where_a_new_ring_is() -> None:
+    """On the way what counts as the usual weight changes, and with it everybody's number of points."""
+    given_endpoints = list(endpoints(12))
+    pool = pool_of("consistent_hash", tuple(given_endpoints))
+    for number, endpoint in enumerate(given_endpoints):
+        given_endpoints[number] = replace(endpoint, weight=4)
+        pool.apply(Resolved(tuple(given_endpoints)), 0.0)
+        assert homes(pool) == homes(pool_of("consistent_hash", tuple(given_endpoints)))

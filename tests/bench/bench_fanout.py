@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,8 @@ WATCHERS = 1000
 INSTANCES = 1000
 RATE = 1000.0
 WRITERS = 64
-ROUNDS_OF = {1: 200, 100: 100, 1000: 50}
+OF_MANY = ("accepted_per_second", "conveyed", "age_p50_ms", "age_p99_ms", "cpu")
+CHANGES_FOR = {1: 100, 100: 60, 1000: 30}  # by the number of watchers, in each round
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +72,25 @@ def run(stage: Stage) -> list[Row]:
 
 def last(stage: Stage, everybody: list[Subject]) -> list[Row]:
     rows = []
-    for watchers, rounds in ROUNDS_OF.items():
-        base = 0.0
-        for subject in everybody:
-            with subject.running() as (address, _):
-                flags = {**stage.watching(subject.fan_out), "watchers": watchers, "rounds": rounds}
-                measured = stage.load.run("last", address=address, **flags)
-            base = base or measured["p50_ms"]
-            rows += _last_rows(subject.fan_out.subject, watchers, measured, base)
+    for watchers, changes in CHANGES_FOR.items():
+        measured: list[list[dict[str, Any]]] = [[] for _ in everybody]
+        for _ in range(stage.rounds):
+            for subject, results in zip(everybody, measured, strict=True):
+                results.append(_last(stage, subject, watchers, changes))
+        medians = [_medians(results, ("p50_ms", "p99_ms")) for results in measured]
+        for subject, result in zip(everybody, medians, strict=True):
+            rows += _last_rows(subject.fan_out.subject, watchers, result, medians[0]["p50_ms"])
     return rows
 
 
-def _last_rows(subject: str, watchers: int, measured: dict[str, Any], base: float) -> list[Row]:
-    what = f"{watchers:,} watchers, "
+def _last(stage: Stage, subject: Subject, watchers: int, changes: int) -> dict[str, Any]:
+    with subject.running() as (address, _):
+        flags = {**stage.watching(subject.fan_out), "watchers": watchers, "rounds": changes}
+        return stage.load.run("last", address=address, **flags)
+
+
+def _last_rows(subject: str, watchers: int, measured: dict[str, float], base: float) -> list[Row]:
+    what = f"{watchers:,} watcher{'s' if watchers > 1 else ''}, "
     return [
         Row(LAST, subject, what + "p50", measured["p50_ms"], "ms", measured["p50_ms"] / base),
         Row(LAST, subject, what + "p99", measured["p99_ms"], "ms"),
@@ -99,7 +106,7 @@ def many(stage: Stage, everybody: list[Subject]) -> list[Row]:
     return [
         row
         for subject, results in zip(everybody, measured, strict=True)
-        for row in _many_rows(subject.fan_out.subject, _medians(results), base)
+        for row in _many_rows(subject.fan_out.subject, _medians(results, OF_MANY), base)
     ]
 
 
@@ -111,8 +118,7 @@ def _sustained(stage: Stage, subject: Subject) -> dict[str, Any]:
         return {**result, "cpu": (cpu_s(pid) - before) / (result["seconds"] + result["settled_s"])}
 
 
-def _medians(results: list[dict[str, Any]]) -> dict[str, float]:
-    keys = ("accepted_per_second", "conveyed", "age_p50_ms", "age_p99_ms", "cpu")
+def _medians(results: list[dict[str, Any]], keys: Sequence[str]) -> dict[str, float]:
     return {key: statistics.median(result[key] for result in results) for key in keys}
 
 

@@ -123,12 +123,13 @@ def _all_there(address: str) -> None:
 
 
 def fill(cluster: EtcdCluster, count: int) -> None:
-    """Writes instances into etcd as the server would have: under their documented keys, held by a lease."""
+    """Writes instances into etcd as the server would have: under their documented keys, each held by its own lease."""
     with grpc.insecure_channel(cluster.nodes[0].endpoint) as channel:
-        lease = rpc_pb2_grpc.LeaseStub(channel).LeaseGrant(rpc_pb2.LeaseGrantRequest(TTL=3600)).ID
-        kv = rpc_pb2_grpc.KVStub(channel)
+        grant, kv = rpc_pb2_grpc.LeaseStub(channel).LeaseGrant, rpc_pb2_grpc.KVStub(channel)
         for numbers in batched(range(count), TXN_OPS):
-            kv.Txn(rpc_pb2.TxnRequest(success=[_put(number, lease) for number in numbers]))
+            asked = [grant.future(rpc_pb2.LeaseGrantRequest(TTL=3600), timeout=60) for _ in numbers]
+            puts = [_put(number, one.result().ID) for number, one in zip(numbers, asked, strict=True)]
+            kv.Txn(rpc_pb2.TxnRequest(success=puts), timeout=60)
 
 
 def _put(number: int, lease: int) -> rpc_pb2.RequestOp:

@@ -130,11 +130,12 @@ def test_ring_that_grew_node_by_node_is_cut_as_finely_as_a_new_one() -> None:
     assert max(map(len, ring._arcs)) < 4 * POINTS_PER_ARC
 
 
-def test_weights_that_grow_one_by_one_end_where_a_new_ring_is() -> None:
+@pytest.mark.parametrize("name", ["consistent_hash", "consistent_hash?table=maglev&table_size=1009"])
+def test_weights_that_grow_one_by_one_end_where_a_new_table_is(name: str) -> None:
     """On the way what counts as the usual weight changes, and with it everybody's number of points."""
     given_endpoints = list(endpoints(12))
-    pool = pool_of("consistent_hash", tuple(given_endpoints))
+    pool = pool_of(name, tuple(given_endpoints))
     for number, endpoint in enumerate(given_endpoints):
         given_endpoints[number] = replace(endpoint, weight=4)
         pool.apply(Resolved(tuple(given_endpoints)), 0.0)
-        assert homes(pool) == homes(pool_of("consistent_hash", tuple(given_endpoints)))
+        assert homes(pool) == homes(pool_of(name, tuple(given_endpoints)))

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from balancer import native
-from balancer.calls import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
+from balancer.calls import HedgedCall, StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from balancer.driver import NO_CONNECTION, Driver
 from balancer.options import ChannelOptions, GrpcOptions, Settings, info_maker, settings_of
 from balancer.pool import ANY, ConnectivityState, Node, Open, Pick, Picker, PickInfo, Pool, PoolStatistics, Wait
-from balancer.retry import Retrying
+from balancer.retry import Hedging, Retrying
 from balancer.service_config import MethodConfig, ServiceConfig, parse_service_config
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Engine:
     def __init__(self, settings: Settings, dial: Any, rng: random.Random) -> None:
         self.loop: asyncio.AbstractEventLoop = native.get_working_loop()
         self.rng = rng
-        self.dial = dial
+        self._dial = dial
         self.info_of = info_maker(settings)
         self.replay_limit = settings.replay_limit
         self.config: ServiceConfig = settings.service_config
@@ -152,6 +152,11 @@ class Engine:
         self.driver = Driver(self._settings.resolver, pool, self, self.loop)
         self.install(pool.picker, pool.state)
         self.driver.start()
+
+    def dial(self, address: str) -> grpc.aio.Channel:
+        """A connection of the kind that the service config asks for."""
+        channel: grpc.aio.Channel = self._dial(address, self._settings.dial_options(self.config))
+        return channel
 
     def pick(self, info: PickInfo) -> Pick:
         """A pick for a call that waited, and for one that came while the channel was idle."""
@@ -285,6 +290,8 @@ class Method:
 
     kind: Any
     """The class of its calls."""
+    kind_hedged: Any
+    """The class of its calls under a hedging policy; streams are not hedged."""
     kind_intercepted: Any
 
     def __init__(
@@ -300,6 +307,7 @@ class Method:
         self.replay_limit = engine.replay_limit
         self.calls: Any = engine.streams
         self.retrying: Retrying | None = None
+        self.hedging: Hedging | None = None
         self._config: MethodConfig | None = None
         self._interceptors = channel.interceptors_for(self)
         self._others: dict[str, Method] = {}
@@ -311,9 +319,10 @@ class Method:
     def configure(self) -> None:
         """Takes over what the service config says of this method."""
         self._config = config = self.engine.config.method(self._name)
-        self.retrying = (
-            None if config is None or config.retry is None else Retrying(config.retry, self.engine.config.throttle)
-        )
+        throttle = self.engine.config.throttle
+        self.retrying = None if config is None or config.retry is None else Retrying(config.retry, throttle)
+        self.hedging = None if config is None or config.hedging is None else Hedging(config.hedging, throttle)
+        self._kind = self.kind if self.hedging is None else self.kind_hedged
 
     def info(self, metadata: tuple[Any, ...]) -> PickInfo:
         """What a pick may know of a call."""
@@ -336,7 +345,7 @@ class Method:
             if wait_for_ready is None:
                 wait_for_ready = config.wait_for_ready
         sent = () if metadata is None and compression is None else native.merged_metadata(metadata, compression)
-        return self.kind(self, request, timeout, sent, credentials, wait_for_ready)
+        return self._kind(self, request, timeout, sent, credentials, wait_for_ready)
 
     def intercepted(
         self,
@@ -411,6 +420,7 @@ class _StreamRequestMethod(Method):
 
 class UnaryUnaryMethod(_UnaryRequestMethod, grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
     kind = UnaryUnaryCall
+    kind_hedged = HedgedCall
     kind_intercepted = native.InterceptedUnaryUnaryCall
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
@@ -419,17 +429,17 @@ class UnaryUnaryMethod(_UnaryRequestMethod, grpc.aio.UnaryUnaryMultiCallable[Any
 
 
 class UnaryStreamMethod(_UnaryRequestMethod, grpc.aio.UnaryStreamMultiCallable[Any, Any]):
-    kind = UnaryStreamCall
+    kind = kind_hedged = UnaryStreamCall
     kind_intercepted = native.InterceptedUnaryStreamCall
 
 
 class StreamUnaryMethod(_StreamRequestMethod, grpc.aio.StreamUnaryMultiCallable[Any, Any]):
-    kind = StreamUnaryCall
+    kind = kind_hedged = StreamUnaryCall
     kind_intercepted = native.InterceptedStreamUnaryCall
 
 
 class StreamStreamMethod(_StreamRequestMethod, grpc.aio.StreamStreamMultiCallable[Any, Any]):
-    kind = StreamStreamCall
+    kind = kind_hedged = StreamStreamCall
     kind_intercepted = native.InterceptedStreamStreamCall
 
 
@@ -472,10 +482,10 @@ class BalancedChannel(grpc.aio.Channel):
     ) -> None:
         self._interceptors = _sorted(interceptors or ())
 
-        def dial(address: str) -> grpc.aio.Channel:
+        def dial(address: str, options: GrpcOptions) -> grpc.aio.Channel:
             if credentials is None:
-                return grpc.aio.insecure_channel(address, settings.child_options, compression)
-            return grpc.aio.secure_channel(address, credentials, settings.child_options, compression)
+                return grpc.aio.insecure_channel(address, options, compression)
+            return grpc.aio.secure_channel(address, credentials, options, compression)
 
         self.engine = Engine(settings, dial, rng)
 

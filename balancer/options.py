@@ -55,6 +55,14 @@ class Settings:
     service_config: ServiceConfig
     replay_limit: int
 
+    def dial_options(self, config: ServiceConfig) -> tuple[tuple[str, Any], ...]:
+        """gRPC options of a connection made while `config` holds.
+
+        gRPC core's own retries undo the header that tells a server how many attempts went before, so they are off when calls
+        are retried here. Otherwise they stay on, for streams that a server refused while it went away.
+        """
+        return (*self.child_options, ("grpc.enable_retries", 0)) if config.tries_again else self.child_options
+
     @property
     def wants_all(self) -> bool:
         """True for a user's own policy, which may look at a call's method and metadata."""

@@ -167,3 +167,74 @@ def marked(metadata: tuple[tuple[str, str | bytes], ...], previous: int) -> tupl
     """`metadata` of an attempt that `previous` others went before."""
     rest = tuple(entry for entry in metadata if entry[0] != ATTEMPTS_HEADER)
     return (*rest, (ATTEMPTS_HEADER, str(previous))) if previous else rest
+
+
+@dataclass(frozen=True, slots=True)
+class Hedging:
+    """What a method's hedged calls share."""
+
+    policy: HedgingPolicy
+    throttle: Throttle | None = None
+
+    def begin(self) -> Hedges:
+        return Hedges(self)
+
+
+class Hedges:
+    """The attempts of one hedged call: when the next is due, and when the last word was spoken."""
+
+    __slots__ = ("_next", "_policy", "_throttle", "over", "sent")
+
+    def __init__(self, hedging: Hedging) -> None:
+        self._policy = hedging.policy
+        self._throttle = hedging.throttle
+        self.sent = 1
+        """How many attempts were begun, refused ones not counted."""
+        self.over = False
+        """True once a failure was final for the call."""
+        self._next: float | None = None
+
+    def pause_s(self, now: float) -> float | None:
+        """How long to wait for the attempts under way before the next one is due; None = until they end."""
+        if not self._may_send():
+            return None
+        if self._next is None:
+            self._next = now + self._policy.hedging_delay_s
+        return max(0.0, self._next - now)
+
+    def due(self, now: float) -> bool:
+        """True when another attempt is to be begun now; it is then counted as begun."""
+        if not self._may_send() or self._next is None or now < self._next:
+            return False
+        self._next = now + self._policy.hedging_delay_s
+        self.sent += 1
+        return True
+
+    def stop(self) -> None:
+        """No more attempts: those under way decide."""
+        self.sent = self._policy.max_attempts
+
+    def failed(self, code: int, trailers: MetadataLike | None, *, refused: bool) -> None:
+        """An attempt failed. `refused`: no server saw it, so another takes its place and it does not count."""
+        if refused:
+            self.sent -= 1
+            self._next = float("-inf")
+            return
+        asked = pushback(trailers)
+        if self._throttle is not None and (code in self._policy.non_fatal or (asked is not None and asked.stop)):
+            self._throttle.failed()
+        if code not in self._policy.non_fatal:
+            self.over = True
+        elif asked is None:
+            self._next = float("-inf")
+        elif asked.stop:
+            self.stop()
+        elif self._next is not None:
+            self._next += asked.pause_s
+
+    def succeeded(self) -> None:
+        if self._throttle is not None:
+            self._throttle.succeeded()
+
+    def _may_send(self) -> bool:
+        return self.sent < self._policy.max_attempts and (self._throttle is None or self._throttle.allows)

@@ -11,9 +11,24 @@ from typing import Any
 from balancer.retry import ATTEMPTS_LIMIT, HedgingPolicy, RetryPolicy, Throttle
 
 _CODES = (
-    "OK CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS PERMISSION_DENIED RESOURCE_EXHAUSTED "
-    "FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS UNAUTHENTICATED"
-).split()
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+)
 _DURATION = re.compile(r"(\d+)(\.\d{1,9})?s")
 
 # gRPC's names of load-balancing policies, and ours of the same thing.
@@ -46,6 +61,11 @@ class ServiceConfig:
     policy: str | None = None
     """`loadBalancingConfig`: the first policy of the list that is known here."""
     health_service: str | None = None
+
+    @property
+    def tries_again(self) -> bool:
+        """True when calls of some method are retried or hedged."""
+        return any(method.retry or method.hedging for method in self.methods.values())
 
     def method(self, path: str) -> MethodConfig | None:
         """The entry for `/package.Service/Method`: the most specific one that names it."""

@@ -17,10 +17,10 @@ import grpc
 
 from balancer import native
 from balancer.pool import Fail, Node, PickInfo
-from balancer.retry import never_left, speaks_against
+from balancer.retry import marked, never_left, speaks_against
 
 if TYPE_CHECKING:
-    from balancer.retry import Retries
+    from balancer.retry import Hedges, Retries
     from balancer.sync_channel import Engine, Method, Subchannel
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ KEPT_REQUESTS = 128
 class Route:
     """Where one call goes: which nodes it was tried on, until when, and what the next may be."""
 
-    __slots__ = ("_engine", "_last", "_refused", "deadline", "info", "retries", "wait_for_ready")
+    __slots__ = ("_engine", "_refused", "deadline", "info", "last", "retries", "wait_for_ready")
 
     def __init__(self, method: Method, info: PickInfo, timeout_s: float | None, *, wait_for_ready: bool | None) -> None:
         self._engine: Engine = method.engine
@@ -42,7 +42,7 @@ class Route:
         self.wait_for_ready = wait_for_ready
         self.retries: Retries | None = None if method.retrying is None else method.retrying.begin()
         self._refused: tuple[Node, ...] = ()
-        self._last: Any = None
+        self.last: Any = None
 
     def left_s(self) -> float | None:
         """Seconds until the deadline; None without one."""
@@ -62,7 +62,7 @@ class Route:
         return self._out(pick.reason) if isinstance(pick, Fail) and not self.wait_for_ready else None
 
     def _out(self, reason: str = "no endpoint is ready") -> Any:
-        return self._last or native.ended_error(grpc.StatusCode.UNAVAILABLE, reason)
+        return self.last or native.ended_error(grpc.StatusCode.UNAVAILABLE, reason)
 
     def another_picker(self) -> None:
         """What was refused by the last picker's word may be asked again by this one's."""
@@ -91,19 +91,20 @@ class Route:
             node.load.abandoned()
             self._engine.connection_failed(node)
             self._refused = (*self._refused, node)
-            self._last = error
-            self._exclude(node)
+            self.last = error
+            self.exclude(node)
             return 0.0
         self._engine.ended(node, rtt_s, ok=not speaks_against(number))
         if self.retries is None:
             return None
         pause_s = self.retries.pause_after(number, error.trailing_metadata(), self._engine.rng, committed=committed)
         if pause_s is not None:
-            self._last = None
-            self._exclude(node)
+            self.last = None
+            self.exclude(node)
         return pause_s
 
-    def _exclude(self, node: Node) -> None:
+    def exclude(self, node: Node) -> None:
+        """The next attempt goes elsewhere if it can."""
         info = self.info
         self.info = PickInfo(info.key, (*info.exclude, node), info.method, info.metadata)
 
@@ -427,6 +428,103 @@ class BalancedCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
         return f"<{type(self).__name__} waiting for a connection>" if attempt is None else repr(attempt)
 
     __str__ = __repr__
+
+
+class HedgedCall(BalancedCall):
+    """A future that may be under way at several endpoints at once (gRFC A6, hedging); the first good answer wins."""
+
+    def __init__(
+        self,
+        route: Route,
+        begin: Callable[[Subchannel, float | None, Any], Any],
+        metadata: Any,
+        requests: Requests | None,
+        hedges: Hedges,
+    ) -> None:
+        super().__init__(route, begin, metadata, requests)
+        self._hedges = hedges
+        self._racers: dict[Any, tuple[Node, float]] = {}
+
+    def _begin_on(self, node: Node) -> None:
+        now = time.monotonic()
+        node.load.started(now)
+        try:
+            attempt = self._begin(node.subchannel, self._route.left_s(), self._metadata)
+        except BaseException:
+            node.load.abandoned()
+            raise
+        self._route.exclude(node)
+        with self._changed:
+            self._racers[attempt] = (node, now)
+            pause_s = self._hedges.pause_s(now)
+            unwanted = self._final
+        if unwanted:
+            attempt.cancel()
+        elif pause_s is not None:
+            self._engine.later(pause_s, self._hedge)
+        attempt.add_done_callback(self._racer_ended)
+
+    def _hedge(self) -> None:
+        """In the private loop: begins one more attempt, if one is due and there is an endpoint without any."""
+        with self._changed:
+            if self._final or not self._hedges.due(time.monotonic()):
+                return
+            self._metadata = marked(tuple(self._metadata or ()), self._hedges.sent - 1)
+        found = self._route.look()
+        if isinstance(found, Node) and found not in self._route.info.exclude:
+            self._begin_on(found)
+            return
+        with self._changed:
+            self._hedges.stop()
+            nobody = not self._racers
+        if nobody:
+            self._end(self._route.last or native.ended_error(grpc.StatusCode.UNAVAILABLE, "no endpoint is left"))
+
+    def _racer_ended(self, attempt: Any) -> None:
+        with self._changed:
+            node, started = self._racers.pop(attempt)
+        code = attempt.code()
+        number = code.value[0]
+        refused = never_left(number, attempt.details())
+        if self._final or attempt.cancelled() or refused:
+            node.load.abandoned()
+        else:
+            self._engine.ended(node, time.monotonic() - started, ok=not speaks_against(number))
+        if refused:
+            self._engine.connection_failed(node)
+        if not self._final:
+            self._judge(attempt, number, refused=refused)
+
+    def _judge(self, attempt: Any, number: int, *, refused: bool) -> None:
+        hedges = self._hedges
+        with self._changed:
+            if number == 0:
+                hedges.succeeded()
+            else:
+                hedges.failed(number, attempt.trailing_metadata(), refused=refused)
+                self._route.last = attempt
+            last = number == 0 or hedges.over or self._cancelled
+            pause_s = None if last else hedges.pause_s(time.monotonic())
+            alone = not self._racers
+        if last or (alone and pause_s is None):
+            self._end(attempt)
+        elif pause_s is not None:
+            self._engine.later(pause_s, self._hedge)
+
+    def _end(self, outcome: Any) -> None:
+        super()._end(outcome)
+        with self._changed:
+            others = list(self._racers)
+        for other in others:
+            other.cancel()
+
+    def cancel(self) -> bool:
+        with self._changed:
+            if self._final:
+                return False
+            self._cancelled = True
+        self._end(native.ended_error(grpc.StatusCode.CANCELLED, "Locally cancelled by application!"))
+        return True
 
 
 class BalancedStream(BalancedCall):

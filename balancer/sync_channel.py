@@ -22,9 +22,9 @@ from balancer.channel import FROM_GRPC, TO_GRPC
 from balancer.driver import NO_CONNECTION, Driver
 from balancer.options import ChannelOptions, GrpcOptions, Settings, info_maker, settings_of
 from balancer.pool import ANY, ConnectivityState, Node, Open, Pick, Picker, PickInfo, Pool, PoolStatistics, Wait
-from balancer.retry import Retrying
+from balancer.retry import Hedging, Retrying
 from balancer.service_config import MethodConfig, ServiceConfig, parse_service_config
-from balancer.sync_calls import NO_SAMPLE, BalancedCall, BalancedStream, Requests, Route
+from balancer.sync_calls import NO_SAMPLE, BalancedCall, BalancedStream, HedgedCall, Requests, Route
 
 if TYPE_CHECKING:
     from balancer.endpoints import Resolved
@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 _CLOSED = "Cannot invoke RPC on closed channel!"
 _DRAIN_POLL_S = 0.05
-_WATCH_ENDS_S = 0.3
-"""grpcio's thread behind `subscribe` notices within 0.2 s that nobody is subscribed any more; `close` would wait for it."""
+_WATCH_S = 0.2
+"""How long a thread watches a connection before it looks whether it is to leave: a watch cannot be called off."""
 
 
 def sync_channel(
@@ -58,16 +58,24 @@ def sync_channel(
 
 
 class Subchannel:
-    """The connection to one endpoint: a plain grpc.Channel, and its multi-callables."""
+    """The connection to one endpoint: a plain grpc.Channel with its multi-callables, and the thread that watches it.
 
-    __slots__ = ("_callables", "_channel", "_lock", "_report")
+    The thread owns the channel: told to leave, it waits until the calls have ended and closes the channel.
+    """
 
-    def __init__(self, channel: grpc.Channel, report: Callable[[grpc.ChannelConnectivity], None]) -> None:
+    __slots__ = ("_abandoned", "_callables", "_channel", "_leaving", "_lock", "_node", "_report", "_thread")
+
+    def __init__(self, channel: grpc.Channel, node: Node, report: Callable[[ConnectivityState], None]) -> None:
         self._channel = channel
+        self._node = node
+        self._report = report
         self._callables: dict[Method, Any] = {}
         self._lock = threading.Lock()
-        self._report = report
-        channel.subscribe(report, try_to_connect=True)
+        self._leaving = False
+        self._abandoned = threading.Event()
+        name = f"balancer-watch-{node.endpoint.address}"
+        self._thread = threading.Thread(target=self._watch, name=name, daemon=True)
+        self._thread.start()
 
     def of(self, method: Method) -> Any:
         """The native multi-callable of a method on this connection."""
@@ -81,12 +89,38 @@ class Subchannel:
 
     def connect(self) -> ConnectivityState:
         """Begins to connect if nothing else does; gives the state as it is now."""
-        return FROM_GRPC[native.connectivity(self._channel, try_to_connect=True)]
+        try:
+            return FROM_GRPC[native.connectivity(self._channel, try_to_connect=True)]
+        except ValueError:
+            return ConnectivityState.SHUTDOWN
 
-    def unwatch(self) -> None:
-        self._channel.unsubscribe(self._report)
+    def leave(self) -> None:
+        """Closes the connection once its calls have ended."""
+        self._leaving = True
 
-    def close(self) -> None:
+    def abandon(self) -> None:
+        """Closes the connection now; calls under way are cancelled."""
+        self._leaving = True
+        self._abandoned.set()
+
+    def join(self) -> None:
+        """Waits until the connection is closed."""
+        self._thread.join()
+
+    @property
+    def closed(self) -> bool:
+        return not self._thread.is_alive()
+
+    def _watch(self) -> None:
+        told = None
+        state = native.connectivity(self._channel, try_to_connect=True)
+        while not self._leaving:
+            if state is not told:
+                told = state
+                self._report(FROM_GRPC[state])
+            state = native.next_connectivity(self._channel, state, _WATCH_S)
+        while self._node.load.in_flight and not self._abandoned.wait(_DRAIN_POLL_S):
+            pass
         self._channel.close()
 
 
@@ -154,7 +188,9 @@ class _Subscriber:
 class Engine:
     """What a channel's methods and calls share. Picks are made in any thread, everything else happens in the private loop."""
 
-    def __init__(self, settings: Settings, dial: Callable[[str], grpc.Channel], rng: random.Random) -> None:
+    def __init__(
+        self, settings: Settings, dial: Callable[[str, GrpcOptions], grpc.Channel], rng: random.Random
+    ) -> None:
         self.rng = rng
         self.info_of = info_maker(settings)
         self.config: ServiceConfig = settings.service_config
@@ -202,9 +238,9 @@ class Engine:
         for call in list(self._parked):
             call.advance()
         for subchannel in self._subchannels:
-            subchannel.unwatch()
+            subchannel.abandon()
         for subchannel in self._subchannels:
-            subchannel.close()
+            subchannel.join()
 
     def close(self) -> None:
         """Cancels what is under way and ends the private loop. Idempotent; from any thread."""
@@ -258,6 +294,10 @@ class Engine:
         """Has the private loop go on with a call that must not block its caller."""
         self._soon(self._advance_after, call, pause_s)
 
+    def later(self, pause_s: float, function: Callable[[], object]) -> None:
+        """Has the private loop call something after a while."""
+        self._soon(lambda: self._loop.call_later(pause_s, function))
+
     def _soon(self, function: Callable[..., object], *args: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(function, *args)
@@ -300,27 +340,21 @@ class Engine:
         if node.subchannel is not None:
             node.subchannel.connect()
             return
+        options = self._settings.dial_options(self.config)
         subchannel: Subchannel
 
-        def report(state: grpc.ChannelConnectivity) -> None:
-            self._soon(lambda: self._report(node, subchannel, FROM_GRPC[state]))
+        def report(state: ConnectivityState) -> None:
+            self._soon(lambda: self._report(node, subchannel, state))
 
-        subchannel = Subchannel(self._dial(node.endpoint.address), report)
+        self._subchannels = {known for known in self._subchannels if not known.closed}
+        subchannel = Subchannel(self._dial(node.endpoint.address, options), node, report)
         node.subchannel = subchannel
         self._subchannels.add(subchannel)
 
     def close_node(self, node: Node) -> None:
         subchannel, node.subchannel = node.subchannel, None
         if subchannel is not None:
-            subchannel.unwatch()
-            self._loop.call_later(_WATCH_ENDS_S, self._drain, node, subchannel)
-
-    def _drain(self, node: Node, subchannel: Subchannel) -> None:
-        if node.load.in_flight:
-            self._loop.call_later(_DRAIN_POLL_S, self._drain, node, subchannel)
-        else:
-            self._subchannels.discard(subchannel)
-            subchannel.close()
+            subchannel.leave()
 
     def install(self, picker: Picker, state: ConnectivityState) -> None:
         with self._changed:
@@ -376,6 +410,7 @@ class Method:
         self.engine = engine = channel.engine
         self.name = method
         self.retrying: Retrying | None = None
+        self.hedging: Hedging | None = None
         self._serializers = (serializer, deserializer)
         self._registered = bool(registered)
         self._config: MethodConfig | None = None
@@ -386,9 +421,9 @@ class Method:
     def configure(self) -> None:
         """Takes over what the service config says of this method."""
         self._config = config = self.engine.config.method(self.name)
-        self.retrying = (
-            None if config is None or config.retry is None else Retrying(config.retry, self.engine.config.throttle)
-        )
+        throttle = self.engine.config.throttle
+        self.retrying = None if config is None or config.retry is None else Retrying(config.retry, throttle)
+        self.hedging = None if config is None or config.hedging is None else Hedging(config.hedging, throttle)
 
     def on(self, channel: grpc.Channel) -> Any:
         """This method's native multi-callable on a connection."""
@@ -414,6 +449,9 @@ class Method:
         wait_for_ready: bool | None,
         compression: grpc.Compression | None,
     ) -> Any:
+        if self.hedging is not None and requests is None:
+            call = self.future(request, timeout, metadata, credentials, wait_for_ready, compression)
+            return (call.result(), call) if with_call else call.result()
         info = self._info_of(self.name, metadata or ())
         started = time.monotonic()
         node = self.engine.picker.pick(info, started)
@@ -476,7 +514,10 @@ class Method:
         def on(subchannel: Subchannel, left_s: float | None, sent: Any) -> Any:
             return begin(subchannel.of(self), request if requests is None else requests.reader(), left_s, sent)
 
-        call = kind(route, on, metadata, requests)
+        if self.hedging is not None and kind is BalancedCall and not stream:
+            call: BalancedCall = HedgedCall(route, on, metadata, requests, self.hedging.begin())
+        else:
+            call = kind(route, on, metadata, requests)
         if not call.advance():
             self.engine.advance_later(call, 0.0)
         return call
@@ -572,10 +613,10 @@ class BalancedChannel(grpc.Channel):
         compression: grpc.Compression | None,
         rng: random.Random,
     ) -> None:
-        def dial(address: str) -> grpc.Channel:
+        def dial(address: str, options: GrpcOptions) -> grpc.Channel:
             if credentials is None:
-                return grpc.insecure_channel(address, settings.child_options, compression)
-            return grpc.secure_channel(address, credentials, settings.child_options, compression)
+                return grpc.insecure_channel(address, options, compression)
+            return grpc.secure_channel(address, credentials, options, compression)
 
         self.engine = Engine(settings, dial, rng)
 

@@ -65,7 +65,7 @@ class Backend:
             trailers = [("id", str(self.id))]
             if "pushback_ms" in plan:
                 trailers.append(("grpc-retry-pushback-ms", str(plan["pushback_ms"])))
-            await context.abort(grpc.StatusCode[wanted], f"attempt {attempt} at {self.id}", trailers)
+            await context.abort(grpc.StatusCode[wanted], f"attempt {attempt} at {self.id}", tuple(trailers))
         return attempt
 
     async def _fail_late(self, plan: dict[str, Any], context: Any) -> None:

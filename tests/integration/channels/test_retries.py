@@ -1,0 +1,202 @@
+"""The service config's retry policies, across endpoints (gRFC A6)."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from balancer import StaticResolver, aio_channel
+from tests.support.interop_backend import SERVICE
+from tests.support.interop_fleet import Caller, encoded, endpoints, fleet
+from tests.support.servers import ServerProcess
+
+BOTH = pytest.mark.parametrize("kind", ["aio", "sync"])
+WHATS = pytest.mark.parametrize("what", ["call", "future", "stream", "collect", "chat"])
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ServerProcess]]:
+    with fleet(tmp_path_factory.mktemp("backends"), 3) as started:
+        yield started
+
+
+def config(**policy: Any) -> dict[str, Any]:
+    retry = {
+        "maxAttempts": 3,
+        "initialBackoff": "0.01s",
+        "maxBackoff": "0.1s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+        **policy,
+    }
+    return {"methodConfig": [{"name": [{"service": SERVICE}], "retryPolicy": retry}]}
+
+
+def caller(kind: str, servers: list[ServerProcess], service_config: dict[str, Any]) -> Caller:
+    options = [("grpc.service_config", json.dumps(service_config))]
+    return Caller(kind, StaticResolver(endpoints(servers)), options=options)
+
+
+async def run(what: str, channel: Caller, plan: dict[str, Any], **options: Any) -> list[Any]:
+    """A call of any kind; gives its responses."""
+    if what in ("collect", "chat"):
+        plans = [{**plan, "number": 0}, {"number": 1}, {"number": 2}]
+        result = await getattr(channel, what)(plans, **options)
+    else:
+        result = await getattr(channel, what)(plan, **options)
+    return result if isinstance(result, list) else [result]
+
+
+@BOTH
+@WHATS
+async def test_retry_goes_to_another_endpoint(kind: str, what: str, servers: list[ServerProcess]) -> None:
+    async with caller(kind, servers, config()) as channel:
+        await channel.ready()
+        for _ in range(6):
+            responses = await run(what, channel, {"fail": ["UNAVAILABLE", "UNAVAILABLE"], "responses": 3})
+            assert {response["attempt"] for response in responses} == {2}
+        statistics = channel.channel.statistics()
+        failures = [node.failures for node in statistics.nodes]
+        assert sum(failures) == 12
+        assert max(failures) <= 6, "no call was tried twice at one endpoint"
+
+
+@BOTH
+@WHATS
+async def test_everything_is_sent_again(kind: str, what: str, servers: list[ServerProcess]) -> None:
+    async with caller(kind, servers, config()) as channel:
+        responses = await run(what, channel, {"fail": ["UNAVAILABLE"], "responses": 3})
+        numbers = {
+            "call": [None],
+            "future": [None],
+            "stream": [0, 1, 2],
+            "collect": [None],
+            "chat": [0, 1, 2],
+        }[what]
+        assert [response.get("number") for response in responses] == numbers
+        assert what != "collect" or responses[0]["numbers"] == [0, 1, 2]
+
+
+@BOTH
+@WHATS
+async def test_attempts_are_limited(kind: str, what: str, servers: list[ServerProcess]) -> None:
+    async with caller(kind, servers, config()) as channel:
+        with pytest.raises(grpc.RpcError) as raised:
+            await run(what, channel, {"fail": ["UNAVAILABLE"] * 5})
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert raised.value.details().startswith("attempt 2 at ")
+
+
+@BOTH
+@WHATS
+async def test_other_codes_are_final(kind: str, what: str, servers: list[ServerProcess]) -> None:
+    async with caller(kind, servers, config()) as channel:
+        with pytest.raises(grpc.RpcError) as raised:
+            await run(what, channel, {"fail": ["UNAVAILABLE", "NOT_FOUND"]})
+        assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+        assert raised.value.details().startswith("attempt 1 at ")
+
+
+@BOTH
+async def test_a_call_with_a_response_is_committed(kind: str, servers: list[ServerProcess]) -> None:
+    async with caller(kind, servers, config()) as channel:
+        with pytest.raises(grpc.RpcError) as raised:
+            await channel.stream({"responses": 2, "fail_late": "UNAVAILABLE"})
+        assert raised.value.details() == "after the responses"
+
+
+@BOTH
+async def test_pushback_sets_the_pace(kind: str, servers: list[ServerProcess]) -> None:
+    async with caller(kind, servers, config(initialBackoff="30s", maxBackoff="30s")) as channel:
+        started = time.monotonic()
+        answer = await channel.call({"fail": ["UNAVAILABLE"], "pushback_ms": 300})
+        assert answer["attempt"] == 1
+        assert 0.3 <= time.monotonic() - started < 5
+
+
+@BOTH
+@pytest.mark.parametrize("pushback", [-1, "soon"])
+async def test_pushback_may_forbid(kind: str, pushback: object, servers: list[ServerProcess]) -> None:
+    async with caller(kind, servers, config()) as channel:
+        with pytest.raises(grpc.RpcError) as raised:
+            await channel.call({"fail": ["UNAVAILABLE"], "pushback_ms": pushback})
+        assert raised.value.details().startswith("attempt 0 at ")
+
+
+@BOTH
+@WHATS
+async def test_deadline_covers_all_attempts(kind: str, what: str, servers: list[ServerProcess]) -> None:
+    async with caller(kind, servers, config(initialBackoff="30s", maxBackoff="30s")) as channel:
+        await channel.ready()
+        started = time.monotonic()
+        with pytest.raises(grpc.RpcError) as raised:
+            await run(what, channel, {"fail": ["UNAVAILABLE"] * 3}, timeout=0.3)
+        assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert time.monotonic() - started < 5
+
+
+@BOTH
+async def test_throttling_stops_retries(kind: str, servers: list[ServerProcess]) -> None:
+    throttled = {**config(), "retryThrottling": {"maxTokens": 4, "tokenRatio": 0.5}}
+    async with caller(kind, servers, throttled) as channel:
+        attempts = []
+        for _ in range(3):
+            with pytest.raises(grpc.RpcError) as raised:
+                await channel.call({"fail": ["UNAVAILABLE"] * 5})
+            attempts.append(raised.value.details().split()[1])
+        # 4 tokens: the first failure leaves 3 and is retried, the second leaves 2, which is not more than half.
+        assert attempts == ["1", "0", "0"]
+
+
+@BOTH
+async def test_cancel_ends_the_pause(kind: str, servers: list[ServerProcess]) -> None:
+    async with caller(kind, servers, config(initialBackoff="30s", maxBackoff="30s")) as channel:
+        await channel.ready()
+        method = channel.channel.unary_unary(f"/{SERVICE}/Call")
+        request = encoded({"fail": ["UNAVAILABLE"] * 3})
+        if kind == "aio":
+            call = method(request)
+            done, _ = await asyncio.wait({asyncio.ensure_future(call.code())}, timeout=0.3)
+            assert not done
+            assert call.cancel()
+            assert await call.code() is grpc.StatusCode.CANCELLED
+            with pytest.raises(asyncio.CancelledError):
+                await call
+        else:
+            future = method.future(request)
+            with pytest.raises(grpc.FutureTimeoutError):
+                await asyncio.to_thread(future.result, 0.3)
+            assert future.cancel()
+            with pytest.raises(grpc.FutureCancelledError):
+                future.result(5)
+
+
+@BOTH
+async def test_timeout_and_wait_for_ready_of_the_config(kind: str, servers: list[ServerProcess]) -> None:
+    methods = [
+        {"name": [{"service": SERVICE}], "timeout": "0.2s"},
+        {"name": [{"service": SERVICE, "method": "Stream"}], "waitForReady": True, "timeout": "0.3s"},
+    ]
+    async with caller(kind, servers, {"methodConfig": methods}) as channel:
+        with pytest.raises(grpc.RpcError) as raised:
+            await channel.call({"sleep_s": 5}, timeout=10)
+        assert raised.value.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+
+
+async def test_resolver_gives_a_service_config(servers: list[ServerProcess]) -> None:
+    resolver = StaticResolver(endpoints(servers), service_config=config())
+    async with aio_channel(resolver) as channel:
+        method = channel.unary_unary(f"/{SERVICE}/Call")
+        await channel.channel_ready()
+        answer = json.loads(await method(encoded({"fail": ["UNAVAILABLE"]})))
+        assert answer["attempt"] == 1
+
+
+async def test_wrong_service_config_is_told() -> None:
+    with pytest.raises(ValueError, match=r"methodConfig\[0\].retryPolicy.maxAttempts"):
+        aio_channel("static://127.0.0.1:1", options=[("grpc.service_config", json.dumps(config(maxAttempts=1)))])

@@ -1,0 +1,250 @@
+"""The view beside a naive model: whatever the store tells, in whatever order, both hold the same, and the log is true."""
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from protos.registry.v1 import registry_pb2 as pb
+from registry_server.catalog import Catalog, Change, ghosts
+from registry_server.model import Query
+from registry_server.stores.base import Cause, Deleted, Delta, Key, Record, Snapshot
+from tests.support.core import record
+
+NAMES = st.builds(
+    Key, st.sampled_from(["default", "prod"]), st.sampled_from(["player", "match"]), st.sampled_from("abcd")
+)
+# Few addresses, so that they collide.
+FIELDS = st.fixed_dictionaries(
+    {
+        "host": st.sampled_from(["10.0.0.1", "10.0.0.2"]),
+        "port": st.integers(1, 3),
+        "status": st.sampled_from([pb.ACTIVE, pb.ACTIVE, pb.DRAINING]),
+        "weight": st.integers(0, 1),
+        "generation": st.integers(1, 5),
+    }
+)
+LEASES = st.sampled_from(["l1", "l2", "l3"])
+PUTS = st.lists(st.tuples(NAMES, FIELDS, LEASES), max_size=4, unique_by=lambda put: put[0])
+QUERIES = [
+    Query("default"),
+    Query("default", frozenset({"player"})),
+    Query("prod", frozenset({"player", "match", "nobody"})),
+    Query("nowhere"),
+]
+
+
+class Model:
+    """What the view shows, in the fewest words: records by key, and the later of two at one address."""
+
+    def __init__(self) -> None:
+        self.records: dict[Key, Record] = {}
+        self.departed: dict[Key, int] = {}
+
+    def put(self, new: Record) -> None:
+        for key, old in list(self.records.items()):
+            if key != new.key and key[:2] == new.key[:2] and address(old) == address(new):
+                self.remove(key)
+        self.departed.pop(new.key, None)
+        self.records[new.key] = new
+
+    def remove(self, key: Key) -> None:
+        if key in self.records:
+            self.departed[key] = parsed(self.records.pop(key)).generation
+
+    def load(self, records: tuple[Record, ...], kept: set[Key]) -> None:
+        for key in set(self.records) - {it.key for it in records} - kept:
+            self.remove(key)
+        for it in sorted(records, key=lambda it: it.revision):
+            self.put(it)
+
+    def of(self, namespace: str, service: str) -> list[Record]:
+        return [self.records[key] for key in sorted(self.records) if key[:2] == (namespace, service)]
+
+
+def parsed(it: Record) -> pb.Instance:
+    return pb.Instance.FromString(it.value)
+
+
+def address(it: Record) -> tuple[str, int]:
+    instance = parsed(it)
+    return instance.host, instance.port
+
+
+def state_of(catalog: Catalog, query: Query) -> dict[Key, int]:
+    return {entry.key: entry.revision for entry in catalog.select(query)}
+
+
+class CatalogMachine(RuleBasedStateMachine):
+    """Deltas, full sets of the same and of other orders, removals that the store knows nothing of."""
+
+    log_limit = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.catalog = Catalog(log_limit=self.log_limit)
+        self.model = Model()
+        self.revision = 10
+        self.epoch = 1
+        self.remembered: list[tuple[int, dict[Query, dict[Key, int]]]] = []
+
+    @initialize(puts=PUTS)
+    def first_load(self, puts: list[tuple[Key, dict[str, object], str]]) -> None:
+        self.load(self.made(puts))
+
+    # ---- what the store tells
+
+    @rule(puts=PUTS, names=st.lists(NAMES, max_size=3, unique=True), cause=st.sampled_from(Cause))
+    def delta(self, puts: list[tuple[Key, dict[str, object], str]], names: list[Key], cause: Cause) -> None:
+        self.revision += 1
+        put_names = {name for name, _, _ in puts}
+        deletes = tuple(Deleted(name, cause) for name in names if name not in put_names)
+        records = tuple(record(name, self.revision, lease=lease, **fields) for name, fields, lease in puts)
+        changes = self.catalog.apply(Delta(self.revision, records, deletes))
+        for deleted in deletes:
+            self.model.remove(deleted.key)
+        for it in records:
+            self.model.put(it)
+        self.check_changes(changes)
+
+    @rule(puts=PUTS, more=st.integers(0, 3))
+    def told_anew(self, puts: list[tuple[Key, dict[str, object], str]], more: int) -> None:
+        """The connection was lost: some changed meanwhile, the others are told as they are."""
+        self.revision += more + len(puts) * bool(more)
+        current = [it for it in self.model.records.values() if more % 2 == 0 or hash(it.key.id) % 2]
+        changed = self.made(puts) if more else ()
+        names = {it.key for it in changed}
+        self.load((*changed, *(it for it in current if it.key not in names)))
+
+    @rule(puts=PUTS, keep=st.sets(NAMES), other_epoch=st.booleans())
+    def another_order(self, puts: list[tuple[Key, dict[str, object], str]], keep: set[Key], other_epoch: bool) -> None:
+        """The store lost its memory, or went back to an earlier one."""
+        if other_epoch or self.revision <= 10:
+            self.epoch, self.revision = self.epoch + 1, 10
+        else:
+            self.revision = self.catalog.revision - 1
+        self.load(self.made(puts), keep, forgets=True)
+
+    @rule(names=st.lists(NAMES, max_size=3, unique=True))
+    def let_go(self, names: list[Key]) -> None:
+        """Removals that waited."""
+        changes = self.catalog.remove(names, Cause.EXPIRED)
+        assert [change.key for change in changes] == [name for name in names if name in self.model.records]
+        for name in names:
+            self.model.remove(name)
+
+    @rule(by=st.integers(0, 5))
+    def progress(self, by: int) -> None:
+        self.revision += by
+        self.catalog.progress(self.revision)
+
+    @rule()
+    def remember(self) -> None:
+        """A reader that looks now, and asks later what changed since."""
+        self.remembered.append((self.catalog.seq, {query: state_of(self.catalog, query) for query in QUERIES}))
+
+    # ---- within
+
+    def made(self, puts: list[tuple[Key, dict[str, object], str]]) -> tuple[Record, ...]:
+        """Records of the past few revisions, one each."""
+        first = self.revision - len(puts) + 1
+        return tuple(
+            record(name, first + index, lease=lease, **fields) for index, (name, fields, lease) in enumerate(puts)
+        )
+
+    def load(self, records: tuple[Record, ...], keep: set[Key] = frozenset(), *, forgets: bool = False) -> None:  # type: ignore[assignment]
+        changes = self.catalog.load(Snapshot(f"e{self.epoch}", self.revision, records), keep)
+        self.model.load(records, set(keep))
+        self.check_changes(changes)
+        if forgets:
+            assert all(self.catalog.changes(query, seq) is None for seq, _ in self.remembered for query in QUERIES)
+            self.remembered.clear()
+
+    def check_changes(self, changes: list[Change]) -> None:
+        seqs = [change.seq for change in changes]
+        assert seqs == list(range(seqs[0], seqs[0] + len(seqs))) if seqs else True
+        assert all((change.before or change.after) is not None for change in changes)
+        # Whoever is to be deleted from the store is not in the view.
+        assert all(self.catalog.get(ghost.key) is None for ghost in ghosts(changes))
+
+    # ---- what must hold
+
+    @invariant()
+    def holds_what_the_model_holds(self) -> None:
+        shown = {key: entry for key in self.catalog.keys() if (entry := self.catalog.get(key))}
+        assert {key: (it.revision, it.lease_id) for key, it in shown.items()} == {
+            key: (it.revision, it.lease_id) for key, it in self.model.records.items()
+        }
+        for key, entry in shown.items():
+            expected = parsed(self.model.records[key])
+            expected.revision = entry.revision
+            expected.create_revision = self.model.records[key].create_revision
+            assert entry.instance == expected
+            assert pb.Instance.FromString(entry.encoded) == expected
+
+    @invariant()
+    def indexes_agree(self) -> None:
+        names = {key[:2] for key in self.model.records}
+        for namespace in ("default", "prod", "nowhere"):
+            assert self.catalog.services(namespace) == tuple(sorted(s for n, s in names if n == namespace))
+            for service in ("player", "match"):
+                records = self.model.of(namespace, service)
+                entries = self.catalog.of_service(namespace, service)
+                assert [entry.key for entry in entries] == [it.key for it in records]
+                assert self.catalog.count(namespace, service) == (len(entries), sum(it.routable for it in entries))
+                for it in records:
+                    found = self.catalog.at_address(namespace, service, address(it))
+                    assert found is not None
+                    assert found.key == it.key
+        for lease in ("l1", "l2", "l3"):
+            held = {it.key for it in self.model.records.values() if it.lease_id == lease}
+            assert set(self.catalog.of_lease(lease)) == held
+            assert len(self.catalog.of_lease(lease)) == len(held)
+
+    @invariant()
+    def departed_are_remembered(self) -> None:
+        for key in {*self.model.departed, *self.model.records}:
+            assert self.catalog.departed_generation(key) == self.model.departed.get(key, 0)
+
+    @invariant()
+    def log_leads_from_what_was_to_what_is(self) -> None:
+        assert self.catalog.statistics().log <= self.log_limit
+        for seq, states in self.remembered:
+            for query in QUERIES:
+                changes = self.catalog.changes(query, seq)
+                if changes is None:
+                    continue
+                state = dict(states[query])
+                for change in changes:
+                    assert (state.get(change.key)) == (change.before.revision if change.before else None)
+                    if change.after is None:
+                        del state[change.key]
+                    else:
+                        state[change.key] = change.after.revision
+                assert state == state_of(self.catalog, query)
+                assert [change.seq for change in changes] == sorted(change.seq for change in changes)
+
+    @invariant()
+    def memory_is_bounded(self) -> None:
+        occupied = {key[:2] for key in self.model.records}
+        assert len(self.catalog._services) <= len(occupied) + self.log_limit
+
+
+COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": False}
+
+
+class TestCatalog(CatalogMachine.TestCase):
+    settings = settings(max_examples=100, stateful_step_count=25, **COMMON)
+
+
+class LongMemory(CatalogMachine):
+    """Nothing is forgotten: every difference there was is still known."""
+
+    log_limit = 10_000
+
+    @invariant()
+    def nothing_is_forgotten(self) -> None:
+        assert all(self.catalog.changes(query, seq) is not None for seq, _ in self.remembered for query in QUERIES[:2])
+
+
+class TestCatalogWithALongMemory(LongMemory.TestCase):
+    settings = settings(max_examples=40, stateful_step_count=25, **COMMON)

@@ -1,0 +1,267 @@
+"""The hub beside "send everything to everybody": whoever is free in the end has seen exactly what there is."""
+
+import json
+from collections.abc import Sequence
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from registry_server.catalog import Change
+from registry_server.hub import BOOKMARK_INTERVAL_S, STALL_S, Reader
+from registry_server.model import Query
+from registry_server.stores.base import Key
+from tests.support.core import Sink, Timeline
+
+SERVICES = st.sampled_from(["a", "b"])
+QUESTIONS = st.sampled_from(["a", "b", "all"])
+State = dict[str, int]
+
+
+class Truth:
+    """All states there ever were, by their number."""
+
+    def __init__(self) -> None:
+        self.states: list[State] = [{}]
+
+    @property
+    def version(self) -> int:
+        return len(self.states) - 1
+
+    def change(self, name: str, value: int | None) -> None:
+        state = dict(self.states[-1])
+        if value is None:
+            state.pop(name, None)
+        else:
+            state[name] = value
+        self.states.append(state)
+
+    def at(self, version: int, question: str) -> State:
+        return {name: it for name, it in self.states[version].items() if question in ("all", name[0])}
+
+
+class NaiveTopic:
+    """A topic that looks at all states there ever were."""
+
+    def __init__(self, truth: Truth, question: str) -> None:
+        self.truth = truth
+        self.question = question
+        self.query = Query("default") if question == "all" else Query("default", frozenset({question}))
+        self.version = truth.version
+        self.rendered: list[tuple[int | None, int]] = []
+
+    def refresh(self) -> int:
+        if self.truth.at(self.version, self.question) != self.truth.at(self.truth.version, self.question):
+            self.version = self.truth.version
+        return self.version
+
+    def render(self, since: int | None) -> Sequence[bytes]:
+        self.rendered.append((since, self.version))
+        now = self.truth.at(self.version, self.question)
+        before = {} if since is None else self.truth.at(since, self.question)
+        changed = {name: value for name, value in now.items() if before.get(name) != value}
+        gone = sorted(before.keys() - now.keys())
+        if since is not None and not changed and not gone:
+            return []
+        # Two parts, as a large step has: a reader takes all of them before it is free.
+        return [
+            json.dumps({"reset": since is None, "changed": changed}).encode(),
+            json.dumps({"gone": gone, "version": self.version}).encode(),
+        ]
+
+    def bookmark(self) -> Sequence[bytes]:
+        return [json.dumps({"bookmark": True}).encode()]
+
+
+class Client:
+    """A reader, and what it makes of what it is sent."""
+
+    def __init__(self, question: str) -> None:
+        self.question = question
+        self.sink = Sink()
+        self.reader: Reader
+        self.state: State = {}
+        self.version = -1
+        self.is_gone = False
+
+    def take(self) -> None:
+        for part in self.sink.take():
+            self.fold(json.loads(part))
+
+    def fold(self, step: dict[str, object]) -> None:
+        if step.get("reset"):
+            self.state = {}
+        changed, gone = step.get("changed", {}), step.get("gone", [])
+        assert isinstance(changed, dict)
+        assert isinstance(gone, list)
+        for name, value in changed.items():
+            assert self.state.get(name) != value, "told twice"
+            self.state[name] = value
+        for name in gone:
+            del self.state[name]
+        if isinstance(version := step.get("version"), int):
+            assert version > self.version, "versions come in order, each once"
+            self.version = version
+
+
+class HubMachine(RuleBasedStateMachine):
+    """Readers join, leave, are quick, are slow, die; services change; time passes."""
+
+    clients = Bundle("clients")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.truth = Truth()
+        self.timeline = Timeline()
+        self.hub = self.timeline.hub
+        self.topics: dict[str, NaiveTopic] = {}
+        self.present: list[Client] = []
+
+    # ---- readers
+
+    @rule(target=clients, question=QUESTIONS)
+    def join(self, question: str) -> Client:
+        client = Client(question)
+
+        def make() -> NaiveTopic:
+            self.topics[question] = NaiveTopic(self.truth, question)
+            return self.topics[question]
+
+        client.reader = self.hub.join(question, make, client.sink)
+        assert client.sink.is_writing, "who comes is told at once"
+        self.present.append(client)
+        return client
+
+    @rule(target=clients, question=QUESTIONS, back=st.integers(0, 5))
+    def resume(self, question: str, back: int) -> Client:
+        """Come back with what was known some versions ago."""
+        client = Client(question)
+        known = max(0, self.truth.version - back)
+        client.state = self.truth.at(known, question)
+
+        def make() -> NaiveTopic:
+            self.topics[question] = NaiveTopic(self.truth, question)
+            return self.topics[question]
+
+        client.reader = self.hub.join(question, make, client.sink, lambda topic: known)
+        assert client.sink.is_writing
+        self.present.append(client)
+        return client
+
+    @rule(client=consumes(clients))
+    def leave(self, client: Client) -> None:
+        self.hub.leave(client.reader)
+        client.is_gone = True
+        self.present.remove(client)
+
+    @rule(client=clients)
+    def write(self, client: Client) -> None:
+        """One reader has written what it was sent."""
+        self.written(client)
+
+    @rule()
+    def all_write(self) -> None:
+        for client in self.present:
+            self.written(client)
+
+    def written(self, client: Client) -> None:
+        if client.sink.is_writing:
+            client.sink.is_writing = False
+            client.take()
+            self.hub.free(client.reader)
+
+    # ---- changes and time
+
+    @rule(service=SERVICES, number=st.integers(0, 2), value=st.none() | st.integers(0, 1))
+    def change(self, service: str, number: int, value: int | None) -> None:
+        """Some of these change nothing."""
+        self.truth.change(f"{service}{number}", value)
+        version = self.truth.version
+        self.hub.changed([Change(version, version, Key("default", service, f"{number}"), None, None)])
+
+    @rule()
+    def reset(self) -> None:
+        self.hub.reset()
+
+    @rule(by=st.sampled_from([0.0, STALL_S / 100, STALL_S / 2, STALL_S, 3 * STALL_S, 10.0]))
+    def time_passes(self, by: float) -> None:
+        self.timeline.advance(by)
+
+    @rule()
+    def bookmark(self) -> None:
+        self.hub.bookmark()
+
+    # ---- what must hold
+
+    @rule()
+    def everybody_catches_up(self) -> None:
+        """Once all have written all, all know what there is; and the hub asks for no more calls."""
+        for _ in range(1000):
+            for client in self.present:
+                self.written(client)
+            if self.timeline.alarm is None and not any(client.sink.is_writing for client in self.present):
+                break
+            self.timeline.settle()
+        else:
+            raise AssertionError("the hub never rests")
+        for client in self.present:
+            assert client.state == self.truth.at(self.truth.version, client.question)
+
+    @rule(data=st.data())
+    def some_are_stuck_and_the_others_know_within_a_moment(self, data: st.DataObject) -> None:
+        if not self.present:
+            return
+        stuck = data.draw(st.lists(st.sampled_from(self.present), max_size=2, unique=True))
+        stuck = [client for client in stuck if client.sink.is_writing]
+        quick = [client for client in self.present if client not in stuck]
+        self.truth.change("a0", self.truth.version + 1000)
+        version = self.truth.version
+        self.hub.changed([Change(version, version, Key("default", "a", "0"), None, None)])
+        for _ in range(200):
+            for client in quick:
+                self.written(client)
+            self.timeline.advance(STALL_S / 20)
+        for client in quick:
+            self.written(client)
+            assert client.state == self.truth.at(self.truth.version, client.question)
+
+    @rule()
+    def nobody_idle_goes_without_a_bookmark(self) -> None:
+        self.everybody_catches_up()
+        self.timeline.advance(BOOKMARK_INTERVAL_S + 0.01)
+        self.hub.bookmark()
+        assert all(client.sink.is_writing for client in self.present)
+
+    @invariant()
+    def counts_what_is_there(self) -> None:
+        statistics = self.hub.statistics()
+        assert statistics.readers == len(self.present)
+        assert statistics.topics == len({client.question for client in self.present})
+        assert self.hub._outstanding <= sum(client.sink.is_writing for client in self.present)
+
+    @invariant()
+    def nobody_is_told_after_leaving(self) -> None:
+        assert all(not client.is_gone for client in self.present)
+
+    @invariant()
+    def a_free_reader_is_in_one_group(self) -> None:
+        grouped = [
+            reader for subject in self.hub._subjects.values() for group in subject.groups.values() for reader in group
+        ]
+        free = {id(client.reader) for client in self.present if not client.sink.is_writing}
+        assert len(grouped) == len(free)
+        assert {id(reader) for reader in grouped} == free
+
+    def teardown(self) -> None:
+        self.everybody_catches_up()
+        for client in list(self.present):
+            self.leave(client)
+        assert self.hub._subjects == {}
+        assert self.hub._dirty == {}
+        assert (self.hub._by_service, self.hub._by_namespace) == ({}, {})
+
+
+class TestHub(HubMachine.TestCase):
+    settings = settings(
+        max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    )

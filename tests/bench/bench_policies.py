@@ -11,7 +11,7 @@ import json
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
@@ -136,9 +136,9 @@ def spread_rows(size: int) -> list[Row]:
     ]
 
 
-def busiest(counts: Sequence[int] | object) -> float:
-    values = list(counts)  # type: ignore[call-overload]
-    return float(max(values) * len(values) / sum(values))
+def busiest(counts: Iterable[int]) -> float:
+    values = list(counts)
+    return max(values) * len(values) / sum(values)
 
 
 def fastest(work: Callable[[], object], rounds: int) -> float:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from registry_client.instance import DEFAULT_NAMESPACE, Endpoint, Instance, Key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from protos.registry.v1 import registry_pb2 as pb
 
@@ -23,6 +23,7 @@ SILENCE_S = 15.0  # the server sends something every 5 s at least: a stream this
 KEEP_AT_MOST_S = 60.0  # how long an ended epoch's instances are kept for, whatever their ttl
 LAG_AT_MOST_S = 60.0  # how long a replica may lag behind what was shown before it is believed
 _MODULUS = 1 << 64
+_ROUNDING_S = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +74,59 @@ class Folded(Enum):
     MISMATCH = "mismatch"  # something was missed: the stream is of no use, watch again
 
 
-@dataclass(slots=True)
 class _Kept:
-    instance: Instance
-    left_s: float
+    """What an ended epoch had, by name and by address, until its time is over.
+
+    Time is what went by with the registry in reach, as counted by the one who asks. Nothing here costs more than what
+    it is asked about, so that thousands who come back at once are no burden.
+    """
+
+    def __init__(self) -> None:
+        self.first_over_s = float("inf")  # when the next one may be over, or a little earlier than that
+        self._by_key: dict[Key, tuple[Instance, float]] = {}
+        self._by_address: dict[tuple[str, str, str], Key] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def keys(self) -> frozenset[Key]:
+        return frozenset(self._by_key)
+
+    def get(self, key: Key) -> Instance | None:
+        kept = self._by_key.get(key)
+        return kept[0] if kept else None
+
+    def add(self, instance: Instance, until_s: float) -> None:
+        self._by_key[instance.key] = instance, until_s
+        self._by_address[_place(instance)] = instance.key
+        self.first_over_s = min(self.first_over_s, until_s)
+
+    def free(self, key: Key, now_there: Instance | None) -> Iterator[Key]:
+        """Let go of one that the new epoch knows about, and of one whose address it gave away; their names."""
+        names = [key] if now_there is None else [key, self._by_address.get(_place(now_there), key)]
+        for name in dict.fromkeys(names):
+            if self._remove(name):
+                yield name
+
+    def over(self, elapsed_s: float) -> list[Key]:
+        """Let go of all whose time is over; their names."""
+        if elapsed_s < self.first_over_s:
+            return []
+        names = [key for key, (_, until_s) in self._by_key.items() if until_s <= elapsed_s]
+        for name in names:
+            self._remove(name)
+        self.first_over_s = min((until_s for _, until_s in self._by_key.values()), default=float("inf"))
+        return names
+
+    def _remove(self, key: Key) -> bool:
+        kept = self._by_key.pop(key, None)
+        if kept is not None and self._by_address.get(_place(kept[0])) == key:
+            del self._by_address[_place(kept[0])]
+        return kept is not None
+
+
+def _place(instance: Instance) -> tuple[str, str, str]:
+    return instance.namespace, instance.service, instance.address
 
 
 def checksum_of(instance: Instance) -> int:
@@ -104,8 +154,9 @@ class ViewFold:
         self._shown: dict[Key, Instance] = {}
         self._shown_epoch = ""
         self._shown_revision = 0
-        self._kept: dict[Key, _Kept] = {}
-        self._counted_at_s: float | None = None  # since when the kept ones' time runs; None while out of reach
+        self._kept = _Kept()
+        self._elapsed_s = 0.0  # with the registry in reach
+        self._counted_at_s: float | None = None  # up to when that is counted; None while out of reach
         self._lagging_since_s: float | None = None
         self._proof_at_s: float | None = None
         self._away = True
@@ -222,25 +273,20 @@ class ViewFold:
         return now - self._lagging_since_s < LAG_AT_MOST_S
 
     def _keep_what_the_ended_epoch_had(self) -> None:
-        for key, instance in self._shown.items():
+        for instance in self._shown.values():
             ttl_s = KEEP_AT_MOST_S if instance.ttl_s is None else min(instance.ttl_s, KEEP_AT_MOST_S)
-            self._kept[key] = _Kept(instance, ttl_s)
+            self._kept.add(instance, self._elapsed_s + ttl_s)
 
     def _free_kept(self, touched: set[Key]) -> set[Key]:
         """Stop keeping those that the new epoch knows about, by name or by address, and return their names."""
         if not self._kept:
             return set()
-        taken = {(key[:2], self._folded[key].address) for key in touched if key in self._folded}
-        freed = {key for key, kept in self._kept.items() if key in touched or (key[:2], kept.instance.address) in taken}
-        for key in freed:
-            del self._kept[key]
-        return freed
+        return {freed for key in touched for freed in self._kept.free(key, self._folded.get(key))}
 
     def _carry_over(self, keys: Iterable[Key]) -> bool:
         changed = False
         for key in keys:
-            kept = self._kept.get(key)
-            changed |= self._set_shown(key, self._folded.get(key) or (kept.instance if kept else None))
+            changed |= self._set_shown(key, self._folded.get(key) or self._kept.get(key))
         return changed
 
     def _set_shown(self, key: Key, instance: Instance | None) -> bool:
@@ -256,18 +302,15 @@ class ViewFold:
 
     def _count_down(self, now: float) -> None:
         """Let the time of the kept ones run, as far as the registry was in reach."""
-        passed_s = 0.0 if self._counted_at_s is None else now - self._counted_at_s
-        for kept in self._kept.values():
-            kept.left_s -= passed_s
+        if self._counted_at_s is not None:
+            self._elapsed_s += now - self._counted_at_s
+            self._counted_at_s = now
 
     def tick(self, now: float) -> bool:
         """Let go of the kept ones whose time is over. Whether the shown set changed."""
         self._count_down(now)
-        if self._counted_at_s is not None:
-            self._counted_at_s = now
-        over = [key for key, kept in self._kept.items() if kept.left_s <= 0]
+        over = self._kept.over(self._elapsed_s + _ROUNDING_S)
         for key in over:
-            del self._kept[key]
             self._set_shown(key, self._folded.get(key))
         return bool(over)
 
@@ -275,7 +318,7 @@ class ViewFold:
         """When `tick` has something to do, if nothing comes before."""
         if self._counted_at_s is None or not self._kept:
             return None
-        return self._counted_at_s + max(0.0, min(kept.left_s for kept in self._kept.values()))
+        return self._counted_at_s + max(0.0, self._kept.first_over_s - self._elapsed_s)
 
     @property
     def has_view(self) -> bool:
@@ -295,7 +338,7 @@ class ViewFold:
             self._shown_revision,
             self.stale_for(now),
             Changes(),
-            frozenset(self._kept),
+            self._kept.keys(),
         )
 
     def take(self, now: float) -> View:

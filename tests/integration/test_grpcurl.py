@@ -1,4 +1,4 @@
-"""grpcurl, the real binary, as a user meets it: the lines of the README, streams, errors. (A whole life: guarantees/.)"""
+"""grpcurl, the real binary, as a user meets it: the README's lines, streams, errors. (A whole life: guarantees/.)"""
 
 import json
 import re

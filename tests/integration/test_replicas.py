@@ -40,10 +40,12 @@ async def client_of(*servers: RegistryServer) -> AsyncIterator[RegistryClient]:
 async def test_lease_outlives_the_server_that_granted_it(replicas: list[RegistryServer]) -> None:
     """The owner goes on with the other server, under the same lease and generation: nobody took anything over."""
     first, second = replicas
+    second.kill()  # so that it is the first who grants
     async with (
         client_of(first, second) as owner,
-        client_of(second) as reader,
         owner.register(PLAYER, ttl=TTL_S) as registration,
+        await second.start_async(),
+        client_of(second) as reader,
     ):
         before, lease = await reader.get("player", PLAYER.id), registration.lease_id
         first.kill()

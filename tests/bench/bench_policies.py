@@ -148,8 +148,8 @@ def fastest(work: Callable[[], object], rounds: int) -> float:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Nanoseconds of this thread's CPU: nothing here waits, and other processes do not count. Without the collector, whose
-    time is that of all the garbage before."""
+    """Nanoseconds of this thread's CPU: nothing here waits, and other processes do not count. Without the collector,
+    whose time is that of all the garbage before."""
     gc.collect()
     gc.disable()
     try:

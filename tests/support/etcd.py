@@ -156,8 +156,10 @@ class EtcdNode:
             process.wait(10)
 
     def stop(self) -> None:
-        """SIGSTOP: connections stay, nobody answers."""
-        self._running().send_signal(signal.SIGSTOP)
+        """SIGSTOP: connections stay, nobody answers. Returns when all its threads have stopped."""
+        process = self._running()
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
 
     def cont(self) -> None:
         """SIGCONT."""

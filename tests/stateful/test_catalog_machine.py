@@ -1,4 +1,4 @@
-"""The view beside a naive model: whatever the store tells, in whatever order, both hold the same, and the log is true."""
+"""The view beside a naive model: whatever the store tells, both hold the same, and the log is true."""
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -170,7 +170,7 @@ class CatalogMachine(RuleBasedStateMachine):
 
     @invariant()
     def holds_what_the_model_holds(self) -> None:
-        shown = {key: entry for key in self.catalog.keys() if (entry := self.catalog.get(key))}
+        shown = {key: entry for key in iter(self.catalog.keys()) if (entry := self.catalog.get(key))}
         assert {key: (it.revision, it.lease_id) for key, it in shown.items()} == {
             key: (it.revision, it.lease_id) for key, it in self.model.records.items()
         }

@@ -187,8 +187,9 @@ class HubMachine(RuleBasedStateMachine):
     def time_passes(self, by: float) -> None:
         self.timeline.advance(by)
 
-    @rule()
-    def bookmark(self) -> None:
+    @rule(idle=st.sampled_from([0.0, 0.0, BOOKMARK_INTERVAL_S + 0.1, 100.0]))
+    def bookmark(self, idle: float) -> None:
+        self.timeline.advance(idle)
         self.hub.bookmark()
 
     # ---- what must hold
@@ -209,10 +210,8 @@ class HubMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def some_are_stuck_and_the_others_know_within_a_moment(self, data: st.DataObject) -> None:
-        if not self.present:
-            return
-        stuck = data.draw(st.lists(st.sampled_from(self.present), max_size=2, unique=True))
-        stuck = [client for client in stuck if client.sink.is_writing]
+        writing = [client for client in self.present if client.sink.is_writing]
+        stuck = data.draw(st.lists(st.sampled_from(writing), max_size=2, unique=True)) if writing else []
         quick = [client for client in self.present if client not in stuck]
         self.truth.change("a0", self.truth.version + 1000)
         version = self.truth.version

@@ -197,6 +197,10 @@ class Core:
         self.registrar = Registrar(self.store, self.feed, lambda: NOON)
         self.service = RegistryService(self.registrar, self.feed, self.hub)
 
+    def guard_due(self) -> list[Key]:
+        """The removals that have waited long enough."""
+        return self.feed.guard.due(self.timeline.now)
+
     def watch(self, sink: Sink, token: str = "", **question: Any) -> Reader:
         """A reader that asks a question."""
         return self.service.watch(pb.WatchRequest(resume_token=token, **question), sink)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -53,3 +54,16 @@ def test_picks_and_loads_while_the_set_changes(name: str) -> None:
         ended = True
         assert all(result.result() > 0 for result in results)
     assert all(told.in_flight == 0 for told in pool.statistics(0.0).nodes)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_picker_that_was_replaced_goes_on_choosing(name: str) -> None:
+    """A thread may still be at it: whatever became of the nodes meanwhile, it gets one of them and no exception."""
+    before = endpoints(4, weight=2)
+    pool = pool_of(name, before)
+    picker = pool.picker
+    pool.apply(Resolved(tuple(replace(endpoint, weight=0) for endpoint in before)), 1.0)
+    pool.apply(Resolved(()), 2.0)
+    picks = [picker.pick(PickInfo(f"10.0.0.{n}"), 2.0) for n in range(100)]
+    assert {pick.endpoint.address for pick in picks if isinstance(pick, Node)} <= {e.address for e in before}
+    assert all(isinstance(pick, Node) for pick in picks)

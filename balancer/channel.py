@@ -20,6 +20,7 @@ import grpc
 from balancer import native
 from balancer.calls import HedgedCall, StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from balancer.driver import NO_CONNECTION, Driver
+from balancer.health import Stream, health_stream, keep_up, load_stream
 from balancer.options import ChannelOptions, GrpcOptions, Settings, info_maker, settings_of
 from balancer.pool import ANY, ConnectivityState, Node, Open, Pick, Picker, PickInfo, Pool, PoolStatistics, Wait
 from balancer.retry import Hedging, Retrying
@@ -85,7 +86,7 @@ class Subchannel:
         self.draining = False
         self._handles: dict[bytes, int] = {}
         self._task = engine.loop.create_task(
-            self._watch(engine.driver, node), name=f"balancer-watch-{node.endpoint.address}"
+            self._watch(engine.driver, node, engine.options), name=f"balancer-watch-{node.endpoint.address}"
         )
         self._task.add_done_callback(self._close)
         engine.own(self._task)
@@ -114,12 +115,41 @@ class Subchannel:
         with contextlib.suppress(StopIteration):
             self._channel.close().send(None)
 
-    async def _watch(self, driver: Driver, node: Node) -> None:
+    async def _watch(self, driver: Driver, node: Node, options: ChannelOptions) -> None:
         state = self._channel.get_state(try_to_connect=True)
         while True:
-            driver.report(node, FROM_GRPC[state], NO_CONNECTION)
-            await self._channel.wait_for_state_change(state)
+            streams = _streams(driver, node, options) if state is grpc.ChannelConnectivity.READY else []
+            # Until its health service has spoken, a back end counts as connecting (gRFC A17).
+            waits = bool(streams) and options.health_service is not None
+            driver.report(node, ConnectivityState.CONNECTING if waits else FROM_GRPC[state], NO_CONNECTION)
+            await self._stays(state, streams)
             state = self._channel.get_state()
+
+    async def _stays(self, state: grpc.ChannelConnectivity, streams: list[Stream]) -> None:
+        """Waits while the connection is in this state, with these streams on it."""
+        tasks = [asyncio.get_running_loop().create_task(keep_up(stream, self._channel)) for stream in streams]
+        try:
+            await self._channel.wait_for_state_change(state)
+        finally:
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+
+
+def _streams(driver: Driver, node: Node, options: ChannelOptions) -> list[Stream]:
+    """What a back end is to tell of itself while it is connected."""
+
+    def on_health(serving: bool) -> None:
+        driver.report_health(node, serving=serving)
+        driver.report(node, ConnectivityState.READY)
+
+    streams = []
+    if options.health_service is not None:
+        streams.append(health_stream(options.health_service, on_health))
+    if options.load_report_interval_s is not None:
+        streams.append(load_stream(options.load_report_interval_s, lambda weight: driver.report_weight(node, weight)))
+    return streams
 
 
 class Engine:
@@ -142,6 +172,7 @@ class Engine:
         self.picker: Any = _Dormant(self)
         self._current: Any = self.picker
         self._next: asyncio.Future[None] | None = None
+        self.options = settings.options
         self._settings = settings
         self._tasks: set[asyncio.Task[Any]] = set()
         self.driver: Any = None

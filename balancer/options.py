@@ -38,9 +38,15 @@ class ChannelOptions:
     """Watch this service's `grpc.health.v1` status on every back end (gRFC A17); "" = the whole server. None = what the service
     config's `healthCheckConfig` says."""
 
+    load_report_interval_s: float | None = None
+    """Ask every back end for its load this often (ORCA, gRFC A51), and weigh it by that (gRFC A58) instead of by its configured
+    weight; for the weighted policies. None = do not ask."""
+
     def __post_init__(self) -> None:
         if self.hash_header is not None and (not self.hash_header or self.hash_header != self.hash_header.lower()):
             raise ValueError(f"hash_header: {self.hash_header!r} is not a lower-case metadata key")
+        if self.load_report_interval_s is not None and not 0 < self.load_report_interval_s < float("inf"):
+            raise ValueError(f"load_report_interval_s: must be above 0, is {self.load_report_interval_s}")
 
 
 @dataclass(frozen=True, slots=True)

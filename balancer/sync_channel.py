@@ -20,6 +20,7 @@ import grpc
 from balancer import native
 from balancer.channel import FROM_GRPC, TO_GRPC
 from balancer.driver import NO_CONNECTION, Driver
+from balancer.health import Stream, StreamThread, health_stream, load_stream
 from balancer.options import ChannelOptions, GrpcOptions, Settings, info_maker, settings_of
 from balancer.pool import ANY, ConnectivityState, Node, Open, Pick, Picker, PickInfo, Pool, PoolStatistics, Wait
 from balancer.retry import Hedging, Retrying
@@ -63,12 +64,33 @@ class Subchannel:
     The thread owns the channel: told to leave, it waits until the calls have ended and closes the channel.
     """
 
-    __slots__ = ("_abandoned", "_callables", "_channel", "_leaving", "_lock", "_node", "_report", "_thread")
+    __slots__ = (
+        "_abandoned",
+        "_callables",
+        "_channel",
+        "_streams",
+        "_leaving",
+        "_lock",
+        "_node",
+        "_report",
+        "_thread",
+        "_waits_for_health",
+    )
 
-    def __init__(self, channel: grpc.Channel, node: Node, report: Callable[[ConnectivityState], None]) -> None:
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        node: Node,
+        report: Callable[[ConnectivityState], None],
+        streams: list[Stream],
+        *,
+        waits_for_health: bool,
+    ) -> None:
         self._channel = channel
         self._node = node
         self._report = report
+        self._streams = streams
+        self._waits_for_health = waits_for_health
         self._callables: dict[Method, Any] = {}
         self._lock = threading.Lock()
         self._leaving = False
@@ -112,16 +134,25 @@ class Subchannel:
         return not self._thread.is_alive()
 
     def _watch(self) -> None:
-        told = None
         state = native.connectivity(self._channel, try_to_connect=True)
         while not self._leaving:
-            if state is not told:
-                told = state
-                self._report(FROM_GRPC[state])
-            state = native.next_connectivity(self._channel, state, _WATCH_S)
+            ready = state is grpc.ChannelConnectivity.READY
+            # Until its health service has spoken, a back end counts as connecting (gRFC A17).
+            waits = ready and self._waits_for_health
+            self._report(ConnectivityState.CONNECTING if waits else FROM_GRPC[state])
+            self._stays(state, self._streams if ready else [])
+            state = native.connectivity(self._channel)
         while self._node.load.in_flight and not self._abandoned.wait(_DRAIN_POLL_S):
             pass
         self._channel.close()
+
+    def _stays(self, state: grpc.ChannelConnectivity, streams: list[Stream]) -> None:
+        """Blocks while the connection is in this state, with these streams on it."""
+        threads = [StreamThread(stream, self._channel) for stream in streams]
+        while not self._leaving and native.next_connectivity(self._channel, state, _WATCH_S) is state:
+            pass
+        for thread in threads:
+            thread.stop()
 
 
 class Connectivity:
@@ -334,6 +365,15 @@ class Engine:
         if node.subchannel is subchannel and self.driver is not None:
             self.driver.report(node, state, NO_CONNECTION)
 
+    def _report_health(self, node: Node, subchannel: Subchannel, serving: bool) -> None:
+        if node.subchannel is subchannel and self.driver is not None:
+            self.driver.report_health(node, serving=serving)
+            self.driver.report(node, ConnectivityState.READY)
+
+    def _set_weight(self, node: Node, weight: float) -> None:
+        if self.driver is not None:
+            self.driver.report_weight(node, weight)
+
     # What the driver asks for (balancer.driver.Connections).
 
     def open_node(self, node: Node) -> None:
@@ -346,8 +386,22 @@ class Engine:
         def report(state: ConnectivityState) -> None:
             self._soon(lambda: self._report(node, subchannel, state))
 
+        def on_health(serving: bool) -> None:
+            self._soon(lambda: self._report_health(node, subchannel, serving))
+
+        def on_load(weight: float) -> None:
+            self._soon(lambda: self._set_weight(node, weight))
+
         self._subchannels = {known for known in self._subchannels if not known.closed}
-        subchannel = Subchannel(self._dial(node.endpoint.address, options), node, report)
+        settings = self._settings.options
+        streams = []
+        if settings.health_service is not None:
+            streams.append(health_stream(settings.health_service, on_health))
+        if settings.load_report_interval_s is not None:
+            streams.append(load_stream(settings.load_report_interval_s, on_load))
+        channel = self._dial(node.endpoint.address, options)
+        waits = settings.health_service is not None
+        subchannel = Subchannel(channel, node, report, streams, waits_for_health=waits)
         node.subchannel = subchannel
         self._subchannels.add(subchannel)
 

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import signal
+import struct
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,6 +17,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 SERVICE = "test.Backend"
+LOAD_SERVICE = "xds.service.orca.v3.OpenRcaService"
 GRACE_S = 10.0
 ATTEMPTS = "grpc-previous-rpc-attempts"
 
@@ -26,6 +28,8 @@ class Backend:
     def __init__(self) -> None:
         self.id = 0
         self.seen = 0
+        self._load: dict[int, float] = {}
+        self._loaded = asyncio.Event()
         self.health = health.aio.HealthServicer()
 
     async def call(self, request: bytes, context: Any) -> bytes:
@@ -55,6 +59,18 @@ class Backend:
         await self.health.set(service, health_pb2.HealthCheckResponse.ServingStatus.Value(status))
         return b""
 
+    async def loads(self, _request: bytes, _context: Any) -> AsyncIterator[bytes]:
+        """Load reports (ORCA) as `set_load` says, one now and one at each change."""
+        while True:
+            yield b"".join(bytes([field << 3 | 1]) + struct.pack("<d", value) for field, value in self._load.items())
+            await self._loaded.wait()
+            self._loaded.clear()
+
+    async def set_load(self, request: bytes, _context: Any) -> bytes:
+        self._load = {int(field): value for field, value in json.loads(request).items()}
+        self._loaded.set()
+        return b""
+
     async def _follow(self, plan: dict[str, Any], context: Any) -> int:
         self.seen += 1
         attempt = int(dict(context.invocation_metadata()).get(ATTEMPTS, 0))
@@ -75,6 +91,10 @@ class Backend:
     def _answer(self, attempt: int, more: dict[str, Any]) -> bytes:
         return json.dumps({"id": self.id, "attempt": attempt, **more}).encode()
 
+    def load_handlers(self) -> grpc.GenericRpcHandler:
+        stream = grpc.unary_stream_rpc_method_handler(self.loads)
+        return grpc.method_handlers_generic_handler(LOAD_SERVICE, {"StreamCoreMetrics": stream})
+
     def handlers(self) -> grpc.GenericRpcHandler:
         return grpc.method_handlers_generic_handler(
             SERVICE,
@@ -84,6 +104,7 @@ class Backend:
                 "Collect": grpc.stream_unary_rpc_method_handler(self.collect),
                 "Chat": grpc.stream_stream_rpc_method_handler(self.chat),
                 "Count": grpc.unary_unary_rpc_method_handler(self.count),
+                "SetLoad": grpc.unary_unary_rpc_method_handler(self.set_load),
                 "SetHealth": grpc.unary_unary_rpc_method_handler(self.set_health),
             },
         )
@@ -92,7 +113,7 @@ class Backend:
 async def serve(listen: str) -> None:
     backend = Backend()
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    server.add_generic_rpc_handlers((backend.handlers(),))
+    server.add_generic_rpc_handlers((backend.handlers(), backend.load_handlers()))
     health_pb2_grpc.add_HealthServicer_to_server(backend.health, server)
     backend.id = server.add_insecure_port(listen)
     await server.start()

@@ -9,11 +9,17 @@ from typing import Any
 
 import grpc
 
-from balancer import Endpoint, aio_channel, blocking_channel
+from balancer import ConnectivityState, Endpoint, aio_channel, blocking_channel
 from tests.support.interop_backend import SERVICE
 from tests.support.servers import ServerProcess
+from tests.support.waiting import eventually_async
 
-KINDS = {"Call": "unary_unary", "Stream": "unary_stream", "Collect": "stream_unary", "Chat": "stream_stream"}
+KINDS = {
+    "Call": "unary_unary",
+    "Stream": "unary_stream",
+    "Collect": "stream_unary",
+    "Chat": "stream_stream",
+}
 
 
 @contextmanager
@@ -85,10 +91,16 @@ class Caller:
         return await asyncio.to_thread(lambda: [json.loads(message) for message in method(iter(requests), **options)])
 
     async def ready(self) -> None:
+        """Waits until every endpoint is connected."""
         if self.kind == "aio":
             await self.channel.channel_ready()
         else:
             await asyncio.to_thread(grpc.channel_ready_future(self.channel).result, 20)
+        await eventually_async(lambda: all(node.state is ConnectivityState.READY for node in self.nodes()))
+
+    def nodes(self) -> Any:
+        """The statistics of the endpoints."""
+        return self.channel.statistics().nodes
 
     async def close(self) -> None:
         if self.kind == "aio":

@@ -50,6 +50,7 @@ async def test_slow_endpoint_is_overtaken(kind: str, what: str, servers: list[Se
 @WHATS
 async def test_non_fatal_failure_sends_the_next_at_once(kind: str, what: str, servers: list[ServerProcess]) -> None:
     async with caller(kind, servers, hedgingDelay="30s") as channel:
+        await channel.ready()
         answer = await getattr(channel, what)({"fail": ["UNAVAILABLE", "UNAVAILABLE"]}, timeout=10)
         assert answer["attempt"] == 2
 
@@ -58,6 +59,7 @@ async def test_non_fatal_failure_sends_the_next_at_once(kind: str, what: str, se
 @WHATS
 async def test_fatal_failure_is_final(kind: str, what: str, servers: list[ServerProcess]) -> None:
     async with caller(kind, servers, hedgingDelay="30s") as channel:
+        await channel.ready()
         with pytest.raises(grpc.RpcError) as raised:
             await getattr(channel, what)({"fail": ["UNAVAILABLE", "NOT_FOUND"]}, timeout=10)
         assert raised.value.code() is grpc.StatusCode.NOT_FOUND
@@ -67,6 +69,7 @@ async def test_fatal_failure_is_final(kind: str, what: str, servers: list[Server
 @WHATS
 async def test_last_failure_is_the_call_s(kind: str, what: str, servers: list[ServerProcess]) -> None:
     async with caller(kind, servers, hedgingDelay="30s") as channel:
+        await channel.ready()
         with pytest.raises(grpc.RpcError) as raised:
             await getattr(channel, what)({"fail": ["UNAVAILABLE"] * 5}, timeout=10)
         assert raised.value.details().startswith("attempt 2 at ")
@@ -76,6 +79,7 @@ async def test_last_failure_is_the_call_s(kind: str, what: str, servers: list[Se
 @WHATS
 async def test_pushback_may_forbid_more(kind: str, what: str, servers: list[ServerProcess]) -> None:
     async with caller(kind, servers, hedgingDelay="30s") as channel:
+        await channel.ready()
         with pytest.raises(grpc.RpcError) as raised:
             await getattr(channel, what)({"fail": ["UNAVAILABLE"] * 5, "pushback_ms": -1}, timeout=10)
         assert raised.value.details().startswith("attempt 0 at ")

@@ -84,8 +84,8 @@ class Link:
             return await self._request(method, request, REQUEST_S)
         except grpc.aio.AioRpcError as error:
             raise _write_error(error, self.endpoint) from error
-        except LinkLost as lost:
-            raise StoreAway(str(lost)) from lost
+        except (LinkLost, BadCredentials, OSError) as refused:  # at the new login
+            raise StoreAway(str(refused)) from refused
 
     async def ask(self, method: Any, request: Any, timeout_s: float = REQUEST_S) -> Any:
         """Call a unary `method` that the link cannot do without. Raises LinkLost, BadCredentials or EpochChanged."""

@@ -152,6 +152,20 @@ async def test_tokens_lost_by_a_restart_are_replaced(users: EtcdCluster) -> None
         await works(run)
 
 
+async def test_password_changed_is_an_outage_until_the_file_has_the_new_one(users: EtcdCluster, tmp_path: Path) -> None:
+    (file := tmp_path / "password").write_text(PASSWORD, encoding="utf-8")
+    async with running(EtcdStore.from_url(users.url(user=USER, password_file=str(file)))) as run:
+        await users.etcdctl_async("user", "delete", USER)
+        await users.etcdctl_async("user", "add", f"{USER}:changed")
+        await users.etcdctl_async("user", "grant-role", USER, "root")
+        with pytest.raises(StoreAway, match="invalid user ID or password"):
+            await run.store.grant(TTL_S)
+        file.write_text("changed")
+        await users.restart_async()
+        await run.seen.wait_next(Back, after=1)
+        await works(run)
+
+
 async def test_refused_later_is_an_outage(users: EtcdCluster) -> None:
     async with running(EtcdStore.from_url(users.url(user=USER, password=PASSWORD))) as run:
         await users.etcdctl_async("user", "revoke-role", USER, "root")

@@ -40,7 +40,9 @@ OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
     ("grpc.http2.max_ping_strikes", 0),
 )
-# Streams are ended spread over so long when the server stops, so that their clients do not all come back at once.
+# When the server stops, those who watch its health hear of it first, so much earlier than any stream ends.
+NOTICE_S = 0.1
+# Then streams are ended spread over so long, so that their clients do not all come back at once.
 MAX_JITTER_S = 0.5
 # Unary calls that are under way when the server stops have so long to end.
 GRACE_S = 2.0
@@ -106,9 +108,9 @@ class GrpcServer:
         self._is_stopping = True
         loop = asyncio.get_running_loop()
         for task in self._streams:
-            loop.call_later(self._rng.uniform(0, MAX_JITTER_S), task.cancel)
+            loop.call_later(NOTICE_S + self._rng.uniform(0, MAX_JITTER_S), task.cancel)
         if self._streams:
-            await asyncio.wait(self._streams, timeout=MAX_JITTER_S + GRACE_S)
+            await asyncio.wait(self._streams, timeout=NOTICE_S + MAX_JITTER_S + GRACE_S)
         await self._server.stop(GRACE_S)
 
     def _registry_handlers(self, service: RegistryService) -> dict[str, Handler]:

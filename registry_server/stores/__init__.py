@@ -10,7 +10,8 @@ def open_store(url: str) -> Store:
     scheme, colon, _ = url.partition(":")
     maker = _MAKERS.get(scheme) if colon else None
     if maker is None:
-        raise BadStoreURL(f"{url!r} must begin with one of {', '.join(f'{name}:' for name in _MAKERS)}")
+        known = ", ".join(f"{name}:" for name in _MAKERS)
+        raise BadStoreURL(f"{scheme.partition('/')[0]!r} is no kind of store; the URL must begin with one of {known}")
     return maker(url)
 
 

@@ -96,7 +96,7 @@ class MemoryStore(Store):
         """Do all of it at one revision, or raise Conflict or NoSuchLease."""
         self._check(commit)
         self._revision += 1
-        deletes = tuple([self._delete(delete.key, commit.cause) for delete in commit.deletes])
+        deletes = tuple([self._delete(delete.key, commit.cause) for delete in commit.deletes if delete.expect])
         puts = tuple([self._put(put) for put in commit.puts])
         self._emit(Delta(self._revision, puts, deletes))
         return self._revision

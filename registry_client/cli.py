@@ -281,10 +281,10 @@ def watch(common: Common, services: tuple[str, ...], filters: Filters) -> None:
         async with common.connect() as registry:
             stale = False
             async for view in registry.watch(*services, **filters):
-                _print_changes(view, as_json=common.as_json)
                 if stale != (view.stale_for is not None):
                     stale = not stale
                     _print_staleness(view, as_json=common.as_json)
+                _print_changes(view, as_json=common.as_json)
 
     run_until_signal(follow())
 

@@ -140,7 +140,8 @@ class ViewFold:
 
     A new epoch is not a removal: a registry that came back without its memory does not know what it had. What the
     ended epoch had is shown until its owner registers again, another instance registers the address, or one ttl of the
-    instance, at most 60 s, has gone by *with the registry in reach*.
+    instance, at most 60 s, has gone by *with the registry in reach*. That goes for what somebody was given; what was
+    merely found on disk yields to the first registry that answers.
     """
 
     def __init__(self) -> None:
@@ -153,6 +154,7 @@ class ViewFold:
         self._needs_reset = True
         self._shown: dict[Key, Instance] = {}
         self._shown_epoch = ""
+        self._is_unseen = True  # nobody was given what is shown
         self._shown_revision = 0
         self._kept = _Kept()
         self._elapsed_s = 0.0  # with the registry in reach
@@ -253,9 +255,9 @@ class ViewFold:
         self._count_down(now)
         self._counted_at_s = now
         ended = self._epoch != self._shown_epoch
-        if ended:
+        if ended and not self._is_unseen:
             self._keep_what_the_ended_epoch_had()
-        elif self._lags(now):
+        elif not ended and self._lags(now):
             return False
         whole = reset or self._lagging_since_s is not None
         self._lagging_since_s = None
@@ -345,6 +347,7 @@ class ViewFold:
         """The view as it is now, with what changed since the last one taken."""
         changes = self._changes()
         self._touched.clear()
+        self._is_unseen = False
         return replace(self.peek(now), changes=changes)
 
     def _changes(self) -> Changes:

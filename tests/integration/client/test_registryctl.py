@@ -51,9 +51,10 @@ def running(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[st
         process.communicate()
 
 
-def line_of(process: subprocess.Popen[str]) -> str:
+async def line_of(process: subprocess.Popen[str]) -> str:
+    """Its next line, while this loop goes on."""
     assert process.stdout is not None
-    line = process.stdout.readline()
+    line = await asyncio.to_thread(process.stdout.readline)
     assert line, process.stderr and process.stderr.read()
     return line
 
@@ -121,15 +122,15 @@ async def test_namespaces(registry: RegistryClient) -> None:
 async def test_a_watch_shows_what_happens(server: RegistryServer, registry: RegistryClient) -> None:
     with running("watch", "player") as process:
         registration = await registry.register(player("p1"), ttl=2)
-        assert re.match(r"\d\d:\d\d:\d\d\.\d{3} \+ player/p1 10\.0\.0\.5:8001 ACTIVE", line_of(process))
+        assert re.match(r"\d\d:\d\d:\d\d\.\d{3} \+ player/p1 10\.0\.0\.5:8001 ACTIVE", await line_of(process))
         await registry.update("player", "p1", weight=7)
-        assert "~ player/p1 10.0.0.5:8001 ACTIVE UNKNOWN 7" in line_of(process)
+        assert "~ player/p1 10.0.0.5:8001 ACTIVE UNKNOWN 7" in await line_of(process)
         server.kill()
-        assert "the registry is away" in line_of(process)
+        assert "the registry is away" in await line_of(process)
         await server.start_async()
-        assert "the registry is back" in line_of(process)
+        assert "the registry is back" in await line_of(process)
         await registration.aclose(drain=0)
-        while "- player/p1" not in (line := line_of(process)):
+        while "- player/p1" not in (line := await line_of(process)):
             assert "player/p1" in line
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
@@ -140,10 +141,10 @@ async def test_a_watch_shows_what_happens(server: RegistryServer, registry: Regi
 async def test_a_watch_in_json_is_one_document_per_line(registry: RegistryClient) -> None:
     with running("watch", "player", "--output", "json") as process:
         async with registry.register(player("p1"), drain=0):
-            document = json.loads(line_of(process))
+            document = json.loads(await line_of(process))
             assert (document["event"], document["instance"]["id"]) == ("added", "p1")
             assert int(document["revision"]) >= int(document["instance"]["revision"])
-        assert json.loads(line_of(process))["event"] == "removed"
+        assert json.loads(await line_of(process))["event"] == "removed"
         process.terminate()
         assert process.wait(20) == 0
 
@@ -155,7 +156,7 @@ async def test_register_keeps_the_lease_until_it_is_told_to_end(registry: Regist
     watch = registry.watch("player")
     options = ["--id", "p1", "--weight", "3", "--tag", "game", "--meta", "k=v", "--ttl", "2", "--drain", "0.3"]
     with running("register", "player", "10.0.0.5:8001", *options) as process:
-        assert line_of(process).startswith("registered player/p1 at 10.0.0.5:8001, lease ")
+        assert (await line_of(process)).startswith("registered player/p1 at 10.0.0.5:8001, lease ")
         view = await until(watch, lambda view: ids(view) == ["p1"])
         [it] = view.instances
         assert (it.address, it.weight, it.tags, it.metadata, it.ttl_s) == ("10.0.0.5:8001", 3, ("game",), {"k": "v"}, 2)
@@ -184,8 +185,8 @@ async def test_a_signal_drains_before_it_ends_the_command(registry: RegistryClie
     watch = registry.watch("player")
     script = "trap 'exit 9' TERM; echo started; while :; do read -t 1 line; done"
     with running("register", "player", "10.0.0.5:8001", "--id", "p1", "--", "bash", "-c", script) as process:
-        line_of(process)
-        assert line_of(process) == "started\n"
+        await line_of(process)
+        assert await line_of(process) == "started\n"
         process.terminate()
         await until(watch, lambda view: ids(view) == ["p1"] and not view.endpoints)
         await until(watch, lambda view: not view.instances)
@@ -194,7 +195,7 @@ async def test_a_signal_drains_before_it_ends_the_command(registry: RegistryClie
 
 async def test_a_take_over_ends_register(registry: RegistryClient) -> None:
     with running("register", "player", "10.0.0.5:8001", "--id", "p1", "--ttl", "2") as process:
-        line_of(process)
+        await line_of(process)
         async with registry.register(player("p1", 9001)):
             assert await asyncio.to_thread(process.wait, 20) == 1
             assert process.stderr is not None
@@ -266,7 +267,7 @@ def test_a_registry_that_cannot_be_reached_is_exit_code_3(command: list[str]) ->
 async def test_whoever_stops_reading_gets_no_traceback(registry: RegistryClient) -> None:
     with running("watch", "player") as process:
         async with registry.register(player("p1")):
-            line_of(process)
+            await line_of(process)
             assert process.stdout is not None
             process.stdout.close()
             process.stdout = None

@@ -368,14 +368,28 @@ def test_a_restored_view_has_its_age_and_yields_to_the_registry() -> None:
     assert ids(fold.peek(1002.0)) == ["b"]
 
 
-def test_a_restored_view_outlives_a_registry_without_memory() -> None:
+def test_a_restored_view_that_was_given_out_outlives_a_registry_without_memory() -> None:
     saved = following(player("a")).peek(0.0)
     fold = ViewFold()
     fold.restore(saved, "t", age_s=30.0, now=0.0)
+    assert ids(fold.take(0.0)) == ["a"]
     fold.on_connect()
     fold.on_response(full(epoch="e2"), 1.0)
     assert ids(fold.peek(1.0)) == ["a"]
     assert fold.tick(1.0 + TTL_S)
+
+
+def test_a_restored_view_that_nobody_saw_yields_to_whoever_answers() -> None:
+    """Else a registry made anew on a familiar address would begin with the ghosts of another one."""
+    saved = following(player("a")).peek(0.0)
+    fold = ViewFold()
+    fold.restore(saved, "t", age_s=3.0, now=0.0)
+    fold.on_connect()
+    assert fold.on_response(full(player("b"), epoch="e2"), 1.0) is Folded.CHANGED
+    view = fold.take(1.0)
+    assert ids(view) == ["b"]
+    assert not view.unconfirmed
+    assert ([it.id for it in view.changes.added], view.changes.removed) == (["b"], ())
 
 
 # ---- any history
@@ -436,6 +450,7 @@ class AnyHistory(RuleBasedStateMachine):
         self.seen: dict[Key, Instance] = {}
         self.lost = False
         self.connect(resume=False)
+        self.read()
 
     def connect(self, *, resume: bool) -> None:
         self.lost = False

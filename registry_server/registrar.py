@@ -70,7 +70,7 @@ class Registrar:
         return len(keys), revision
 
     async def _leave(self, keys: Sequence[Key], lease: Lease | None) -> int:
-        name = ", ".join(map(str, keys))
+        name = str(keys[0]) if len(keys) == 1 else f"{len(keys)} instances, {keys[0]} the first"
         if lease is None:
             written = await self._write(name, lambda: self._rules.deregister(keys))
             self._feed.let_go(keys, Cause.DEREGISTERED)

@@ -1,5 +1,7 @@
 """The view beside a naive model: whatever the store tells, both hold the same, and the log is true."""
 
+from typing import Any
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -88,13 +90,13 @@ class CatalogMachine(RuleBasedStateMachine):
         self.remembered: list[tuple[int, dict[Query, dict[Key, int]]]] = []
 
     @initialize(puts=PUTS)
-    def first_load(self, puts: list[tuple[Key, dict[str, object], str]]) -> None:
+    def first_load(self, puts: list[tuple[Key, dict[str, Any], str]]) -> None:
         self.load(self.made(puts))
 
     # ---- what the store tells
 
     @rule(puts=PUTS, names=st.lists(NAMES, max_size=3, unique=True), cause=st.sampled_from(Cause))
-    def delta(self, puts: list[tuple[Key, dict[str, object], str]], names: list[Key], cause: Cause) -> None:
+    def delta(self, puts: list[tuple[Key, dict[str, Any], str]], names: list[Key], cause: Cause) -> None:
         self.revision += 1
         put_names = {name for name, _, _ in puts}
         deletes = tuple(Deleted(name, cause) for name in names if name not in put_names)
@@ -107,7 +109,7 @@ class CatalogMachine(RuleBasedStateMachine):
         self.check_changes(changes)
 
     @rule(puts=PUTS, more=st.integers(0, 3))
-    def told_anew(self, puts: list[tuple[Key, dict[str, object], str]], more: int) -> None:
+    def told_anew(self, puts: list[tuple[Key, dict[str, Any], str]], more: int) -> None:
         """The connection was lost: some changed meanwhile, the others are told as they are."""
         self.revision += more + len(puts) * bool(more)
         current = [it for it in self.model.records.values() if more % 2 == 0 or hash(it.key.id) % 2]
@@ -116,7 +118,7 @@ class CatalogMachine(RuleBasedStateMachine):
         self.load((*changed, *(it for it in current if it.key not in names)))
 
     @rule(puts=PUTS, keep=st.sets(NAMES), other_epoch=st.booleans())
-    def another_order(self, puts: list[tuple[Key, dict[str, object], str]], keep: set[Key], other_epoch: bool) -> None:
+    def another_order(self, puts: list[tuple[Key, dict[str, Any], str]], keep: set[Key], other_epoch: bool) -> None:
         """The store lost its memory, or went back to an earlier one."""
         if other_epoch or self.revision <= 10:
             self.epoch, self.revision = self.epoch + 1, 10
@@ -144,7 +146,7 @@ class CatalogMachine(RuleBasedStateMachine):
 
     # ---- within
 
-    def made(self, puts: list[tuple[Key, dict[str, object], str]]) -> tuple[Record, ...]:
+    def made(self, puts: list[tuple[Key, dict[str, Any], str]]) -> tuple[Record, ...]:
         """Records of the past few revisions, one each."""
         first = self.revision - len(puts) + 1
         return tuple(
@@ -229,10 +231,10 @@ class CatalogMachine(RuleBasedStateMachine):
         assert len(self.catalog._services) <= len(occupied) + self.log_limit
 
 
-COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": False}
+COMMON: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": False}
 
 
-class TestCatalog(CatalogMachine.TestCase):
+class TestCatalog(CatalogMachine.TestCase):  # type: ignore[misc,valid-type]
     settings = settings(max_examples=100, stateful_step_count=25, **COMMON)
 
 
@@ -246,5 +248,5 @@ class LongMemory(CatalogMachine):
         assert all(self.catalog.changes(query, seq) is not None for seq, _ in self.remembered for query in QUERIES[:2])
 
 
-class TestCatalogWithALongMemory(LongMemory.TestCase):
+class TestCatalogWithALongMemory(LongMemory.TestCase):  # type: ignore[misc,valid-type]
     settings = settings(max_examples=40, stateful_step_count=25, **COMMON)

@@ -260,7 +260,7 @@ class HubMachine(RuleBasedStateMachine):
         assert (self.hub._by_service, self.hub._by_namespace) == ({}, {})
 
 
-class TestHub(HubMachine.TestCase):
+class TestHub(HubMachine.TestCase):  # type: ignore[misc,valid-type]
     settings = settings(
         max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
     )

@@ -27,7 +27,7 @@ FIELDS = st.fixed_dictionaries(
     }
 )
 PUTS = st.lists(st.tuples(NAMES, FIELDS), min_size=1, max_size=4, unique_by=lambda put: put[0])
-QUESTIONS = st.sampled_from(
+QUESTIONS: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
     [
         {"services": ["player"]},
         {"services": ["player", "match", "nobody"]},
@@ -175,7 +175,8 @@ class WatchMachine(RuleBasedStateMachine):
             return
         asked = {**{name: it for name, it in question.items() if name != "services"}, "service": "".join(services)}
         core = data.draw(st.sampled_from(self.cores))
-        whole, token, found = core.list(**asked), "", []
+        whole, token = core.list(**asked), ""
+        found: list[pb.Instance] = []
         for _ in range(50):
             page = core.list(**asked, page_size=data.draw(st.integers(1, 3)), page_token=token)
             assert page.checksum == whole.checksum
@@ -228,10 +229,10 @@ class WatchMachine(RuleBasedStateMachine):
             core.feed.emit(event)
 
 
-COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": False}
+COMMON: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": False}
 
 
-class TestWatch(WatchMachine.TestCase):
+class TestWatch(WatchMachine.TestCase):  # type: ignore[misc,valid-type]
     settings = settings(max_examples=100, stateful_step_count=40, **COMMON)
 
 
@@ -241,5 +242,5 @@ class ShortMemory(WatchMachine):
     log_limit = 5
 
 
-class TestWatchWithAShortMemory(ShortMemory.TestCase):
+class TestWatchWithAShortMemory(ShortMemory.TestCase):  # type: ignore[misc,valid-type]
     settings = settings(max_examples=60, stateful_step_count=40, **COMMON)

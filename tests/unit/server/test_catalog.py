@@ -1,5 +1,7 @@
 """The view: what it holds after any event of the store, how far back it remembers, and what a change costs."""
 
+from typing import Any
+
 import pytest
 
 from protos.registry.v1 import registry_pb2 as pb
@@ -11,7 +13,7 @@ from tests.support.core import gone, key, loaded, put, record
 
 ONE, TWO, THREE = key("one"), key("two"), key("three")
 PLAYER = Query("default", frozenset({"player"}))
-HOST = {"host": "10.9.9.9", "port": 7}
+HOST: dict[str, Any] = {"host": "10.9.9.9", "port": 7}
 
 
 def ids(catalog: Catalog, service: str = "player") -> list[str]:
@@ -79,7 +81,7 @@ def test_counts() -> None:
         ({"weight": 1}, True),
     ],
 )
-def test_routable(fields: dict[str, int], is_routable: bool) -> None:
+def test_routable(fields: dict[str, Any], is_routable: bool) -> None:
     assert Entry.of(record(ONE, 5, **fields)).routable is is_routable
 
 
@@ -103,7 +105,7 @@ def test_address_taken_by_a_new_id_leaves_no_ghost() -> None:
     changes = catalog.apply(put(11, TWO, **HOST))
     assert story(changes) == [("one", True, False, Cause.REPLACED), ("two", False, True, None)]
     assert ids(catalog) == ["two"]
-    holder = catalog.at_address("default", "player", (HOST["host"], HOST["port"]))  # type: ignore[arg-type]
+    holder = catalog.at_address("default", "player", (HOST["host"], HOST["port"]))
     assert holder is not None
     assert holder.key == TWO
 
@@ -128,7 +130,7 @@ def test_address_given_up_is_free() -> None:
 
 
 def test_instances_that_swap_addresses_both_stay() -> None:
-    there = {"host": "10.9.9.8", "port": 7}
+    there: dict[str, Any] = {"host": "10.9.9.8", "port": 7}
     catalog = loaded(record(ONE, 5, **HOST), record(TWO, 6, **there))
     changes = catalog.apply(Delta(11, (record(ONE, 11, **there), record(TWO, 11, **HOST))))
     assert ids(catalog) == ["one", "two"]

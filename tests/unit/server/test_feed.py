@@ -3,11 +3,12 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from registry_server.catalog import Catalog
-from registry_server.feed import Feed
+from registry_server.feed import BEAT_S, STALL_S, Feed
 from registry_server.hub import Hub
 from registry_server.rules import seconds
 from registry_server.stores.base import (
@@ -27,7 +28,7 @@ from tests.support.core import Core, Watcher, gone, key, put, record, settle
 from tests.support.waiting import eventually_async
 
 ONE, TWO = key("one"), key("two")
-HOST = {"host": "10.9.9.9", "port": 7}
+HOST: dict[str, Any] = {"host": "10.9.9.9", "port": 7}
 
 
 class Mute(Store):
@@ -115,6 +116,25 @@ async def test_reach_gives_up_in_time_and_leaves_nothing_behind() -> None:
     feed = feed_of(Mute(), {})
     assert await feed.reach(12, 0.01) is False
     assert feed._waiting == {}
+
+
+async def test_what_expires_after_the_server_was_stopped_waits() -> None:
+    core = Core(Mute())
+    core.feed.emit(Snapshot("e1", 10, (record(ONE, 5, ttl={"seconds": 15}),)))
+    core.timeline.advance(BEAT_S + STALL_S + 0.01)
+    core.feed.emit(gone(11, ONE, cause=Cause.EXPIRED))
+    assert core.catalog.get(ONE) is not None
+    assert core.feed.guard.next_due == core.timeline.now + 15
+
+
+def test_what_expires_in_the_ordinary_course_does_not_wait() -> None:
+    core = Core(Mute())
+    core.feed.emit(Snapshot("e1", 10, (record(ONE, 5, ttl={"seconds": 15}),)))
+    for _ in range(100):
+        core.timeline.advance(BEAT_S + STALL_S - 0.01)
+        core.feed._beat()
+    core.feed.emit(gone(11, ONE, cause=Cause.EXPIRED))
+    assert core.catalog.get(ONE) is None
 
 
 def test_view_says_how_old_it_is_while_the_store_is_away() -> None:

@@ -1,5 +1,7 @@
 """After an outage of the store, removals that may be its fault wait one TTL; what somebody asked for never waits."""
 
+from typing import Any
+
 import pytest
 
 from protos.registry.v1 import registry_pb2 as pb
@@ -13,7 +15,7 @@ TTL_S = 15.0
 BACK_AT = 1000.0
 
 
-def some(revision: int = 5, **fields: object) -> Catalog:
+def some(revision: int = 5, **fields: Any) -> Catalog:
     fields.setdefault("ttl", {"seconds": int(TTL_S)})
     return loaded(*(record(name, revision, **fields) for name in (ONE, TWO)))
 

@@ -111,9 +111,12 @@ def test_heap_does_not_grow_by_renewals() -> None:
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("grdp"), st.integers(0, 9)), max_size=60))
 def test_table_ends_what_a_plain_dict_of_deadlines_ends(steps: list[tuple[str, str, int]]) -> None:
     table, ends, ttls, now = LeaseTable(), dict[str, int](), dict[str, int](), 0
-    for name, step, number in steps:
+    latest: dict[str, str] = {}
+    for place, (letter, step, number) in enumerate(steps):
         now += number % 4
-        if step == "g" and name not in ends:
+        name = latest.get(letter, "")
+        if step == "g":
+            name = latest[letter] = f"{letter}{place}"  # no id is given out twice
             table.grant(name, number, now)
             ends[name], ttls[name] = now + number, number
         elif step == "r":

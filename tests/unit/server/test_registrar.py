@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -70,8 +71,8 @@ def fickle(core: Core) -> Fickle:
     return core.store
 
 
-def wanted(id_: str = "one", port: int = 7, **fields: object) -> pb.Instance:
-    return pb.Instance(namespace="default", service="player", id=id_, host="10.9.9.9", port=port, **fields)  # type: ignore[arg-type]
+def wanted(id_: str = "one", port: int = 7, **fields: Any) -> pb.Instance:
+    return pb.Instance(namespace="default", service="player", id=id_, host="10.9.9.9", port=port, **fields)
 
 
 async def test_conflict_is_tried_again(core: Core) -> None:
@@ -218,3 +219,21 @@ async def test_keys_of_both(core: Core) -> None:
     removed, revision = await core.registrar.deregister(list(core.catalog.of_lease(lease.id)), 0.0)
     assert (removed, list(core.catalog.keys())) == (2, list[Key]())
     assert revision == core.catalog.revision
+
+
+async def test_lease_of_many_leaves_in_steps_and_what_is_said_of_it_is_short(core: Core) -> None:
+    _, _, lease = await core.registrar.register(wanted("x" * 128), 15.0, "")
+    for port in range(8, 8 + registrar.MAX_KEYS):
+        await core.registrar.register(wanted(f"{port:x>128}", port), 15.0, lease.id)
+    keys = list(core.catalog.of_lease(lease.id))
+    before = fickle(core).commits
+    fickle(core).conflicts = 1000
+    with pytest.raises(Contended) as error:
+        await core.registrar.deregister(keys, 0.0)
+    assert len(str(error.value)) < 1000
+    fickle(core).conflicts, fickle(core).commits = 0, before
+    removed, revision = await core.registrar.deregister(keys, 0.0)
+    assert (removed, fickle(core).commits - before) == (registrar.MAX_KEYS + 1, 2)
+    assert revision == core.catalog.revision
+    assert list(core.catalog.keys()) == []
+    assert len(fickle(core)._leases) == 0

@@ -13,7 +13,7 @@ from registry_server.stores.base import Cause, Commit, Delete, Key, Lease, Put
 from tests.support.core import NOON, gone, key, loaded, record
 
 ONE, TWO = key("one"), key("two")
-HOST = {"host": "10.9.9.9", "port": 7}
+HOST: dict[str, Any] = {"host": "10.9.9.9", "port": 7}
 NEW = Lease("new", 30.0)
 
 
@@ -163,7 +163,7 @@ def test_the_view_itself_is_never_changed() -> None:
 
 # ---- update
 
-FULL = {
+FULL: dict[str, Any] = {
     "status": pb.DOWN,
     "weight": 7,
     "metadata": {"a": "b"},

@@ -11,6 +11,7 @@ from google.protobuf.any_pb2 import Any as Packed
 from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 
+from protos.registry.v1 import registry_pb2 as pb
 from registry_server import errors
 from registry_server.transport import grpc_aio, status
 
@@ -120,14 +121,15 @@ async def test_over_the_wire_too() -> None:
         raise RuntimeError("the secret")
 
     server = grpc.aio.server()
-    handlers = {"Get": grpc_aio._unary(grpc_aio.pb.GetRequest, fails)}
+    handlers = {"Get": grpc_aio._unary(pb.GetRequest, fails)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("x.Y", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call: Any = channel.unary_unary("/x.Y/Get")
             with pytest.raises(grpc.aio.AioRpcError) as told:
-                await channel.unary_unary("/x.Y/Get")(b"", timeout=10)
+                await call(b"", timeout=10)
     finally:
         await server.stop(0)
         await asyncio.wait_for(server.wait_for_termination(), 10)

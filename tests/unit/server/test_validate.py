@@ -260,8 +260,7 @@ def test_update_checks_what_it_takes(path: str) -> None:
 
 @pytest.mark.parametrize("field", ["service", "id"])
 def test_update_needs_a_key(field: str) -> None:
-    it = instance(id="one")
-    it.ClearField(field)
+    it = instance(**{"id": "one", field: ""})
     with pytest.raises(InvalidField, match=f"^instance.{field}: is required$"):
         validate.changed_instance(it, ["tags"])
 
@@ -332,8 +331,8 @@ def test_page_size() -> None:
 
 
 def test_filter() -> None:
-    validate.filter_(pb.Filter(statuses=[0, 1, 2], healths=[0, 1, 2, 3]))
+    validate.filter_(pb.Filter(statuses=[0, 1, 2], healths=[0, 1, 2, 3]))  # type: ignore[list-item]
     with pytest.raises(InvalidField, match=r"^filter.statuses: "):
-        validate.filter_(pb.Filter(statuses=[0, 3]))
+        validate.filter_(pb.Filter(statuses=[0, 3]))  # type: ignore[list-item]
     with pytest.raises(InvalidField, match=r"^filter.healths: "):
-        validate.filter_(pb.Filter(healths=[-1]))
+        validate.filter_(pb.Filter(healths=[-1]))  # type: ignore[list-item]

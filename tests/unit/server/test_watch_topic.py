@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -147,7 +148,7 @@ FILTERS = [
 
 
 @pytest.mark.parametrize(("query", "fits", "does_not"), FILTERS)
-def test_filter_lets_in_and_out(query: Query, fits: dict[str, object], does_not: dict[str, object]) -> None:
+def test_filter_lets_in_and_out(query: Query, fits: dict[str, Any], does_not: dict[str, Any]) -> None:
     catalog = loaded(record(ONE, 5, **fits), record(TWO, 6, **does_not))
     topic = topic_of(catalog, query)
     assert ids(only(topic.render(None))) == (["one"], [])
@@ -162,10 +163,10 @@ def test_filter_lets_in_and_out(query: Query, fits: dict[str, object], does_not:
 
 
 def test_equal_questions_are_one_question() -> None:
-    one = Query.of("default", ["b", "a"], pb.Filter(tags=["x", "y"], metadata={"k": "v", "l": "w"}, healths=[1, 0]))
-    two = Query.of(
-        "default", ["a", "b", "a"], pb.Filter(tags=["y", "x"], metadata={"l": "w", "k": "v"}, healths=[0, 1])
-    )
+    healths = [pb.HEALTHY, pb.UNKNOWN]
+    first = pb.Filter(tags=["x", "y"], metadata={"k": "v", "l": "w"}, healths=healths)
+    second = pb.Filter(tags=["y", "x"], metadata={"l": "w", "k": "v"}, healths=healths[::-1])
+    one, two = Query.of("default", ["b", "a"], first), Query.of("default", ["a", "b", "a"], second)
     assert one == two
     assert hash(one) == hash(two)
     assert one.fingerprint == two.fingerprint

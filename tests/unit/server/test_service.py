@@ -1,0 +1,309 @@
+"""The methods of the registry, from request to encoded answer: pages, headers, leases, drains, health."""
+
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+
+from protos.registry.v1 import registry_pb2 as pb
+from registry_server.errors import InvalidField, LimitExceeded, NotFound, Unavailable
+from registry_server.rpc import registry
+from registry_server.rpc.health import HealthService, ServerState
+from registry_server.stores.base import Snapshot
+from registry_server.stores.memory import MemoryStore
+from tests.support.core import Core, Sink, drive, key, put, record, settle, sum_of
+
+SERVING, NOT_SERVING, UNKNOWN = 1, 2, 3
+
+
+class Served(Core):
+    """The core over the embedded store, asked by messages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        assert isinstance(self.store, MemoryStore)
+        self.memory = self.store
+        self.memory._emit = self.feed.emit
+        self.feed.emit(Snapshot("e1", 1, ()))
+
+    def register(self, id_: str = "one", port: int = 7, lease_id: str = "", **fields: Any) -> pb.RegisterResponse:
+        instance = pb.Instance(**{"service": "player", "id": id_, "host": "10.0.0.1", "port": port, **fields})
+        request = pb.RegisterRequest(instance=instance, lease_id=lease_id)
+        return pb.RegisterResponse.FromString(drive(self.service.register(request)))
+
+    def renew(self, *lease_ids: str) -> pb.KeepAliveResponse:
+        request = pb.KeepAliveRequest(lease_ids=lease_ids)
+        return pb.KeepAliveResponse.FromString(drive(self.service.keep_alive(request)))
+
+    def deregister(self, **fields: Any) -> pb.DeregisterResponse:
+        return pb.DeregisterResponse.FromString(drive(self.service.deregister(pb.DeregisterRequest(**fields))))
+
+    def get(self, id_: str = "one") -> pb.GetResponse:
+        request = pb.GetRequest(key=pb.InstanceKey(service="player", id=id_))
+        return pb.GetResponse.FromString(drive(self.service.get(request)))
+
+    def pass_time(self, by_s: float) -> None:
+        self.timeline.advance(by_s)
+        self.feed._beat_at = self.timeline.now  # it was not stopped meanwhile
+        self.memory.tick(self.timeline.now)
+
+
+@pytest.fixture
+def served() -> Served:
+    return Served()
+
+
+def clean(it: Message) -> str:
+    return str(it)
+
+
+# ---- register, get, keep alive
+
+
+def test_register_answers_with_what_is_stored(served: Served) -> None:
+    answer = served.register()
+    assert (answer.header.epoch, answer.header.revision) == ("e1", answer.instance.revision)
+    assert (answer.ttl.seconds, answer.instance.ttl.seconds, answer.instance.generation) == (15, 15, 1)
+    assert clean(served.get().instance) == clean(answer.instance)
+    assert served.list().instances == [answer.instance]
+
+
+def test_id_is_made_when_there_is_none(served: Served) -> None:
+    first, second = served.register(""), served.register("", 8)
+    assert first.instance.id
+    assert second.instance.id not in ("", first.instance.id)
+
+
+def test_one_lease_for_several(served: Served) -> None:
+    lease_id = served.register().lease_id
+    answer = served.register("two", 8, lease_id)
+    assert answer.lease_id == lease_id
+    (renewal,) = served.renew(lease_id).renewals
+    assert (renewal.state, renewal.instances, renewal.ttl.seconds) == (pb.Renewal.RENEWED, 2, 15)
+
+
+def test_renewals_come_in_the_order_of_the_request(served: Served) -> None:
+    one, two = served.register().lease_id, served.register("two", 8).lease_id
+    answer = served.renew(two, "unknown", one, two)
+    assert [it.lease_id for it in answer.renewals] == [two, "unknown", one, two]
+    assert [it.state for it in answer.renewals] == [1, 3, 1, 1]
+    assert served.renew().renewals == []
+
+
+def test_lease_lives_as_long_as_it_is_renewed_and_no_longer(served: Served) -> None:
+    lease_id = served.register().lease_id
+    for _ in range(5):
+        served.pass_time(15.0)
+        assert served.renew(lease_id).renewals[0].state == pb.Renewal.RENEWED
+    served.pass_time(15.1)
+    assert served.list().instances == []
+    assert served.renew(lease_id).renewals[0].state == pb.Renewal.UNKNOWN
+    with pytest.raises(NotFound):
+        served.get()
+
+
+def test_taken_over_owner_learns_it_by_its_lease(served: Served) -> None:
+    old = served.register().lease_id
+    assert served.register().instance.generation == 2
+    assert served.renew(old).renewals[0].state == pb.Renewal.UNKNOWN
+
+
+# ---- deregister
+
+
+def test_deregister_by_key_and_by_lease(served: Served) -> None:
+    lease_id = served.register().lease_id
+    served.register("two", 8, lease_id)
+    served.register("three", 9)
+    answer = served.deregister(key=pb.InstanceKey(service="player", id="three"))
+    assert (answer.removed, answer.header.revision) == (1, served.catalog.revision)
+    assert served.deregister(lease_id=lease_id).removed == 2
+    assert served.list().instances == []
+    assert served.renew(lease_id).renewals[0].state == pb.Renewal.UNKNOWN
+
+
+def test_drain_is_seen_at_once_and_ends_by_itself(served: Served) -> None:
+    lease_id = served.register().lease_id
+    assert served.deregister(lease_id=lease_id, drain={"seconds": 5}).removed == 1
+    assert served.get().instance.status == pb.DRAINING
+    served.pass_time(5.0)
+    assert served.get().instance.status == pb.DRAINING
+    served.pass_time(0.2)
+    assert served.list().instances == []
+
+
+@pytest.mark.parametrize("fields", [{}, {"key": {"service": "player", "id": "one"}, "lease_id": "x"}])
+def test_deregister_needs_one_of_two(served: Served, fields: dict[str, Any]) -> None:
+    served.register()
+    with pytest.raises(InvalidField, match="either key or lease_id"):
+        served.deregister(**fields)
+    assert len(served.list().instances) == 1
+
+
+# ---- update
+
+
+def test_update_answers_with_what_is_now(served: Served) -> None:
+    lease_id = served.register(weight=5).lease_id
+    request = pb.UpdateRequest(instance=pb.Instance(service="player", id="one", tags=["x"]))
+    request.update_mask.paths[:] = ["tags", "weight"]
+    answer = pb.UpdateResponse.FromString(drive(served.service.update(request)))
+    assert (answer.instance.weight, list(answer.instance.tags)) == (100, ["x"])
+    assert answer.header.revision == answer.instance.revision == served.catalog.revision
+    assert clean(served.get().instance) == clean(answer.instance)
+    assert served.renew(lease_id).renewals[0].instances == 1
+
+
+# ---- list
+
+
+def filled(core: Core, count: int, **fields: Any) -> None:
+    core.feed.emit(put(50, *(key(f"{number:04}", f"s{number % 3}") for number in range(count)), **fields))
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 10, 11])
+def test_pages_together_are_the_whole_in_order(served: Served, size: int) -> None:
+    filled(served, 10)
+    whole, token = served.list(), ""
+    found: list[pb.Instance] = []
+    for _ in range(20):
+        page = served.list(page_size=size, page_token=token)
+        assert len(page.instances) <= size
+        assert page.checksum == whole.checksum == sum_of(whole.instances)
+        found += page.instances
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == list(whole.instances)
+    assert [(it.service, it.id) for it in found] == sorted((it.service, it.id) for it in found)
+    assert len(found) == 10
+
+
+def test_default_page_is_a_thousand(served: Served) -> None:
+    filled(served, 1001)
+    assert len(served.list(page_size=0).instances) == 1000
+    assert served.list(page_size=0).next_page_token
+
+
+def test_instances_that_come_and_go_between_pages_disturb_no_other(served: Served) -> None:
+    filled(served, 9)
+    first = served.list(page_size=4)
+    served.feed.emit(put(51, key("0000a", "s0")))
+    second = served.list(page_size=100, page_token=first.next_page_token)
+    ids = [it.id for it in (*first.instances, *second.instances)]
+    assert len(ids) == len(set(ids)) == 9
+
+
+def test_page_fits_into_what_clients_take(served: Served) -> None:
+    filled(served, 400, metadata={"k": "v" * 16_000})
+    sizes, token = [], ""
+    while True:
+        page = served.list(page_token=token)
+        assert page.ByteSize() < 4 << 20
+        sizes.append(len(page.instances))
+        token = page.next_page_token
+        if not token:
+            break
+    assert sum(sizes) == 400
+    assert len(sizes) == 3
+
+
+def test_filter_and_namespace(served: Served) -> None:
+    served.feed.emit(Snapshot("e1", 50, (record(key("a"), 5, tags=["x"]), record(key("b"), 6))))
+    served.feed.emit(put(51, key("c", namespace="prod")))
+    assert [it.id for it in served.list(filter=pb.Filter(tags=["x"])).instances] == ["a"]
+    assert [it.id for it in served.list(namespace="prod").instances] == ["c"]
+    assert served.list(service="nobody").instances == []
+
+
+def test_services_with_their_numbers(served: Served) -> None:
+    served.feed.emit(put(50, key("a"), key("b")))
+    served.feed.emit(put(51, key("c"), weight=0))
+    served.feed.emit(put(52, key("d", "match"), key("e", "other", "prod")))
+    answer = pb.ListServicesResponse.FromString(drive(served.service.list_services(pb.ListServicesRequest())))
+    assert [(it.namespace, it.service, it.instances, it.routable) for it in answer.services] == [
+        ("default", "match", 1, 1),
+        ("default", "player", 3, 2),
+    ]
+    assert answer.header.revision == 52
+
+
+async def test_revision_that_does_not_come_is_unavailable(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "MAX_WAIT_S", 0.01)
+    with pytest.raises(Unavailable, match="revision 999 is not reached yet"):
+        await served.service.list(pb.ListRequest(min_revision=999))
+
+
+def test_revision_that_is_there_is_not_waited_for(served: Served) -> None:
+    filled(served, 1)
+    assert len(served.list(min_revision=50).instances) == 1
+
+
+# ---- health
+
+
+class Told:
+    """A health watch, and the statuses it was told."""
+
+    def __init__(self, served: Served, health: HealthService, name: str) -> None:
+        self.core, self.sink = served, Sink()
+        self.reader = health.watch(health_pb2.HealthCheckRequest(service=name), self.sink)
+
+    def take(self) -> list[int]:
+        settle(self.core, [])
+        found: list[int] = []
+        while self.sink.is_writing:
+            self.sink.is_writing = False
+            found += [health_pb2.HealthCheckResponse.FromString(part).status for part in self.sink.take()]
+            self.core.hub.free(self.reader)
+            settle(self.core, [])
+        return found
+
+
+@pytest.fixture
+def health(served: Served) -> HealthService:
+    return HealthService(served.catalog, served.hub, ServerState())
+
+
+def test_health_of_a_service_is_whether_anybody_takes_traffic(served: Served, health: HealthService) -> None:
+    served.feed.emit(put(50, key("a"), weight=0))
+    assert health.status("player") == NOT_SERVING
+    served.feed.emit(put(51, key("b")))
+    assert health.status("player") == health.status("default/player") == SERVING
+    assert health.status("prod/player") == health.status("nobody") == UNKNOWN
+    assert health.status("") == health.status("registry.v1.Registry") == SERVING
+
+
+def test_health_watch_tells_changes_of_the_status_alone(served: Served, health: HealthService) -> None:
+    told = Told(served, health, "player")
+    assert told.take() == [UNKNOWN]
+    served.feed.emit(put(50, key("a")))
+    assert told.take() == [SERVING]
+    served.feed.emit(put(51, key("b")))
+    assert told.take() == []
+    served.feed.emit(put(52, key("a"), key("b"), weight=0))
+    assert told.take() == [NOT_SERVING]
+
+
+def test_server_that_stops_tells_so(served: Served) -> None:
+    state = ServerState()
+    told = Told(served, HealthService(served.catalog, served.hub, state), "")
+    assert told.take() == [SERVING]
+    state.stop()
+    served.hub.reset()
+    assert told.take() == [NOT_SERVING]
+
+
+async def test_health_check_of_nobody(health: HealthService) -> None:
+    with pytest.raises(NotFound, match="no such service: nobody"):
+        await health.check(health_pb2.HealthCheckRequest(service="nobody"))
+
+
+async def test_health_list_has_a_limit(served: Served, health: HealthService) -> None:
+    served.feed.emit(put(50, *(key("a", f"s{number}") for number in range(98))))
+    listed = health_pb2.HealthListResponse.FromString(await health.list(health_pb2.HealthListRequest()))
+    assert len(listed.statuses) == 100
+    served.feed.emit(put(51, key("a", "one-more", "prod")))
+    with pytest.raises(LimitExceeded, match="101"):
+        await health.list(health_pb2.HealthListRequest())

@@ -81,6 +81,11 @@ async def at_work(*addresses: str, ttl_s: float = TTL_S) -> AsyncIterator[tuple[
         assert [them.shorter for them in views] == [[], []]
 
 
+def address_in_use(registrations: list[Registration]) -> str:
+    """Which registry the owner of all of them talks to just now."""
+    return registrations[0]._registrar._link.current.address
+
+
 def player(number: int) -> Instance:
     """One of the six."""
     return Instance(service="player", id=NAMES[number], host="10.0.0.5", port=8001 + number)

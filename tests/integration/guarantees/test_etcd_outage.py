@@ -11,7 +11,7 @@ import pytest
 from protos.registry.v1 import registry_pb2 as pb
 from tests.conftest import ServerFactory
 from tests.support.etcd import EtcdCluster
-from tests.support.raw import Owner, RawClient, Watching, owners, refusal, retry_info
+from tests.support.raw import Owner, RawClient, Watching, clients, owners, refusal, retry_info
 from tests.support.waiting import passed, until
 
 TTL_S = 3.0
@@ -129,6 +129,31 @@ async def test_etcd_comes_and_goes(server_factory: ServerFactory, etcd: EtcdClus
         await watch.wait_ids(*LIVING[:-1], timeout_s=2 * TTL_S + 4)
         never_without(watch, LIVING[:-1])
         assert all(owner.registrations == 1 for owner in held)
+
+
+@pytest.mark.parametrize("how", ["kept", "wiped"])
+async def test_etcd_of_two_servers_is_gone(server_factory: ServerFactory, etcd: EtcdCluster, how: str) -> None:
+    """Half of the owners are at either server: both keep everybody, and agree again when etcd is back."""
+    servers = [await server_factory(store=etcd.url(), name=f"replica-{number}").start_async() for number in (1, 2)]
+    async with clients(*(server.address for server in servers)) as pair, contextlib.AsyncExitStack() as stack:
+        held = [
+            await stack.enter_async_context(Owner(pair[number % 2], name, 9000 + number, ttl_s=TTL_S))
+            for number, name in enumerate(LIVING)
+        ]
+        watches = [await stack.enter_async_context(client.watching()) for client in pair]
+        for watch in watches:
+            await watch.wait_ids(*LIVING)
+        told = {owner.id: len(owner.states) for owner in held}
+        etcd.kill()
+        await renewals_are_held(held)
+        await etcd.restart_async(wiped=how == "wiped")
+        await asyncio.gather(*(owner.wait_state(pb.Renewal.RENEWED, after=told[owner.id]) for owner in held))
+        await passed(2 * TTL_S)
+        for watch in watches:
+            assert watch.ids == set(LIVING)
+            never_without(watch, LIVING)
+        assert watches[0].epoch == watches[1].epoch
+        assert watches[0].view == watches[1].view
 
 
 class Writer:

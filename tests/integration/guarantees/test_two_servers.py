@@ -9,10 +9,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from protos.registry.v1 import registry_pb2 as pb
+from registry_client import Registration
 from tests.support.raw import RawClient, checksum, clients
 from tests.support.servers import RegistryServer
 from tests.support.stores import Backends
-from tests.support.views import at_work, shows_all
+from tests.support.views import NAMES, address_in_use, at_work, shows_all
 from tests.support.waiting import eventually_async, passed, until
 
 ROUNDS = 20
@@ -138,22 +139,47 @@ async def collide(client: RawClient, seed: int) -> int:
     return revision
 
 
-@pytest.mark.parametrize("dies", [0, 1])
-async def test_either_is_killed_under_load(replicas: list[RegistryServer], dies: int) -> None:
+def by_use(replicas: list[RegistryServer], registrations: list[Registration], which: str) -> list[RegistryServer]:
+    """The replica that the owner uses and then the other one, or the other way round."""
+    used = address_in_use(registrations)
+    return sorted(replicas, key=lambda replica: (replica.address == used) == (which == "other"))
+
+
+@pytest.mark.parametrize("which", ["used", "other"])
+async def test_either_is_killed_under_load(replicas: list[RegistryServer], which: str) -> None:
     """kill -9 while owners renew, watchers watch and others write: clients with both addresses go on, and no list gets
     shorter."""
     async with at_work(*(replica.address for replica in replicas), ttl_s=TTL_S) as (registrations, views):
-        async with load(replicas[1 - dies]) as written:
+        dies, stays = by_use(replicas, registrations, which)
+        async with load(stays) as written:
             await eventually_async(lambda: len(written) > 50, what="there is load")
-            replicas[dies].kill()
+            dies.kill()
             before = len(written)
             await passed(2 * TTL_S)  # whoever had been renewed by the dead one alone would be gone by now
             assert len(written) > before
-        await shows_all(registrations, replicas[1 - dies].address)
+        await shows_all(registrations, stays.address)
         await asyncio.gather(*(them.wait_confirmed() for them in views))
-        await replicas[dies].start_async()
-        await shows_all(registrations, replicas[dies].address)
+        await dies.start_async()
+        await shows_all(registrations, dies.address)
         assert not any(any(them.stale) for them in views), "there was always one that answered"
+
+
+@pytest.mark.parametrize("which", ["used", "other"])
+async def test_either_stands_still(replicas: list[RegistryServer], which: str) -> None:
+    """SIGSTOP: its connections stay and nobody answers. Owners renew through the other in time, and what the frozen one
+    makes of it when it goes on is no shorter either."""
+    async with at_work(*(replica.address for replica in replicas), ttl_s=TTL_S) as (registrations, views):
+        freezes, stays = by_use(replicas, registrations, which)
+        async with RawClient(stays.address) as client, client.watching() as watch:
+            await watch.wait_ids(*NAMES)
+            freezes.pause()
+            await passed(2 * TTL_S)
+            await shows_all(registrations, stays.address)
+            freezes.resume()
+            await shows_all(registrations, freezes.address)
+            await passed(TTL_S)
+            assert {step.ids for step in watch.steps} == {frozenset(NAMES)}
+        await asyncio.gather(*(them.wait_confirmed() for them in views))
 
 
 @contextlib.asynccontextmanager

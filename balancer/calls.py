@@ -1,4 +1,4 @@
-"""The call objects of an asyncio channel: native calls whose connection is chosen late, and chosen again when it must be.
+"""The call objects of an asyncio channel: native calls whose connection is chosen late, and again when it must be.
 
 The life of a call, from the point of view of its `_cython_call` (the attempt that grpcio's own methods work on):
 
@@ -6,7 +6,8 @@ The life of a call, from the point of view of its `_cython_call` (the attempt th
       ^  └─deadline, cancel, no endpoint──> final     │
       └──────────── never left, or retried ───────────┘
 
-A call that finds a ready node begins on it at once; there is no task, no wrapper and no copy on that path. `Unsent` stands in
+A call that finds a ready node begins on it at once; there is no task, no wrapper and no copy on that path.
+`Unsent` stands in
 while there is no attempt, so that done(), cancel(), code() and the rest of grpcio's methods need no second version.
 """
 
@@ -54,7 +55,7 @@ class Unsent:
 
     def end_as(self, attempt: Any) -> None:
         """The call ends as this attempt did."""
-        self._status = attempt._status
+        self._status = attempt._status  # noqa: SLF001 - grpcio's own objects read it so too
         self._initial_metadata = ()
         self.release()
 
@@ -119,6 +120,8 @@ class Unsent:
 class _Balanced(native.Call):  # type: ignore[misc]
     """What the four kinds of call share: where the call goes, and what is reported of how it went."""
 
+    _cython_call: Any
+    """The attempt that grpcio's methods work on; `Unsent` when there is none."""
     _final = False
     _callbacks: list[Any] | None = None
     _node: Node | None = None
@@ -164,7 +167,8 @@ class _Balanced(native.Call):  # type: ignore[misc]
     def _begin_attempt(self, node: Node, now: float) -> None:
         subchannel: Subchannel = node.subchannel
         method = self._method
-        # Never wait-for-ready: should the back end not be ready after all, another is asked rather than waited for this one.
+        # Never wait-for-ready: should the back end not be ready after all, another is asked rather than waited
+        # for this one.
         self._cython_call = subchannel.call(
             method.path,
             self._deadline,
@@ -256,7 +260,9 @@ class _Balanced(native.Call):  # type: ignore[misc]
 
     def _another(self, status: Any, *, refused: bool, committed: bool) -> bool:
         if refused:
-            return True  # nobody saw the call, so nothing is done twice and no policy is asked (gRFC A6, transparent retries)
+            return (
+                True  # nobody saw the call, so nothing is done twice: gRFC A6's transparent retry, no policy is asked
+            )
         if self._retries is None:
             return False
         pause_s = self._retries.pause_after(
@@ -374,6 +380,11 @@ class UnaryUnaryCall(_Balanced, native.UnaryUnaryCall):  # type: ignore[misc]
 class HedgedCall(UnaryUnaryCall):
     """One request that may be under way at several endpoints at once (gRFC A6, hedging); the first good answer wins."""
 
+    def __init__(self, method: Method, request: Any, *call: Any) -> None:
+        assert method.hedging is not None  # noqa: S101 - that is why it is this class
+        self._hedging = method.hedging
+        super().__init__(method, request, *call)
+
     async def _invoke(self) -> Any:
         racers: dict[asyncio.Task[Any], _Racer] = {}
         try:
@@ -389,7 +400,7 @@ class HedgedCall(UnaryUnaryCall):
             self._finish()
 
     async def _race(self, request: bytes, racers: dict[asyncio.Task[Any], _Racer]) -> Any:
-        hedges = self._method.hedging.begin()
+        hedges = self._hedging.begin()
         if self._node is None and not await self._settle():
             return EOF
         while True:
@@ -483,6 +494,8 @@ class _Streaming(_Balanced):
 
 
 class _StreamResponse(_Streaming):
+    _preparation: Any
+
     def _begin_reading(self) -> None:
         self._init_stream_response_mixin(self._loop.create_task(self._prepare()))
 
@@ -535,9 +548,11 @@ class _StreamResponse(_Streaming):
 class _StreamRequest(_Streaming):
     """Requests are written one after the other to whichever attempt is under way.
 
-    What was written is kept while another attempt may still take this one's place (gRFC A6), and sent to that one first.
+    What was written is kept while another attempt may still take this one's place (gRFC A6), and sent to that
+    one first.
     """
 
+    _done_writing_flag: bool
     _kept: list[bytes] | None = None
     _kept_bytes = 0
     _replaying: asyncio.Task[None] | None = None
@@ -548,7 +563,8 @@ class _StreamRequest(_Streaming):
         self._init_stream_request_mixin(request_iterator)
 
     def _sent(self, attempt: Any) -> None:
-        """The attempt's metadata left: messages may follow. One that has ended wakes the writers too, so that they see it."""
+        """The attempt's metadata left: messages may follow. One that has ended wakes the writers too, so that
+        they see it."""
         if attempt is not self._cython_call:
             return
         if (self._kept or self._done_writing_flag) and not attempt.done():
@@ -698,5 +714,5 @@ class StreamStreamCall(_StreamRequest, _StreamResponse, native.StreamStreamCall)
         await attempt.initiate_stream_stream(self._metadata, partial(self._sent, attempt), self._context)
 
     def _replaced(self) -> None:
-        _StreamRequest._replaced(self)
-        _StreamResponse._replaced(self)
+        _StreamRequest._replaced(self)  # noqa: SLF001 - both halves of this very object
+        _StreamResponse._replaced(self)  # noqa: SLF001

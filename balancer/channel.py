@@ -1,7 +1,7 @@
 """SHELL: balanced channels for asyncio. `aio_channel` makes one.
 
-A balanced channel is a `grpc.aio.Channel`: any generated stub works on it. Behind it there is one connection per endpoint that the
-pool wants, and every call goes to the endpoint that the policy picks for it.
+A balanced channel is a `grpc.aio.Channel`: any generated stub works on it. Behind it there is one connection
+per endpoint that the pool wants, and every call goes to the endpoint that the policy picks for it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import logging
 import random
 import time
 import weakref
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -27,6 +26,8 @@ from balancer.retry import Hedging, Retrying
 from balancer.service_config import MethodConfig, ServiceConfig, parse_service_config
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from balancer.endpoints import Resolved
     from balancer.policies.base import Policy
     from balancer.resolvers import Resolver
@@ -51,16 +52,18 @@ def aio_channel(
     """A `grpc.aio.Channel` over the endpoints that `resolver` tells of.
 
     resolver: an object of the `balancer.resolvers.Resolver` protocol, or a target: `static://…` or `dns://…`.
-    policy: a policy's name, with options as `name?option=value`, or a policy object; None = the target's, the service config's, round_robin.
-    options: gRPC's channel options, for the connections to the endpoints. `grpc.service_config` is honoured by this channel
+    policy: a policy's name, with options as `name?option=value`, or a policy object; None = the target's, the
+    service config's, round_robin.
+    options: gRPC's channel options, for the connections to the endpoints. `grpc.service_config` is honoured by
+    this channel
         itself, across endpoints: a retry goes to another one.
     credentials: for the connections to the endpoints; None = plaintext.
     compression, interceptors: as for `grpc.aio.insecure_channel`.
     balancing: everything else that may be set.
     rng: the source of randomness, for tests.
 
-    The channel does nothing until its first call, `channel_ready`, or `get_state(try_to_connect=True)`; close it when it is no
-    longer needed. Raises ValueError, naming the part, for arguments that make no sense.
+    The channel does nothing until its first call, `channel_ready`, or `get_state(try_to_connect=True)`; close
+    it when it is no longer needed. Raises ValueError, naming the part, for arguments that make no sense.
     """
     return BalancedChannel(
         settings_of(resolver, policy, options, balancing),
@@ -153,7 +156,8 @@ def _streams(driver: Driver, node: Node, options: ChannelOptions) -> list[Stream
 
 
 class Engine:
-    """What a channel's methods and calls share: the current picker, those who wait for the next, and the connections."""
+    """What a channel's methods and calls share: the current picker, those who wait for the next, and the
+    connections."""
 
     def __init__(self, settings: Settings, dial: Any, rng: random.Random) -> None:
         self.loop: asyncio.AbstractEventLoop = native.get_working_loop()
@@ -166,7 +170,8 @@ class Engine:
         self.calls: set[Any] = set()
         """Unary calls under way: their tasks hold them anyway."""
         self.streams: weakref.WeakSet[Any] = weakref.WeakSet()
-        """Other calls under way: one that the application drops is to be cancelled by the garbage collector, as gRPC does."""
+        """Other calls under way: one that the application drops is to be cancelled by the garbage collector,
+        as gRPC does."""
         self.state = ConnectivityState.IDLE
         self.closed = False
         self.picker: Any = _Dormant(self)
@@ -485,11 +490,15 @@ class _Forward(
     def __init__(self, method: Method) -> None:
         self._method = method
 
-    async def _begin(self, _continuation: Any, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
+    async def _begin(self, _continuation: Any, details: Any, request: Any) -> Any:
         method = self._method.at(details.method)
         return method.begin(request, details.timeout, details.metadata, details.credentials, details.wait_for_ready)
 
-    intercept_unary_unary = intercept_unary_stream = intercept_stream_unary = intercept_stream_stream = _begin
+    # grpc.aio asks for one of these by the kind of call; to this class they are all the same.
+    intercept_unary_unary: Any = _begin
+    intercept_unary_stream: Any = _begin
+    intercept_stream_unary: Any = _begin
+    intercept_stream_stream: Any = _begin
 
 
 _KINDS: dict[type[Method], type[grpc.aio.ClientInterceptor]] = {
@@ -597,7 +606,8 @@ class BalancedChannel(grpc.aio.Channel):
         return StreamStreamMethod(self, method, request_serializer, response_deserializer, _registered_method)
 
     def interceptors_for(self, method: Method) -> list[grpc.aio.ClientInterceptor]:
-        """The user's interceptors for a method of this kind and the one that begins the call; empty when the user has none."""
+        """The user's interceptors for a method of this kind and the one that begins the call; empty when the
+        user has none."""
         chain = self._interceptors[_KINDS[type(method)]]
         return [*chain, _Forward(method)] if chain else []
 

@@ -1,7 +1,8 @@
 """SHELL: what back ends say of themselves while they are connected, each on a stream of its own.
 
 - Health (gRFC A17): a `grpc.health.v1` Watch. A back end without the service counts as healthy.
-- Load (gRFC A51): `xds.service.orca.v3` reports, from which weights follow. A back end without the service keeps its weight.
+- Load (gRFC A51): `xds.service.orca.v3` reports, from which weights follow. A back end without the service
+keeps its weight.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class StreamThread:
                     failures = -1
                     self._stream.tell(message)
             except grpc.RpcError as error:
-                if error.code() is grpc.StatusCode.UNIMPLEMENTED:  # type: ignore[attr-defined]
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                     self._stream.absent()
                     return
             failures += 1

@@ -2,7 +2,8 @@
 
 A call object of the balancer is a native `grpc.aio` call whose connection is chosen late and may be chosen again: it
 subclasses grpcio's own classes, so that a stub, an interceptor or an exception report sees what it always saw, at the
-speed it always had. What that needs beyond the public API is named here and nowhere else, so that a new grpcio release is
+speed it always had. What that needs beyond the public API is named here and nowhere else, so that a new grpcio
+release is
 checked in one file. A wrapper around finished call objects would need only public names; it was measured at 0.93 of a
 raw channel's calls per second, against 1.02 for this.
 """
@@ -36,6 +37,8 @@ InterceptedUnaryStreamCall: Any = _interceptor.InterceptedUnaryStreamCall
 InterceptedStreamUnaryCall: Any = _interceptor.InterceptedStreamUnaryCall
 InterceptedStreamStreamCall: Any = _interceptor.InterceptedStreamStreamCall
 
+SyncCall: Any = grpc.Call
+SyncFuture: Any = grpc.Future
 # Types alone: the stubs make them generic, grpcio does not.
 SyncUnaryUnary: Any = grpc.UnaryUnaryMultiCallable
 SyncUnaryStream: Any = grpc.UnaryStreamMultiCallable
@@ -83,7 +86,8 @@ def merged_metadata(metadata: Any, compression: grpc.Compression | None) -> tupl
 
 def ended_error(code: grpc.StatusCode, details: str) -> Any:
     """The error a blocking native call raises: an RpcError, Call and Future of a call that ended so."""
-    return _sync._InactiveRpcError(_sync._RPCState((), (), (), code, details))  # noqa: SLF001
+    error: Any = _sync._InactiveRpcError  # noqa: SLF001
+    return error(_sync._RPCState((), (), (), code, details))  # noqa: SLF001
 
 
 def headers_so_far(call: Any) -> Any:
@@ -92,7 +96,8 @@ def headers_so_far(call: Any) -> Any:
 
 
 def connectivity(channel: grpc.Channel, *, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-    """A channel's state as it is now; `subscribe`, the public way, tells it from another thread and up to 0.2 s later."""
+    """A channel's state as it is now; `subscribe`, the public way, tells it from another thread and up to 0.2
+    s later."""
     core = channel._channel  # type: ignore[attr-defined]  # noqa: SLF001
     states = _common.CYGRPC_CONNECTIVITY_STATE_TO_CHANNEL_CONNECTIVITY
     state: grpc.ChannelConnectivity = states[core.check_connectivity_state(try_to_connect)]
@@ -104,8 +109,8 @@ def next_connectivity(
 ) -> grpc.ChannelConnectivity:
     """Blocks until a channel's state is no longer `last`, or for `timeout_s` seconds; gives the state as it is then.
 
-    Raises ValueError once the channel is closed. grpcio's `subscribe` has a thread of its own for this, which dies of that
-    error when the channel closes at the wrong moment.
+    Raises ValueError once the channel is closed. grpcio's `subscribe` has a thread of its own for this, which
+    dies of that error when the channel closes at the wrong moment.
     """
     core = channel._channel  # type: ignore[attr-defined]  # noqa: SLF001
     core.watch_connectivity_state(last.value[0], time.time() + timeout_s)

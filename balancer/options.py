@@ -35,12 +35,12 @@ class ChannelOptions:
     authority: str | None = None
     """`:authority` of every call, and the name TLS checks; None = each endpoint's own address."""
     health_service: str | None = None
-    """Watch this service's `grpc.health.v1` status on every back end (gRFC A17); "" = the whole server. None = what the service
-    config's `healthCheckConfig` says."""
+    """Watch this service's `grpc.health.v1` status on every back end (gRFC A17); "" = the whole server. None =
+    what the service config's `healthCheckConfig` says."""
 
     load_report_interval_s: float | None = None
-    """Ask every back end for its load this often (ORCA, gRFC A51), and weigh it by that (gRFC A58) instead of by its configured
-    weight; for the weighted policies. None = do not ask."""
+    """Ask every back end for its load this often (ORCA, gRFC A51), and weigh it by that (gRFC A58) instead of
+    by its configured weight; for the weighted policies. None = do not ask."""
 
     def __post_init__(self) -> None:
         if self.hash_header is not None and (not self.hash_header or self.hash_header != self.hash_header.lower()):
@@ -64,8 +64,8 @@ class Settings:
     def dial_options(self, config: ServiceConfig) -> tuple[tuple[str, Any], ...]:
         """gRPC options of a connection made while `config` holds.
 
-        gRPC core's own retries undo the header that tells a server how many attempts went before, so they are off when calls
-        are retried here. Otherwise they stay on, for streams that a server refused while it went away.
+        gRPC core's own retries undo the header that tells a server how many attempts went before, so they are
+        off when calls are retried here. Otherwise they stay on, for streams that a server refused while it went away.
         """
         return (*self.child_options, ("grpc.enable_retries", 0)) if config.tries_again else self.child_options
 
@@ -96,30 +96,34 @@ def settings_of(
         balancing = replace(balancing, health_service=config.health_service)
     if balancing.authority is not None:
         given["grpc.default_authority"] = balancing.authority
-    # A pool of its own for each connection: two channels, or two endpoints at one address, must not share fate or state.
+    # A pool of its own for each connection: two channels, or two endpoints at one address, must not share fate
+    # or state.
     given.setdefault("grpc.use_local_subchannel_pool", 1)
     chosen = policy if policy is not None else config.policy or "round_robin"
     return Settings(resolver, policy_named(chosen), balancing, tuple(given.items()), config, replay_limit)
 
 
+_TEXTS = ("hash_header", "health_service", "authority")
+
+
 def from_query(
     query: Mapping[str, str], policy: str | Policy | None = None, options: ChannelOptions | None = None
 ) -> tuple[str | Policy | None, ChannelOptions]:
-    """Policy and options that a target's query asks for: `policy`, `hash_header`, `health_service`, `authority`, `subset_size`,
+    """Policy and options that a target's query asks for: `policy`, `hash_header`, `health_service`,
+    `authority`, `subset_size`,
     and `policy.NAME` for an option of the policy itself (`?policy=least_connections&policy.choices=full`).
 
     What was given in Python wins. Raises ValueError for any other key.
     """
     options = options or ChannelOptions()
-    texts = {key: query[key] for key in ("hash_header", "health_service", "authority") if key in query}
-    known = {"policy", "subset_size", *texts}
-    extra = {key.removeprefix("policy."): value for key, value in query.items() if key.startswith("policy.")}
+    known = ("policy", "subset_size", *_TEXTS)
     for key in query:
         if key not in known and not key.startswith("policy."):
-            raise ValueError(
-                f"target option {key!r}: unknown; known are policy, policy.…, hash_header, health_service, authority, subset_size"
-            )
-    options = replace(options, **{key: value for key, value in texts.items() if getattr(options, key) is None})
+            raise ValueError(f"target option {key!r}: unknown; known are policy.…, {', '.join(known)}")
+    for key in _TEXTS:
+        if key in query and getattr(options, key) is None:
+            options = _with_text(options, key, query[key])
+    extra = {key.removeprefix("policy."): value for key, value in query.items() if key.startswith("policy.")}
     if "subset_size" in query and options.pool.subset_size is None:
         options = replace(options, pool=replace(options.pool, subset_size=_count("subset_size", query["subset_size"])))
     if policy is None and "policy" in query:
@@ -129,6 +133,11 @@ def from_query(
     return policy, options
 
 
+def _with_text(options: ChannelOptions, key: str, value: str) -> ChannelOptions:
+    changes: dict[str, Any] = {key: value}
+    return replace(options, **changes)
+
+
 def _count(name: str, text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"target option {name!r}: {text!r} is not a whole number above 0")
@@ -136,7 +145,8 @@ def _count(name: str, text: str) -> int:
 
 
 def info_maker(settings: Settings) -> InfoOf:
-    """The function from a call's method and metadata to what its pick may know; costs next to nothing when there is nothing."""
+    """The function from a call's method and metadata to what its pick may know; costs next to nothing when
+    there is nothing."""
     header = settings.options.hash_header
     context_key = hash_key.get
     if settings.wants_all:

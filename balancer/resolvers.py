@@ -1,13 +1,16 @@
 """Where a channel's endpoints come from: the protocol of a resolver, and the resolvers the balancer has of its own.
 
-A channel owns exactly one resolver. It runs `resolver.run(push)` as a task of its own for as long as it is in use, takes
-every `Resolution` that is pushed, and cancels the task when it closes or goes idle. One resolver object serves an asyncio
-channel (in the channel's loop) and a channel for threads (in that channel's private loop) alike; it is run by one channel at a time.
+A channel owns exactly one resolver. It runs `resolver.run(push)` as a task of its own for as long as it is in
+use, takes every `Resolution` that is pushed, and cancels the task when it closes. One resolver object serves an asyncio
+channel (in
+the channel's loop) and a channel for threads (in that channel's private loop) alike; one channel at a time runs it.
 
 Targets with no registry behind them:
 
-    static://10.0.0.5:8001,10.0.0.6:8001;weight=3        a fixed set; `;weight=`, `;zone=`, `;region=`, `;priority=`, `;id=`, `;version=`
-    dns://players.example.org:8001?refresh=30            every address of the name; looked up again every `refresh` seconds and on a failure
+    static://10.0.0.5:8001,10.0.0.6:8001;weight=3
+        a fixed set; attributes of an endpoint: weight, priority, region, zone, sub_zone, id, version
+    dns://players.example.org:8001?refresh=30
+        every address of the name, looked up again every `refresh` seconds and when a connection fails
 """
 
 import asyncio
@@ -28,15 +31,18 @@ class Resolver(Protocol):
     """What a channel asks of the source of its endpoints."""
 
     async def run(self, push: Push) -> None:
-        """Pushes every new resolution until cancelled; called again after a cancellation when an idle channel wakes up.
+        """Pushes every new resolution until cancelled.
 
-        `push` does not block, must be called in the loop that runs this coroutine, and may be called with the same value twice.
-        A resolver keeps trying by itself: it pushes `Failed` for an outage and goes on. Returning means that the last
-        resolution is final. An exception reaches the channel as `Failed` and the channel runs the resolver again, with backoff.
+        `push` does not block, must be called in the loop that runs this coroutine, and may be called with the
+        same value
+        twice. A resolver keeps trying by itself: it pushes `Failed` for an outage and goes on. Returning means that the
+        last resolution is final. An exception reaches the channel as `Failed`, and the channel runs the resolver again,
+        with backoff.
         """
 
     def resolve_now(self) -> None:
-        """A hint, given in the loop of `run`, that connections fail: the resolution may be out of date. Must not block."""
+        """A hint, given in the loop of `run`, that connections fail: the resolution may be out of date. Must
+        not block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +192,8 @@ class DnsResolver:
     """Every address of a name, looked up again every `refresh_s` seconds, and soon after a connection failed.
 
     A failed look-up is pushed as `Failed` (a channel that has endpoints keeps them) and tried again with exponential
-    backoff from 1 s; a hint is honoured no more than once in `min_interval_s` so that a dead fleet does not flood the name server.
+    backoff from 1 s; a hint is honoured no more than once in `min_interval_s` so that a dead fleet does not
+    flood the name server.
     """
 
     def __init__(

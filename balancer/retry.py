@@ -67,7 +67,8 @@ class HedgingPolicy:
 class Throttle:
     """`retryThrottling`: tokens that failures take and successes give back; below half, nothing is tried again.
 
-    Shared by all calls of a channel. Additions from several threads may be lost now and then, which only blurs the count.
+    Shared by all calls of a channel. Additions from several threads may be lost now and then, which only blurs
+    the count.
     """
 
     def __init__(self, max_tokens: float, token_ratio: float) -> None:

@@ -1,8 +1,9 @@
 """The calls of a channel for threads.
 
-A blocking call is a loop in the caller's own thread: `Route` finds the next node, waiting if it must. Calls that must not block
-(futures and streams) are `BalancedCall`s: they hold a native call, or wait for a connection without one, and take another when
-that one never left or may be retried.
+A blocking call is a loop in the caller's own thread: `Route` finds the next node, waiting if it must. Calls
+that must not block
+(futures and streams) are `BalancedCall`s: they hold a native call, or wait for a connection without one, and
+take another when that one never left or may be retried.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -20,6 +20,8 @@ from balancer.pool import Fail, Node, PickInfo
 from balancer.retry import marked, never_left, speaks_against
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from balancer.retry import Hedges, Retries
     from balancer.sync_channel import Engine, Method, Subchannel
 
@@ -81,7 +83,8 @@ class Route:
                 self.another_picker()
 
     def pause_after(self, node: Node, error: Any, rtt_s: float, *, committed: bool) -> float | None:
-        """An attempt on `node` failed: counts it, and gives the pause before the next in seconds, or None if it was the last."""
+        """An attempt on `node` failed: counts it, and gives the pause before the next in seconds, or None if
+        it was the last."""
         code = error.code()
         number = code.value[0]
         if code is grpc.StatusCode.CANCELLED and error.cancelled():
@@ -175,7 +178,7 @@ class _Reader:
         return self._requests.take(self)
 
 
-class BalancedCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
+class BalancedCall(grpc.RpcError, native.SyncCall, native.SyncFuture):  # type: ignore[misc]
     """A future or a stream. As with gRPC's own, the object is its own error when the call fails."""
 
     def __init__(

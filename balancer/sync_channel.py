@@ -1,7 +1,7 @@
 """SHELL: balanced channels for threads. `sync_channel` makes one.
 
-The resolver and the pool live in an event loop in a thread of the channel's own; calls are made in the callers' threads, which
-only read the current picker. The channel must be made after forking, like any gRPC channel.
+The resolver and the pool live in an event loop in a thread of the channel's own; calls are made in the
+callers' threads, which only read the current picker. The channel must be made after forking, like any gRPC channel.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -28,6 +27,8 @@ from balancer.service_config import MethodConfig, ServiceConfig, parse_service_c
 from balancer.sync_calls import NO_SAMPLE, BalancedCall, BalancedStream, HedgedCall, Requests, Route
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from balancer.endpoints import Resolved
     from balancer.policies.base import Policy
     from balancer.resolvers import Resolver
@@ -52,7 +53,8 @@ def sync_channel(
 ) -> BalancedChannel:
     """A `grpc.Channel` over the endpoints that `resolver` tells of; arguments as for `balancer.aio_channel`.
 
-    The resolver runs in the channel's private event loop. For interceptors use `grpc.intercept_channel`, as with any channel.
+    The resolver runs in the channel's private event loop. For interceptors use `grpc.intercept_channel`, as
+    with any channel.
     """
     settings = settings_of(resolver, policy, options, balancing)
     return BalancedChannel(settings, credentials, compression, rng or random.Random())  # noqa: S311
@@ -68,11 +70,11 @@ class Subchannel:
         "_abandoned",
         "_callables",
         "_channel",
-        "_streams",
         "_leaving",
         "_lock",
         "_node",
         "_report",
+        "_streams",
         "_thread",
         "_waits_for_health",
     )
@@ -156,7 +158,8 @@ class Subchannel:
 
 
 class Connectivity:
-    """Tells subscribers of the channel's state, in a thread that lives as long as there is something to tell, as gRPC's own does."""
+    """Tells subscribers of the channel's state, in a thread that lives as long as there is something to tell,
+    as gRPC's own does."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -217,7 +220,8 @@ class _Subscriber:
 
 
 class Engine:
-    """What a channel's methods and calls share. Picks are made in any thread, everything else happens in the private loop."""
+    """What a channel's methods and calls share. Picks are made in any thread, everything else happens in the
+    private loop."""
 
     def __init__(
         self, settings: Settings, dial: Callable[[str, GrpcOptions], grpc.Channel], rng: random.Random
@@ -454,6 +458,7 @@ class _Closed:
 class Method:
     """One method of a service on a balanced channel: what all of its calls have in common."""
 
+    stream_request = False
     kind = ""
     """How a grpc.Channel calls this kind of method."""
 
@@ -504,8 +509,8 @@ class Method:
         compression: grpc.Compression | None,
     ) -> Any:
         if self.hedging is not None and requests is None:
-            call = self.future(request, timeout, metadata, credentials, wait_for_ready, compression)
-            return (call.result(), call) if with_call else call.result()
+            hedged = self._future(request, timeout, metadata, credentials, wait_for_ready, compression)
+            return (hedged.result(), hedged) if with_call else hedged.result()
         info = self._info_of(self.name, metadata or ())
         started = time.monotonic()
         node = self.engine.picker.pick(info, started)
@@ -527,7 +532,8 @@ class Method:
                     None,
                     compression,
                 )
-            except grpc.RpcError as error:
+            except grpc.RpcError as raised:
+                error: Any = raised
                 if route is None:
                     route = self.route(info, timeout, wait_for_ready)
                 ended = time.monotonic()
@@ -549,6 +555,20 @@ class Method:
                 if route is not None and route.retries is not None:
                     route.retries.succeeded()
                 return response
+
+    def _future(
+        self,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+    ) -> BalancedCall:
+        def begin(native_method: Any, sent_request: Any, left_s: float | None, sent: Any) -> Any:
+            return native_method.future(sent_request, left_s, sent, credentials, None, compression)
+
+        return self._begin(BalancedCall, begin, request, timeout, metadata, wait_for_ready, stream=self.stream_request)
 
     def _begin(
         self,
@@ -578,8 +598,6 @@ class Method:
 
 
 class _UnaryResponse(Method):
-    stream_request = False
-
     def __call__(
         self,
         request: Any,
@@ -613,15 +631,10 @@ class _UnaryResponse(Method):
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        def begin(native_method: Any, sent_request: Any, left_s: float | None, sent: Any) -> Any:
-            return native_method.future(sent_request, left_s, sent, credentials, None, compression)
-
-        return self._begin(BalancedCall, begin, request, timeout, metadata, wait_for_ready, stream=self.stream_request)
+        return self._future(request, timeout, metadata, credentials, wait_for_ready, compression)
 
 
 class _StreamResponse(Method):
-    stream_request = False
-
     def __call__(
         self,
         request: Any,
@@ -691,7 +704,8 @@ class BalancedChannel(grpc.Channel):
         self.engine.connectivity.unsubscribe(callback)
 
     def close(self) -> None:
-        """Cancels the calls under way and closes all connections; takes up to 0.2 s, as closing a watched channel does."""
+        """Cancels the calls under way and closes all connections; takes up to 0.2 s, as closing a watched
+        channel does."""
         self.engine.close()
 
     def __enter__(self) -> BalancedChannel:

@@ -1,4 +1,4 @@
-"""grpc-go's own interop server (`google.golang.org/grpc/interop/server`), built with the Go tool and run as a process."""
+"""grpc-go's own interop server (`google.golang.org/grpc/interop/server`), built by the Go tool, run as a process."""
 
 import fcntl
 import os

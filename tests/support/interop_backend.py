@@ -1,7 +1,9 @@
 """A back end that does what its callers ask for: `python -m tests.support.interop_backend --listen 127.0.0.1:0`.
 
-Requests and responses are JSON. A request is a plan: `sleep_s` before it answers, `fail` with a status name per attempt (empty =
-succeed; the attempt is what `grpc-previous-rpc-attempts` says), `pushback_ms` to send with a failure, `responses` to stream.
+Requests and responses are JSON. A request is a plan: `sleep_s` before it answers, `fail` with a status name per
+attempt (empty =
+succeed; the attempt is what `grpc-previous-rpc-attempts` says), `pushback_ms` to send with a failure,
+`responses` to stream.
 A response tells `id` (the back end's port), `attempt`, and what the method adds. SIGTERM ends the process gracefully.
 """
 
@@ -92,7 +94,7 @@ class Backend:
         return json.dumps({"id": self.id, "attempt": attempt, **more}).encode()
 
     def load_handlers(self) -> grpc.GenericRpcHandler:
-        stream = grpc.unary_stream_rpc_method_handler(self.loads)
+        stream: Any = grpc.unary_stream_rpc_method_handler(self.loads)
         return grpc.method_handlers_generic_handler(LOAD_SERVICE, {"StreamCoreMetrics": stream})
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -119,7 +121,7 @@ async def serve(listen: str) -> None:
     await server.start()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    print(f"listening on 127.0.0.1:{backend.id}", flush=True)  # noqa: T201 - what the tests wait for
+    print(f"listening on 127.0.0.1:{backend.id}", flush=True)
     await stop.wait()
     await server.stop(GRACE_S)
 

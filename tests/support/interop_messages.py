@@ -57,7 +57,7 @@ def _classes() -> dict[str, Any]:
         message = file.message_type.add(name=name)
         message.field.extend(_field(field, number, kind) for field, (number, kind) in fields.items())
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)  # type: ignore[no-untyped-call]
+    pool.Add(file)
     return {
         name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")) for name in _MESSAGES
     }

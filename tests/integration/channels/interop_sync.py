@@ -54,8 +54,12 @@ def failure(run: Callable[[], Any]) -> Seen:
     try:
         result = run()
     except grpc.RpcError as error:
-        assert isinstance(error, grpc.Call)
-        return {"raised": grpc.RpcError, "code": error.code(), "details": error.details()}
+        return {
+            "raised": grpc.RpcError,
+            "is call": isinstance(error, grpc.Call),
+            "code": error.code(),
+            "details": error.details(),
+        }
     except (grpc.FutureCancelledError, grpc.FutureTimeoutError) as error:
         return {"raised": type(error)}
     return {"raised": None, "result": result}

@@ -74,7 +74,8 @@ async def test_rolling_restart_with_drain_fails_no_call(kind: str, tmp_path: Pat
         assert load.failures == []
 
 
-# grpc.aio's server itself answers so to calls that reach it just as it begins to stop; a plain channel sees them as well.
+# grpc.aio's server itself answers so to calls that reach it just as it begins to stop; a plain channel sees
+# them as well.
 SERVER_STOPS = {"CANCELLED", "Cancelling all calls"}
 
 

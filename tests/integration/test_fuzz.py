@@ -181,6 +181,10 @@ SENSE: dict[str, st.SearchStrategy[Any]] = {
     "page_token": st.sampled_from(["", "player/a"]),
     "resume_token": st.just(""),
     "lease_id": st.just(""),
+    "tags": st.sampled_from(["x", "y", "größe"]),
+    "region": st.sampled_from(["", "eu"]),
+    "zone": st.sampled_from(["", "eu-1"]),
+    "sub_zone": st.just(""),
 }
 
 
@@ -189,15 +193,18 @@ def messages(draw: st.DrawFn, descriptor: Any, *, sense: bool) -> Message:
     """A message of a kind, from its descriptor: with `sense` mostly a good one."""
     message = GetMessageClass(descriptor)()
     for it in descriptor.fields:
-        if draw(st.integers(0, 4)) > (0 if (sense and it.name in SENSE) or it.name == "instance" else 2):
-            put(draw, message, it, sense=sense and draw(st.integers(0, 30)) > 0)
+        # Hypothesis likes the ends of a range: a number in the middle is as rare as it looks.
+        is_sensible = sense and (it.name in SENSE or it.name == "instance")
+        if draw(st.integers(0, 19)) != 7 if is_sensible else draw(st.booleans()):
+            put(draw, message, it, sense=sense and draw(st.integers(0, 40)) != 17)
     return message
 
 
 def put(draw: st.DrawFn, message: Message, it: FieldDescriptor, *, sense: bool) -> None:
     kind = it.message_type
     if kind is not None and kind.GetOptions().map_entry:
-        getattr(message, it.name).update(draw(st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3)))
+        keys = st.text(min_size=int(sense), max_size=5)
+        getattr(message, it.name).update(draw(st.dictionaries(keys, st.text(max_size=5), max_size=3)))
     elif kind is not None and it.is_repeated:
         getattr(message, it.name).extend(draw(st.lists(messages(kind, sense=sense), max_size=2)))
     elif kind is not None:
@@ -206,7 +213,7 @@ def put(draw: st.DrawFn, message: Message, it: FieldDescriptor, *, sense: bool) 
     else:
         values = SENSE[it.name] if sense and it.name in SENSE else SCALARS[it.type]
         if it.is_repeated:
-            getattr(message, it.name).extend(draw(st.lists(values, max_size=4)))
+            getattr(message, it.name).extend(draw(st.lists(values, max_size=4, unique=sense)))
         else:
             setattr(message, it.name, draw(values))
 
@@ -253,13 +260,13 @@ def test_many_of_the_messages_are_good_ones(fuzzed: Fuzzed) -> None:
     """Else the tests above would prove little."""
     statuses: list[grpc.StatusCode] = []
 
-    @settings(max_examples=100, database=None, **COMMON)
+    @settings(max_examples=100, derandomize=True, **COMMON)
     @given(messages(pb.RegisterRequest.DESCRIPTOR, sense=True))
     def send(message: Message) -> None:
         statuses.append(fuzzed.status_of("registry.v1.Registry", "Register", message.SerializeToString()))
 
     send()
-    assert statuses.count(grpc.StatusCode.OK) > len(statuses) / 10
+    assert statuses.count(grpc.StatusCode.OK) > len(statuses) / 4
     assert grpc.StatusCode.INVALID_ARGUMENT in statuses
 
 

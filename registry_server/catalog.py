@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from protos.registry.v1 import registry_pb2 as pb
+from registry_server.holdings import Holdings
 from registry_server.model import Address, Entry, Query
 from registry_server.stores.base import Cause, Delete, Delta, Key, Record, Snapshot
 
@@ -109,7 +110,7 @@ class Catalog:
         self.seq = 0
         self._namespaces: dict[str, _Namespace] = {}
         self._services: dict[tuple[str, ...], _Service] = {}
-        self._leases: dict[str, tuple[Key, ...]] = {}
+        self._leases = Holdings()
         self._log: deque[Change] = deque()
         self._log_limit = log_limit
         self._forgotten_revision = 0
@@ -167,7 +168,11 @@ class Catalog:
 
     def of_lease(self, lease_id: str) -> tuple[Key, ...]:
         """The instances that a lease keeps alive."""
-        return self._leases.get(lease_id, ())
+        return self._leases.of(lease_id)
+
+    def count_of_lease(self, lease_id: str) -> int:
+        """How many instances a lease keeps alive."""
+        return self._leases.count(lease_id)
 
     def departed_generation(self, key: Key) -> int:
         """The generation that the latest owner of an id had when it left; 0 if that is not known.
@@ -308,13 +313,9 @@ class Catalog:
         if before is not None:
             if after is not None and after.lease_id == before.lease_id:
                 return
-            left = tuple(other for other in self._leases.get(before.lease_id, ()) if other != key)
-            if left:
-                self._leases[before.lease_id] = left
-            else:
-                self._leases.pop(before.lease_id, None)
+            self._leases.remove(before.lease_id, key)
         if after is not None:
-            self._leases[after.lease_id] = (*self._leases.get(after.lease_id, ()), key)
+            self._leases.add(after.lease_id, key)
 
     def _note_coming_or_going(self, service: _Service, key: Key, before: Entry | None) -> None:
         if before is None:

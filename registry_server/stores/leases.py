@@ -2,6 +2,7 @@
 
 import heapq
 
+from registry_server.holdings import Holdings
 from registry_server.stores.base import Key
 
 _SLACK = 1024
@@ -18,7 +19,7 @@ class LeaseTable:
     def __init__(self) -> None:
         self._ttl_s: dict[str, float] = {}
         self._deadline: dict[str, float] = {}
-        self._keys: dict[str, tuple[Key, ...]] = {}
+        self._held = Holdings()
         self._heap: list[tuple[float, str]] = []
 
     def __contains__(self, lease_id: str) -> bool:
@@ -51,24 +52,20 @@ class LeaseTable:
 
     def attach(self, lease_id: str, key: Key) -> None:
         """Let the lease hold a key."""
-        self._keys[lease_id] = (*self._keys.get(lease_id, ()), key)
+        self._held.add(lease_id, key)
 
     def detach(self, lease_id: str, key: Key) -> None:
         """Let the lease hold a key no more."""
-        left = tuple(held for held in self._keys.get(lease_id, ()) if held != key)
-        if left:
-            self._keys[lease_id] = left
-        else:
-            self._keys.pop(lease_id, None)
+        self._held.remove(lease_id, key)
 
     def keys(self, lease_id: str) -> tuple[Key, ...]:
         """What the lease holds."""
-        return self._keys.get(lease_id, ())
+        return self._held.of(lease_id)
 
     def drop(self, lease_id: str) -> None:
         """End a lease."""
         del self._ttl_s[lease_id], self._deadline[lease_id]
-        self._keys.pop(lease_id, None)
+        self._held.drop(lease_id)
 
     def expire(self, now: float) -> list[str]:
         """The leases whose time has passed, still in the table, by their deadlines."""

@@ -21,11 +21,13 @@ BRIDGE = ("registry_client/resolver.py", "balancer")
 CORE = (
     "registry_server/model.py",
     "registry_server/catalog.py",
+    "registry_server/holdings.py",
     "registry_server/hub.py",
     "registry_server/rules.py",
     "registry_server/wire.py",
     "registry_server/guard.py",
     "registry_server/stores/leases.py",
+    "registry_server/stores/etcd_wire.py",
     "registry_client/lease.py",
     "registry_client/view.py",
     "registry_client/backoff.py",

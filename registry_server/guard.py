@@ -6,6 +6,7 @@ or that a full set lacks, is kept in the view: its owner, if it lives, renews or
 is asked for (deregistration, take-over, the end of a drain) takes effect at once, ill or not.
 """
 
+import math
 from collections.abc import Callable, Iterable
 
 from protos.registry.v1 import registry_pb2 as pb
@@ -24,6 +25,8 @@ class RemovalGuard:
         self._ill_until: float | None = None
         self._is_away = False
         self._held: dict[Key, float] = {}
+        # At most the first deadline of those held. Looked at with every change, so never searched for.
+        self._earliest = math.inf
 
     def __contains__(self, key: object) -> bool:
         """Whether the view has this instance only because its removal waits: the store has it no more."""
@@ -35,8 +38,8 @@ class RemovalGuard:
 
     @property
     def next_due(self) -> float | None:
-        """When the first removal has waited long enough."""
-        return min(self._held.values(), default=None)
+        """No removal has waited long enough before this; None if none waits."""
+        return self._earliest if self._held else None
 
     def store_away(self) -> None:
         """Note that the store cannot be reached."""
@@ -76,6 +79,7 @@ class RemovalGuard:
         due = [key for key, deadline in self._held.items() if deadline <= now]
         for key in due:
             del self._held[key]
+        self._earliest = min(self._held.values(), default=math.inf)
         return due
 
     def release(self, keys: Iterable[Key]) -> list[Key]:
@@ -95,6 +99,7 @@ class RemovalGuard:
         if now >= deadline:
             return False
         self._held[deleted.key] = deadline
+        self._earliest = min(self._earliest, deadline)
         return True
 
 

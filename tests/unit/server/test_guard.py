@@ -146,3 +146,32 @@ def test_released_waits_no_more() -> None:
     removed(guard, BACK_AT + 1, ONE)
     assert guard.release([ONE, TWO]) == [ONE]
     assert guard.due(BACK_AT + 100) == []
+
+
+class NeverSearched(dict[Key, float]):
+    def __iter__(self) -> Any:
+        raise AssertionError("all that waits is searched")
+
+    keys = values = items = __iter__
+
+
+def test_change_costs_the_same_however_many_wait() -> None:
+    """Tens of thousands come back after an outage, and each of them is a change."""
+    guard = after_outage(some())
+    removed(guard, BACK_AT + 1, ONE)
+    guard._held = NeverSearched(guard._held)
+    removed(guard, BACK_AT + 2, TWO)
+    assert guard.next_due == BACK_AT + TTL_S
+    guard.filter_delta(put(12, ONE, TWO), BACK_AT + 3)
+    assert guard.next_due is None
+
+
+def test_due_is_found_again_after_the_first_has_left() -> None:
+    catalog = loaded(record(ONE, 5, ttl={"seconds": 5}), record(TWO, 5, ttl={"seconds": 9}))
+    guard = after_outage(catalog)
+    removed(guard, BACK_AT + 1, ONE, TWO)
+    assert guard.next_due == BACK_AT + 5
+    assert guard.due(BACK_AT + 5) == [ONE]
+    assert guard.next_due == BACK_AT + 9
+    assert guard.due(BACK_AT + 9) == [TWO]
+    assert guard.next_due is None

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,7 +21,19 @@ from registry_server.stores.base import StoreError
 EXIT_USAGE = 2
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+class _Command(click.Command):
+    """Says in one line what is wrong with a flag, as with every other setting."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse the flags, run, and exit."""
+        try:
+            return super().main(*args, **{**kwargs, "standalone_mode": False})
+        except click.UsageError as error:
+            click.echo(f"registry-server: {error.format_message()} See --help.", err=True)
+            sys.exit(EXIT_USAGE)
+
+
+@click.command(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--listen", metavar="HOST:PORT", help="Where to listen; port 0 takes a free one. [127.0.0.1:7400]")
 @click.option("--store", metavar="URL", help="memory: or etcd://HOST:PORT,… with ?user=…&password=…&ca=… [memory:]")
 @click.option("--config", "file", type=click.Path(path_type=Path), help="A TOML file with any of these settings.")

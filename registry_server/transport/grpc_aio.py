@@ -82,7 +82,7 @@ class GrpcServer:
         self._hub = hub
         self._rng = rng
         self._streams: set[asyncio.Task[Any]] = set()
-        self._is_stopping = False
+        self._stopping = asyncio.Event()
         self._server = grpc.aio.server(options=OPTIONS)
         self._server.add_generic_rpc_handlers(
             (
@@ -105,7 +105,7 @@ class GrpcServer:
 
     async def stop(self) -> None:
         """End the streams, spread over a moment, and then the port."""
-        self._is_stopping = True
+        self._stopping.set()
         loop = asyncio.get_running_loop()
         for task in self._streams:
             loop.call_later(NOTICE_S + self._rng.uniform(0, MAX_JITTER_S), task.cancel)
@@ -162,13 +162,15 @@ class GrpcServer:
     @asynccontextmanager
     async def _stream(self, context: Context) -> AsyncIterator[None]:
         """A stream's life: known to the server while it runs, and ended with a status whatever happens."""
+        if self._stopping.is_set():  # a client whose stream was ended comes back at once
+            await _abort(context, shutting_down())
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a handler runs in a task
         self._streams.add(task)
         try:
             yield
         except asyncio.CancelledError:
-            if not self._is_stopping:
+            if not self._stopping.is_set():
                 raise
             task.uncancel()
             await _abort(context, shutting_down())

@@ -168,10 +168,7 @@ class Engine:
         self.config: ServiceConfig = settings.service_config
         self.methods: weakref.WeakSet[Method] = weakref.WeakSet()
         self.calls: set[Any] = set()
-        """Unary calls under way: their tasks hold them anyway."""
-        self.streams: weakref.WeakSet[Any] = weakref.WeakSet()
-        """Other calls under way: one that the application drops is to be cancelled by the garbage collector,
-        as gRPC does."""
+        """Calls under way."""
         self.state = ConnectivityState.IDLE
         self.closed = False
         self.picker: Any = _Dormant(self)
@@ -273,7 +270,7 @@ class Engine:
         self.picker = _Closed()
         if grace_s:
             await self._calls_end(grace_s)
-        for call in (*self.calls, *self.streams):
+        for call in tuple(self.calls):
             call.cancel()
         tasks = self.stop()
         if tasks:
@@ -293,7 +290,7 @@ class Engine:
         return tasks
 
     async def _calls_end(self, grace_s: float) -> None:
-        waiting = [self.loop.create_task(call.code()) for call in (*self.calls, *self.streams)]
+        waiting = [self.loop.create_task(call.code()) for call in self.calls]
         if not waiting:
             return
         _, late = await asyncio.wait(waiting, timeout=grace_s)
@@ -341,7 +338,7 @@ class Method:
         self.deserializer = deserializer
         self.registered = bool(registered)
         self.replay_limit = engine.replay_limit
-        self.calls: Any = engine.streams
+        self.calls = engine.calls
         self.retrying: Retrying | None = None
         self.hedging: Hedging | None = None
         self._config: MethodConfig | None = None
@@ -409,8 +406,8 @@ class Method:
             self.deserializer,
             self.loop,
         )
-        self.engine.streams.add(call)
-        call.add_done_callback(self.engine.streams.discard)
+        self.calls.add(call)
+        call.add_done_callback(self.calls.discard)
         return call
 
     def at(self, path: str | bytes) -> Method:
@@ -458,10 +455,6 @@ class UnaryUnaryMethod(_UnaryRequestMethod, grpc.aio.UnaryUnaryMultiCallable[Any
     kind = UnaryUnaryCall
     kind_hedged = HedgedCall
     kind_intercepted = native.InterceptedUnaryUnaryCall
-
-    def __init__(self, *args: Any, **keywords: Any) -> None:
-        super().__init__(*args, **keywords)
-        self.calls = self.engine.calls
 
 
 class UnaryStreamMethod(_UnaryRequestMethod, grpc.aio.UnaryStreamMultiCallable[Any, Any]):
@@ -529,7 +522,7 @@ class BalancedChannel(grpc.aio.Channel):
 
         self.engine = Engine(settings, dial, rng)
 
-    def statistics(self) -> PoolStatistics | None:
+    def stats(self) -> PoolStatistics | None:
         """The pool as it is now; None before the first call."""
         driver = self.engine.driver
         return None if driver is None else driver.pool.statistics(time.monotonic())

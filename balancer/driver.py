@@ -77,8 +77,9 @@ class Driver:
         """A node's connection changed."""
         if self._task is None:
             return
+        changed = node.state is not state
         worse = state in _WORSE and node.state not in _WORSE
-        self._carry_out(self.pool.on_state(node, state, time.monotonic(), error))
+        self._carry_out(self.pool.on_state(node, state, time.monotonic(), error), wake=changed)
         if worse:
             self._resolver.resolve_now()
 
@@ -115,12 +116,13 @@ class Driver:
             self._connections.configured(resolution)
         self._carry_out(self.pool.apply(resolution, time.monotonic()))
 
-    def _carry_out(self, plan: Plan) -> None:
+    def _carry_out(self, plan: Plan, *, wake: bool = False) -> None:
         for node in plan.close:
             self._connections.close_node(node)
         for node in plan.open:
             self._connections.open_node(node)
-        if plan.swapped or self.pool.state is not self._state:
+        # A lazily connected node that becomes ready changes no picker, and yet calls wait for it.
+        if plan.swapped or wake or self.pool.state is not self._state:
             self._state = self.pool.state
             self._connections.install(self.pool.picker, self._state)
         self._schedule()

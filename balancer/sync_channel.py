@@ -61,17 +61,15 @@ def sync_channel(
 
 
 class Subchannel:
-    """The connection to one endpoint: a plain grpc.Channel with its multi-callables, and the thread that watches it.
+    """The connection to one endpoint: a plain grpc.Channel, and the thread that watches it.
 
     The thread owns the channel: told to leave, it waits until the calls have ended and closes the channel.
     """
 
     __slots__ = (
         "_abandoned",
-        "_callables",
         "_channel",
         "_leaving",
-        "_lock",
         "_node",
         "_report",
         "_streams",
@@ -93,23 +91,15 @@ class Subchannel:
         self._report = report
         self._streams = streams
         self._waits_for_health = waits_for_health
-        self._callables: dict[Method, Any] = {}
-        self._lock = threading.Lock()
         self._leaving = False
         self._abandoned = threading.Event()
         name = f"balancer-watch-{node.endpoint.address}"
         self._thread = threading.Thread(target=self._watch, name=name, daemon=True)
         self._thread.start()
 
-    def of(self, method: Method) -> Any:
+    def make(self, method: Method) -> Any:
         """The native multi-callable of a method on this connection."""
-        return self._callables.get(method) or self._make(method)
-
-    def _make(self, method: Method) -> Any:
-        with self._lock:
-            if method not in self._callables:
-                self._callables[method] = method.on(self._channel)
-            return self._callables[method]
+        return method.on(self._channel)
 
     def connect(self) -> ConnectivityState:
         """Begins to connect if nothing else does; gives the state as it is now."""
@@ -396,7 +386,9 @@ class Engine:
         def on_load(weight: float) -> None:
             self._soon(lambda: self._set_weight(node, weight))
 
-        self._subchannels = {known for known in self._subchannels if not known.closed}
+        for known in list(self._subchannels):
+            if known.closed:
+                self._forget(known)
         settings = self._settings.options
         streams = []
         if settings.health_service is not None:
@@ -408,6 +400,11 @@ class Engine:
         subchannel = Subchannel(channel, node, report, streams, waits_for_health=waits)
         node.subchannel = subchannel
         self._subchannels.add(subchannel)
+
+    def _forget(self, subchannel: Subchannel) -> None:
+        self._subchannels.discard(subchannel)
+        for method in list(self.methods):
+            method.forget(subchannel)
 
     def close_node(self, node: Node) -> None:
         subchannel, node.subchannel = node.subchannel, None
@@ -472,6 +469,8 @@ class Method:
         self.hedging: Hedging | None = None
         self._serializers = (serializer, deserializer)
         self._registered = bool(registered)
+        self._callables: dict[Subchannel, Any] = {}
+        self._lock = threading.Lock()
         self._config: MethodConfig | None = None
         self._info_of = engine.info_of
         engine.methods.add(self)
@@ -483,6 +482,20 @@ class Method:
         throttle = self.engine.config.throttle
         self.retrying = None if config is None or config.retry is None else Retrying(config.retry, throttle)
         self.hedging = None if config is None or config.hedging is None else Hedging(config.hedging, throttle)
+
+    def at(self, subchannel: Subchannel) -> Any:
+        """This method's native multi-callable on a connection. Kept here: a connection outlives many stubs."""
+        return self._callables.get(subchannel) or self._make(subchannel)
+
+    def _make(self, subchannel: Subchannel) -> Any:
+        with self._lock:
+            if subchannel not in self._callables:
+                self._callables[subchannel] = subchannel.make(self)
+            return self._callables[subchannel]
+
+    def forget(self, subchannel: Subchannel) -> None:
+        """The connection is closed."""
+        self._callables.pop(subchannel, None)
 
     def on(self, channel: grpc.Channel) -> Any:
         """This method's native multi-callable on a connection."""
@@ -521,7 +534,7 @@ class Method:
                 node = route.wait()
                 timeout = route.left_s()
                 started = time.monotonic()
-            call = node.subchannel.of(self)
+            call = self.at(node.subchannel)
             node.load.started(started)
             try:
                 response = (call.with_call if with_call else call)(
@@ -586,7 +599,7 @@ class Method:
         route = self.route(info, timeout, wait_for_ready)
 
         def on(subchannel: Subchannel, left_s: float | None, sent: Any) -> Any:
-            return begin(subchannel.of(self), request if requests is None else requests.reader(), left_s, sent)
+            return begin(self.at(subchannel), request if requests is None else requests.reader(), left_s, sent)
 
         if self.hedging is not None and kind is BalancedCall and not stream:
             call: BalancedCall = HedgedCall(route, on, metadata, requests, self.hedging.begin())
@@ -687,7 +700,7 @@ class BalancedChannel(grpc.Channel):
 
         self.engine = Engine(settings, dial, rng)
 
-    def statistics(self) -> PoolStatistics | None:
+    def stats(self) -> PoolStatistics | None:
         """The pool as it is now; None before the first call."""
         driver = self.engine.driver
         return None if driver is None else driver.pool.statistics(time.monotonic())

@@ -1,10 +1,9 @@
 """A back end that does what its callers ask for: `python -m tests.support.interop_backend --listen 127.0.0.1:0`.
 
-Requests and responses are JSON. A request is a plan: `sleep_s` before it answers, `fail` with a status name per
-attempt (empty =
-succeed; the attempt is what `grpc-previous-rpc-attempts` says), `pushback_ms` to send with a failure,
-`responses` to stream.
-A response tells `id` (the back end's port), `attempt`, and what the method adds. SIGTERM ends the process gracefully.
+Requests and responses are JSON. A request is a plan: `sleep_s` before it answers; `fail` with a status name per attempt
+(the attempt is what `grpc-previous-rpc-attempts` says, an empty name succeeds); `pushback_ms` to send with a failure;
+how many `responses` to stream. A response tells `id` (the back end's port), `attempt`, and what the method adds.
+SIGTERM ends the process gracefully.
 """
 
 import argparse

@@ -100,7 +100,7 @@ class Caller:
 
     def nodes(self) -> Any:
         """The statistics of the endpoints."""
-        return self.channel.statistics().nodes
+        return self.channel.stats().nodes
 
     async def close(self) -> None:
         if self.kind == "aio":

@@ -132,11 +132,12 @@ async def test_stopped_back_end_is_ejected(kind: str, tmp_path: Path) -> None:
             servers[0].pause()
 
             def ejected() -> list[str]:
-                return [node.address for node in caller.channel.statistics().nodes if node.ejected_since is not None]
+                return [node.address for node in caller.channel.stats().nodes if node.ejected_since is not None]
 
             await eventually_async(ejected, what="the stopped back end is ejected")
             assert ejected() == [servers[0].address]
             await eventually_async(lambda: _in_flight(caller, servers[0].address) == 0)
+            await load.goes_on(CALLERS)
             failed = len(load.failures)
             await load.goes_on(300)
             assert len(load.failures) == failed
@@ -145,7 +146,7 @@ async def test_stopped_back_end_is_ejected(kind: str, tmp_path: Path) -> None:
 
 
 def _in_flight(caller: Caller, address: str) -> int:
-    return next(node.in_flight for node in caller.channel.statistics().nodes if node.address == address)
+    return next(node.in_flight for node in caller.channel.stats().nodes if node.address == address)
 
 
 @BOTH
@@ -158,9 +159,7 @@ async def test_removed_endpoint_finishes_its_calls(kind: str, tmp_path: Path) ->
             slow = asyncio.create_task(caller.call({"sleep_s": 1.0}))
             await eventually_async(lambda: _in_flight(caller, first.address) == 1)
             resolver.replace([Endpoint(second.address)])
-            await eventually_async(
-                lambda: [node.address for node in caller.channel.statistics().nodes] == [second.address]
-            )
+            await eventually_async(lambda: [node.address for node in caller.channel.stats().nodes] == [second.address])
             assert (await caller.call())["id"] == second.port
             assert (await slow)["id"] == first.port
 
@@ -211,5 +210,5 @@ class Silent(StaticResolver):
 
 
 def _state(caller: Caller) -> str:
-    statistics = caller.channel.statistics()
+    statistics = caller.channel.stats()
     return "" if statistics is None else statistics.state.name

@@ -41,8 +41,8 @@ async def test_slow_endpoint_is_overtaken(kind: str, what: str, servers: list[Se
             answer = await getattr(channel, what)({"sleep_s": 20, "only": slow}, timeout=10)
             assert answer["id"] != slow
             assert time.monotonic() - started < 5
-        nodes = channel.channel.statistics().nodes
-        await eventually_async(lambda: all(node.in_flight == 0 for node in channel.channel.statistics().nodes))
+        nodes = channel.channel.stats().nodes
+        await eventually_async(lambda: all(node.in_flight == 0 for node in channel.channel.stats().nodes))
         assert sum(node.failures for node in nodes) == 0, "an overtaken attempt does not speak against its endpoint"
 
 

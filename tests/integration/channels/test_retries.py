@@ -59,7 +59,7 @@ async def test_retry_goes_to_another_endpoint(kind: str, what: str, servers: lis
         for _ in range(6):
             responses = await run(what, channel, {"fail": ["UNAVAILABLE", "UNAVAILABLE"], "responses": 3})
             assert {response["attempt"] for response in responses} == {2}
-        statistics = channel.channel.statistics()
+        statistics = channel.channel.stats()
         failures = [node.failures for node in statistics.nodes]
         assert sum(failures) == 12
         assert max(failures) <= 6, "no call was tried twice at one endpoint"

@@ -122,7 +122,8 @@ class Requests:
     def __init__(self, source: Iterator[Any]) -> None:
         self._source = source
         self._lock = threading.Lock()
-        self._kept: list[Any] | None = []
+        self._kept: list[Any] = []
+        self._keeping = True
         self._reader: _Reader | None = None
 
     def reader(self) -> _Reader:
@@ -133,35 +134,35 @@ class Requests:
     @property
     def again(self) -> bool:
         """True while another attempt could still get everything."""
-        return self._kept is not None
+        return self._keeping
 
     def commit(self) -> None:
-        """The attempt under way is the last: nothing is kept any more."""
-        self._kept = None
+        """The attempt under way is the last: it gets what was kept, and nothing more is."""
+        self._keeping = False
 
     def take(self, reader: _Reader) -> Any:
         """The next request for a reader. One that was replaced while it waited leaves the request to its successor."""
         with self._lock:
-            kept = self._kept
-            if reader is self._reader and kept is not None and reader.position < len(kept):
-                request = kept[reader.position]
+            if reader is self._reader and reader.position < len(self._kept):
+                request = self._kept[reader.position]
             elif reader is not self._reader:
                 raise StopIteration
             else:
-                request = next(self._source)
-                self._keep(request)
-                if reader is not self._reader:
-                    raise StopIteration
+                request = self._from_source(reader)
             reader.position += 1
             return request
 
-    def _keep(self, request: Any) -> None:
-        kept = self._kept
-        if kept is None:
-            return
-        kept.append(request)
-        if len(kept) > KEPT_REQUESTS:
-            self._kept = None
+    def _from_source(self, reader: _Reader) -> Any:
+        request = next(self._source)
+        if not self._keeping:
+            self._kept.clear()
+            reader.position = -1  # `take` makes it 0: nothing is kept, so that is where the source goes on
+            return request
+        self._kept.append(request)
+        self._keeping = len(self._kept) < KEPT_REQUESTS
+        if reader is not self._reader:
+            raise StopIteration
+        return request
 
 
 class _Reader:

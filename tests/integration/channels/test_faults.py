@@ -66,6 +66,7 @@ async def test_rolling_restart_with_drain_fails_no_call(kind: str, tmp_path: Pat
             for server in servers:
                 others = [other for other in servers if other is not server]
                 resolver.replace(endpoints(others))
+                await load.goes_on(10 * CALLERS)  # the drain: what was under way there ends meanwhile
                 assert await server.terminate_async() == 0
                 await load.goes_on()
                 await server.start_async()

@@ -249,8 +249,7 @@ class _Balanced(native.Call):  # type: ignore[misc]
         self._leave(rtt_s, None if refused else not speaks_against(status.code()))
         if not self._another(status, refused=refused, committed=committed):
             return False
-        if refused:
-            self._method.engine.connection_failed(node, status.details())
+        if refused and self._method.engine.connection_failed(node, status.details()):
             self._refused = (*self._refused, node)
         self._last = attempt if refused else None
         self._tried = (*self._tried, node)

@@ -209,11 +209,18 @@ class Engine:
         """A load has something the pool should act on."""
         self.driver.tick()
 
-    def connection_failed(self, node: Node, details: str) -> None:
-        """A call found no connection although the pool took it for ready: the watch has not spoken yet."""
+    def connection_failed(self, node: Node, details: str) -> bool:
+        """A call found no connection although the pool took it for ready: the watch has not spoken yet.
+
+        False when there is one again: the node may be asked once more.
+        """
         subchannel = node.subchannel
-        if subchannel is not None and subchannel.state is not ConnectivityState.READY:
-            self.driver.report(node, subchannel.state, details)
+        if subchannel is None:
+            return True
+        if subchannel.state is ConnectivityState.READY:
+            return False
+        self.driver.report(node, subchannel.state, details)
+        return True
 
     def own(self, task: asyncio.Task[Any]) -> None:
         """Holds a task until it ends, at the latest when the channel closes."""

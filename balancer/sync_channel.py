@@ -354,6 +354,9 @@ class Engine:
     def _look_at(self, node: Node) -> None:
         if node.subchannel is not None:
             self._report(node, node.subchannel, node.subchannel.connect())
+        if self.driver is not None:
+            # Whatever became of the node meanwhile: the calls it refused look again.
+            self.install(self.driver.pool.picker, self.driver.pool.state)
 
     def _report(self, node: Node, subchannel: Subchannel, state: ConnectivityState) -> None:
         if node.subchannel is subchannel and self.driver is not None:

@@ -12,7 +12,16 @@ import grpc
 import pytest
 import trustme
 
-from balancer import Endpoint, StaticResolver, aio_channel, blocking_channel, hash_key
+from balancer import (
+    ConnectivityState,
+    Endpoint,
+    PoolOptions,
+    StaticResolver,
+    aio_channel,
+    blocking_channel,
+    hash_key,
+)
+from balancer.options import ChannelOptions
 from tests.support.interop import interop_server
 from tests.support.interop_fleet import Caller, endpoints, fleet
 from tests.support.interop_messages import Empty, SimpleRequest, TestStub
@@ -159,6 +168,39 @@ async def test_weights(kind: str, tmp_path: Path) -> None:
             await caller.ready()
             spread = Counter([(await caller.call())["id"] for _ in range(50)])
             assert [spread[server.port] for server in servers] == [10, 10, 30]
+
+
+@BOTH
+async def test_idle_channel_closes_its_connections_and_wakes_up(kind: str, tmp_path: Path) -> None:
+    options = ChannelOptions(pool=PoolOptions(idle_timeout_s=0.3))
+    with fleet(tmp_path, 2) as servers:
+        async with Caller(kind, StaticResolver(endpoints(servers)), balancing=options) as caller:
+            await caller.call(timeout=10)
+
+            def asleep() -> bool:
+                statistics = caller.channel.stats()
+                states = {node.state for node in statistics.nodes}
+                return statistics.state is ConnectivityState.IDLE and states == {ConnectivityState.IDLE}
+
+            for _ in range(2):
+                await eventually_async(asleep)
+                assert (await caller.call(timeout=10))["id"] in {server.port for server in servers}
+
+
+@BOTH
+async def test_subset_bounds_the_connections(kind: str, tmp_path: Path) -> None:
+    options = ChannelOptions(pool=PoolOptions(subset_size=2))
+    with fleet(tmp_path, 4) as servers:
+        async with Caller(kind, StaticResolver(endpoints(servers)), balancing=options) as caller:
+            await eventually_async(lambda: _reached(caller, 2))
+            spread = {(await caller.call(timeout=10))["id"] for _ in range(40)}
+            assert len(spread) == 2
+            assert Counter(node.state.name for node in caller.nodes()) == {"READY": 2, "IDLE": 2}
+
+
+async def _reached(caller: Caller, count: int) -> bool:
+    await caller.call(timeout=10)
+    return [node.state for node in caller.nodes()].count(ConnectivityState.READY) == count
 
 
 @BOTH

@@ -351,14 +351,17 @@ class Catalog:
             log.floor = self.seq
 
 
-def ghosts(changes: Sequence[Change]) -> tuple[Delete, ...]:
-    """The records to delete from the store because another replica's registration took their address."""
+def ghosts(changes: Sequence[Change], deleted: Collection[Key] = ()) -> tuple[Delete, ...]:
+    """The records to delete from the store because another replica's registration took their address.
+
+    `deleted` are those that the store deleted itself.
+    """
     # In a full set a ghost takes the address first, and its owner takes it back: the last word counts.
     last = {change.key: change for change in changes}
     return tuple(
         Delete(change.key, change.before.revision)
         for change in last.values()
-        if change.cause is Cause.REPLACED and change.before is not None
+        if change.cause is Cause.REPLACED and change.before is not None and change.key not in deleted
     )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from registry_server.catalog import Catalog, Change, ghosts
 from registry_server.guard import RemovalGuard
@@ -94,7 +94,8 @@ class Feed:
         match event:
             case Delta():
                 self._beat()
-                self._changed(self.catalog.apply(self.guard.filter_delta(event, self._clock())))
+                deleted = [it.key for it in event.deletes]
+                self._changed(self.catalog.apply(self.guard.filter_delta(event, self._clock())), deleted)
             case Progress(revision):
                 self.catalog.progress(revision)
             case Snapshot():
@@ -127,12 +128,12 @@ class Feed:
             self.guard.store_back(self._clock())
             self._away_since = None
 
-    def _changed(self, changes: Sequence[Change]) -> None:
+    def _changed(self, changes: Sequence[Change], deleted: Collection[Key] = ()) -> None:
         self._hub.changed(changes)
         if len(self.guard):
             self._arm_hold()
         if len(changes) > 1:
-            self._find_ghosts(changes)
+            self._find_ghosts(changes, deleted)
 
     def _release_waiting(self) -> None:
         for reached, revision in self._waiting.items():
@@ -169,8 +170,8 @@ class Feed:
 
     # ---- records that lost their address on another replica
 
-    def _find_ghosts(self, changes: Sequence[Change]) -> None:
-        deletes = ghosts(changes)
+    def _find_ghosts(self, changes: Sequence[Change], deleted: Collection[Key]) -> None:
+        deletes = ghosts(changes, deleted)
         if deletes and not self._ghosts.full():
             self._ghosts.put_nowait(Commit(deletes=deletes, cause=Cause.REPLACED))
 

@@ -53,16 +53,20 @@ def listed(head: pb.ResponseHeader, entries: Iterable[Entry], next_page_token: s
     return frame.SerializeToString() + b"".join([wire.message_field(_INSTANCES, entry.encoded) for entry in entries])
 
 
-def watch_step(
-    head: pb.ResponseHeader, upserts: Sequence[Entry], removed: Sequence[Key], checksum: int, token: str, *, reset: bool
-) -> list[bytes]:
-    """The WatchResponses of one step: one, unless it is too large for one message."""
+def watch_body(upserts: Iterable[Entry], removed: Iterable[Key]) -> list[bytes]:
+    """What changes with one step of a watch, in pieces for one message each; at least one, perhaps empty."""
     fields = [wire.message_field(_UPSERTS, entry.encoded) for entry in upserts]
     fields += [wire.message_field(_REMOVED, _key(key)) for key in removed]
-    chunks = _chunks(fields)
+    return _chunks(fields)
+
+
+def watch_step(
+    head: pb.ResponseHeader, body: Sequence[bytes], checksum: int, token: str, *, reset: bool
+) -> list[bytes]:
+    """The WatchResponses of one step: one for each piece of its body."""
     more = pb.WatchResponse(header=head, more=True).SerializeToString()
     last = pb.WatchResponse(header=head, checksum=checksum, resume_token=token).SerializeToString()
-    parts = [more + chunk for chunk in chunks[:-1]] + [last + chunks[-1]]
+    parts = [more + piece for piece in body[:-1]] + [last + body[-1]]
     if reset:
         parts[0] += pb.WatchResponse(reset=True).SerializeToString()
     return parts

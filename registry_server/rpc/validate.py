@@ -69,7 +69,7 @@ def new_instance(it: pb.Instance, make_id: Callable[[], str]) -> pb.Instance:
         name("instance.id", it.id)
     else:
         it.id = make_id()
-    host("instance.host", it.host)
+    it.host = host("instance.host", it.host)
     if not 1 <= it.port <= 65535:
         raise InvalidField("instance.port", f"must be 1 to 65535, is {it.port}")
     if not 0 <= it.generation <= MAX_GENERATION:
@@ -98,16 +98,18 @@ def changed_instance(it: pb.Instance, paths: Iterable[str]) -> tuple[str, ...]:
     return named
 
 
-def host(field: str, value: str) -> None:
-    """An IP address or a DNS name."""
+def host(field: str, value: str) -> str:
+    """An IP address or a DNS name; an IPv6 address in the one form that all its spellings share (RFC 5952)."""
     if not value:
         raise InvalidField(field, "is required")
     if ":" in value:
         # A zone (fe80::1%eth0) means nothing to anybody else, and may hold anything.
         if "%" in value or not _is_ip(value):
             raise InvalidField(field, "must be an IP address or a DNS name, without a port")
-    elif _HOST.fullmatch(value) is None or (_ENDS_IN_NUMBER.search(value) and not _is_ip(value)):
+        return str(ipaddress.ip_address(value))
+    if _HOST.fullmatch(value) is None or (_ENDS_IN_NUMBER.search(value) and not _is_ip(value)):
         raise InvalidField(field, "must be an IP address or a DNS name")
+    return value
 
 
 def _is_ip(value: str) -> bool:

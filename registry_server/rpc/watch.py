@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from protos.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog, Change
@@ -11,6 +12,18 @@ from registry_server.rpc import answers
 from registry_server.stores.base import Key
 
 _TOKEN = re.compile(r"([^/]{1,128})/(\d{1,19})/([0-9a-f]{8})/([0-9a-f]{16})")
+
+
+# Of how many earlier versions the way to the current one is kept.
+MAX_STEPS = 64
+
+
+class _Step(NamedTuple):
+    """The way from an earlier version to the current one, and the checksum of the earlier one."""
+
+    body: list[bytes]
+    checksum_before: int
+    reset: bool
 
 
 class WatchTopic:
@@ -26,7 +39,7 @@ class WatchTopic:
         self._stale_for_s = stale_for_s
         self._takes_all = query.takes_all
         self._fingerprint = query.fingerprint
-        self._full: tuple[pb.ResponseHeader, int, list[bytes]] | None = None
+        self._steps: dict[int | None, _Step] = {}
         self._start()
 
     def refresh(self) -> int:
@@ -41,13 +54,10 @@ class WatchTopic:
 
     def render(self, since: int | None) -> Sequence[bytes]:
         """The messages that lead from `since`, or from nothing, to the current state."""
-        changes = None if since is None else self._catalog.changes(self.query, since)
-        if changes is None:
-            return self._render_full()
-        upserts, removed = self._difference(changes)
-        if not upserts and not removed:
-            return []
-        return answers.watch_step(self._header(), upserts, removed, self._checksum, self._token(), reset=False)
+        step = self._step(since)
+        if step.reset or step.body != [b""]:
+            return answers.watch_step(self._header(), step.body, self._checksum, self._token(), reset=step.reset)
+        return []
 
     def bookmark(self) -> Sequence[bytes]:
         """The message that proves that the set is still good."""
@@ -68,13 +78,14 @@ class WatchTopic:
             raise InvalidField("resume_token", "was given out for another namespace, other services or another filter")
         self.refresh()
         since = self._catalog.seq_at(int(revision)) if epoch == self._catalog.epoch else None
-        return since if since is not None and self._checksum_at(since) == int(held, 16) else None
+        return since if since is not None and self._step(since).checksum_before == int(held, 16) else None
 
     # ---- within
 
     def _start(self) -> None:
         self._seq = self._version = self._catalog.seq
         self._checksum = checksum(self._catalog.select(self.query))
+        self._steps.clear()
 
     def _follow(self, changes: Sequence[Change]) -> None:
         self._seq = self._catalog.seq
@@ -82,42 +93,37 @@ class WatchTopic:
             before, after = self._meant(change.before), self._meant(change.after)
             if before is not None or after is not None:
                 self._version = change.seq
-                self._checksum += (after.digest if after else 0) - (before.digest if before else 0)
+                self._checksum += _digest(after) - _digest(before)
+                self._steps.clear()
         self._checksum %= CHECKSUM_MODULUS
 
-    def _difference(self, changes: Sequence[Change]) -> tuple[list[Entry], list[Key]]:
+    def _step(self, since: int | None) -> "_Step":
+        """What leads from `since` to the current version: worked out once, however many readers come back at a time."""
+        step = self._steps.get(since)
+        if step is None:
+            changes = None if since is None else self._catalog.changes(self.query, since)
+            step = self._full() if changes is None else self._difference(changes)
+            if len(self._steps) < MAX_STEPS:
+                self._steps[since] = step
+        return step
+
+    def _full(self) -> "_Step":
+        return _Step(answers.watch_body(self._catalog.select(self.query), ()), 0, reset=True)
+
+    def _difference(self, changes: Sequence[Change]) -> "_Step":
         """What was before the first of the changes against what is now."""
         upserts, removed = [], []
+        was = self._checksum
         for key, first in _earliest(changes).items():
             before, after = self._meant(first), self._meant(self._catalog.get(key))
+            was += _digest(before) - _digest(after)
             if after is None:
                 if before is not None:
                     removed.append(key)
             elif before is None or before.encoded != after.encoded:
                 upserts.append(after)
         upserts.sort(key=lambda entry: entry.revision)
-        return upserts, removed
-
-    def _checksum_at(self, since: int) -> int | None:
-        """The checksum as it was at an earlier version, found by going back from the current one."""
-        changes = self._catalog.changes(self.query, since)
-        if changes is None:
-            return None
-        total = self._checksum
-        for key, first in _earliest(changes).items():
-            before, after = self._meant(first), self._meant(self._catalog.get(key))
-            total += (before.digest if before else 0) - (after.digest if after else 0)
-        return total % CHECKSUM_MODULUS
-
-    def _render_full(self) -> list[bytes]:
-        """The full set, kept for the next reader as long as it is the current one."""
-        head = self._header()
-        if self._full is not None and self._full[:2] == (head, self._catalog.seq):
-            return self._full[2]
-        entries = list(self._catalog.select(self.query))
-        parts = answers.watch_step(head, entries, (), self._checksum, self._token(), reset=True)
-        self._full = (head, self._catalog.seq, parts)
-        return parts
+        return _Step(answers.watch_body(upserts, removed), was % CHECKSUM_MODULUS, reset=False)
 
     def _meant(self, entry: Entry | None) -> Entry | None:
         return entry if entry is not None and (self._takes_all or self.query.matches(entry)) else None
@@ -127,6 +133,10 @@ class WatchTopic:
 
     def _token(self) -> str:
         return f"{self._catalog.epoch}/{self._catalog.revision}/{self._fingerprint}/{self._checksum:016x}"
+
+
+def _digest(entry: Entry | None) -> int:
+    return entry.digest if entry is not None else 0
 
 
 def _earliest(changes: Sequence[Change]) -> dict[Key, Entry | None]:

@@ -1,5 +1,6 @@
 """What may stand in a request: every rule, at both sides of its limit, with the field named."""
 
+import ipaddress
 import math
 from typing import Any
 
@@ -144,7 +145,8 @@ def test_key_has_the_default_namespace() -> None:
 
 @pytest.mark.parametrize("host", GOOD_HOSTS)
 def test_good_hosts(host: str) -> None:
-    assert accepted(host=host).host == host
+    taken = accepted(host=host).host
+    assert taken == host or ipaddress.ip_address(taken) == ipaddress.ip_address(host)
 
 
 @pytest.mark.parametrize("host", ["", *BAD_HOSTS])
@@ -336,3 +338,8 @@ def test_filter() -> None:
         validate.filter_(pb.Filter(statuses=[0, 3]))  # type: ignore[list-item]
     with pytest.raises(InvalidField, match=r"^filter.healths: "):
         validate.filter_(pb.Filter(healths=[-1]))  # type: ignore[list-item]
+
+
+def test_one_address_has_one_spelling() -> None:
+    spellings = ("::1", "0:0:0:0:0:0:0:1", "0000::0001")
+    assert {accepted(host=host).host for host in spellings} == {"::1"}

@@ -353,12 +353,25 @@ def test_encodings_do_not_grow_with_readers(monkeypatch: pytest.MonkeyPatch, rea
 
 def test_full_set_is_put_together_once_for_all_who_come(monkeypatch: pytest.MonkeyPatch) -> None:
     core = core_of(put(11, ONE, TWO))
-    steps = counted(monkeypatch, answers, "watch_step")
+    bodies = counted(monkeypatch, answers, "watch_body")
     sinks = [Sink() for _ in range(100)]
     for sink in sinks:
         core.watch(sink, services=["player"])
-    assert len(steps) == 1
-    assert all(sink.sent[0] is sinks[0].sent[0] for sink in sinks)
+    assert len(bodies) == 1
+    assert all(sink.sent[0] == sinks[0].sent[0] for sink in sinks)
+
+
+def test_a_difference_is_put_together_once_for_all_who_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = core_of(put(11, ONE, TWO))
+    first = Watcher(core, services=["player"])
+    settle(core, [first])
+    core.feed.emit(put(12, THREE))
+    bodies = counted(monkeypatch, answers, "watch_body")
+    sinks = [Sink() for _ in range(100)]
+    for sink in sinks:
+        core.watch(sink, services=["player"], token=first.fold.token)
+    assert len(bodies) == 1
+    assert all(sink.sent[0] == sinks[0].sent[0] for sink in sinks)
 
 
 def test_a_changed_instance_is_encoded_once_whatever_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ WRITERS = 4
 PAD = "x" * 2000
 # The catalog remembers this many changes, whoever watches: full before anything is measured, it grows no more.
 LOG_LIMIT = 16_384
-MAX_GROWTH_BYTES = 16 * 1024 * 1024
+MAX_GROWTH_BYTES = 10 * 1024 * 1024
 # What the windows of HTTP/2 and the buffers of the way hold; the rest of the changes must not have been sent at all.
 MAX_SENT_BYTES = 8 * 1024 * 1024
 # Of a change on its way to a watcher that reads. They are 2 ms and some ten when the machine has nothing else to do.

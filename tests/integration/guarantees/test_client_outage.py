@@ -31,7 +31,7 @@ async def test_never_gives_up_when_the_server_stands_still(registry_server: Regi
         await passed(2 * TTL_S)
         registry_server.resume()
         await shows_all(registrations, registry_server.address)
-        await passed(TTL_S)
+        await passed(TTL_S / 2)
         await asyncio.gather(*(them.wait_confirmed() for them in views))
 
 
@@ -48,7 +48,7 @@ async def test_never_gives_up_when_etcd_is_killed(server_factory: ServerFactory,
             await etcd.start_async()
             await shows_all(registrations, server.address)
             await asyncio.gather(*(them.wait_confirmed() for them in views))
-            await passed(TTL_S)
+        await passed(TTL_S)
         assert {it.instance.generation for it in registrations} == {1}
 
 

@@ -173,7 +173,7 @@ async def test_either_stands_still(replicas: list[RegistryServer], which: str) -
         async with RawClient(stays.address) as client, client.watching() as watch:
             await watch.wait_ids(*NAMES)
             freezes.pause()
-            await passed(2 * TTL_S)
+            await passed(1.5 * TTL_S)
             await shows_all(registrations, stays.address)
             freezes.resume()
             await shows_all(registrations, freezes.address)

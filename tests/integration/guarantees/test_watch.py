@@ -1,4 +1,4 @@
-"""What a Watch stream promises: Ordered, Complete, Atomic, Resumable, ResetFirst. (Bounded: test_watch_bounded.py.)
+"""What a Watch stream promises: Ordered, Complete, Atomic, Resumable, ResetFirst, Bounded.
 
 Every Watching checks the order of revisions, the checksum of every step, and that nothing comes twice, by itself.
 """
@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from protos.registry.v1 import registry_pb2 as pb
+from tests.support.bounded import bounded
 from tests.support.raw import RawClient, Watching, checksum, refusal
 from tests.support.servers import RegistryServer
 from tests.support.waiting import eventually_async
@@ -268,3 +269,10 @@ async def test_one_change_is_told_at_once(client: RawClient) -> None:
             ages.append(loop.time() - began)
         await eventually_async(lambda: watch.steps[-1].revision == answer.header.revision)
     assert sorted(ages)[len(ages) // 2] < 0.1, ages
+
+
+@pytest.mark.timeout(240)
+async def test_watch_bounded(server: RegistryServer, client: RawClient) -> None:
+    """A watcher that stops reading for a minute, while 10,000 changes happen, costs the server next to nothing, delays
+    nobody, and ends up right."""
+    await bounded(server, client)

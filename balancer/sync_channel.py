@@ -36,9 +36,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CLOSED = "Cannot invoke RPC on closed channel!"
-_DRAIN_POLL_S = 0.05
-_WATCH_S = 0.2
-"""How long a thread watches a connection before it looks whether it is to leave: a watch cannot be called off."""
+_LOOK_FIRST_S = 0.001
+_LOOK_LAST_S = 0.05
+"""grpcio tells a channel's state by a thread per channel, or when it is asked. Asking takes 0.4 µs, so all connections
+are asked: soon after something happened, then less and less often. Calls that meet a dead connection meanwhile go
+elsewhere."""
 
 
 def sync_channel(
@@ -61,88 +63,46 @@ def sync_channel(
 
 
 class Subchannel:
-    """The connection to one endpoint: a plain grpc.Channel, and the thread that watches it.
+    """The connection to one endpoint: a plain grpc.Channel. It belongs to the private loop, but for `make`."""
 
-    The thread owns the channel: told to leave, it waits until the calls have ended and closes the channel.
-    """
+    __slots__ = ("_channel", "_streams", "_threads", "_told", "_waits_for_health")
 
-    __slots__ = (
-        "_abandoned",
-        "_channel",
-        "_leaving",
-        "_node",
-        "_report",
-        "_streams",
-        "_thread",
-        "_waits_for_health",
-    )
-
-    def __init__(
-        self,
-        channel: grpc.Channel,
-        node: Node,
-        report: Callable[[ConnectivityState], None],
-        streams: list[Stream],
-        *,
-        waits_for_health: bool,
-    ) -> None:
+    def __init__(self, channel: grpc.Channel, streams: list[Stream], *, waits_for_health: bool) -> None:
         self._channel = channel
-        self._node = node
-        self._report = report
         self._streams = streams
         self._waits_for_health = waits_for_health
-        self._leaving = False
-        self._abandoned = threading.Event()
-        name = f"balancer-watch-{node.endpoint.address}"
-        self._thread = threading.Thread(target=self._watch, name=name, daemon=True)
-        self._thread.start()
+        self._threads: list[StreamThread] = []
+        self._told: grpc.ChannelConnectivity | None = None
+        self.connect()
 
     def make(self, method: Method) -> Any:
         """The native multi-callable of a method on this connection."""
         return method.on(self._channel)
 
-    def connect(self) -> ConnectivityState:
-        """Begins to connect if nothing else does; gives the state as it is now."""
-        try:
-            return FROM_GRPC[native.connectivity(self._channel, try_to_connect=True)]
-        except ValueError:
-            return ConnectivityState.SHUTDOWN
+    def connect(self) -> None:
+        """Begins to connect if nothing else does."""
+        native.connectivity(self._channel, try_to_connect=True)
 
-    def leave(self) -> None:
-        """Closes the connection once its calls have ended."""
-        self._leaving = True
+    def look(self) -> ConnectivityState | None:
+        """The connection's state if it is another than at the last look."""
+        state = native.connectivity(self._channel)
+        if state is self._told:
+            return None
+        self._told = state
+        self._end_streams()
+        if state is not grpc.ChannelConnectivity.READY:
+            return FROM_GRPC[state]
+        self._threads = [StreamThread(stream, self._channel) for stream in self._streams]
+        # Until its health service has spoken, a back end counts as connecting (gRFC A17).
+        return ConnectivityState.CONNECTING if self._waits_for_health else ConnectivityState.READY
 
-    def abandon(self) -> None:
-        """Closes the connection now; calls under way are cancelled."""
-        self._leaving = True
-        self._abandoned.set()
-
-    def join(self) -> None:
-        """Waits until the connection is closed."""
-        self._thread.join()
-
-    @property
-    def closed(self) -> bool:
-        return not self._thread.is_alive()
-
-    def _watch(self) -> None:
-        state = native.connectivity(self._channel, try_to_connect=True)
-        while not self._leaving:
-            ready = state is grpc.ChannelConnectivity.READY
-            # Until its health service has spoken, a back end counts as connecting (gRFC A17).
-            waits = ready and self._waits_for_health
-            self._report(ConnectivityState.CONNECTING if waits else FROM_GRPC[state])
-            self._stays(state, self._streams if ready else [])
-            state = native.connectivity(self._channel)
-        while self._node.load.in_flight and not self._abandoned.wait(_DRAIN_POLL_S):
-            pass
+    def close(self) -> None:
+        """Closes the connection; calls under way are cancelled."""
+        self._end_streams()
         self._channel.close()
 
-    def _stays(self, state: grpc.ChannelConnectivity, streams: list[Stream]) -> None:
-        """Blocks while the connection is in this state, with these streams on it."""
-        threads = [StreamThread(stream, self._channel) for stream in streams]
-        while not self._leaving and native.next_connectivity(self._channel, state, _WATCH_S) is state:
-            pass
+    def _end_streams(self) -> None:
+        threads, self._threads = self._threads, []
         for thread in threads:
             thread.stop()
 
@@ -233,7 +193,11 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop
         self._stopping: asyncio.Event
-        self._subchannels: set[Subchannel] = set()
+        self._open: dict[Subchannel, Node] = {}
+        self._leaving: dict[Subchannel, Node] = {}
+        """Connections that end once their calls have."""
+        self._look_after_s = _LOOK_FIRST_S
+        self._look_timer: asyncio.TimerHandle | None = None
         self._parked: dict[BalancedCall, asyncio.TimerHandle | None] = {}
 
     def start(self) -> None:
@@ -262,10 +226,8 @@ class Engine:
             await asyncio.wait({task})
         for call in list(self._parked):
             call.advance()
-        for subchannel in self._subchannels:
-            subchannel.abandon()
-        for subchannel in self._subchannels:
-            subchannel.join()
+        for subchannel in (*self._open, *self._leaving):
+            subchannel.close()
 
     def close(self) -> None:
         """Cancels what is under way and ends the private loop. Idempotent; from any thread."""
@@ -352,22 +314,48 @@ class Engine:
                 timer.cancel()
 
     def _look_at(self, node: Node) -> None:
-        if node.subchannel is not None:
-            self._report(node, node.subchannel, node.subchannel.connect())
+        subchannel = node.subchannel
+        if subchannel is not None:
+            subchannel.connect()
+            self._look_at_one(node, subchannel)
         if self.driver is not None:
             # Whatever became of the node meanwhile: the calls it refused look again.
             self.install(self.driver.pool.picker, self.driver.pool.state)
 
-    def _report(self, node: Node, subchannel: Subchannel, state: ConnectivityState) -> None:
-        if node.subchannel is subchannel and self.driver is not None:
+    def _look_at_one(self, node: Node, subchannel: Subchannel) -> bool:
+        state = subchannel.look()
+        if state is not None and self.driver is not None and node.subchannel is subchannel:
             self.driver.report(node, state, NO_CONNECTION)
+        return state is not None
 
-    def _report_health(self, node: Node, subchannel: Subchannel, serving: bool) -> None:
+    def _look(self) -> None:
+        """Asks all connections for their states, and closes those whose calls have ended."""
+        changed = [self._look_at_one(node, subchannel) for subchannel, node in list(self._open.items())]
+        for subchannel, node in list(self._leaving.items()):
+            if not node.load.in_flight:
+                del self._leaving[subchannel]
+                subchannel.close()
+                for method in list(self.methods):
+                    method.forget(subchannel)
+        self._look_after_s = _LOOK_FIRST_S if any(changed) else min(_LOOK_LAST_S, self._look_after_s * 1.5)
+        self._look_later()
+
+    def _look_soon(self) -> None:
+        self._look_after_s = _LOOK_FIRST_S
+        self._look_later()
+
+    def _look_later(self) -> None:
+        if self._look_timer is not None:
+            self._look_timer.cancel()
+        if self._open or self._leaving:
+            self._look_timer = self._loop.call_later(self._look_after_s, self._look)
+
+    def _on_health(self, node: Node, subchannel: Subchannel, serving: bool) -> None:
         if node.subchannel is subchannel and self.driver is not None:
             self.driver.report_health(node, serving=serving)
             self.driver.report(node, ConnectivityState.READY)
 
-    def _set_weight(self, node: Node, weight: float) -> None:
+    def _on_weight(self, node: Node, weight: float) -> None:
         if self.driver is not None:
             self.driver.report_weight(node, weight)
 
@@ -376,43 +364,36 @@ class Engine:
     def open_node(self, node: Node) -> None:
         if node.subchannel is not None:
             node.subchannel.connect()
-            return
-        options = self._settings.dial_options(self.config)
+        else:
+            node.subchannel = self._dialled(node)
+            self._open[node.subchannel] = node
+        self._look_soon()
+
+    def _dialled(self, node: Node) -> Subchannel:
         subchannel: Subchannel
 
-        def report(state: ConnectivityState) -> None:
-            self._soon(lambda: self._report(node, subchannel, state))
-
         def on_health(serving: bool) -> None:
-            self._soon(lambda: self._report_health(node, subchannel, serving))
+            self._soon(lambda: self._on_health(node, subchannel, serving))
 
-        def on_load(weight: float) -> None:
-            self._soon(lambda: self._set_weight(node, weight))
+        def on_weight(weight: float) -> None:
+            self._soon(lambda: self._on_weight(node, weight))
 
-        for known in list(self._subchannels):
-            if known.closed:
-                self._forget(known)
-        settings = self._settings.options
+        options = self._settings.options
         streams = []
-        if settings.health_service is not None:
-            streams.append(health_stream(settings.health_service, on_health))
-        if settings.load_report_interval_s is not None:
-            streams.append(load_stream(settings.load_report_interval_s, on_load))
-        channel = self._dial(node.endpoint.address, options)
-        waits = settings.health_service is not None
-        subchannel = Subchannel(channel, node, report, streams, waits_for_health=waits)
-        node.subchannel = subchannel
-        self._subchannels.add(subchannel)
-
-    def _forget(self, subchannel: Subchannel) -> None:
-        self._subchannels.discard(subchannel)
-        for method in list(self.methods):
-            method.forget(subchannel)
+        if options.health_service is not None:
+            streams.append(health_stream(options.health_service, on_health))
+        if options.load_report_interval_s is not None:
+            streams.append(load_stream(options.load_report_interval_s, on_weight))
+        channel = self._dial(node.endpoint.address, self._settings.dial_options(self.config))
+        subchannel = Subchannel(channel, streams, waits_for_health=options.health_service is not None)
+        return subchannel
 
     def close_node(self, node: Node) -> None:
         subchannel, node.subchannel = node.subchannel, None
         if subchannel is not None:
-            subchannel.leave()
+            del self._open[subchannel]
+            self._leaving[subchannel] = node
+            self._look_soon()
 
     def install(self, picker: Picker, state: ConnectivityState) -> None:
         with self._changed:
@@ -720,8 +701,7 @@ class BalancedChannel(grpc.Channel):
         self.engine.connectivity.unsubscribe(callback)
 
     def close(self) -> None:
-        """Cancels the calls under way and closes all connections; takes up to 0.2 s, as closing a watched
-        channel does."""
+        """Cancels the calls under way and closes all connections."""
         self.engine.close()
 
     def __enter__(self) -> BalancedChannel:

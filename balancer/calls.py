@@ -426,6 +426,11 @@ class HedgedCall(UnaryUnaryCall):
             if not racers and self._node is None:
                 return EOF
 
+    def _cancel(self, details: str) -> bool:
+        if not self._final and self._cython_call.done():
+            self._cython_call = Unsent(self._deadline)  # that attempt failed, but others are under way
+        return super()._cancel(details)
+
     def _hedge(self, previous: int) -> bool:
         """Begins one more attempt at an endpoint that has none; False when there is no such endpoint."""
         pick = self._method.engine.pick(self._info)

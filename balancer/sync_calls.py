@@ -182,6 +182,19 @@ class _Reader:
 class BalancedCall(grpc.RpcError, native.SyncCall, native.SyncFuture):  # type: ignore[misc]
     """A future or a stream. As with gRPC's own, the object is its own error when the call fails."""
 
+    is_unary = True
+    """The time it takes says something about the endpoint."""
+    _attempt: Any = None
+    """The native call under way, or the one that was the last; None while there is none."""
+    _node: Node | None = None
+    _started = 0.0
+    _final = False
+    _received = False
+    _cancelled = False
+    _callbacks: tuple[Callable[[], None], ...] = ()
+    _waiting: tuple[threading.Event, ...] = ()
+    """Threads that wait for a change; few calls ever have one, so there is no Condition to be made for each."""
+
     def __init__(
         self,
         route: Route,
@@ -195,15 +208,7 @@ class BalancedCall(grpc.RpcError, native.SyncCall, native.SyncFuture):  # type: 
         self._begin = begin
         self._metadata = metadata
         self._requests = requests
-        self._changed = threading.Condition()
-        self._attempt: Any = None
-        """The native call under way, or the one that was the last; None while there is none."""
-        self._node: Node | None = None
-        self._started = 0.0
-        self._final = False
-        self._received = False
-        self._cancelled = False
-        self._callbacks: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
 
     # Finding an attempt. `advance` runs in the caller's thread first and in the channel's own thread later.
 
@@ -227,7 +232,7 @@ class BalancedCall(grpc.RpcError, native.SyncCall, native.SyncFuture):  # type: 
 
     def expire(self) -> None:
         """The deadline passed while there was no attempt."""
-        with self._changed:
+        with self._lock:
             waiting = self._attempt is None
         if waiting:
             self._end(native.ended_error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"))
@@ -244,16 +249,16 @@ class BalancedCall(grpc.RpcError, native.SyncCall, native.SyncFuture):  # type: 
         except BaseException:
             node.load.abandoned()
             raise
-        with self._changed:
+        with self._lock:
             self._attempt, self._node, self._started = attempt, node, now
             cancelled = self._cancelled
-            self._changed.notify_all()
+            self._wake()
         if cancelled:
             attempt.cancel()
         attempt.add_done_callback(self._attempt_ended)
 
     def _attempt_ended(self, attempt: Any) -> None:
-        with self._changed:
+        with self._lock:
             node, self._node = self._node, None
         if node is None:
             return
@@ -273,21 +278,19 @@ class BalancedCall(grpc.RpcError, native.SyncCall, native.SyncFuture):  # type: 
         if pause_s is None or self._cancelled:
             self._end(attempt)
             return
-        with self._changed:
+        with self._lock:
             self._attempt = None
         self._metadata = self._route.marked(self._metadata)
         self._engine.advance_later(self, pause_s)
 
-    is_unary = True
-
     def _end(self, outcome: Any) -> None:
-        with self._changed:
+        with self._lock:
             if self._final:
                 return
             self._attempt = outcome
             self._final = True
-            callbacks, self._callbacks = self._callbacks, []
-            self._changed.notify_all()
+            callbacks, self._callbacks = self._callbacks, ()
+            self._wake()
         for callback in callbacks:
             try:
                 callback()
@@ -296,15 +299,32 @@ class BalancedCall(grpc.RpcError, native.SyncCall, native.SyncFuture):  # type: 
 
     def _outcome(self, timeout_s: float | None = None) -> Any:
         """The native call, or error, that the call ended with; raises FutureTimeoutError if it does not end in time."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._final, timeout_s):
-                raise grpc.FutureTimeoutError
-            return self._attempt
+        if not self._wait_until(lambda: self._final, timeout_s):
+            raise grpc.FutureTimeoutError
+        return self._attempt
 
     def _under_way(self) -> Any:
-        with self._changed:
-            self._changed.wait_for(lambda: self._attempt is not None)
-            return self._attempt
+        while (attempt := self._attempt) is None:
+            self._wait_until(lambda: self._attempt is not None)
+        return attempt
+
+    def _wait_until(self, condition: Callable[[], bool], timeout_s: float | None = None) -> bool:
+        """Blocks until the condition, of what the lock guards, holds; False when `timeout_s` went by first."""
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            with self._lock:
+                if condition():
+                    return True
+                changed = threading.Event()
+                self._waiting = (*self._waiting, changed)
+            if not changed.wait(None if end is None else max(0.0, end - time.monotonic())):
+                return condition()
+
+    def _wake(self) -> None:
+        """Something changed; the lock is held."""
+        waiting, self._waiting = self._waiting, ()
+        for changed in waiting:
+            changed.set()
 
     # grpc.RpcContext, grpc.Call
 
@@ -315,7 +335,7 @@ class BalancedCall(grpc.RpcError, native.SyncCall, native.SyncFuture):  # type: 
         return self._route.left_s()
 
     def cancel(self) -> bool:
-        with self._changed:
+        with self._lock:
             if self._final:
                 return False
             self._cancelled = True
@@ -327,10 +347,10 @@ class BalancedCall(grpc.RpcError, native.SyncCall, native.SyncFuture):  # type: 
         return True
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
-        with self._changed:
+        with self._lock:
             if self._final:
                 return False
-            self._callbacks.append(callback)
+            self._callbacks = (*self._callbacks, callback)
             return True
 
     def initial_metadata(self) -> Any:
@@ -423,8 +443,7 @@ class BalancedCall(grpc.RpcError, native.SyncCall, native.SyncFuture):  # type: 
     def _is_last(self, attempt: Any) -> bool:
         """Waits until it is decided whether another attempt takes the place of one that seems to have failed."""
         if not self._final and not attempt.is_active():
-            with self._changed:
-                self._changed.wait_for(lambda: self._final or self._attempt is not attempt)
+            self._wait_until(lambda: self._final or self._attempt is not attempt)
         return self._attempt is attempt
 
     def __repr__(self) -> str:
@@ -458,7 +477,7 @@ class HedgedCall(BalancedCall):
             node.load.abandoned()
             raise
         self._route.exclude(node)
-        with self._changed:
+        with self._lock:
             self._racers[attempt] = (node, now)
             pause_s = self._hedges.pause_s(now)
             unwanted = self._final
@@ -470,7 +489,7 @@ class HedgedCall(BalancedCall):
 
     def _hedge(self) -> None:
         """In the private loop: begins one more attempt, if one is due and there is an endpoint without any."""
-        with self._changed:
+        with self._lock:
             if self._final or not self._hedges.due(time.monotonic()):
                 return
             self._metadata = marked(tuple(self._metadata or ()), self._hedges.sent - 1)
@@ -478,14 +497,14 @@ class HedgedCall(BalancedCall):
         if isinstance(found, Node) and found not in self._route.info.exclude:
             self._begin_on(found)
             return
-        with self._changed:
+        with self._lock:
             self._hedges.stop()
             nobody = not self._racers
         if nobody:
             self._end(self._route.last or native.ended_error(grpc.StatusCode.UNAVAILABLE, "no endpoint is left"))
 
     def _racer_ended(self, attempt: Any) -> None:
-        with self._changed:
+        with self._lock:
             node, started = self._racers.pop(attempt)
         code = attempt.code()
         number = code.value[0]
@@ -501,7 +520,7 @@ class HedgedCall(BalancedCall):
 
     def _judge(self, attempt: Any, number: int, *, refused: bool) -> None:
         hedges = self._hedges
-        with self._changed:
+        with self._lock:
             if number == 0:
                 hedges.succeeded()
             else:
@@ -517,13 +536,13 @@ class HedgedCall(BalancedCall):
 
     def _end(self, outcome: Any) -> None:
         super()._end(outcome)
-        with self._changed:
+        with self._lock:
             others = list(self._racers)
         for other in others:
             other.cancel()
 
     def cancel(self) -> bool:
-        with self._changed:
+        with self._lock:
             if self._final:
                 return False
             self._cancelled = True

@@ -75,7 +75,7 @@ class Backend:
     async def _follow(self, plan: dict[str, Any], context: Any) -> int:
         self.seen += 1
         attempt = int(dict(context.invocation_metadata()).get(ATTEMPTS, 0))
-        if plan.get("sleep_s") and plan.get("only", self.id) == self.id:
+        if plan.get("sleep_s") and plan.get("only", self.id) == self.id and attempt >= plan.get("from_attempt", 0):
             await asyncio.sleep(plan["sleep_s"])
         wanted = [*plan.get("fail", []), *[""] * (attempt + 1)][attempt]
         if wanted:

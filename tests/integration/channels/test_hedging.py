@@ -1,5 +1,6 @@
 """The service config's hedging policy, across endpoints (gRFC A6)."""
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pytest
 
 from balancer import StaticResolver
 from tests.support.interop_backend import SERVICE
-from tests.support.interop_fleet import Caller, endpoints, fleet
+from tests.support.interop_fleet import Caller, encoded, endpoints, fleet
 from tests.support.servers import ServerProcess
 from tests.support.waiting import eventually_async
 
@@ -95,3 +96,28 @@ async def test_deadline_covers_all_attempts(kind: str, what: str, servers: list[
             await getattr(channel, what)({"sleep_s": 20}, timeout=0.4)
         assert raised.value.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
         assert time.monotonic() - started < 5
+
+
+@BOTH
+async def test_cancel_after_a_failed_attempt(kind: str, servers: list[ServerProcess]) -> None:
+    """One attempt has failed, the others are under way: the call as a whole is cancelled, and so are they."""
+    async with caller(kind, servers, hedgingDelay="30s") as channel:
+        await channel.ready()
+        request = encoded({"fail": ["UNAVAILABLE"], "sleep_s": 60, "from_attempt": 1})
+        method = channel.channel.unary_unary(f"/{SERVICE}/Call")
+        call = method(request) if kind == "aio" else method.future(request)
+
+        def second_is_under_way() -> bool:
+            return sum(node.calls for node in channel.nodes()) == 1 == sum(node.in_flight for node in channel.nodes())
+
+        await eventually_async(second_is_under_way)
+        assert call.cancel()
+        assert call.done()
+        assert call.cancelled()
+        await eventually_async(lambda: sum(node.in_flight for node in channel.nodes()) == 0)
+        if kind == "aio":
+            with pytest.raises(asyncio.CancelledError):
+                await call
+        else:
+            with pytest.raises(grpc.FutureCancelledError):
+                call.result(10)

@@ -1,6 +1,8 @@
 """SHELL. Carries writes out: asks the rules, commits to the store, and waits until the view shows it."""
 
+import asyncio
 import contextlib
+import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -27,6 +29,8 @@ from registry_server.stores.base import (
 
 # How often a write is tried when others change the same instance at the same time.
 ATTEMPTS = 8
+# Writers that collide again draw apart by a random pause, which grows by so much with every attempt.
+PAUSE_S = 0.01
 # How many instances one write changes at the most. Stores have limits: etcd takes 128 operations in a transaction.
 MAX_KEYS = 100
 # How long to wait for the view to catch up: with a conflict, and with a write that was done.
@@ -44,9 +48,10 @@ class Written(NamedTuple):
 class Registrar:
     """All writes. Raises the errors of errors.py alone. `now` is wall-clock time in seconds, for people to read."""
 
-    def __init__(self, store: Store, feed: Feed, now: Callable[[], float]) -> None:
+    def __init__(self, store: Store, feed: Feed, now: Callable[[], float], rng: random.Random) -> None:
         self._store = store
         self._feed = feed
+        self._rng = rng
         self._rules = Rules(feed.catalog, feed.guard, now)
 
     async def register(self, wanted: pb.Instance, ttl_s: float, lease_id: str) -> tuple[Entry, int, Lease]:
@@ -95,13 +100,14 @@ class Registrar:
     # ---- within
 
     async def _write(self, name: str, plan: Callable[[], Plan]) -> Written:
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             planned = plan()
             seen = self._feed.catalog.revision
             try:
                 revision = await self._commit(planned)
             except Conflict:
                 await self._feed.reach(seen + 1, CATCH_UP_S)
+                await asyncio.sleep(self._rng.uniform(0, attempt * PAUSE_S))
                 continue
             if self._feed.catalog.revision < revision:
                 await self._feed.reach(revision, CATCH_UP_S)

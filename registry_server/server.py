@@ -42,8 +42,9 @@ async def serve(config: Config) -> AsyncIterator[str]:
     hub = Hub(time.monotonic, _Alarm(loop, lambda: hub.run()).set)
     feed = Feed(store, catalog, hub, time.monotonic)
     state = ServerState()
-    registry = RegistryService(Registrar(store, feed, time.time), feed, hub)
-    port = GrpcServer(registry, HealthService(catalog, hub, state), hub, random.Random())  # noqa: S311 - jitter
+    rng = random.Random()  # noqa: S311 - spreads load, hides nothing
+    registry = RegistryService(Registrar(store, feed, time.time, rng), feed, hub)
+    port = GrpcServer(registry, HealthService(catalog, hub, state), hub, rng)
     async with asyncio.TaskGroup() as tasks:
         following = tasks.create_task(feed.run())
         try:

@@ -1,6 +1,7 @@
 """The core on a clock of the test's own: records, a hub's timeline, readers, and a client that folds a watch."""
 
 import hashlib
+import random
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -194,7 +195,7 @@ class Core:
         self.store = store or MemoryStore(lambda: self.timeline.now)
         self.catalog = Catalog()
         self.feed = Feed(self.store, self.catalog, self.hub, lambda: self.timeline.now)
-        self.registrar = Registrar(self.store, self.feed, lambda: NOON)
+        self.registrar = Registrar(self.store, self.feed, lambda: NOON, random.Random(1))
         self.service = RegistryService(self.registrar, self.feed, self.hub)
 
     def guard_due(self) -> list[Key]:

@@ -63,7 +63,7 @@ run: $(VENV)/.base $(VENV)/.grpcurl ## start the server (LISTEN=HOST:PORT, STORE
 	@exec $(BIN)/registry-server --listen $(LISTEN) --store $(STORE)
 
 test: $(VENV)/.test ## every test, on the embedded store and on a real etcd
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTARGS)
 
 demo: $(VENV)/.test ## the main job in under 30 s (STORE=memory or STORE=etcd)
 	@$(BIN)/python -m examples.demo --store $(STORE:memory:=memory)

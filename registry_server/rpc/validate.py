@@ -1,5 +1,6 @@
 """What may stand in a request. Each check names the field it finds wrong, and changes nothing but defaults."""
 
+import contextlib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable
@@ -33,6 +34,8 @@ DEFAULT_PAGE = 1_000
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@~+-]{0,127}")
 _HOST = re.compile(r"(?!.{254})[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?")
+_BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+_IPV4 = re.compile(rf"{_BYTE}(?:\.{_BYTE}){{3}}", re.ASCII)
 # Such a name would be an IPv4 address, and a wrong one (https://url.spec.whatwg.org/#ends-in-a-number-checker).
 _ENDS_IN_NUMBER = re.compile(r"(?:^|\.)\d+\.?$")
 _NAME_RULE = f"must be 1 to {MAX_NAME} letters, digits and any of _ . : @ ~ + -, beginning with a letter, a digit or _"
@@ -100,24 +103,23 @@ def changed_instance(it: pb.Instance, paths: Iterable[str]) -> tuple[str, ...]:
 
 def host(field: str, value: str) -> str:
     """An IP address or a DNS name; an IPv6 address in the one form that all its spellings share (RFC 5952)."""
+    if _IPV4.fullmatch(value) is not None:
+        return value
     if not value:
         raise InvalidField(field, "is required")
     if ":" in value:
-        # A zone (fe80::1%eth0) means nothing to anybody else, and may hold anything.
-        if "%" in value or not _is_ip(value):
-            raise InvalidField(field, "must be an IP address or a DNS name, without a port")
-        return str(ipaddress.ip_address(value))
-    if _HOST.fullmatch(value) is None or (_ENDS_IN_NUMBER.search(value) and not _is_ip(value)):
+        return _ipv6(field, value)
+    if _HOST.fullmatch(value) is None or _ENDS_IN_NUMBER.search(value) is not None:
         raise InvalidField(field, "must be an IP address or a DNS name")
     return value
 
 
-def _is_ip(value: str) -> bool:
-    try:
-        ipaddress.ip_address(value)
-    except ValueError:
-        return False
-    return True
+def _ipv6(field: str, value: str) -> str:
+    # A zone (fe80::1%eth0) means nothing to anybody else, and may hold anything.
+    with contextlib.suppress(ValueError):
+        if "%" not in value:
+            return str(ipaddress.IPv6Address(value))
+    raise InvalidField(field, "must be an IP address or a DNS name, without a port")
 
 
 def filter_(it: pb.Filter) -> None:

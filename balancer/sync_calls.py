@@ -37,10 +37,11 @@ class Route:
 
     __slots__ = ("_engine", "_refused", "deadline", "info", "last", "retries", "wait_for_ready")
 
-    def __init__(self, method: Method, info: PickInfo, timeout_s: float | None, *, wait_for_ready: bool | None) -> None:
+    def __init__(self, method: Method, info: PickInfo, deadline: float | None, *, wait_for_ready: bool | None) -> None:
         self._engine: Engine = method.engine
         self.info = info
-        self.deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self.deadline = deadline
+        """On the monotonic clock."""
         self.wait_for_ready = wait_for_ready
         self.retries: Retries | None = None if method.retrying is None else method.retrying.begin()
         self._refused: tuple[Node, ...] = ()
@@ -70,14 +71,16 @@ class Route:
         """What was refused by the last picker's word may be asked again by this one's."""
         self._refused = ()
 
-    def wait(self) -> Node:
-        """Blocks until there is a node; raises the RpcError that the call ends with."""
+    def wait(self) -> tuple[Node, Subchannel]:
+        """Blocks until there is a node and its connection; raises the RpcError that the call ends with."""
         while True:
             seen = self._engine.generation
             found = self.look()
             if isinstance(found, Node):
-                return found
-            if found is not None:
+                subchannel = found.subchannel
+                if subchannel is not None:
+                    return found, subchannel
+            elif found is not None:
                 raise found
             if self._engine.wait_for_picker(seen, self.left_s()):
                 self.another_picker()
@@ -240,11 +243,18 @@ class BalancedCall(grpc.RpcError, native.SyncCall, native.SyncFuture):  # type: 
     def _begin_on(self, node: Node) -> None:
         now = time.monotonic()
         node.load.started(now)
+        subchannel = node.subchannel
         try:
-            attempt = self._begin(node.subchannel, self._route.left_s(), self._metadata)
+            attempt = self._begin(subchannel, self._route.left_s(), self._metadata)
         except grpc.RpcError as error:
             node.load.abandoned()
             self._end(error)
+            return
+        except ValueError:
+            node.load.abandoned()
+            if not self._engine.has_left(node, subchannel):
+                raise
+            self._engine.advance_later(self, 0.0)
             return
         except BaseException:
             node.load.abandoned()

@@ -95,6 +95,19 @@ async def test_graceful_restart_without_deregistering_loses_no_call(kind: str, t
 
 
 @BOTH
+async def test_endpoints_that_come_and_go_fail_no_call(kind: str, tmp_path: Path) -> None:
+    """The set changes all the time, under calls: whatever was picked just before still gets through."""
+    with fleet(tmp_path, 3) as servers:
+        resolver = StaticResolver(endpoints(servers))
+        async with Caller(kind, resolver) as caller, Load(caller) as load:
+            for turn in range(60):
+                out = servers[turn % 3]
+                resolver.replace(endpoints([server for server in servers if server is not out]))
+                await load.goes_on(5)
+        assert load.failures == []
+
+
+@BOTH
 async def test_kill_fails_at_most_the_calls_in_flight(kind: str, tmp_path: Path) -> None:
     with fleet(tmp_path, 3) as servers:
         async with Caller(kind, StaticResolver(endpoints(servers))) as caller, Load(caller) as load:

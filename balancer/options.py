@@ -110,8 +110,8 @@ def from_query(
     query: Mapping[str, str], policy: str | Policy | None = None, options: ChannelOptions | None = None
 ) -> tuple[str | Policy | None, ChannelOptions]:
     """Policy and options that a target's query asks for: `policy`, `hash_header`, `health_service`,
-    `authority`, `subset_size`,
-    and `policy.NAME` for an option of the policy itself (`?policy=least_connections&policy.choices=full`).
+    `authority`, `subset_size`, and `policy.NAME` for an option of the policy itself
+    (`?policy=least_connections&policy.choices=full`).
 
     What was given in Python wins. Raises ValueError for any other key.
     """

@@ -1,8 +1,8 @@
 """CORE: what back ends report of their load (ORCA), and the weight that follows from it (gRFC A58).
 
 Reports come out of band (gRFC A51), as `xds.data.orca.v3.OrcaLoadReport`s on a stream per connection: those in
-the trailers of
-calls are used up by gRPC core and do not reach Python. Four of a report's numbers matter here, so that is what is read.
+the trailers of calls are used up by gRPC core and do not reach Python. Four of a report's numbers matter here, so that
+is what is read.
 """
 
 from __future__ import annotations

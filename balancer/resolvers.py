@@ -1,9 +1,9 @@
 """Where a channel's endpoints come from: the protocol of a resolver, and the resolvers the balancer has of its own.
 
 A channel owns exactly one resolver. It runs `resolver.run(push)` as a task of its own for as long as it is in
-use, takes every `Resolution` that is pushed, and cancels the task when it closes. One resolver object serves an asyncio
-channel (in
-the channel's loop) and a channel for threads (in that channel's private loop) alike; one channel at a time runs it.
+use, takes every `Resolution` that is pushed, and cancels the task when it closes. One resolver object serves an
+asyncio channel (in the channel's loop) and a channel for threads (in that channel's private loop) alike; one channel
+at a time runs it.
 
 Targets with no registry behind them:
 
@@ -34,10 +34,9 @@ class Resolver(Protocol):
         """Pushes every new resolution until cancelled.
 
         `push` does not block, must be called in the loop that runs this coroutine, and may be called with the
-        same value
-        twice. A resolver keeps trying by itself: it pushes `Failed` for an outage and goes on. Returning means that the
-        last resolution is final. An exception reaches the channel as `Failed`, and the channel runs the resolver again,
-        with backoff.
+        same value twice. A resolver keeps trying by itself: it pushes `Failed` for an outage and goes on. Returning
+        means that the last resolution is final. An exception reaches the channel as `Failed`, and the channel runs the
+        resolver again, with backoff.
         """
 
     def resolve_now(self) -> None:

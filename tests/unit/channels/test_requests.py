@@ -7,7 +7,7 @@ from itertools import islice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.sync_calls import KEPT_REQUESTS, Requests
+from balancer.threads.streams import KEPT_REQUESTS, Requests
 from tests.support.waiting import eventually
 
 

@@ -1,0 +1,1 @@
+"""SHELL: the inside of the channel for asyncio. Each file has its counterpart for threads in `balancer.threads`."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from balancer.endpoints import Failed, Resolution, Resolved
+from balancer.policies.base import Policy
 from balancer.pool import ConnectivityState, Node, Picker, Plan, Pool
 from balancer.resolvers import Resolver
 
@@ -72,6 +73,11 @@ class Driver:
         """A pick needs one of these nodes."""
         for node in nodes:
             self._connections.open_node(node)
+
+    def choose_by(self, policy: Policy) -> None:
+        """Another policy picks from now on."""
+        if self._task is not None:
+            self._carry_out(self.pool.choose_by(policy, time.monotonic()))
 
     def report(self, node: Node, state: ConnectivityState, error: str = "") -> None:
         """A node's connection changed."""

@@ -19,6 +19,7 @@ GrpcOptions: TypeAlias = Sequence[tuple[str, Any]]
 InfoOf: TypeAlias = Callable[[str, Iterable[tuple[str, str | bytes]]], PickInfo]
 
 SERVICE_CONFIG = "grpc.service_config"
+DEFAULT_POLICY = "round_robin"
 REPLAY_LIMIT = "grpc.per_rpc_retry_buffer_size"
 
 hash_key: ContextVar[str | bytes | None] = ContextVar("hash_key", default=None)
@@ -60,6 +61,20 @@ class Settings:
     """gRPC options of the connections to the endpoints."""
     service_config: ServiceConfig
     replay_limit: int
+    policy_given: bool
+    """By name or as an object, so that no service config chooses another."""
+    config_given: bool
+    """As a channel option, so that the resolver's service configs are not asked."""
+
+    def policy_under(self, config: ServiceConfig) -> Policy:
+        """The policy while the resolver's `config` holds."""
+        return self.policy if self.policy_given else policy_named(config.policy or DEFAULT_POLICY)
+
+    def options_under(self, config: ServiceConfig) -> ChannelOptions:
+        """The options while `config` holds."""
+        if self.options.health_service is not None or config.health_service is None:
+            return self.options
+        return replace(self.options, health_service=config.health_service)
 
     def dial_options(self, config: ServiceConfig) -> tuple[tuple[str, Any], ...]:
         """gRPC options of a connection made while `config` holds.
@@ -90,17 +105,17 @@ def settings_of(
         resolver, query = resolver_for(parse_target(resolver))
         policy, balancing = from_query(query, policy, balancing)
     given = dict(options or ())
-    config = parse_service_config(given.pop(SERVICE_CONFIG, None))
+    text = given.pop(SERVICE_CONFIG, None)
+    config = parse_service_config(text)
     replay_limit = int(given.pop(REPLAY_LIMIT, 256 * 1024))
-    if balancing.health_service is None and config.health_service is not None:
-        balancing = replace(balancing, health_service=config.health_service)
     if balancing.authority is not None:
         given["grpc.default_authority"] = balancing.authority
     # A pool of its own for each connection: two channels, or two endpoints at one address, must not share fate
     # or state.
     given.setdefault("grpc.use_local_subchannel_pool", 1)
-    chosen = policy if policy is not None else config.policy or "round_robin"
-    return Settings(resolver, policy_named(chosen), balancing, tuple(given.items()), config, replay_limit)
+    chosen = policy_named(policy if policy is not None else config.policy or DEFAULT_POLICY)
+    children = tuple(given.items())
+    return Settings(resolver, chosen, balancing, children, config, replay_limit, policy is not None, text is not None)
 
 
 _TEXTS = ("hash_header", "health_service", "authority")

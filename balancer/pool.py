@@ -23,6 +23,7 @@ from math import inf
 from typing import TYPE_CHECKING, assert_never
 
 from balancer.endpoints import Absent, Failed, Pending, Resolved
+from balancer.idling import Idling
 from balancer.load import Load, LoadBook
 from balancer.outlier import Detector
 from balancer.picker import Choosing, Fail, Open, Pick, Picker, Wait
@@ -39,6 +40,7 @@ from balancer.policies.base import (
 from balancer.pool_options import PoolOptions, SlowStart
 from balancer.pool_statistics import NodeStatistics, PoolStatistics, node_statistics
 from balancer.roster import Roster
+from balancer.scales import Scales
 from balancer.seats import Seats, Verdict
 from balancer.subset import Membership, Subset
 
@@ -68,10 +70,6 @@ __all__ = [
 ]
 
 
-IDLE_SWEEPS = 4
-"""How often within the idle timeout single idle connections are looked for."""
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What the shell is to do. `open` and `close` never name the same node."""
@@ -94,19 +92,17 @@ class Pool:
         self._policy = policy
         self._options = options = options or PoolOptions()
         self._rng = rng
-        self._connect = Connect.LAZY if options.lazy or not options.connections else connect_of(policy)
+        self._connect = _connect(policy, options)
         outlier = options.outlier
         self._book = LoadBook(options.load, alarm_at=outlier.consecutive_failures if outlier else None)
         self._detector = Detector(outlier, now) if outlier else None
         self._roster = Roster(self._book)
         self._membership = _membership(policy, options)
         self._seats = Seats(options.panic_threshold)
+        self._scales = Scales(options.slow_start, self._seats, now)
+        self._idling = Idling(self._book, options.idle_timeout_s, now, one_by_one=self._connect is Connect.LAZY)
         self._open: dict[Node, None] = {}
         self._order: list[Node] = []
-        self._ramping: dict[Node, None] = {}
-        self._grown = now
-        self._used = now
-        self._swept = now
         self._dormant = False
         self._resolved = False
         self._lack: Wait | Fail = Wait()
@@ -132,6 +128,25 @@ class Pool:
                 return self._planned()
             case _:
                 assert_never(resolution)
+
+    def choose_by(self, policy: Policy, now: float) -> Plan:
+        """Another policy picks from now on. Nodes keep their loads, and the connections that the policy wants."""
+        self._policy, self._chooser = policy, None
+        self._connect = _connect(policy, self._options)
+        self._idling.one_by_one = self._connect is Connect.LAZY
+        self._dormant = self._dormant and self._connect is not Connect.LAZY
+        before = self._membership.members
+        self._membership = _membership(policy, self._options)
+        self._membership.update(self._roster, ())
+        members = self._membership.members
+        left = [node for node in before if node not in members]
+        for node in left:
+            self._leave(node)
+        for node in members:
+            self._judge(node, now)
+        self._order = self._ordered(list(members))
+        wanted = members if self._connect is Connect.ALL and not self._dormant else ()
+        return replace(self._planned([node for node in wanted if node not in self._open], left), swapped=True)
 
     def on_state(self, node: Node, state: ConnectivityState, now: float, error: str = "") -> Plan:
         """A node's connection changed. `error` tells why, for TRANSIENT_FAILURE.
@@ -168,27 +183,24 @@ class Pool:
         if weight is not None and not 0 < weight < inf:
             raise ValueError(f"weight: must be finite and above 0, is {weight}")
         node.reported_weight = weight
-        self._weigh(node)
+        self._scales.weigh(node)
         return self._planned()
 
     def tick(self, now: float) -> Plan:
         """Does what time brings: ejections begin and end, slow start grows, idle connections close."""
         for node in self._ejections(now):
             self._judge(node, now)
-        if self._ramping:
-            self._grow(now)
+        self._scales.grow(now)
         return self._planned(close=self._idle(now))
 
     def next_tick(self, now: float) -> float | None:
         """When `tick` next has something to do, on the clock of `now`; None = not before something else happens."""
-        due = []
+        due = [self._scales.next_step()]
         if self._detector is not None:
             due.append(now if self._book.alarmed else self._detector.next_tick())
-        if self._ramping and self._options.slow_start is not None:
-            due.append(self._grown + self._options.slow_start.step_s)
-        if self._open and self._options.idle_timeout_s is not None:
-            due.append(self._next_idle(now, self._options.idle_timeout_s))
-        return min(due, default=None)
+        if self._open:
+            due.append(self._idling.next_look(now))
+        return min((when for when in due if when is not None), default=None)
 
     # What follows from it
 
@@ -248,7 +260,7 @@ class Pool:
         for node in joined:
             self._join(node, now)
         for node in delta.changed:
-            self._weigh(node)
+            self._scales.weigh(node)
             self._seats.reweigh(node)  # another zone or metadata matters to some policies, too
         if self._connect is Connect.FIRST:
             self._order = self._ordered(created)
@@ -269,7 +281,7 @@ class Pool:
 
     def _leave(self, node: Node) -> None:
         self._seats.remove(node)
-        self._ramping.pop(node, None)
+        self._scales.drop(node)
         if self._options.connections:
             self._disconnected(node)
 
@@ -298,7 +310,7 @@ class Pool:
             return
         verdict = self._verdict(node)
         if verdict is Verdict.USABLE and self._seats.verdict(node) is not verdict:
-            self._begin(node, now)
+            self._scales.begin(node, now)
         self._seats.put(node, verdict)
 
     def _verdict(self, node: Node) -> Verdict:
@@ -309,36 +321,6 @@ class Pool:
         if node.ejected_since is not None or not node.serving:
             return Verdict.SICK
         return Verdict.USABLE
-
-    def _begin(self, node: Node, now: float) -> None:
-        """A node becomes usable: slow start begins."""
-        slow_start = self._options.slow_start
-        node.ready_since = now
-        if slow_start is not None:
-            node.ramp = slow_start.ramp(0.0)
-            if not self._ramping:
-                self._grown = now
-            self._ramping[node] = None
-        self._weigh(node)
-
-    def _grow(self, now: float) -> None:
-        slow_start = self._options.slow_start
-        if slow_start is None or now < self._grown + slow_start.step_s:
-            return
-        self._grown = now
-        for node in list(self._ramping):
-            node.ramp = slow_start.ramp(now - (node.ready_since or 0.0))
-            if node.ramp >= 1.0:
-                del self._ramping[node]
-            self._weigh(node)
-
-    def _weigh(self, node: Node) -> None:
-        base = node.endpoint.weight if node.reported_weight is None else node.reported_weight
-        weight = base * node.ramp
-        # A node of weight 0 leaves the members: its last weight stays, and no chooser ever divides by 0.
-        if weight > 0 and weight != node.weight:
-            node.weight = weight
-            self._seats.reweigh(node)
 
     def _ejections(self, now: float) -> list[Node]:
         if self._detector is None:
@@ -365,35 +347,17 @@ class Pool:
         """After the whole pool was idle, the first sign of life brings back all connections the policy wants."""
         if not self._dormant:
             return ()
-        self._dormant, self._used = False, now
+        self._dormant = False
+        self._idling.woken(now)
         return self._membership.members if self._connect is Connect.ALL else ()
 
     def _idle(self, now: float) -> list[Node]:
-        timeout_s = self._options.idle_timeout_s
-        if timeout_s is None or not self._open:
-            return []
-        if self._connect is Connect.LAZY:
-            idle = self._unused(now, timeout_s)
-        elif self._book.in_flight == 0 and now >= max(self._used, self._book.last_used or self._used) + timeout_s:
-            idle, self._dormant = list(self._open), True
-        else:
-            idle = []
+        idle = self._idling.idle(self._open, now)
+        self._dormant |= bool(idle) and self._connect is not Connect.LAZY
         for node in idle:
             self._disconnected(node)
             self._judge(node, now)
         return idle
-
-    def _unused(self, now: float, timeout_s: float) -> list[Node]:
-        if now < self._swept + timeout_s / IDLE_SWEEPS:
-            return []
-        self._swept = now
-        return [node for node in self._open if _unused_for(node, now) >= timeout_s]
-
-    def _next_idle(self, now: float, timeout_s: float) -> float:
-        if self._connect is Connect.LAZY:
-            return self._swept + timeout_s / IDLE_SWEEPS
-        due = max(self._used, self._book.last_used or self._used) + timeout_s
-        return due if due > now or not self._book.in_flight else now + timeout_s
 
     def _first(self) -> tuple[Iterable[Node], list[Node]]:
         """pick_first: what to open and close. One attempt at a time; when all failed, all go on trying (gRFC A62)."""
@@ -462,14 +426,11 @@ class Pool:
         self._picker = picker
 
 
+def _connect(policy: Policy, options: PoolOptions) -> Connect:
+    return Connect.LAZY if options.lazy or not options.connections else connect_of(policy)
+
+
 def _membership(policy: Policy, options: PoolOptions) -> Membership:
     size = options.subset_size if connect_of(policy) is not Connect.FIRST else None
     subset = Subset(size, options.subset_salt) if size is not None else None
     return Membership(subset, last_resort=options.panic_threshold > 0)
-
-
-def _unused_for(node: Node, now: float) -> float:
-    """Seconds since a ready node without calls was last used; 0 for any other."""
-    if node.state is not ConnectivityState.READY or node.load.in_flight:
-        return 0.0
-    return now - max(node.ready_since or 0.0, node.load.last_used or 0.0)

@@ -67,10 +67,10 @@ class Seats:
             self._reweighed[node] = None
 
     def settle(self) -> None:
-        """Begins or ends panic, as the parts of well and unwell members say."""
+        """Begins or ends panic, as the part of unwell members says."""
         unwell = self._counts[Verdict.SICK] + self._counts[Verdict.DOWN]
-        well = self._counts[Verdict.USABLE]
-        panic = well < self._panic_threshold * (well + unwell)
+        # Nothing is known yet of those that wait: a fleet that is being connected to is not an ill one.
+        panic = len(self) - unwell < self._panic_threshold * len(self)
         if panic == self.panic:
             return
         self.panic = panic

@@ -45,7 +45,7 @@ class Engine:
         self.picker: Any = _Dormant(self)
         self._current: Any = self.picker
         self._next: asyncio.Future[None] | None = None
-        self.options = settings.options
+        self.options = settings.options_under(settings.service_config)
         self._settings = settings
         self._tasks: set[asyncio.Task[Any]] = set()
         self.driver: Any = None
@@ -125,13 +125,16 @@ class Engine:
         self._wake()
 
     def configured(self, resolution: Resolved) -> None:
-        if resolution.service_config is None:
+        if resolution.service_config is None or self._settings.config_given:
             return
         try:
-            self.config = parse_service_config(resolution.service_config)
+            config = parse_service_config(resolution.service_config)
         except ValueError as error:
             log.warning("service config refused, the one before stays: %s", error)
             return
+        if config.policy != self.config.policy and not self._settings.policy_given:
+            self.driver.choose_by(self._settings.policy_under(config))
+        self.config, self.options = config, self._settings.options_under(config)
         for method in self.methods:
             method.configure()
 

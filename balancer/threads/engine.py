@@ -47,6 +47,7 @@ class Engine:
         self.rng = rng
         self.info_of = info_maker(settings)
         self.config: ServiceConfig = settings.service_config
+        self.options = settings.options_under(settings.service_config)
         self.methods: weakref.WeakSet[Method] = weakref.WeakSet()
         self.connectivity = Connectivity()
         self.state = ConnectivityState.IDLE
@@ -255,7 +256,7 @@ class Engine:
         def on_weight(weight: float) -> None:
             self._soon(lambda: self._on_weight(node, weight))
 
-        options = self._settings.options
+        options = self.options
         streams = []
         if options.health_service is not None:
             streams.append(health_stream(options.health_service, on_health))
@@ -284,13 +285,16 @@ class Engine:
             self._unpark(call)
 
     def configured(self, resolution: Resolved) -> None:
-        if resolution.service_config is None:
+        if resolution.service_config is None or self._settings.config_given:
             return
         try:
-            self.config = parse_service_config(resolution.service_config)
+            config = parse_service_config(resolution.service_config)
         except ValueError as error:
             log.warning("service config refused, the one before stays: %s", error)
             return
+        if self.driver is not None and config.policy != self.config.policy and not self._settings.policy_given:
+            self.driver.choose_by(self._settings.policy_under(config))
+        self.config, self.options = config, self._settings.options_under(config)
         for method in list(self.methods):
             method.configure()
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -16,7 +17,7 @@ from tests.support.servers import ServerProcess
 from tests.support.waiting import eventually_async
 
 BOTH = pytest.mark.parametrize("kind", ["aio", "sync"])
-HEALTH = ChannelOptions(health_service=SERVICE, pool=PoolOptions(panic_threshold=0))
+HEALTH = ChannelOptions(health_service=SERVICE)
 
 
 async def set_health(server: ServerProcess, status: str) -> None:
@@ -61,7 +62,8 @@ async def test_nothing_serving_is_unavailable(kind: str, tmp_path: Path) -> None
     with fleet(tmp_path, 2) as servers:
         for server in servers:
             await set_health(server, "NOT_SERVING")
-        async with Caller(kind, StaticResolver(endpoints(servers)), balancing=HEALTH) as caller:
+        no_panic = replace(HEALTH, pool=PoolOptions(panic_threshold=0))
+        async with Caller(kind, StaticResolver(endpoints(servers)), balancing=no_panic) as caller:
             with pytest.raises(grpc.RpcError) as raised:
                 await caller.call(timeout=10)
             assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -79,14 +81,15 @@ async def test_back_end_without_health_service_counts_as_healthy(kind: str, inte
 
 
 @BOTH
-async def test_health_service_of_the_service_config(kind: str, tmp_path: Path) -> None:
-    config = json.dumps({"healthCheckConfig": {"serviceName": SERVICE}})
+@pytest.mark.parametrize("source", ["option", "resolver"])
+async def test_health_service_of_the_service_config(kind: str, source: str, tmp_path: Path) -> None:
+    config = {"healthCheckConfig": {"serviceName": SERVICE}}
     with fleet(tmp_path, 2) as servers:
         await set_health(servers[0], "NOT_SERVING")
         await set_health(servers[1], "SERVING")
-        options = [("grpc.service_config", config)]
-        no_panic = ChannelOptions(pool=PoolOptions(panic_threshold=0))
-        async with Caller(kind, StaticResolver(endpoints(servers)), options=options, balancing=no_panic) as caller:
+        options = [("grpc.service_config", json.dumps(config))] if source == "option" else []
+        resolver = StaticResolver(endpoints(servers), service_config=config if source == "resolver" else None)
+        async with Caller(kind, resolver, options=options) as caller:
             assert set(await spread(caller)) == {servers[1].port}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from balancer import StaticResolver, aio_channel
+from balancer import Resolved, StaticResolver, aio_channel
 from tests.support.interop_backend import SERVICE
 from tests.support.interop_fleet import Caller, encoded, endpoints, fleet
 from tests.support.servers import ServerProcess
@@ -194,6 +194,39 @@ async def test_resolver_gives_a_service_config(servers: list[ServerProcess]) -> 
         await channel.channel_ready()
         answer = json.loads(await method(encoded({"fail": ["UNAVAILABLE"]})))
         assert answer["attempt"] == 1
+
+
+PICK_FIRST = {"loadBalancingConfig": [{"pick_first": {}}]}
+
+
+@BOTH
+async def test_resolver_chooses_the_policy(kind: str, servers: list[ServerProcess]) -> None:
+    resolver = StaticResolver(endpoints(servers), service_config=PICK_FIRST)
+    async with Caller(kind, resolver) as channel:
+        assert len({(await channel.call())["id"] for _ in range(9)}) == 1
+        assert channel.channel.stats().policy == "pick_first"
+        every = {"loadBalancingConfig": [{"round_robin": {}}]}
+        resolver.push(Resolved(endpoints(servers), service_config=every))
+        await channel.ready()
+        assert len({(await channel.call())["id"] for _ in range(9)}) == 3
+
+
+@BOTH
+async def test_policy_given_by_name_stays(kind: str, servers: list[ServerProcess]) -> None:
+    resolver = StaticResolver(endpoints(servers), service_config=PICK_FIRST)
+    async with Caller(kind, resolver, policy="least_connections") as channel:
+        await channel.call()
+        assert channel.channel.stats().policy == "least_connections"
+
+
+@BOTH
+async def test_service_config_given_as_an_option_wins(kind: str, servers: list[ServerProcess]) -> None:
+    resolver = StaticResolver(endpoints(servers), service_config={**PICK_FIRST, **config(maxAttempts=5)})
+    async with Caller(kind, resolver, options=[("grpc.service_config", json.dumps(config()))]) as channel:
+        with pytest.raises(grpc.RpcError) as raised:
+            await channel.call({"fail": ["UNAVAILABLE"] * 5})
+        assert raised.value.details().startswith("attempt 2 at ")
+        assert channel.channel.stats().policy == "round_robin"
 
 
 async def test_wrong_service_config_is_told() -> None:

@@ -128,7 +128,8 @@ class PoolMachine(RuleBasedStateMachine):
         reachable = {key for key in self.members() if self.states[key] is READY}
         well = reachable - self.ill
         unwell = (reachable & self.ill) | (self.members() & self.failed)
-        return reachable if len(well) < self.threshold * (len(well) + len(unwell)) else well
+        hopeful = self.members() - unwell
+        return reachable if len(hopeful) < self.threshold * len(self.members()) else well
 
     @invariant()
     def members_are_connected(self) -> None:

@@ -204,6 +204,27 @@ def test_panic_uses_those_that_say_they_do_not_serve() -> None:
     assert {pick(subject) for _ in range(6)} == set(nodes)
 
 
+def test_panic_does_not_begin_while_the_others_connect() -> None:
+    """The first to be connected says it does not serve: the others are not ill, they only are not there yet."""
+    subject, nodes = resolved()
+    subject.on_health(nodes[0], False, 0.0)
+    subject.on_state(nodes[0], READY, 0.0)
+    subject.on_state(nodes[1], CONNECTING, 0.0)
+    assert not subject.statistics(0.0).panic
+    assert pick(subject) == Wait()
+    subject.on_state(nodes[1], READY, 0.0)
+    assert {pick(subject) for _ in range(6)} == {nodes[1]}
+
+
+def test_panic_begins_once_the_others_have_failed() -> None:
+    subject, nodes = resolved()
+    subject.on_health(nodes[0], False, 0.0)
+    subject.on_state(nodes[0], READY, 0.0)
+    subject.on_state(nodes[1], FAILURE, 0.0, "refused")
+    assert subject.statistics(0.0).panic
+    assert {pick(subject) for _ in range(6)} == {nodes[0]}
+
+
 def test_panic_does_not_pick_those_that_cannot_be_reached() -> None:
     subject, nodes = resolved()
     connect(subject, Plan(open=nodes))
@@ -211,6 +232,50 @@ def test_panic_does_not_pick_those_that_cannot_be_reached() -> None:
     subject.on_health(nodes[1], False, 1.0)
     assert subject.statistics(1.0).panic
     assert {pick(subject) for _ in range(6)} == {nodes[1], nodes[2]}
+
+
+@pytest.mark.parametrize("name", ["round_robin", "pick_first", "consistent_hash"])
+def test_another_policy_before_there_are_endpoints(name: str) -> None:
+    subject, fresh = pool("random"), pool(name)
+    subject.choose_by(policy(name), 0.0)
+    changed, always = subject.apply(Resolved(GIVEN), 0.0), fresh.apply(Resolved(GIVEN), 0.0)
+    assert [node.endpoint for node in changed.open] == [node.endpoint for node in always.open]
+    assert type(pick(subject)) is type(pick(fresh))
+    assert subject.statistics(0.0).policy == name
+
+
+def test_another_policy_takes_the_nodes_over() -> None:
+    subject, nodes = resolved("weighted_round_robin")
+    connect(subject, Plan(open=nodes))
+    nodes[0].load.started(0.0)
+    plan = subject.choose_by(policy("least_connections?choices=full"), 1.0)
+    assert plan == Plan(swapped=True)
+    assert nodes[0] not in {pick(subject) for _ in range(6)}
+
+
+def test_pick_first_keeps_one_connection_of_the_policy_before() -> None:
+    subject, nodes = resolved()
+    connect(subject, Plan(open=nodes))
+    plan = subject.choose_by(policy("pick_first"), 1.0)
+    assert (plan.open, plan.close, plan.swapped) == ((), nodes[1:], True)
+    assert {pick(subject) for _ in range(6)} == {nodes[0]}
+    assert set(subject.choose_by(policy("round_robin"), 2.0).open) == set(nodes[1:])
+    assert {pick(subject) for _ in range(6)} == {nodes[0]}
+
+
+def test_lazy_policy_takes_over_from_pick_first() -> None:
+    subject, nodes = resolved("pick_first")
+    subject.on_state(nodes[0], READY, 0.0)
+    assert subject.choose_by(policy("consistent_hash"), 1.0).open == ()
+    answers = [subject.picker.pick(PickInfo(key=str(key)), 1.0) for key in range(50)]
+    assert {type(answer) for answer in answers} == {Node, Open}
+
+
+def test_subset_is_drawn_anew_for_a_policy_that_has_one() -> None:
+    subject, nodes = resolved("pick_first", subset_size=1)
+    assert set(subject.members) == set(nodes)
+    subject.choose_by(policy("round_robin"), 1.0)
+    assert len(subject.members) == 1
 
 
 def test_reported_weight_replaces_the_configured_one() -> None:

@@ -13,7 +13,7 @@ from balancer.policies.base import Connect
 from balancer.policies.checks import at_least
 from balancer.policies.hashing import Bound, KeyChooser, as_bytes
 from balancer.policies.maglev import SIZE, Maglev, is_prime
-from balancer.policies.ring import Ring
+from balancer.policies.ring import VIRTUAL_NODES, Ring
 
 if TYPE_CHECKING:
     from random import Random
@@ -33,7 +33,7 @@ class ConsistentHash:
         self,
         *,
         table: str = "ring",
-        virtual_nodes: int | str = 100,
+        virtual_nodes: int | str = VIRTUAL_NODES,
         load_factor: float | str | None = None,
         table_size: int | str = SIZE,
         hash_on: str = "address",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from balancer.policies.base import Connect
 from balancer.policies.checks import at_least
 from balancer.policies.hashing import KeyChooser
-from balancer.policies.ring import Ring
+from balancer.policies.ring import VIRTUAL_NODES, Ring
 
 if TYPE_CHECKING:
     from random import Random
@@ -65,7 +65,7 @@ class IpHash:
     name = "ip_hash"
     connect = Connect.LAZY
 
-    def __init__(self, *, prefix: int | str | None = None, virtual_nodes: int | str = 100) -> None:
+    def __init__(self, *, prefix: int | str | None = None, virtual_nodes: int | str = VIRTUAL_NODES) -> None:
         self._prefix = None if prefix is None else at_least(1, int, "prefix", prefix, most=32)
         self._virtual_nodes = at_least(1, int, "virtual_nodes", virtual_nodes)
 

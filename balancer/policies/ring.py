@@ -27,6 +27,11 @@ NameOf: TypeAlias = "Callable[[Node], str]"
 SLOT_BITS = 20
 SLOT_MASK = (1 << SLOT_BITS) - 1
 POINTS_PER_ARC = 32
+VIRTUAL_NODES = 300
+"""Points of a node of the usual weight: enough that of n nodes the one that leaves had at most 1.2/n of the keys.
+
+The same at every size: a number that followed the size would move keys among the nodes that stay.
+"""
 
 
 def points_of(name: str, count: int) -> array[int]:

@@ -21,14 +21,14 @@ POINTS_OF_10_0_0_1 = [1868090096852768817, 12645123724529899568, 298433427416170
 HOMES = [
     "10.0.0.4:80",
     "10.0.0.2:80",
-    "10.0.0.4:80",
-    "10.0.0.2:80",
     "10.0.0.0:80",
+    "10.0.0.3:80",
     "10.0.0.4:80",
-    "10.0.0.2:80",
-    "10.0.0.4:80",
+    "10.0.0.0:80",
     "10.0.0.2:80",
     "10.0.0.3:80",
+    "10.0.0.2:80",
+    "10.0.0.0:80",
 ]
 
 
@@ -81,6 +81,25 @@ def test_growing_by_one_takes_keys_only_for_the_new_one() -> None:
     pool.apply(Resolved(endpoints(11)), 1.0)
     changed = {new for was, new in zip(old, homes(pool), strict=True) if was != new}
     assert changed == {endpoints(11)[-1].address}
+
+
+@pytest.mark.parametrize("name", ["consistent_hash", "ip_hash"])
+@pytest.mark.parametrize("size", [3, 5, 10])
+def test_one_that_leaves_had_hardly_more_than_its_share(name: str, size: int) -> None:
+    """Over several fleets and whoever of them leaves: at most 1.2/n of the keys move."""
+    infos = [PickInfo(f"player-{n}") for n in range(4_000)]
+    for fleet in range(4):
+        given_endpoints = tuple(Endpoint(f"10.{fleet}.0.{n}:8001") for n in range(size))
+        pool = pool_of(name, given_endpoints)
+        before = [pool.picker.pick(info, 0.0) for info in infos]
+        for gone in range(size):
+            rest = pool_of(name, (*given_endpoints[:gone], *given_endpoints[gone + 1 :]))
+            after = [rest.picker.pick(info, 0.0) for info in infos]
+            moved = sum(
+                isinstance(was, Node) and isinstance(now, Node) and was.endpoint is not now.endpoint
+                for was, now in zip(before, after, strict=True)
+            )
+            assert 0 < moved <= 1.2 / size * len(infos)
 
 
 def test_hash_on_id_survives_a_move() -> None:

@@ -35,7 +35,8 @@ class Endpoint:
 
     Endpoints hash by `(address, id)` and compare by all fields, so they may be keys although `metadata` is a mapping.
 
-    Raises ValueError, naming the field, when `address` is empty, `weight` or `priority` is negative.
+    Raises ValueError, naming the field, when `address` is empty, `weight` is not a whole number, or `weight` or
+    `priority` is negative.
     """
 
     address: str
@@ -58,8 +59,8 @@ class Endpoint:
     def __post_init__(self) -> None:
         if not self.address:
             raise ValueError("address: must not be empty")
-        if self.weight < 0:
-            raise ValueError(f"weight: must not be negative, is {self.weight}")
+        if not isinstance(self.weight, int) or self.weight < 0:
+            raise ValueError(f"weight: must be a whole number and not negative, is {self.weight!r}")
         if self.priority < 0:
             raise ValueError(f"priority: must not be negative, is {self.priority}")
 

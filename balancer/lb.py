@@ -69,7 +69,7 @@ class LoadBalancer:
         """The endpoint for a call, one of the given objects. The same tuple again costs the same at any size.
 
         `key` is what consistent_hash and ip_hash go by; `exclude` are endpoints this call has failed on.
-        Raises NoEndpointError when there is none.
+        Raises NoEndpointError when there is none, TypeError for another kind of key.
         """
         now = self._clock()
         if endpoints is not self._given or (self._due is not None and now >= self._due):
@@ -129,7 +129,11 @@ def as_endpoint(given: object) -> Endpoint:
 
 
 def _text(key: str | bytes | int | None) -> str | bytes | None:
-    return str(key) if isinstance(key, int) else key
+    if isinstance(key, int):
+        return str(key)
+    if key is None or isinstance(key, str | bytes):
+        return key
+    raise TypeError(f"key: must be str or bytes, is {key!r}")
 
 
 class Request:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 from importlib.metadata import entry_points
+from inspect import Parameter, signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -24,7 +25,7 @@ from balancer.policies.weighted_random import WeightedRandom
 from balancer.policies.weighted_round_robin import WeightedRoundRobin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from balancer.policies.base import Policy
 
@@ -51,6 +52,7 @@ def policy(spec: str | Policy, options: Mapping[str, Any] | None = None) -> Poli
     name, _, query = spec.partition("?")
     keywords = {**_parsed(query), **(options or {})}
     factory = _factory(name)
+    _check_options(name, factory, keywords)
     try:
         return factory(**keywords)
     except (TypeError, ValueError) as error:
@@ -64,6 +66,20 @@ def _factory(name: str) -> Factory:
     for entry in entry_points(group=ENTRY_POINTS, name=name):
         return cast("Factory", entry.load())
     raise ValueError(f"unknown policy {name!r}; known are {', '.join(names())}")
+
+
+def _check_options(name: str, factory: Factory, given: Iterable[str]) -> None:
+    try:
+        parameters = signature(factory).parameters.values()
+    except ValueError:  # written in C: it says itself what it does not know
+        return
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    bound = factory.keywords if isinstance(factory, partial) else {}
+    known = [parameter.name for parameter in parameters if parameter.name not in bound]
+    for option in given:
+        if option not in known:
+            raise ValueError(f"policy {name}: unknown option {option!r}; known are {', '.join(known) or 'none'}")
 
 
 def _parsed(query: str) -> dict[str, str | bool]:

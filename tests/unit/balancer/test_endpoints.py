@@ -1,6 +1,7 @@
 """Endpoints are values: checked when made, usable as keys."""
 
 from dataclasses import replace
+from math import nan
 
 import pytest
 
@@ -9,7 +10,14 @@ from balancer.endpoints import Endpoint, Locality
 
 @pytest.mark.parametrize(
     ("fields", "named"),
-    [({"address": ""}, "address"), ({"weight": -1}, "weight"), ({"priority": -1}, "priority")],
+    [
+        ({"address": ""}, "address"),
+        ({"weight": -1}, "weight"),
+        ({"weight": 1.5}, "weight"),
+        ({"weight": nan}, "weight"),
+        ({"weight": "3"}, "weight"),
+        ({"priority": -1}, "priority"),
+    ],
 )
 def test_mistakes_name_the_field(fields: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=f"^{named}:"):

@@ -85,6 +85,12 @@ def test_number_is_a_key() -> None:
     assert subject.select(GIVEN, key=4711) is subject.select(GIVEN, key="4711")
 
 
+@pytest.mark.parametrize("name", POLICIES)
+def test_what_is_no_key_is_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=r"^key: must be str or bytes, is 1\.5$"):
+        LoadBalancer(name).select(GIVEN, key=1.5)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("nothing", [(), (Endpoint("a:1", weight=0),)])
 def test_nothing_to_select_from(nothing: tuple[Endpoint, ...]) -> None:
     with pytest.raises(NoEndpointError, match="no endpoints"):

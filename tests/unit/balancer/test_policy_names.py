@@ -71,6 +71,22 @@ def test_wrong_option_is_named(spec: str, named: str) -> None:
         policy(spec)
 
 
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            "consistent_hash?foo=1",
+            "unknown option 'foo'; known are table, virtual_nodes, load_factor, table_size, hash_on",
+        ),
+        ("round_robin?foo", "unknown option 'foo'; known are none"),
+        ("locality_aware?make=1", "unknown option 'make'; known are child, region, zone, overprovisioning"),
+    ],
+)
+def test_unknown_option_lists_the_known_ones(spec: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^policy {spec.partition('?')[0]}: {message}$"):
+        policy(spec)
+
+
 def test_options_beside_the_name_are_those_in_it() -> None:
     assert policy("least_connections", {"choices": "full"})._full  # type: ignore[attr-defined]
     assert policy("least_connections?choices=full")._full  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ is checked in one file. Wrappers around finished call objects would need public 
 a few per cent of the calls per second, which these do not.
 """
 
+import time
 from typing import Any, Protocol
 
 import grpc
@@ -16,6 +17,7 @@ from grpc._cython import cygrpc
 from grpc.aio import _call, _channel, _interceptor
 
 EOF = cygrpc.EOF
+_HEADERS = cygrpc.OperationType.receive_initial_metadata
 InternalError = cygrpc.InternalError
 UsageError = cygrpc.UsageError
 Status: Any = cygrpc.AioRpcStatus
@@ -91,6 +93,33 @@ def ended_error(code: grpc.StatusCode, details: str) -> Any:
 def headers_so_far(call: Any) -> Any:
     """The initial metadata that a native call for threads has received by now; its own method would wait for them."""
     return call._state.initial_metadata or ()  # noqa: SLF001
+
+
+class _Due(set[Any]):
+    """What a native call for threads still waits for; it notes when the response headers came."""
+
+    headers_at: float | None = None
+    """On the monotonic clock."""
+
+    def remove(self, operation: Any) -> None:
+        super().remove(operation)
+        if operation == _HEADERS:
+            self.headers_at = time.monotonic()
+
+
+def watch_headers(call: Any) -> None:
+    """From now on it is noted when response headers come to this native call."""
+    state = call._state  # noqa: SLF001
+    with state.condition:
+        due = state.due = _Due(state.due)
+        if _HEADERS not in due:
+            due.headers_at = time.monotonic()
+
+
+def headers_age_s(call: Any) -> float:
+    """For how long a watched call has had its response headers; 0 when it has none, or is not watched."""
+    headers_at = getattr(call._state.due, "headers_at", None)  # noqa: SLF001
+    return 0.0 if headers_at is None else time.monotonic() - headers_at
 
 
 def connectivity(channel: grpc.Channel, *, try_to_connect: bool = False) -> grpc.ChannelConnectivity:

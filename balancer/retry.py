@@ -18,6 +18,9 @@ PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
 ATTEMPTS_LIMIT = 5
 """A6: a larger maxAttempts is taken as this."""
 JITTER = 0.2
+HEADERS_SETTLE_S = 0.02
+"""A failure that comes no later than this after empty response headers came with them, in one frame (Trailers-Only):
+grpcio does not tell the two apart, and only headers that came by themselves commit a call (A6)."""
 
 MetadataLike: TypeAlias = Iterable[tuple[str, str | bytes]]
 

@@ -10,6 +10,7 @@ from balancer import native
 from balancer.aio.call import NO_SAMPLE, BalancedCall
 from balancer.aio.unsent import Unsent
 from balancer.native import EOF, deserialize, serialize
+from balancer.retry import HEADERS_SETTLE_S
 
 if TYPE_CHECKING:
     from balancer.aio.methods import Method
@@ -20,11 +21,35 @@ class _Streaming(BalancedCall):
     """A call with a stream in it: the attempt itself tells when it has its status, and it is decided there and then."""
 
     _received = False
+    _headers: asyncio.Task[None] | None = None
+    """Waits for the headers of the attempt under way, while they would end the retries."""
 
     def _begin_attempt(self, node: Node, now: float) -> None:
         super()._begin_attempt(node, now)
         attempt = self._cython_call
         attempt.add_done_callback(partial(self._on_status, attempt))
+        if self._retries is not None:
+            self._headers = self._loop.create_task(self._see_headers(attempt))
+
+    async def _see_headers(self, attempt: Any) -> None:
+        """Response headers commit a call (A6), also when they come before any message."""
+        if not await attempt.initial_metadata():
+            await asyncio.sleep(HEADERS_SETTLE_S)
+        if attempt is self._cython_call and not attempt.done():
+            self._commit()
+
+    async def initial_metadata(self) -> Any:
+        while True:
+            metadata = await super().initial_metadata()
+            headers = self._headers
+            if headers is None or headers.done():
+                return metadata
+            await asyncio.wait({headers})
+
+    def _finish(self) -> None:
+        super()._finish()
+        if self._headers is not None:
+            self._headers.cancel()
 
     def _on_status(self, attempt: Any) -> None:
         if attempt is not self._cython_call or self._final:

@@ -15,6 +15,7 @@ import grpc
 
 from balancer import native
 from balancer.pool import Node
+from balancer.retry import HEADERS_SETTLE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,6 +106,8 @@ class BalancedCall(grpc.RpcError, native.SyncCall, native.SyncFuture):  # type: 
         except BaseException:
             node.load.abandoned()
             raise
+        if self._route.retries is not None:
+            native.watch_headers(attempt)
         with self._lock:
             self._attempt, self._node, self._started = attempt, node, now
             cancelled = self._cancelled
@@ -128,6 +131,7 @@ class BalancedCall(grpc.RpcError, native.SyncCall, native.SyncFuture):  # type: 
         committed = (
             self._received
             or bool(native.headers_so_far(attempt))
+            or native.headers_age_s(attempt) > HEADERS_SETTLE_S
             or not (self._requests is None or self._requests.again)
         )
         pause_s = self._route.pause_after(node, attempt, rtt_s, committed=committed)
@@ -213,8 +217,15 @@ class BalancedCall(grpc.RpcError, native.SyncCall, native.SyncFuture):  # type: 
         while True:
             attempt = self._under_way()
             metadata = attempt.initial_metadata()
-            if metadata or self._is_last(attempt):
+            if metadata or self._headers_stay(attempt) or self._is_last(attempt):
                 return metadata
+
+    def _headers_stay(self, attempt: Any) -> bool:
+        """True when empty headers came by themselves, and not with a failure that is retried: they commit the call."""
+        if self._route.retries is None or not attempt.is_active():
+            return False
+        self._received |= not self._wait_until(lambda: self._final or self._attempt is not attempt, HEADERS_SETTLE_S)
+        return self._received
 
     def trailing_metadata(self) -> Any:
         return self._outcome().trailing_metadata()

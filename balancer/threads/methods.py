@@ -98,9 +98,10 @@ class Method:
         compression: grpc.Compression | None,
     ) -> Any:
         """A call in the caller's thread, by any way it may have to take."""
-        if self.hedging is not None and not self.stream_request:
-            hedged = self._future(request, timeout, metadata, credentials, wait_for_ready, compression)
-            return (hedged.result(), hedged) if with_call else hedged.result()
+        # Where several attempts race, and where headers may come long before the response (they end the retries).
+        if (self.retrying if self.stream_request else self.hedging) is not None:
+            future = self._future(request, timeout, metadata, credentials, wait_for_ready, compression)
+            return (future.result(), future) if with_call else future.result()
         route = self.route(self._info_of(self.name, metadata or ()), timeout, wait_for_ready, time.monotonic())
         requests = Requests(iter(request)) if self.stream_request else None
         return self._along(route, with_call, request, requests, metadata, credentials, compression)

@@ -1,9 +1,9 @@
 """A back end that does what its callers ask for: `python -m tests.support.interop_backend --listen 127.0.0.1:0`.
 
-Requests and responses are JSON. A request is a plan: `sleep_s` before it answers; `fail` with a status name per attempt
-(the attempt is what `grpc-previous-rpc-attempts` says, an empty name succeeds); `pushback_ms` to send with a failure;
-how many `responses` to stream. A response tells `id` (the back end's port), `attempt`, and what the method adds.
-SIGTERM ends the process gracefully.
+Requests and responses are JSON. A request is a plan: `headers` to send at once; `sleep_s` before it answers; `fail`
+with a status name per attempt (the attempt is what `grpc-previous-rpc-attempts` says, an empty name succeeds);
+`pushback_ms` to send with a failure; how many `responses` to stream. A response tells `id` (the back end's port),
+`attempt`, and what the method adds. SIGTERM ends the process gracefully.
 """
 
 import argparse
@@ -75,6 +75,8 @@ class Backend:
     async def _follow(self, plan: dict[str, Any], context: Any) -> int:
         self.seen += 1
         attempt = int(dict(context.invocation_metadata()).get(ATTEMPTS, 0))
+        if "headers" in plan:
+            await context.send_initial_metadata(tuple(map(tuple, plan["headers"])))
         if plan.get("sleep_s") and plan.get("only", self.id) == self.id and attempt >= plan.get("from_attempt", 0):
             await asyncio.sleep(plan["sleep_s"])
         wanted = [*plan.get("fail", []), *[""] * (attempt + 1)][attempt]

@@ -110,6 +110,58 @@ async def test_a_call_with_a_response_is_committed(kind: str, servers: list[Serv
 
 
 @BOTH
+@pytest.mark.parametrize("what", ["stream", "collect", "chat"])
+async def test_early_headers_commit_a_call(kind: str, what: str, servers: list[ServerProcess]) -> None:
+    """Also empty ones, long before any message."""
+    async with caller(kind, servers, config()) as channel:
+        with pytest.raises(grpc.RpcError) as raised:
+            await run(what, channel, {"headers": [], "sleep_s": 0.3, "fail": ["UNAVAILABLE"]})
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert raised.value.details().startswith("attempt 0 at ")
+
+
+@BOTH
+@WHATS
+async def test_headers_with_something_in_them_commit_a_call(kind: str, what: str, servers: list[ServerProcess]) -> None:
+    async with caller(kind, servers, config()) as channel:
+        with pytest.raises(grpc.RpcError) as raised:
+            await run(what, channel, {"headers": [["x", "y"]], "fail": ["UNAVAILABLE"]})
+        assert raised.value.details().startswith("attempt 0 at ")
+
+
+@BOTH
+async def test_headers_are_those_of_the_attempt_that_answers(kind: str, servers: list[ServerProcess]) -> None:
+    async with caller(kind, servers, config()) as channel:
+        await channel.ready()
+        method = channel.channel.unary_stream(f"/{SERVICE}/Stream")
+        call = method(encoded({"fail": ["UNAVAILABLE"]}))
+        if kind == "aio":
+            assert await asyncio.wait_for(call.initial_metadata(), 10) is not None
+            assert [json.loads(message)["attempt"] async for message in call] == [1]
+        else:
+            assert await asyncio.wait_for(asyncio.to_thread(call.initial_metadata), 10) is not None
+            assert await asyncio.to_thread(lambda: [json.loads(message)["attempt"] for message in call]) == [1]
+
+
+@BOTH
+async def test_headers_that_were_shown_are_not_taken_back(kind: str, servers: list[ServerProcess]) -> None:
+    async with caller(kind, servers, config()) as channel:
+        await channel.ready()
+        method = channel.channel.unary_stream(f"/{SERVICE}/Stream")
+        started = time.monotonic()
+        call = method(encoded({"headers": [], "sleep_s": 2, "fail": ["UNAVAILABLE"]}))
+        if kind == "aio":
+            await call.initial_metadata()
+            shown = time.monotonic()
+            assert (await call.details()).startswith("attempt 0 at ")
+        else:
+            await asyncio.to_thread(call.initial_metadata)
+            shown = time.monotonic()
+            assert (await asyncio.to_thread(call.details)).startswith("attempt 0 at ")
+        assert shown - started < 1.5, "headers are shown when they come, not when the call ends"
+
+
+@BOTH
 async def test_pushback_sets_the_pace(kind: str, servers: list[ServerProcess]) -> None:
     async with caller(kind, servers, config(initialBackoff="30s", maxBackoff="30s")) as channel:
         started = time.monotonic()

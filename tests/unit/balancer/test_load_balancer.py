@@ -1,6 +1,7 @@
 """The balancer used alone."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -155,7 +156,106 @@ def test_request_to_an_endpoint_that_has_left_meanwhile() -> None:
     subject.select(GIVEN[1:])
     with subject.request(chosen) as request:
         assert request.endpoint is chosen
-    assert {told.address for told in subject.stats().nodes} == {"b:1", "c:1"}
+        assert of(subject, chosen).in_flight == 1
+    assert of(subject, chosen).in_flight == 0
+    assert {told.address for told in subject.stats().nodes} == {"a:1", "b:1", "c:1"}
+
+
+def test_request_before_the_first_select_counts() -> None:
+    subject = LoadBalancer("least_connections?choices=full")
+    with subject.request(GIVEN[0]):
+        assert of(subject, GIVEN[0]).in_flight == 1
+        assert {subject.select(GIVEN[:2]) for _ in range(20)} == {GIVEN[1]}
+    assert {subject.select(GIVEN[:2]) for _ in range(50)} == set(GIVEN[:2])
+
+
+@pytest.mark.parametrize("between", [GIVEN[1:], GIVEN[2:], ()])
+def test_calls_in_flight_outlive_a_select_without_their_endpoint(between: tuple[Endpoint, ...]) -> None:
+    subject = LoadBalancer("least_connections?choices=full")
+    subject.select(GIVEN[:2])
+    with subject.request(GIVEN[0]):
+        with contextlib.suppress(NoEndpointError):
+            subject.select(between)
+        assert {subject.select(GIVEN[:2]) for _ in range(20)} == {GIVEN[1]}
+    assert of(subject, GIVEN[0]).in_flight == 0
+    assert {subject.select(GIVEN[:2]) for _ in range(50)} == set(GIVEN[:2])
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_two_services_in_turn(kind: type) -> None:
+    subject, one, other = LoadBalancer("round_robin"), kind("ab"), kind("cd")
+    chosen = Counter(subject.select(given) for _ in range(50) for given in (one, other))
+    assert chosen == {"a": 50 // 2, "b": 50 // 2, "c": 50 // 2, "d": 50 // 2}
+
+
+def test_set_that_changes_to_and_fro_starves_nobody() -> None:
+    subject, all_three = LoadBalancer("round_robin"), ["a", "b", "c"]
+    chosen = Counter(subject.select(all_three[:2] if turn % 2 else all_three) for turn in range(60))
+    assert 9 <= chosen["c"] <= 11
+    assert abs(chosen["a"] - chosen["b"]) <= 3
+
+
+def test_call_counts_in_every_set_its_endpoint_is_in() -> None:
+    subject = LoadBalancer("least_connections?choices=full")
+    sets = [(GIVEN[0], GIVEN[1]), (GIVEN[0], GIVEN[2]), (GIVEN[0], GIVEN[1])]
+    for given in sets:
+        subject.select(given)
+    with subject.request(GIVEN[0]):
+        assert [{subject.select(given) for _ in range(9)} for given in sets] == [{GIVEN[1]}, {GIVEN[2]}, {GIVEN[1]}]
+
+
+def ejecting(clock: Clock) -> LoadBalancer:
+    """Its first endpoint has just failed too often."""
+    options = replace(ALONE, outlier=OutlierOptions(consecutive_failures=3))
+    subject = LoadBalancer("round_robin", options=options, clock=clock)
+    subject.select(GIVEN)
+    for _ in range(3):
+        with subject.request(GIVEN[0]) as request:
+            request.mark_failed()
+    assert subject.select(GIVEN) is not GIVEN[0]
+    return subject
+
+
+def test_set_that_comes_back_has_its_failing_endpoint_ejected() -> None:
+    subject = ejecting(Clock())
+    for _ in range(4):
+        assert subject.select(GIVEN[:2]) is GIVEN[1]
+        assert subject.select(GIVEN) is not GIVEN[0]
+
+
+def test_set_that_grows_goes_on_with_its_ejections() -> None:
+    clock = Clock()
+    subject = ejecting(clock)
+    clock.now += 1.0
+    assert GIVEN[0] not in {subject.select((*GIVEN, Endpoint("d:1"))) for _ in range(9)}
+    assert of(subject, GIVEN[0]).ejected_since == 100.0
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    subject = LoadBalancer("round_robin")
+    kept = subject.request("busy:1").__enter__()
+    for number in range(3_000):
+        with subject.request(f"stranger:{number}"):
+            pass
+        subject.select((f"a:{number}", f"b:{number}"))
+    assert len(list(subject._accounts)) < 1_200
+    assert len(subject.stats().nodes) == 2 * 16 + 1
+    assert of(subject, Endpoint("busy:1")).in_flight == 1
+    kept.__exit__(None, None, None)
+    assert len(subject.stats().nodes) == 2 * 16
+
+
+def test_bound_on_load_is_of_each_set_alone() -> None:
+    """Calls of another service leave no more room than there is."""
+    subject = LoadBalancer("consistent_hash?load_factor=1")
+    for _ in range(20):
+        subject.request(subject.select(("x", "y"), key="k")).__enter__()
+    chosen: Counter[str] = Counter()
+    for _ in range(20):
+        endpoint = subject.select(("a", "b"), key="k")
+        subject.request(endpoint).__enter__()
+        chosen[endpoint] += 1
+    assert chosen == {"a": 10, "b": 10}
 
 
 def test_least_connections_goes_by_requests_under_way() -> None:

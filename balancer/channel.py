@@ -16,14 +16,14 @@ from balancer import native
 from balancer.aio.engine import Engine
 from balancer.aio.interceptors import Forward, chains_of
 from balancer.aio.methods import Method, StreamStreamMethod, StreamUnaryMethod, UnaryStreamMethod, UnaryUnaryMethod
-from balancer.connectivity import TO_GRPC
+from balancer.connectivity import IDLING, TO_GRPC
 from balancer.options import ChannelOptions, GrpcOptions, Settings, settings_of
-from balancer.pool import ANY, ConnectivityState, PoolStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from balancer.policies.base import Policy
+    from balancer.pool import PoolStatistics
     from balancer.resolvers import Resolver
 
 
@@ -106,8 +106,8 @@ class BalancedChannel(grpc.aio.Channel):
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         engine = self.engine
-        if try_to_connect and engine.state is ConnectivityState.IDLE:
-            engine.pick(ANY)
+        if try_to_connect and engine.state in IDLING:
+            engine.connect()
         return TO_GRPC[engine.state]
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
@@ -117,10 +117,11 @@ class BalancedChannel(grpc.aio.Channel):
             await self.engine.swapped(None)
 
     async def channel_ready(self) -> None:
-        state = self.get_state(try_to_connect=True)
-        while state is not grpc.ChannelConnectivity.READY:
-            await self.wait_for_state_change(state)
-            state = self.get_state(try_to_connect=True)
+        # At every change in the pool, not of the state alone, which may be idle again before anybody has looked.
+        while self.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
+            if self.engine.closed:
+                raise native.UsageError("Channel is closed.")
+            await self.engine.swapped(None)
 
     def unary_unary(
         self,

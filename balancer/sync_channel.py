@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from balancer.options import ChannelOptions, GrpcOptions, Settings, settings_of
-from balancer.pool import ANY, PoolStatistics
 from balancer.threads.engine import Engine
 from balancer.threads.methods import StreamStreamMethod, StreamUnaryMethod, UnaryStreamMethod, UnaryUnaryMethod
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from balancer.policies.base import Policy
+    from balancer.pool import PoolStatistics
     from balancer.resolvers import Resolver
 
 
@@ -71,7 +71,7 @@ class BalancedChannel(grpc.Channel):
         """Tells `callback`, in another thread, the channel's state now and whenever it changes."""
         self.engine.connectivity.subscribe(callback)
         if try_to_connect:
-            self.engine.pick(ANY)
+            self.engine.connect()
 
     def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
         self.engine.connectivity.unsubscribe(callback)

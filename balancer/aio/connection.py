@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from balancer.options import ChannelOptions
     from balancer.pool import Node
 
+_LAST_WORDS_S = 0.1
+
 
 class Subchannel:
     """The connection to one endpoint: a plain grpc.aio channel, watched by one task."""
@@ -76,14 +78,29 @@ class Subchannel:
 
     async def _stays(self, state: grpc.ChannelConnectivity, streams: list[Stream]) -> None:
         """Waits while the connection is in this state, with these streams on it."""
-        tasks = [asyncio.get_running_loop().create_task(keep_up(stream, self._channel)) for stream in streams]
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(keep_up(stream, self._channel)) for stream in streams]
+        watch = loop.create_task(self._channel.wait_for_state_change(state))
         try:
-            await self._channel.wait_for_state_change(state)
+            await asyncio.shield(watch)
+        except asyncio.CancelledError:
+            # Of a watch that is given up gRPC's core tells later, to a loop that may be gone by then. A channel that
+            # closes ends it, mostly at once.
+            await self._channel.close()
+            await _ended(watch)
+            raise
         finally:
             for task in tasks:
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks)
+
+
+async def _ended(watch: asyncio.Task[None]) -> None:
+    await asyncio.wait([watch], timeout=_LAST_WORDS_S)
+    if not watch.cancel():
+        with contextlib.suppress(native.UsageError):
+            watch.result()
 
 
 def _streams(driver: Driver, node: Node, options: ChannelOptions) -> list[Stream]:

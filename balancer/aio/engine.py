@@ -6,13 +6,14 @@ import asyncio
 import logging
 import time
 import weakref
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from balancer import native
 from balancer.aio.connection import Subchannel
 from balancer.driver import Driver
 from balancer.options import Settings, info_maker
-from balancer.pool import ConnectivityState, Node, Open, Pick, Picker, PickInfo, Pool, Wait
+from balancer.pool import ANY, ConnectivityState, Node, Open, Pick, Picker, PickInfo, Pool, Wait
 from balancer.service_config import ServiceConfig, parse_service_config
 
 if TYPE_CHECKING:
@@ -68,6 +69,12 @@ class Engine:
         if isinstance(pick, Open):
             self.driver.connect(pick.nodes)
         return pick
+
+    def connect(self) -> None:
+        """The channel is wanted connected, though no call waits."""
+        if not isinstance(self.pick(ANY), Open):
+            idle = (node for node in self.driver.pool.members if node.state is ConnectivityState.IDLE)
+            self.driver.connect(islice(idle, 1))
 
     async def swapped(self, timeout_s: float | None) -> bool:
         """Waits for another picker or another state; False when `timeout_s` went by first."""

@@ -7,12 +7,14 @@ import logging
 import threading
 import time
 import weakref
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from balancer.connectivity import IDLING
 from balancer.driver import NO_CONNECTION, Driver
 from balancer.health import health_stream, load_stream
 from balancer.options import GrpcOptions, Settings, info_maker
-from balancer.pool import ConnectivityState, Node, Open, Pick, Picker, PickInfo, Pool, Wait
+from balancer.pool import ANY, ConnectivityState, Node, Open, Pick, Picker, PickInfo, Pool, Wait
 from balancer.service_config import ServiceConfig, parse_service_config
 from balancer.threads.connection import Subchannel
 from balancer.threads.subscribers import Connectivity
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CLOSED = "Cannot invoke RPC on closed channel!"
+_LAST_WORDS_S = 0.02
+"""A resolver may use grpc.aio. What gRPC's core has yet to tell of its cancelled calls must not find the loop gone."""
 _LOOK_FIRST_S = 0.001
 _LOOK_LAST_S = 0.05
 """grpcio tells a channel's state by a thread per channel, or when it is asked. Asking takes 0.4 µs, so all connections
@@ -67,6 +71,7 @@ class Engine:
         """Connections that end once their calls have."""
         self._look_after_s = _LOOK_FIRST_S
         self._look_timer: asyncio.TimerHandle | None = None
+        self._is_wanted = False
         self._parked: dict[BalancedCall, asyncio.TimerHandle | None] = {}
 
     def start(self) -> None:
@@ -95,8 +100,11 @@ class Engine:
             await asyncio.wait({task})
         for call in list(self._parked):
             call.advance()
+        if self._look_timer is not None:
+            self._look_timer.cancel()
         for subchannel in (*self._open, *self._leaving):
             subchannel.close()
+        await asyncio.sleep(_LAST_WORDS_S)
 
     def close(self) -> None:
         """Cancels what is under way and ends the private loop. Idempotent; from any thread."""
@@ -120,6 +128,11 @@ class Engine:
 
     # From any thread.
 
+    def check_open(self) -> None:
+        """Raises ValueError once the channel is closed, as grpcio does."""
+        if self.closed:
+            raise ValueError(_CLOSED)
+
     def sleep(self, pause_s: float, left_s: float | None) -> None:
         """Waits in the caller's thread, no longer than its deadline and the channel's life."""
         end = time.monotonic() + (pause_s if left_s is None else min(pause_s, left_s))
@@ -131,6 +144,17 @@ class Engine:
         if isinstance(pick, Open) and self.driver is not None:
             self._soon(self.driver.connect, pick.nodes)
         return pick
+
+    def connect(self) -> None:
+        """The channel is wanted connected, though no call waits."""
+        self._is_wanted = True
+        if not isinstance(self.pick(ANY), Open):
+            self._soon(self._connect_one)
+
+    def _connect_one(self) -> None:
+        if self.driver is not None and self.state in IDLING:
+            idle = (node for node in self.driver.pool.members if node.state is ConnectivityState.IDLE)
+            self.driver.connect(islice(idle, 1))
 
     def wait_for_picker(self, seen: int, timeout_s: float | None) -> bool:
         """Waits for a picker newer than generation `seen`; False when `timeout_s` went by first."""
@@ -283,6 +307,9 @@ class Engine:
         self.connectivity.update(state)
         for call in list(self._parked):
             self._unpark(call)
+        if self._is_wanted:
+            self._is_wanted = state is not ConnectivityState.READY
+            self._soon(self._connect_one)
 
     def configured(self, resolution: Resolved) -> None:
         if resolution.service_config is None or self._settings.config_given:

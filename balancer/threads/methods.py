@@ -98,6 +98,7 @@ class Method:
         compression: grpc.Compression | None,
     ) -> Any:
         """A call in the caller's thread, by any way it may have to take."""
+        self.engine.check_open()
         # Where several attempts race, and where headers may come long before the response (they end the retries).
         if (self.retrying if self.stream_request else self.hedging) is not None:
             future = self._future(request, timeout, metadata, credentials, wait_for_ready, compression)
@@ -178,6 +179,7 @@ class Method:
         *,
         stream: bool,
     ) -> BalancedCall:
+        self.engine.check_open()
         requests = Requests(iter(request)) if stream else None
         info = self._info_of(self.name, metadata or ())
         route = self.route(info, timeout, wait_for_ready, time.monotonic())
@@ -259,12 +261,15 @@ class UnaryUnaryMethod(_UnaryResponse, native.SyncUnaryUnary):  # type: ignore[m
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        # The same as `_blocking` does, at a third of its cost, for the call that nearly every call is.
+        # The same as `_blocking` does, at a third of its cost, for the call that nearly every call is. A pick counts
+        # as a turn, so there must not be two for one call: first see whether this way will do.
+        if self._config is not None:
+            return self._blocking(False, request, timeout, metadata, credentials, wait_for_ready, compression)
         info = self._info_of(self.name, metadata or ())
         started = time.monotonic()
         node = self.engine.picker.pick(info, started)
         subchannel = node.subchannel if node.__class__ is Node else None
-        if subchannel is None or self._config is not None:
+        if subchannel is None:
             return self._blocking(False, request, timeout, metadata, credentials, wait_for_ready, compression)
         call = self._callables.get(subchannel) or self._make(subchannel)
         load = node.load

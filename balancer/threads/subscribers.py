@@ -22,7 +22,8 @@ class Connectivity:
     as gRPC's own does."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant: letting go of a callback may end its owner, who unsubscribes when it ends.
+        self._lock = threading.RLock()
         self._state = ConnectivityState.IDLE
         self._subscribers: list[_Subscriber] = []
         self._telling = False
@@ -41,7 +42,7 @@ class Connectivity:
 
     def unsubscribe_all(self) -> None:
         with self._lock:
-            self._subscribers.clear()
+            self._subscribers = []
 
     def update(self, state: ConnectivityState) -> None:
         with self._lock:

@@ -40,6 +40,12 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
+async def end(call: grpc.aio.Call) -> None:
+    """Cancel a call and wait until it has ended: what gRPC's core tells of it later might find the loop gone."""
+    call.cancel()
+    await call.code()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Connection:
     """One address of the registry and the stub that talks to it."""

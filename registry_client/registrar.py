@@ -23,6 +23,7 @@ from registry_client.errors import (
 )
 from registry_client.instance import Instance
 from registry_client.lease import Holding, Leases, LookUp, Register, Renewed, State
+from registry_client.link import end
 from registry_client.signals import SignalDrains
 
 if TYPE_CHECKING:
@@ -275,7 +276,7 @@ class Registrar:
             reason = from_rpc_error(error) if isinstance(error, grpc.aio.AioRpcError) else "no answer"
             log.debug("the renewals over %s ended: %s", connection.address, reason)
         finally:
-            call.cancel()
+            await end(call)
         return useful
 
     async def _exchange(

@@ -22,6 +22,7 @@ from registry_client.errors import (
     Unauthenticated,
     from_rpc_error,
 )
+from registry_client.link import end
 from registry_client.view import SILENCE_S, Folded, View, ViewFold
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class Feed:
         except grpc.aio.AioRpcError as error:
             self._judge(error, connection)
         finally:
-            call.cancel()
+            await end(call)
         return useful
 
     def _judge(self, error: grpc.aio.AioRpcError, connection: Connection) -> None:

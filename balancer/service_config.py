@@ -6,8 +6,13 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
+from balancer.outlier import FailurePercentage, OutlierOptions, SuccessRate
+from balancer.policies import names
+from balancer.policies import policy as policy_named
+from balancer.policies.ring import VIRTUAL_NODES
 from balancer.retry import ATTEMPTS_LIMIT, HedgingPolicy, RetryPolicy, Throttle
 
 _CODES = (
@@ -31,7 +36,12 @@ _CODES = (
 )
 _DURATION = re.compile(r"(\d+)(\.\d{1,9})?s")
 
-# gRPC's names of load-balancing policies, and ours of the same thing.
+_OUTLIER_DETECTION = "outlier_detection_experimental"
+_RING_LIMIT = 8 * 1024 * 1024  # A42
+_RING_CAP = 4096  # what gRPC's clients cut it to
+_MOST = 2**32 - 1
+
+# gRPC's names of load-balancing policies, and ours of the same thing; our own names are taken, too.
 _POLICIES = {
     "pick_first": "pick_first",
     "round_robin": "round_robin",
@@ -59,8 +69,10 @@ class ServiceConfig:
     """By service and method; an empty method stands for all of a service, an empty service for everything."""
     throttle: Throttle | None = None
     policy: str | None = None
-    """`loadBalancingConfig`: the first policy of the list that is known here."""
+    """`loadBalancingConfig`: the first policy of the list that is known here, as `balancer.policy` takes it."""
     health_service: str | None = None
+    outlier: OutlierOptions | None = None
+    """What an `outlier_detection_experimental` around the policy asks for."""
 
     @property
     def tries_again(self) -> bool:
@@ -79,7 +91,8 @@ class ServiceConfig:
 def parse_service_config(config: str | Mapping[str, Any] | None) -> ServiceConfig:
     """A service config from JSON text or from its mapping; None gives an empty one.
 
-    Raises ValueError that names the field for what A2 and A6 do not allow. Unknown fields are ignored, as they say.
+    Raises ValueError that names the field for what A2 and A6 do not allow, and when no policy of `loadBalancingConfig`
+    is known. Other unknown fields are ignored, as they say.
     """
     if config is None:
         return ServiceConfig()
@@ -91,11 +104,13 @@ def parse_service_config(config: str | Mapping[str, Any] | None) -> ServiceConfi
     fields = _object("service config", config)
     throttling = fields.get("retryThrottling")
     health = _object("healthCheckConfig", fields.get("healthCheckConfig") or {})
+    policy, outlier = _policy(fields)
     return ServiceConfig(
         _methods(fields.get("methodConfig", [])),
         None if throttling is None else _throttle(_object("retryThrottling", throttling)),
-        _policy(fields),
+        policy,
         health.get("serviceName"),
+        outlier,
     )
 
 
@@ -166,18 +181,130 @@ def _throttle(fields: Mapping[str, Any]) -> Throttle:
     return Throttle(tokens, round(_positive("retryThrottling.tokenRatio", fields.get("tokenRatio")), 3))
 
 
-def _policy(fields: Mapping[str, Any]) -> str | None:
-    for entry in _list("loadBalancingConfig", fields.get("loadBalancingConfig", [])):
-        named = _object("loadBalancingConfig", entry)
-        if len(named) != 1:
-            raise ValueError("loadBalancingConfig: each entry names exactly one policy")
-        name, config = next(iter(named.items()))
-        if name in _POLICIES:
-            return _POLICIES[name]
-        if isinstance(config, Mapping) and "childPolicy" in config:
-            return _policy({"loadBalancingConfig": config["childPolicy"]})
-    name = str(fields.get("loadBalancingPolicy", "")).lower()
-    return _POLICIES.get(name)
+def _policy(fields: Mapping[str, Any]) -> tuple[str | None, OutlierOptions | None]:
+    """Policy and outlier detection of the first entry that is known here, as gRFC A24 has it."""
+    entries = _list("loadBalancingConfig", fields.get("loadBalancingConfig", []))
+    if not entries:
+        name = str(fields.get("loadBalancingPolicy", "")).lower()
+        return _POLICIES.get(name, name if name in names() else None), None
+    given = [_entry(entry) for entry in entries]
+    for name, config in given:
+        if name == _OUTLIER_DETECTION:
+            options = _object(name, config)
+            return _policy({"loadBalancingConfig": options.get("childPolicy", [])})[0], _outlier(name, options)
+        if name in _POLICIES or name in names():
+            return _spec(name, _object(name, config)), None
+    unknown = ", ".join(repr(name) for name, _ in given)
+    known = sorted({*_POLICIES, *names(), _OUTLIER_DETECTION})
+    raise ValueError(f"loadBalancingConfig: no policy is known of {unknown}; known are {', '.join(known)}")
+
+
+def _entry(entry: Any) -> tuple[str, Any]:
+    named = _object("loadBalancingConfig", entry)
+    if len(named) != 1:
+        raise ValueError("loadBalancingConfig: each entry names exactly one policy")
+    return next(iter(named.items()))
+
+
+def _spec(name: str, config: Mapping[str, Any]) -> str:
+    """What `balancer.policies.policy` takes, checked by it."""
+    ours = _POLICIES.get(name, name)
+    options = _TRANSLATED[name](config) if name in _TRANSLATED else config
+    pairs = [f"{option}={_text(f'{name}.{option}', value)}" for option, value in options.items()]
+    spec = "?".join((ours, "&".join(pairs))) if pairs else ours
+    try:
+        policy_named(spec)
+    except ValueError as error:
+        raise ValueError(f"loadBalancingConfig: {error}") from error
+    return spec
+
+
+def _text(where: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():  # JSON knows one kind of number
+        return str(int(value))
+    if not isinstance(value, str | int | float) or "&" in str(value):
+        raise ValueError(f"{where}: must be a text without & or a number, is {value!r}")
+    return str(value)
+
+
+def _no_options(_config: Mapping[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+def _pick_first(config: Mapping[str, Any]) -> dict[str, Any]:
+    shuffle = config.get("shuffleAddressList", config.get("shuffle", False))
+    return {"shuffle": True} if _boolean("pick_first.shuffleAddressList", shuffle) else {}
+
+
+def _least_request(config: Mapping[str, Any]) -> dict[str, Any]:
+    # A48 allows a number above two to be taken as another one; here it is two or all.
+    _whole("least_request_experimental.choiceCount", config.get("choiceCount", 2), 2, _MOST)
+    return {}
+
+
+def _ring_hash(config: Mapping[str, Any]) -> dict[str, Any]:
+    where = "ring_hash_experimental"
+    least = _whole(f"{where}.minRingSize", config.get("minRingSize", 1), 1, _RING_LIMIT)
+    _whole(f"{where}.maxRingSize", config.get("maxRingSize", _RING_LIMIT), least, _RING_LIMIT)
+    # Points of each node, not of all: a number that followed the size of the fleet would move keys that stay.
+    points = min(least, _RING_CAP)
+    return {"virtual_nodes": points} if points > VIRTUAL_NODES else {}
+
+
+def _outlier(where: str, fields: Mapping[str, Any]) -> OutlierOptions | None:
+    """gRFC A50. None when neither rule is asked for: nothing would ever be ejected."""
+    rate = _optional(fields, "successRateEjection", lambda value: _success_rate(f"{where}.successRateEjection", value))
+    failures = _optional(
+        fields, "failurePercentageEjection", lambda value: _failures(f"{where}.failurePercentageEjection", value)
+    )
+    if rate is None and failures is None:
+        return None
+    return OutlierOptions(
+        _positive(f"{where}.interval", _duration(f"{where}.interval", fields.get("interval", "10s"))),
+        _positive(
+            f"{where}.baseEjectionTime", _duration(f"{where}.baseEjectionTime", fields.get("baseEjectionTime", "30s"))
+        ),
+        _positive(
+            f"{where}.maxEjectionTime", _duration(f"{where}.maxEjectionTime", fields.get("maxEjectionTime", "300s"))
+        ),
+        _whole(f"{where}.maxEjectionPercent", fields.get("maxEjectionPercent", 10), 0, 100),
+        rate,
+        failures,
+        consecutive_failures=None,
+    )
+
+
+def _success_rate(where: str, value: Any) -> SuccessRate:
+    fields = _object(where, value)
+    return SuccessRate(
+        _whole(f"{where}.stdevFactor", fields.get("stdevFactor", 1900), 0, _MOST),
+        _whole(f"{where}.enforcementPercentage", fields.get("enforcementPercentage", 100), 0, 100),
+        _whole(f"{where}.minimumHosts", fields.get("minimumHosts", 5), 0, _MOST),
+        _whole(f"{where}.requestVolume", fields.get("requestVolume", 100), 0, _MOST),
+    )
+
+
+def _failures(where: str, value: Any) -> FailurePercentage:
+    fields = _object(where, value)
+    return FailurePercentage(
+        _whole(f"{where}.threshold", fields.get("threshold", 85), 0, 100),
+        _whole(f"{where}.enforcementPercentage", fields.get("enforcementPercentage", 100), 0, 100),
+        _whole(f"{where}.minimumHosts", fields.get("minimumHosts", 5), 0, _MOST),
+        _whole(f"{where}.requestVolume", fields.get("requestVolume", 50), 0, _MOST),
+    )
+
+
+_TRANSLATED: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = MappingProxyType(
+    {
+        "pick_first": _pick_first,
+        "round_robin": _no_options,
+        "weighted_round_robin": _no_options,
+        "least_request_experimental": _least_request,
+        "ring_hash_experimental": _ring_hash,
+    }
+)
 
 
 def _optional(fields: Mapping[str, Any], key: str, parse: Callable[[Any], Any]) -> Any:
@@ -206,6 +333,17 @@ def _positive(where: str, value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
         raise ValueError(f"{where}: must be a number above 0, is {value!r}")
     return float(value)
+
+
+def _whole(where: str, value: Any, least: int, most: int) -> int:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or value != value // 1
+        or not least <= value <= most
+    ):
+        raise ValueError(f"{where}: must be a whole number, {least} to {most}, is {value!r}")
+    return int(value)
 
 
 def _duration(where: str, value: Any) -> float:

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from balancer.outlier import FailurePercentage, OutlierOptions, SuccessRate
+from balancer.policies import names
 from balancer.retry import HedgingPolicy, RetryPolicy
 from balancer.service_config import MethodConfig, ServiceConfig, parse_service_config
 
@@ -71,6 +73,62 @@ def test_policy_inside_outlier_detection() -> None:
     assert config.policy == "round_robin"
 
 
+@pytest.mark.parametrize("name", [name for name in names() if name != "locality_aware"])
+def test_own_names_are_taken(name: str) -> None:
+    assert parse_service_config({"loadBalancingConfig": [{"mystery": {}}, {name: {}}]}).policy == name
+
+
+@pytest.mark.parametrize(
+    ("entry", "policy"),
+    [
+        ({"least_connections": {"choices": "full"}}, "least_connections?choices=full"),
+        ({"least_connections": {"choices": 2.0}}, "least_connections?choices=2"),
+        (
+            {"consistent_hash": {"virtual_nodes": 50, "load_factor": 1.25}},
+            "consistent_hash?virtual_nodes=50&load_factor=1.25",
+        ),
+        ({"locality_aware": {"child": "random", "zone": "a"}}, "locality_aware?child=random&zone=a"),
+        ({"pick_first": {"shuffleAddressList": True}}, "pick_first?shuffle=true"),
+        ({"pick_first": {"shuffle": False}}, "pick_first"),
+        ({"weighted_round_robin": {"enableOobLoadReport": True}}, "weighted_round_robin"),
+        ({"least_request_experimental": {"choiceCount": 5}}, "least_connections"),
+        ({"ring_hash_experimental": {"minRingSize": 1024}}, "consistent_hash?virtual_nodes=1024"),
+        ({"ring_hash_experimental": {"minRingSize": 8_000_000}}, "consistent_hash?virtual_nodes=4096"),
+    ],
+)
+def test_options_of_policies(entry: dict[str, Any], policy: str) -> None:
+    assert parse_service_config({"loadBalancingConfig": [entry]}).policy == policy
+
+
+def test_outlier_detection_becomes_ours() -> None:
+    detection = {
+        "interval": "1s",
+        "baseEjectionTime": "2s",
+        "maxEjectionPercent": 50,
+        "successRateEjection": {"stdevFactor": 1000, "requestVolume": 7},
+        "failurePercentageEjection": {"threshold": 40, "minimumHosts": 2.0},
+        "childPolicy": [{"mystery": {}}, {"least_connections": {"choices": "full"}}],
+    }
+    config = parse_service_config({"loadBalancingConfig": [{"outlier_detection_experimental": detection}]})
+    assert config.policy == "least_connections?choices=full"
+    assert config.outlier == OutlierOptions(
+        interval_s=1.0,
+        base_ejection_s=2.0,
+        max_ejection_s=300.0,
+        max_ejection_percent=50,
+        success_rate=SuccessRate(stdev_factor=1000, request_volume=7),
+        failure_percentage=FailurePercentage(threshold_percent=40, minimum_hosts=2),
+        consecutive_failures=None,
+    )
+
+
+def test_outlier_detection_without_a_rule_is_none() -> None:
+    detection = {"interval": "1s", "childPolicy": [{"round_robin": {}}]}
+    assert (
+        parse_service_config({"loadBalancingConfig": [{"outlier_detection_experimental": detection}]}).outlier is None
+    )
+
+
 def test_hedging() -> None:
     hedging = {"maxAttempts": 9, "hedgingDelay": "0.25s", "nonFatalStatusCodes": ["INTERNAL"]}
     config = parse_service_config(method_config(hedgingPolicy=hedging)).method("/a.B/C")
@@ -101,6 +159,21 @@ def test_hedging() -> None:
         ({"retryThrottling": {"maxTokens": 1001, "tokenRatio": 1}}, "retryThrottling.maxTokens"),
         ({"retryThrottling": {"maxTokens": 10}}, "retryThrottling.tokenRatio"),
         ({"loadBalancingConfig": [{"a": {}, "b": {}}]}, "loadBalancingConfig"),
+        ({"loadBalancingConfig": [{"a": {}}, {"b": {}}]}, "no policy is known of 'a', 'b'"),
+        ({"loadBalancingConfig": [{"least_connections": {"choices": 7}}]}, "choices"),
+        ({"loadBalancingConfig": [{"least_connections": {"speed": 7}}]}, "unknown option 'speed'"),
+        ({"loadBalancingConfig": [{"consistent_hash": {"table": ["ring"]}}]}, "consistent_hash.table"),
+        ({"loadBalancingConfig": [{"least_request_experimental": {"choiceCount": 1}}]}, "choiceCount"),
+        ({"loadBalancingConfig": [{"ring_hash_experimental": {"minRingSize": 9, "maxRingSize": 8}}]}, "maxRingSize"),
+        ({"loadBalancingConfig": [{"outlier_detection_experimental": {"childPolicy": [{"a": {}}]}}]}, "known of 'a'"),
+        (
+            {
+                "loadBalancingConfig": [
+                    {"outlier_detection_experimental": {"failurePercentageEjection": {"threshold": 101}}}
+                ]
+            },
+            "failurePercentageEjection.threshold",
+        ),
     ],
 )
 def test_a_mistake_is_named(config: Any, field: str) -> None:

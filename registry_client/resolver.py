@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import balancer
 from balancer.channel import aio_channel as _aio_channel
 from balancer.options import SERVICE_CONFIG, ChannelOptions, from_query
+from balancer.resolvers import parse_target as parse_plain_target
+from balancer.resolvers import resolver_for
 from balancer.service_config import parse_service_config
 from balancer.sync_channel import sync_channel as _sync_channel
 from registry_client.client import CacheDir, connect
@@ -32,6 +34,8 @@ DEFAULT_POLICY = "weighted_round_robin"
 FIRST_VIEW_S = 2.0
 # What a URL may say about which instances are meant.
 _TAGS, _VERSION = "tags", "version"
+# Targets that the balancer resolves by itself.
+_WITHOUT_REGISTRY = ("static", "dns")
 
 _Built = TypeVar("_Built")
 
@@ -140,11 +144,13 @@ def aio_channel(
     across instances. `credentials`: towards the instances; `registry_credentials`: towards the registry. `filters`:
     which instances are meant, as in `RegistryClient.list`.
 
+    `static://` and `dns://` targets are taken as well, as `balancer.aio_channel` takes them: no registry is asked then.
+
     Raises InvalidTarget, naming the part, for a mistake in the URL, and ValueError for one in another argument.
     """
     settings = _settings(target, policy, options, balancing, filters, registry_credentials, cache_dir)
     return _aio_channel(
-        RegistryResolver(settings.source),
+        settings.resolver,
         policy=settings.policy,
         options=options,
         credentials=credentials,
@@ -172,7 +178,7 @@ def channel(
     """
     settings = _settings(target, policy, options, balancing, filters, registry_credentials, cache_dir)
     made: grpc.Channel = _sync_channel(
-        RegistryResolver(settings.source),
+        settings.resolver,
         policy=settings.policy,
         options=options,
         credentials=credentials,
@@ -184,9 +190,10 @@ def channel(
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
-    source: Source
+    resolver: RegistryResolver | str
+    """A string: a target that the balancer reads itself."""
     policy: str | Policy | None
-    balancing: ChannelOptions
+    balancing: ChannelOptions | None
 
 
 def _settings(
@@ -198,13 +205,24 @@ def _settings(
     credentials: grpc.ChannelCredentials | None,
     cache_dir: str | Path | CacheDir | None,
 ) -> _Settings:
+    if url.partition("://")[0] in _WITHOUT_REGISTRY:
+        return _Settings(_checked(url, filters), policy, balancing)
     target = parse_target(url)
     rest = {name: value for name, value in target.options.items() if name not in (_TAGS, _VERSION)}
     chosen, completed = _in_url(url, lambda: from_query(rest, policy, balancing))
     if chosen is None and parse_service_config(dict(options or ()).get(SERVICE_CONFIG)).policy is None:
         chosen = DEFAULT_POLICY
     source = Source(replace(target, options={}), _filters(target.options, filters), credentials, cache_dir)
-    return _Settings(source, chosen, completed)
+    return _Settings(RegistryResolver(source), chosen, completed)
+
+
+def _checked(url: str, filters: Filters | None) -> str:
+    """A `static://` or `dns://` target, if it can be read and nothing is asked of it that needs a registry."""
+    if filters:
+        raise InvalidTarget(f"target {url!r}: filters need a registry:// target")
+    _, query = _in_url(url, lambda: resolver_for(parse_plain_target(url)))
+    _in_url(url, lambda: from_query(query))
+    return url
 
 
 def _filters(query: Mapping[str, str], filters: Filters | None) -> Filters:

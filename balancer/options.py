@@ -107,6 +107,8 @@ def settings_of(
     given = dict(options or ())
     text = given.pop(SERVICE_CONFIG, None)
     config = parse_service_config(text)
+    if balancing.pool.outlier is None and config.outlier is not None:
+        balancing = replace(balancing, pool=replace(balancing.pool, outlier=config.outlier))
     replay_limit = int(given.pop(REPLAY_LIMIT, 256 * 1024))
     if balancing.authority is not None:
         given["grpc.default_authority"] = balancing.authority

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from balancer import Endpoint, Failed, Locality, Resolution, Resolved, StaticResolver
+from balancer import Endpoint, Failed, Locality, OutlierOptions, PoolOptions, Resolution, Resolved, StaticResolver
 from balancer.options import ChannelOptions, from_query, hash_key, info_maker, settings_of
 from balancer.resolvers import DnsResolver, Target, parse_endpoints, parse_target, resolver_for, split_address
 from tests.support.waiting import eventually_async
@@ -180,3 +180,15 @@ async def test_dns_failure_is_pushed_and_tried_again(monkeypatch: pytest.MonkeyP
     seen: list[Resolution] = []
     await run_until(DnsResolver("name:80", refresh_s=0.05), seen, 2)
     assert seen[0] == Failed("DNS resolution failed for name:80: Name or service not known")
+
+
+def test_outlier_detection_of_a_service_config_reaches_the_pool() -> None:
+    config = (
+        '{"loadBalancingConfig": [{"outlier_detection_experimental": {"failurePercentageEjection": {},'
+        ' "childPolicy": [{"round_robin": {}}]}}]}'
+    )
+    options = (("grpc.service_config", config),)
+    settings = settings_of("static://127.0.0.1:1", None, options, None)
+    assert settings.options.pool.outlier is not None
+    own = ChannelOptions(pool=PoolOptions(outlier=OutlierOptions()))
+    assert settings_of("static://127.0.0.1:1", None, options, own).options.pool.outlier is own.pool.outlier

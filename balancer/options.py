@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from balancer.policies import policy as policy_named
+from balancer.policies.base import Connect, connect_of
 from balancer.pool import ANY, PickInfo, PoolOptions
 from balancer.resolvers import Resolver, parse_target, resolver_for
 from balancer.service_config import ServiceConfig, parse_service_config
@@ -20,6 +22,7 @@ InfoOf: TypeAlias = Callable[[str, Iterable[tuple[str, str | bytes]]], PickInfo]
 
 SERVICE_CONFIG = "grpc.service_config"
 DEFAULT_POLICY = "round_robin"
+DEFAULT_SUBSET_SIZE = 128
 REPLAY_LIMIT = "grpc.per_rpc_retry_buffer_size"
 
 hash_key: ContextVar[str | bytes | None] = ContextVar("hash_key", default=None)
@@ -116,8 +119,20 @@ def settings_of(
     # or state.
     given.setdefault("grpc.use_local_subchannel_pool", 1)
     chosen = policy_named(policy if policy is not None else config.policy or DEFAULT_POLICY)
+    balancing = replace(balancing, pool=_bounded(balancing.pool, chosen))
     children = tuple(given.items())
     return Settings(resolver, chosen, balancing, children, config, replay_limit, policy is not None, text is not None)
+
+
+def _bounded(pool: PoolOptions, policy: Policy) -> PoolOptions:
+    """So that ten thousand endpoints are not ten thousand connections.
+
+    Policies that connect as they pick need no bound, and hashing over a part of the endpoints would send one key to
+    different places.
+    """
+    if pool.subset_size is not None or connect_of(policy) is not Connect.ALL:
+        return pool
+    return replace(pool, subset_size=DEFAULT_SUBSET_SIZE, subset_salt=pool.subset_salt or secrets.token_hex(8))
 
 
 _TEXTS = ("hash_header", "health_service", "authority")

@@ -192,3 +192,17 @@ def test_outlier_detection_of_a_service_config_reaches_the_pool() -> None:
     assert settings.options.pool.outlier is not None
     own = ChannelOptions(pool=PoolOptions(outlier=OutlierOptions()))
     assert settings_of("static://127.0.0.1:1", None, options, own).options.pool.outlier is own.pool.outlier
+
+
+def test_a_large_fleet_is_no_large_number_of_connections() -> None:
+    def size(policy: str, options: ChannelOptions | None = None) -> int | None:
+        return settings_of("static://127.0.0.1:1", policy, None, options).options.pool.subset_size
+
+    assert size("round_robin") == size("weighted_round_robin") == size("least_connections") == 128
+    assert size("consistent_hash") is size("ip_hash") is size("pick_first") is None
+    assert size("round_robin", ChannelOptions(pool=PoolOptions(subset_size=1000))) == 1000
+
+
+def test_each_channel_has_a_part_of_the_fleet_of_its_own() -> None:
+    salts = {settings_of("static://127.0.0.1:1", None, None, None).options.pool.subset_salt for _ in range(10)}
+    assert len(salts) == 10

@@ -124,7 +124,7 @@ class Catalog:
         Another epoch, or a revision before the current one, is another order of changes: no reader can go on from what
         it knows, so the log starts anew.
         """
-        is_same_order = snapshot.epoch == self.epoch and snapshot.revision >= self.revision
+        is_same_order = self.is_continued_by(snapshot)
         records = {record.key: record for record in snapshot.records}
         self.epoch, self.revision = snapshot.epoch, snapshot.revision
         gone = [key for key in self.keys() if key not in records and key not in keep]
@@ -135,6 +135,10 @@ class Catalog:
         if not is_same_order:
             self._forget_all()
         return changes
+
+    def is_continued_by(self, snapshot: Snapshot) -> bool:
+        """Whether the snapshot belongs to the same order of changes: of this epoch, and not before this revision."""
+        return snapshot.epoch == self.epoch and snapshot.revision >= self.revision
 
     def apply(self, delta: Delta) -> list[Change]:
         """Take in what one revision changed, and return what that changed here."""

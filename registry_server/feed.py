@@ -109,10 +109,10 @@ class Feed:
 
     def _load(self, snapshot: Snapshot) -> None:
         self._back()
-        epoch, revision = self.catalog.epoch, self.catalog.revision
+        is_new_order = not self.catalog.is_continued_by(snapshot)
         kept = self.guard.keep(snapshot, list(self.catalog.keys()), self._clock())
         self._changed(self.catalog.load(snapshot, kept))
-        if snapshot.epoch != epoch or snapshot.revision < revision:
+        if is_new_order:
             self._hub.reset()
         self.loaded.set()
 

@@ -21,7 +21,6 @@ MIN_TTL_S = 2.0
 MAX_TTL_S = 3600.0
 MAX_DRAIN_S = 3600.0
 MAX_NAME = 128
-MAX_HOST = 253
 MAX_WEIGHT = 1_000_000
 # Leaves room to count on: each take-over adds one.
 MAX_GENERATION = 2**53

@@ -1,0 +1,98 @@
+"""A TCP proxy that stands for the network between two processes: it can be cut, frozen, and made whole again."""
+
+import asyncio
+import contextlib
+from types import TracebackType
+from typing import Self
+
+from tests.support.etcd import HOST, free_port
+
+_CHUNK = 64 * 1024
+
+
+class Proxy:
+    """Passes bytes on to `target` (HOST:PORT) from an address of its own. Use it with `async with`.
+
+    `cut` ends all connections and refuses new ones, as a route that is gone with resets does. `freeze` keeps all
+    connections and passes nothing on, as a route that swallows packets does; new connections are taken and stay silent.
+    `restore` passes on again what waits and what comes.
+    """
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self._target = host, int(port)
+        self._flows = asyncio.Event()
+        self._flows.set()
+        self._pipes: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._port = free_port()  # not one that the kernel gives away while the proxy is cut
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT to connect to; the same as long as the proxy lives."""
+        return f"{HOST}:{self._port}"
+
+    async def cut(self) -> None:
+        """End every connection and refuse new ones."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        await self.drop()
+
+    def freeze(self) -> None:
+        """Pass nothing on until `restore`."""
+        self._flows.clear()
+
+    async def restore(self) -> None:
+        """As at the beginning; what was cut has to connect anew."""
+        self._flows.set()
+        if self._server is None:
+            await self._open()
+
+    async def drop(self) -> None:
+        """End every connection, and take new ones."""
+        pipes = list(self._pipes)
+        for pipe in pipes:
+            pipe.cancel()
+        await asyncio.gather(*pipes, return_exceptions=True)
+
+    # ---- its life
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.cut()
+
+    async def _open(self) -> None:
+        self._server = await asyncio.start_server(self._serve, HOST, self._port)
+
+    # ---- passing on
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._pipes.add(task)
+        try:
+            with contextlib.suppress(OSError, asyncio.CancelledError, ExceptionGroup):
+                await self._flows.wait()
+                out_reader, out_writer = await asyncio.open_connection(*self._target)
+                try:
+                    async with asyncio.TaskGroup() as directions:
+                        directions.create_task(self._pass(reader, out_writer))
+                        directions.create_task(self._pass(out_reader, writer))
+                finally:
+                    out_writer.transport.abort()
+        finally:
+            self._pipes.discard(task)
+            writer.transport.abort()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while chunk := await reader.read(_CHUNK):
+            await self._flows.wait()
+            writer.write(chunk)
+            await writer.drain()
+        raise ConnectionResetError  # one side has ended: so does the other

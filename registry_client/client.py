@@ -234,8 +234,14 @@ class RegistryClient:
     async def services(self, *, namespace: str = "", timeout: float | None = None) -> Sequence[ServiceSummary]:
         """The services that have instances, in the order of their names."""
         request = pb.ListServicesRequest(namespace=namespace or self._namespace)
-        answer = await self._link.call(lambda stub: stub.ListServices, request, self._seconds(timeout), "list services")
-        return [ServiceSummary(it.namespace, it.service, it.instances, it.routable) for it in answer.services]
+        found: list[ServiceSummary] = []
+        while True:
+            doing, limit = "list services", self._seconds(timeout)
+            answer = await self._link.call(lambda stub: stub.ListServices, request, limit, doing)
+            found += [ServiceSummary(it.namespace, it.service, it.instances, it.routable) for it in answer.services]
+            if not answer.next_page_token:
+                return found
+            request.page_token = answer.next_page_token
 
     # ---- watching
 

@@ -24,10 +24,10 @@ class NotFound(RequestError):
 
 
 class OwnershipLost(RequestError):
-    """The id was taken over by a newer owner since the caller held it."""
+    """The instance is not the caller's (any more): another owner has its id, or it leaves. `reason` says which."""
 
-    def __init__(self, name: str, held: int, current: int) -> None:
-        super().__init__(f"{name}: generation {held} was taken over by generation {current}")
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
         self.name = name
 
 

@@ -66,22 +66,23 @@ class Registrar:
             raise
         return written.entries[0], written.revision, lease
 
-    async def deregister(self, keys: Sequence[Key], drain_s: float) -> tuple[int, int]:
-        """Remove instances, or let them drain first; return how many, and the revision."""
+    async def deregister(self, keys: Sequence[Key], drain_s: float, generation: int = 0) -> tuple[int, int]:
+        """Remove instances, or let them drain first; return how many, and the revision. With a generation only those
+        that have it."""
         lease = await self._granted(drain_s) if drain_s > 0 else None
         revision = 0
         for start in range(0, len(keys), MAX_KEYS):
-            revision = await self._leave(keys[start : start + MAX_KEYS], lease)
+            revision = await self._leave(keys[start : start + MAX_KEYS], lease, generation)
         return len(keys), revision
 
-    async def _leave(self, keys: Sequence[Key], lease: Lease | None) -> int:
+    async def _leave(self, keys: Sequence[Key], lease: Lease | None, generation: int) -> int:
         name = str(keys[0]) if len(keys) == 1 else f"{len(keys)} instances, {keys[0]} the first"
         if lease is None:
-            written = await self._write(name, lambda: self._rules.deregister(keys))
+            written = await self._write(name, lambda: self._rules.deregister(keys, generation))
             self._feed.let_go(keys, Cause.DEREGISTERED)
             return written.revision
         try:
-            return (await self._write(name, lambda: self._rules.drain(keys, lease))).revision
+            return (await self._write(name, lambda: self._rules.drain(keys, lease, generation))).revision
         except BaseException:
             await self._release((lease.id,))
             raise

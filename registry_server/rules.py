@@ -53,15 +53,15 @@ class Rules:
         deletes = self._deletes([ghost] if ghost else [])
         return Plan(Commit((put,), deletes, Cause.REPLACED), frozenset(it.lease_id for it in losers) - {lease.id})
 
-    def deregister(self, keys: Iterable[Key]) -> Plan:
-        """Remove the instances."""
-        entries = self._entries(keys)
+    def deregister(self, keys: Iterable[Key], generation: int = 0) -> Plan:
+        """Remove the instances. Raises OwnershipLost if one has another generation than that, unless it is 0."""
+        entries = self._entries(keys, generation)
         leases = frozenset(entry.lease_id for entry in entries)
         return Plan(Commit(deletes=self._deletes(entries), cause=Cause.DEREGISTERED), leases)
 
-    def drain(self, keys: Iterable[Key], lease: Lease) -> Plan:
-        """Let the instances stay, DRAINING, as long as the lease lives, which nobody renews."""
-        entries = self._entries(keys)
+    def drain(self, keys: Iterable[Key], lease: Lease, generation: int = 0) -> Plan:
+        """Let the instances stay, DRAINING, as long as the lease lives, which nobody renews. Raises as `deregister`."""
+        entries = self._entries(keys, generation)
         leases = frozenset(entry.lease_id for entry in entries)
         return Plan(Commit(puts=tuple(self._put_draining(entry, lease) for entry in entries)), leases)
 
@@ -85,21 +85,25 @@ class Rules:
         if held == 0:
             wanted.generation = latest + 1
         elif held < latest:
-            raise OwnershipLost(str(key), held, latest)
+            raise OwnershipLost(str(key), f"generation {held} was taken over by generation {latest}")
         if not (held and wanted.HasField("registered_at")):
-            now = self._now()
-            wanted.registered_at.seconds = int(now)
-            wanted.registered_at.nanos = int(now % 1 * 1e9)
+            wanted.registered_at.FromMicroseconds(round(self._now() * 1e6))
         wanted.ttl.CopyFrom(seconds(lease.ttl_s))
 
     def _put_draining(self, entry: Entry, lease: Lease) -> Put:
         draining = _storable(entry)
         draining.status = pb.DRAINING
         draining.ttl.CopyFrom(seconds(lease.ttl_s))
+        draining.leaves_at.FromMicroseconds(round((self._now() + lease.ttl_s) * 1e6))
         return Put(entry.key, draining.SerializeToString(), lease.id, self._expect(entry))
 
-    def _entries(self, keys: Iterable[Key]) -> list[Entry]:
-        return [entry for key in keys if (entry := self._catalog.get(key)) is not None]
+    def _entries(self, keys: Iterable[Key], generation: int) -> list[Entry]:
+        entries = [entry for key in keys if (entry := self._catalog.get(key)) is not None]
+        for entry in entries:
+            current = entry.instance.generation if generation else 0
+            if current != generation:
+                raise OwnershipLost(str(entry.key), f"it has generation {current}, not {generation}")
+        return entries
 
     def _deletes(self, entries: Iterable[Entry]) -> tuple[Delete, ...]:
         return tuple(Delete(entry.key, entry.revision) for entry in entries if entry.key not in self._held)

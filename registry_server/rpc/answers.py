@@ -16,6 +16,7 @@ _UPSERTS = pb.WatchResponse.UPSERTS_FIELD_NUMBER
 _REMOVED = pb.WatchResponse.REMOVED_FIELD_NUMBER
 _INSTANCE = pb.RegisterResponse.INSTANCE_FIELD_NUMBER
 _INSTANCES = pb.ListResponse.INSTANCES_FIELD_NUMBER
+_SERVICES = pb.ListServicesResponse.SERVICES_FIELD_NUMBER
 _STATE = {
     Outcome.RENEWED: pb.Renewal.RENEWED,
     Outcome.HELD: pb.Renewal.HELD,
@@ -51,6 +52,12 @@ def listed(head: pb.ResponseHeader, entries: Iterable[Entry], next_page_token: s
     """A ListResponse."""
     frame = pb.ListResponse(header=head, next_page_token=next_page_token, checksum=checksum)
     return frame.SerializeToString() + b"".join([wire.message_field(_INSTANCES, entry.encoded) for entry in entries])
+
+
+def services(head: pb.ResponseHeader, summaries: Iterable[bytes], next_page_token: str) -> bytes:
+    """A ListServicesResponse of encoded ServiceSummaries."""
+    frame = pb.ListServicesResponse(header=head, next_page_token=next_page_token)
+    return frame.SerializeToString() + b"".join([wire.message_field(_SERVICES, summary) for summary in summaries])
 
 
 def watch_body(upserts: Iterable[Entry], removed: Iterable[Key]) -> list[bytes]:

@@ -1,7 +1,9 @@
 """The methods of registry.v1.Registry: from a request to the encoded response. Knows no transport."""
 
+import bisect
 import secrets
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from protos.registry.v1 import registry_pb2 as pb
 from registry_server.errors import InvalidField, NotFound, Unavailable
@@ -17,6 +19,10 @@ from registry_server.stores.base import Key
 MAX_WAIT_S = 10.0
 # Clients take messages of up to 4 MiB by default.
 MAX_PAGE_BYTES = 3 * 1024 * 1024
+# What a message takes beside its own bytes where it is repeated: its number and its length.
+FIELD_BYTES = 5
+
+Item = TypeVar("Item")
 
 
 def _new_id() -> str:
@@ -46,8 +52,11 @@ class RegistryService:
     async def deregister(self, request: pb.DeregisterRequest) -> bytes:
         """Deregister."""
         drain_s = validate.drain_s(request)
+        generation = validate.generation("generation", request.generation)
+        if generation and request.lease_id:
+            raise InvalidField("generation", "goes with a key: a lease holds what is its own")
         keys = self._leaving(request)
-        removed, revision = await self._registrar.deregister(keys, drain_s)
+        removed, revision = await self._registrar.deregister(keys, drain_s, generation)
         return pb.DeregisterResponse(header=self._header(revision), removed=removed).SerializeToString()
 
     async def keep_alive(self, request: pb.KeepAliveRequest) -> bytes:
@@ -84,15 +93,20 @@ class RegistryService:
         await self._wait_for(request.min_revision)
         entries = list(self._catalog.select(query))
         rest = [entry for entry in entries if entry.key[1:] > after] if after else entries
-        page = _page(rest, size)
+        page = _page(rest[:size], lambda entry: len(entry.encoded))
         token = "/".join(page[-1].key[1:]) if len(rest) > len(page) else ""
         return answers.listed(self._header(), page, token, checksum(entries))
 
     async def list_services(self, request: pb.ListServicesRequest) -> bytes:
         """ListServices."""
         namespace = validate.namespace("namespace", request.namespace)
-        summaries = [self._summary(namespace, service) for service in self._catalog.services(namespace)]
-        return pb.ListServicesResponse(header=self._header(), services=summaries).SerializeToString()
+        size = validate.page_size(request.page_size)
+        after = validate.name("page_token", request.page_token) if request.page_token else ""
+        names = self._catalog.services(namespace)
+        rest = names[bisect.bisect_right(names, after) :]
+        page = _page([self._summary(namespace, service).SerializeToString() for service in rest[:size]], len)
+        token = rest[len(page) - 1] if len(rest) > len(page) else ""
+        return answers.services(self._header(), page, token)
 
     def watch(self, request: pb.WatchRequest, sink: Sink) -> Reader:
         """Watch: let the hub write to the sink from now on, until `Hub.leave`."""
@@ -143,14 +157,14 @@ class RegistryService:
             raise Unavailable(f"revision {revision} is not reached yet; the view is at {self._catalog.revision}")
 
 
-def _page(entries: list[Entry], size: int) -> list[Entry]:
-    """The first `size` of them, or fewer if they would not fit into one message."""
+def _page(items: list[Item], size: Callable[[Item], int]) -> list[Item]:
+    """As many of them as fit into one message, but for one at least; `size` says how many bytes one is."""
     total = 0
-    for count, entry in enumerate(entries[:size]):
-        total += len(entry.encoded)
+    for count, item in enumerate(items):
+        total += size(item) + FIELD_BYTES
         if total > MAX_PAGE_BYTES and count:
-            return entries[:count]
-    return entries[:size]
+            return items[:count]
+    return items
 
 
 def _page_start(token: str) -> tuple[str, ...]:

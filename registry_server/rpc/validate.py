@@ -74,13 +74,13 @@ def new_instance(it: pb.Instance, make_id: Callable[[], str]) -> pb.Instance:
     it.host = host("instance.host", it.host)
     if not 1 <= it.port <= 65535:
         raise InvalidField("instance.port", f"must be 1 to 65535, is {it.port}")
-    if not 0 <= it.generation <= MAX_GENERATION:
-        raise InvalidField("instance.generation", f"must be 0 to {MAX_GENERATION}, is {it.generation}")
+    generation("instance.generation", it.generation)
     if it.generation and it.HasField("registered_at"):
         _timestamp("instance.registered_at", it.registered_at)
     it.DiscardUnknownFields()  # they could be of any size, and nobody has looked at them
     it.ClearField("revision")
     it.ClearField("create_revision")
+    it.ClearField("leaves_at")
     _changeable(it)
     return it
 
@@ -154,8 +154,15 @@ def lease_id(field: str, value: str) -> str:
     return name(field, value)
 
 
+def generation(field: str, value: int) -> int:
+    """The generation of an instance, 0 for none."""
+    if not 0 <= value <= MAX_GENERATION:
+        raise InvalidField(field, f"must be 0 to {MAX_GENERATION}, is {value}")
+    return value
+
+
 def page_size(value: int) -> int:
-    """How many instances a page holds."""
+    """How much a page holds."""
     if not 0 <= value <= MAX_PAGE:
         raise InvalidField("page_size", f"must be 0 to {MAX_PAGE}, is {value}")
     return value or DEFAULT_PAGE

@@ -27,22 +27,22 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aregistry/v1/registry.proto\x12\x0bregistry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"_\n\x0eResponseHeader\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12,\n\tstale_for\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\":\n\x08Locality\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\t\x12\x10\n\x08sub_zone\x18\x03 \x01(\t\"=\n\x0bInstanceKey\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\"\x8a\x04\n\x08Instance\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\x0c\n\x04port\x18\x05 \x01(\r\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x13\n\x06weight\x18\x07 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04tags\x18\x08 \x03(\t\x12\x35\n\x08metadata\x18\t \x03(\x0b\x32#.registry.v1.Instance.MetadataEntry\x12\'\n\x08locality\x18\n \x01(\x0b\x32\x15.registry.v1.Locality\x12#\n\x06status\x18\x0b \x01(\x0e\x32\x13.registry.v1.Status\x12#\n\x06health\x18\x0c \x01(\x0e\x32\x13.registry.v1.Health\x12\x10\n\x08revision\x18\r \x01(\x03\x12\x17\n\x0f\x63reate_revision\x18\x0e \x01(\x03\x12\x12\n\ngeneration\x18\x0f \x01(\x03\x12\x31\n\rregistered_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x03ttl\x18\x11 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07_weight\"\x9a\x02\n\x06\x46ilter\x12\x0c\n\x04tags\x18\x01 \x03(\t\x12\x33\n\x08metadata\x18\x02 \x03(\x0b\x32!.registry.v1.Filter.MetadataEntry\x12\x0f\n\x07version\x18\x03 \x01(\t\x12%\n\x08statuses\x18\x04 \x03(\x0e\x32\x13.registry.v1.Status\x12$\n\x07healths\x18\x05 \x03(\x0e\x32\x13.registry.v1.Health\x12\'\n\x08locality\x18\x06 \x01(\x0b\x32\x15.registry.v1.Locality\x12\x15\n\rroutable_only\x18\x07 \x01(\x08\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"t\n\x0fRegisterRequest\x12\'\n\x08instance\x18\x01 \x01(\x0b\x32\x15.registry.v1.Instance\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08lease_id\x18\x03 \x01(\t\"\xa2\x01\n\x10RegisterResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.registry.v1.ResponseHeader\x12\'\n\x08instance\x18\x02 \x01(\x0b\x32\x15.registry.v1.Instance\x12\x10\n\x08lease_id\x18\x03 \x01(\t\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"v\n\x11\x44\x65registerRequest\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.registry.v1.InstanceKey\x12\x10\n\x08lease_id\x18\x02 \x01(\t\x12(\n\x05\x64rain\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"R\n\x12\x44\x65registerResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.registry.v1.ResponseHeader\x12\x0f\n\x07removed\x18\x02 \x01(\x05\"%\n\x10KeepAliveRequest\x12\x11\n\tlease_ids\x18\x01 \x03(\t\"h\n\x11KeepAliveResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.registry.v1.ResponseHeader\x12&\n\x08renewals\x18\x02 \x03(\x0b\x32\x14.registry.v1.Renewal\"\xc5\x01\n\x07Renewal\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.registry.v1.Renewal.State\x12\x11\n\tinstances\x18\x04 \x01(\x05\"B\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07RENEWED\x10\x01\x12\x08\n\x04HELD\x10\x02\x12\x0b\n\x07UNKNOWN\x10\x03\"i\n\rUpdateRequest\x12\'\n\x08instance\x18\x01 \x01(\x0b\x32\x15.registry.v1.Instance\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"f\n\x0eUpdateResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.registry.v1.ResponseHeader\x12\'\n\x08instance\x18\x02 \x01(\x0b\x32\x15.registry.v1.Instance\"3\n\nGetRequest\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.registry.v1.InstanceKey\"c\n\x0bGetResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.registry.v1.ResponseHeader\x12\'\n\x08instance\x18\x02 \x01(\x0b\x32\x15.registry.v1.Instance\"\x93\x01\n\x0bListRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12#\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x13.registry.v1.Filter\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x14\n\x0cmin_revision\x18\x06 \x01(\x03\"\x90\x01\n\x0cListResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.registry.v1.ResponseHeader\x12(\n\tinstances\x18\x02 \x03(\x0b\x32\x15.registry.v1.Instance\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\x10\n\x08\x63hecksum\x18\x04 \x01(\x06\"(\n\x13ListServicesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"r\n\x14ListServicesResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.registry.v1.ResponseHeader\x12-\n\x08services\x18\x02 \x03(\x0b\x32\x1b.registry.v1.ServiceSummary\"Y\n\x0eServiceSummary\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x11\n\tinstances\x18\x03 \x01(\x05\x12\x10\n\x08routable\x18\x04 \x01(\x05\"n\n\x0cWatchRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08services\x18\x02 \x03(\t\x12#\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x13.registry.v1.Filter\x12\x14\n\x0cresume_token\x18\x04 \x01(\t\"\xe6\x01\n\rWatchResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.registry.v1.ResponseHeader\x12\r\n\x05reset\x18\x02 \x01(\x08\x12&\n\x07upserts\x18\x03 \x03(\x0b\x32\x15.registry.v1.Instance\x12)\n\x07removed\x18\x04 \x03(\x0b\x32\x18.registry.v1.InstanceKey\x12\x10\n\x08\x62ookmark\x18\x05 \x01(\x08\x12\x10\n\x08\x63hecksum\x18\x06 \x01(\x06\x12\x14\n\x0cresume_token\x18\x07 \x01(\t\x12\x0c\n\x04more\x18\x08 \x01(\x08*,\n\x06Status\x12\n\n\x06\x41\x43TIVE\x10\x00\x12\x0c\n\x08\x44RAINING\x10\x01\x12\x08\n\x04\x44OWN\x10\x02*?\n\x06Health\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x0b\n\x07HEALTHY\x10\x01\x12\r\n\tUNHEALTHY\x10\x02\x12\x0c\n\x08\x43RITICAL\x10\x03\x32\xc3\x04\n\x08Registry\x12G\n\x08Register\x12\x1c.registry.v1.RegisterRequest\x1a\x1d.registry.v1.RegisterResponse\x12M\n\nDeregister\x12\x1e.registry.v1.DeregisterRequest\x1a\x1f.registry.v1.DeregisterResponse\x12N\n\tKeepAlive\x12\x1d.registry.v1.KeepAliveRequest\x1a\x1e.registry.v1.KeepAliveResponse(\x01\x30\x01\x12\x41\n\x06Update\x12\x1a.registry.v1.UpdateRequest\x1a\x1b.registry.v1.UpdateResponse\x12\x38\n\x03Get\x12\x17.registry.v1.GetRequest\x1a\x18.registry.v1.GetResponse\x12;\n\x04List\x12\x18.registry.v1.ListRequest\x1a\x19.registry.v1.ListResponse\x12S\n\x0cListServices\x12 .registry.v1.ListServicesRequest\x1a!.registry.v1.ListServicesResponse\x12@\n\x05Watch\x12\x19.registry.v1.WatchRequest\x1a\x1a.registry.v1.WatchResponse0\x01\x42\x92\x01\n\x12io.grpcregistry.v1B\rRegistryProtoP\x01Z+grpc-registry/protos/registry/v1;registryv1\xf8\x01\x01\xa2\x02\x03GRX\xaa\x02\x0fGrpcRegistry.V1\xca\x02\x0fGrpcRegistry\\V1\xea\x02\x10GrpcRegistry::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aregistry/v1/registry.proto\x12\x0bregistry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"_\n\x0eResponseHeader\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12,\n\tstale_for\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\":\n\x08Locality\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\t\x12\x10\n\x08sub_zone\x18\x03 \x01(\t\"=\n\x0bInstanceKey\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\"\xb9\x04\n\x08Instance\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\x0c\n\x04port\x18\x05 \x01(\r\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x13\n\x06weight\x18\x07 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04tags\x18\x08 \x03(\t\x12\x35\n\x08metadata\x18\t \x03(\x0b\x32#.registry.v1.Instance.MetadataEntry\x12\'\n\x08locality\x18\n \x01(\x0b\x32\x15.registry.v1.Locality\x12#\n\x06status\x18\x0b \x01(\x0e\x32\x13.registry.v1.Status\x12#\n\x06health\x18\x0c \x01(\x0e\x32\x13.registry.v1.Health\x12\x10\n\x08revision\x18\r \x01(\x03\x12\x17\n\x0f\x63reate_revision\x18\x0e \x01(\x03\x12\x12\n\ngeneration\x18\x0f \x01(\x03\x12\x31\n\rregistered_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x03ttl\x18\x11 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\tleaves_at\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07_weight\"\x9a\x02\n\x06\x46ilter\x12\x0c\n\x04tags\x18\x01 \x03(\t\x12\x33\n\x08metadata\x18\x02 \x03(\x0b\x32!.registry.v1.Filter.MetadataEntry\x12\x0f\n\x07version\x18\x03 \x01(\t\x12%\n\x08statuses\x18\x04 \x03(\x0e\x32\x13.registry.v1.Status\x12$\n\x07healths\x18\x05 \x03(\x0e\x32\x13.registry.v1.Health\x12\'\n\x08locality\x18\x06 \x01(\x0b\x32\x15.registry.v1.Locality\x12\x15\n\rroutable_only\x18\x07 \x01(\x08\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"t\n\x0fRegisterRequest\x12\'\n\x08instance\x18\x01 \x01(\x0b\x32\x15.registry.v1.Instance\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08lease_id\x18\x03 \x01(\t\"\xa2\x01\n\x10RegisterResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.registry.v1.ResponseHeader\x12\'\n\x08instance\x18\x02 \x01(\x0b\x32\x15.registry.v1.Instance\x12\x10\n\x08lease_id\x18\x03 \x01(\t\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8a\x01\n\x11\x44\x65registerRequest\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.registry.v1.InstanceKey\x12\x10\n\x08lease_id\x18\x02 \x01(\t\x12(\n\x05\x64rain\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\ngeneration\x18\x04 \x01(\x03\"R\n\x12\x44\x65registerResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.registry.v1.ResponseHeader\x12\x0f\n\x07removed\x18\x02 \x01(\x05\"%\n\x10KeepAliveRequest\x12\x11\n\tlease_ids\x18\x01 \x03(\t\"h\n\x11KeepAliveResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.registry.v1.ResponseHeader\x12&\n\x08renewals\x18\x02 \x03(\x0b\x32\x14.registry.v1.Renewal\"\xc5\x01\n\x07Renewal\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.registry.v1.Renewal.State\x12\x11\n\tinstances\x18\x04 \x01(\x05\"B\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07RENEWED\x10\x01\x12\x08\n\x04HELD\x10\x02\x12\x0b\n\x07UNKNOWN\x10\x03\"i\n\rUpdateRequest\x12\'\n\x08instance\x18\x01 \x01(\x0b\x32\x15.registry.v1.Instance\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"f\n\x0eUpdateResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.registry.v1.ResponseHeader\x12\'\n\x08instance\x18\x02 \x01(\x0b\x32\x15.registry.v1.Instance\"3\n\nGetRequest\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.registry.v1.InstanceKey\"c\n\x0bGetResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.registry.v1.ResponseHeader\x12\'\n\x08instance\x18\x02 \x01(\x0b\x32\x15.registry.v1.Instance\"\x93\x01\n\x0bListRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12#\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x13.registry.v1.Filter\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x14\n\x0cmin_revision\x18\x06 \x01(\x03\"\x90\x01\n\x0cListResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.registry.v1.ResponseHeader\x12(\n\tinstances\x18\x02 \x03(\x0b\x32\x15.registry.v1.Instance\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\x10\n\x08\x63hecksum\x18\x04 \x01(\x06\"O\n\x13ListServicesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x8b\x01\n\x14ListServicesResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.registry.v1.ResponseHeader\x12-\n\x08services\x18\x02 \x03(\x0b\x32\x1b.registry.v1.ServiceSummary\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"Y\n\x0eServiceSummary\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x11\n\tinstances\x18\x03 \x01(\x05\x12\x10\n\x08routable\x18\x04 \x01(\x05\"n\n\x0cWatchRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08services\x18\x02 \x03(\t\x12#\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x13.registry.v1.Filter\x12\x14\n\x0cresume_token\x18\x04 \x01(\t\"\xe6\x01\n\rWatchResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.registry.v1.ResponseHeader\x12\r\n\x05reset\x18\x02 \x01(\x08\x12&\n\x07upserts\x18\x03 \x03(\x0b\x32\x15.registry.v1.Instance\x12)\n\x07removed\x18\x04 \x03(\x0b\x32\x18.registry.v1.InstanceKey\x12\x10\n\x08\x62ookmark\x18\x05 \x01(\x08\x12\x10\n\x08\x63hecksum\x18\x06 \x01(\x06\x12\x14\n\x0cresume_token\x18\x07 \x01(\t\x12\x0c\n\x04more\x18\x08 \x01(\x08*,\n\x06Status\x12\n\n\x06\x41\x43TIVE\x10\x00\x12\x0c\n\x08\x44RAINING\x10\x01\x12\x08\n\x04\x44OWN\x10\x02*?\n\x06Health\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x0b\n\x07HEALTHY\x10\x01\x12\r\n\tUNHEALTHY\x10\x02\x12\x0c\n\x08\x43RITICAL\x10\x03\x32\xc3\x04\n\x08Registry\x12G\n\x08Register\x12\x1c.registry.v1.RegisterRequest\x1a\x1d.registry.v1.RegisterResponse\x12M\n\nDeregister\x12\x1e.registry.v1.DeregisterRequest\x1a\x1f.registry.v1.DeregisterResponse\x12N\n\tKeepAlive\x12\x1d.registry.v1.KeepAliveRequest\x1a\x1e.registry.v1.KeepAliveResponse(\x01\x30\x01\x12\x41\n\x06Update\x12\x1a.registry.v1.UpdateRequest\x1a\x1b.registry.v1.UpdateResponse\x12\x38\n\x03Get\x12\x17.registry.v1.GetRequest\x1a\x18.registry.v1.GetResponse\x12;\n\x04List\x12\x18.registry.v1.ListRequest\x1a\x19.registry.v1.ListResponse\x12S\n\x0cListServices\x12 .registry.v1.ListServicesRequest\x1a!.registry.v1.ListServicesResponse\x12@\n\x05Watch\x12\x19.registry.v1.WatchRequest\x1a\x1a.registry.v1.WatchResponse0\x01\x42\x97\x01\n\x12io.grpcregistry.v1B\rRegistryProtoP\x01Z0example.com/grpc-registry/registry/v1;registryv1\xf8\x01\x01\xa2\x02\x03GRX\xaa\x02\x0fGrpcRegistry.V1\xca\x02\x0fGrpcRegistry\\V1\xea\x02\x10GrpcRegistry::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'registry.v1.registry_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
-  _globals['DESCRIPTOR']._serialized_options = b'\n\022io.grpcregistry.v1B\rRegistryProtoP\001Z+grpc-registry/protos/registry/v1;registryv1\370\001\001\242\002\003GRX\252\002\017GrpcRegistry.V1\312\002\017GrpcRegistry\\V1\352\002\020GrpcRegistry::V1'
+  _globals['DESCRIPTOR']._serialized_options = b'\n\022io.grpcregistry.v1B\rRegistryProtoP\001Z0example.com/grpc-registry/registry/v1;registryv1\370\001\001\242\002\003GRX\252\002\017GrpcRegistry.V1\312\002\017GrpcRegistry\\V1\352\002\020GrpcRegistry::V1'
   _globals['_INSTANCE_METADATAENTRY']._loaded_options = None
   _globals['_INSTANCE_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_FILTER_METADATAENTRY']._loaded_options = None
   _globals['_FILTER_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_STATUS']._serialized_start=3260
-  _globals['_STATUS']._serialized_end=3304
-  _globals['_HEALTH']._serialized_start=3306
-  _globals['_HEALTH']._serialized_end=3369
+  _globals['_STATUS']._serialized_start=3393
+  _globals['_STATUS']._serialized_end=3437
+  _globals['_HEALTH']._serialized_start=3439
+  _globals['_HEALTH']._serialized_end=3502
   _globals['_RESPONSEHEADER']._serialized_start=142
   _globals['_RESPONSEHEADER']._serialized_end=237
   _globals['_LOCALITY']._serialized_start=239
@@ -50,51 +50,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INSTANCEKEY']._serialized_start=299
   _globals['_INSTANCEKEY']._serialized_end=360
   _globals['_INSTANCE']._serialized_start=363
-  _globals['_INSTANCE']._serialized_end=885
-  _globals['_INSTANCE_METADATAENTRY']._serialized_start=827
-  _globals['_INSTANCE_METADATAENTRY']._serialized_end=874
-  _globals['_FILTER']._serialized_start=888
-  _globals['_FILTER']._serialized_end=1170
-  _globals['_FILTER_METADATAENTRY']._serialized_start=827
-  _globals['_FILTER_METADATAENTRY']._serialized_end=874
-  _globals['_REGISTERREQUEST']._serialized_start=1172
-  _globals['_REGISTERREQUEST']._serialized_end=1288
-  _globals['_REGISTERRESPONSE']._serialized_start=1291
-  _globals['_REGISTERRESPONSE']._serialized_end=1453
-  _globals['_DEREGISTERREQUEST']._serialized_start=1455
-  _globals['_DEREGISTERREQUEST']._serialized_end=1573
-  _globals['_DEREGISTERRESPONSE']._serialized_start=1575
-  _globals['_DEREGISTERRESPONSE']._serialized_end=1657
-  _globals['_KEEPALIVEREQUEST']._serialized_start=1659
-  _globals['_KEEPALIVEREQUEST']._serialized_end=1696
-  _globals['_KEEPALIVERESPONSE']._serialized_start=1698
-  _globals['_KEEPALIVERESPONSE']._serialized_end=1802
-  _globals['_RENEWAL']._serialized_start=1805
-  _globals['_RENEWAL']._serialized_end=2002
-  _globals['_RENEWAL_STATE']._serialized_start=1936
-  _globals['_RENEWAL_STATE']._serialized_end=2002
-  _globals['_UPDATEREQUEST']._serialized_start=2004
-  _globals['_UPDATEREQUEST']._serialized_end=2109
-  _globals['_UPDATERESPONSE']._serialized_start=2111
-  _globals['_UPDATERESPONSE']._serialized_end=2213
-  _globals['_GETREQUEST']._serialized_start=2215
-  _globals['_GETREQUEST']._serialized_end=2266
-  _globals['_GETRESPONSE']._serialized_start=2268
-  _globals['_GETRESPONSE']._serialized_end=2367
-  _globals['_LISTREQUEST']._serialized_start=2370
-  _globals['_LISTREQUEST']._serialized_end=2517
-  _globals['_LISTRESPONSE']._serialized_start=2520
-  _globals['_LISTRESPONSE']._serialized_end=2664
-  _globals['_LISTSERVICESREQUEST']._serialized_start=2666
-  _globals['_LISTSERVICESREQUEST']._serialized_end=2706
-  _globals['_LISTSERVICESRESPONSE']._serialized_start=2708
-  _globals['_LISTSERVICESRESPONSE']._serialized_end=2822
-  _globals['_SERVICESUMMARY']._serialized_start=2824
-  _globals['_SERVICESUMMARY']._serialized_end=2913
-  _globals['_WATCHREQUEST']._serialized_start=2915
-  _globals['_WATCHREQUEST']._serialized_end=3025
-  _globals['_WATCHRESPONSE']._serialized_start=3028
-  _globals['_WATCHRESPONSE']._serialized_end=3258
-  _globals['_REGISTRY']._serialized_start=3372
-  _globals['_REGISTRY']._serialized_end=3951
+  _globals['_INSTANCE']._serialized_end=932
+  _globals['_INSTANCE_METADATAENTRY']._serialized_start=874
+  _globals['_INSTANCE_METADATAENTRY']._serialized_end=921
+  _globals['_FILTER']._serialized_start=935
+  _globals['_FILTER']._serialized_end=1217
+  _globals['_FILTER_METADATAENTRY']._serialized_start=874
+  _globals['_FILTER_METADATAENTRY']._serialized_end=921
+  _globals['_REGISTERREQUEST']._serialized_start=1219
+  _globals['_REGISTERREQUEST']._serialized_end=1335
+  _globals['_REGISTERRESPONSE']._serialized_start=1338
+  _globals['_REGISTERRESPONSE']._serialized_end=1500
+  _globals['_DEREGISTERREQUEST']._serialized_start=1503
+  _globals['_DEREGISTERREQUEST']._serialized_end=1641
+  _globals['_DEREGISTERRESPONSE']._serialized_start=1643
+  _globals['_DEREGISTERRESPONSE']._serialized_end=1725
+  _globals['_KEEPALIVEREQUEST']._serialized_start=1727
+  _globals['_KEEPALIVEREQUEST']._serialized_end=1764
+  _globals['_KEEPALIVERESPONSE']._serialized_start=1766
+  _globals['_KEEPALIVERESPONSE']._serialized_end=1870
+  _globals['_RENEWAL']._serialized_start=1873
+  _globals['_RENEWAL']._serialized_end=2070
+  _globals['_RENEWAL_STATE']._serialized_start=2004
+  _globals['_RENEWAL_STATE']._serialized_end=2070
+  _globals['_UPDATEREQUEST']._serialized_start=2072
+  _globals['_UPDATEREQUEST']._serialized_end=2177
+  _globals['_UPDATERESPONSE']._serialized_start=2179
+  _globals['_UPDATERESPONSE']._serialized_end=2281
+  _globals['_GETREQUEST']._serialized_start=2283
+  _globals['_GETREQUEST']._serialized_end=2334
+  _globals['_GETRESPONSE']._serialized_start=2336
+  _globals['_GETRESPONSE']._serialized_end=2435
+  _globals['_LISTREQUEST']._serialized_start=2438
+  _globals['_LISTREQUEST']._serialized_end=2585
+  _globals['_LISTRESPONSE']._serialized_start=2588
+  _globals['_LISTRESPONSE']._serialized_end=2732
+  _globals['_LISTSERVICESREQUEST']._serialized_start=2734
+  _globals['_LISTSERVICESREQUEST']._serialized_end=2813
+  _globals['_LISTSERVICESRESPONSE']._serialized_start=2816
+  _globals['_LISTSERVICESRESPONSE']._serialized_end=2955
+  _globals['_SERVICESUMMARY']._serialized_start=2957
+  _globals['_SERVICESUMMARY']._serialized_end=3046
+  _globals['_WATCHREQUEST']._serialized_start=3048
+  _globals['_WATCHREQUEST']._serialized_end=3158
+  _globals['_WATCHRESPONSE']._serialized_start=3161
+  _globals['_WATCHRESPONSE']._serialized_end=3391
+  _globals['_REGISTRY']._serialized_start=3505
+  _globals['_REGISTRY']._serialized_end=4084
 # @@protoc_insertion_point(module_scope)

@@ -10,7 +10,7 @@ ERRORS. Every error is a google.rpc.Status with details:
 
   INVALID_ARGUMENT     a field is wrong; google.rpc.BadRequest names it (also in the message)
   NOT_FOUND            unknown lease or instance; google.rpc.ResourceInfo names it
-  FAILED_PRECONDITION  the id was taken over by a newer owner; google.rpc.PreconditionFailure
+  FAILED_PRECONDITION  the id belongs to another owner, or leaves; google.rpc.PreconditionFailure
   UNAVAILABLE          the store cannot be reached just now; google.rpc.RetryInfo says when to try again.
                        Reads and watches go on meanwhile, from the last view.
   ABORTED              another writer changed the same instance at the same time, several times over: try again
@@ -226,6 +226,7 @@ class Instance(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     REGISTERED_AT_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
+    LEAVES_AT_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty means `default`."""
     service: _builtins.str
@@ -273,6 +274,12 @@ class Instance(_message.Message):
     def ttl(self) -> _duration_pb2.Duration:
         """The time to live of its lease."""
 
+    @_builtins.property
+    def leaves_at(self) -> _timestamp_pb2.Timestamp:
+        """Set while it drains towards its deregistration (Deregister with `drain`): when it leaves, whatever its owner renews.
+        An owner that finds it without having asked for it was deregistered by somebody else.
+        """
+
     def __init__(
         self,
         *,
@@ -293,10 +300,11 @@ class Instance(_message.Message):
         generation: _builtins.int = ...,
         registered_at: _timestamp_pb2.Timestamp | None = ...,
         ttl: _duration_pb2.Duration | None = ...,
+        leaves_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "locality", b"locality", "registered_at", b"registered_at", "ttl", b"ttl", "weight", b"weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "leaves_at", b"leaves_at", "locality", b"locality", "registered_at", b"registered_at", "ttl", b"ttl", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "create_revision", b"create_revision", "generation", b"generation", "health", b"health", "host", b"host", "id", b"id", "locality", b"locality", "metadata", b"metadata", "namespace", b"namespace", "port", b"port", "registered_at", b"registered_at", "revision", b"revision", "service", b"service", "status", b"status", "tags", b"tags", "ttl", b"ttl", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "create_revision", b"create_revision", "generation", b"generation", "health", b"health", "host", b"host", "id", b"id", "leaves_at", b"leaves_at", "locality", b"locality", "metadata", b"metadata", "namespace", b"namespace", "port", b"port", "registered_at", b"registered_at", "revision", b"revision", "service", b"service", "status", b"status", "tags", b"tags", "ttl", b"ttl", "version", b"version", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
     _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
@@ -457,8 +465,13 @@ class DeregisterRequest(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     LEASE_ID_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     """All instances of a lease; more than 100 leave in steps of 100."""
+    generation: _builtins.int
+    """With a key: only if the instance has this generation, so that an owner which leaves does not remove the one that took
+    its id over; FAILED_PRECONDITION otherwise. 0 means whatever it has.
+    """
     @_builtins.property
     def key(self) -> Global___InstanceKey:
         """One instance. Either this or lease_id."""
@@ -475,10 +488,11 @@ class DeregisterRequest(_message.Message):
         key: Global___InstanceKey | None = ...,
         lease_id: _builtins.str = ...,
         drain: _duration_pb2.Duration | None = ...,
+        generation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "key", b"key", "lease_id", b"lease_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "generation", b"generation", "key", b"key", "lease_id", b"lease_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -572,7 +586,9 @@ class Renewal(_message.Message):
         RENEWED: Renewal._State.ValueType  # 1
         """The lease lives for its whole ttl from now."""
         HELD: Renewal._State.ValueType  # 2
-        """The store is away, so nobody can tell. Nothing expires meanwhile; go on renewing."""
+        """This server cannot reach the store, so it cannot tell. Other replicas may reach it, and go on counting: when it
+        lasts for a third of the ttl, ask another one. Where the store is away for all of them, nothing expires meanwhile.
+        """
         UNKNOWN: Renewal._State.ValueType  # 3
         """There is no such lease: it expired, was ended, or all its instances were taken over. Register again, with the
         generation you held.
@@ -585,7 +601,9 @@ class Renewal(_message.Message):
     RENEWED: Renewal.State.ValueType  # 1
     """The lease lives for its whole ttl from now."""
     HELD: Renewal.State.ValueType  # 2
-    """The store is away, so nobody can tell. Nothing expires meanwhile; go on renewing."""
+    """This server cannot reach the store, so it cannot tell. Other replicas may reach it, and go on counting: when it
+    lasts for a third of the ttl, ask another one. Where the store is away for all of them, nothing expires meanwhile.
+    """
     UNKNOWN: Renewal.State.ValueType  # 3
     """There is no such lease: it expired, was ended, or all its instances were taken over. Register again, with the
     generation you held.
@@ -796,16 +814,24 @@ class ListServicesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAMESPACE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty means `default`."""
+    page_size: _builtins.int
+    """At most this many services in the answer: 1 to 10,000, 0 means 1,000."""
+    page_token: _builtins.str
+    """next_page_token of the page before."""
     def __init__(
         self,
         *,
         namespace: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -817,6 +843,9 @@ class ListServicesResponse(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     SERVICES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
     @_builtins.property
     def header(self) -> Global___ResponseHeader: ...
     @_builtins.property
@@ -828,10 +857,11 @@ class ListServicesResponse(_message.Message):
         *,
         header: Global___ResponseHeader | None = ...,
         services: _abc.Iterable[Global___ServiceSummary] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "services", b"services"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "next_page_token", b"next_page_token", "services", b"services"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

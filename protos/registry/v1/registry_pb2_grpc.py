@@ -99,6 +99,8 @@ class RegistryServicer:
 
     def KeepAlive(self, request_iterator, context):
         """Renews leases: one response for every request, in order. The end of this stream, for whatever reason, ends no lease.
+        A server that has been without its store for so long that the leases asked for could run out ends the stream with
+        UNAVAILABLE and a RetryInfo: ask another replica, which may still reach the store.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -10,7 +10,7 @@ ERRORS. Every error is a google.rpc.Status with details:
 
   INVALID_ARGUMENT     a field is wrong; google.rpc.BadRequest names it (also in the message)
   NOT_FOUND            unknown lease or instance; google.rpc.ResourceInfo names it
-  FAILED_PRECONDITION  the id was taken over by a newer owner; google.rpc.PreconditionFailure
+  FAILED_PRECONDITION  the id belongs to another owner, or leaves; google.rpc.PreconditionFailure
   UNAVAILABLE          the store cannot be reached just now; google.rpc.RetryInfo says when to try again.
                        Reads and watches go on meanwhile, from the last view.
   ABORTED              another writer changed the same instance at the same time, several times over: try again
@@ -58,7 +58,10 @@ class RegistryStub:
     Deregister: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeregisterRequest, _registry_pb2.DeregisterResponse]
     """Removes one instance, or all instances of a lease, at once or after they have drained."""
     KeepAlive: _grpc.StreamStreamMultiCallable[_registry_pb2.KeepAliveRequest, _registry_pb2.KeepAliveResponse]
-    """Renews leases: one response for every request, in order. The end of this stream, for whatever reason, ends no lease."""
+    """Renews leases: one response for every request, in order. The end of this stream, for whatever reason, ends no lease.
+    A server that has been without its store for so long that the leases asked for could run out ends the stream with
+    UNAVAILABLE and a RetryInfo: ask another replica, which may still reach the store.
+    """
     Update: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UpdateRequest, _registry_pb2.UpdateResponse]
     """Changes the named fields of an instance and leaves the others, and its lease, as they are."""
     Get: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetRequest, _registry_pb2.GetResponse]
@@ -83,7 +86,10 @@ class RegistryAsyncStub(RegistryStub):
     Deregister: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeregisterRequest, _registry_pb2.DeregisterResponse]  # type: ignore[assignment]
     """Removes one instance, or all instances of a lease, at once or after they have drained."""
     KeepAlive: _aio.StreamStreamMultiCallable[_registry_pb2.KeepAliveRequest, _registry_pb2.KeepAliveResponse]  # type: ignore[assignment]
-    """Renews leases: one response for every request, in order. The end of this stream, for whatever reason, ends no lease."""
+    """Renews leases: one response for every request, in order. The end of this stream, for whatever reason, ends no lease.
+    A server that has been without its store for so long that the leases asked for could run out ends the stream with
+    UNAVAILABLE and a RetryInfo: ask another replica, which may still reach the store.
+    """
     Update: _aio.UnaryUnaryMultiCallable[_registry_pb2.UpdateRequest, _registry_pb2.UpdateResponse]  # type: ignore[assignment]
     """Changes the named fields of an instance and leaves the others, and its lease, as they are."""
     Get: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetRequest, _registry_pb2.GetResponse]  # type: ignore[assignment]
@@ -123,7 +129,10 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_registry_pb2.KeepAliveRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.KeepAliveResponse], _abc.AsyncIterator[_registry_pb2.KeepAliveResponse]]:
-        """Renews leases: one response for every request, in order. The end of this stream, for whatever reason, ends no lease."""
+        """Renews leases: one response for every request, in order. The end of this stream, for whatever reason, ends no lease.
+        A server that has been without its store for so long that the leases asked for could run out ends the stream with
+        UNAVAILABLE and a RetryInfo: ask another replica, which may still reach the store.
+        """
 
     @_abc_1.abstractmethod
     def Update(

@@ -149,6 +149,28 @@ def test_drain_moves_to_a_lease_that_nobody_renews() -> None:
     it = stored(plan.commit)
     assert (it.status, it.generation, list(it.tags), it.ttl.ToMilliseconds()) == (pb.DRAINING, 3, ["x"], 7500)
     assert (it.revision, it.create_revision) == (0, 0)
+    assert it.leaves_at.ToMilliseconds() == round(NOON * 1000) + 250 + 7500
+
+
+def test_an_update_does_not_keep_back_who_leaves() -> None:
+    catalog = loaded(record(ONE, 5, lease="drain", leaves_at={"seconds": 77}))
+    (put,) = rules(catalog).update(wanted(weight=5), ["weight"]).commit.puts
+    assert (put.lease_id, pb.Instance.FromString(put.value).leaves_at.seconds) == ("drain", 77)
+
+
+def test_a_new_owner_does_not_leave_with_the_one_before() -> None:
+    catalog = loaded(record(ONE, 5, lease="drain", leaves_at={"seconds": 77}))
+    assert not stored(rules(catalog).register(wanted(), 0, NEW).commit).HasField("leaves_at")
+
+
+def test_leaving_names_what_it_leaves() -> None:
+    """Whoever took the id over meanwhile stays, whether the other removes itself or lets itself drain."""
+    catalog = loaded(record(ONE, 5, lease="a", generation=4))
+    for leave in (lambda: rules(catalog).deregister([ONE], 3), lambda: rules(catalog).drain([ONE], NEW, 3)):
+        with pytest.raises(OwnershipLost, match="default/player/one: it has generation 4, not 3"):
+            leave()
+    assert rules(catalog).deregister([ONE], 4).commit.deletes == (Delete(ONE, 5),)
+    assert [put.key for put in rules(catalog).drain([ONE], NEW, 4).commit.puts] == [ONE]
 
 
 def test_the_view_itself_is_never_changed() -> None:

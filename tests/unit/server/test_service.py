@@ -7,12 +7,12 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
 from protos.registry.v1 import registry_pb2 as pb
-from registry_server.errors import InvalidField, LimitExceeded, NotFound, Unavailable
+from registry_server.errors import InvalidField, LimitExceeded, NotFound, OwnershipLost, Unavailable
 from registry_server.rpc import registry
 from registry_server.rpc.health import HealthService, ServerState
 from registry_server.stores.base import Snapshot
 from registry_server.stores.memory import MemoryStore
-from tests.support.core import Core, Sink, drive, key, put, record, settle, sum_of
+from tests.support.core import NOON, Core, Sink, drive, key, put, record, settle, sum_of
 
 SERVING, NOT_SERVING, UNKNOWN = 1, 2, 3
 
@@ -127,10 +127,29 @@ def test_drain_is_seen_at_once_and_ends_by_itself(served: Served) -> None:
     lease_id = served.register().lease_id
     assert served.deregister(lease_id=lease_id, drain={"seconds": 5}).removed == 1
     assert served.get().instance.status == pb.DRAINING
+    assert served.get().instance.leaves_at.ToMilliseconds() - round(NOON * 1000) == 5000
     served.pass_time(5.0)
     assert served.get().instance.status == pb.DRAINING
     served.pass_time(0.2)
     assert served.list().instances == []
+
+
+def test_deregister_of_a_generation_spares_who_took_the_id_over(served: Served) -> None:
+    one = pb.InstanceKey(service="player", id="one")
+    old = served.register().instance
+    new = served.register().instance
+    for drain in (0, 5):
+        with pytest.raises(OwnershipLost):
+            served.deregister(key=one, generation=old.generation, drain={"seconds": drain})
+    assert served.get().instance == new
+    assert served.deregister(key=one, generation=new.generation).removed == 1
+    assert served.list().instances == []
+
+
+def test_deregister_of_a_lease_takes_no_generation(served: Served) -> None:
+    lease_id = served.register().lease_id
+    with pytest.raises(InvalidField, match=r"^generation: goes with a key"):
+        served.deregister(lease_id=lease_id, generation=1)
 
 
 @pytest.mark.parametrize("fields", [{}, {"key": {"service": "player", "id": "one"}, "lease_id": "x"}])
@@ -227,6 +246,51 @@ def test_services_with_their_numbers(served: Served) -> None:
         ("default", "player", 3, 2),
     ]
     assert answer.header.revision == 52
+
+
+def services(served: Served, **question: Any) -> pb.ListServicesResponse:
+    request = pb.ListServicesRequest(**question)
+    return pb.ListServicesResponse.FromString(drive(served.service.list_services(request)))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 8])
+def test_pages_of_services_together_are_the_whole_in_order(served: Served, size: int) -> None:
+    served.feed.emit(put(50, *(key("a", f"s{number}") for number in range(7))))
+    found, token, pages = [], "", 0
+    while pages == 0 or token:
+        page = services(served, page_size=size, page_token=token)
+        assert 0 < len(page.services) <= size
+        found += [it.service for it in page.services]
+        token, pages = page.next_page_token, pages + 1
+    assert found == [f"s{number}" for number in range(7)]
+    assert pages == -(-7 // size)
+
+
+def test_page_of_services_fits_into_what_clients_take(served: Served) -> None:
+    names = [f"{number:05}-{'s' * 122}" for number in range(14_000)]
+    space = "n" * 128
+    served.feed.emit(put(50, *(key("a", name, space) for name in names)))
+    assert len(services(served, namespace=space).services) == 1000
+    page = services(served, namespace=space, page_size=10_000)
+    assert page.ByteSize() < 4 << 20
+    assert page.next_page_token
+    rest = services(served, namespace=space, page_size=10_000, page_token=page.next_page_token)
+    assert [it.service for it in (*page.services, *rest.services)] == names
+    assert not rest.next_page_token
+
+
+def test_page_of_services_with_the_longest_names(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "MAX_PAGE_BYTES", 2000)
+    served.feed.emit(put(50, *(key("a", f"{number}-{'s' * 126}", "n" * 128) for number in range(10))))
+    page = services(served, namespace="n" * 128)
+    assert len(page.services) == 7
+    assert page.ByteSize() < 2000 + 200
+
+
+@pytest.mark.parametrize("question", [{"page_size": -1}, {"page_size": 10_001}, {"page_token": "a/b"}])
+def test_bad_pages_of_services(served: Served, question: dict[str, Any]) -> None:
+    with pytest.raises(InvalidField, match="^" + next(iter(question))):
+        services(served, **question)
 
 
 async def test_revision_that_does_not_come_is_unavailable(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ EXAMPLES: dict[type[errors.RequestError], tuple[errors.RequestError, grpc.Status
         "abc",
     ),
     errors.OwnershipLost: (
-        errors.OwnershipLost("default/player/one", 3, 4),
+        errors.OwnershipLost("default/player/one", "generation 3 was taken over by generation 4"),
         grpc.StatusCode.FAILED_PRECONDITION,
         error_details_pb2.PreconditionFailure,
         "default/player/one",

@@ -85,8 +85,8 @@ def test_what_is_given_stays() -> None:
 
 
 def test_what_the_server_sets_is_ignored() -> None:
-    it = accepted(revision=7, create_revision=-1, generation=3)
-    assert (it.revision, it.create_revision, it.generation) == (0, 0, 3)
+    it = accepted(revision=7, create_revision=-1, generation=3, leaves_at={"seconds": 5})
+    assert (it.revision, it.create_revision, it.generation, it.HasField("leaves_at")) == (0, 0, 3, False)
 
 
 def test_unknown_fields_are_not_kept() -> None:

@@ -14,6 +14,7 @@ from registry_server.stores.base import (
     Cause,
     Commit,
     Delta,
+    Ill,
     Key,
     Progress,
     Snapshot,
@@ -39,6 +40,7 @@ class Feed:
         self.catalog = catalog
         self.guard = RemovalGuard(catalog.get)
         self.loaded = asyncio.Event()
+        self._loaded_at = math.inf
         self._store = store
         self._hub = hub
         self._clock = clock
@@ -104,6 +106,11 @@ class Feed:
                 self._away(reason)
             case Back():
                 self._back()
+            case Ill(reason):
+                log.warning("the store was ill: %s", reason)
+                self.guard.store_ill(self._clock())
+        if self.catalog.revision >= self._loaded_at:
+            self.loaded.set()
         if self._waiting:
             self._release_waiting()
 
@@ -114,7 +121,7 @@ class Feed:
         self._changed(self.catalog.load(snapshot, kept))
         if is_new_order:
             self._hub.reset()
-        self.loaded.set()
+        self._loaded_at = max(snapshot.revision, snapshot.through)
 
     def _away(self, reason: str) -> None:
         if self._away_since is None:

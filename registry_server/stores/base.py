@@ -108,11 +108,18 @@ class Deleted(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """The full set at a revision: first of all events, and again whenever the store cannot tell what changed."""
+    """The full set at a revision: first of all events, and again whenever the store cannot tell what changed.
+
+    `fence` plus a revision of this epoch is a number that this registry never gave before, in no epoch: it begins at
+    the microseconds of the wall clock when the epoch began. `through` is the revision that the store had reached when
+    this telling began (0: the snapshot's own); what lies between is told at once, by Deltas.
+    """
 
     epoch: str
     revision: int
     records: tuple[Record, ...]
+    fence: int = 0
+    through: int = 0
 
 
 class Delta(NamedTuple):
@@ -140,7 +147,16 @@ class Back:
     """The store is reached again and goes on telling where it stopped."""
 
 
-StoreEvent = Snapshot | Delta | Progress | Away | Back
+class Ill(NamedTuple):
+    """The store is reached, but was silent for so long that leases may have run out though their owners asked in time.
+
+    Told before any Delta that came after such a silence.
+    """
+
+    reason: str
+
+
+StoreEvent = Snapshot | Delta | Progress | Away | Back | Ill
 Emit = Callable[[StoreEvent], None]
 
 
@@ -208,6 +224,15 @@ class Store(ABC):
 
         The event that tells of the commit may come before this returns, or after.
         """
+
+    async def vouch(self) -> None:
+        """Note that the view as of the last event told is whole: no removal waits, and none was the store's fault.
+
+        A store that many servers share keeps it where all of them see it, and a server that starts is told everything
+        from there on as it happened, so that what ran out during an outage is an event for it and not an absence.
+        Raises StoreAway.
+        """
+        return
 
     @abstractmethod
     async def aclose(self) -> None:

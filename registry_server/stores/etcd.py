@@ -10,7 +10,8 @@ import contextlib
 import logging
 import random
 import secrets
-from collections.abc import AsyncIterator, Iterable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 from aetcd.rpc import rpc_pb2
@@ -66,8 +67,11 @@ _log = logging.getLogger(__name__)
 class EtcdStore(Store):
     """Records in etcd, each attached to a lease of etcd's own."""
 
-    def __init__(self, url: EtcdURL, rng: random.Random | None = None) -> None:
+    def __init__(
+        self, url: EtcdURL, rng: random.Random | None = None, wall_clock: Callable[[], float] = time.time
+    ) -> None:
         self._url = url
+        self._wall_clock = wall_clock
         self._layout = Layout.below(url.prefix)
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, hides nothing
         self._endpoints = self._rng.sample(url.endpoints, len(url.endpoints))
@@ -108,7 +112,7 @@ class EtcdStore(Store):
     async def _serve(self, endpoint: str, teller: "_Teller") -> None:
         """Tell what happens, and take writes, through one endpoint until that fails."""
         try:
-            async with _session(endpoint, self._url, self._layout) as session:
+            async with _session(endpoint, self._url, self._layout, self._wall_clock) as session:
                 await session.start(teller)
                 self._session = session
                 await session.run(teller)
@@ -210,11 +214,13 @@ class EtcdStore(Store):
 
 
 @contextlib.asynccontextmanager
-async def _session(endpoint: str, url: EtcdURL, layout: Layout) -> AsyncIterator["_Session"]:
+async def _session(
+    endpoint: str, url: EtcdURL, layout: Layout, wall_clock: Callable[[], float]
+) -> AsyncIterator["_Session"]:
     link = Link(endpoint, url)
     try:
         async with Watch(link) as watch:
-            yield _Session(link, watch, layout)
+            yield _Session(link, watch, layout, wall_clock)
     finally:
         await link.aclose()
 
@@ -232,18 +238,24 @@ class _Teller:
         self._is_away = False
         self.has_started = False
         self.told: Told | None = None
+        # At least what any epoch told so far may have given out, see Snapshot.fence.
+        self.given_out = 0
 
     def start(self, opening: Snapshot | Back, told: Told) -> None:
         """A link is up: the full set, or the sign that the telling goes on."""
         if isinstance(opening, Snapshot) or self._is_away:
             self._emit(opening)
-        self._is_away, self.has_started, self.told = False, True, told
+        self._is_away, self.has_started = False, True
+        self._has_told(told)
 
     def tell(self, events: Iterable[StoreEvent], told: Told) -> None:
         """Events that lead up to `told`."""
         for event in events:
             self._emit(event)
-        self.told = told
+        self._has_told(told)
+
+    def _has_told(self, told: Told) -> None:
+        self.told, self.given_out = told, max(self.given_out, told.fence + told.revision)
 
     def forget(self) -> None:
         """What was told leads nowhere; the next link starts with the full set."""
@@ -262,7 +274,8 @@ class _Teller:
 class _Session:
     """A link in use: where the telling starts, the watch that continues it, the renewals, and the writes."""
 
-    def __init__(self, link: Link, watch: Watch, layout: Layout) -> None:
+    def __init__(self, link: Link, watch: Watch, layout: Layout, wall_clock: Callable[[], float]) -> None:
+        self._wall_clock = wall_clock
         self.link = link
         self.renewals = Renewals(link)
         self._watch = watch
@@ -271,7 +284,7 @@ class _Session:
     async def start(self, teller: _Teller) -> None:
         """Log in, find out what was missed, open the watch, and only then tell."""
         await self.link.login()
-        opening, told = await self._opening(teller.told)
+        opening, told = await self._opening(teller)
         await self._watch.open(self._layout, told)
         teller.start(opening, told)
 
@@ -298,31 +311,33 @@ class _Session:
 
     # ---- where the telling starts
 
-    async def _opening(self, told: Told | None) -> tuple[Snapshot | Back, Told]:
-        """Back when the telling can go on just after `told`, else the full set.
+    async def _opening(self, teller: _Teller) -> tuple[Snapshot | Back, Told]:
+        """Back when the telling can go on just after what was told, else the full set.
 
         A watch from a revision that the cluster has not reached would wait in silence, so a cluster that has gone
         backwards (restored from a backup) gets a new epoch.
         """
-        epoch = await self._epoch()
-        if told is not None and told.epoch == epoch.name:
+        told, epoch = teller.told, await self._epoch()
+        if not epoch.name:
+            await self._new_epoch(epoch, teller.given_out)
+        elif told is not None and told.epoch == epoch.name:
             if epoch.cluster_revision < told.revision:
-                await self._new_epoch(epoch.key_revision)
+                await self._new_epoch(epoch, teller.given_out)
             elif await self._remembers(told.revision):
                 return Back(), told
         full = await self._load()
-        return full, Told(full.epoch, full.revision)
+        return full, Told(full.epoch, full.revision, full.fence)
 
     async def _epoch(self) -> Epoch:
-        request = rpc_pb2.RangeRequest(key=self._layout.epoch)
-        answer = await self.link.ask(self.link.kv.Range, request)
-        if not answer.kvs:
-            await self._new_epoch(seen_revision=0)
-            answer = await self.link.ask(self.link.kv.Range, request)
-        return epoch_of(answer)
+        return epoch_of(await self.link.ask(self.link.kv.Range, rpc_pb2.RangeRequest(key=self._layout.epoch)))
 
-    async def _new_epoch(self, seen_revision: int) -> None:
-        request = self._layout.create_epoch(secrets.token_hex(8), seen_revision)
+    async def _new_epoch(self, seen: Epoch, given_out: int) -> None:
+        """Begin an epoch in place of the one seen, unless another server did so meanwhile.
+
+        Its fence is above all that the epochs known here may have given out, also when the wall clock was set back.
+        """
+        fence = max(int(self._wall_clock() * 1e6), seen.fence + seen.cluster_revision + 1, given_out + 1)
+        request = self._layout.create_epoch(secrets.token_hex(8), fence, seen.key_revision)
         await self.link.ask(self.link.kv.Txn, request)
 
     async def _remembers(self, revision: int) -> bool:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -24,6 +24,7 @@ from registry_server.stores.base import (
 
 VERSION = "v1"
 _LEASE = re.compile(r"[0-9a-f]{16}")
+_EPOCH = re.compile(r"([0-9a-f]{16}) ([0-9]{1,16})")
 
 
 class EpochChanged(Exception):
@@ -80,7 +81,7 @@ class Layout:
 
     @property
     def epoch(self) -> bytes:
-        """Holds the token that tells this registry from an earlier one on the same cluster."""
+        """Holds the token that tells this registry from an earlier one on the same cluster, and the fence."""
         return self.root + b"epoch"
 
     @property
@@ -112,9 +113,10 @@ class Layout:
 
     # ---- requests
 
-    def create_epoch(self, token: str, seen_revision: int) -> Any:
-        """Write the epoch's token if the key still has `seen_revision` (0: is absent)."""
-        put = rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=self.epoch, value=token.encode()))
+    def create_epoch(self, token: str, fence: int, seen_revision: int) -> Any:
+        """Begin an epoch if the key still has `seen_revision` (0: is absent). `token` is 16 hexadecimal digits."""
+        value = f"{token} {fence}".encode()
+        put = rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=self.epoch, value=value))
         return rpc_pb2.TxnRequest(compare=[_unchanged(self.epoch, seen_revision)], success=[put])
 
     def page(self, start: bytes, limit: int, revision: int) -> Any:
@@ -178,42 +180,53 @@ class Told:
 
     epoch: str
     revision: int
+    fence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """The epoch in force, the revision of its key, and the revision that the cluster has reached."""
+    """The epoch in force and its fence; `name` is empty when nobody wrote it yet, or something else is in its place.
+
+    Beside it stand the revision of its key (0: there is none) and the revision that the cluster has reached.
+    """
 
     name: str
+    fence: int
     key_revision: int
     cluster_revision: int
 
 
 def epoch_of(response: Any) -> Epoch:
-    """The epoch in the answer to a Range of its key. Raises EpochChanged when it is not there."""
+    """The epoch in the answer to a Range of its key."""
+    header = response.header
     if not response.kvs:
-        raise EpochChanged
-    kv, header = response.kvs[0], response.header
-    return Epoch(_epoch_name(header.cluster_id, kv.value), kv.mod_revision, header.revision)
+        return Epoch("", 0, 0, header.revision)
+    kv = response.kvs[0]
+    name, fence = _read_epoch(header.cluster_id, kv.value) or ("", 0)
+    return Epoch(name, fence, kv.mod_revision, header.revision)
 
 
-def _epoch_name(cluster_id: int, token: bytes) -> str:
-    """A wiped cluster that is started with the same flags has the same id, hence the token."""
-    return f"{cluster_id:x}.{token.decode(errors='replace')}"
+def _read_epoch(cluster_id: int, value: bytes) -> tuple[str, int] | None:
+    """The name of an epoch and its fence. A wiped cluster that is started with the same flags has the same id, hence
+    the token in the name."""
+    match = _EPOCH.fullmatch(value.decode(errors="replace"))
+    return (f"{cluster_id:x}.{match[1]}", int(match[2])) if match else None
 
 
 def snapshot(layout: Layout, cluster_id: int, revision: int, kvs: Iterable[Any]) -> Snapshot:
     """The full set out of all keys below the prefix. Raises EpochChanged when the epoch is not among them."""
-    records, epoch = [], None
+    records: list[Record] = []
+    epoch = None
     for kv in kvs:
         record = layout.record(kv)
         if record is not None:
             records.append(record)
         elif kv.key == layout.epoch:
-            epoch = _epoch_name(cluster_id, kv.value)
+            epoch = _read_epoch(cluster_id, kv.value)
     if epoch is None:
         raise EpochChanged
-    return Snapshot(epoch, revision, tuple(records))
+    name, fence = epoch
+    return Snapshot(name, revision, tuple(records), fence, revision)
 
 
 class Telling:
@@ -250,7 +263,7 @@ class Telling:
         return Progress(self._told.revision)
 
     def _advance(self, revision: int) -> None:
-        self._told = Told(self._told.epoch, revision)
+        self._told = replace(self._told, revision=revision)
 
     def _event(self, revision: int, events: list[Any]) -> Delta | Progress:
         puts = [event.kv for event in events if event.type == kv_pb2.Event.PUT]

@@ -34,9 +34,13 @@ class MemoryStore(Store):
     """Records in a dict. A commit is told before it returns, so the view is never behind a write."""
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, new_id: Callable[[], str] = lambda: secrets.token_hex(8)
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        new_id: Callable[[], str] = lambda: secrets.token_hex(16),
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
+        self._fence = int(wall_clock() * 1e6)
         self._new_id = new_id
         self._epoch = new_id()
         self._revision = 1
@@ -47,7 +51,7 @@ class MemoryStore(Store):
     async def run(self, emit: Emit) -> None:
         """Tell of every change; look for leases to end once a tick."""
         self._emit = emit
-        emit(Snapshot(self._epoch, self._revision, tuple(self._records.values())))
+        emit(Snapshot(self._epoch, self._revision, tuple(self._records.values()), self._fence, self._revision))
         ticked = self._clock()
         while True:
             await asyncio.sleep(TICK_S)

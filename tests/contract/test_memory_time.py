@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_server.stores.base import Cause, Commit, Delta, Key, Outcome, Put
+from registry_server.stores.base import Cause, Commit, Delta, Key, Outcome, Put, Snapshot
 from registry_server.stores.leases import LeaseTable
 from registry_server.stores.memory import MemoryStore
 from tests.support.stores import Running, running
@@ -54,6 +54,14 @@ async def held(run: Running, ttl_s: float) -> str:
 async def renew(run: Running, lease_id: str) -> Outcome:
     (renewal,) = await run.store.keep_alive([lease_id])
     return renewal.outcome
+
+
+async def test_fence_grows_from_one_start_to_the_next() -> None:
+    fences = []
+    for now in (1_764_000_000.0, 1_764_000_000.5):
+        async with running(MemoryStore(wall_clock=lambda now=now: now)) as run:
+            fences += [snapshot.fence for snapshot in run.seen.of(Snapshot)]
+    assert fences == [1_764_000_000_000_000, 1_764_000_000_500_000]
 
 
 async def test_no_early_expiry(run: Running, clock: Clock) -> None:

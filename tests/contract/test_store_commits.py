@@ -294,3 +294,17 @@ async def test_no_increment_is_lost(run: Running) -> None:
 
     await asyncio.gather(*(increment() for _ in range(20)))
     assert run.seen.view[key].value == b"20"
+
+
+# ---- the fence
+
+
+async def test_fence_and_revision_never_come_twice(run: Running) -> None:
+    first = run.seen.of(Snapshot)[0]
+    given_out = first.fence + await run.put(run.key(), await granted(run))
+    await run.stop()
+    await run.start()
+    again = run.seen.of(Snapshot)[0]
+    assert (again.epoch, again.fence) == (first.epoch, first.fence)
+    assert again.fence + again.revision >= given_out
+    assert first.through >= first.revision > 0

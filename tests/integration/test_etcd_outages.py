@@ -199,14 +199,28 @@ async def test_gone_back_to_a_backup(etcd: EtcdCluster) -> None:
         assert other.seen.view == run.seen.view
 
 
-async def test_epoch_removed_by_hand(backends: Backends) -> None:
-    etcd = backends.etcd()
-    async with running(EtcdStore.from_url(etcd.url("/by-hand"))) as run:
+BROKEN_EPOCHS = {
+    "removed": None,
+    "empty": "",
+    "text": "hello",
+    "no-fence": "f9aa8b032f42de28",
+    "negative": "f9aa8b032f42de28 -1",
+    "no-text": "\udcff\udc00",
+}
+
+
+@pytest.mark.parametrize("how", BROKEN_EPOCHS)
+async def test_epoch_removed_or_broken_by_hand(backends: Backends, how: str) -> None:
+    etcd, prefix, value = backends.etcd(), f"/by-hand-{how}", BROKEN_EPOCHS[how]
+    clock = iter((2e9, 1e9))  # the second epoch begins after the wall clock was set back by thirty years
+    async with running(EtcdStore(EtcdURL.parse(etcd.url(prefix)), wall_clock=lambda: next(clock))) as run:
         lease = await with_records(run)
-        epoch, view = run.seen.epoch, dict(run.seen.view)
-        await etcd.etcdctl_async("del", "/by-hand/v1/epoch")
+        (first,), epoch, view = run.seen.of(Snapshot), run.seen.epoch, dict(run.seen.view)
+        key = f"{prefix}/v1/epoch"
+        await etcd.etcdctl_async(*(("del", key) if value is None else ("put", "--", key, value)))
         snapshot = await run.seen.wait_next(Snapshot, after=1)
         assert snapshot.epoch != epoch
+        assert snapshot.fence > first.fence + max(record.revision for record in view.values())
         assert run.seen.view == view
         assert run.seen.of(Away) == []
         await run.seen.wait(lambda: in_use(run) is not None, "in use again", timeout_s=2)

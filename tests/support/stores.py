@@ -127,6 +127,7 @@ class Recorder:
     def _fold(self, event: StoreEvent) -> None:
         match event:
             case Snapshot(epoch, revision, records):
+                self._expect(event.fence > 0, "a snapshot without a fence")
                 self._expect(len({record.key for record in records}) == len(records), "a snapshot names a key twice")
                 self._expect(epoch != self.epoch or revision >= self.revision, f"went back to revision {revision}")
                 self.epoch, self.revision, self.is_away = epoch, revision, False

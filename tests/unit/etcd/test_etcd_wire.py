@@ -192,12 +192,12 @@ def test_a_new_epoch_ends_the_telling(event: Any) -> None:
 def test_snapshot() -> None:
     kvs = [
         put(LAYOUT.cause, 3, b"drained").kv,
-        put(LAYOUT.epoch, 2, b"t0ken").kv,
+        put(LAYOUT.epoch, 2, b"0000000000070ce1 17").kv,
         put(name(1), 9, b"v", created=4, lease=0xABC).kv,
         put(LAYOUT.root + b"note", 5).kv,
     ]
     full = snapshot(LAYOUT, 0xC1, 11, kvs)
-    assert (full.epoch, full.revision) == ("c1.t0ken", 11)
+    assert (full.epoch, full.revision, full.fence, full.through) == ("c1.0000000000070ce1", 11, 17, 11)
     assert full.records == (Record(Key("n", "s", "1"), b"v", "0000000000000abc", 9, 4),)
     with pytest.raises(EpochChanged):
         snapshot(LAYOUT, 0xC1, 11, kvs[2:])

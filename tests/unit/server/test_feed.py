@@ -18,6 +18,7 @@ from registry_server.stores.base import (
     Commit,
     Delete,
     Emit,
+    Ill,
     Lease,
     Progress,
     Renewal,
@@ -170,3 +171,20 @@ def test_another_order_of_changes_is_told_to_everybody(epoch: str, revision: int
     core.feed.emit(Snapshot(epoch, revision, (record(ONE, 2),)))
     settle(core, [watcher])
     assert (watcher.fold.epoch, watcher.fold.revision, watcher.fold.resets) == (epoch, revision, 2)
+
+
+def test_loaded_is_told_once_the_store_has_told_what_it_knew() -> None:
+    core = Core(Mute())
+    core.feed.emit(Snapshot("e1", 10, (record(ONE, 5),), through=20))
+    core.feed.emit(gone(15, ONE, cause=Cause.EXPIRED))
+    assert not core.feed.loaded.is_set()
+    core.feed.emit(Progress(20))
+    assert core.feed.loaded.is_set()
+
+
+async def test_what_expires_after_the_store_was_ill_waits() -> None:
+    core = Core(Mute())
+    core.feed.emit(Snapshot("e1", 10, (record(ONE, 5, ttl={"seconds": 15}),)))
+    core.feed.emit(Ill("silent for 3 s"))
+    core.feed.emit(gone(11, ONE, cause=Cause.EXPIRED))
+    assert core.catalog.get(ONE) is not None

@@ -205,7 +205,7 @@ BROKEN_EPOCHS = {
     "text": "hello",
     "no-fence": "f9aa8b032f42de28",
     "negative": "f9aa8b032f42de28 -1",
-    "no-text": "\udcff\udc00",
+    "no-text": "\udcff\udcfe",
 }
 
 

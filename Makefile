@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help run test demo bench lint format types protos check-protos clean
+.PHONY: help run test faults demo bench lint format types protos check-protos clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ run: $(VENV)/.base $(VENV)/.grpcurl ## start the server (LISTEN=HOST:PORT, STORE
 
 test: $(VENV)/.test ## every test, on the embedded store and on a real etcd
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTARGS)
+
+faults: $(VENV)/.test ## histories under random faults, each from its seed (FAULTSARGS='--seconds 600 --seed 7')
+	@$(BIN)/python -m tests.faults $(FAULTSARGS)
 
 demo: $(VENV)/.test ## the main job in under 30 s (STORE=memory or STORE=etcd)
 	@$(BIN)/python -m examples.demo --store $(STORE:memory:=memory)

@@ -1,16 +1,43 @@
 """The values users see: instances, endpoints, filters. Frozen, and translated to and from the wire here alone."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, NamedTuple, Self, TypedDict
+from typing import Any, NamedTuple, NoReturn, Self, TypedDict, TypeVar
 
 from google.protobuf import field_mask_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from protos.registry.v1 import registry_pb2 as pb
 
 DEFAULT_NAMESPACE = "default"
+# A ttl above this is no ttl: whoever sent it made a mistake.
+_LONGEST_TTL_S = 366 * 24 * 3600.0
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+class FrozenDict(dict[_K, _V]):
+    """A dict that cannot be changed, so that values which many share stay what they are. Raises TypeError for a try.
+
+    It is a dict for whoever reads it: `json.dumps`, `pickle`, `copy` and `==` work; `dict(it)` is a copy to change.
+    """
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("this dict cannot be changed; change a copy: dict(it)")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[type, tuple[dict[_K, _V]]]:
+        return type(self), (dict(self),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return type(self)((deepcopy(key, memo), deepcopy(value, memo)) for key, value in self.items())
 
 
 class Status(StrEnum):
@@ -90,7 +117,7 @@ class Instance:
         if isinstance(self.tags, str):
             raise TypeError(f"tags: a sequence of strings is needed, not the string {self.tags!r}")
         object.__setattr__(self, "tags", tuple(self.tags))
-        object.__setattr__(self, "metadata", dict(self.metadata))
+        object.__setattr__(self, "metadata", FrozenDict(self.metadata))
         object.__setattr__(self, "status", Status(self.status))
         object.__setattr__(self, "health", Health(self.health))
 
@@ -136,7 +163,7 @@ class Instance:
 
     @classmethod
     def from_proto(cls, message: pb.Instance) -> Self:
-        """The instance as the registry shows it."""
+        """The instance as the registry shows it. Takes whatever a message can hold: what makes no sense is left out."""
         where = message.locality
         return cls(
             service=message.service,
@@ -154,8 +181,8 @@ class Instance:
             revision=message.revision,
             create_revision=message.create_revision,
             generation=message.generation,
-            registered_at=message.registered_at.ToDatetime(UTC) if message.HasField("registered_at") else None,
-            ttl_s=message.ttl.ToNanoseconds() / 1e9 if message.HasField("ttl") else None,
+            registered_at=_when(message.registered_at) if message.HasField("registered_at") else None,
+            ttl_s=_ttl_s(message.ttl) if message.HasField("ttl") else None,
         )
 
     def updated_like(self, seen: Self) -> Self:
@@ -169,6 +196,20 @@ class Instance:
             version=seen.version,
             health=seen.health,
         )
+
+
+def _when(value: Timestamp) -> datetime | None:
+    """A time that no calendar has is none: the rest of the instance is no worse for it."""
+    try:
+        return value.ToDatetime(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _ttl_s(value: Duration) -> float | None:
+    """A ttl that cannot be one is none."""
+    ttl_s = value.ToNanoseconds() / 1e9
+    return ttl_s if 0 <= ttl_s <= _LONGEST_TTL_S else None
 
 
 # An enum value of a newer registry is read as the one that takes no traffic.

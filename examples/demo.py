@@ -7,6 +7,11 @@ should be.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":  # the other imports take a while, and Ctrl-C ends them without a word
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import asyncio
 import contextlib
@@ -14,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +40,7 @@ CALLS = 1000
 CALLERS = 8
 TOLERANCE = 0.01  # of all calls; weighted round robin is exact but for the last period
 WAIT_S = 15.0
+INTERRUPTED = 130
 
 
 @dataclass(slots=True)
@@ -240,12 +246,34 @@ async def start_games(stack: contextlib.AsyncExitStack, address: str, logs: Path
     return dict(zip(started, await asyncio.gather(*started.values()), strict=True))
 
 
+def interruptible(work: Coroutine[None, None, int]) -> int:
+    """The result of `work`; 130, as shells have it, if Ctrl-C ended it. What it began is ended in order."""
+
+    async def guarded() -> int:
+        task, is_interrupted = asyncio.ensure_future(work), False
+
+        def interrupt() -> None:
+            nonlocal is_interrupted
+            is_interrupted = True
+            task.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
+        try:
+            return await task
+        except BaseException:  # what is cut off fails in many ways
+            if not is_interrupted:
+                raise
+            return INTERRUPTED
+
+    return asyncio.run(guarded())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", choices=["memory", "etcd"], default="memory")
     o = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="grpc-registry-demo-") as logs:
-        return asyncio.run(run(o.store, Path(logs)))
+        return interruptible(run(o.store, Path(logs)))
 
 
 if __name__ == "__main__":

@@ -45,7 +45,10 @@ async def running(command: Sequence[str], ready: str, *, log: Path) -> AsyncIter
     """Runs a Python module until the block ends; begins once its stdout matches `ready`. Raises NotReady."""
     with log.open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", *command, stdout=asyncio.subprocess.PIPE, stderr=stderr
+            *(sys.executable, "-m", *command),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
+            start_new_session=True,  # Ctrl-C is for the demo, which ends what it began
         )
     try:
         async with asyncio.timeout(READY_S):
@@ -82,6 +85,7 @@ async def etcd() -> AsyncIterator[str]:
             *("--initial-cluster", f"default=http://127.0.0.1:{peer}"),
             stdout=log,
             stderr=log,
+            start_new_session=True,
         )
     try:
         await _listening(client, process, data / "etcd.log")

@@ -15,7 +15,6 @@ import click
 from registry_server import config as configs
 from registry_server.config import Config, ConfigError
 from registry_server.observe import logs
-from registry_server.server import AddressTaken, serve
 from registry_server.stores.base import StoreError
 
 EXIT_USAGE = 2
@@ -34,18 +33,29 @@ class _Command(click.Command):
 
 
 @click.command(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--listen", metavar="HOST:PORT", help="Where to listen; port 0 takes a free one. [127.0.0.1:7400]")
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Where to listen; no HOST is every interface, port 0 any. [127.0.0.1:7400]",
+)
 @click.option("--store", metavar="URL", help="memory: or etcd://HOST:PORT,… with ?user=…&password=…&ca=… [memory:]")
-@click.option("--config", "file", type=click.Path(path_type=Path), help="A TOML file with any of these settings.")
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    help="A TOML file of these settings. [env REGISTRY_CONFIG]",
+)
 @click.option("--log-format", metavar="FORMAT", help="text or json. [text]")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error. [info]")
 @click.version_option(package_name="grpc-registry")
 def main(file: Path | None, **flags: str | None) -> None:
     """Run a registry server until SIGTERM or SIGINT.
 
-    Every setting can also come from the environment (REGISTRY_LISTEN, REGISTRY_STORE, …) or from the file; flags win
-    over the environment, and the environment over the file. Prints "listening on HOST:PORT" when it is ready.
+    Every setting can also come from the environment (REGISTRY_LISTEN, REGISTRY_STORE, …) or from the file, which
+    REGISTRY_CONFIG can name too; flags win over the environment, and the environment over the file. Prints "listening
+    on HOST:PORT" when it is ready.
     """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the server runs: Ctrl-C ends it without a word
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what the core would print is said by our own errors
     problems: list[str] = []
     try:
@@ -53,7 +63,7 @@ def main(file: Path | None, **flags: str | None) -> None:
         logs.set_up(config.log_format, config.log_level)
         with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
             runner.run(_run(config))
-    except* (ConfigError, AddressTaken, StoreError) as group:
+    except* (ConfigError, StoreError) as group:
         problems += map(str, _leaves(group))
     if problems:
         click.echo(f"registry-server: {'; '.join(problems)}", err=True)
@@ -67,6 +77,8 @@ async def _run(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
+    from registry_server.server import serve  # loads grpc, which takes a while and reads its environment then
+
     with contextlib.suppress(asyncio.CancelledError):
         async with serve(config) as address:
             _spare_the_collector()

@@ -1,5 +1,6 @@
 """Every setting of the server. Flags win over the environment, that over the file, that over the defaults."""
 
+import ipaddress
 import re
 import tomllib
 from collections.abc import Mapping
@@ -11,10 +12,14 @@ from registry_server.stores import open_store
 from registry_server.stores.base import BadStoreURL
 
 ENV_PREFIX = "REGISTRY_"
+FILE_VARIABLE = ENV_PREFIX + "CONFIG"
 LOG_FORMATS = ("text", "json")
+MAX_PORT = 65_535
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
-_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.*-]*):(\d{1,5})")
+# Both mean every interface.
+_EVERYWHERE = ("", "*")
+_ADDRESS = re.compile(r"(?:\*|[A-Za-z0-9_.-]*|\[(?P<ipv6>[^\[\]]+)\]):(?P<port>[0-9]{1,5})")
 
 
 class ConfigError(ValueError):
@@ -25,14 +30,13 @@ class ConfigError(ValueError):
 class Config:
     """The settings, valid as a whole. Raises ConfigError."""
 
-    listen: str = "127.0.0.1:7400"  # HOST:PORT; port 0 takes a free one
+    listen: str = "127.0.0.1:7400"  # HOST:PORT; port 0 takes a free one, no host or * every interface
     store: str = "memory:"  # a store URL; several servers on one etcd are one registry
     log_format: str = "text"  # text or json
     log_level: str = "info"  # debug, info, warning or error
 
     def __post_init__(self) -> None:
-        match = _ADDRESS.fullmatch(self.listen)
-        if match is None or int(match[2]) > 65535:
+        if not _is_address(self.listen):
             raise ConfigError(f"listen: must be HOST:PORT with a port of 0 to 65535, is {self.listen!r}")
         _one_of("log_format", self.log_format, LOG_FORMATS)
         _one_of("log_level", self.log_level, LOG_LEVELS)
@@ -44,12 +48,23 @@ class Config:
     @property
     def host(self) -> str:
         """The host part of `listen`, as it is shown."""
-        return self.listen.rpartition(":")[0] or "0.0.0.0"  # noqa: S104 - what an empty host means
+        host = self.listen.rpartition(":")[0]
+        return "0.0.0.0" if host in _EVERYWHERE else host  # noqa: S104 - which is asked for
+
+    @property
+    def port(self) -> int:
+        """The port of `listen`; 0 for any that is free."""
+        return int(self.listen.rpartition(":")[2])
 
 
 def load(flags: Mapping[str, Any], env: Mapping[str, str], file: Path | None) -> Config:
-    """The settings from all their sources; a flag that is None was not given. Raises ConfigError."""
+    """The settings from all their sources; a flag that is None was not given. Raises ConfigError.
+
+    Without a `file`, REGISTRY_CONFIG names one, if it is set and not empty.
+    """
     names = [field.name for field in fields(Config)]
+    if file is None and (named := env.get(FILE_VARIABLE)):
+        file = Path(named)
     settings: dict[str, Any] = _from_file(file, names) if file else {}
     settings |= {name: env[ENV_PREFIX + name.upper()] for name in names if ENV_PREFIX + name.upper() in env}
     settings |= {name: flags[name] for name in names if flags.get(name) is not None}
@@ -69,6 +84,16 @@ def _from_file(path: Path, names: list[str]) -> dict[str, Any]:
         if not isinstance(value, str):
             raise ConfigError(f"{path}: {name}: must be a string")
     return settings
+
+
+def _is_address(text: str) -> bool:
+    match = _ADDRESS.fullmatch(text)
+    if match is None or int(match["port"]) > MAX_PORT:
+        return False
+    try:
+        return match["ipv6"] is None or bool(ipaddress.IPv6Address(match["ipv6"]))
+    except ValueError:
+        return False
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import random
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from registry_server.catalog import Catalog
-from registry_server.config import Config
+from registry_server.config import Config, ConfigError
 from registry_server.feed import Feed
 from registry_server.hub import Hub
 from registry_server.registrar import Registrar
@@ -22,7 +24,7 @@ from registry_server.transport.grpc_aio import GrpcServer
 log = logging.getLogger(__name__)
 
 
-class AddressTaken(Exception):
+class AddressTaken(ConfigError):
     """The address to listen on cannot be had."""
 
 
@@ -79,19 +81,38 @@ class _Alarm:
 
 
 def _check_address(config: Config) -> None:
-    """Fail before anything is loaded. The port itself is opened later, when there is something to answer."""
-    host, _, port = config.listen.rpartition(":")
+    """Fail before anything is loaded. The port itself is opened later, when there is something to answer.
+
+    Every address that the host stands for has to be free: gRPC would be content with one of them. An address of a
+    family that this machine lacks does not count.
+    """
     try:
-        info = socket.getaddrinfo(host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        with socket.socket(info[0][0], socket.SOCK_STREAM) as probe:
+        infos = socket.getaddrinfo(config.host.strip("[]"), config.port, type=socket.SOCK_STREAM)
+        lacking = [error for family, _, _, _, address in infos if (error := _lacks(family, address))]
+        if len(lacking) == len(infos):
+            raise lacking[0]
+    except (OSError, UnicodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "no such host"
+        raise AddressTaken(f"cannot listen on {config.listen}: {said or error}") from None
+
+
+def _lacks(family: int, address: Any) -> OSError | None:
+    """What the machine says if it has no such address. Raises OSError if the address cannot be bound to."""
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(info[0][4])
+            probe.bind(address)
     except OSError as error:
-        raise AddressTaken(f"cannot listen on {config.listen}: {error.strerror or error}") from None
+        if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            raise
+        return error
+    return None
 
 
 async def _open(port: GrpcServer, config: Config) -> int:
     try:
-        return await port.start(config.listen)
+        return await port.start(f"{config.host}:{config.port}")
     except OSError as error:
         raise AddressTaken(f"cannot listen on {config.listen}: {error}") from None

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.guards import (
     guard_tasks,
@@ -23,6 +24,10 @@ __all__ = [
     "pytest_make_collect_report",
     "pytest_runtest_makereport",
 ]
+
+# What a test measures it says itself; on a busy machine any example may take its time.
+settings.register_profile("no deadlines", deadline=None)
+settings.load_profile("no deadlines")
 
 ServerFactory = Callable[..., RegistryServer]
 

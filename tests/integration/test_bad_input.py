@@ -438,6 +438,11 @@ def check_refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
         (["--listen", "127.0.0.1:http"], ["listen"]),
         (["--listen", "no.such.host.invalid:0"], ["no.such.host.invalid"]),
         (["--listen", "203.0.113.1:0"], ["cannot listen on 203.0.113.1:0"]),
+        (["--listen", "a..b:0"], ["cannot listen on a..b:0", "no such host"]),
+        (["--listen", f"{'a' * 64}:0"], ["cannot listen on aaa", "no such host"]),
+        (["--listen", ".:0"], ["cannot listen on .:0", "no such host"]),
+        (["--listen", "a*b:0"], ["listen", "HOST:PORT", "a*b"]),
+        (["--listen", "[fe80::1%none]:0"], ["cannot listen on [fe80::1%none]:0"]),
         (["--store", "redis://localhost"], ["store", "redis", "memory:", "etcd:"]),
         (["--store", "memory:somewhere"], ["store", "memory:"]),
         (["--store", "etcd://"], ["store"]),
@@ -468,6 +473,28 @@ def test_help_names_every_flag(flag: str) -> None:
 
 def test_environment_with_a_mistake() -> None:
     check_refused(run(env={"REGISTRY_LISTEN": "nowhere"}), "listen", "nowhere")
+
+
+def test_file_named_by_the_environment_with_a_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "registry.toml"
+    path.write_text("listen = 7400")
+    check_refused(run(env={"REGISTRY_CONFIG": str(path)}), str(path), "listen", "string")
+
+
+@pytest.mark.parametrize("host", ["", "*", "0.0.0.0", "localhost"])
+def test_listening_on_every_address_that_is_meant(tmp_path: Path, host: str) -> None:
+    class Everywhere(RegistryServer):
+        def _command(self) -> list[str]:
+            command = super()._command()
+            return [f"{host}:{self.port}" if word.startswith(self.host) else word for word in command]
+
+    with Everywhere(tmp_path) as server:
+        shown = host if host not in ("", "*") else "0.0.0.0"
+        assert server.host == shown
+        with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            RegistryStub(channel).List(pb.ListRequest(), timeout=TIMEOUT_S)
+        address = f"{host}:{server.port}"
+        check_refused(run("--listen", address), f"cannot listen on {address}", "in use")
 
 
 @pytest.mark.parametrize(

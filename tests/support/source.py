@@ -49,7 +49,11 @@ class Source:
 
 
 def tracked_files() -> list[str]:
-    """Paths of all files of the project: those that git knows or would add, virtual environments aside."""
+    """Paths of all files of the project: those that git knows or would add, virtual environments aside; in an unpacked
+    sdist, which has no git, those it came with."""
+    if not (ROOT / ".git").exists():
+        sources = ROOT / "grpc_registry.egg-info" / "SOURCES.txt"
+        return sorted(path for path in sources.read_text().splitlines() if ".egg-info/" not in path)
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     foreign = {path.parent.name for path in ROOT.glob("*/pyvenv.cfg")}

@@ -27,6 +27,17 @@ def test_order_of_the_sources(file: Path) -> None:
     assert load({}, {}, file).listen == "127.0.0.1:1111"
 
 
+def test_the_environment_can_name_the_file(file: Path, tmp_path: Path) -> None:
+    env = {"REGISTRY_CONFIG": str(file), "REGISTRY_LOG_LEVEL": "error"}
+    assert load({}, env, None) == Config("127.0.0.1:1111", "memory:", "json", "error")
+    other = tmp_path / "other.toml"
+    other.write_text('listen = "127.0.0.1:2222"\n')
+    assert load({}, env, other).listen == "127.0.0.1:2222", "the flag wins"
+    assert load({}, {"REGISTRY_CONFIG": ""}, None) == Config(), "empty is not set"
+    with pytest.raises(ConfigError, match=r"none.toml: No such file"):
+        load({}, {"REGISTRY_CONFIG": str(tmp_path / "none.toml")}, None)
+
+
 @pytest.mark.parametrize("name", ["listen", "store", "log_format", "log_level"])
 @pytest.mark.parametrize("source", ["flag", "environment", "file"])
 def test_every_mistake_names_its_setting(name: str, source: str, tmp_path: Path) -> None:
@@ -44,14 +55,47 @@ def test_every_mistake_names_its_setting(name: str, source: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "listen", ["127.0.0.1:0", "localhost:7400", ":7400", "[::1]:7400", "[::]:0", "0.0.0.0:65535", "a-b.example:1"]
+    "listen",
+    [
+        "127.0.0.1:0",
+        "localhost:7400",
+        ":7400",
+        "*:7400",
+        "[::1]:7400",
+        "[::]:0",
+        "[fe80::1%eth0]:1",
+        "0.0.0.0:65535",
+        "a-b.example:1",
+    ],
 )
 def test_addresses_to_listen_on(listen: str) -> None:
     assert Config(listen=listen).listen == listen
 
 
 @pytest.mark.parametrize(
-    "listen", ["", "7400", "localhost", "localhost:", "localhost:http", "::1:7400", "h:65536", "h:-1", "h:1:2", "a b:1"]
+    "listen",
+    [
+        "",
+        "7400",
+        "localhost",
+        "localhost:",
+        "localhost:http",
+        "::1:7400",
+        "h:65536",
+        "h:-1",
+        "h:1:2",
+        "a b:1",
+        "**:1",
+        "a*b:1",
+        "*.example:1",
+        "[]:1",
+        "[::g]:1",
+        "[127.0.0.1]:1",
+        "[:::]:1",
+        "[::1:1",
+        "::1]:1",
+        ":٧٤٠٠",
+    ],
 )
 def test_addresses_nobody_can_listen_on(listen: str) -> None:
     with pytest.raises(ConfigError, match=r"^listen: must be HOST:PORT"):
@@ -59,7 +103,9 @@ def test_addresses_nobody_can_listen_on(listen: str) -> None:
 
 
 def test_host_as_it_is_shown() -> None:
-    assert [Config(listen=it).host for it in ("127.0.0.1:1", "[::1]:1", ":1")] == ["127.0.0.1", "[::1]", "0.0.0.0"]
+    listens = ("127.0.0.1:1", "[::1]:1", ":1", "*:1")
+    assert [Config(listen=it).host for it in listens] == ["127.0.0.1", "[::1]", "0.0.0.0", "0.0.0.0"]
+    assert {Config(listen=it).port for it in listens} == {1}
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,22 @@ INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND = 64 + 3, 64 + 4, 64 + 5
 
 def test_several_renewals_on_one_stream(registry_server: RegistryServer) -> None:
     address = registry_server.address
-    lease = grpcurl(address, f"{REGISTRY}/Register", {"instance": PLAYER}).message["lease_id"]
+    lease = grpcurl(address, f"{REGISTRY}/Register", {"instance": PLAYER}).message["leaseId"]
     answers = grpcurl(address, f"{REGISTRY}/KeepAlive", [{"lease_ids": [lease]}, {"lease_ids": ["dead"]}]).messages
     assert [answer["renewals"][0]["state"] for answer in answers] == ["RENEWED", "UNKNOWN"]
+
+
+def test_fields_go_by_their_json_names(registry_server: RegistryServer) -> None:
+    """As in any other language's JSON; both spellings are taken."""
+    address = registry_server.address
+    for spelling in ("leaseId", "lease_id"):
+        first = grpcurl(address, f"{REGISTRY}/Register", {"instance": PLAYER}).message
+        assert first["instance"].keys() >= {"createRevision", "registeredAt"}
+        second = {"instance": {**PLAYER, "port": 8002}, spelling: first["leaseId"]}
+        assert grpcurl(address, f"{REGISTRY}/Register", second).message["leaseId"] == first["leaseId"]
+    page = grpcurl(address, f"{REGISTRY}/List", {"pageSize": 1}).message
+    assert page["nextPageToken"]
+    assert "_" not in "".join(page["instances"][0])
 
 
 def test_errors_name_the_field(registry_server: RegistryServer) -> None:
@@ -48,7 +61,7 @@ def test_readme_lines_do_what_they_say(registry_server: RegistryServer) -> None:
         words = shlex.split(line.replace("127.0.0.1:7400", registry_server.address).replace("LEASE", lease))
         said = _watched(words[1:]) if words[-1].endswith("/Watch") else _ran(words[1:])
         if words[-1].endswith("/Register"):
-            lease = json.loads(said)["lease_id"]
+            lease = json.loads(said)["leaseId"]
 
 
 def _ran(arguments: list[str]) -> str:

@@ -66,11 +66,11 @@ def test_grpcurl_leads_a_whole_life(server: RegistryServer, tmp_path: Path) -> N
     with streaming(server.address, f"{REGISTRY}/Watch", {"services": ["player"]}, tmp_path / "watch.log") as watch:
         assert watch.wait(1)["reset"] is True
         registered = call(server, "Register", {"instance": ANNA, "ttl": "30s"})
-        lease = registered["lease_id"]
+        lease = registered["leaseId"]
         assert watch.wait(2)["upserts"] == [registered["instance"]]
         assert registered["instance"].items() >= ANNA.items()
 
-        renewal = {"lease_id": lease, "ttl": registered["ttl"], "state": "RENEWED", "instances": 1}
+        renewal = {"leaseId": lease, "ttl": registered["ttl"], "state": "RENEWED", "instances": 1}
         assert call(server, "KeepAlive", {"lease_ids": [lease]})["renewals"] == [renewal]
         assert call(server, "Get", {"key": KEY})["instance"] == registered["instance"]
 
@@ -130,12 +130,12 @@ def test_grpcurl_looks_at_channelz(server: RegistryServer) -> None:
     for _ in range(3):
         call(server, "List", {"service": "player"})
     (ours,) = grpcurl(server.address, f"{CHANNELZ}/GetServers", {}).message["server"]
-    assert int(ours["data"]["calls_succeeded"]) >= 3
-    found = grpcurl(server.address, f"{CHANNELZ}/GetServer", {"server_id": ours["ref"]["server_id"]}).message["server"]
+    assert int(ours["data"]["callsSucceeded"]) >= 3
+    found = grpcurl(server.address, f"{CHANNELZ}/GetServer", {"server_id": ours["ref"]["serverId"]}).message["server"]
     assert found["ref"] == ours["ref"]
-    assert int(found["data"]["calls_succeeded"]) > int(ours["data"]["calls_succeeded"])
-    sockets = grpcurl(server.address, f"{CHANNELZ}/GetServerSockets", {"server_id": ours["ref"]["server_id"]}).message
-    assert sockets["socket_ref"], "the connection that asks"
+    assert int(found["data"]["callsSucceeded"]) > int(ours["data"]["callsSucceeded"])
+    sockets = grpcurl(server.address, f"{CHANNELZ}/GetServerSockets", {"server_id": ours["ref"]["serverId"]}).message
+    assert sockets["socketRef"], "the connection that asks"
 
 
 async def test_grpcurl_is_told_that_the_server_goes(server: RegistryServer, tmp_path: Path) -> None:

@@ -86,6 +86,8 @@ class Resolved:
     """Age in seconds of a set that could not be refreshed; None when it is current."""
     service_config: Mapping[str, Any] | None = None
     """gRPC service config in its JSON form; None = the resolver has none to give."""
+    lack: str = ""
+    """Of an empty set: why there is nothing to call, for the errors of calls."""
 
 
 @dataclass(frozen=True, slots=True)

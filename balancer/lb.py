@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from balancer.accounts import Accounts
 from balancer.endpoints import Endpoint, Resolved
+from balancer.likeness import as_endpoint
 from balancer.policies import policy as policy_of
 from balancer.policies.base import ANY, Node, PickInfo
 from balancer.pool import Fail, Pool, PoolOptions, PoolStatistics
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
     from balancer.roster import Key
 
 Given = TypeVar("Given")
-"""An `Endpoint`, an address, or anything with an `address` and perhaps `weight` and `id`, its own or its
-`instance`'s."""
+"""An `Endpoint`, an address, or an object with an `address`, as `balancer.likeness` says."""
 
 SETS = 16
 """How many sets of endpoints, given by turns, keep turns and ejections of their own."""
@@ -53,7 +53,7 @@ class LoadBalancer:
     Several sets may be given by turns, such as those of two services: each goes on where it was, and an endpoint's
     calls count in all that it is in.
 
-    `policy` is a name, with options if need be (`"least_connections?choices=full"`), or an object of your own. Raises
+    `policy` is a name, with options if need be (`"least_connections?choices=2"`), or an object of your own. Raises
     ValueError for an unknown name, listing the known ones.
     """
 
@@ -233,19 +233,6 @@ def _remember(contents: OrderedDict[frozenset[Endpoint], None], content: frozens
     contents[content] = None
     if len(contents) > SETS:
         contents.popitem(last=False)
-
-
-def as_endpoint(given: object) -> Endpoint:
-    """What the balancer takes `given` for. Raises TypeError for what has no address."""
-    if isinstance(given, Endpoint):
-        return given
-    if isinstance(given, str):
-        return Endpoint(given)
-    address = getattr(given, "address", None)
-    if not isinstance(address, str):
-        raise TypeError(f"not an endpoint: {given!r}")
-    process = getattr(given, "instance", given)
-    return Endpoint(address, weight=getattr(process, "weight", 1), id=getattr(process, "id", ""))
 
 
 def _text(key: str | bytes | int | None) -> str | bytes | None:

@@ -24,6 +24,17 @@ SERVICE_CONFIG = "grpc.service_config"
 DEFAULT_POLICY = "round_robin"
 DEFAULT_SUBSET_SIZE = 128
 REPLAY_LIMIT = "grpc.per_rpc_retry_buffer_size"
+# Of the connections to the endpoints, where the user's own options say nothing else.
+_UNLESS_ASKED = (
+    # A pool of its own for each connection: two channels, or two endpoints at one address, must not share fate or
+    # state.
+    ("grpc.use_local_subchannel_pool", 1),
+    # An endpoint registered by name that moves to another address: looked up again as soon as connecting fails, and not
+    # half a minute later. What bounds the look-ups is the backoff between the attempts to connect.
+    ("grpc.dns_min_time_between_resolutions_ms", 100),
+    # Calls go straight to the endpoints, whatever proxies the environment names for the web.
+    ("grpc.enable_http_proxy", 0),
+)
 
 hash_key: ContextVar[str | bytes | None] = ContextVar("hash_key", default=None)
 """What consistent_hash and ip_hash hash for the calls made in this context; wins over `hash_header`."""
@@ -115,9 +126,10 @@ def settings_of(
     replay_limit = int(given.pop(REPLAY_LIMIT, 256 * 1024))
     if balancing.authority is not None:
         given["grpc.default_authority"] = balancing.authority
-    # A pool of its own for each connection: two channels, or two endpoints at one address, must not share fate
-    # or state.
-    given.setdefault("grpc.use_local_subchannel_pool", 1)
+    for option, value in _UNLESS_ASKED:
+        given.setdefault(option, value)
+    if "grpc.http_proxy" in given and "grpc.enable_http_proxy" not in dict(options or ()):
+        del given["grpc.enable_http_proxy"]  # a proxy that is named is asked for
     chosen = policy_named(policy if policy is not None else config.policy or DEFAULT_POLICY)
     balancing = replace(balancing, pool=_bounded(balancing.pool, chosen))
     children = tuple(given.items())

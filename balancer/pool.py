@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from balancer.endpoints import Absent, Failed, Pending, Resolved
 from balancer.idling import Idling
+from balancer.lack import none_usable
 from balancer.load import Load, LoadBook
 from balancer.outlier import Detector
 from balancer.picker import Choosing, Fail, Open, Pick, Picker, Wait
@@ -118,10 +119,10 @@ class Pool:
         match resolution:
             case Pending():
                 return Plan()
-            case Resolved(endpoints):
-                return self._take_over(endpoints, Fail("the target has no endpoints"), now)
+            case Resolved(endpoints, lack=lack):
+                return self._take_over(endpoints, lack, now)
             case Absent(reason):
-                return self._take_over((), Fail(reason), now)
+                return self._take_over((), reason, now)
             case Failed(error):
                 if not self._resolved:  # stale beats empty
                     self._lack = Fail(error)
@@ -246,13 +247,15 @@ class Pool:
 
     # Members
 
-    def _take_over(self, endpoints: tuple[Endpoint, ...], lack: Fail, now: float) -> Plan:
-        self._resolved, self._lack = True, lack
+    def _take_over(self, endpoints: tuple[Endpoint, ...], lack: str, now: float) -> Plan:
+        self._resolved = True
         delta = self._roster.update(endpoints)
         created = list(delta.created)
         if self._options.shuffle and getattr(self._policy, "shuffle", self._connect is not Connect.FIRST):
             self._rng.shuffle(created)
         joined, left = self._membership.update((*created, *delta.changed), delta.gone)
+        if not self._membership.members:
+            self._lack = Fail(lack or none_usable(node.endpoint for node in self._roster))
         for node in left:
             self._leave(node)
         for node in delta.gone:

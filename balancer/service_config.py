@@ -239,9 +239,9 @@ def _pick_first(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _least_request(config: Mapping[str, Any]) -> dict[str, Any]:
-    # A48 allows a number above two to be taken as another one; here it is two or all.
-    _whole("least_request_experimental.choiceCount", config.get("choiceCount", 2), 2, _MOST)
-    return {}
+    # A48 allows a number above two to be taken as another one; here it is two, or all of a small fleet.
+    count = _whole("least_request_experimental.choiceCount", config.get("choiceCount", _MOST), 2, _MOST)
+    return {"choices": 2} if count == 2 else {}
 
 
 def _ring_hash(config: Mapping[str, Any]) -> dict[str, Any]:

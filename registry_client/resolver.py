@@ -14,7 +14,8 @@ from balancer.resolvers import resolver_for
 from balancer.service_config import parse_service_config
 from balancer.sync_channel import sync_channel as _sync_channel
 from registry_client.client import CacheDir, connect
-from registry_client.errors import InvalidTarget
+from registry_client.errors import InvalidTarget, RegistryError
+from registry_client.lack import why_none
 from registry_client.target import Target, parse_target
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import grpc.aio
 
     from balancer.policies.base import Policy
+    from registry_client.client import RegistryClient
     from registry_client.instance import Filters, Instance, Key
     from registry_client.view import View
     from registry_client.watcher import Watch
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 DEFAULT_POLICY = "weighted_round_robin"
 # How long calls that do not wait for readiness wait for a registry that was never reached.
 FIRST_VIEW_S = 2.0
+# How long a set that a filter leaves empty waits for the number of those that it leaves out.
+COUNTED_WITHIN_S = 1.0
 # What a URL may say about which instances are meant.
 _TAGS, _VERSION = "tags", "version"
 # Targets that the balancer resolves by itself.
@@ -60,7 +64,7 @@ class Translator:
     def resolution(self, view: View) -> balancer.Resolution:
         """Resolved with the routable instances, or Absent when the registry says that there is none at all.
 
-        To be given every view of a watch, in order: only what changed is looked at.
+        To be given every view of a watch, in order: only what changed is looked at. An empty set says why it is.
         """
         for gone in view.changes.removed:
             self._endpoints.pop(gone.key, None)
@@ -70,8 +74,9 @@ class Translator:
             else:
                 self._endpoints.pop(instance.key, None)
         if not view.by_key:
-            return balancer.Absent(f"no instance of {self._service} is registered")
-        return balancer.Resolved(tuple(self._endpoints.values()), stale_for_s=view.stale_for)
+            return balancer.Absent(why_none(self._service, (), filtered=False))
+        lack = "" if self._endpoints else why_none(self._service, view.by_key.values(), filtered=False)
+        return balancer.Resolved(tuple(self._endpoints.values()), stale_for_s=view.stale_for, lack=lack)
 
 
 def endpoint_of(instance: Instance) -> balancer.Endpoint:
@@ -104,12 +109,26 @@ class RegistryResolver:
             ) as registry,
             registry.watch(target.service, **source.filters) as watch,
         ):
-            push(translator.resolution(await _first(watch, push)))
-            async for view in watch:
-                push(translator.resolution(view))
+            view = await _first(watch, push)
+            while True:
+                resolution = translator.resolution(view)
+                if isinstance(resolution, balancer.Absent) and source.filters and view.stale_for is None:
+                    resolution = balancer.Absent(await _filtered_out(registry, target.service))
+                push(resolution)
+                view = await anext(watch)
 
     def resolve_now(self) -> None:
         """Nothing to do: the watch tells of every change by itself."""
+
+
+async def _filtered_out(registry: RegistryClient, service: str) -> str:
+    """Why nothing matches the filter. Asked of the registry, as the watch tells of what matches alone."""
+    try:
+        async with asyncio.timeout(COUNTED_WITHIN_S):
+            registered = await registry.list(service)
+    except (RegistryError, TimeoutError):
+        return f"no instance of {service} matches the filter"
+    return why_none(service, registered, filtered=True)
 
 
 async def _first(watch: Watch, push: Callable[[balancer.Resolution], None]) -> View:

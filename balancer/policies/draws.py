@@ -23,11 +23,11 @@ _TOTAL = attrgetter("total")
 class Draw:
     """Draws nodes in proportion to their weights. Immutable but for the generator."""
 
-    __slots__ = ("_classes", "_list", "_only", "_random", "_rng", "_size", "_starts", "_total")
+    __slots__ = ("_classes", "_list", "_only", "_random", "_size", "_starts", "_total", "rng")
 
     def __init__(self, classes: WeightClasses, rng: Random) -> None:
         self._classes = classes
-        self._rng = rng
+        self.rng = rng
         self._random = rng.random
         self._list: list[WeightClass] = list(classes.by_weight.values())
         ends = list(accumulate(map(_TOTAL, self._list)))
@@ -61,7 +61,7 @@ class Draw:
         return self._only[first], self._only[second + (second >= first)]
 
     def revised(self, change: Change) -> Draw:
-        return Draw(self._classes.revised(change), self._rng)
+        return Draw(self._classes.revised(change), self.rng)
 
     def share(self, node: Node) -> float:
         """The part of all draws that falls on `node`."""

@@ -22,10 +22,10 @@ Metric: TypeAlias = "Callable[[Node, float], float]"
 class TwoChoices:
     """Nodes are drawn by weight, so that equally loaded ones share in proportion to it."""
 
-    __slots__ = ("_draw", "_last", "_metric", "_two", "_unit")
+    __slots__ = ("_last", "_metric", "_two", "_unit", "draw")
 
     def __init__(self, draw: Draw, metric: Metric, unit: str) -> None:
-        self._draw = draw
+        self.draw = draw
         self._two = draw.two
         self._metric = metric
         self._unit = unit
@@ -40,7 +40,7 @@ class TwoChoices:
         return one
 
     def revised(self, _nodes: NodeSet, change: Change) -> Chooser:
-        return TwoChoices(self._draw.revised(change), self._metric, self._unit)
+        return TwoChoices(self.draw.revised(change), self._metric, self._unit)
 
     def explain(self) -> str:
         if self._last is None:

@@ -28,6 +28,7 @@ POLICIES = (
     "weighted_round_robin",
     "weighted_random",
     "least_connections",
+    "least_connections?choices=2",
     "least_connections?choices=full",
     "consistent_hash",
     "consistent_hash?table=maglev",

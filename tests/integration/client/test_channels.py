@@ -16,6 +16,7 @@ from registry_client import Instance, InvalidTarget, RegistryClient
 from tests.integration.client.conftest import until
 from tests.integration.client.test_registering import nobody_there
 from tests.support.servers import RegistryServer
+from tests.support.waiting import eventually_async
 
 WEIGHTS = {"anna": 1, "bert": 1, "cleo": 3}
 
@@ -164,6 +165,55 @@ async def test_calls_wait_for_the_first_instance_if_asked_to(server: RegistrySer
         assert "no instance of player is registered" in str(caught.value.details())
         await back_ends.start("anna")
         assert (await waiting).server == "anna"
+
+
+async def reason(stub: "game_pb2_grpc.PlayerAsyncStub") -> str:
+    """Why a call fails."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Join(game_pb2.JoinRequest(player="x"), timeout=20)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    return str(caught.value.details())
+
+
+async def test_calls_are_told_how_many_there_are_and_why_none_is_meant(
+    server: RegistryServer, back_ends: BackEnds, registry: RegistryClient
+) -> None:
+    await back_ends.start("anna", tags=["eu"])
+    async with stub_for(f"registry://{server.address}/player?tags=us") as filtered:
+        assert "no instance of player is meant: of 1 registered, 1 not matching the filter" in await reason(filtered)
+    async with stub_for(f"registry://{server.address}/player") as stub:
+        assert await answers(stub, 5) == {"anna": 5}
+        await registry.update("player", "anna", health="CRITICAL")
+        await until(registry.watch("player"), lambda view: not view.endpoints)
+        lack = "no instance of player gets traffic: of 1 registered, 1 critical"
+        await eventually_async(lambda: failed_for(stub, lack), what=lack)
+
+
+async def test_the_proxy_of_the_environment_is_for_the_web_alone(
+    server: RegistryServer, back_ends: BackEnds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One rule on the way to the registry and to the instances, and an option that asks for a proxy gets one."""
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, f"http://{nobody_there()}")
+    await back_ends.start("anna")
+    target = f"registry://{server.address}/player"
+
+    def call() -> str:
+        with registry_client.channel(target) as channel:
+            return game_pb2_grpc.PlayerStub(channel).Join(game_pb2.JoinRequest(player="x"), timeout=20).server
+
+    async with stub_for(target) as stub, stub_for(target, options=[("grpc.enable_http_proxy", 1)]) as proxied:
+        assert await answers(stub, 1) == {"anna": 1}
+        assert await asyncio.to_thread(call) == "anna"
+        assert "failed to connect" in await reason(proxied)
+
+
+async def failed_for(stub: "game_pb2_grpc.PlayerAsyncStub", why: str) -> bool:
+    try:
+        await stub.Join(game_pb2.JoinRequest(player="x"), timeout=20)
+    except grpc.aio.AioRpcError as error:
+        return why in str(error.details())
+    return False
 
 
 async def test_calls_are_told_why_there_is_no_registry() -> None:

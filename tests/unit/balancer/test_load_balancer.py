@@ -92,10 +92,25 @@ def test_what_is_no_key_is_refused(name: str) -> None:
         LoadBalancer(name).select(GIVEN, key=1.5)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("nothing", [(), (Endpoint("a:1", weight=0),)])
-def test_nothing_to_select_from(nothing: tuple[Endpoint, ...]) -> None:
-    with pytest.raises(NoEndpointError, match="no endpoints"):
-        LoadBalancer().select(nothing)
+DRAINED, IDLE, OTHER = Endpoint("a:1", routable=False), Endpoint("b:1", weight=0), Endpoint("c:1", weight=0)
+
+
+@pytest.mark.parametrize(
+    ("nothing", "why"),
+    [
+        ((), ""),
+        ((IDLE,), " that get traffic: of 1 known, 1 of weight 0"),
+        (
+            (DRAINED, IDLE, OTHER),
+            " that get traffic: of 3 known, 1 draining or ill, 2 of weight 0",
+        ),
+    ],
+)
+def test_nothing_to_select_from_says_how_many_there_are_and_why(nothing: tuple[Endpoint, ...], why: str) -> None:
+    """With a threshold of panic above 0 those that are draining or ill would be the last resort."""
+    subject = LoadBalancer(options=replace(ALONE, panic_threshold=0.0))
+    with pytest.raises(NoEndpointError, match=f"^the target has no endpoints{why}$"):
+        subject.select(nothing)
 
 
 def test_excluded_endpoint_is_avoided() -> None:

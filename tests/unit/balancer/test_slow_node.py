@@ -10,7 +10,7 @@ from tests.support.fleet import ALONE, SPREADING, Backend, Fleet, endpoints, poo
 
 CALLS = 20_000
 SLOW = endpoints(1)[0].address
-NOTICING = ("least_connections", "least_connections?choices=full", "response_time")
+NOTICING = ("least_connections", "least_connections?choices=2", "least_connections?choices=full", "response_time")
 
 
 def slow_fleet(name: str) -> Fleet:

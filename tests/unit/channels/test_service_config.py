@@ -91,6 +91,8 @@ def test_own_names_are_taken(name: str) -> None:
         ({"pick_first": {"shuffleAddressList": True}}, "pick_first?shuffle=true"),
         ({"pick_first": {"shuffle": False}}, "pick_first"),
         ({"weighted_round_robin": {"enableOobLoadReport": True}}, "weighted_round_robin"),
+        ({"least_request_experimental": {}}, "least_connections"),
+        ({"least_request_experimental": {"choiceCount": 2}}, "least_connections?choices=2"),
         ({"least_request_experimental": {"choiceCount": 5}}, "least_connections"),
         ({"ring_hash_experimental": {"minRingSize": 1024}}, "consistent_hash?virtual_nodes=1024"),
         ({"ring_hash_experimental": {"minRingSize": 8_000_000}}, "consistent_hash?virtual_nodes=4096"),

@@ -84,7 +84,7 @@ def test_service_config_names_the_policy_unless_somebody_else_does() -> None:
     config = [("grpc.service_config", '{"loadBalancingConfig": [{"pick_first": {}}]}'), ("grpc.x", 1)]
     settings = settings_of("static://a:1", None, config, None)
     assert type(settings.policy).__name__ == "PickFirst"
-    assert dict(settings.child_options) == {"grpc.x": 1, "grpc.use_local_subchannel_pool": 1}
+    assert dict(settings.child_options) == {"grpc.x": 1, **child_options()}
     assert type(settings_of("static://a:1", "random", config, None).policy).__name__ == "RandomChoice"
     assert type(settings_of("static://a:1", None, None, None).policy).__name__ == "RoundRobin"
 
@@ -206,3 +206,21 @@ def test_a_large_fleet_is_no_large_number_of_connections() -> None:
 def test_each_channel_has_a_part_of_the_fleet_of_its_own() -> None:
     salts = {settings_of("static://127.0.0.1:1", None, None, None).options.pool.subset_salt for _ in range(10)}
     assert len(salts) == 10
+
+
+def child_options(*options: tuple[str, Any]) -> dict[str, Any]:
+    return dict(settings_of("static://127.0.0.1:1", None, options, None).child_options)
+
+
+def test_connections_take_no_proxy_unless_the_options_ask_for_one() -> None:
+    assert child_options()["grpc.enable_http_proxy"] == 0
+    assert child_options(("grpc.enable_http_proxy", 1))["grpc.enable_http_proxy"] == 1
+    assert "grpc.enable_http_proxy" not in child_options(("grpc.http_proxy", "http://127.0.0.1:3128"))
+    refused = child_options(("grpc.http_proxy", "http://127.0.0.1:3128"), ("grpc.enable_http_proxy", 0))
+    assert refused["grpc.enable_http_proxy"] == 0
+
+
+def test_a_name_is_looked_up_again_soon_unless_the_options_say_otherwise() -> None:
+    option = "grpc.dns_min_time_between_resolutions_ms"
+    assert child_options()[option] <= 1000
+    assert child_options((option, 7000))[option] == 7000

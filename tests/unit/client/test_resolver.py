@@ -45,7 +45,9 @@ def test_nothing_registered_is_absent_and_nobody_routable_is_empty() -> None:
     first = view_of()
     assert isinstance(translator.resolution(first), balancer.Absent)
     second = view_of(replace(PLAYER, status=Status.DRAINING), after=first)
-    assert translator.resolution(second) == balancer.Resolved(())
+    assert translator.resolution(second) == balancer.Resolved(
+        (), lack="no instance of player gets traffic: of 1 registered, 1 draining"
+    )
     third = view_of(PLAYER, after=second, stale_for=4.0)
     assert translator.resolution(third) == balancer.Resolved((endpoint_of(PLAYER),), stale_for_s=4.0)
     assert isinstance(translator.resolution(view_of(after=third)), balancer.Absent)

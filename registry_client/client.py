@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from enum import Enum
+from os import PathLike, fspath
 from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING, Self, Unpack
 
+import grpc
+
 from protos.registry.v1 import registry_pb2 as pb
+from registry_client import checks
 from registry_client.backoff import Backoff
 from registry_client.cache import ViewFile, default_dir
-from registry_client.errors import ClientClosed, InvalidArgument
+from registry_client.errors import ClientClosed
 from registry_client.instance import (
     DEFAULT_NAMESPACE,
     Fields,
@@ -20,6 +25,7 @@ from registry_client.instance import (
     Instance,
     Key,
     ServiceSummary,
+    check_registrable,
     filter_to_proto,
     update_to_proto,
 )
@@ -31,8 +37,6 @@ from registry_client.watcher import Callback, Callbacks, Feed, Means, Subscripti
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import grpc
 
 DEFAULT_TTL_S = 15.0
 # Long enough for every watcher to hear that an instance drains before it is gone.
@@ -60,17 +64,24 @@ def connect(
     `addresses`: `h1:7400,h2:7400` or a sequence, any of which may be down; nothing is connected before it is needed.
     `namespace`: for all that names none. `credentials`: for TLS. `cache_dir`: where the last views are kept for a start
     without a registry, None for nowhere. `timeout`: seconds for one request, over all addresses and retries.
-    `backoff`: the pauses between tries. Raises InvalidTarget.
+    `backoff`: the pauses between tries. Raises InvalidTarget for the addresses, InvalidArgument for the rest.
     """
-    directory = default_dir() if isinstance(cache_dir, CacheDir) else None if cache_dir is None else Path(cache_dir)
     return RegistryClient(
         parse_addresses(addresses),
-        namespace=namespace or DEFAULT_NAMESPACE,
-        credentials=credentials,
-        cache_dir=directory,
-        timeout=timeout,
-        backoff=backoff or Backoff(),
+        namespace=checks.name("namespace", namespace, empty=True) or DEFAULT_NAMESPACE,
+        credentials=checks.instance_of("credentials", grpc.ChannelCredentials, credentials),
+        cache_dir=_directory(cache_dir),
+        timeout=checks.timeout(timeout),
+        backoff=checks.instance_of("backoff", Backoff, backoff) or Backoff(),
     )
+
+
+def _directory(given: object) -> Path | None:
+    if isinstance(given, CacheDir):
+        return default_dir()
+    if given is None or isinstance(given, str | PathLike):
+        return None if given is None else Path(checks.text("cache_dir", fspath(given)))
+    raise checks.wrong_type("cache_dir", "must be a path or None", given)
 
 
 class RegistryClient:
@@ -145,12 +156,15 @@ class RegistryClient:
 
         `ttl`: seconds until a crash is noticed, 2 to 3600; the registry may raise it. `drain`: seconds to stay visible
         as DRAINING when leaving. `timeout`: how long entering may take; None tries for ever. `drain_on_signals`: a
-        SIGTERM or SIGINT first drains and deregisters, a second one ends at once (main thread only).
+        SIGTERM or SIGINT first drains and deregisters, a second one ends at once (main thread only). Raises
+        InvalidArgument for what a registry would refuse.
         """
         self._check_open()
-        named = instance if instance.namespace else replace(instance, namespace=self._namespace)
-        _check_fits(named)
-        return Registration(self._registrar, Wish(named, float(ttl), float(drain), timeout, drain_on_signals))
+        checked = check_registrable(instance)
+        named = checked if checked.namespace else replace(checked, namespace=self._namespace)
+        limit = None if timeout is None else checks.timeout(timeout)
+        by_signals = checks.yes_or_no("drain_on_signals", drain_on_signals)
+        return Registration(self._registrar, Wish(named, checks.ttl(ttl), checks.drain(drain), limit, by_signals))
 
     async def deregister(
         self, service: str, instance_id: str, *, drain: float = 0.0, namespace: str = "", timeout: float | None = None
@@ -162,7 +176,7 @@ class RegistryClient:
         """
         key = self._key(service, instance_id, namespace)
         request = pb.DeregisterRequest(key=key.to_proto())
-        request.drain.FromNanoseconds(round(drain * 1e9))
+        request.drain.FromNanoseconds(round(checks.drain(drain) * 1e9))
         doing = f"deregister {key}"
         answer = await self._link.call(lambda stub: stub.Deregister, request, self._seconds(timeout), doing)
         return answer.removed
@@ -216,10 +230,10 @@ class RegistryClient:
         """
         self._check_open()
         request = pb.ListRequest(
-            namespace=namespace or self._namespace,
-            service=service,
-            page_size=page_size,
-            min_revision=min_revision,
+            namespace=self._space(namespace),
+            service=checks.name("service", service, empty=True),
+            page_size=checks.whole("page_size", page_size, 0, checks.MAX_PAGE),
+            min_revision=checks.whole("min_revision", min_revision, 0, checks.MAX_INT64),
             filter=filter_to_proto(**filters),
         )
         found: list[Instance] = []
@@ -233,7 +247,8 @@ class RegistryClient:
 
     async def services(self, *, namespace: str = "", timeout: float | None = None) -> Sequence[ServiceSummary]:
         """The services that have instances, in the order of their names."""
-        request = pb.ListServicesRequest(namespace=namespace or self._namespace)
+        self._check_open()
+        request = pb.ListServicesRequest(namespace=self._space(namespace))
         found: list[ServiceSummary] = []
         while True:
             doing, limit = "list services", self._seconds(timeout)
@@ -252,7 +267,7 @@ class RegistryClient:
         """
         self._check_open()
         question = pb.WatchRequest(
-            namespace=namespace or self._namespace, services=sorted(set(services)), filter=filter_to_proto(**filters)
+            namespace=self._space(namespace), services=_services(services), filter=filter_to_proto(**filters)
         )
         file = ViewFile(self._cache_dir, self.addresses, question) if self._cache_dir else None
         feed = Feed(self._means, question, file)
@@ -279,16 +294,20 @@ class RegistryClient:
 
     def _key(self, service: str, instance_id: str, namespace: str) -> Key:
         self._check_open()
-        return Key(namespace or self._namespace, service, instance_id)
+        return Key(self._space(namespace), checks.name("key.service", service), checks.name("key.id", instance_id))
+
+    def _space(self, namespace: str) -> str:
+        return checks.name("namespace", namespace, empty=True) or self._namespace
 
     def _seconds(self, timeout: float | None) -> float:
-        return self._timeout if timeout is None else timeout
+        return self._timeout if timeout is None else checks.timeout(timeout)
 
 
-def _check_fits(instance: Instance) -> None:
-    """Raises InvalidArgument for what cannot even be written down as a message."""
-    for field, value, largest in (("port", instance.port, 65535), ("weight", instance.weight, 1_000_000)):
-        if not 0 <= value <= largest:
-            error = InvalidArgument(f"instance.{field}: must be 0 to {largest}, is {value}")
-            error.field = f"instance.{field}"
-            raise error
+def _services(named: tuple[object, ...]) -> list[str]:
+    """The names of services to watch, each once."""
+    if len(named) == 1 and isinstance(named[0], Iterable) and not isinstance(named[0], str | bytes):
+        raise checks.wrong_type("services", "must be strings", named[0], 'watch("a", "b")')
+    names = sorted({checks.name("services", name) for name in named})
+    if len(names) > checks.MAX_SERVICES:
+        raise checks.wrong("services", f"must be at most {checks.MAX_SERVICES}, are {len(names)}")
+    return names

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 _Detail = TypeVar("_Detail", bound="Message")
+# The longest text of an error that is believed to be worth reading.
+MAX_TEXT = 1_000
 
 
 class RegistryError(Exception):
@@ -27,9 +30,18 @@ class RegistryUnavailable(RegistryError):
 
 
 class InvalidArgument(RegistryError, ValueError):
-    """The registry refused a field. `field` is its path in the request, such as `instance.port`, or empty."""
+    """A field is wrong. `field` is its path in the request, such as `instance.port`, or empty.
 
-    field: str = ""
+    What can be told without the registry is told at once; the rest when the registry refuses it.
+    """
+
+    def __init__(self, message: str = "", field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class WrongType(InvalidArgument, TypeError):
+    """A field is of a type that cannot be sent, such as `port="8001"`; the text says how to write it."""
 
 
 class InvalidTarget(RegistryError, ValueError):
@@ -91,21 +103,27 @@ def from_rpc_error(error: grpc.RpcError, doing: str = "") -> RegistryError:
     `doing` says what was asked for and comes first in the text.
     """
     code: grpc.StatusCode = error.code()
-    text = error.details() or code.name.lower().replace("_", " ")
+    text = in_a_line(error.details() or code.name.lower().replace("_", " "))
     mapped = _BY_CODE.get(code, RegistryError)(f"{doing}: {text}" if doing else text)
     mapped.code = code
     _add_details(mapped, error)
     return mapped
 
 
+def in_a_line(text: str) -> str:
+    """What somebody else said as one line of bounded length that changes no terminal."""
+    line = " ".join("".join(it if it.isprintable() else " " for it in text[:MAX_TEXT]).split())
+    return line + "…" if len(text) > MAX_TEXT else line
+
+
 def _add_details(mapped: RegistryError, error: grpc.RpcError) -> None:
     """Fill in the fields that only the details tell."""
     if isinstance(mapped, InvalidArgument):
         bad = _detail(error, error_details_pb2.BadRequest())
-        mapped.field = bad.field_violations[0].field if bad and bad.field_violations else ""
+        mapped.field = in_a_line(bad.field_violations[0].field) if bad and bad.field_violations else ""
     elif isinstance(mapped, NotFound):
         what = _detail(error, error_details_pb2.ResourceInfo())
-        mapped.kind, mapped.name = (what.resource_type, what.resource_name) if what else ("", "")
+        mapped.kind, mapped.name = (in_a_line(what.resource_type), in_a_line(what.resource_name)) if what else ("", "")
     elif isinstance(mapped, RegistryUnavailable):
         retry = _detail(error, error_details_pb2.RetryInfo())
         mapped.retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9 if retry else None
@@ -115,9 +133,9 @@ def _detail(error: grpc.RpcError, into: _Detail) -> _Detail | None:
     """The detail of the type of `into` that the status carries, if any."""
     try:
         status = rpc_status.from_call(cast("grpc.Call", error))  # what it needs of a call, both kinds of errors have
-    except ValueError:  # the details contradict the status: a proxy rewrote one of them
-        return None
-    for packed in status.details if status else ():
-        if packed.Is(into.DESCRIPTOR) and packed.Unpack(into):
-            return into
+        for packed in status.details if status else ():
+            if packed.Is(into.DESCRIPTOR) and packed.Unpack(into):
+                return into
+    except (ValueError, DecodeError):
+        return None  # they contradict the status, since a proxy rewrote one of the two, or are no message at all
     return None

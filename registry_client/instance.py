@@ -5,13 +5,15 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, NamedTuple, NoReturn, Self, TypedDict, TypeVar
+from typing import Any, NamedTuple, NoReturn, Self, TypedDict, TypeVar, Unpack
 
 from google.protobuf import field_mask_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from protos.registry.v1 import registry_pb2 as pb
+from registry_client import checks
+from registry_client.errors import WrongType
 
 DEFAULT_NAMESPACE = "default"
 # A ttl above this is no ttl: whoever sent it made a mistake.
@@ -92,7 +94,8 @@ class Instance:
     `service`, `host` and `port` are required to register; an empty `id` is made by the registry, an empty `namespace`
     means the client's. `weight` is the share of traffic relative to the others of the service, 0 for none. From
     `revision` on, the registry sets the fields and ignores what a caller sends: `generation` grows each time the id is
-    taken over by a new owner (a fencing token), `ttl_s` is the time to live of its lease in seconds.
+    taken over by a new owner (a fencing token), `ttl_s` is the time to live of its lease in seconds, `leaves_at` is set
+    while it drains towards its deregistration. Raises InvalidArgument for a value of a type that cannot be sent.
     """
 
     service: str
@@ -112,14 +115,22 @@ class Instance:
     generation: int = 0
     registered_at: datetime | None = None
     ttl_s: float | None = None
+    leaves_at: datetime | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.tags, str):
-            raise TypeError(f"tags: a sequence of strings is needed, not the string {self.tags!r}")
-        object.__setattr__(self, "tags", tuple(self.tags))
-        object.__setattr__(self, "metadata", FrozenDict(self.metadata))
-        object.__setattr__(self, "status", Status(self.status))
-        object.__setattr__(self, "health", Health(self.health))
+        for name in ("service", "host", "id", "namespace", "version"):
+            checks.text(f"instance.{name}", getattr(self, name))
+        for name, least, most in _NUMBERS:
+            object.__setattr__(self, name, checks.whole(f"instance.{name}", getattr(self, name), least, most))
+        object.__setattr__(self, "tags", checks.tags("instance.tags", self.tags))
+        object.__setattr__(self, "metadata", FrozenDict(checks.metadata("instance.metadata", self.metadata)))
+        object.__setattr__(self, "status", checks.one_of("instance.status", Status, self.status))
+        object.__setattr__(self, "health", checks.one_of("instance.health", Health, self.health))
+        _check_locality("instance.locality", self.locality)
+        for name in ("registered_at", "leaves_at"):
+            checks.moment(f"instance.{name}", getattr(self, name))
+        if self.ttl_s is not None:
+            object.__setattr__(self, "ttl_s", checks.seconds("instance.ttl_s", self.ttl_s, 0.0, _LONGEST_TTL_S))
 
     @property
     def key(self) -> Key:
@@ -159,31 +170,37 @@ class Instance:
             message.registered_at.FromDatetime(self.registered_at)
         if self.ttl_s is not None:
             message.ttl.FromNanoseconds(round(self.ttl_s * 1e9))
+        if self.leaves_at is not None:
+            message.leaves_at.FromDatetime(self.leaves_at)
         return message
 
     @classmethod
     def from_proto(cls, message: pb.Instance) -> Self:
         """The instance as the registry shows it. Takes whatever a message can hold: what makes no sense is left out."""
         where = message.locality
-        return cls(
-            service=message.service,
-            host=message.host,
-            port=message.port,
-            id=message.id,
-            namespace=message.namespace or DEFAULT_NAMESPACE,
-            version=message.version,
-            weight=message.weight if message.HasField("weight") else 100,
-            tags=tuple(message.tags),
-            metadata=message.metadata,
-            locality=Locality(where.region, where.zone, where.sub_zone),
-            status=_STATUSES.get(message.status, Status.DOWN),
-            health=_HEALTHS.get(message.health, Health.CRITICAL),
-            revision=message.revision,
-            create_revision=message.create_revision,
-            generation=message.generation,
-            registered_at=_when(message.registered_at) if message.HasField("registered_at") else None,
-            ttl_s=_ttl_s(message.ttl) if message.HasField("ttl") else None,
-        )
+        made = cls.__new__(cls)  # a message has the right types by itself, and there may be 100,000 of them
+        for name, value in (
+            ("service", message.service),
+            ("host", message.host),
+            ("port", message.port),
+            ("id", message.id),
+            ("namespace", message.namespace or DEFAULT_NAMESPACE),
+            ("version", message.version),
+            ("weight", message.weight if message.HasField("weight") else 100),
+            ("tags", tuple(message.tags)),
+            ("metadata", FrozenDict(message.metadata)),
+            ("locality", Locality(where.region, where.zone, where.sub_zone)),
+            ("status", _STATUSES.get(message.status, Status.DOWN)),
+            ("health", _HEALTHS.get(message.health, Health.CRITICAL)),
+            ("revision", message.revision),
+            ("create_revision", message.create_revision),
+            ("generation", message.generation),
+            ("registered_at", _when(message.registered_at) if message.HasField("registered_at") else None),
+            ("ttl_s", _ttl_s(message.ttl) if message.HasField("ttl") else None),
+            ("leaves_at", _when(message.leaves_at) if message.HasField("leaves_at") else None),
+        ):
+            object.__setattr__(made, name, value)
+        return made
 
     def updated_like(self, seen: Self) -> Self:
         """This instance with what an Update may have changed in the registry since."""
@@ -198,6 +215,24 @@ class Instance:
         )
 
 
+# What a message can hold, for the fields that are numbers.
+_NUMBERS = (
+    ("port", 0, 65535),
+    ("weight", 0, checks.MAX_WEIGHT),
+    ("revision", 0, checks.MAX_INT64),
+    ("create_revision", 0, checks.MAX_INT64),
+    ("generation", 0, checks.MAX_INT64),
+)
+
+
+def _check_locality(field: str, value: object) -> Locality:
+    if not isinstance(value, Locality):
+        raise checks.wrong_type(field, "must be a Locality", value, "Locality(region='eu', zone='eu-1')")
+    for part in ("region", "zone", "sub_zone"):
+        checks.text(f"{field}.{part}", getattr(value, part))
+    return value
+
+
 def _when(value: Timestamp) -> datetime | None:
     """A time that no calendar has is none: the rest of the instance is no worse for it."""
     try:
@@ -208,7 +243,7 @@ def _when(value: Timestamp) -> datetime | None:
 
 def _ttl_s(value: Duration) -> float | None:
     """A ttl that cannot be one is none."""
-    ttl_s = value.ToNanoseconds() / 1e9
+    ttl_s = round(value.ToNanoseconds() / 1e9, 6)
     return ttl_s if 0 <= ttl_s <= _LONGEST_TTL_S else None
 
 
@@ -247,25 +282,18 @@ class Filters(TypedDict, total=False):
     healthy_only: bool  # gets traffic: see `Instance.routable`
 
 
-def filter_to_proto(
-    *,
-    tags: Iterable[str] = (),
-    metadata: Mapping[str, str] | None = None,
-    version: str = "",
-    statuses: Iterable[Status | str] = (),
-    healths: Iterable[Health | str] = (),
-    locality: Locality | None = None,
-    healthy_only: bool = False,
-) -> pb.Filter:
-    """`Filters` as they go over the wire. Raises ValueError for an unknown status or health."""
+def filter_to_proto(**filters: Unpack[Filters]) -> pb.Filter:
+    """Filters as they go over the wire. Raises InvalidArgument for what they cannot be."""
+    _check_names("filter", filters, Filters)
+    tags, pairs, where = filters.get("tags", ()), filters.get("metadata"), filters.get("locality")
     return pb.Filter(
-        tags=[tags] if isinstance(tags, str) else tags,
-        metadata=metadata or {},
-        version=version,
-        statuses=[pb.Status.Value(Status(status).value) for status in statuses],
-        healths=[pb.Health.Value(Health(health).value) for health in healths],
-        locality=locality.to_proto() if locality else None,
-        routable_only=healthy_only,
+        tags=checks.tags("filter.tags", [tags] if isinstance(tags, str) else tags),
+        metadata=checks.metadata("filter.metadata", {} if pairs is None else pairs),
+        version=checks.text("filter.version", filters.get("version", "")),
+        statuses=[pb.Status.Value(it) for it in checks.some_of("filter.statuses", Status, filters.get("statuses", ()))],
+        healths=[pb.Health.Value(it) for it in checks.some_of("filter.healths", Health, filters.get("healths", ()))],
+        locality=None if where is None else _check_locality("filter.locality", where).to_proto(),
+        routable_only=checks.yes_or_no("filter.healthy_only", filters.get("healthy_only", False)),
     )
 
 
@@ -281,14 +309,39 @@ class Fields(TypedDict, total=False):
 
 
 def update_to_proto(key: Key, fields: Fields) -> pb.UpdateRequest:
-    """An update of the named fields as it goes over the wire.
-
-    Raises TypeError for a field that cannot be updated, ValueError for an unknown status or health.
-    """
-    unknown = sorted(fields.keys() - Fields.__annotations__.keys())
-    if unknown or not fields:
-        allowed = ", ".join(sorted(Fields.__annotations__))
-        raise TypeError(f"update: name one or more of {allowed}" + (f", not {', '.join(unknown)}" if unknown else ""))
+    """An update of the named fields as it goes over the wire. Raises InvalidArgument for what it cannot be."""
+    _check_names("update_mask", fields, Fields)
+    if not fields:
+        names = ", ".join(sorted(Fields.__annotations__))
+        raise WrongType(f"update_mask: name one or more of {names}", "update_mask")
     values: dict[str, Any] = dict(fields)
     changed = Instance(service=key.service, host="", port=0, id=key.id, namespace=key.namespace, **values)
+    _check_changeable(changed)
     return pb.UpdateRequest(instance=changed.to_proto(), update_mask=field_mask_pb2.FieldMask(paths=sorted(fields)))
+
+
+def check_registrable(instance: object) -> Instance:
+    """An instance that a registry takes. Raises InvalidArgument for the first thing that it would refuse."""
+    if not isinstance(instance, Instance):
+        raise checks.wrong_type("instance", "must be an Instance", instance, "Instance(service=…, host=…, port=…)")
+    checks.name("instance.namespace", instance.namespace, empty=True)
+    checks.name("instance.service", instance.service)
+    checks.name("instance.id", instance.id, empty=True)
+    checks.host("instance.host", instance.host)
+    checks.port("instance.port", instance.port)
+    for part in ("region", "zone", "sub_zone"):
+        checks.printable(f"instance.locality.{part}", getattr(instance.locality, part))
+    _check_changeable(instance)
+    return instance
+
+
+def _check_changeable(instance: Instance) -> None:
+    checks.printable("instance.version", instance.version)
+    checks.labels(instance.tags, instance.metadata)
+
+
+def _check_names(field: str, given: Mapping[str, object], allowed: type[Filters] | type[Fields]) -> None:
+    unknown = sorted(given.keys() - allowed.__annotations__.keys())
+    if unknown:
+        names = ", ".join(sorted(allowed.__annotations__))
+        raise WrongType(f"{field}: can name {names}, not {', '.join(unknown)}", field)

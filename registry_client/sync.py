@@ -14,7 +14,7 @@ import functools
 import threading
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from registry_client import client
+from registry_client import checks, client
 from registry_client.client import DEFAULT_DRAIN_S, DEFAULT_TTL_S
 from registry_client.errors import ClientClosed
 from registry_client.signals import SignalDrains
@@ -121,6 +121,7 @@ class RegistryClient:
         drain_on_signals: bool = False,
     ) -> Registration:
         """Keep an instance registered while a block lasts: `with registry.register(…) as registration`."""
+        checks.yes_or_no("drain_on_signals", drain_on_signals)
         make = functools.partial(self._inner.register, instance, ttl, drain=drain, timeout=timeout)
         return Registration(self._thread, make, self._signals if drain_on_signals else None)
 

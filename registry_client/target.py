@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from registry_client.errors import InvalidTarget
+from registry_client.checks import NAME, shown
+from registry_client.checks import host as check_host
+from registry_client.errors import InvalidArgument, InvalidTarget
 from registry_client.instance import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 SCHEME = "registry"
 DEFAULT_PORT = 7400
-# As in registry.proto, NAMES.
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@~+-]{0,127}")
-_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^\[\]:/?#\s]+)(?::(?P<port>\d+))?")
+MAX_DIGITS = 5
+_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^\[\]:/?#\s]+)(?::(?P<port>[0-9]+))?")
 
 
 def parse_addresses(addresses: str | Sequence[str]) -> tuple[str, ...]:
@@ -25,23 +28,64 @@ def parse_addresses(addresses: str | Sequence[str]) -> tuple[str, ...]:
 
     Raises InvalidTarget, naming the address that is wrong.
     """
+    if isinstance(addresses, bytes | Mapping) or not isinstance(addresses, Iterable):
+        raise InvalidTarget(f"addresses: must be 'HOST:PORT[,HOST:PORT]' or a list of such, is {shown(addresses)}")
     texts = addresses.split(",") if isinstance(addresses, str) else list(addresses)
-    parsed = tuple(dict.fromkeys(_address(text.strip()) for text in texts))
+    parsed = tuple(dict.fromkeys(map(_address, texts)))
     if not parsed:
         raise InvalidTarget("addresses: at least one HOST:PORT of the registry is needed")
     return parsed
 
 
-def _address(text: str) -> str:
-    found = _ADDRESS.fullmatch(text)
+def parse_endpoint(text: str) -> tuple[str, int]:
+    """Where an instance listens, from HOST:PORT; an IPv6 address stands in brackets. Raises InvalidTarget."""
+    host, port = _host_and_port(text)
+    bare = host.strip("[]")
+    if port is None:
+        raise InvalidTarget(f"address {shown(text)}: the port is missing; write {host}:8001")
+    try:
+        return check_host("host", bare), port
+    except InvalidArgument as error:
+        raise InvalidTarget(f"address {shown(text)}: the {error}") from None
+
+
+def _address(text: object) -> str:
+    host, port = _host_and_port(text)
+    return f"{host}:{DEFAULT_PORT if port is None else port}"
+
+
+def _host_and_port(text: object) -> tuple[str, int | None]:
+    """The host, an IPv6 address with its brackets, and the port if there is one."""
+    if not isinstance(text, str):
+        raise InvalidTarget(f"address {shown(text)}: must be a string, such as '127.0.0.1:{DEFAULT_PORT}'")
+    found = _ADDRESS.fullmatch(text.strip())
     if found is None:
-        raise InvalidTarget(
-            f"address {text!r}: must be HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT} or [::1]:{DEFAULT_PORT}"
-        )
-    port = int(found["port"] or DEFAULT_PORT)
+        raise InvalidTarget(f"address {shown(text)}: must be HOST:PORT, {_how_to_write(text.strip())}")
+    if found["port"] is None:
+        return found["host"], None
+    port = int(found["port"]) if len(found["port"]) <= MAX_DIGITS else 0
     if not 1 <= port <= 65535:
-        raise InvalidTarget(f"address {text!r}: the port must be 1 to 65535")
-    return f"{found['host']}:{port}"
+        raise InvalidTarget(f"address {shown(text)}: the port must be 1 to 65535")
+    return found["host"], port
+
+
+def _how_to_write(text: str) -> str:
+    """An example near to what was given: who has the last colons of an IPv6 address cannot be told without brackets."""
+    host, _, port = text.rpartition(":")
+    whole, part = _is_ipv6(text), _is_ipv6(host) and port.isdecimal()
+    if whole and part:
+        return f"which this is in two ways: write [{host}]:{port} or [{text}]:PORT"
+    if whole or part:
+        return f"with an IPv6 address in brackets: write [{host}]:{port}" if part else f"write [{text}]:PORT"
+    return f"such as 127.0.0.1:{DEFAULT_PORT} or [::1]:{DEFAULT_PORT}"
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +100,8 @@ class Target:
 
 def parse_target(url: str) -> Target:
     """Take a `registry://` URL apart. Raises InvalidTarget, naming the part that is wrong."""
+    if not isinstance(url, str):
+        raise InvalidTarget(f"target {shown(url)}: must be a string")
     scheme, separator, rest = url.partition("://")
     if not separator or scheme != SCHEME:
         raise InvalidTarget(
@@ -70,7 +116,7 @@ def parse_target(url: str) -> Target:
         raise InvalidTarget(f"target {url!r}: the path must be SERVICE or NAMESPACE/SERVICE, is {path!r}")
     service, namespace = names[-1], names[0] if len(names) == 2 else DEFAULT_NAMESPACE
     for part, name in (("namespace", namespace), ("service", service)):
-        if _NAME.fullmatch(name) is None:
+        if NAME.fullmatch(name) is None:
             raise InvalidTarget(
                 f"target {url!r}: the {part} {name!r} must be 1 to 128 letters, digits and any of _ . : @ ~ + -"
             )

@@ -29,6 +29,7 @@ CORE = (
     "registry_server/stores/leases.py",
     "registry_server/stores/etcd_wire.py",
     "registry_client/lack.py",
+    "registry_client/checks.py",
     "registry_client/lease.py",
     "registry_client/view.py",
     "registry_client/backoff.py",

@@ -93,3 +93,22 @@ def test_details_that_are_missing_or_contradict_the_status_do_no_harm() -> None:
 def test_a_status_without_text_is_named() -> None:
     bare = grpc.aio.AioRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, grpc.aio.Metadata(), grpc.aio.Metadata(), None)
     assert str(from_rpc_error(bare, "get")) == "get: deadline exceeded"
+
+
+def test_what_a_server_says_is_one_line_of_bounded_length() -> None:
+    error = from_rpc_error(failure(grpc.StatusCode.INTERNAL, "a\n\x1b[31mred\r" + "x" * 100_000), "list player")
+    assert str(error).startswith("list player: a [31mred xxx")
+    assert str(error).isprintable()
+    assert len(str(error)) < 1_100
+
+
+@pytest.mark.parametrize("code", ["NOT_FOUND", "INVALID_ARGUMENT", "UNAVAILABLE"])
+def test_details_that_are_no_message_do_no_harm(code: str) -> None:
+    kinds = {"NOT_FOUND": "ResourceInfo", "INVALID_ARGUMENT": "BadRequest", "UNAVAILABLE": "RetryInfo"}
+    for value in (b"\xff\xff\xff", b"\x0a\xff"):
+        packed = Any(type_url=f"type.googleapis.com/google.rpc.{kinds[code]}", value=value)
+        status = status_pb2.Status(code=getattr(code_pb2, code), message="no", details=[packed]).SerializeToString()
+        for encoded in (status, b"\xff" + status):
+            trailers = grpc.aio.Metadata(("grpc-status-details-bin", encoded))
+            raised = grpc.aio.AioRpcError(grpc.StatusCode[code], grpc.aio.Metadata(), trailers, "no")
+            assert str(from_rpc_error(raised)) == "no"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry_client.errors import InvalidTarget
-from registry_client.target import Target, parse_addresses, parse_target
+from registry_client.target import Target, parse_addresses, parse_endpoint, parse_target
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,39 @@ def test_addresses(given_: str | list[str], parsed: tuple[str, ...]) -> None:
 def test_a_wrong_address_is_named(wrong: str | list[str]) -> None:
     with pytest.raises(InvalidTarget, match="address"):
         parse_addresses(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "ways"),
+    [
+        ("2001:db8::1:2:8001", ["[2001:db8::1:2]:8001", "[2001:db8::1:2:8001]:PORT"]),
+        ("::1:7400", ["[::1]:7400", "[::1:7400]:PORT"]),
+        ("2001:db8::1", ["[2001:db8::1]:PORT"]),
+        ("1:2:3:4:5:6:7:8:7400", ["[1:2:3:4:5:6:7:8]:7400"]),
+    ],
+)
+def test_an_ipv6_address_without_brackets_is_refused_with_how_to_write_it(text: str, ways: list[str]) -> None:
+    for parse in (parse_addresses, parse_endpoint, lambda text: parse_target(f"registry://{text}/player")):
+        with pytest.raises(InvalidTarget) as caught:
+            parse(text)
+        assert all(way in str(caught.value) for way in ways)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [("10.0.0.5:8001", ("10.0.0.5", 8001)), ("[::1]:1", ("::1", 1)), ("h.example:65535", ("h.example", 65535))],
+)
+def test_where_an_instance_listens(text: str, endpoint: tuple[str, int]) -> None:
+    assert parse_endpoint(text) == endpoint
+
+
+@pytest.mark.parametrize(
+    "wrong", ["10.0.0.5", "[::1]", "h:0", "h:65536", "10.0.0.555:1", "[fe80::1%eth0]:1", "a b:1", ""]
+)
+def test_where_nothing_can_listen(wrong: str) -> None:
+    with pytest.raises(InvalidTarget, match="address"):
+        parse_endpoint(wrong)
 
 
 @pytest.mark.parametrize(

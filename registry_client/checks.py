@@ -1,0 +1,276 @@
+"""CORE: what may be asked of a registry. Each check returns the value as it is sent, or says what is wrong with it.
+
+The rules are those of registry.proto. They are applied here as well so that a mistake is told where it was made, at
+once, and with the registry away too. All raise InvalidArgument, in one line, with the field and how to write it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import operator
+import re
+import reprlib
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from numbers import Real
+from typing import TypeVar
+
+from registry_client.errors import InvalidArgument, WrongType
+
+_Kind = TypeVar("_Kind", bound=StrEnum)
+_Any = TypeVar("_Any")
+
+MIN_TTL_S, MAX_TTL_S = 2.0, 3600.0
+MAX_DRAIN_S = 3600.0
+MAX_TIMEOUT_S = 366 * 86_400.0
+MAX_NAME = 128
+MAX_WEIGHT = 1_000_000
+MAX_LABEL_BYTES = 16 * 1024
+MAX_SERVICES = 1_000
+MAX_PAGE = 10_000
+MAX_INT64 = 2**63 - 1
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@~+-]{0,127}")
+_HOST = re.compile(r"(?!.{254})[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?")
+# Such a name would be an IPv4 address, and no right one (https://url.spec.whatwg.org/#ends-in-a-number-checker).
+_ENDS_IN_NUMBER = re.compile(r"(?:^|\.)\d+\.?$", re.ASCII)
+_WITH_PORT = re.compile(r"(?P<host>\[[^\]]*\]|[^:/]+):(?P<port>\d+)", re.ASCII)
+_SHOW = reprlib.Repr()
+_SHOW.maxstring = _SHOW.maxother = _SHOW.maxlong = 60
+
+
+# ---- values
+
+
+def text(field: str, value: object, what: str = "") -> str:
+    """A string that can be sent. `what` names the part of the field that it is."""
+    if not isinstance(value, str):
+        raise wrong_type(field, f"{what}must be a string", value, _as_text(value))
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise wrong(field, f"{what}must be text without lone surrogates, is {shown(value)}") from None
+    return value
+
+
+def name(field: str, value: object, *, empty: bool = False) -> str:
+    """The name of a namespace, a service or an instance; empty only where that is allowed."""
+    given = text(field, value)
+    if NAME.fullmatch(given) is None and (given or not empty):
+        if not given:
+            raise wrong(field, "is required")
+        rule = (
+            f"must be 1 to {MAX_NAME} letters, digits and any of _ . : @ ~ + -, beginning with a letter, a digit or _"
+        )
+        raise wrong(field, f"{rule}, is {shown(given)}")
+    return given
+
+
+def whole(field: str, value: object, least: int, most: int) -> int:
+    """A whole number within bounds."""
+    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+        raise wrong_type(field, "must be an int", value, _as_int(value))
+    number = operator.index(value)  # type: ignore[arg-type]
+    if not least <= number <= most:
+        raise wrong(field, f"must be {least} to {most}, is {shown(number)}")
+    return number
+
+
+def yes_or_no(field: str, value: object) -> bool:
+    """True or False, and nothing that merely counts as such."""
+    if not isinstance(value, bool):
+        raise wrong_type(field, "must be True or False", value)
+    return value
+
+
+def seconds(field: str, value: object, least: float, most: float) -> float:
+    """A number of seconds within bounds."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise wrong_type(field, "must be a number of seconds", value, _as_seconds(value))
+    try:
+        number = float(value)
+    except OverflowError:
+        number = float("inf")
+    if not least <= number <= most:  # which is so for nan, too
+        raise wrong(field, f"must be {least:g} to {most:g} seconds, is {number:g}")
+    return number
+
+
+def ttl(value: object) -> float:
+    """How long an instance lives without a renewal, in seconds."""
+    return seconds("ttl", value, MIN_TTL_S, MAX_TTL_S)
+
+
+def drain(value: object) -> float:
+    """How long an instance drains before it leaves, in seconds."""
+    return seconds("drain", value, 0.0, MAX_DRAIN_S)
+
+
+def timeout(value: object) -> float:
+    """How long something may take, in seconds: more than nothing."""
+    number = seconds("timeout", value, 0.0, MAX_TIMEOUT_S)
+    if not number:
+        raise wrong("timeout", "must be more than 0 seconds")
+    return number
+
+
+def wait(value: object) -> float | None:
+    """How long to wait, in seconds: 0 only looks, None waits for ever."""
+    return None if value is None else seconds("timeout", value, 0.0, MAX_TIMEOUT_S)
+
+
+def one_of(field: str, kind: type[_Kind], value: object) -> _Kind:
+    """A member of an enum, which may be given by its name."""
+    for member in kind:
+        if value is member or (isinstance(value, str) and value == member.value):
+            return member
+    allowed = ", ".join(kind)
+    raise (wrong if isinstance(value, str) else wrong_type)(field, f"must be one of {allowed}", value)
+
+
+def some_of(field: str, kind: type[_Kind], value: object) -> list[_Kind]:
+    """Members of an enum; one alone may stand for a list of one."""
+    if isinstance(value, str):
+        return [one_of(field, kind, value)]
+    return [one_of(field, kind, member) for member in _each(field, value, f"a list of {', '.join(kind)}")]
+
+
+def tags(field: str, value: object) -> tuple[str, ...]:
+    """A sequence of strings, and not one string, which would be a sequence of letters."""
+    return tuple(text(field, tag, "each ") for tag in _each(field, value, "a list of strings"))
+
+
+def metadata(field: str, value: object) -> dict[str, str]:
+    """A mapping of strings to strings."""
+    if not isinstance(value, Mapping):
+        raise wrong_type(field, "must be a dict of strings, such as {'map': 'dust'}", value)
+    return {
+        text(field, label, "each key "): text(field, content, f"the value of {shown(label)} ")
+        for label, content in value.items()
+    }
+
+
+def instance_of(field: str, kind: type[_Any], value: object) -> _Any | None:
+    """An object of a class, or None."""
+    if value is not None and not isinstance(value, kind):
+        raise wrong_type(field, f"must be a {kind.__name__} or None", value)
+    return value
+
+
+def moment(field: str, value: object) -> datetime | None:
+    """A point in time, or None."""
+    return instance_of(field, datetime, value)
+
+
+# ---- rules of an instance
+
+
+def host(field: str, value: object) -> str:
+    """An IP address or a DNS name, without anything around it."""
+    given = text(field, value)
+    if not given:
+        raise wrong(field, "is required")
+    if not (_is_ip(given) or (_HOST.fullmatch(given) and not _ENDS_IN_NUMBER.search(given))):
+        raise wrong(field, f"must be an IP address or a DNS name{_host_hint(given)}, is {shown(given)}")
+    return given
+
+
+def _is_ip(given: str) -> bool:
+    # A zone (fe80::1%eth0) means nothing to anybody else.
+    try:
+        ipaddress.ip_address(given)
+    except ValueError:
+        return False
+    return "%" not in given
+
+
+def _host_hint(given: str) -> str:
+    if "://" in given:
+        return " without a scheme"
+    found = _WITH_PORT.fullmatch(given)
+    if found is not None:
+        return f" without a port (write host={found['host'].strip('[]')!r}, port={found['port']})"
+    return " without brackets" if given.startswith("[") else ""
+
+
+def port(field: str, value: object) -> int:
+    """A TCP port that can be called."""
+    return whole(field, value, 1, 65535)
+
+
+def weight(field: str, value: object) -> int:
+    """A share of the traffic."""
+    return whole(field, value, 0, MAX_WEIGHT)
+
+
+def printable(field: str, value: object) -> str:
+    """Text for people, of no more than a line."""
+    given = text(field, value)
+    if len(given) > MAX_NAME or not given.isprintable():
+        raise wrong(field, f"must be at most {MAX_NAME} printable characters, is {shown(given)}")
+    return given
+
+
+def labels(named: Iterable[str], pairs: Mapping[str, str]) -> None:
+    """What tags and metadata must keep to beyond their types."""
+    listed = list(named)
+    if "" in listed or len(set(listed)) != len(listed):
+        raise wrong("instance.tags", f"must be neither empty nor repeated, are {shown(listed)}")
+    if "" in pairs:
+        raise wrong("instance.metadata", "must have no empty key")
+    of_tags = sum(len(tag.encode()) for tag in listed)
+    size = of_tags + sum(len(label.encode()) + len(content.encode()) for label, content in pairs.items())
+    if size > MAX_LABEL_BYTES:
+        field = "instance.tags" if of_tags > MAX_LABEL_BYTES else "instance.metadata"
+        raise wrong(field, f"tags and metadata together must be at most {MAX_LABEL_BYTES} bytes, are {size}")
+
+
+# ---- saying what is wrong
+
+
+def wrong(field: str, rule: str, value: object = None) -> InvalidArgument:
+    """The exception for a value that cannot be."""
+    return InvalidArgument(f"{field}: {rule}" + ("" if value is None else f", is {shown(value)}"), field)
+
+
+def wrong_type(field: str, rule: str, value: object, write: str = "") -> WrongType:
+    """The exception for a value of another type, with how to write it where that can be told."""
+    given = "None" if value is None else f"{shown(value)} ({type(value).__name__})"
+    return WrongType(f"{field}: {rule}, is {given}" + (f"; write {write}" if write else ""), field)
+
+
+def shown(value: object) -> str:
+    """The value in a line of bounded length, whatever it is."""
+    return " ".join(_SHOW.repr(value).split())
+
+
+def _each(field: str, value: object, needed: str) -> Iterable[object]:
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        write = f"[{value!r}]" if isinstance(value, str) and len(value) < MAX_NAME else ""
+        raise wrong_type(field, f"must be {needed}", value, write)
+    return value
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, bytes | bytearray):
+        return "its .decode()"
+    if isinstance(value, bool) or value is None or isinstance(value, Iterable):
+        return ""
+    return repr(str(value)) if isinstance(value, int | float) else "str(…) of it"
+
+
+def _as_int(value: object) -> str:
+    if isinstance(value, str) and value.isdecimal() and value.isascii() and len(value) < MAX_NAME:
+        return value.lstrip("0") or "0"
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else ""
+
+
+def _as_seconds(value: object) -> str:
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():g}"
+    try:
+        return f"{float(value):g}" if isinstance(value, str) and len(value) < MAX_NAME else ""
+    except ValueError:
+        return ""

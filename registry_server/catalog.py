@@ -13,9 +13,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from protos.registry.v1 import registry_pb2 as pb
 from registry_server.holdings import Holdings
-from registry_server.model import Address, Entry, Query
+from registry_server.model import Address, BadRecord, Entry, Owner, Query
 from registry_server.stores.base import Cause, Delete, Delta, Key, Record, Snapshot
 
 LOG_LIMIT = 16_384
@@ -31,6 +30,14 @@ class Change(NamedTuple):
     before: Entry | None
     after: Entry | None
     cause: Cause | None = None
+
+
+class Flaw(NamedTuple):
+    """A record of the store that is no instance, and why."""
+
+    key: Key
+    revision: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +113,7 @@ class Catalog:
 
     def __init__(self, log_limit: int = LOG_LIMIT) -> None:
         self.epoch = ""
+        self.fence = 0
         self.revision = 0
         self.seq = 0
         self._namespaces: dict[str, _Namespace] = {}
@@ -114,7 +122,9 @@ class Catalog:
         self._log: deque[Change] = deque()
         self._log_limit = log_limit
         self._forgotten_revision = 0
-        self._departed: dict[Key, int] = {}
+        self._departed: dict[Key, Owner] = {}
+        self._flawed: dict[Key, Flaw] = {}
+        self._new_flaws: list[Flaw] = []
 
     # ---- writing: by events alone
 
@@ -126,11 +136,13 @@ class Catalog:
         """
         is_same_order = self.is_continued_by(snapshot)
         records = {record.key: record for record in snapshot.records}
-        self.epoch, self.revision = snapshot.epoch, snapshot.revision
+        self.epoch, self.fence, self.revision = snapshot.epoch, snapshot.fence, snapshot.revision
+        for key in [key for key in self._flawed if key not in records]:
+            del self._flawed[key]
         gone = [key for key in self.keys() if key not in records and key not in keep]
         changes = [self._remove(key, Cause.EXPIRED) for key in gone]
         for record in sorted(records.values(), key=lambda record: record.revision):
-            if not is_same_order or self._revision_of(record.key) != record.revision:
+            if not is_same_order or self.revision_of(record.key) != record.revision:
                 changes += self._put(record)
         if not is_same_order:
             self._forget_all()
@@ -144,6 +156,8 @@ class Catalog:
         """Take in what one revision changed, and return what that changed here."""
         self.revision = max(self.revision, delta.revision)
         changes = [self._remove(key, cause) for key, cause in _known(self, delta)]
+        for deleted in delta.deletes:
+            self._flawed.pop(deleted.key, None)
         for record in delta.puts:
             changes += self._put(record)
         return changes
@@ -178,12 +192,31 @@ class Catalog:
         """How many instances a lease keeps alive."""
         return self._leases.count(lease_id)
 
-    def departed_generation(self, key: Key) -> int:
-        """The generation that the latest owner of an id had when it left; 0 if that is not known.
+    def last_owner(self, key: Key) -> Owner | None:
+        """Who has the id, or had it last; None if that is not known.
 
         The latest ids that left are remembered, so that who comes back too late finds that it has lost its id.
         """
-        return self._departed.get(key, 0)
+        entry = self.get(key)
+        return entry.owner if entry is not None else self._departed.get(key)
+
+    def revision_of(self, key: Key) -> int:
+        """The revision of what the store has under that name, even if that is no instance; 0 for nothing."""
+        entry = self.get(key)
+        if entry is not None:
+            return entry.revision
+        flaw = self._flawed.get(key)
+        return flaw.revision if flaw else 0
+
+    @property
+    def flaws(self) -> int:
+        """How many records of the store are skipped because they are no instances."""
+        return len(self._flawed)
+
+    def take_new_flaws(self) -> Sequence[Flaw]:
+        """The records that were found to be no instances since this was last asked."""
+        found, self._new_flaws = self._new_flaws, []
+        return found
 
     def namespaces(self) -> tuple[str, ...]:
         """The names of the namespaces, in order."""
@@ -271,15 +304,15 @@ class Catalog:
             return [] if since >= self._floor else None
         return service.log.since(since)
 
-    def _revision_of(self, key: Key) -> int:
-        entry = self.get(key)
-        return entry.revision if entry else 0
-
     def _put(self, record: Record) -> list[Change]:
         """Take in a record. An address belongs to one instance: whoever held it before leaves, on every replica alike,
         even if the two registered at the same time on different ones."""
-        after = Entry.of(record)
+        try:
+            after = Entry.of(record, self.fence)
+        except BadRecord as flaw:
+            return self._skip(record, str(flaw))
         key = after.key
+        self._flawed.pop(key, None)
         service = self._services.get(key[:2]) or self._open(key.namespace, key.service)
         holder = service.addresses.get(after.address, key.id)
         changes = []
@@ -287,6 +320,14 @@ class Catalog:
             changes.append(self._change(service, service.entries[holder].key, None, Cause.REPLACED))
         changes.append(self._change(service, key, after, None))
         return changes
+
+    def _skip(self, record: Record, reason: str) -> list[Change]:
+        """A record that is no instance is none for any reader, on every replica alike."""
+        known = self._flawed.get(record.key)
+        self._flawed[record.key] = flaw = Flaw(record.key, record.revision, reason)
+        if known is None:
+            self._new_flaws.append(flaw)
+        return [] if self.get(record.key) is None else [self._remove(record.key, Cause.DEREGISTERED)]
 
     def _remove(self, key: Key, cause: Cause) -> Change:
         return self._change(self._services[key[:2]], key, None, cause)
@@ -326,7 +367,7 @@ class Catalog:
             self._departed.pop(key, None)
             service.namespace.names[key.service] = None
             return
-        self._departed[key] = before.instance.generation
+        self._departed[key] = before.owner
         if len(self._departed) > DEPARTED_LIMIT:
             del self._departed[next(iter(self._departed))]
         if not service.entries:
@@ -373,5 +414,5 @@ def _known(catalog: Catalog, delta: Delta) -> Iterator[tuple[Key, Cause]]:
     for deleted in delta.deletes:
         entry = catalog.get(deleted.key)
         if entry is not None:
-            has_drained = deleted.cause is Cause.EXPIRED and entry.instance.status == pb.DRAINING
+            has_drained = deleted.cause is Cause.EXPIRED and entry.owner.is_leaving
             yield deleted.key, Cause.DRAINED if has_drained else deleted.cause

@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from registry_server.catalog import Catalog, Change, ghosts
+from registry_server.catalog import Catalog, Change, Flaw, ghosts
 from registry_server.guard import RemovalGuard
 from registry_server.hub import Hub
 from registry_server.stores.base import (
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 BOOKMARK_TICK_S = 1.0
 MAX_GHOSTS = 1000
+# How many records that are no instances are named in one line of the log.
+MAX_NAMED = 3
 # The feed notes so often that it runs.
 BEAT_S = 0.25
 # When it has not run for so much longer, this process was stopped or starved, and passed on no renewal meanwhile.
@@ -111,6 +113,8 @@ class Feed:
                 self.guard.store_ill(self._clock())
         if self.catalog.revision >= self._loaded_at:
             self.loaded.set()
+        if flaws := self.catalog.take_new_flaws():
+            log.warning("%s", _told_of(flaws))
         if self._waiting:
             self._release_waiting()
 
@@ -195,3 +199,10 @@ class Feed:
         while True:
             await asyncio.sleep(BOOKMARK_TICK_S)
             self._hub.bookmark()
+
+
+def _told_of(flaws: Sequence[Flaw]) -> str:
+    """One line, however many there are, and whatever their keys hold."""
+    named = "; ".join(f"{str(flaw.key)[:200]!a}: {flaw.reason}" for flaw in flaws[:MAX_NAMED])
+    more = f"; and {len(flaws) - MAX_NAMED} more" if len(flaws) > MAX_NAMED else ""
+    return f"the store holds what is no instance, which is skipped: {named}{more}"

@@ -3,23 +3,59 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from sys import intern
 from typing import NamedTuple
 
+from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from protos.registry.v1 import registry_pb2 as pb
+from registry_server import fields
+from registry_server.errors import InvalidField
 from registry_server.stores.base import Key, Record
 
 CHECKSUM_MODULUS = 1 << 64
+# More than an instance with every field at its limit takes; so much of a store's value is looked at.
+MAX_VALUE_BYTES = 64 * 1024
+# How many characters of labels a value may have that is kept once for all who are alike.
+MAX_SHARED = 128
 
 
 Address = tuple[str, int]
 """Where an instance listens: host and port."""
 
 
+class BadRecord(Exception):
+    """A record of the store that is no instance. The text says why, and quotes nothing of the value."""
+
+
+class Traits(NamedTuple):
+    """What filters ask of an instance, but for its metadata. Most instances of a service are alike in it."""
+
+    version: str
+    status: int
+    health: int
+    tags: frozenset[str]
+    locality: tuple[str, str, str]
+    ttl_s: float
+
+
+class Owner(NamedTuple):
+    """Who has an id, or had it last: its generation, where and since when (in ns) it is registered, and whether it is
+    deregistered: it leaves, or left, at the end of a drain."""
+
+    generation: int
+    address: Address
+    registered_ns: int
+    is_leaving: bool
+
+
 class Entry(NamedTuple):
     """An instance with what is derived from it, each derived once.
 
-    It is kept encoded, as most readers want it: a parsed message takes several times the memory.
+    It is kept encoded, as most readers want it: a parsed message takes several times the memory. What is asked often
+    stands beside it, so that nobody parses it for that.
     """
 
     key: Key
@@ -29,6 +65,9 @@ class Entry(NamedTuple):
     digest: int
     routable: bool
     address: Address
+    owner: Owner
+    traits: Traits
+    metadata: frozenset[tuple[str, str]]
 
     @property
     def instance(self) -> pb.Instance:
@@ -36,21 +75,108 @@ class Entry(NamedTuple):
         return pb.Instance.FromString(self.encoded)
 
     @classmethod
-    def of(cls, record: Record) -> "Entry":
-        """Read a record of the store. This is the one place where an instance is encoded for its readers."""
-        instance = pb.Instance.FromString(record.value)
-        instance.revision = record.revision
-        instance.create_revision = record.create_revision
+    def of(cls, record: Record, fence: int = 0) -> "Entry":
+        """Read a record of the store, whatever anybody wrote there. Raises BadRecord if it is no instance.
+
+        The key decides what it is called and the store what its revisions are; what it does not say has its default.
+        This is the one place where an instance is encoded for its readers.
+        """
+        it = _parsed(record)
+        it.revision, it.create_revision = record.revision, record.create_revision
+        it.generation = _generation(it.generation, record.revision, fence)
         namespace, service, id_ = record.key
+        address = (it.host, it.port)
         return cls(
             Key(intern(namespace), intern(service), id_),
-            instance.SerializeToString(),
+            it.SerializeToString(),
             record.lease_id,
             record.revision,
             digest(record.key, record.revision),
-            is_routable(instance),
-            (instance.host, instance.port),
+            is_routable(it),
+            address,
+            Owner(it.generation, address, nanoseconds(it.registered_at), it.HasField("leaves_at")),
+            _traits(it),
+            frozenset(map(_pair, it.metadata.items())) if it.metadata else frozenset(),
         )
+
+
+def _parsed(record: Record) -> pb.Instance:
+    """The instance in a record, complete, under the name of its key."""
+    if len(record.value) > MAX_VALUE_BYTES:
+        raise BadRecord(f"its value has {len(record.value)} bytes, an instance has at most {MAX_VALUE_BYTES}")
+    try:
+        it = pb.Instance.FromString(record.value)
+        it.namespace = fields.name("namespace", record.key.namespace)
+        it.service = fields.name("service", record.key.service)
+        it.id = fields.name("id", record.key.id)
+        it.host = fields.host("host", it.host)
+        fields.port("port", it.port)
+        fields.settle(it)
+        _check_times(it)
+    except DecodeError:
+        raise BadRecord("its value is not an encoded registry.v1.Instance") from None
+    except InvalidField as wrong:
+        raise BadRecord(str(wrong)) from None
+    return it
+
+
+def _check_times(it: pb.Instance) -> None:
+    if it.HasField("ttl"):
+        fields.duration_s("ttl", it.ttl, 1e-9, fields.MAX_TTL_S)
+    else:
+        it.ttl.seconds = int(fields.DEFAULT_TTL_S)
+    if it.HasField("registered_at"):
+        fields.timestamp("registered_at", it.registered_at)
+    if it.HasField("leaves_at"):
+        fields.timestamp("leaves_at", it.leaves_at)
+
+
+def _generation(stored: int, revision: int, fence: int) -> int:
+    """The generation of a record: a number that no other owner of the id has, had, or will have.
+
+    A new owner's record holds minus the fence of the epoch in which it was written (`new_generation`), to which the
+    revision of the commit that wrote it is added: that grows with every owner. Every later write for the same owner
+    holds the number itself. One greater than anything that can have been given out so far was not written by us.
+    """
+    greatest = fence + revision
+    number = revision - stored if stored < 0 else stored
+    return number if 0 < number <= greatest else greatest
+
+
+def new_generation(fence: int) -> int:
+    """What the record of a new owner holds as its generation, until the store has said its revision."""
+    return -fence
+
+
+def nanoseconds(at: Timestamp) -> int:
+    """A time as one number, which can be compared."""
+    return at.seconds * 10**9 + at.nanos
+
+
+def _traits(it: pb.Instance) -> Traits:
+    where = it.locality
+    ttl_s = it.ttl.seconds + it.ttl.nanos / 1e9
+    found = Traits(
+        it.version, it.status, it.health, frozenset(it.tags), (where.region, where.zone, where.sub_zone), ttl_s
+    )
+    return _shared_traits(found) if sum(map(len, it.tags)) <= MAX_SHARED else found
+
+
+def _pair(pair: tuple[str, str]) -> tuple[str, str]:
+    return _shared_pair(pair) if len(pair[0]) + len(pair[1]) <= MAX_SHARED else pair
+
+
+# Equal values are one object and take the memory of one. The caches are bounded in number, and what is in them in size.
+
+
+@lru_cache(maxsize=2048)
+def _shared_traits(traits: Traits) -> Traits:
+    return traits
+
+
+@lru_cache(maxsize=8192)
+def _shared_pair(pair: tuple[str, str]) -> tuple[str, str]:
+    return pair
 
 
 def digest(key: Key, revision: int) -> int:
@@ -69,6 +195,9 @@ def is_routable(instance: pb.Instance) -> bool:
     return instance.status == pb.ACTIVE and instance.health in (pb.UNKNOWN, pb.HEALTHY) and instance.weight > 0
 
 
+_ANYWHERE = ("", "", "")
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """A question about the instances of a namespace: of which services, and which of them.
@@ -84,7 +213,7 @@ class Query:
     version: str = ""
     statuses: frozenset[int] = frozenset()
     healths: frozenset[int] = frozenset()
-    locality: tuple[str, str, str] = ("", "", "")
+    locality: tuple[str, str, str] = _ANYWHERE
     routable_only: bool = False
 
     @classmethod
@@ -112,14 +241,14 @@ class Query:
 
     def matches(self, entry: Entry) -> bool:
         """Whether the instance, of a service that is meant, is meant too."""
-        it = entry.instance
+        it = entry.traits
         return (
             (not self.routable_only or entry.routable)
             and (not self.version or it.version == self.version)
             and (not self.statuses or it.status in self.statuses)
             and (not self.healths or it.health in self.healths)
-            and (not self.tags or self.tags.issubset(it.tags))
-            and all(it.metadata.get(name) == value for name, value in self.metadata)
+            and self.tags <= it.tags
+            and self.metadata <= entry.metadata
             and _is_within(self.locality, it.locality)
         )
 
@@ -140,10 +269,5 @@ class Query:
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
 
 
-def _is_within(wanted: tuple[str, str, str], actual: pb.Locality) -> bool:
-    region, zone, sub_zone = wanted
-    return (
-        (not region or actual.region == region)
-        and (not zone or actual.zone == zone)
-        and (not sub_zone or actual.sub_zone == sub_zone)
-    )
+def _is_within(wanted: tuple[str, str, str], actual: tuple[str, str, str]) -> bool:
+    return wanted == _ANYWHERE or all(not part or part == is_ for part, is_ in zip(wanted, actual, strict=True))

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from protos.registry.v1 import registry_pb2 as pb
-from registry_server.errors import Contended, LimitExceeded, NotFound, Unavailable
+from registry_server.errors import Contended, InvalidField, LimitExceeded, NotFound, Unavailable
 from registry_server.feed import Feed
 from registry_server.model import Entry
 from registry_server.rules import Plan, Rules
 from registry_server.stores.base import (
     Cause,
+    Commit,
     Conflict,
     Key,
     Lease,
@@ -56,10 +57,11 @@ class Registrar:
 
     async def register(self, wanted: pb.Instance, ttl_s: float, lease_id: str) -> tuple[Entry, int, Lease]:
         """Register under a lease, a new one if `lease_id` is empty; return the instance, the revision, the lease."""
+        if wanted.generation:
+            await self._check_given(wanted.generation)
         lease = await (self._existing(lease_id) if lease_id else self._granted(ttl_s))
-        held = wanted.generation
         try:
-            written = await self._write(wanted.id, lambda: self._rules.register(wanted, held, lease))
+            written = await self._write(wanted.id, lambda: self._rules.register(wanted, lease))
         except BaseException:
             if not lease_id:
                 await self._release((lease.id,))
@@ -100,12 +102,23 @@ class Registrar:
 
     # ---- within
 
+    async def _check_given(self, generation: int) -> None:
+        """A generation that was never given out is nobody's. One that another replica has just given may be news."""
+        catalog = self._feed.catalog
+        if generation <= catalog.fence + catalog.revision:
+            return
+        reached = await self._commit(Commit())
+        if generation > catalog.fence + reached:
+            raise InvalidField("instance.generation", "was never given out by this registry; a new owner gives none")
+        if not await self._feed.reach(generation - catalog.fence, CATCH_UP_S):
+            raise Unavailable("the view lags behind the generation; try again", RETRY_AFTER_S)
+
     async def _write(self, name: str, plan: Callable[[], Plan]) -> Written:
         for attempt in range(ATTEMPTS):
             planned = plan()
             seen = self._feed.catalog.revision
             try:
-                revision = await self._commit(planned)
+                revision = await self._commit(planned.commit) if planned.commit.changes else seen
             except Conflict:
                 await self._feed.reach(seen + 1, CATCH_UP_S)
                 await asyncio.sleep(self._rng.uniform(0, attempt * PAUSE_S))
@@ -117,10 +130,7 @@ class Registrar:
             return Written(revision, tuple(self._entry(put, revision) for put in planned.commit.puts))
         raise Contended(name)
 
-    async def _commit(self, planned: Plan) -> int:
-        commit = planned.commit
-        if not (commit.puts or commit.deletes):
-            return self._feed.catalog.revision
+    async def _commit(self, commit: Commit) -> int:
         try:
             return await self._store.commit(commit)
         except NoSuchLease as error:
@@ -135,7 +145,7 @@ class Registrar:
         if entry is not None and entry.revision == revision:
             return entry
         created = revision if put.expect == 0 else entry.instance.create_revision if entry else revision
-        return Entry.of(Record(put.key, put.value, put.lease_id, revision, created))
+        return Entry.of(Record(put.key, put.value, put.lease_id, revision, created), self._feed.catalog.fence)
 
     async def _granted(self, ttl_s: float) -> Lease:
         try:

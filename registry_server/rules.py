@@ -11,13 +11,13 @@ from typing import NamedTuple
 from google.protobuf.duration_pb2 import Duration
 
 from protos.registry.v1 import registry_pb2 as pb
+from registry_server import fields
 from registry_server.catalog import Catalog
-from registry_server.errors import InvalidField, NotFound, OwnershipLost
-from registry_server.model import Entry
+from registry_server.errors import NotFound, OwnershipLost
+from registry_server.model import Entry, Owner, nanoseconds, new_generation
 from registry_server.stores.base import Cause, Commit, Delete, Key, Lease, Put
 
 UPDATABLE = ("status", "weight", "metadata", "tags", "version", "health")
-MAX_METADATA_BYTES = 16 * 1024
 
 
 class Plan(NamedTuple):
@@ -35,18 +35,17 @@ class Rules:
         self._held = held
         self._now = now
 
-    def register(self, wanted: pb.Instance, held: int, lease: Lease) -> Plan:
+    def register(self, wanted: pb.Instance, lease: Lease) -> Plan:
         """Make the instance known under the lease. Its own id and its address are taken over from whoever has them.
 
-        `held` is the generation that the caller had, 0 for a new owner. Sets the generation, the ttl and the time of
-        `wanted`, which is the caller's to give away. Raises OwnershipLost if a newer owner has the id.
+        Who gives the lease that holds the instance is its owner. Anybody else is a new owner, also who claims by
+        `wanted.generation` to have had the id before. Raises OwnershipLost if somebody else has had it since.
         """
         key = Key(wanted.namespace, wanted.service, wanted.id)
         current = self._catalog.get(key)
         holder = self._catalog.at_address(key.namespace, key.service, (wanted.host, wanted.port))
         ghost = holder if holder is not None and holder.key != key else None
-        self._stamp(key, wanted, held, lease, current)
-        put = Put(key, wanted.SerializeToString(), lease.id, self._expect(current))
+        put = Put(key, self._stamped(key, wanted, lease, current), lease.id, self._expect(key))
         if current is None and ghost is None:
             return Plan(Commit((put,)))
         losers = [entry for entry in (current, ghost) if entry is not None]
@@ -71,56 +70,68 @@ class Rules:
         current = self._catalog.get(key)
         if current is None or key in self._held:
             raise NotFound("instance", str(key))
-        changed = _storable(current)
+        changed = storable(current)
         for path in paths:
             _copy_field(wanted, changed, path)
-        check_size(changed)
+        fields.size(changed)
         put = Put(key, changed.SerializeToString(), current.lease_id, current.revision)
         return Plan(Commit((put,)))
 
     # ---- within
 
-    def _stamp(self, key: Key, wanted: pb.Instance, held: int, lease: Lease, current: Entry | None) -> None:
-        latest = current.instance.generation if current else self._catalog.departed_generation(key)
-        if held == 0:
-            wanted.generation = latest + 1
-        elif held < latest:
-            raise OwnershipLost(str(key), f"generation {held} was taken over by generation {latest}")
-        if not (held and wanted.HasField("registered_at")):
-            wanted.registered_at.FromMicroseconds(round(self._now() * 1e6))
-        wanted.ttl.CopyFrom(seconds(lease.ttl_s))
+    def _stamped(self, key: Key, wanted: pb.Instance, lease: Lease, current: Entry | None) -> bytes:
+        """The value to store: the instance as wanted, with what is the server's to say."""
+        stamped = pb.Instance()
+        stamped.CopyFrom(wanted)
+        stamped.ttl.CopyFrom(seconds(lease.ttl_s))
+        if current is not None and current.lease_id == lease.id and key not in self._held:
+            stamped.generation = current.owner.generation
+            stamped.registered_at.FromNanoseconds(current.owner.registered_ns)
+            return stamped.SerializeToString()
+        if wanted.generation:
+            self._check_claim(key, wanted)
+        if not (wanted.generation and wanted.HasField("registered_at")):
+            stamped.registered_at.FromMicroseconds(round(self._now() * 1e6))
+        stamped.generation = new_generation(self._catalog.fence)
+        return stamped.SerializeToString()
+
+    def _check_claim(self, key: Key, wanted: pb.Instance) -> None:
+        """Whether who says to have had the id up to now may have it back."""
+        latest = self._catalog.last_owner(key)
+        if latest is None:
+            return
+        if latest.is_leaving and wanted.generation <= latest.generation:
+            raise OwnershipLost(str(key), "it was deregistered; register without a generation to bring it back")
+        if wanted.generation < latest.generation and not _is_same_process(wanted, latest):
+            reason = f"generation {wanted.generation} was taken over by generation {latest.generation}"
+            raise OwnershipLost(str(key), reason)
 
     def _put_draining(self, entry: Entry, lease: Lease) -> Put:
-        draining = _storable(entry)
+        draining = storable(entry)
         draining.status = pb.DRAINING
         draining.ttl.CopyFrom(seconds(lease.ttl_s))
         draining.leaves_at.FromMicroseconds(round((self._now() + lease.ttl_s) * 1e6))
-        return Put(entry.key, draining.SerializeToString(), lease.id, self._expect(entry))
+        return Put(entry.key, draining.SerializeToString(), lease.id, self._expect(entry.key))
 
     def _entries(self, keys: Iterable[Key], generation: int) -> list[Entry]:
         entries = [entry for key in keys if (entry := self._catalog.get(key)) is not None]
         for entry in entries:
-            current = entry.instance.generation if generation else 0
-            if current != generation:
+            current = entry.owner.generation
+            if generation not in (0, current):
                 raise OwnershipLost(str(entry.key), f"it has generation {current}, not {generation}")
         return entries
 
     def _deletes(self, entries: Iterable[Entry]) -> tuple[Delete, ...]:
         return tuple(Delete(entry.key, entry.revision) for entry in entries if entry.key not in self._held)
 
-    def _expect(self, current: Entry | None) -> int:
-        return 0 if current is None or current.key in self._held else current.revision
+    def _expect(self, key: Key) -> int:
+        return 0 if key in self._held else self._catalog.revision_of(key)
 
 
-def check_size(it: pb.Instance) -> None:
-    """Raises InvalidField if tags and metadata together are too large."""
-    if it.ByteSize() <= MAX_METADATA_BYTES:
-        return
-    tags = sum(len(tag.encode()) for tag in it.tags)
-    size = tags + sum(len(label.encode()) + len(value.encode()) for label, value in it.metadata.items())
-    if size > MAX_METADATA_BYTES:
-        field = "instance.tags" if tags > MAX_METADATA_BYTES else "instance.metadata"
-        raise InvalidField(field, f"tags and metadata together must be at most {MAX_METADATA_BYTES} bytes, are {size}")
+def _is_same_process(wanted: pb.Instance, latest: Owner) -> bool:
+    """Whether the latest owner is the very process that asks: its registration took place and the answer was lost."""
+    address = (wanted.host, wanted.port)
+    return latest.address == address and latest.registered_ns == nanoseconds(wanted.registered_at)
 
 
 @lru_cache(maxsize=256)
@@ -130,8 +141,8 @@ def seconds(value: float) -> Duration:
     return Duration(seconds=whole, nanos=nanos)
 
 
-def _storable(entry: Entry) -> pb.Instance:
-    """The instance without its revisions, which are the store's to say."""
+def storable(entry: Entry) -> pb.Instance:
+    """The instance as it is written again: without its revisions, which are the store's to say."""
     instance = entry.instance
     instance.ClearField("revision")
     instance.ClearField("create_revision")

@@ -10,9 +10,9 @@ from grpc_health.v1 import health_pb2
 
 from registry_server.catalog import Catalog
 from registry_server.errors import InvalidField, LimitExceeded, NotFound
+from registry_server.fields import DEFAULT_NAMESPACE, MAX_NAME
 from registry_server.hub import Hub, Reader, Sink
 from registry_server.model import Query
-from registry_server.rpc.validate import DEFAULT_NAMESPACE, MAX_NAME
 
 SERVER_NAMES = ("", "registry.v1.Registry")
 # As many as the protocol lets a client ask for in one answer.

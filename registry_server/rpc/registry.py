@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from protos.registry.v1 import registry_pb2 as pb
+from registry_server import fields
 from registry_server.errors import InvalidField, NotFound, Unavailable
 from registry_server.feed import Feed
 from registry_server.hub import Hub, Reader, Sink
@@ -52,7 +53,7 @@ class RegistryService:
     async def deregister(self, request: pb.DeregisterRequest) -> bytes:
         """Deregister."""
         drain_s = validate.drain_s(request)
-        generation = validate.generation("generation", request.generation)
+        generation = fields.generation("generation", request.generation)
         if generation and request.lease_id:
             raise InvalidField("generation", "goes with a key: a lease holds what is its own")
         keys = self._leaving(request)
@@ -74,8 +75,8 @@ class RegistryService:
         """Update."""
         if not request.HasField("instance"):
             raise InvalidField("instance", "is required")
-        paths = validate.changed_instance(request.instance, request.update_mask.paths)
-        written = await self._registrar.update(request.instance, paths)
+        wanted, paths = validate.changed_instance(request.instance, request.update_mask.paths)
+        written = await self._registrar.update(wanted, paths)
         return answers.instance(self._header(written.revision), written.entries[0])
 
     async def get(self, request: pb.GetRequest) -> bytes:
@@ -99,9 +100,9 @@ class RegistryService:
 
     async def list_services(self, request: pb.ListServicesRequest) -> bytes:
         """ListServices."""
-        namespace = validate.namespace("namespace", request.namespace)
+        namespace = fields.namespace("namespace", request.namespace)
         size = validate.page_size(request.page_size)
-        after = validate.name("page_token", request.page_token) if request.page_token else ""
+        after = fields.name("page_token", request.page_token) if request.page_token else ""
         names = self._catalog.services(namespace)
         rest = names[bisect.bisect_right(names, after) :]
         page = _page([self._summary(namespace, service).SerializeToString() for service in rest[:size]], len)
@@ -147,8 +148,8 @@ class RegistryService:
 
     def _query(self, namespace: str, services: Sequence[str], filter_: pb.Filter, field: str) -> Query:
         validate.filter_(filter_)
-        names = [validate.name(field, service) for service in services]
-        return Query.of(validate.namespace("namespace", namespace), names, filter_)
+        names = [fields.name(field, service) for service in services]
+        return Query.of(fields.namespace("namespace", namespace), names, filter_)
 
     async def _wait_for(self, revision: int) -> None:
         if revision < 0:
@@ -172,4 +173,4 @@ def _page_start(token: str) -> tuple[str, ...]:
     if not token:
         return ()
     service, _, id_ = token.partition("/")
-    return validate.name("page_token", service), validate.name("page_token", id_)
+    return fields.name("page_token", service), fields.name("page_token", id_)

@@ -63,6 +63,11 @@ class Commit(NamedTuple):
     deletes: tuple[Delete, ...] = ()
     cause: Cause = Cause.DEREGISTERED
 
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.puts or self.deletes)
+
 
 class Outcome(Enum):
     """What became of a renewal: the lease lives, there is no such lease, or nobody can tell just now."""
@@ -222,7 +227,9 @@ class Store(ABC):
     async def commit(self, commit: Commit) -> int:
         """Do all of it at one revision, which is returned, or raise Conflict, NoSuchLease, Refused or StoreAway.
 
-        The event that tells of the commit may come before this returns, or after.
+        The event that tells of the commit may come before this returns, or after. A commit with nothing to do asks the
+        store how far it is: at least every write that was answered before, by whichever server, is at or before the
+        revision returned.
         """
 
     async def vouch(self) -> None:

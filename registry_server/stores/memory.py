@@ -98,6 +98,8 @@ class MemoryStore(Store):
 
     async def commit(self, commit: Commit) -> int:
         """Do all of it at one revision, or raise Conflict or NoSuchLease."""
+        if not commit.changes:
+            return self._revision
         self._check(commit)
         self._revision += 1
         deletes = tuple([self._delete(delete.key, commit.cause) for delete in commit.deletes if delete.expect])

@@ -20,6 +20,7 @@ BRIDGE = ("registry_client/resolver.py", "balancer")
 
 CORE = (
     "registry_server/model.py",
+    "registry_server/fields.py",
     "registry_server/catalog.py",
     "registry_server/holdings.py",
     "registry_server/hub.py",

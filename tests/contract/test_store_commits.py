@@ -50,6 +50,17 @@ async def test_snapshot_has_all_that_is_there(run: Running) -> None:
     assert await run.put(run.key("one-more"), lease) > first.revision
 
 
+async def test_commit_of_nothing_says_how_far_the_store_is_and_changes_nothing(run: Running) -> None:
+    lease = await granted(run)
+    revision = await run.put(run.key(), lease)
+    told = len(run.seen.events)
+    assert await run.store.commit(Commit()) >= revision
+    before = await run.store.commit(Commit())
+    later = await run.put(run.key("another"), lease)
+    assert revision <= before < later <= await run.store.commit(Commit())
+    assert [event for event in run.seen.events[told:] if isinstance(event, Delta) and event.revision != later] == []
+
+
 # ---- puts
 
 

@@ -344,10 +344,10 @@ async def test_two_halves_do_not_pass_the_limit_together(served: Served) -> None
 
 
 async def test_owner_that_lost_its_id_is_refused(served: Served) -> None:
-    await served.stub.Register(register(id="taken", port=9), timeout=TIMEOUT_S)
+    first = await served.stub.Register(register(id="taken", port=9), timeout=TIMEOUT_S)
     await served.stub.Register(register(id="taken", port=9), timeout=TIMEOUT_S)
     served.before = await served.listed()
-    error = await failed(served, "Register", register(id="taken", port=9, generation=1))
+    error = await failed(served, "Register", register(id="taken", port=9, generation=first.instance.generation))
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
     (violation,) = detail_of(error, error_details_pb2.PreconditionFailure).violations
     assert violation.subject == "default/player/taken"

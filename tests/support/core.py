@@ -28,7 +28,8 @@ def key(id_: str = "one", service: str = "player", namespace: str = "default") -
 def record(name: Key, revision: int, *, lease: str = "lease", created: int | None = None, **fields: Any) -> Record:
     """A record as a store tells of it. Without `host` and `port` every id has an address of its own."""
     a, b, c, d, e, *_ = hashlib.sha256(name.id.encode()).digest()
-    filled = {"host": f"10.{a}.{b}.{c}", "port": 1 + d * 256 + e, "weight": 100, "generation": 1, **fields}
+    address = {"host": f"10.{a}.{b}.{c}", "port": 1 + (d * 256 + e) % 65535}
+    filled = {**address, "version": "1.0.0", "weight": 100, "generation": 1, "ttl": {"seconds": 15}, **fields}
     value = pb.Instance(namespace=name.namespace, service=name.service, id=name.id, **filled)
     return Record(name, value.SerializeToString(), lease, revision, revision if created is None else created)
 
@@ -43,10 +44,10 @@ def gone(revision: int, *names: Key, cause: Cause = Cause.DEREGISTERED) -> Delta
     return Delta(revision, deletes=tuple(Deleted(name, cause) for name in names))
 
 
-def loaded(*records: Record, epoch: str = "e1", revision: int = 10, **options: Any) -> Catalog:
+def loaded(*records: Record, epoch: str = "e1", revision: int = 10, fence: int = 0, **options: Any) -> Catalog:
     """A catalog that holds these."""
     catalog = Catalog(**options)
-    catalog.load(Snapshot(epoch, revision, records))
+    catalog.load(Snapshot(epoch, revision, records, fence))
     return catalog
 
 

@@ -253,8 +253,16 @@ class Instance(_message.Message):
     create_revision: _builtins.int
     """The change that made it appear. A re-registration by the same owner keeps it while the instance lives."""
     generation: _builtins.int
-    """Grows by one each time the id is taken over by a new owner: a fencing token. An owner that registers again after an
-    outage sends the generation it held, and is refused with FAILED_PRECONDITION if somebody took the id since.
+    """A fencing token: the number of a commit, which the store gives once. It grows with every new owner of the id, in
+    real time, whatever happens: restarts, other replicas, an id that was free meanwhile, a store that was wiped (as long
+    as the clock of the servers is not set back by more than the registry was up). Two owners never have the same, and
+    one owner keeps its own while it renews, is updated or drains. Whoever stores something on behalf of an instance can
+    refuse a smaller one than it has seen.
+
+    Who registers with the lease that holds the instance is its owner. Anybody else is a new one, and gets a new
+    generation: also an owner whose lease is gone. It sends the generation it held, together with the registered_at, and
+    is refused with FAILED_PRECONDITION if somebody had the id since, or if it was deregistered with a drain; so two do
+    not fight. 0 means that nothing was held. One that was never given out is refused with INVALID_ARGUMENT.
     """
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -268,7 +276,9 @@ class Instance(_message.Message):
     def locality(self) -> Global___Locality: ...
     @_builtins.property
     def registered_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was first registered by this owner, by the clock of the server that took the registration."""
+        """When it was first registered by this owner, by the clock of the server that took the registration. An owner that
+        registers again sends it back with the generation it held: that is how it is known when an answer was lost.
+        """
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
@@ -396,7 +406,9 @@ class RegisterRequest(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     LEASE_ID_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
-    """Attaches the instance to this lease instead of a new one: a process pays for one lease whatever it serves."""
+    """Attaches the instance to this lease instead of a new one: a process pays for one lease whatever it serves. A lease id
+    is a secret: who knows it may renew the lease, register under it, and end it.
+    """
     @_builtins.property
     def instance(self) -> Global___Instance:
         """`host`, `port` and `service` are required; what the server sets is ignored, except `generation` (see there)."""

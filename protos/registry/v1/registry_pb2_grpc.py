@@ -83,8 +83,8 @@ class RegistryServicer:
 
     def Register(self, request, context):
         """Makes an instance known, under a new lease or an existing one. Registering an id that lives takes it over: the new
-        lease holds it, its generation grows by one, and the old lease loses it. Registering a host and port that another
-        instance of the service holds replaces that instance.
+        lease holds it, its generation grows, and the old lease loses it. Registering a host and port that another instance
+        of the service holds replaces that instance.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,8 +52,8 @@ class RegistryStub:
     def __new__(cls, channel: _aio.Channel) -> RegistryAsyncStub: ...
     Register: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RegisterRequest, _registry_pb2.RegisterResponse]
     """Makes an instance known, under a new lease or an existing one. Registering an id that lives takes it over: the new
-    lease holds it, its generation grows by one, and the old lease loses it. Registering a host and port that another
-    instance of the service holds replaces that instance.
+    lease holds it, its generation grows, and the old lease loses it. Registering a host and port that another instance
+    of the service holds replaces that instance.
     """
     Deregister: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeregisterRequest, _registry_pb2.DeregisterResponse]
     """Removes one instance, or all instances of a lease, at once or after they have drained."""
@@ -80,8 +80,8 @@ class RegistryAsyncStub(RegistryStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Register: _aio.UnaryUnaryMultiCallable[_registry_pb2.RegisterRequest, _registry_pb2.RegisterResponse]  # type: ignore[assignment]
     """Makes an instance known, under a new lease or an existing one. Registering an id that lives takes it over: the new
-    lease holds it, its generation grows by one, and the old lease loses it. Registering a host and port that another
-    instance of the service holds replaces that instance.
+    lease holds it, its generation grows, and the old lease loses it. Registering a host and port that another instance
+    of the service holds replaces that instance.
     """
     Deregister: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeregisterRequest, _registry_pb2.DeregisterResponse]  # type: ignore[assignment]
     """Removes one instance, or all instances of a lease, at once or after they have drained."""
@@ -111,8 +111,8 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.RegisterResponse, _abc.Awaitable[_registry_pb2.RegisterResponse]]:
         """Makes an instance known, under a new lease or an existing one. Registering an id that lives takes it over: the new
-        lease holds it, its generation grows by one, and the old lease loses it. Registering a host and port that another
-        instance of the service holds replaces that instance.
+        lease holds it, its generation grows, and the old lease loses it. Registering a host and port that another instance
+        of the service holds replaces that instance.
         """
 
     @_abc_1.abstractmethod

@@ -38,7 +38,7 @@ async def test_never_gives_up(server: RegistryServer, registry: RegistryClient) 
             assert recorder.views[-1].stale_for is None
         assert [registration.state for registration in registrations] == [State.REGISTERED] * 3
         assert [it.id for it in await registry.list("player")] == NAMES
-        assert registrations[0].instance.generation == before
+        assert registrations[0].instance.generation > before, "also of a registry that remembers nothing"
 
 
 async def test_never_gives_up_through_an_outage_longer_than_the_ttl(

@@ -72,6 +72,7 @@ async def test_etcd_is_gone_for_three_ttls(server_factory: ServerFactory, etcd: 
         for watch in watches:
             await watch.wait_ids(*names)
         epoch = watches[0].epoch
+        first = {owner.id: owner.generation for owner in held}
 
         etcd.kill()
         gone_at = time.monotonic()
@@ -99,7 +100,11 @@ async def test_etcd_is_gone_for_three_ttls(server_factory: ServerFactory, etcd: 
         assert not listed.header.HasField("stale_for")
         assert (listed.header.epoch != epoch) == (how == "wiped")
         assert all(owner.registrations == (2 if how == "wiped" else 1) for owner in held)
-        assert {instance.generation for instance in listed.instances} == {1}, "they are who they were"
+        generations = {owner.id: owner.generation for owner in held}
+        assert {instance.id: instance.generation for instance in listed.instances} == generations, (
+            "they are who they were"
+        )
+        assert all((generations[id_] > first[id_]) == (how == "wiped") for id_ in generations)
 
         # What is in etcd is what one sees who comes now.
         fresh = await server_factory(store=etcd.url()).start_async()

@@ -90,7 +90,8 @@ def test_grpcurl_leads_a_whole_life(server: RegistryServer, tmp_path: Path) -> N
         assert call(server, "List", {"service": "player"}).get("instances", []) == []
 
         again = call(server, "Register", {"instance": ANNA})["instance"]
-        assert again["generation"] == "2", "who held the id before has lost it for good"
+        before = int(registered["instance"]["generation"])
+        assert int(again["generation"]) > before, "who held the id before has lost it for good"
         assert call(server, "Deregister", {"key": KEY})["removed"] == 1
         assert watch.wait(7)["removed"] == [{"namespace": "default", **KEY}]
 

@@ -127,11 +127,11 @@ async def test_stream_loss_is_not_death_when_the_connection_breaks(
 # ---- who has an id, and who has an address
 
 
-async def test_take_over_bumps_the_generation_and_tells_the_old_owner(client: RawClient) -> None:
+async def test_take_over_has_a_higher_generation_and_tells_the_old_owner(client: RawClient) -> None:
     async with client.watching() as watch:
         old = await client.register("one", 7001)
         new = await client.register("one", 7002)
-        assert (old.instance.generation, new.instance.generation) == (1, 2)
+        assert new.instance.generation > old.instance.generation
         assert new.instance.create_revision == old.instance.create_revision
         assert (await client.renew_one(old.lease_id)).state == pb.Renewal.UNKNOWN
         assert (await client.renew_one(new.lease_id)).state == pb.Renewal.RENEWED
@@ -162,7 +162,7 @@ async def test_old_owner_cannot_come_back(client: RawClient) -> None:
     assert after.instances == before.instances
     assert (await client.renew_one(new.lease_id)).instances == 1
     again = await client.register("one", 7002, generation=new.instance.generation)
-    assert again.instance.generation == new.instance.generation
+    assert again.instance.generation > new.instance.generation
 
 
 async def test_old_owner_learns_it_by_its_renewals(client: RawClient) -> None:
@@ -177,10 +177,9 @@ async def test_old_owner_learns_it_by_its_renewals(client: RawClient) -> None:
 async def test_address_taken_by_a_new_id_leaves_no_ghost(client: RawClient) -> None:
     async with client.watching() as watch:
         crashed = await client.register("crashed", 7001)
-        restarted = await client.register("restarted", 7001)
+        await client.register("restarted", 7001)
         await watch.wait_ids("restarted")
         assert await client.ids() == {"restarted"}
-        assert restarted.instance.generation == 1
         assert (await client.renew_one(crashed.lease_id)).state == pb.Renewal.UNKNOWN
         await refusal(
             client.stub.Get(pb.GetRequest(key=pb.InstanceKey(service="player", id="crashed"))),

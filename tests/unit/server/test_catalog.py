@@ -7,8 +7,8 @@ import pytest
 from protos.registry.v1 import registry_pb2 as pb
 from registry_server import catalog as catalogs
 from registry_server.catalog import Catalog, Change, ghosts
-from registry_server.model import Entry, Query
-from registry_server.stores.base import Cause, Delete, Delta, Key, Snapshot
+from registry_server.model import Entry, Owner, Query
+from registry_server.stores.base import Cause, Delete, Delta, Key, Record, Snapshot
 from tests.support.core import gone, key, loaded, put, record
 
 ONE, TWO, THREE = key("one"), key("two"), key("three")
@@ -220,7 +220,7 @@ def test_removing_what_is_not_there_is_no_change() -> None:
 
 
 def test_lease_of_a_draining_instance_that_runs_out_is_the_end_of_its_drain() -> None:
-    catalog = loaded(record(ONE, 5, status=pb.DRAINING), record(TWO, 5))
+    catalog = loaded(record(ONE, 5, leaves_at={"seconds": 1}), record(TWO, 5, status=pb.DRAINING))
     (first, second) = catalog.apply(gone(11, ONE, TWO, cause=Cause.EXPIRED))
     assert (first.cause, second.cause) == (Cause.DRAINED, Cause.EXPIRED)
 
@@ -232,16 +232,68 @@ def test_progress_never_goes_back() -> None:
     assert catalog.revision == 15
 
 
+# ---- records that are no instances
+
+
+def stray(name: Key, revision: int, value: bytes = b"hello") -> Record:
+    return Record(name, value, "", revision, revision)
+
+
+def flaws(catalog: Catalog) -> list[str]:
+    return [str(flaw.key) for flaw in catalog.take_new_flaws()]
+
+
+def test_record_that_is_no_instance_is_skipped_counted_and_told_once() -> None:
+    catalog = Catalog()
+    catalog.load(Snapshot("e1", 10, (record(ONE, 5), stray(TWO, 6))))
+    assert (ids(catalog), catalog.flaws, flaws(catalog)) == (["one"], 1, ["default/player/two"])
+    changes = catalog.apply(Delta(11, (stray(THREE, 11), record(key("four"), 11), stray(TWO, 11))))
+    assert story(changes) == [("four", False, True, None)]
+    assert (catalog.flaws, flaws(catalog)) == (2, ["default/player/three"])
+    catalog.load(Snapshot("e1", 11, (record(ONE, 5), stray(TWO, 11), record(key("four"), 11))))
+    assert (ids(catalog), catalog.flaws, flaws(catalog)) == (["four", "one"], 1, [])
+    assert [catalog.revision_of(it) for it in (ONE, TWO, THREE)] == [5, 11, 0]
+    catalog.apply(Delta(12, (record(TWO, 12),)))
+    assert (ids(catalog), catalog.flaws, catalog.revision_of(TWO)) == (["four", "one", "two"], 0, 12)
+
+
+def test_instance_overwritten_by_what_is_none_leaves_and_comes_back() -> None:
+    catalog = loaded(record(ONE, 5), record(TWO, 5))
+    assert story(catalog.apply(Delta(11, (stray(ONE, 11),)))) == [("one", True, False, Cause.DEREGISTERED)]
+    assert catalog.revision_of(ONE) == 11
+    assert ghosts(catalog.apply(Delta(12, (record(ONE, 12),)))) == ()
+    assert catalog.apply(gone(13, ONE))
+    catalog.apply(Delta(14, (stray(ONE, 14),)))
+    assert catalog.apply(gone(15, ONE)) == []
+    assert (catalog.revision_of(ONE), catalog.flaws) == (0, 0)
+
+
+def test_full_set_with_what_is_no_instance_in_an_instances_place() -> None:
+    catalog = loaded(record(ONE, 5), record(TWO, 5))
+    changes = catalog.load(Snapshot("e1", 12, (stray(ONE, 11), record(TWO, 5))), keep=[ONE])
+    assert story(changes) == [("one", True, False, Cause.DEREGISTERED)]
+
+
 # ---- generations
 
 
-def test_generation_of_the_departed_is_remembered_until_the_id_is_back() -> None:
-    catalog = loaded(record(ONE, 5, generation=7))
-    assert catalog.departed_generation(ONE) == 0
-    catalog.apply(gone(11, ONE))
-    assert catalog.departed_generation(ONE) == 7
-    catalog.apply(put(12, ONE, generation=8))
-    assert catalog.departed_generation(ONE) == 0
+def generation(catalog: Catalog, name: Key = ONE) -> int:
+    """That of who has the id or had it last; 0 if that is not known."""
+    owner = catalog.last_owner(name)
+    return owner.generation if owner else 0
+
+
+def test_owner_is_remembered_also_when_it_has_left() -> None:
+    catalog = loaded(record(ONE, 5, generation=3, host="10.0.0.9", port=9, registered_at={"seconds": 7, "nanos": 5}))
+    assert generation(catalog, TWO) == 0
+    for _ in range(2):
+        assert catalog.last_owner(ONE) == Owner(3, ("10.0.0.9", 9), 7_000_000_005, False)
+        catalog.apply(gone(11, ONE))
+    catalog.apply(put(12, ONE, generation=8, leaves_at={"seconds": 7}))
+    catalog.apply(gone(13, ONE))
+    owner = catalog.last_owner(ONE)
+    assert owner is not None
+    assert (owner.generation, owner.is_leaving) == (8, True)
 
 
 def test_the_departed_are_remembered_within_a_limit_the_latest_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +301,7 @@ def test_the_departed_are_remembered_within_a_limit_the_latest_first(monkeypatch
     catalog = loaded(*(record(key(id_), 5, generation=3) for id_ in "abc"))
     for number, id_ in enumerate("abc"):
         catalog.apply(gone(11 + number, key(id_)))
-    assert [catalog.departed_generation(key(id_)) for id_ in "abc"] == [0, 3, 3]
+    assert [generation(catalog, key(id_)) for id_ in "abc"] == [0, 3, 3]
 
 
 # ---- the log
@@ -368,8 +420,8 @@ def test_one_change_encodes_one_instance(monkeypatch: pytest.MonkeyPatch) -> Non
 
     class Counting(Entry):
         @classmethod
-        def of(cls, record: object) -> Entry:
-            entry = Entry.of(record)  # type: ignore[arg-type]
+        def of(cls, record: Record, fence: int = 0) -> Entry:
+            entry = Entry.of(record, fence)
             encoded.append(entry.key)
             return entry
 

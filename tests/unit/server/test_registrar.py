@@ -8,7 +8,7 @@ import pytest
 
 from protos.registry.v1 import registry_pb2 as pb
 from registry_server import registrar
-from registry_server.errors import Contended, NotFound, OwnershipLost, Unavailable
+from registry_server.errors import Contended, InvalidField, NotFound, OwnershipLost, Unavailable
 from registry_server.stores.base import (
     Away,
     Back,
@@ -22,11 +22,13 @@ from registry_server.stores.base import (
     Renewal,
     Snapshot,
     StoreAway,
+    StoreEvent,
 )
 from registry_server.stores.memory import MemoryStore
 from tests.support.core import Core, gone, key
 
 ONE = key("one")
+FENCE = 1_800_000_000_000_000
 
 
 class Fickle(MemoryStore):
@@ -152,6 +154,55 @@ async def test_take_over_leaves_a_lease_that_holds_more(core: Core) -> None:
     assert core.catalog.of_lease(old.id) == (key("two"),)
 
 
+async def test_generation_that_was_never_given_out_is_refused(core: Core) -> None:
+    core.feed.emit(Snapshot("e1", 1, (), FENCE))
+    entry, revision, _ = await core.registrar.register(wanted(), 15.0, "")
+    assert entry.owner.generation == FENCE + revision
+    for claim in (FENCE + revision + 1, 2**53):
+        with pytest.raises(InvalidField, match=r"^instance.generation: was never given out"):
+            await core.registrar.register(wanted(generation=claim), 15.0, "")
+    assert core.catalog.get(ONE) == entry
+    assert len(fickle(core)._leases) == 1
+    again, _, _ = await core.registrar.register(wanted(generation=FENCE + revision), 15.0, "")
+    assert again.owner.generation > entry.owner.generation
+
+
+async def test_generation_that_another_replica_has_just_given_out_is_waited_for(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core.feed.emit(Snapshot("e1", 1, (), FENCE))
+    told: list[StoreEvent] = []
+    fickle(core)._emit = told.append
+    entry, _, _ = await core.registrar.register(wanted(), 15.0, "")
+    assert core.catalog.get(ONE) is None, "this one's view does not show it yet"
+    fickle(core)._emit = core.feed.emit
+    monkeypatch.setattr(registrar, "CATCH_UP_S", 60.0)
+    task = asyncio.create_task(core.registrar.register(wanted(generation=entry.owner.generation), 15.0, ""))
+    await asyncio.sleep(0)
+    for event in told:
+        core.feed.emit(event)
+    again, _, _ = await task
+    assert again.owner.generation > entry.owner.generation
+
+
+async def test_generation_that_the_view_does_not_reach_is_no_mistake(core: Core) -> None:
+    core.feed.emit(Snapshot("e1", 1, (), FENCE))
+    fickle(core)._emit = lambda event: None
+    entry, _, _ = await core.registrar.register(wanted(), 15.0, "")
+    with pytest.raises(Unavailable, match="the view lags"):
+        await core.registrar.register(wanted(generation=entry.owner.generation), 15.0, "")
+
+
+async def test_same_owner_keeps_its_generation_whatever_it_does(core: Core) -> None:
+    first, _, lease = await core.registrar.register(wanted(), 15.0, "")
+    second, _, _ = await core.registrar.register(wanted(port=8), 15.0, lease.id)
+    (third,) = (await core.registrar.update(wanted(weight=3), ["weight"])).entries
+    await core.registrar.deregister([ONE], 5.0)
+    last = core.catalog.get(ONE)
+    assert last is not None
+    assert {it.owner.generation for it in (first, second, third, last)} == {first.owner.generation}
+
+
 async def test_refused_registration_leaves_no_lease(core: Core) -> None:
     await core.registrar.register(wanted(), 15.0, "")
     await core.registrar.register(wanted(), 15.0, "")
@@ -196,7 +247,7 @@ async def test_write_is_answered_from_what_was_written_when_the_view_lags(
     entry, revision, _ = await core.registrar.register(wanted(), 15.0, "")
     assert core.catalog.get(ONE) is None
     assert (entry.key, entry.instance.revision, entry.instance.create_revision) == (ONE, revision, revision)
-    assert entry.instance.generation == 1
+    assert entry.owner.generation == core.catalog.fence + revision
 
 
 async def test_drain_keeps_it_for_its_time_and_then_it_is_gone(core: Core) -> None:

@@ -7,14 +7,16 @@ import pytest
 from protos.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog
 from registry_server.errors import InvalidField, NotFound, OwnershipLost
+from registry_server.model import Entry
 from registry_server.rpc.validate import changed_instance
 from registry_server.rules import Rules
-from registry_server.stores.base import Cause, Commit, Delete, Key, Lease, Put
+from registry_server.stores.base import Cause, Commit, Delete, Key, Lease, Put, Record
 from tests.support.core import NOON, gone, key, loaded, record
 
 ONE, TWO = key("one"), key("two")
 HOST: dict[str, Any] = {"host": "10.9.9.9", "port": 7}
 NEW = Lease("new", 30.0)
+FENCE = 1000
 
 
 def rules(catalog: Catalog, held: frozenset[Key] = frozenset()) -> Rules:
@@ -32,102 +34,168 @@ def stored(commit: Commit) -> pb.Instance:
     return pb.Instance.FromString(put.value)
 
 
+def shown(commit: Commit, revision: int = 11) -> pb.Instance:
+    """The one instance that is put, as it is seen when that is done at a revision."""
+    (put,) = commit.puts
+    return Entry.of(Record(put.key, put.value, put.lease_id, revision, revision), FENCE).instance
+
+
 # ---- register
 
 
 def test_new_instance() -> None:
-    plan = rules(loaded()).register(wanted(), 0, NEW)
+    plan = rules(loaded(fence=FENCE)).register(wanted(), NEW)
     (put,) = plan.commit.puts
     assert (put.key, put.lease_id, put.expect) == (ONE, "new", 0)
     assert plan.commit.deletes == ()
     assert plan.bereft == frozenset()
     it = stored(plan.commit)
-    assert it.generation == 1
+    assert shown(plan.commit).generation == FENCE + 11
     assert it.ttl.seconds == 30
     assert (it.registered_at.seconds, it.registered_at.nanos) == (int(NOON), 250_000_000)
 
 
-def test_take_over_bumps_the_generation_and_bereaves_the_old_lease() -> None:
-    catalog = loaded(record(ONE, 5, lease="old", generation=4, **HOST))
-    plan = rules(catalog).register(wanted(), 0, NEW)
-    assert stored(plan.commit).generation == 5
+def test_take_over_has_a_higher_generation_and_bereaves_the_old_lease() -> None:
+    catalog = loaded(record(ONE, 5, lease="old", generation=4, **HOST), fence=FENCE)
+    plan = rules(catalog).register(wanted(), NEW)
+    assert shown(plan.commit).generation == FENCE + 11
     assert plan.commit.puts[0].expect == 5
     assert plan.bereft == {"old"}
 
 
-def test_same_owner_keeps_generation_and_time() -> None:
-    catalog = loaded(record(ONE, 5, lease="old", generation=4, **HOST))
-    mine = wanted(generation=4, registered_at={"seconds": 77})
-    it = stored(rules(catalog).register(mine, 4, NEW).commit)
-    assert (it.generation, it.registered_at.seconds) == (4, 77)
+@pytest.mark.parametrize("claim", [0, 3, 4])
+def test_who_gives_the_lease_that_holds_it_is_the_owner_and_keeps_generation_and_time(claim: int) -> None:
+    catalog = loaded(record(ONE, 5, lease="new", generation=4, registered_at={"seconds": 77}, **HOST), fence=FENCE)
+    plan = rules(catalog).register(wanted(generation=claim, registered_at={"seconds": 5}, weight=7), NEW)
+    it = shown(plan.commit)
+    assert (it.generation, it.registered_at.seconds, it.weight) == (4, 77, 7)
+    assert plan.bereft == frozenset()
 
 
-def test_same_owner_that_says_no_time_gets_the_time_of_now() -> None:
-    it = stored(rules(loaded()).register(wanted(generation=4), 4, NEW).commit)
-    assert (it.generation, it.registered_at.seconds) == (4, int(NOON))
+def test_lease_of_what_the_store_has_let_go_of_proves_nothing() -> None:
+    catalog = loaded(record(ONE, 5, lease="new", generation=4, **HOST), fence=FENCE)
+    plan = rules(catalog, frozenset({ONE})).register(wanted(generation=4), NEW)
+    assert shown(plan.commit).generation == FENCE + 11
+
+
+def test_claim_of_the_latest_owner_keeps_the_time_and_has_a_new_generation() -> None:
+    """Anybody can say that number, so it is no proof: two who say it must not have the same."""
+    catalog = loaded(record(ONE, 5, lease="old", generation=4, **HOST), fence=FENCE)
+    mine = wanted(generation=4, registered_at={"seconds": 77, "nanos": 5})
+    it = shown(rules(catalog).register(mine, NEW).commit)
+    assert (it.generation, it.registered_at.seconds, it.registered_at.nanos) == (FENCE + 11, 77, 5)
+
+
+def test_claim_that_says_no_time_gets_the_time_of_now() -> None:
+    it = shown(rules(loaded(fence=FENCE)).register(wanted(generation=4), NEW).commit)
+    assert (it.generation, it.registered_at.seconds) == (FENCE + 11, int(NOON))
 
 
 def test_new_owner_says_no_time() -> None:
-    it = stored(rules(loaded()).register(wanted(registered_at={"seconds": 77}), 0, NEW).commit)
+    it = stored(rules(loaded()).register(wanted(registered_at={"seconds": 77}), NEW).commit)
     assert it.registered_at.seconds == int(NOON)
 
 
 def test_owner_that_lost_its_id_is_told() -> None:
     catalog = loaded(record(ONE, 5, generation=4))
     with pytest.raises(OwnershipLost, match=r"default/player/one: generation 3 was taken over by generation 4"):
-        rules(catalog).register(wanted(generation=3), 3, NEW)
+        rules(catalog).register(wanted(generation=3), NEW)
 
 
 def test_owner_that_lost_its_id_is_told_also_when_the_new_owner_is_gone() -> None:
-    catalog = loaded(record(ONE, 5, generation=4))
+    catalog = loaded(record(ONE, 5, generation=4), fence=FENCE)
     catalog.apply(gone(11, ONE))
     with pytest.raises(OwnershipLost):
-        rules(catalog).register(wanted(generation=3), 3, NEW)
-    assert stored(rules(catalog).register(wanted(), 0, NEW).commit).generation == 5
-    assert stored(rules(catalog).register(wanted(generation=4), 4, NEW).commit).generation == 4
+        rules(catalog).register(wanted(generation=3), NEW)
+    for claim in (0, 4):
+        assert shown(rules(catalog).register(wanted(generation=claim), NEW).commit, 12).generation == FENCE + 12
+
+
+def test_owner_whose_registration_was_not_answered_is_no_other_owner() -> None:
+    """It took place, under a generation that the owner never heard of: its next try is not refused."""
+    since = {"seconds": 77, "nanos": 123_456_789}
+    catalog = loaded(record(ONE, 9, lease="lost", generation=8, registered_at=since, **HOST), fence=FENCE)
+    again = wanted(generation=4, registered_at=since)
+    assert shown(rules(catalog).register(again, NEW).commit).generation == FENCE + 11
+    others = [
+        wanted(generation=4),
+        wanted(generation=4, registered_at={"seconds": 77, "nanos": 123_456_788}),
+        wanted(generation=4, registered_at=since, port=8),
+        wanted(generation=4, registered_at=since, host="10.9.9.8"),
+    ]
+    for other in others:
+        with pytest.raises(OwnershipLost):
+            rules(catalog).register(other, NEW)
+    catalog.apply(gone(12, ONE))
+    assert shown(rules(catalog).register(again, NEW).commit, 13).generation == FENCE + 13
 
 
 def test_owner_comes_back_to_a_registry_without_memory() -> None:
-    assert stored(rules(loaded()).register(wanted(generation=9), 9, NEW).commit).generation == 9
+    assert shown(rules(loaded(fence=FENCE)).register(wanted(generation=9), NEW).commit).generation == FENCE + 11
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_who_was_deregistered_with_a_drain_comes_back_without_a_claim_alone(is_gone: bool) -> None:
+    since = {"seconds": 77}
+    leaving = record(ONE, 5, lease="drain", generation=4, leaves_at={"seconds": 99}, registered_at=since, **HOST)
+    catalog = loaded(leaving, fence=FENCE)
+    if is_gone:
+        catalog.apply(gone(11, ONE, cause=Cause.EXPIRED))
+    for claim in (3, 4):
+        with pytest.raises(OwnershipLost, match="it was deregistered"):
+            rules(catalog).register(wanted(generation=claim, registered_at=since), NEW)
+    it = shown(rules(catalog).register(wanted(), NEW).commit)
+    assert (it.generation, it.HasField("leaves_at")) == (FENCE + 11, False)
+
+
+def test_nothing_the_caller_gives_is_changed() -> None:
+    asked = wanted(generation=4)
+    before = asked.SerializeToString(deterministic=True)
+    rules(loaded(fence=FENCE)).register(asked, NEW)
+    assert asked.SerializeToString(deterministic=True) == before
+
+
+def test_what_is_in_the_place_but_no_instance_is_replaced() -> None:
+    catalog = loaded(Record(ONE, b"hello", "", 7, 7), fence=FENCE)
+    assert rules(catalog).register(wanted(), NEW).commit.puts[0].expect == 7
 
 
 def test_register_on_its_own_lease_bereaves_nobody() -> None:
     catalog = loaded(record(ONE, 5, lease="new", **HOST))
-    assert rules(catalog).register(wanted(), 0, NEW).bereft == frozenset()
+    assert rules(catalog).register(wanted(), NEW).bereft == frozenset()
 
 
 def test_address_is_taken_from_whoever_has_it() -> None:
     catalog = loaded(record(TWO, 5, lease="old", **HOST))
-    plan = rules(catalog).register(wanted(ONE), 0, NEW)
+    plan = rules(catalog).register(wanted(ONE), NEW)
     assert plan.commit.deletes == (Delete(TWO, 5),)
     assert plan.commit.cause is Cause.REPLACED
     assert plan.bereft == {"old"}
-    assert stored(plan.commit).generation == 1
 
 
 def test_id_and_address_may_be_taken_from_two() -> None:
     catalog = loaded(record(ONE, 5, lease="a", host="10.1.1.1"), record(TWO, 6, lease="b", **HOST))
-    plan = rules(catalog).register(wanted(ONE), 0, NEW)
+    plan = rules(catalog).register(wanted(ONE), NEW)
     assert (plan.commit.puts[0].expect, plan.commit.deletes) == (5, (Delete(TWO, 6),))
     assert plan.bereft == {"a", "b"}
 
 
 def test_address_in_another_service_is_left_alone() -> None:
     catalog = loaded(record(key("two", "other"), 5, **HOST))
-    assert rules(catalog).register(wanted(), 0, NEW).commit.deletes == ()
+    assert rules(catalog).register(wanted(), NEW).commit.deletes == ()
 
 
 def test_register_of_what_the_store_has_let_go_of() -> None:
     """The view still shows it, its removal waits: for the store it is new."""
-    catalog = loaded(record(ONE, 5, generation=4, **HOST))
-    plan = rules(catalog, frozenset({ONE})).register(wanted(generation=4), 4, NEW)
+    catalog = loaded(record(ONE, 5, generation=4, **HOST), fence=FENCE)
+    plan = rules(catalog, frozenset({ONE})).register(wanted(generation=4), NEW)
     assert plan.commit.puts[0].expect == 0
-    assert stored(plan.commit).generation == 4
+    assert shown(plan.commit).generation == FENCE + 11
 
 
 def test_address_of_what_the_store_has_let_go_of() -> None:
     catalog = loaded(record(TWO, 5, **HOST))
-    assert rules(catalog, frozenset({TWO})).register(wanted(ONE), 0, NEW).commit.deletes == ()
+    assert rules(catalog, frozenset({TWO})).register(wanted(ONE), NEW).commit.deletes == ()
 
 
 # ---- deregister and drain
@@ -160,7 +228,7 @@ def test_an_update_does_not_keep_back_who_leaves() -> None:
 
 def test_a_new_owner_does_not_leave_with_the_one_before() -> None:
     catalog = loaded(record(ONE, 5, lease="drain", leaves_at={"seconds": 77}))
-    assert not stored(rules(catalog).register(wanted(), 0, NEW).commit).HasField("leaves_at")
+    assert not stored(rules(catalog).register(wanted(), NEW).commit).HasField("leaves_at")
 
 
 def test_leaving_names_what_it_leaves() -> None:
@@ -224,8 +292,8 @@ def test_update_changes_what_is_named_alone(path: str) -> None:
 def test_named_field_that_is_not_set_gets_its_default(path: str, default: Any) -> None:
     catalog = loaded(record(ONE, 5, **FULL))
     request = pb.Instance(service="player", id="one")
-    paths = changed_instance(request, [path])
-    assert value(stored(rules(catalog).update(request, paths).commit), path) == default
+    asked, paths = changed_instance(request, [path])
+    assert value(stored(rules(catalog).update(asked, paths).commit), path) == default
 
 
 def test_update_of_several() -> None:

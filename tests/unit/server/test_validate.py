@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos.registry.v1 import registry_pb2 as pb
+from registry_server import fields
 from registry_server.errors import InvalidField
 from registry_server.rpc import validate
 from registry_server.rules import UPDATABLE, seconds
@@ -96,6 +97,14 @@ def test_unknown_fields_are_not_kept() -> None:
     assert validate.new_instance(it, lambda: "made").ByteSize() < 100
 
 
+def test_a_request_is_never_changed() -> None:
+    asked = instance(id="one", revision=7, host="0::1")
+    before = asked.SerializeToString(deterministic=True)
+    assert validate.new_instance(asked, lambda: "made").host == "::1"
+    assert validate.changed_instance(asked, ["tags"])[0].weight == 100
+    assert asked.SerializeToString(deterministic=True) == before
+
+
 # ---- names
 
 
@@ -118,7 +127,7 @@ def test_service_is_required() -> None:
 @given(st.text(max_size=200))
 def test_no_name_with_anything_strange_in_it(name: str) -> None:
     try:
-        validate.name("x", name)
+        fields.name("x", name)
     except InvalidField:
         return
     assert 1 <= len(name) <= 128
@@ -222,8 +231,8 @@ def test_time_of_an_earlier_registration_is_one_that_json_can_say(time: Timestam
 
 
 def test_update_names_each_field_once() -> None:
-    it = instance(id="one")
-    assert validate.changed_instance(it, ["tags", "weight", "tags"]) == ("tags", "weight")
+    it, named = validate.changed_instance(instance(id="one"), ["tags", "weight", "tags"])
+    assert named == ("tags", "weight")
     assert (it.namespace, it.weight, it.version) == ("default", 100, "1.0.0")
 
 

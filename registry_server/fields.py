@@ -1,0 +1,159 @@
+"""CORE. What may stand in the fields of an instance: the same rules for a request and for what a store holds.
+
+Each check names the field it finds wrong by raising InvalidField, and returns the value as it is kept.
+"""
+
+import contextlib
+import ipaddress
+import re
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from protos.registry.v1 import registry_pb2 as pb
+from registry_server.errors import InvalidField
+
+DEFAULT_NAMESPACE = "default"
+DEFAULT_VERSION = "1.0.0"
+DEFAULT_WEIGHT = 100
+DEFAULT_TTL_S = 15.0
+MIN_TTL_S = 2.0
+MAX_TTL_S = 3600.0
+MAX_NAME = 128
+MAX_WEIGHT = 1_000_000
+MAX_METADATA_BYTES = 16 * 1024
+# Numbers up to this are whole in every language, in JSON too. Microseconds since 1970 reach it in the year 2255.
+MAX_GENERATION = 2**53
+# What google.protobuf.Timestamp can say, in seconds since 1970.
+_YEAR_1_S, _YEAR_10000_S = -62_135_596_800, 253_402_300_800
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@~+-]{0,127}")
+_HOST = re.compile(r"(?!.{254})[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?")
+_BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+_IPV4 = re.compile(rf"{_BYTE}(?:\.{_BYTE}){{3}}", re.ASCII)
+# Such a name would be an IPv4 address, and a wrong one (https://url.spec.whatwg.org/#ends-in-a-number-checker).
+_ENDS_IN_NUMBER = re.compile(r"(?:^|\.)\d+\.?$")
+_NAME_RULE = f"must be 1 to {MAX_NAME} letters, digits and any of _ . : @ ~ + -, beginning with a letter, a digit or _"
+_STATUSES = frozenset(pb.Status.values())
+_HEALTHS = frozenset(pb.Health.values())
+
+
+# ---- names and addresses
+
+
+def name(field: str, value: str) -> str:
+    """The name of a namespace, service or instance."""
+    if _NAME.fullmatch(value) is None:
+        raise InvalidField(field, "is required" if not value else _NAME_RULE)
+    return value
+
+
+def namespace(field: str, value: str) -> str:
+    """The namespace, the default one if it is empty."""
+    return name(field, value) if value else DEFAULT_NAMESPACE
+
+
+def host(field: str, value: str) -> str:
+    """An IP address or a DNS name; an IPv6 address in the one form that all its spellings share (RFC 5952)."""
+    if _IPV4.fullmatch(value) is not None:
+        return value
+    if not value:
+        raise InvalidField(field, "is required")
+    if ":" in value:
+        return _ipv6(field, value)
+    if _HOST.fullmatch(value) is None or _ENDS_IN_NUMBER.search(value) is not None:
+        raise InvalidField(field, "must be an IP address or a DNS name")
+    return value
+
+
+def _ipv6(field: str, value: str) -> str:
+    # A zone (fe80::1%eth0) means nothing to anybody else, and may hold anything.
+    with contextlib.suppress(ValueError):
+        if "%" not in value:
+            return str(ipaddress.IPv6Address(value))
+    raise InvalidField(field, "must be an IP address or a DNS name, without a port")
+
+
+def port(field: str, value: int) -> int:
+    """Where it listens."""
+    if not 1 <= value <= 65535:
+        raise InvalidField(field, f"must be 1 to 65535, is {value}")
+    return value
+
+
+# ---- times and numbers
+
+
+def generation(field: str, value: int) -> int:
+    """The generation of an instance, 0 for none."""
+    if not 0 <= value <= MAX_GENERATION:
+        raise InvalidField(field, f"must be 0 to {MAX_GENERATION}, is {value}")
+    return value
+
+
+def timestamp(field: str, value: Timestamp) -> Timestamp:
+    """A time that JSON and every language can say."""
+    if not (_YEAR_1_S <= value.seconds < _YEAR_10000_S and 0 <= value.nanos <= 999_999_999):
+        raise InvalidField(field, "must be within the years 1 to 9999, with nanos within a second")
+    return value
+
+
+def duration_s(field: str, value: Duration, least_s: float, most_s: float) -> float:
+    """A time span within bounds, in seconds."""
+    if not -999_999_999 <= value.nanos <= 999_999_999:
+        raise InvalidField(field, f"nanos must be within a second, is {value.nanos}")
+    found = value.seconds + value.nanos / 1e9
+    if not least_s <= found <= most_s:
+        raise InvalidField(field, f"must be {least_s:g} s to {most_s:g} s, is {found:g} s")
+    return found
+
+
+# ---- what Register and Update both take
+
+
+def settle(it: pb.Instance) -> None:
+    """Check the fields that an Update can change too, and the locality, and fill in the defaults of those not set."""
+    version = it.version
+    if not version:
+        it.version = DEFAULT_VERSION
+    elif len(version) > MAX_NAME or not version.isprintable():
+        raise InvalidField("instance.version", f"must be at most {MAX_NAME} printable characters")
+    if not it.HasField("weight"):
+        it.weight = DEFAULT_WEIGHT
+    elif it.weight > MAX_WEIGHT:
+        raise InvalidField("instance.weight", f"must be at most {MAX_WEIGHT}, is {it.weight}")
+    if it.status not in _STATUSES:
+        raise InvalidField("instance.status", f"has no value {it.status}")
+    if it.health not in _HEALTHS:
+        raise InvalidField("instance.health", f"has no value {it.health}")
+    if it.tags or it.metadata:
+        _labels(it)
+    if it.HasField("locality"):
+        _locality(it.locality)
+
+
+def size(it: pb.Instance) -> None:
+    """Tags and metadata together must not be too large."""
+    if it.ByteSize() <= MAX_METADATA_BYTES:
+        return
+    tags = sum(len(tag.encode()) for tag in it.tags)
+    total = tags + sum(len(label.encode()) + len(value.encode()) for label, value in it.metadata.items())
+    if total > MAX_METADATA_BYTES:
+        field = "instance.tags" if tags > MAX_METADATA_BYTES else "instance.metadata"
+        raise InvalidField(field, f"tags and metadata together must be at most {MAX_METADATA_BYTES} bytes, are {total}")
+
+
+def _labels(it: pb.Instance) -> None:
+    tags = list(it.tags)
+    if "" in tags or len(set(tags)) != len(tags):
+        raise InvalidField("instance.tags", "must be neither empty nor repeated")
+    if "" in it.metadata:
+        raise InvalidField("instance.metadata", "must have no empty key")
+    size(it)
+
+
+def _locality(it: pb.Locality) -> None:
+    for part in ("region", "zone", "sub_zone"):
+        value = getattr(it, part)
+        if len(value) > MAX_NAME or not value.isprintable():
+            raise InvalidField(f"instance.locality.{part}", f"must be at most {MAX_NAME} printable characters")

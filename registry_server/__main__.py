@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -57,6 +58,7 @@ def main(file: Path | None, **flags: str | None) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the server runs: Ctrl-C ends it without a word
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what the core would print is said by our own errors
+    _allow_connections()
     problems: list[str] = []
     try:
         config = configs.load(flags, os.environ, file)
@@ -93,6 +95,14 @@ def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+def _allow_connections() -> None:
+    """Take as many files at a time as the system allows: a client costs one, and many shells give a process 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _spare_the_collector() -> None:

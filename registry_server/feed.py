@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from registry_server.catalog import Catalog, Change, Flaw, ghosts
 from registry_server.guard import RemovalGuard
 from registry_server.hub import Hub
+from registry_server.observe.changes import tell
 from registry_server.stores.base import (
     Away,
     Back,
@@ -141,6 +142,7 @@ class Feed:
 
     def _changed(self, changes: Sequence[Change], deleted: Collection[Key] = ()) -> None:
         self._hub.changed(changes)
+        tell(changes)
         if len(self.guard):
             self._arm_hold()
         if len(changes) > 1:

@@ -1,9 +1,27 @@
-"""Logs on standard error, as text for people or as JSON lines for machines."""
+"""Logs on standard error, as text for people or as JSON lines for machines.
+
+What a client can bring about at will fills no log: what it does to its own streams is said at debug, and of warnings
+and errors that repeat themselves a few pass in a minute.
+"""
 
 import json
 import logging
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
+
+# gRPC's own logger for what happens to calls.
+GRPC_LOGGER = "grpc._cython.cygrpc"
+# It logs these as errors, with a traceback each: a stream that its client reset while it was written to, and a header
+# that is not UTF-8.
+_BROKEN_STREAM = "ExecuteBatchError"
+_NOT_UTF8 = "Invalid encoding"
+
+# Of one kind of warning or error so many pass in so long a time, in seconds.
+MAX_REPEATS = 10
+PERIOD_S = 60.0
+# The kinds that are remembered at a time.
+MAX_KINDS = 500
 
 
 class JsonFormatter(logging.Formatter):
@@ -22,9 +40,73 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+class ClientFaults(logging.Filter):
+    """Turns what gRPC logs of a client's own fault into one line at debug."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is logged."""
+        if record.levelno <= logging.DEBUG or not _is_client_fault(record):
+            return True
+        record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
+        record.exc_info = record.exc_text = None
+        return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
+
+
+@dataclass(slots=True)
+class _Repeated:
+    """How often a kind came within its period, and how often it was left out before."""
+
+    since: float
+    count: int = 0
+
+
+class Repeats(logging.Filter):
+    """Lets the first few of each kind of warning and error pass in a period, and says how many it left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kinds: dict[object, _Repeated] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is logged."""
+        if record.levelno < logging.WARNING:
+            return True
+        kind = self._kind(record)
+        if record.created - kind.since >= PERIOD_S:
+            left_out = kind.count - MAX_REPEATS
+            kind.since, kind.count = record.created, 0
+            if left_out > 0:
+                _append(record, f"{left_out} like this were left out")
+        kind.count += 1
+        if kind.count == MAX_REPEATS:
+            _append(record, f"more like this are left out for {PERIOD_S:g} s")
+        return kind.count <= MAX_REPEATS
+
+    def _kind(self, record: logging.LogRecord) -> _Repeated:
+        error = record.exc_info[0] if record.exc_info else None
+        name = (record.name, record.levelno, str(record.msg), error)
+        found = self._kinds.get(name)
+        if found is None:
+            if len(self._kinds) >= MAX_KINDS:
+                del self._kinds[next(iter(self._kinds))]
+            found = self._kinds[name] = _Repeated(record.created)
+        return found
+
+
 def set_up(log_format: str, level: str) -> None:
     """Send all logs of this process to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     text = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if log_format == "json" else text)
+    handler.addFilter(Repeats())
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.getLogger(GRPC_LOGGER).addFilter(ClientFaults())
+
+
+def _is_client_fault(record: logging.LogRecord) -> bool:
+    error = record.exc_info[0] if record.exc_info else None
+    return (error is not None and error.__name__ == _BROKEN_STREAM) or str(record.msg).startswith(_NOT_UTF8)
+
+
+def _append(record: logging.LogRecord, note: str) -> None:
+    record.msg, record.args = f"{record.getMessage()} ({note})", None

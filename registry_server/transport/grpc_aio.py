@@ -28,6 +28,15 @@ REGISTRY = pb.DESCRIPTOR.services_by_name["Registry"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 CHANNELZ = channelz_pb.DESCRIPTOR.services_by_name["Channelz"].full_name
 
+# What one connection may cost before anybody looks at what it sends. A stream that is over counts among these until the
+# server is done with it, so resetting streams brings no more of them.
+MAX_STREAMS = 256
+MAX_MESSAGE_BYTES = 1024 * 1024
+LOOKAHEAD_BYTES = 64 * 1024
+# Calls that no handler has taken up, of all connections: as many as come back at once when a server was away. Beyond
+# the first number more and more are refused, beyond the second all.
+MAX_PENDING = (20_000, 40_000)
+
 # A second server on the same port is an error; peers that are half dead are noticed within seconds; clients may ping
 # often, as they too want to notice.
 OPTIONS = (
@@ -39,6 +48,12 @@ OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
     ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.max_concurrent_streams", MAX_STREAMS),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.http2.lookahead_bytes", LOOKAHEAD_BYTES),
+    ("grpc.http2.bdp_probe", 0),  # else the windows grow with what a client sends
+    ("grpc.server.max_pending_requests", MAX_PENDING[0]),
+    ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING[1]),
 )
 # When the server stops, those who watch its health hear of it first, so much earlier than any stream ends.
 NOTICE_S = 0.1
@@ -174,6 +189,9 @@ class GrpcServer:
                 raise
             task.uncancel()
             await _abort(context, shutting_down())
+        except grpc.aio.BaseError as error:  # its client reset it, or is gone
+            log.debug("a stream broke off: %s", error)
+            await _abort(context, internal())
         except Exception as error:
             await _abort(context, _status_of(error))
         finally:
@@ -205,4 +223,10 @@ def _status_of(error: Exception) -> RpcStatus:
 
 
 async def _abort(context: Context, status: RpcStatus) -> NoReturn:
-    await context.abort(status.code, status.message, status.trailing_metadata)
+    """End the call with that status; without a word if nobody is there to be told."""
+    try:
+        await context.abort(status.code, status.message, status.trailing_metadata)
+    except grpc.aio.AbortError:
+        raise
+    except grpc.aio.BaseError:
+        raise asyncio.CancelledError from None

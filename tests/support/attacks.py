@@ -1,0 +1,116 @@
+"""Clients of ill will, each in a process of its own: `python -m tests.support.attacks NAME ADDRESS SECONDS`.
+
+What they send is bounded in time and goes to the one address they are given, which is a test's own server.
+"""
+
+import asyncio
+import contextlib
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+from protos.registry.v1 import registry_pb2 as pb
+from tests.support.http2 import Http2, framed
+from tests.support.servers import ROOT
+
+REGISTRY = "/registry.v1.Registry"
+CONNECTIONS = 4
+# What a half message says that it will be.
+CLAIMED_BYTES = 4 << 20
+
+
+async def half_messages(address: str, seconds: float) -> None:
+    """Calls whose one message is long and never whole: as many bytes of each as the server lets in."""
+    await asyncio.gather(*(_half(address, time.monotonic() + seconds) for _ in range(CONNECTIONS)))
+
+
+async def _half(address: str, until: float) -> None:
+    half = struct.pack(">BI", 0, CLAIMED_BYTES) + b"x" * (CLAIMED_BYTES // 2)
+    async with Http2(address) as connection:
+        unsent = {connection.begin(f"{REGISTRY}/Register"): half for _ in range(min(connection.max_streams, 256))}
+        while time.monotonic() < until and not connection.is_closed:
+            for stream in [it for it in unsent if it not in connection.ended and it not in connection.reset]:
+                unsent[stream] = unsent[stream][connection.say(stream, unsent[stream]) :]
+            await connection.flush()
+            await asyncio.sleep(0.02)
+
+
+async def rapid_reset(address: str, seconds: float) -> None:
+    """Calls that are taken back at once, without end."""
+    await asyncio.gather(*(_reset(address, time.monotonic() + seconds) for _ in range(CONNECTIONS)))
+
+
+async def _reset(address: str, until: float) -> None:
+    while time.monotonic() < until:
+        async with Http2(address) as connection:
+            while time.monotonic() < until and not connection.is_closed:
+                for _ in range(20):
+                    connection.cancel(connection.call(f"{REGISTRY}/List", pb.ListRequest(service="player")))
+                await connection.flush()
+
+
+async def too_many_streams(address: str, seconds: float) -> None:
+    """Watches without number on one connection, whatever the server allows; a new one when it is cut off."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        async with Http2(address) as connection:
+            connection.ignore_limit()
+            while time.monotonic() < until and not connection.is_closed:
+                for _ in range(50):
+                    connection.call(f"{REGISTRY}/Watch", pb.WatchRequest())
+                await connection.flush()
+                await asyncio.sleep(0.01)
+
+
+async def reset_while_written_to(address: str, seconds: float) -> None:
+    """Streams that take nothing of what the server writes, and are reset in the middle."""
+    until = time.monotonic() + seconds
+    async with Http2(address, window=100) as connection:
+        while time.monotonic() < until:
+            streams = [connection.call(f"{REGISTRY}/Watch", pb.WatchRequest()) for _ in range(10)]
+            streams += [connection.call(f"{REGISTRY}/List", pb.ListRequest()) for _ in range(10)]
+            for _ in range(10):
+                streams.append(connection.begin(f"{REGISTRY}/KeepAlive"))
+                connection.say(streams[-1], framed(pb.KeepAliveRequest(lease_ids=["unknown"] * 20)) * 3)
+            await connection.flush()
+            await asyncio.sleep(0.01)
+            for stream in streams:
+                connection.cancel(stream)
+            await connection.flush()
+
+
+async def headers_that_are_no_text(address: str, seconds: float) -> None:
+    """Calls with names and values of headers that are not UTF-8."""
+    until = time.monotonic() + seconds
+    async with Http2(address) as connection:
+        while time.monotonic() < until:
+            calls = [
+                connection.call(f"{REGISTRY}/List", b"", headers=[(name, b"\xff\xfe")])
+                for name in (b"x-name", b"x-\xff", b"user-agent") * 20
+            ]
+            await connection.flush()
+            await connection.wait_ended(calls)
+
+
+ATTACKS: dict[str, Callable[[str, float], Coroutine[Any, Any, None]]] = {
+    attack.__name__: attack
+    for attack in (half_messages, rapid_reset, too_many_streams, reset_while_written_to, headers_that_are_no_text)
+}
+
+
+@contextlib.contextmanager
+def under(name: str, address: str, seconds: float) -> Iterator["subprocess.Popen[bytes]"]:
+    """An attack that goes on while the block lasts, and `seconds` at the most."""
+    command = [sys.executable, "-m", "tests.support.attacks", name, address, str(seconds)]
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+if __name__ == "__main__":
+    asyncio.run(ATTACKS[sys.argv[1]](sys.argv[2], float(sys.argv[3])))

@@ -1,0 +1,141 @@
+"""Logs: what a client can bring about at will fills none, what repeats itself is cut short, who comes and leaves is
+said at debug."""
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from registry_server.observe import changes
+from registry_server.observe.logs import (
+    GRPC_LOGGER,
+    MAX_KINDS,
+    MAX_REPEATS,
+    PERIOD_S,
+    ClientFaults,
+    JsonFormatter,
+    Repeats,
+)
+from registry_server.stores.base import Cause, Snapshot
+from tests.support.core import Core, gone, key, put
+
+
+class ExecuteBatchError(Exception):
+    """Goes by the name of gRPC's own, which is private."""
+
+
+def record(text: str, *args: object, at: float = 0.0, level: int = logging.ERROR, name: str = "x") -> logging.LogRecord:
+    made = logging.LogRecord(name, level, __file__, 1, text, args, None)
+    made.created = at
+    return made
+
+
+def failed(error: Exception, name: str = GRPC_LOGGER) -> logging.LogRecord:
+    made = record("ExecuteBatchError raised in core by servicer method [%s]", "/a/b", name=name)
+    made.exc_info = (type(error), error, None)
+    return made
+
+
+@pytest.fixture(params=[logging.INFO, logging.DEBUG])
+def level(request: pytest.FixtureRequest) -> Iterator[int]:
+    """The level of gRPC's logger."""
+    logger, before = logging.getLogger(GRPC_LOGGER), logging.getLogger(GRPC_LOGGER).level
+    logger.setLevel(request.param)
+    yield logger.level
+    logger.setLevel(before)
+
+
+@pytest.mark.parametrize("made", [failed(ExecuteBatchError()), record("Invalid encoding on %s", b"\xff")])
+def test_faults_of_clients_are_a_line_at_debug(level: int, made: logging.LogRecord) -> None:
+    made.levelno, made.name = logging.ERROR, GRPC_LOGGER
+    assert bool(ClientFaults().filter(made)) is (level == logging.DEBUG)
+    assert (made.levelname, made.exc_info) == ("DEBUG", None)
+
+
+@pytest.mark.parametrize("made", [failed(ValueError()), record("Unexpected error"), record("Invalid", level=10)])
+def test_faults_of_our_own_pass(made: logging.LogRecord) -> None:
+    before = (made.levelno, made.exc_info)
+    assert ClientFaults().filter(made)
+    assert (made.levelno, made.exc_info) == before
+
+
+def passed(filter_: Repeats, *records: logging.LogRecord) -> list[str]:
+    return [it.getMessage() for it in records if filter_.filter(it)]
+
+
+def test_what_repeats_itself_is_cut_short_and_counted() -> None:
+    filter_ = Repeats()
+    first = passed(filter_, *(record("a call failed: %d", number, at=number / 1000) for number in range(1000)))
+    assert first[:-1] == [f"a call failed: {number}" for number in range(MAX_REPEATS - 1)]
+    assert first[-1] == f"a call failed: {MAX_REPEATS - 1} (more like this are left out for 60 s)"
+    assert passed(filter_, record("a call failed: %d", 7, at=PERIOD_S)) == [
+        f"a call failed: 7 ({1000 - MAX_REPEATS} like this were left out)"
+    ]
+
+
+def test_what_differs_is_told_each() -> None:
+    filter_ = Repeats()
+    for _ in range(MAX_REPEATS + 1):
+        filter_.filter(record("the same"))
+    others = [record("another"), record("the same", level=logging.WARNING), record("the same", name="y")]
+    others.append(failed(ValueError(), "x"))
+    assert len(passed(filter_, *others)) == len(others)
+
+
+def test_what_is_rare_or_informs_always_passes() -> None:
+    filter_ = Repeats()
+    rare = [record("rare", at=number * PERIOD_S) for number in range(100)]
+    assert passed(filter_, *rare) == ["rare"] * 100
+    assert len(passed(filter_, *(record("informs", level=logging.INFO) for _ in range(100)))) == 100
+
+
+def test_kinds_are_remembered_within_a_limit() -> None:
+    filter_ = Repeats()
+    assert len(passed(filter_, *(record(f"kind {number}") for number in range(3 * MAX_KINDS)))) == 3 * MAX_KINDS
+    assert len(filter_._kinds) == MAX_KINDS
+
+
+def test_json_has_what_happened() -> None:
+    line = json.loads(JsonFormatter().format(failed(ValueError("no"))))
+    assert (line["level"], line["logger"]) == ("error", GRPC_LOGGER)
+    assert line["message"] == "ExecuteBatchError raised in core by servicer method [/a/b]"
+    assert "ValueError: no" in line["error"]
+
+
+# ---- who comes and leaves
+
+
+@pytest.fixture
+def core() -> Core:
+    core = Core()
+    core.feed.emit(Snapshot("e1", 10, ()))
+    return core
+
+
+def test_who_comes_and_leaves_is_said_at_debug(core: Core, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "registry_server")
+    core.feed.emit(put(11, key(), lease="secret", host="10.0.0.5", port=8001))
+    core.feed.emit(put(12, key(), lease="secret", host="10.0.0.5", port=8002))
+    core.feed.emit(put(13, key("two"), lease="secret", host="10.0.0.5", port=8002))
+    core.feed.emit(gone(14, key("two"), cause=Cause.EXPIRED))
+    assert caplog.messages == [
+        "default/player/one came at revision 11: 10.0.0.5:8001",
+        "default/player/one changed at revision 12: 10.0.0.5:8002",
+        "default/player/one left at revision 13: replaced",
+        "default/player/two came at revision 13: 10.0.0.5:8002",
+        "default/player/two left at revision 14: expired",
+    ]
+
+
+def test_a_step_with_many_names_a_few(core: Core, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "registry_server")
+    core.feed.emit(put(11, *(key(f"{number:03}") for number in range(100))))
+    assert len(caplog.messages) == changes.MAX_NAMED + 1
+    assert caplog.messages[-1] == "and 80 more at revision 11"
+
+
+def test_nothing_of_it_is_said_at_info(core: Core, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "registry_server")
+    core.feed.emit(put(11, key()))
+    assert caplog.messages == []

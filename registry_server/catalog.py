@@ -202,11 +202,11 @@ class Catalog:
 
     def revision_of(self, key: Key) -> int:
         """The revision of what the store has under that name, even if that is no instance; 0 for nothing."""
-        entry = self.get(key)
-        if entry is not None:
-            return entry.revision
         flaw = self._flawed.get(key)
-        return flaw.revision if flaw else 0
+        if flaw is not None:
+            return flaw.revision
+        entry = self.get(key)
+        return entry.revision if entry is not None else 0
 
     @property
     def flaws(self) -> int:
@@ -214,7 +214,8 @@ class Catalog:
         return len(self._flawed)
 
     def take_new_flaws(self) -> Sequence[Flaw]:
-        """The records that were found to be no instances since this was last asked."""
+        """The records that were found to be no instances since this was last asked, anew when they are written over
+        an instance."""
         found, self._new_flaws = self._new_flaws, []
         return found
 
@@ -322,12 +323,13 @@ class Catalog:
         return changes
 
     def _skip(self, record: Record, reason: str) -> list[Change]:
-        """A record that is no instance is none for any reader, on every replica alike."""
+        """A record that is no instance is none for any reader. Where it was written over one, that one stays: whoever
+        writes such a thing cannot know that it is gone. See mending.py for what becomes of it."""
         known = self._flawed.get(record.key)
         self._flawed[record.key] = flaw = Flaw(record.key, record.revision, reason)
-        if known is None:
+        if known is None or self.get(record.key) is not None:
             self._new_flaws.append(flaw)
-        return [] if self.get(record.key) is None else [self._remove(record.key, Cause.DEREGISTERED)]
+        return []
 
     def _remove(self, key: Key, cause: Cause) -> Change:
         return self._change(self._services[key[:2]], key, None, cause)

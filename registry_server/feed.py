@@ -1,23 +1,30 @@
 """SHELL. From the store's events to everybody who reads: guard, catalog, hub, in one synchronous step."""
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from registry_server.catalog import Catalog, Change, Flaw, ghosts
+from registry_server.catalog import Catalog, Change, Flaw
 from registry_server.guard import RemovalGuard
 from registry_server.hub import Hub
+from registry_server.illness import Pulse
+from registry_server.mending import Mending
 from registry_server.observe.changes import tell
+from registry_server.observe.outages import OutageLog
 from registry_server.stores.base import (
     Away,
     Back,
     Cause,
     Commit,
+    Conflict,
     Delta,
     Ill,
     Key,
+    NoSuchLease,
     Progress,
+    Refused,
     Snapshot,
     Store,
     StoreError,
@@ -27,13 +34,18 @@ from registry_server.stores.base import (
 log = logging.getLogger(__name__)
 
 BOOKMARK_TICK_S = 1.0
-MAX_GHOSTS = 1000
 # How many records that are no instances are named in one line of the log.
 MAX_NAMED = 3
-# The feed notes so often that it runs.
-BEAT_S = 0.25
-# When it has not run for so much longer, this process was stopped or starved, and passed on no renewal meanwhile.
-STALL_S = 1.0
+# How often the feed notes that it runs. When it did not for so much longer, this process was stopped or starved, and
+# passed on no renewal meanwhile.
+BEAT_S = 0.1
+STALL_S = 0.2
+# A standstill puts the view in doubt when the store has not confirmed it for so long by the end of it.
+DOUBT_S = 3.0
+# How often the view is vouched for.
+VOUCH_S = 2.0
+# The pause after a question or a mending write that the store could not take.
+RETRY_S = 1.0
 
 
 class Feed:
@@ -47,19 +59,27 @@ class Feed:
         self._store = store
         self._hub = hub
         self._clock = clock
-        self._away_since: float | None = None
+        self._is_away = False
+        self._outages = OutageLog(log.warning)
+        self._pulse = Pulse(clock(), BEAT_S, STALL_S)
         self._waiting: dict[asyncio.Future[None], int] = {}
-        self._ghosts: asyncio.Queue[Commit] = asyncio.Queue(MAX_GHOSTS)
+        self._mending = Mending(self.guard.last_ill)
+        self._may_mend = asyncio.Event()
         self._hold_timer: asyncio.TimerHandle | None = None
         self._hold_until = math.inf
-        self._beat_at = clock()
+        # The view is in doubt until it has come to a revision that the store had when the doubt arose, or later.
+        self._confirmed_at = clock()
+        self._proven_from = math.inf
+        self._doubts = 0
+        self._in_doubt = asyncio.Event()
 
     # ---- what readers and writers ask
 
     @property
     def stale_for_s(self) -> float | None:
-        """For how long the view has not been confirmed, in seconds; None while the store is reached."""
-        return None if self._away_since is None else self._clock() - self._away_since
+        """For how long the store has not confirmed the view, in seconds; None while nothing speaks against it."""
+        now = self._beat()
+        return now - self._confirmed_at if self._is_doubtful else None
 
     async def reach(self, revision: int, timeout_s: float) -> bool:
         """Wait until the catalog has this revision, and say whether it has."""
@@ -76,13 +96,26 @@ class Feed:
             del self._waiting[reached]
         return True
 
+    def count_of_lease(self, lease_id: str) -> int:
+        """How many instances a lease keeps alive; those whose removal waits do not count."""
+        return self.catalog.count_of_lease(lease_id) - self.guard.count_of_lease(lease_id)
+
     def renewal_failed(self) -> None:
-        """Note that the store is reached but could not renew a lease: what expires now may be its fault."""
+        """Note that the store could not renew a lease: what expires now may be its fault."""
         self.guard.store_ill(self._clock())
+
+    def renewal_dropped(self, asked_at: float) -> None:
+        """Note that somebody stopped waiting for a renewal: for so long the store did not give it."""
+        now = self.now()
+        self.guard.store_ill(now, now - asked_at)
 
     def let_go(self, keys: Iterable[Key], cause: Cause) -> None:
         """Remove instances whose removal waits: somebody asked for it."""
         self._changed(self.catalog.remove(self.guard.release(keys), cause))
+
+    def now(self) -> float:
+        """The monotonic time by which the feed goes."""
+        return self._clock()
 
     # ---- running
 
@@ -92,65 +125,87 @@ class Feed:
             tasks.create_task(self._store.run(self.emit))
             tasks.create_task(self._bookmarks())
             tasks.create_task(self._beats())
-            tasks.create_task(self._lay_ghosts())
+            tasks.create_task(self._mend())
+            tasks.create_task(self._resolve_doubts())
+            tasks.create_task(self._vouch())
 
     def emit(self, event: StoreEvent) -> None:
         """Take in one event of the store."""
+        now = self._beat()
         match event:
             case Delta():
-                self._beat()
                 deleted = [it.key for it in event.deletes]
-                self._changed(self.catalog.apply(self.guard.filter_delta(event, self._clock())), deleted)
+                self._changed(self.catalog.apply(self.guard.filter_delta(event, now)), deleted)
             case Progress(revision):
                 self.catalog.progress(revision)
             case Snapshot():
-                self._load(event)
+                self._load(event, now)
             case Away(reason):
-                self._away(reason)
+                self._away(reason, now)
             case Back():
-                self._back()
+                self._back(now)
             case Ill(reason):
-                log.warning("the store was ill: %s", reason)
-                self.guard.store_ill(self._clock())
-        if self.catalog.revision >= self._loaded_at:
-            self.loaded.set()
-        if flaws := self.catalog.take_new_flaws():
-            log.warning("%s", _told_of(flaws))
-        if self._waiting:
-            self._release_waiting()
+                self._outages.ill(reason, now)
+                self.guard.store_ill(now)
+        self._look_at_flaws(now)
+        self._advance(now)
 
-    def _load(self, snapshot: Snapshot) -> None:
-        self._back()
+    def _load(self, snapshot: Snapshot, now: float) -> None:
+        self._back(now)
         is_new_order = not self.catalog.is_continued_by(snapshot)
-        kept = self.guard.keep(snapshot, list(self.catalog.keys()), self._clock())
+        kept = self.guard.keep(snapshot, list(self.catalog.keys()), now)
         self._changed(self.catalog.load(snapshot, kept))
         if is_new_order:
             self._hub.reset()
-        self._loaded_at = max(snapshot.revision, snapshot.through)
+        # As told, it is as good as an answer; and what was asked of another order of changes means nothing in this one.
+        self._loaded_at = self._proven_from = max(snapshot.revision, snapshot.through)
+        self._doubts += 1
 
-    def _away(self, reason: str) -> None:
-        if self._away_since is None:
-            log.warning("the store is away: %s", reason)
-            self._away_since = self._clock()
+    def _away(self, reason: str, now: float) -> None:
+        if not self._is_away:
+            self._is_away = True
+            self._outages.away(reason, now)
             self.guard.store_away()
+            self._doubt()
 
-    def _back(self) -> None:
-        if self._away_since is not None:
-            log.warning("the store is back after %.1f s", self.stale_for_s or 0.0)
-            self.guard.store_back(self._clock())
-            self._away_since = None
+    def _back(self, now: float) -> None:
+        if self._is_away:
+            self._is_away = False
+            self._outages.back(now - self._confirmed_at, now)
+            self.guard.store_back(now)
+            self._arm_hold()
+            self._doubt()
 
     def _changed(self, changes: Sequence[Change], deleted: Collection[Key] = ()) -> None:
         self._hub.changed(changes)
         tell(changes)
         if len(self.guard):
+            # What only waits to be removed is not in the store, so it leaves no ghost there.
+            replaced = [change.key for change in changes if change.cause is Cause.REPLACED]
+            deleted = {*deleted, *self.guard.release(replaced)}
             self._arm_hold()
-        if len(changes) > 1:
-            self._find_ghosts(changes, deleted)
+        if self._mending.note(changes, deleted, self._clock()):
+            self._may_mend.set()
 
-    def _release_waiting(self) -> None:
-        for reached, revision in self._waiting.items():
-            if revision <= self.catalog.revision and not reached.done():
+    def _look_at_flaws(self, now: float) -> None:
+        if not (flaws := self.catalog.take_new_flaws()):
+            return
+        log.warning("%s", _told_of(flaws))
+        for flaw in flaws:
+            overwritten = self.catalog.get(flaw.key)
+            if overwritten is not None:
+                self._mending.note_overwritten(overwritten, flaw.revision, now)
+                self._may_mend.set()
+
+    def _advance(self, now: float) -> None:
+        """Look at what has been waiting for the revision that the view has now."""
+        revision = self.catalog.revision
+        if not self._is_doubtful:
+            self._confirmed_at = now
+        if revision >= self._loaded_at:
+            self.loaded.set()
+        for reached, wanted in self._waiting.items():
+            if wanted <= revision and not reached.done():
                 reached.set_result(None)
 
     # ---- removals that wait
@@ -167,40 +222,113 @@ class Feed:
 
     def _end_hold(self) -> None:
         self._hold_until = math.inf
-        self._changed(self.catalog.remove(self.guard.due(self._clock()), Cause.EXPIRED))
+        due = self.guard.due(self._beat())
+        if due:
+            log.info("%d instances leave, %s the first: nobody renewed them after the outage", len(due), due[0])
+        self._changed(self.catalog.remove(due, Cause.EXPIRED))
+
+    # ---- this process may stand still
 
     async def _beats(self) -> None:
         while True:
             await asyncio.sleep(BEAT_S)
-            self._beat()
+            self._outages.look(self._beat())
 
-    def _beat(self) -> None:
-        """Note that this process runs. If it did not for long, what expires now may be its own fault."""
+    def _beat(self) -> float:
+        """Note that this process runs, and return the time.
+
+        If it stood still, what expires now may be its own fault. Whoever looks at a clock to end something, or to call
+        the view good, beats first: after a standstill timers fire before what waits in the sockets is read.
+        """
         now = self._clock()
-        if now - self._beat_at > BEAT_S + STALL_S:
-            self.guard.store_ill(now)
-        self._beat_at = now
+        stood_still_s = self._pulse.beat(now)
+        if stood_still_s:
+            self._outages.stood_still(stood_still_s, now)
+            self.guard.store_ill(now, stood_still_s)
+            if now - self._confirmed_at > DOUBT_S:
+                self._doubt()
+        return now
 
-    # ---- records that lost their address on another replica
+    # ---- whether the view is good
 
-    def _find_ghosts(self, changes: Sequence[Change], deleted: Collection[Key]) -> None:
-        deletes = ghosts(changes, deleted)
-        if deletes and not self._ghosts.full():
-            self._ghosts.put_nowait(Commit(deletes=deletes, cause=Cause.REPLACED))
+    @property
+    def _is_doubtful(self) -> bool:
+        return self._is_away or self.catalog.revision < self._proven_from
 
-    async def _lay_ghosts(self) -> None:
-        """Delete them from the store. Every replica tries; the first does it, and the others find it done."""
+    def _doubt(self) -> None:
+        """The view may be old. What the store tells next may be old as well, so it has to be asked."""
+        self._proven_from = math.inf
+        self._doubts += 1
+        self._in_doubt.set()
+
+    async def _resolve_doubts(self) -> None:
         while True:
-            commit = await self._ghosts.get()
-            try:
-                await self._store.commit(commit)
-            except StoreError:
-                log.debug("not deleted, or deleted already: %s", commit.deletes)
+            await self._in_doubt.wait()
+            self._in_doubt.clear()
+            while self._proven_from == math.inf and not self._is_away:
+                await self._ask()
+
+    async def _ask(self) -> None:
+        """Ask the store for the revision that it has now; once the view has come so far, it is confirmed."""
+        doubts = self._doubts
+        try:
+            revision = await self._store.commit(Commit())
+        except StoreError:
+            await asyncio.sleep(RETRY_S)
+            return
+        if doubts == self._doubts:
+            self._proven_from = revision
+            self._advance(self._clock())
+
+    async def _vouch(self) -> None:
+        """Tell the store, and by it every replica, that the view is whole, while it is."""
+        while True:
+            await asyncio.sleep(VOUCH_S)
+            if self.loaded.is_set() and self.stale_for_s is None and not len(self.guard):
+                with contextlib.suppress(StoreError):
+                    await self._store.vouch()
+
+    # ---- records that the store should not have, or not so
+
+    async def _mend(self) -> None:
+        while True:
+            now = self._clock()
+            commit = None if self._is_away else self._mending.next(now)
+            if commit is not None:
+                await self._mend_by(commit)
+                continue
+            pause_s = RETRY_S if self._is_away else self._mending.next_due - now
+            self._may_mend.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if pause_s == math.inf else pause_s):
+                    await self._may_mend.wait()
+
+    async def _mend_by(self, commit: Commit) -> None:
+        try:
+            await self._store.commit(commit)
+        except Conflict as conflict:
+            self._mending.failed(commit, conflict.keys, self._clock())
+        except (NoSuchLease, Refused):
+            self._mending.failed(commit, (), self._clock())
+        except StoreError:
+            await asyncio.sleep(RETRY_S)
+        else:
+            log.info("mended: %s", commit_text(commit))
+            self._mending.done(commit)
 
     async def _bookmarks(self) -> None:
         while True:
             await asyncio.sleep(BOOKMARK_TICK_S)
             self._hub.bookmark()
+
+
+def commit_text(commit: Commit) -> str:
+    """What a mending write did, for the log."""
+    if commit.puts:
+        return f"{commit.puts[0].key} is back under its lease"
+    why = "has no lease" if commit.cause is Cause.EXPIRED else "lost its address"
+    more = f" and {len(commit.deletes) - 1} more" if len(commit.deletes) > 1 else ""
+    return f"{commit.deletes[0].key}{more} is deleted: {why}"
 
 
 def _told_of(flaws: Sequence[Flaw]) -> str:

@@ -1,31 +1,47 @@
 """CORE. Keeps the illness of the store from looking like the death of instances.
 
 While the store is away nobody can renew, so leases may run out that their owners would have kept, and a store that
-comes back empty has forgotten them all. So for one TTL after the store was last ill, an instance whose lease ran out,
-or that a full set lacks, is kept in the view: its owner, if it lives, renews or registers again within that time. What
-is asked for (deregistration, take-over, the end of a drain) takes effect at once, ill or not.
+comes back empty has forgotten them all. So for one time to live after the store was last ill, an instance whose lease
+ran out, or that a full set lacks, is kept in the view: its owner, if it lives, renews or registers again within that
+time. What is asked for (deregistration, take-over, the end of a drain) takes effect at once, ill or not.
+
+No wait ends while the store is away, and all of them begin anew when it comes back: only time in which an owner could
+have done something counts.
 """
 
 import math
 from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import NamedTuple
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_server.holdings import Holdings
+from registry_server.illness import Illness
 from registry_server.model import Entry
 from registry_server.stores.base import Cause, Deleted, Delta, Key, Snapshot
 
-MAX_HOLD_S = 60.0
+# How many instances leave in one step when their waits end.
+MAX_STEP = 500
+
+
+class _Held(NamedTuple):
+    """What was known of an instance when its removal began to wait; its time to live is in whole seconds."""
+
+    ttl_s: int
+    lease_id: str
 
 
 class RemovalGuard:
     """Decides which removals wait. `lookup` finds the current entry of a key; all times are of one monotonic clock."""
 
-    def __init__(self, lookup: Callable[[Key], Entry | None], max_hold_s: float = MAX_HOLD_S) -> None:
+    def __init__(self, lookup: Callable[[Key], Entry | None]) -> None:
         self._lookup = lookup
-        self._max_hold_s = max_hold_s
-        self._ill_until: float | None = None
+        self._illness = Illness()
         self._is_away = False
-        self._held: dict[Key, float] = {}
-        # At most the first deadline of those held. Looked at with every change, so never searched for.
+        self._held: dict[Key, _Held] = {}
+        # The same by time to live, which alone decides when a wait ends; and by lease.
+        self._by_ttl: dict[int, dict[Key, None]] = {}
+        self._leases = Holdings()
+        # No wait ends before this. Looked at with every change, so never searched for.
         self._earliest = math.inf
 
     def __contains__(self, key: object) -> bool:
@@ -38,70 +54,116 @@ class RemovalGuard:
 
     @property
     def next_due(self) -> float | None:
-        """No removal has waited long enough before this; None if none waits."""
-        return self._earliest if self._held else None
+        """No removal has waited long enough before this; None if none waits, or the store is away."""
+        return self._earliest if self._held and not self._is_away else None
+
+    def last_ill(self, ttl_s: float) -> float:
+        """When the store was last so ill that it matters to that time to live; minus infinity if it never was."""
+        return self._illness.last(ttl_s)
+
+    def count_of_lease(self, lease_id: str) -> int:
+        """How many of the instances that wait to be removed this lease held."""
+        return self._leases.count(lease_id)
+
+    # ---- what the store does
 
     def store_away(self) -> None:
         """Note that the store cannot be reached."""
         self._is_away = True
 
-    def store_ill(self, now: float) -> None:
-        """Note that the store is reached, but did not keep up a lease that it should have."""
-        self._ill_until = now
-
     def store_back(self, now: float) -> None:
         """Note that the store is reached (again)."""
         if self._is_away:
-            self._is_away, self._ill_until = False, now
+            self._is_away = False
+            self.store_ill(now)
+
+    def store_ill(self, now: float, silence_s: float = math.inf) -> None:
+        """Note that the store is reached, but for so long, up to now, did not keep up leases that it should have.
+
+        As far as that matters to them, all that wait begin to wait anew.
+        """
+        self._illness.note(now, silence_s)
 
     def filter_delta(self, delta: Delta, now: float) -> Delta:
         """The same delta without the removals that wait."""
-        if self._ill_until is None:
-            return delta
         for record in delta.puts:
-            self._held.pop(record.key, None)
+            self._free(record.key)
         waiting = {deleted.key for deleted in delta.deletes if self._must_wait(deleted, now)}
         if not waiting:
             return delta
         return delta._replace(deletes=tuple(it for it in delta.deletes if it.key not in waiting))
 
     def keep(self, snapshot: Snapshot, current: list[Key], now: float) -> frozenset[Key]:
-        """Those of the current instances that stay though the snapshot lacks them."""
+        """Those of the current instances that stay though the snapshot lacks them.
+
+        That a store cannot tell what changed, but only what is, is an illness too.
+        """
+        self._is_away = False
+        self.store_ill(now)
         present = {record.key for record in snapshot.records}
         for key in self._held.keys() & present:
-            del self._held[key]
+            self._free(key)
         return frozenset(
             key for key in current if key not in present and self._must_wait(Deleted(key, Cause.EXPIRED), now)
         )
 
-    def due(self, now: float) -> list[Key]:
-        """The instances whose removal has waited long enough; they are forgotten here."""
-        due = [key for key, deadline in self._held.items() if deadline <= now]
+    # ---- the end of a wait
+
+    def due(self, now: float, limit: int = MAX_STEP) -> list[Key]:
+        """Up to `limit` instances whose removal has waited long enough; they are forgotten here."""
+        if self._is_away:
+            return []
+        due: list[Key] = []
+        for ttl_s, keys in self._by_ttl.items():
+            if self._deadline(ttl_s) <= now:
+                due += islice(keys, limit - len(due))
         for key in due:
-            del self._held[key]
-        self._earliest = min(self._held.values(), default=math.inf)
+            self._free(key)
+        self._earliest = min(map(self._deadline, self._by_ttl), default=math.inf)
         return due
 
     def release(self, keys: Iterable[Key]) -> list[Key]:
         """Those of the instances whose removal waits; it waits no more."""
-        return [key for key in keys if self._held.pop(key, None) is not None]
+        return [key for key in keys if self._free(key)]
+
+    # ---- within
+
+    def _deadline(self, ttl_s: int) -> float:
+        return self._illness.last(ttl_s) + ttl_s
 
     def _must_wait(self, deleted: Deleted, now: float) -> bool:
         if deleted.cause is not Cause.EXPIRED:
-            self._held.pop(deleted.key, None)
+            self._free(deleted.key)
             return False
         if deleted.key in self._held:
             return True
         entry = self._lookup(deleted.key)
-        if entry is None or entry.instance.status == pb.DRAINING or self._ill_until is None:
+        if entry is None:
             return False
-        deadline = self._ill_until + min(_ttl_s(entry), self._max_hold_s)
-        if now >= deadline:
+        ttl_s = whole_ttl_s(entry)
+        if entry.owner.is_leaving or not (self._is_away or now < self._deadline(ttl_s)):
             return False
-        self._held[deleted.key] = deadline
-        self._earliest = min(self._earliest, deadline)
+        self._hold(entry, ttl_s)
+        return True
+
+    def _hold(self, entry: Entry, ttl_s: int) -> None:
+        self._held[entry.key] = _Held(ttl_s, entry.lease_id)
+        self._by_ttl.setdefault(ttl_s, {})[entry.key] = None
+        self._leases.add(entry.lease_id, entry.key)
+        self._earliest = min(self._earliest, self._deadline(ttl_s))
+
+    def _free(self, key: Key) -> bool:
+        held = self._held.pop(key, None)
+        if held is None:
+            return False
+        keys = self._by_ttl[held.ttl_s]
+        del keys[key]
+        if not keys:
+            del self._by_ttl[held.ttl_s]
+        self._leases.remove(held.lease_id, key)
         return True
 
 
-def _ttl_s(entry: Entry) -> float:
-    return entry.instance.ttl.seconds + entry.instance.ttl.nanos / 1e9
+def whole_ttl_s(entry: Entry) -> int:
+    """The time to live of an instance in seconds, rounded up."""
+    return math.ceil(entry.traits.ttl_s)

@@ -37,6 +37,11 @@ MAX_KEYS = 100
 # How long to wait for the view to catch up: with a conflict, and with a write that was done.
 CATCH_UP_S = 1.0
 RETRY_AFTER_S = 1.0
+# A lease is held for this part of its time to live, and then refused. Where that is not known it is the least there is.
+HOLD_PART = 3
+# Of so many leases it is remembered since when they are held.
+MAX_HELD = 100_000
+LEAST_TTL_S = 2.0
 
 
 class Written(NamedTuple):
@@ -53,6 +58,7 @@ class Registrar:
         self._store = store
         self._feed = feed
         self._rng = rng
+        self._held_since: dict[str, float] = {}
         self._rules = Rules(feed.catalog, feed.guard, now)
 
     async def register(self, wanted: pb.Instance, ttl_s: float, lease_id: str) -> tuple[Entry, int, Lease]:
@@ -94,11 +100,36 @@ class Registrar:
         return await self._write(wanted.id, lambda: self._rules.update(wanted, paths))
 
     async def keep_alive(self, lease_ids: Sequence[str]) -> list[Renewal]:
-        """Renew leases, answering in their order."""
-        renewals = await self._store.keep_alive(lease_ids)
-        if any(renewal.outcome is Outcome.HELD for renewal in renewals):
+        """Renew leases, answering in their order.
+
+        Raises Unavailable when one of them has been HELD for a third of its time to live: another replica may still
+        reach the store, and will take it for dead.
+        """
+        asked_at = self._feed.now()
+        try:
+            renewals = await self._store.keep_alive(lease_ids)
+        except asyncio.CancelledError:
+            self._feed.renewal_dropped(asked_at)
+            raise
+        held = [renewal for renewal in renewals if renewal.outcome is Outcome.HELD]
+        if held:
             self._feed.renewal_failed()
+        if self._held_since:
+            for renewal in renewals:
+                if renewal.outcome is not Outcome.HELD:
+                    self._held_since.pop(renewal.lease_id, None)
+        for renewal in held:
+            self._hold(renewal, asked_at)
         return renewals
+
+    def _hold(self, renewal: Renewal, asked_at: float) -> None:
+        since = self._held_since.setdefault(renewal.lease_id, asked_at)
+        if len(self._held_since) > MAX_HELD:
+            del self._held_since[next(iter(self._held_since))]
+        ttl_s, held_for_s = renewal.ttl_s or LEAST_TTL_S, self._feed.now() - since
+        if held_for_s >= ttl_s / HOLD_PART:
+            pause_s = min(RETRY_AFTER_S, ttl_s / HOLD_PART / 2)
+            raise Unavailable(f"the store could not renew for {held_for_s:.1f} s: renew on another replica", pause_s)
 
     # ---- within
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from balancer import native
-from balancer.policies.base import Node, PickInfo
-from balancer.pool.picker import Fail
+from balancer.pool import Fail, Node, PickInfo
 from balancer.retry import never_left, speaks_against
 
 if TYPE_CHECKING:

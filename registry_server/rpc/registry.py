@@ -68,7 +68,7 @@ class RegistryService:
         for lease_id in lease_ids:
             validate.lease_id("lease_ids", lease_id)
         renewals = await self._registrar.keep_alive(lease_ids)
-        answered = [answers.renewal(it, self._catalog.count_of_lease(it.lease_id)) for it in renewals]
+        answered = [answers.renewal(it, self._feed.count_of_lease(it.lease_id)) for it in renewals]
         return pb.KeepAliveResponse(header=self._header(), renewals=answered).SerializeToString()
 
     async def update(self, request: pb.UpdateRequest) -> bytes:

@@ -3,6 +3,7 @@
 import heapq
 
 from registry_server.holdings import Holdings
+from registry_server.illness import PARTS
 from registry_server.stores.base import Key
 
 _SLACK = 1024
@@ -81,7 +82,12 @@ class LeaseTable:
                 due.append(lease_id)
         return due
 
-    def put_off(self, by_s: float) -> None:
-        """Let every lease live that much longer."""
-        for lease_id in self._deadline:
-            self._deadline[lease_id] += by_s
+    def stood_still(self, for_s: float, now: float) -> None:
+        """Nobody could renew for so long, up to now: that time does not count.
+
+        Where it was long beside the time between two renewals, an owner has lost its connection over it, and its lease
+        lives its whole time from now.
+        """
+        for lease_id, ttl_s in self._ttl_s.items():
+            left_s = self._deadline[lease_id] + for_s - now
+            self._deadline[lease_id] = now + (ttl_s if ttl_s <= for_s * PARTS else min(left_s, ttl_s))

@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 
+from registry_server.illness import Pulse
 from registry_server.stores.base import (
     Cause,
     Commit,
@@ -27,7 +28,7 @@ from registry_server.stores.leases import LeaseTable
 # How often leases are looked at, in seconds. What expires is noticed within one tick.
 TICK_S = 0.1
 # When a tick comes so much later than it should, the process was stopped or starved, and could not hear renewals.
-STALL_S = 1.0
+STALL_S = 0.2
 
 
 class MemoryStore(Store):
@@ -52,21 +53,19 @@ class MemoryStore(Store):
         """Tell of every change; look for leases to end once a tick."""
         self._emit = emit
         emit(Snapshot(self._epoch, self._revision, tuple(self._records.values()), self._fence, self._revision))
-        ticked = self._clock()
+        pulse = Pulse(self._clock(), TICK_S, STALL_S)
         while True:
             await asyncio.sleep(TICK_S)
             now = self._clock()
-            self.tick(now, late_s=now - ticked - TICK_S)
-            ticked = now
+            self.tick(now, pulse.beat(now))
 
-    def tick(self, now: float, late_s: float = 0.0) -> None:
+    def tick(self, now: float, stood_still_s: float = 0.0) -> None:
         """End the leases whose time has passed, one revision each.
 
-        Time in which this process could not hear a renewal does not count: if it was stopped, every lease whose owner
-        may have tried meanwhile gets that time again.
+        Time in which this process stood still, and could not hear a renewal, does not count.
         """
-        if late_s > STALL_S:
-            self._leases.put_off(late_s)
+        if stood_still_s:
+            self._leases.stood_still(stood_still_s, now)
         for lease_id in self._leases.expire(now):
             gone = self._leases.keys(lease_id)
             self._leases.drop(lease_id)

@@ -1,6 +1,7 @@
 """The core on a clock of the test's own: records, a hub's timeline, readers, and a client that folds a watch."""
 
 import hashlib
+import math
 import random
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from protos.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog
 from registry_server.feed import Feed
 from registry_server.hub import Hub, Reader
+from registry_server.illness import Pulse
 from registry_server.registrar import Registrar
 from registry_server.rpc.registry import RegistryService
 from registry_server.stores.base import Cause, Deleted, Delta, Key, Record, Snapshot, Store
@@ -196,6 +198,8 @@ class Core:
         self.store = store or MemoryStore(lambda: self.timeline.now)
         self.catalog = Catalog()
         self.feed = Feed(self.store, self.catalog, self.hub, lambda: self.timeline.now)
+        # The timeline jumps, and the process that it stands for runs on meanwhile.
+        self.feed._pulse = Pulse(self.timeline.now, math.inf, 0.0)
         self.registrar = Registrar(self.store, self.feed, lambda: NOON, random.Random(1))
         self.service = RegistryService(self.registrar, self.feed, self.hub)
 

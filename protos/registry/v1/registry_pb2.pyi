@@ -108,7 +108,9 @@ class ResponseHeader(_message.Message):
     """The newest change that the answer takes into account. In the answer to a write: that write."""
     @_builtins.property
     def stale_for(self) -> _duration_pb2.Duration:
-        """Set while the server cannot reach its store: for how long its view has not been confirmed. Absent when all is well."""
+        """Set while the server cannot reach its store, and until it has caught up: for how long its view has not been confirmed.
+        Absent when all is well. An answer that has it proves nothing.
+        """
 
     def __init__(
         self,
@@ -628,7 +630,9 @@ class Renewal(_message.Message):
     lease_id: _builtins.str
     state: Global___Renewal.State.ValueType
     instances: _builtins.int
-    """How many instances the lease keeps alive. Fewer than you registered on it: one was removed or taken over; look it up."""
+    """How many instances the lease keeps alive. Fewer than you registered on it: one was removed or taken over, or is shown
+    only because its removal waits. Look them up, and register again those that nobody else has taken.
+    """
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
         """The ttl in force; absent when UNKNOWN."""

@@ -8,8 +8,7 @@ import pytest
 from balancer.endpoints import Resolved
 from balancer.policies.base import ANY, Node
 from balancer.policies.least_connections import FULL_UP_TO
-from balancer.pool.options import SlowStart
-from balancer.pool.pool import Pool
+from balancer.pool import Pool, SlowStart
 from tests.support.fleet import ALONE, endpoints, pool_of
 
 

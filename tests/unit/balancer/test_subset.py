@@ -8,8 +8,7 @@ import pytest
 from balancer.endpoints import Endpoint, Resolved
 from balancer.policies import policy
 from balancer.policies.base import ANY, Node
-from balancer.pool.options import PoolOptions
-from balancer.pool.pool import Pool
+from balancer.pool import Pool, PoolOptions
 from tests.support.fleet import connect, endpoints
 
 

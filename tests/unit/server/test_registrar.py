@@ -54,7 +54,7 @@ class Fickle(MemoryStore):
 
     async def keep_alive(self, lease_ids: Sequence[str]) -> list[Renewal]:
         if self.away:
-            return [Renewal(lease_id, Outcome.HELD, None) for lease_id in lease_ids]
+            return [Renewal(lease_id, Outcome.HELD, self._leases._ttl_s.get(lease_id)) for lease_id in lease_ids]
         return await super().keep_alive(lease_ids)
 
 
@@ -111,10 +111,117 @@ async def test_store_away_is_unavailable_and_changes_nothing(core: Core) -> None
 
 
 async def test_renewal_while_the_store_is_away_is_held_and_noted(core: Core) -> None:
+    _, revision, lease = await core.registrar.register(wanted(), 15.0, "")
+    core.timeline.advance(20)
     fickle(core).away = True
-    (renewal,) = await core.registrar.keep_alive(["some"])
+    (renewal,) = await core.registrar.keep_alive([lease.id])
     assert renewal.outcome is Outcome.HELD
-    assert core.feed.guard._ill_until is not None
+    core.feed.emit(gone(revision + 1, ONE, cause=Cause.EXPIRED))
+    assert ONE in core.feed.guard
+
+
+async def renewed_after(core: Core, lease_id: str, by_s: float) -> Outcome:
+    core.timeline.advance(by_s)
+    (renewal,) = await core.registrar.keep_alive([lease_id])
+    return renewal.outcome
+
+
+@pytest.mark.parametrize("ttl_s", [2.0, 15.0])
+async def test_renewals_are_held_for_a_third_of_a_ttl_and_then_refused(core: Core, ttl_s: float) -> None:
+    """Another replica may reach the store, and takes those who renew here for dead."""
+    _, _, lease = await core.registrar.register(wanted(), ttl_s, "")
+    fickle(core).away = True
+    assert await renewed_after(core, lease.id, 0.0) is Outcome.HELD
+    assert await renewed_after(core, lease.id, ttl_s / 3 - 0.01) is Outcome.HELD
+    with pytest.raises(Unavailable) as error:
+        await renewed_after(core, lease.id, 0.02)
+    assert 0 < error.value.retry_after_s <= ttl_s / 6
+    fickle(core).away = False
+    assert await renewed_after(core, lease.id, 0.0) is Outcome.RENEWED
+    fickle(core).away = True
+    assert await renewed_after(core, lease.id, 0.0) is Outcome.HELD
+
+
+async def test_lease_with_the_smallest_ttl_decides_how_long_a_stream_is_held(core: Core) -> None:
+    _, _, short = await core.registrar.register(wanted("short", 8), 3.0, "")
+    _, _, long = await core.registrar.register(wanted("long", 9), 60.0, "")
+    fickle(core).away = True
+    await core.registrar.keep_alive([long.id, short.id])
+    core.timeline.advance(1.01)
+    await core.registrar.keep_alive([long.id])
+    with pytest.raises(Unavailable):
+        await core.registrar.keep_alive([long.id, short.id])
+
+
+async def test_every_lease_is_held_once_before_it_is_refused(core: Core) -> None:
+    _, _, first = await core.registrar.register(wanted("first", 8), 3.0, "")
+    _, _, second = await core.registrar.register(wanted("second", 9), 3.0, "")
+    fickle(core).away = True
+    assert await renewed_after(core, first.id, 0.0) is Outcome.HELD
+    assert await renewed_after(core, second.id, 1.01) is Outcome.HELD
+    with pytest.raises(Unavailable):
+        await renewed_after(core, first.id, 0.0)
+
+
+async def test_time_a_renewal_took_counts(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, lease = await core.registrar.register(wanted(), 3.0, "")
+
+    async def slow(lease_ids: Sequence[str]) -> list[Renewal]:
+        core.timeline.advance(1.01)
+        return [Renewal(lease_id, Outcome.HELD, 3.0) for lease_id in lease_ids]
+
+    monkeypatch.setattr(core.store, "keep_alive", slow)
+    with pytest.raises(Unavailable):
+        await core.registrar.keep_alive([lease.id])
+
+
+async def test_what_is_remembered_of_held_leases_is_bounded(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registrar, "MAX_HELD", 10)
+    fickle(core).away = True
+    await core.registrar.keep_alive([f"{number}" for number in range(50)])
+    assert len(core.registrar._held_since) == 10
+    fickle(core).away = False
+    await core.registrar.keep_alive([f"{number}" for number in range(50)])
+    assert len(core.registrar._held_since) == 0
+
+
+async def test_renewal_that_somebody_stopped_waiting_for_was_not_given(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts by how long it was waited for: whoever gives up at once proves nothing against the store."""
+    _, revision, _ = await core.registrar.register(wanted(), 15.0, "")
+    _, revision, _ = await core.registrar.register(wanted("two", 8), 15.0, "")
+    core.timeline.advance(20)
+
+    async def stuck(lease_ids: Sequence[str]) -> list[Renewal]:
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(core.store, "keep_alive", stuck)
+    await give_up_after(core, 0.01)
+    core.feed.emit(gone(revision + 1, ONE, cause=Cause.EXPIRED))
+    assert core.catalog.get(ONE) is None
+    await give_up_after(core, 5.0)
+    core.feed.emit(gone(revision + 2, key("two"), cause=Cause.EXPIRED))
+    assert key("two") in core.feed.guard
+
+
+async def give_up_after(core: Core, wait_s: float) -> None:
+    asking = asyncio.create_task(core.registrar.keep_alive(["some"]))
+    await asyncio.sleep(0)
+    core.timeline.advance(wait_s)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
+async def test_lease_does_not_count_what_only_waits_to_be_removed(core: Core) -> None:
+    """Its owner would take it for registered, and find it gone when the wait ends."""
+    _, _, lease = await core.registrar.register(wanted(), 15.0, "")
+    _, revision, _ = await core.registrar.register(wanted("two", 8), 15.0, lease.id)
+    core.feed.emit(gone(revision + 1, ONE, cause=Cause.EXPIRED))
+    assert ONE in core.feed.guard
+    answer = pb.KeepAliveResponse.FromString(await core.service.keep_alive(pb.KeepAliveRequest(lease_ids=[lease.id])))
+    assert [(it.state, it.instances) for it in answer.renewals] == [(pb.Renewal.RENEWED, 1)]
 
 
 async def test_unknown_lease(core: Core) -> None:

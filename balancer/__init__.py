@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 from balancer.endpoints import Absent, Endpoint, Failed, Locality, Pending, Resolution, Resolved
 from balancer.lb import LoadBalancer, NoEndpointError, Request
 from balancer.load import LoadOptions
-from balancer.outlier import FailurePercentage, OutlierOptions, SuccessRate
 from balancer.policies import names as policy_names
 from balancer.policies import policy
 from balancer.policies.base import Chooser, ConnectivityState, Node, NodeSet, PickInfo, Policy
 from balancer.policies.locality import LocalityAware
-from balancer.pool import NodeStatistics, PoolOptions, PoolStatistics, SlowStart
+from balancer.pool.options import PoolOptions, SlowStart
+from balancer.pool.outlier import FailurePercentage, OutlierOptions, SuccessRate
+from balancer.pool.statistics import NodeStatistics, PoolStatistics
 
 if TYPE_CHECKING:
     from balancer.channel import aio_channel

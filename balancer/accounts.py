@@ -8,7 +8,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from balancer.load import Load, LoadBook
-from balancer.roster import key_of
+from balancer.pool.roster import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from balancer.endpoints import Endpoint
     from balancer.load import LoadOptions
     from balancer.policies.base import Node
-    from balancer.pool import Pool
-    from balancer.roster import Key
+    from balancer.pool.pool import Pool
+    from balancer.pool.roster import Key
 
 STRANGERS = 1024
 """Accounts kept beyond those of members; one with calls in flight is never dropped."""

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from balancer.endpoints import Failed, Resolution, Resolved
-from balancer.policies.base import Policy
-from balancer.pool import ConnectivityState, Node, Picker, Plan, Pool
+from balancer.policies.base import ConnectivityState, Node, Policy
+from balancer.pool.picker import Picker
+from balancer.pool.pool import Plan, Pool
 from balancer.resolvers import Resolver
 
 log = logging.getLogger(__name__)

@@ -23,9 +23,11 @@ from balancer.endpoints import Endpoint, Resolved
 from balancer.likeness import as_endpoint
 from balancer.policies import policy as policy_of
 from balancer.policies.base import ANY, Node, PickInfo
-from balancer.pool import Fail, Pool, PoolOptions, PoolStatistics
-from balancer.pool_statistics import NodeStatistics, node_statistics
-from balancer.roster import key_of
+from balancer.pool.options import PoolOptions
+from balancer.pool.picker import Fail
+from balancer.pool.pool import Pool
+from balancer.pool.roster import key_of
+from balancer.pool.statistics import NodeStatistics, PoolStatistics, node_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
     from balancer.accounts import Account
     from balancer.policies.base import Policy
-    from balancer.roster import Key
+    from balancer.pool.roster import Key
 
 Given = TypeVar("Given")
 """An `Endpoint`, an address, or an object with an `address`, as `balancer.likeness` says."""

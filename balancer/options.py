@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from balancer.policies import policy as policy_named
-from balancer.policies.base import Connect, connect_of
-from balancer.pool import ANY, PickInfo, PoolOptions
+from balancer.policies.base import ANY, Connect, PickInfo, connect_of
+from balancer.pool.options import PoolOptions
 from balancer.resolvers import Resolver, parse_target, resolver_for
 from balancer.service_config import ServiceConfig, parse_service_config
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from balancer.outlier import FailurePercentage, OutlierOptions, SuccessRate
 from balancer.policies import names
 from balancer.policies import policy as policy_named
 from balancer.policies.ring import VIRTUAL_NODES
+from balancer.pool.outlier import FailurePercentage, OutlierOptions, SuccessRate
 from balancer.retry import ATTEMPTS_LIMIT, HedgingPolicy, RetryPolicy, Throttle
 
 _CODES = (

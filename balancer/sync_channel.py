@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from balancer.policies.base import Policy
-    from balancer.pool import PoolStatistics
+    from balancer.pool.statistics import PoolStatistics
     from balancer.resolvers import Resolver
 
 

@@ -21,7 +21,8 @@ from grpc import StatusCode
 
 from balancer import native
 from balancer.aio.unsent import Unsent
-from balancer.pool import Fail, Node, PickInfo
+from balancer.policies.base import Node, PickInfo
+from balancer.pool.picker import Fail
 from balancer.retry import never_left, speaks_against
 
 if TYPE_CHECKING:

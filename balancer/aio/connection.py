@@ -12,12 +12,12 @@ from balancer import native
 from balancer.connectivity import FROM_GRPC
 from balancer.driver import NO_CONNECTION, Driver
 from balancer.health import Stream, health_stream, keep_up, load_stream
-from balancer.pool import ConnectivityState
+from balancer.policies.base import ConnectivityState
 
 if TYPE_CHECKING:
     from balancer.aio.engine import Engine
     from balancer.options import ChannelOptions
-    from balancer.pool import Node
+    from balancer.policies.base import Node
 
 _LAST_WORDS_S = 0.1
 

@@ -13,7 +13,9 @@ from balancer import native
 from balancer.aio.connection import Subchannel
 from balancer.driver import Driver
 from balancer.options import Settings, info_maker
-from balancer.pool import ANY, ConnectivityState, Node, Open, Pick, Picker, PickInfo, Pool, Wait
+from balancer.policies.base import ANY, ConnectivityState, Node, PickInfo
+from balancer.pool.picker import Open, Pick, Picker, Wait
+from balancer.pool.pool import Pool
 from balancer.service_config import ServiceConfig, parse_service_config
 
 if TYPE_CHECKING:

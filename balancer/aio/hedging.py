@@ -11,7 +11,7 @@ from balancer.aio.call import NO_SAMPLE
 from balancer.aio.unary import UnaryUnaryCall
 from balancer.aio.unsent import Unsent
 from balancer.native import EOF, deserialize, serialize
-from balancer.pool import Node, PickInfo
+from balancer.policies.base import Node, PickInfo
 from balancer.retry import marked, never_left, speaks_against
 
 if TYPE_CHECKING:

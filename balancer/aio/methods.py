@@ -14,7 +14,7 @@ from balancer.retry import Hedging, Retrying
 
 if TYPE_CHECKING:
     from balancer.channel import BalancedChannel
-    from balancer.pool import PickInfo
+    from balancer.policies.base import PickInfo
     from balancer.service_config import MethodConfig
 
 

@@ -14,7 +14,7 @@ from balancer.retry import HEADERS_SETTLE_S
 
 if TYPE_CHECKING:
     from balancer.aio.methods import Method
-    from balancer.pool import Node
+    from balancer.policies.base import Node
 
 
 class _Streaming(BalancedCall):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from balancer import native
-from balancer.pool import Node
+from balancer.policies.base import Node
 from balancer.retry import HEADERS_SETTLE_S
 
 if TYPE_CHECKING:

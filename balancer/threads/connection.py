@@ -9,7 +9,7 @@ import grpc
 from balancer import native
 from balancer.connectivity import FROM_GRPC
 from balancer.health import Stream, StreamThread
-from balancer.pool import ConnectivityState
+from balancer.policies.base import ConnectivityState
 
 if TYPE_CHECKING:
     from balancer.threads.methods import Method

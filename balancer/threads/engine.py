@@ -14,7 +14,9 @@ from balancer.connectivity import IDLING
 from balancer.driver import NO_CONNECTION, Driver
 from balancer.health import health_stream, load_stream
 from balancer.options import GrpcOptions, Settings, info_maker
-from balancer.pool import ANY, ConnectivityState, Node, Open, Pick, Picker, PickInfo, Pool, Wait
+from balancer.policies.base import ANY, ConnectivityState, Node, PickInfo
+from balancer.pool.picker import Open, Pick, Picker, Wait
+from balancer.pool.pool import Pool
 from balancer.service_config import ServiceConfig, parse_service_config
 from balancer.threads.connection import Subchannel
 from balancer.threads.subscribers import Connectivity

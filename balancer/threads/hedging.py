@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from balancer import native
-from balancer.pool import Node
+from balancer.policies.base import Node
 from balancer.retry import marked, never_left, speaks_against
 from balancer.threads.call import BalancedCall
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from balancer import native
-from balancer.pool import Node
+from balancer.policies.base import Node
 from balancer.retry import Hedging, Retrying
 from balancer.threads.call import NO_SAMPLE, BalancedCall
 from balancer.threads.hedging import HedgedCall
@@ -22,7 +22,7 @@ from balancer.threads.streams import BalancedStream, Requests
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from balancer.pool import PickInfo
+    from balancer.policies.base import PickInfo
     from balancer.service_config import MethodConfig
     from balancer.sync_channel import BalancedChannel
     from balancer.threads.connection import Subchannel

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from balancer import native
-from balancer.pool import Fail, Node, PickInfo
+from balancer.policies.base import Node, PickInfo
+from balancer.pool.picker import Fail
 from balancer.retry import never_left, speaks_against
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from balancer.connectivity import TO_GRPC
-from balancer.pool import ConnectivityState
+from balancer.policies.base import ConnectivityState
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,8 @@ from random import Random
 from balancer.endpoints import Endpoint, Resolved
 from balancer.policies import policy
 from balancer.policies.base import ConnectivityState, Node, PickInfo
-from balancer.pool import Plan, Pool, PoolOptions
+from balancer.pool.options import PoolOptions
+from balancer.pool.pool import Plan, Pool
 
 ALONE = PoolOptions(connections=False, idle_timeout_s=None, shuffle=False)
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from balancer.endpoints import Resolved
-from balancer.outlier import OutlierOptions
 from balancer.policies.base import ANY, Node, PickInfo
-from balancer.pool import Fail
+from balancer.pool.outlier import OutlierOptions
+from balancer.pool.picker import Fail
 from tests.support.fleet import ALONE, POLICIES, SPREADING, Backend, Fleet, endpoints, pool_of
 
 ILL = endpoints(10, routable=False)

@@ -3,7 +3,7 @@
 import pytest
 
 from balancer.endpoints import Endpoint, Resolved
-from balancer.pool import PoolOptions, SlowStart
+from balancer.pool.options import PoolOptions, SlowStart
 from tests.support.fleet import ALONE, POLICIES, SPREADING, Fleet, endpoints, pool_of
 
 OLD = endpoints(10, version="1")

@@ -8,7 +8,8 @@ import pytest
 from balancer.endpoints import Resolved
 from balancer.policies.base import ANY, Node
 from balancer.policies.least_connections import FULL_UP_TO
-from balancer.pool import Pool, SlowStart
+from balancer.pool.options import SlowStart
+from balancer.pool.pool import Pool
 from tests.support.fleet import ALONE, endpoints, pool_of
 
 

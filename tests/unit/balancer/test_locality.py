@@ -12,7 +12,8 @@ from balancer.endpoints import Endpoint, Locality, Resolved
 from balancer.policies import policy
 from balancer.policies.base import ANY, Connect, ConnectivityState, Node, connect_of
 from balancer.policies.locality import LocalityAware, shares
-from balancer.pool import Plan, Pool, PoolOptions
+from balancer.pool.options import PoolOptions
+from balancer.pool.pool import Plan, Pool
 from tests.support.fleet import ALONE, connect
 
 FAILURE = ConnectivityState.TRANSIENT_FAILURE

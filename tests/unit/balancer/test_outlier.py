@@ -5,10 +5,11 @@ from random import Random
 import pytest
 
 from balancer.endpoints import Resolved
-from balancer.outlier import FailurePercentage, OutlierOptions, SuccessRate
 from balancer.policies import policy
 from balancer.policies.base import ANY, Node
-from balancer.pool import Pool, PoolOptions
+from balancer.pool.options import PoolOptions
+from balancer.pool.outlier import FailurePercentage, OutlierOptions, SuccessRate
+from balancer.pool.pool import Pool
 from tests.support.fleet import endpoints
 
 GIVEN = endpoints(10)

@@ -5,7 +5,8 @@ from random import Random
 from balancer.endpoints import Resolved
 from balancer.policies import policy
 from balancer.policies.base import ANY, ConnectivityState, Node
-from balancer.pool import Fail, Plan, Pool, Wait
+from balancer.pool.picker import Fail, Wait
+from balancer.pool.pool import Plan, Pool
 from tests.support.fleet import endpoints
 
 IDLE, CONNECTING, READY, FAILURE, SHUTDOWN = ConnectivityState

@@ -10,7 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from balancer.endpoints import Absent, Endpoint, Failed, Resolved
 from balancer.policies import policy
 from balancer.policies.base import ANY, ConnectivityState, Node, PickInfo
-from balancer.pool import Fail, Open, Plan, Pool, PoolOptions, Wait
+from balancer.pool.options import PoolOptions
+from balancer.pool.picker import Fail, Open, Wait
+from balancer.pool.pool import Plan, Pool
 
 IDLE, CONNECTING, READY, FAILURE, SHUTDOWN = ConnectivityState
 ENDPOINTS = st.lists(

@@ -7,7 +7,9 @@ import pytest
 from balancer.endpoints import Absent, Endpoint, Failed, Pending, Resolved
 from balancer.policies import policy
 from balancer.policies.base import ANY, ConnectivityState, Node, PickInfo
-from balancer.pool import Fail, Open, Plan, Pool, PoolOptions, Wait
+from balancer.pool.options import PoolOptions
+from balancer.pool.picker import Fail, Open, Wait
+from balancer.pool.pool import Plan, Pool
 from tests.support.fleet import connect, endpoints
 
 IDLE, CONNECTING, READY, FAILURE, SHUTDOWN = ConnectivityState

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from balancer.endpoints import Endpoint, Resolved
 from balancer.policies.base import ANY, Node
-from balancer.pool import Pool
+from balancer.pool.pool import Pool
 from tests.support.fleet import BY_WEIGHT, SPREADING, pool_of
 
 PICKS = 600

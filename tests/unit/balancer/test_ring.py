@@ -11,7 +11,7 @@ from balancer.endpoints import Endpoint, Resolved
 from balancer.policies.base import Node, PickInfo
 from balancer.policies.hashing import hash64
 from balancer.policies.ring import POINTS_PER_ARC, points_of
-from balancer.pool import Pool
+from balancer.pool.pool import Pool
 from tests.support.fleet import endpoints, key_of, pool_of
 
 INFOS = [PickInfo(key_of(Random(n))) for n in range(300)]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from balancer.endpoints import Endpoint, Resolved
 from balancer.policies.base import Node, PickInfo
-from balancer.pool import Fail
+from balancer.pool.picker import Fail
 from tests.support.fleet import POLICIES, pool_of
 
 ENDPOINTS = st.lists(

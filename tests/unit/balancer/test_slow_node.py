@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from balancer.outlier import FailurePercentage, OutlierOptions
+from balancer.pool.outlier import FailurePercentage, OutlierOptions
 from tests.support.fleet import ALONE, SPREADING, Backend, Fleet, endpoints, pool_of
 
 CALLS = 20_000

@@ -8,7 +8,8 @@ import pytest
 from balancer.endpoints import Resolved
 from balancer.policies import policy
 from balancer.policies.base import ANY, ConnectivityState, Node
-from balancer.pool import Plan, Pool, PoolOptions, SlowStart
+from balancer.pool.options import PoolOptions, SlowStart
+from balancer.pool.pool import Plan, Pool
 from tests.support.fleet import connect, endpoints
 
 READY, FAILURE = ConnectivityState.READY, ConnectivityState.TRANSIENT_FAILURE

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from balancer.endpoints import Endpoint, Resolved
 from balancer.policies.base import ANY, Node
-from balancer.pool import Pool
+from balancer.pool.pool import Pool
 from tests.support.fleet import pool_of
 
 WRR = "weighted_round_robin"

@@ -8,7 +8,8 @@ import pytest
 from balancer.endpoints import Endpoint, Resolved
 from balancer.policies import policy
 from balancer.policies.base import ANY, Node
-from balancer.pool import Pool, PoolOptions
+from balancer.pool.options import PoolOptions
+from balancer.pool.pool import Pool
 from tests.support.fleet import connect, endpoints
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from balancer.outlier import FailurePercentage, OutlierOptions, SuccessRate
 from balancer.policies import names
+from balancer.pool.outlier import FailurePercentage, OutlierOptions, SuccessRate
 from balancer.retry import HedgingPolicy, RetryPolicy
 from balancer.service_config import MethodConfig, ServiceConfig, parse_service_config
 

@@ -23,11 +23,7 @@ from math import inf
 from typing import TYPE_CHECKING, assert_never
 
 from balancer.endpoints import Absent, Failed, Pending, Resolved
-from balancer.idling import Idling
-from balancer.lack import none_usable
 from balancer.load import Load, LoadBook
-from balancer.outlier import Detector
-from balancer.picker import Choosing, Fail, Open, Pick, Picker, Wait
 from balancer.policies.base import (
     ANY,
     Connect,
@@ -38,12 +34,16 @@ from balancer.policies.base import (
     connect_of,
     policy_name,
 )
-from balancer.pool_options import PoolOptions, SlowStart
-from balancer.pool_statistics import NodeStatistics, PoolStatistics, node_statistics
-from balancer.roster import Roster
-from balancer.scales import Scales
-from balancer.seats import Seats, Verdict
-from balancer.subset import Membership, Subset
+from balancer.pool.idling import Idling
+from balancer.pool.lack import none_usable
+from balancer.pool.options import PoolOptions, SlowStart
+from balancer.pool.outlier import Detector
+from balancer.pool.picker import Choosing, Fail, Open, Pick, Picker, Wait
+from balancer.pool.roster import Roster
+from balancer.pool.scales import Scales
+from balancer.pool.seats import Seats, Verdict
+from balancer.pool.statistics import NodeStatistics, PoolStatistics, node_statistics
+from balancer.pool.subset import Membership, Subset
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from balancer.load import LoadOptions
-from balancer.outlier import OutlierOptions  # noqa: TC001 - a field's type, which tools resolve at run time
+from balancer.pool.outlier import OutlierOptions  # noqa: TC001 - a field's type, which tools resolve at run time
 
 
 @dataclass(frozen=True, slots=True)

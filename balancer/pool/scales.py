@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from balancer.policies.base import Node
-    from balancer.pool_options import SlowStart
-    from balancer.seats import Seats
+    from balancer.pool.options import SlowStart
+    from balancer.pool.seats import Seats
 
 
 class Scales:

@@ -209,6 +209,7 @@ class BalancedCall(native.Call):  # type: ignore[misc]
         attempt.cancel(details)
         self._leave(NO_SAMPLE, None)
         self._finish()
+        self._let_go()
         return True
 
     def done(self) -> bool:
@@ -221,6 +222,19 @@ class BalancedCall(native.Call):  # type: ignore[misc]
             self._callbacks = [callback]
         else:
             self._callbacks.append(callback)
+
+    def _let_go(self) -> None:
+        """Keeps of the last attempt what can still be asked for, and not the attempt.
+
+        gRPC's core keeps a connection for as long as there is a call object that was on it, and tells who watches it
+        of its end only then: users keep calls, and exceptions keep the frames that have them.
+        """
+        attempt = self._cython_call
+        if attempt.__class__ is not Unsent and attempt.done():
+            told = Unsent(self._deadline)
+            told.end_as(attempt, attempt._initial_metadata)  # noqa: SLF001 - the public way to it is a coroutine
+            self._cython_call = told
+        self._last = None
 
     async def _decided(self) -> None:
         """Waits until the attempt that ended was the last."""

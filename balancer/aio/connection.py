@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from balancer.options import ChannelOptions
     from balancer.policies.base import Node
 
-_LAST_WORDS_S = 0.1
+# A call that has ended lets its attempt go, so a watch is mostly over in a millisecond: only somebody's hold on what is
+# not ours to let go takes so long.
+_LAST_WORDS_S = 1.0
 
 
 class Subchannel:
@@ -85,7 +87,7 @@ class Subchannel:
             await asyncio.shield(watch)
         except asyncio.CancelledError:
             # Of a watch that is given up gRPC's core tells later, to a loop that may be gone by then. A channel that
-            # closes ends it, mostly at once.
+            # closes ends it, once no call object holds on to the channel: so all that calls had to be told is told too.
             await self._channel.close()
             await _ended(watch)
             raise

@@ -40,6 +40,7 @@ class HedgedCall(UnaryUnaryCall):
                 self._retire(racer, NO_SAMPLE, None)
             self._leave(NO_SAMPLE, None)
             self._finish()
+            self._let_go()
 
     async def _race(self, request: bytes, racers: dict[asyncio.Task[Any], _Racer]) -> Any:
         hedges = self._hedging.begin()

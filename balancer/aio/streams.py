@@ -48,8 +48,9 @@ class _Streaming(BalancedCall):
 
     def _finish(self) -> None:
         super()._finish()
-        if self._headers is not None:
-            self._headers.cancel()
+        headers, self._headers = self._headers, None
+        if headers is not None:
+            headers.cancel()
 
     def _on_status(self, attempt: Any) -> None:
         if attempt is not self._cython_call or self._final:
@@ -120,6 +121,7 @@ class _StreamResponse(_Streaming):
                 return deserialize(message, self._response_deserializer)
             await attempt.status()
             if attempt is self._cython_call:
+                self._let_go()
                 return EOF
 
 
@@ -276,6 +278,9 @@ class StreamUnaryCall(_StreamRequest, native.StreamUnaryCall):  # type: ignore[m
             if not self.cancelled():
                 self.cancel()
             raise
+        finally:
+            attempt = None  # an exception may keep this frame
+            self._let_go()
         return EOF
 
 

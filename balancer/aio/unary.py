@@ -44,8 +44,10 @@ class UnaryUnaryCall(BalancedCall, native.UnaryUnaryCall):  # type: ignore[misc]
                 self.cancel()
             return EOF
         finally:
+            attempt = None  # an exception may keep this frame
             self._leave(NO_SAMPLE, None)
             self._finish()
+            self._let_go()
 
     async def _decided(self) -> None:
         if not self._call_response.done():

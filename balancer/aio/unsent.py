@@ -29,10 +29,11 @@ class Unsent:
             self._initial_metadata = ()
             self.release()
 
-    def end_as(self, attempt: Any) -> None:
+    def end_as(self, attempt: Any, initial_metadata: tuple[Any, ...] | None = ()) -> None:
         """The call ends as this attempt did."""
         self._status = attempt._status  # noqa: SLF001 - grpcio's own objects read it so too
-        self._initial_metadata = ()
+        self._locally_cancelled = attempt.is_locally_cancelled()
+        self._initial_metadata = initial_metadata
         self.release()
 
     def release(self) -> None:

@@ -113,11 +113,11 @@ class RawClient:
         )
 
     async def deregister(
-        self, name: str = "", *, lease_id: str = "", drain_s: float = 0.0, service: str = "player"
+        self, name: str = "", *, lease_id: str = "", drain_s: float = 0.0, service: str = "player", generation: int = 0
     ) -> pb.DeregisterResponse:
         """Remove one, or all of a lease."""
         key = pb.InstanceKey(service=service, id=name) if name else None
-        request = pb.DeregisterRequest(key=key, lease_id=lease_id, drain=duration(drain_s))
+        request = pb.DeregisterRequest(key=key, lease_id=lease_id, drain=duration(drain_s), generation=generation)
         return await self.stub.Deregister(request, timeout=CALL_S)
 
     async def list(

@@ -1,4 +1,4 @@
-"""Generation, the fencing token: never given twice, higher for every newer owner, whatever is restarted or forgotten."""
+"""Generation, the fencing token: never given twice, higher for each newer owner, whatever is restarted or forgotten."""
 
 import asyncio
 import contextlib

@@ -125,6 +125,8 @@ class Catalog:
         self._departed: dict[Key, Owner] = {}
         self._flawed: dict[Key, Flaw] = {}
         self._new_flaws: list[Flaw] = []
+        # Instances of an earlier order of changes, whose revisions mean nothing in this one.
+        self._outlived: set[Key] = set()
 
     # ---- writing: by events alone
 
@@ -142,10 +144,12 @@ class Catalog:
         gone = [key for key in self.keys() if key not in records and key not in keep]
         changes = [self._remove(key, Cause.EXPIRED) for key in gone]
         for record in sorted(records.values(), key=lambda record: record.revision):
-            if not is_same_order or self.revision_of(record.key) != record.revision:
+            is_known = is_same_order and self.revision_of(record.key) == record.revision
+            if not is_known or record.key in self._outlived:
                 changes += self._put(record)
         if not is_same_order:
             self._forget_all()
+            self._outlived = {key for key in self.keys() if key not in records}
         return changes
 
     def is_continued_by(self, snapshot: Snapshot) -> bool:
@@ -337,6 +341,7 @@ class Catalog:
     def _change(self, service: _Service, key: Key, after: Entry | None, cause: Cause | None) -> Change:
         before = service.entries.get(key.id)
         service.replace(key.id, before, after)
+        self._outlived.discard(key)
         self._index_lease(key, before, after)
         if before is None or after is None:
             self._note_coming_or_going(service, key, before)

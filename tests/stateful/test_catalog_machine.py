@@ -19,7 +19,7 @@ NAMES = st.builds(
 FIELDS = st.fixed_dictionaries(
     {
         "host": st.sampled_from(["10.0.0.1", "10.0.0.2"]),
-        "port": st.sampled_from([1, 1, 2, 2, 3, 3, 0]),  # with port 0 it is no instance
+        "port": st.sampled_from([1, 1, 2, 2, 3, 3, 0]),  # with port 0 it is no instance, and changes none
         "status": st.sampled_from([pb.ACTIVE, pb.ACTIVE, pb.DRAINING]),
         "weight": st.integers(0, 1),
         "generation": st.integers(1, 5),
@@ -44,7 +44,6 @@ class Model:
 
     def put(self, new: Record) -> None:
         if parsed(new).port == 0:
-            self.remove(new.key)
             return
         for key, old in list(self.records.items()):
             if key != new.key and key[:2] == new.key[:2] and address(old) == address(new):

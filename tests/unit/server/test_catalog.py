@@ -279,6 +279,16 @@ def test_full_set_with_what_is_no_instance_in_an_instances_place() -> None:
     assert (ids(catalog), flaws(catalog), catalog.revision_of(ONE)) == (["one", "two"], ["default/player/one"], 11)
 
 
+def test_revision_of_an_earlier_order_says_nothing_of_what_is_there_now() -> None:
+    """Kept through a new epoch, and then registered again at what happens to be the same revision."""
+    catalog = loaded(record(ONE, 5, weight=1))
+    catalog.load(Snapshot("e2", 3, ()), keep=[ONE])
+    catalog.load(Snapshot("e2", 5, (record(ONE, 5, weight=2),)))
+    entry = catalog.get(ONE)
+    assert entry is not None
+    assert entry.instance.weight == 2
+
+
 # ---- generations
 
 

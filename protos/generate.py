@@ -16,13 +16,18 @@ GOOGLE = Path(grpc_tools.__file__).parent / "_proto"
 
 
 def main() -> int:
-    sources = sorted(str(path) for path in ROOT.rglob("*.proto"))
-    outputs = [f"--{kind}={ROOT}" for kind in ("python_out", "mypy_out", "grpc_python_out", "mypy_grpc_out")]
-    failed = protoc.main(["protoc", f"-I{ROOT}", f"-I{GOOGLE}", *outputs, *sources])
+    sources = sorted(ROOT.rglob("*.proto"))
+    with_services = [path for path in sources if re.search(r"^service ", path.read_text(), re.MULTILINE)]
+    failed = _protoc(sources, "python_out", "mypy_out") or _protoc(with_services, "grpc_python_out", "mypy_grpc_out")
     for pattern in ("*_pb2*.py", "*_pb2*.pyi"):
         for path in ROOT.rglob(pattern):
             path.write_text(_below_protos(path.read_text()))
-    return int(failed)
+    return failed
+
+
+def _protoc(sources: list[Path], *kinds: str) -> int:
+    outputs = [f"--{kind}={ROOT}" for kind in kinds]
+    return int(protoc.main(["protoc", f"-I{ROOT}", f"-I{GOOGLE}", *outputs, *map(str, sources)]))
 
 
 def _below_protos(text: str) -> str:

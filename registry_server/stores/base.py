@@ -7,6 +7,7 @@ the store does it all or not at all. `tests/contract` runs one suite against eve
 Adding a store is one file with a subclass of `Store`, and one line in `stores/__init__.py` or an entry point.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -155,10 +156,11 @@ class Back:
 class Ill(NamedTuple):
     """The store is reached, but was silent for so long that leases may have run out though their owners asked in time.
 
-    Told before any Delta that came after such a silence.
+    Told before any Delta that came after such a silence. `silence_s` is how long it was, in seconds.
     """
 
     reason: str
+    silence_s: float = math.inf
 
 
 StoreEvent = Snapshot | Delta | Progress | Away | Back | Ill

@@ -1,36 +1,38 @@
-"""One connection to one etcd server: its channel, login, requests with deadlines, and the stream that renews leases.
+"""SHELL. One connection to one etcd server: its channel, login, and requests with deadlines.
 
 A link is thrown away when it fails; the next one starts afresh, with certificates and password read again.
 """
 
 import asyncio
-import contextlib
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from typing import Any
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import grpc.aio
-from aetcd.rpc import rpc_pb2, rpc_pb2_grpc
 
-from registry_server.stores.base import NoSuchLease, Refused, StoreAway, StoreError, StoreEvent
+from protos.registry.etcd.v3 import etcd_pb2 as etcd
+from registry_server.stores.base import NoSuchLease, Refused, StoreAway, StoreError
+from registry_server.stores.etcd_api import Api
+from registry_server.stores.etcd_telling import OrderLost
 from registry_server.stores.etcd_url import TLS, EtcdURL, Login
-from registry_server.stores.etcd_wire import EpochChanged, Layout, Telling, Told, asks_in_order
+from registry_server.stores.etcd_wire import asks_in_order
+
+if TYPE_CHECKING:
+    from registry_server.stores.etcd_api import RenewalCall, Unary, WatchCall
+
+Q = TypeVar("Q")
+R = TypeVar("R")
 
 REQUEST_S = 2.0
 LOGIN_S = 3.0  # etcd hashes the password with bcrypt
 LOAD_S = 10.0
-REOPEN_S = 0.2
-IDLE_S = 2.0  # silence after which the watch is asked for a sign of life
-PATIENCE_S = 3.0  # how long the answer may take
-SUSPECT_S = 1.5  # the same when a request has just failed
-MAX_PENDING = 100_000
 
-# Fresh connections, made at once, and half-dead ones noticed: what the watch cannot prove, pings do. etcd refuses pings
-# that come more often than every 5 s.
+# Fresh connections, made at once to where the name leads now, and half-dead ones noticed: what the watch cannot prove,
+# pings do. etcd refuses pings that come more often than every 5 s.
 _CHANNEL_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
+    ("grpc.dns_min_time_between_resolutions_ms", 100),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -42,10 +44,10 @@ _CHANNEL_OPTIONS = (
 )
 
 _LEASE_GONE = "requested lease not found"
+_LEASE_TAKEN = "lease already exists"
 _TOO_LARGE = ("too many operations in txn request", "request is too large", "message larger than max")
 _BAD_LOGIN = ("authentication failed", "user name is empty", "permission denied")
 _STALE_TOKEN = ("invalid auth token", "user name is empty", "revision of auth store is old")
-_LOST_DETAILS = "Internal error from Core"  # what grpc.aio says instead when a write meets the end of a stream
 _COMPACTED = "required revision has been compacted"
 
 
@@ -57,6 +59,10 @@ class BadCredentials(StoreError):
     """etcd refuses the user, the password, or what the user wants to do."""
 
 
+class LeaseTaken(StoreError):
+    """There is a lease of that number already."""
+
+
 class Link:
     """A channel to one endpoint, logged in when the URL names a user."""
 
@@ -66,11 +72,7 @@ class Link:
         self.token: str | None = None
         self._one_login = asyncio.Lock()
         self._channel = _channel(endpoint, url.tls)
-        self.kv = rpc_pb2_grpc.KVStub(self._channel)
-        self.leases = rpc_pb2_grpc.LeaseStub(self._channel)
-        self._auth = rpc_pb2_grpc.AuthStub(self._channel)
-        self._watch = rpc_pb2_grpc.WatchStub(self._channel)
-        self._maintenance = rpc_pb2_grpc.MaintenanceStub(self._channel)
+        self.api = Api(self._channel)
 
     async def aclose(self) -> None:
         """Close the channel; what is under way on it fails."""
@@ -78,8 +80,8 @@ class Link:
 
     # ---- requests
 
-    async def write(self, method: Any, request: Any) -> Any:
-        """Call a unary `method` for a writer. Raises StoreError as the Store contract says."""
+    async def write(self, method: "Unary[Q, R]", request: Q) -> R:
+        """Call a unary `method` for a writer. Raises StoreError as the Store contract says, or LeaseTaken."""
         try:
             return await self._request(method, request, REQUEST_S)
         except grpc.aio.AioRpcError as error:
@@ -87,16 +89,16 @@ class Link:
         except (LinkLost, BadCredentials, OSError) as refused:  # at the new login
             raise StoreAway(str(refused)) from refused
 
-    async def ask(self, method: Any, request: Any, timeout_s: float = REQUEST_S) -> Any:
-        """Call a unary `method` that the link cannot do without. Raises LinkLost, BadCredentials or EpochChanged."""
+    async def ask(self, method: "Unary[Q, R]", request: Q, timeout_s: float = REQUEST_S) -> R:
+        """Call a unary `method` that the link cannot do without. Raises LinkLost, BadCredentials or OrderLost."""
         try:
             return await self._request(method, request, timeout_s)
         except grpc.aio.AioRpcError as error:
             if _says(error, _COMPACTED):
-                raise EpochChanged from error
+                raise OrderLost from error
             raise self.lost(error) from error
 
-    async def _request(self, method: Any, request: Any, timeout_s: float) -> Any:
+    async def _request(self, method: "Unary[Q, R]", request: Q, timeout_s: float) -> R:
         """Call a unary `method`, logging in again when the token is refused."""
         token = self.token
         try:
@@ -116,20 +118,20 @@ class Link:
     async def answers_in_order(self) -> bool:
         """Whether what the watch says about progress can be relied on. Raises as `ask` does."""
         try:
-            answer = await self.ask(self._maintenance.Status, rpc_pb2.StatusRequest())
+            answer = await self.ask(self.api.status, etcd.StatusRequest())
         except BadCredentials:
             return True  # only versions newer than the fix refuse this to a user who may read and write
         return asks_in_order(answer.version)
 
     # ---- streams
 
-    def open_watch(self) -> Any:
+    def open_watch(self) -> "WatchCall":
         """A new watch stream, which etcd ends when its member loses sight of the leader."""
-        return self._watch.Watch(metadata=self._metadata(("hasleader", "true")))
+        return self.api.watch(metadata=self._metadata(("hasleader", "true")))
 
-    def open_renewals(self) -> Any:
+    def open_renewals(self) -> "RenewalCall":
         """A new stream of lease renewals."""
-        return self.leases.LeaseKeepAlive(metadata=self._metadata())
+        return self.api.renew(metadata=self._metadata())
 
     def _metadata(self, *more: tuple[str, str]) -> tuple[tuple[str, str], ...]:
         return (("token", self.token), *more) if self.token else more
@@ -149,14 +151,14 @@ class Link:
         return self._login is not None and any(text in (details or "") for text in (*_STALE_TOKEN, *more))
 
     async def _authenticate(self, login: Login) -> str | None:
-        request = rpc_pb2.AuthenticateRequest(name=login.user, password=login.read_password())
+        request = etcd.AuthenticateRequest(name=login.user, password=login.read_password())
         try:
-            answer = await self._auth.Authenticate(request, timeout=LOGIN_S)
+            answer = await self.api.authenticate(request, timeout=LOGIN_S)
         except grpc.aio.AioRpcError as error:
             if _says(error, "authentication is not enabled"):
                 return None
             raise self.lost(error) from error
-        return str(answer.token)
+        return answer.token
 
 
 def _channel(endpoint: str, tls: TLS | None) -> grpc.aio.Channel:
@@ -181,12 +183,20 @@ def _says(error: grpc.aio.AioRpcError, *texts: str) -> bool:
 def _write_error(error: grpc.aio.AioRpcError, endpoint: str) -> StoreError:
     if _says(error, _LEASE_GONE):
         return NoSuchLease(error.details())
+    if _says(error, _LEASE_TAKEN):
+        return LeaseTaken(error.details())
     if _says(error, *_TOO_LARGE):
         return Refused(f"{endpoint}: {error.details()}")
     return StoreAway(f"{endpoint}: {_describe(error)}")
 
 
-# ---- tasks
+# ---- streams and tasks
+
+
+async def hang_up(call: "grpc.aio.StreamStreamCall[Any, Any]") -> None:
+    """Cancel a stream and wait until it has ended."""
+    call.cancel()
+    await call.code()
 
 
 async def together(*work: Coroutine[Any, Any, None]) -> None:
@@ -208,209 +218,3 @@ async def together(*work: Coroutine[Any, Any, None]) -> None:
 def _main_cause(errors: list[BaseException]) -> BaseException:
     """The error that tells most: a lost link is often only what another error left behind."""
     return next((error for error in errors if not isinstance(error, LinkLost)), errors[0])
-
-
-# ---- renewals
-
-
-class Renewals:
-    """One LeaseKeepAlive stream for all leases. Answers are matched by lease, oldest first: etcd keeps the order."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self._waiting: dict[int, deque[asyncio.Future[int | None]]] = {}
-        self._outbox: deque[int] = deque()
-        self._asked = asyncio.Event()
-        self._pending = 0
-
-    def ask(self, lease: int) -> "asyncio.Future[int | None]":
-        """Renew `lease`. The result is its time to live in seconds, 0 when it is gone, None when nobody can tell.
-
-        Cancel it to give up waiting.
-        """
-        answer: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-        if self._pending >= MAX_PENDING:
-            answer.set_result(None)
-            return answer
-        self._waiting.setdefault(lease, deque()).append(answer)
-        self._outbox.append(lease)
-        self._pending += 1
-        self._asked.set()
-        return answer
-
-    async def run(self) -> None:
-        """Keep a stream open until cancelled. What breaks the stream alone (an election) does not break the link."""
-        try:
-            while True:
-                await self._one_stream()
-                await asyncio.sleep(REOPEN_S)
-                self._ask_again()
-        finally:
-            self._give_up()
-
-    async def _one_stream(self) -> None:
-        token = self._link.token
-        call = self._link.open_renewals()
-        try:
-            await together(self._send(call), self._receive(call))
-        except (grpc.aio.AioRpcError, LinkLost):
-            pass  # the watch decides about the link
-        finally:
-            await _hang_up(call)
-        if self._link.is_stale_token(await call.details(), _LOST_DETAILS):
-            await self._link.login(instead_of=token)
-
-    async def _send(self, call: Any) -> None:
-        # When writing fails the call has ended, and reading tells why: cancelling the reader would hide it.
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            while True:
-                await self._asked.wait()
-                self._asked.clear()
-                while self._outbox:
-                    await call.write(rpc_pb2.LeaseKeepAliveRequest(ID=self._outbox.popleft()))
-
-    async def _receive(self, call: Any) -> None:
-        while (response := await call.read()) is not grpc.aio.EOF:
-            self._answered(response.ID, response.TTL)
-        raise LinkLost("etcd ended the stream of renewals")
-
-    def _answered(self, lease: int, ttl_s: int) -> None:
-        waiting = self._waiting.get(lease)
-        if not waiting:
-            return
-        _resolve(waiting.popleft(), ttl_s)
-        self._pending -= 1
-        if not waiting:
-            del self._waiting[lease]
-
-    def _ask_again(self) -> None:
-        """What the last stream left open, if somebody still waits for it."""
-        still = {
-            lease: deque(answer for answer in waiting if not answer.done()) for lease, waiting in self._waiting.items()
-        }
-        self._waiting = {lease: waiting for lease, waiting in still.items() if waiting}
-        self._outbox = deque(lease for lease, waiting in self._waiting.items() for _ in waiting)
-        self._pending = len(self._outbox)
-        self._asked.set()
-
-    def _give_up(self) -> None:
-        for waiting in self._waiting.values():
-            for answer in waiting:
-                _resolve(answer, None)
-        self._waiting.clear()
-        self._outbox.clear()
-        self._pending = 0
-
-
-def _resolve(answer: "asyncio.Future[int | None]", ttl_s: int | None) -> None:
-    if not answer.done():
-        answer.set_result(ttl_s)
-
-
-async def _hang_up(call: Any) -> None:
-    """Cancel a stream and wait until it has ended."""
-    call.cancel()
-    await call.code()
-
-
-# ---- the watch
-
-
-class Watch:
-    """The watch stream of a link, and the proof that it is alive: silence is broken by asking for progress."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self._call: Any = None
-        self._telling: Telling
-        self._watch_id = 0
-        self._answers_in_order = False
-        self._heard = asyncio.Event()
-        self._suspected = asyncio.Event()
-
-    async def __aenter__(self) -> "Watch":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._call is not None:
-            await _hang_up(self._call)
-
-    async def open(self, layout: Layout, told: Told) -> None:
-        """Watch from `told` on. Raises LinkLost, BadCredentials or EpochChanged.
-
-        From `told` itself, which is then left out, and not from the revision after it: etcd does not answer questions
-        about the progress of a watch that begins in the future.
-        """
-        self._telling = Telling(layout, told)
-        self._answers_in_order = await self._link.answers_in_order()
-        self._call = self._link.open_watch()
-        async with self._within(REQUEST_S):
-            await self._call.write(layout.watch(told.revision))
-            self._watch_id = (await self._read()).watch_id
-
-    async def follow(self, tell: Callable[[Iterable[StoreEvent], Told], None]) -> None:
-        """Hand over what etcd tells until the stream fails. Raises as `open` does."""
-        while True:
-            response = await self._read()
-            self._heard.set()
-            tell(self._events(response), self._telling.told)
-
-    async def prove_alive(self) -> None:
-        """Ask for progress after IDLE_S of silence, or at once when suspected. Raises LinkLost when no answer comes."""
-        while True:
-            if await self._is_quiet():
-                async with self._within(SUSPECT_S if self._suspected.is_set() else PATIENCE_S):
-                    await self._call.write(rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest()))
-                    await self._heard.wait()
-            self._suspected.clear()
-
-    def suspect(self) -> None:
-        """Some other request on this link failed or did not come back."""
-        self._suspected.set()
-
-    async def _is_quiet(self) -> bool:
-        """Wait for IDLE_S or for a suspicion. False when something was heard meanwhile, and nothing is suspected."""
-        self._heard.clear()
-        try:
-            async with asyncio.timeout(IDLE_S):
-                await self._suspected.wait()
-        except TimeoutError:
-            return not self._heard.is_set()
-        self._heard.clear()
-        return True
-
-    async def _read(self) -> Any:
-        try:
-            response = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            raise self._link.lost(error) from error
-        if response is grpc.aio.EOF:
-            raise LinkLost(f"{self._link.endpoint}: etcd ended the watch")
-        if response.canceled:
-            raise self._canceled(response)
-        return response
-
-    def _canceled(self, response: Any) -> Exception:
-        if response.compact_revision:
-            return EpochChanged()
-        reason = f"{self._link.endpoint}: {response.cancel_reason or 'etcd cancelled the watch'}"
-        return BadCredentials(reason) if "permission denied" in reason else LinkLost(reason)
-
-    def _events(self, response: Any) -> list[StoreEvent]:
-        if response.events or response.created:
-            return [*self._telling.feed(response)]
-        # An answer to a request carries no watch id, and in old versions of etcd may overtake events.
-        is_in_order = response.watch_id == self._watch_id or self._answers_in_order
-        return [self._telling.progress(response.header.revision if is_in_order else 0)]
-
-    @contextlib.asynccontextmanager
-    async def _within(self, limit_s: float) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(limit_s):
-                yield
-        except TimeoutError:
-            raise LinkLost(f"{self._link.endpoint}: no answer for {limit_s:g} s") from None
-        except grpc.aio.AioRpcError as error:
-            raise self._link.lost(error) from error
-        except asyncio.InvalidStateError:
-            raise LinkLost(f"{self._link.endpoint}: the watch has ended") from None

@@ -1,55 +1,88 @@
-"""CORE of the etcd store: names of keys and leases, transactions, and what watch responses add up to."""
+"""CORE of the etcd store: what is where below the prefix, and the requests that read and write it."""
 
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from itertools import groupby
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from aetcd.rpc import kv_pb2, rpc_pb2
-
-from registry_server.stores.base import (
-    Cause,
-    Commit,
-    Delete,
-    Deleted,
-    Delta,
-    Key,
-    Progress,
-    Put,
-    Record,
-    Snapshot,
-)
+from protos.registry.etcd.v3 import etcd_pb2 as etcd
+from registry_server.stores.base import Commit, Delete, Key, Put
+from registry_server.stores.etcd_leases import LeaseIds
 
 VERSION = "v1"
-_LEASE = re.compile(r"[0-9a-f]{16}")
-_EPOCH = re.compile(r"([0-9a-f]{16}) ([0-9]{1,16})")
-
-
-class EpochChanged(Exception):
-    """Somebody wrote a new epoch, or removed it: what was told belongs to another order."""
-
-
-# ---- leases
-
-
-def lease_name(number: int) -> str:
-    """The id of a lease as `etcdctl` prints it."""
-    return f"{number:016x}"
-
-
-def lease_number(name: str) -> int | None:
-    """The number behind a lease id; None when no lease of etcd can have that id."""
-    if not _LEASE.fullmatch(name):
-        return None
-    number = int(name, 16)
-    return number if 0 < number < 1 << 63 else None
+_EPOCH = re.compile(r"([0-9a-f]{16}) (0|[1-9][0-9]{0,15})")
+_SECRET = re.compile(r"[0-9a-f]{64}")
+_VOUCHED = re.compile(r"([0-9a-f]{16}) (0|[1-9][0-9]{0,18})")
 
 
 def whole_seconds(ttl_s: float) -> int:
     """etcd counts in whole seconds; a lease must not end before its time."""
     return max(1, math.ceil(ttl_s))
+
+
+def asks_in_order(version: str) -> bool:
+    """Whether the answer to a progress request comes after all events up to its revision.
+
+    Before 3.4.25 and 3.5.8 it may overtake them (etcd's changelog, "progress notifications").
+    """
+    numbers = [int(part) for part in re.findall(r"\d{1,9}", version)[:3]]
+    return numbers >= ([3, 4, 25] if numbers[:2] == [3, 4] else [3, 5, 8])
+
+
+# ---- what stands under the keys of the registry's own
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """An epoch as its key has it: what tells it from others, and its fence (see Snapshot)."""
+
+    token: str
+    fence: int
+
+    def name(self, cluster_id: int) -> str:
+        """The epoch as clients see it. A wiped cluster that is started with the same flags has the same id, hence the
+        token."""
+        return f"{cluster_id:x}.{self.token}"
+
+    @property
+    def value(self) -> bytes:
+        """What is written under the key."""
+        return f"{self.token} {self.fence}".encode()
+
+    @classmethod
+    def read(cls, value: bytes) -> "Epoch | None":
+        """The epoch in a value; None if there is none in it."""
+        match = _match(_EPOCH, value)
+        return cls(match[1], int(match[2])) if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class Vouched:
+    """The revision up to which some server has vouched for its view, and the token of the epoch that it belongs to."""
+
+    token: str
+    revision: int
+
+    @property
+    def value(self) -> bytes:
+        """What is written under the key."""
+        return f"{self.token} {self.revision}".encode()
+
+    @classmethod
+    def read(cls, value: bytes) -> "Vouched | None":
+        """The promise in a value; None if there is none in it."""
+        match = _match(_VOUCHED, value)
+        return cls(match[1], int(match[2])) if match else None
+
+
+def read_secret(value: bytes) -> bytes | None:
+    """The secret in a value, see LeaseIds; None if there is none in it."""
+    match = _match(_SECRET, value)
+    return bytes.fromhex(match[0]) if match else None
+
+
+def _match(pattern: re.Pattern[str], value: bytes) -> re.Match[str] | None:
+    return pattern.fullmatch(value.decode("ascii", errors="replace"))
 
 
 # ---- keys
@@ -81,13 +114,28 @@ class Layout:
 
     @property
     def epoch(self) -> bytes:
-        """Holds the token that tells this registry from an earlier one on the same cluster, and the fence."""
+        """Holds the Epoch that tells this registry from an earlier one on the same cluster."""
         return self.root + b"epoch"
 
     @property
     def cause(self) -> bytes:
         """Written with every asked-for delete, at the same revision."""
         return self.root + b"cause"
+
+    @property
+    def secret(self) -> bytes:
+        """Holds the secret of LeaseIds, in hexadecimal digits."""
+        return self.root + b"secret"
+
+    @property
+    def vouched(self) -> bytes:
+        """Holds what was Vouched for last."""
+        return self.root + b"vouched"
+
+    @property
+    def own(self) -> tuple[bytes, ...]:
+        """All keys that name no instance and belong to the registry all the same."""
+        return self.epoch, self.cause, self.secret, self.vouched
 
     def instance(self, key: Key) -> bytes:
         """Where the record of `key` is."""
@@ -99,200 +147,98 @@ class Layout:
             kind, *names = name.removeprefix(self.root).decode().split("/")
         except UnicodeDecodeError:
             return None
-        if kind != "instances" or len(names) != len(Key._fields):
+        if kind != "instances" or len(names) != len(Key._fields) or not all(names):
             return None
         key = Key(*map(_unescape, names))
         return key if self.instance(key) == name else None
 
-    def record(self, kv: Any) -> Record | None:
-        """The record in a `KeyValue`; None when its key names no instance."""
-        key = self.parse(kv.key)
-        if key is None:
-            return None
-        return Record(key, kv.value, lease_name(kv.lease), kv.mod_revision, kv.create_revision)
-
     # ---- requests
 
-    def create_epoch(self, token: str, fence: int, seen_revision: int) -> Any:
-        """Begin an epoch if the key still has `seen_revision` (0: is absent). `token` is 16 hexadecimal digits."""
-        value = f"{token} {fence}".encode()
-        put = rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=self.epoch, value=value))
-        return rpc_pb2.TxnRequest(compare=[_unchanged(self.epoch, seen_revision)], success=[put])
+    def look(self, name: bytes, revision: int = 0) -> etcd.RangeRequest:
+        """What is under one key, as of `revision` (0: now)."""
+        return etcd.RangeRequest(key=name, revision=revision)
 
-    def page(self, start: bytes, limit: int, revision: int) -> Any:
+    def where(self, revision: int = 0) -> etcd.RangeRequest:
+        """Nothing much, as of `revision` (0: now). Shows whether etcd still remembers that, and for now, how far it is.
+
+        An empty transaction would not have it find out, and is refused when the database is full.
+        """
+        return etcd.RangeRequest(key=self.epoch, revision=revision, count_only=True)
+
+    def replace(self, name: bytes, value: bytes, seen_revision: int) -> etcd.TxnRequest:
+        """Write `value` under a key if that has still `seen_revision` (0: is absent); else look what is there."""
+        put = etcd.RequestOp(put=etcd.PutRequest(key=name, value=value))
+        return etcd.TxnRequest(compare=[_unchanged(name, seen_revision)], success=[put], failure=[_look(name)])
+
+    def page(self, start: bytes, limit: int, revision: int) -> etcd.RangeRequest:
         """Everything from `start` on, `limit` keys of it, as of `revision` (0: now)."""
-        return rpc_pb2.RangeRequest(key=start, range_end=self.end, limit=limit, revision=revision)
+        return etcd.RangeRequest(key=start, range_end=self.end, limit=limit, revision=revision)
 
-    def watch(self, start_revision: int) -> Any:
+    def watch(self, start_revision: int) -> etcd.WatchRequest:
         """Everything that changed at `start_revision` and later."""
-        return rpc_pb2.WatchRequest(
-            create_request=rpc_pb2.WatchCreateRequest(
-                key=self.root, range_end=self.end, start_revision=start_revision, progress_notify=True, fragment=True
-            )
+        create = etcd.WatchCreateRequest(
+            key=self.root, range_end=self.end, start_revision=start_revision, progress_notify=True, fragment=True
         )
+        return etcd.WatchRequest(create=create)
 
-    def txn(self, commit: Commit) -> Any:
+    def txn(self, commit: Commit, leases: LeaseIds) -> etcd.TxnRequest:
         """The whole of `commit`; when a record has changed, the revisions of all of them instead."""
         expected = [(self.instance(item.key), item.expect) for item in _items(commit)]
-        look = [rpc_pb2.RangeRequest(key=name, keys_only=True) for name, _ in expected]
-        return rpc_pb2.TxnRequest(
+        return etcd.TxnRequest(
             compare=[_unchanged(name, revision) for name, revision in expected],
-            success=list(self._writes(commit)),
-            failure=[rpc_pb2.RequestOp(request_range=request) for request in look],
+            success=list(self._writes(commit, leases)),
+            failure=[_look(name, keys_only=True) for name, _ in expected],
         )
 
-    def _writes(self, commit: Commit) -> Iterable[Any]:
+    def _writes(self, commit: Commit, leases: LeaseIds) -> Iterator[etcd.RequestOp]:
         for delete in commit.deletes:
-            request = rpc_pb2.DeleteRangeRequest(key=self.instance(delete.key))
-            yield rpc_pb2.RequestOp(request_delete_range=request)
+            yield etcd.RequestOp(delete_range=etcd.DeleteRangeRequest(key=self.instance(delete.key)))
         if commit.deletes:
-            request = rpc_pb2.PutRequest(key=self.cause, value=commit.cause.value.encode())
-            yield rpc_pb2.RequestOp(request_put=request)
+            yield etcd.RequestOp(put=etcd.PutRequest(key=self.cause, value=commit.cause.value.encode()))
         for put in commit.puts:
-            lease = lease_number(put.lease_id) or 0
-            request = rpc_pb2.PutRequest(key=self.instance(put.key), value=put.value, lease=lease)
-            yield rpc_pb2.RequestOp(request_put=request)
+            lease = leases.find(put.lease_id) or 0
+            yield etcd.RequestOp(put=etcd.PutRequest(key=self.instance(put.key), value=put.value, lease=lease))
+
+
+def _look(name: bytes, *, keys_only: bool = False) -> etcd.RequestOp:
+    return etcd.RequestOp(range=etcd.RangeRequest(key=name, keys_only=keys_only))
 
 
 def _items(commit: Commit) -> list[Put | Delete]:
     return [*commit.puts, *commit.deletes]
 
 
-def _unchanged(name: bytes, revision: int) -> Any:
-    return rpc_pb2.Compare(key=name, target=rpc_pb2.Compare.MOD, result=rpc_pb2.Compare.EQUAL, mod_revision=revision)
+def _unchanged(name: bytes, revision: int) -> etcd.Compare:
+    return etcd.Compare(key=name, target=etcd.Compare.MOD_REVISION, result=etcd.Compare.EQUAL, mod_revision=revision)
 
 
-def conflicts(commit: Commit, response: Any) -> list[Key]:
+# ---- answers
+
+
+def conflicts(commit: Commit, response: etcd.TxnResponse) -> list[Key]:
     """The keys of a refused `commit` that do not have the revision it expects."""
     items = _items(commit)
-    found = (answer.response_range.kvs for answer in response.responses)
+    found = (answer.range.kvs for answer in response.responses)
     return [
         item.key for item, kvs in zip(items, found, strict=True) if (kvs[0].mod_revision if kvs else 0) != item.expect
     ]
 
 
-# ---- what etcd holds and tells
-
-
 @dataclass(frozen=True, slots=True)
-class Told:
-    """How far the events have come: everything up to `revision` in the order that `epoch` names."""
+class Found:
+    """One key of the registry's own: what can be read there, and its last revision (0: it is absent)."""
 
-    epoch: str
+    value: bytes
     revision: int
-    fence: int = 0
+
+    @classmethod
+    def of(cls, kvs: Iterable[etcd.KeyValue]) -> "Found":
+        """The first of what a Range of the key found."""
+        return next((cls(kv.value, kv.mod_revision) for kv in kvs), cls(b"", 0))
 
 
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """The epoch in force and its fence; `name` is empty when nobody wrote it yet, or something else is in its place.
-
-    Beside it stand the revision of its key (0: there is none) and the revision that the cluster has reached.
-    """
-
-    name: str
-    fence: int
-    key_revision: int
-    cluster_revision: int
-
-
-def epoch_of(response: Any) -> Epoch:
-    """The epoch in the answer to a Range of its key."""
-    header = response.header
-    if not response.kvs:
-        return Epoch("", 0, 0, header.revision)
-    kv = response.kvs[0]
-    name, fence = _read_epoch(header.cluster_id, kv.value) or ("", 0)
-    return Epoch(name, fence, kv.mod_revision, header.revision)
-
-
-def _read_epoch(cluster_id: int, value: bytes) -> tuple[str, int] | None:
-    """The name of an epoch and its fence. A wiped cluster that is started with the same flags has the same id, hence
-    the token in the name."""
-    match = _EPOCH.fullmatch(value.decode(errors="replace"))
-    return (f"{cluster_id:x}.{match[1]}", int(match[2])) if match else None
-
-
-def snapshot(layout: Layout, cluster_id: int, revision: int, kvs: Iterable[Any]) -> Snapshot:
-    """The full set out of all keys below the prefix. Raises EpochChanged when the epoch is not among them."""
-    records: list[Record] = []
-    epoch = None
-    for kv in kvs:
-        record = layout.record(kv)
-        if record is not None:
-            records.append(record)
-        elif kv.key == layout.epoch:
-            epoch = _read_epoch(cluster_id, kv.value)
-    if epoch is None:
-        raise EpochChanged
-    name, fence = epoch
-    return Snapshot(name, revision, tuple(records), fence, revision)
-
-
-class Telling:
-    """Turns the responses of one watch into events: one Delta for each revision, complete and in order.
-
-    etcd keeps revisions whole but may put several into one response, and with `fragment` one response into several
-    messages. So the last revision of a message that is to be continued waits for the rest.
-    """
-
-    def __init__(self, layout: Layout, told: Told) -> None:
-        self._layout = layout
-        self._told = told
-        self._rest: list[Any] = []
-
-    @property
-    def told(self) -> Told:
-        """How far it has come."""
-        return self._told
-
-    def feed(self, response: Any) -> list[Delta | Progress]:
-        """The events that `response` completes. Raises EpochChanged."""
-        events = [*self._rest, *response.events]
-        self._rest = _last_revision(events) if response.fragment else []
-        complete = events[: len(events) - len(self._rest)]
-        return [
-            self._event(revision, list(group))
-            for revision, group in groupby(complete, key=lambda event: event.kv.mod_revision)
-            if revision > self._told.revision
-        ]
-
-    def progress(self, revision: int) -> Progress:
-        """Notes that everything up to `revision` has been told, and says so."""
-        self._advance(max(revision, self._told.revision))
-        return Progress(self._told.revision)
-
-    def _advance(self, revision: int) -> None:
-        self._told = replace(self._told, revision=revision)
-
-    def _event(self, revision: int, events: list[Any]) -> Delta | Progress:
-        puts = [event.kv for event in events if event.type == kv_pb2.Event.PUT]
-        gone = [event.kv.key for event in events if event.type == kv_pb2.Event.DELETE]
-        if self._layout.epoch in gone or any(kv.key == self._layout.epoch for kv in puts):
-            raise EpochChanged
-        cause = next((_cause(kv.value) for kv in puts if kv.key == self._layout.cause), Cause.EXPIRED)
-        records = tuple(filter(None, map(self._layout.record, puts)))
-        deletes = tuple(Deleted(key, cause) for key in map(self._layout.parse, gone) if key is not None)
-        self._advance(revision)
-        return Delta(revision, records, deletes) if records or deletes else Progress(revision)
-
-
-def _last_revision(events: list[Any]) -> list[Any]:
-    last = events[-1].kv.mod_revision if events else 0
-    return [event for event in events if event.kv.mod_revision == last]
-
-
-def _cause(text: bytes) -> Cause:
-    try:
-        return Cause(text.decode())
-    except ValueError:
-        return Cause.DEREGISTERED
-
-
-def asks_in_order(version: str) -> bool:
-    """Whether the answer to a progress request comes after all events up to its revision.
-
-    Before 3.4.25 and 3.5.8 it may overtake them (etcd's changelog, "progress notifications").
-    """
-    numbers = [int(part) for part in re.findall(r"\d+", version)[:3]]
-    return numbers >= ([3, 4, 25] if numbers[:2] == [3, 4] else [3, 5, 8])
+def written_at(response: etcd.TxnResponse) -> int:
+    """When the key of `Layout.replace` was last written, by this request or before it; 0 if it is absent."""
+    if response.succeeded:
+        return response.header.revision
+    return Found.of(response.responses[0].range.kvs).revision

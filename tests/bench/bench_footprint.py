@@ -3,12 +3,15 @@
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import grpc
-from aetcd.rpc import rpc_pb2, rpc_pb2_grpc
+from google.protobuf.message import Message
 
+from protos.registry.etcd.v3 import etcd_pb2 as etcd
 from protos.registry.v1 import registry_pb2 as pb
 from protos.registry.v1 import registry_pb2_grpc
+from registry_server.stores.etcd_leases import LeaseIds
 from tests.bench.report import Row
 from tests.bench.stage import Stage, median_of, rss
 from tests.bench.workload import batched, instance, registrations
@@ -22,7 +25,8 @@ INSTANCES = 20_000
 LOADED = 50_000
 SERVICES = 100
 TXN_OPS = 128  # etcd's own limit
-LAYOUT = b"/grpc-registry/v1/instances/"  # docs/etcd.md
+LAYOUT = b"/grpc-registry/v1/"  # docs/etcd.md
+SECRET = bytes(32)
 
 
 def run(stage: Stage) -> list[Row]:
@@ -125,18 +129,26 @@ def _all_there(address: str) -> None:
 def fill(cluster: EtcdCluster, count: int) -> None:
     """Writes instances into etcd as the server would have: under their documented keys, each held by its own lease."""
     with grpc.insecure_channel(cluster.nodes[0].endpoint) as channel:
-        grant, kv = rpc_pb2_grpc.LeaseStub(channel).LeaseGrant, rpc_pb2_grpc.KVStub(channel)
+        grant = _method(channel, "Lease/LeaseGrant", etcd.LeaseGrantRequest, etcd.LeaseGrantResponse)
+        txn = _method(channel, "KV/Txn", etcd.TxnRequest, etcd.TxnResponse)
+        secret = etcd.PutRequest(key=LAYOUT + b"secret", value=SECRET.hex().encode())
+        txn(etcd.TxnRequest(success=[etcd.RequestOp(put=secret)]), timeout=60)
+        leases = LeaseIds(SECRET)
         for numbers in batched(range(count), TXN_OPS):
-            asked = [grant.future(rpc_pb2.LeaseGrantRequest(TTL=3600), timeout=60) for _ in numbers]
-            puts = [_put(number, one.result().ID) for number, one in zip(numbers, asked, strict=True)]
-            kv.Txn(rpc_pb2.TxnRequest(success=puts), timeout=60)
+            ids = [leases.number(3600, number) for number in numbers]
+            asked = [grant.future(etcd.LeaseGrantRequest(ttl=3600, id=lease), timeout=60) for lease in ids]
+            puts = [_put(number, one.result().id) for number, one in zip(numbers, asked, strict=True)]
+            txn(etcd.TxnRequest(success=puts), timeout=60)
 
 
-def _put(number: int, lease: int) -> rpc_pb2.RequestOp:
+def _method(channel: grpc.Channel, path: str, request: type[Message], response: type[Message]) -> Any:
+    return channel.unary_unary(f"/etcdserverpb.{path}", request.SerializeToString, response.FromString)
+
+
+def _put(number: int, lease: int) -> etcd.RequestOp:
     whole = instance(number, f"service-{number % SERVICES:03}")
     whole.namespace, whole.generation = "default", 1
     whole.ttl.seconds = 3600
     whole.registered_at.GetCurrentTime()
-    key = LAYOUT + f"{whole.namespace}/{whole.service}/{whole.id}".encode()
-    put = rpc_pb2.PutRequest(key=key, value=whole.SerializeToString(), lease=lease)
-    return rpc_pb2.RequestOp(request_put=put)
+    key = LAYOUT + f"instances/{whole.namespace}/{whole.service}/{whole.id}".encode()
+    return etcd.RequestOp(put=etcd.PutRequest(key=key, value=whole.SerializeToString(), lease=lease))

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import grpc
-from aetcd.rpc import rpc_pb2 as etcd_pb
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from protos.registry.etcd.v3 import etcd_pb2 as etcd_pb
 from protos.registry.v1 import registry_pb2 as pb
 from protos.registry.v1 import registry_pb2_grpc
 
@@ -138,5 +138,5 @@ def etcd_fan_out(count: int, version: str) -> FanOut:
         "/etcdserverpb.KV/Put",
         tuple(put.SerializeToString() for put in puts),
         "/etcdserverpb.Watch/Watch",
-        etcd_pb.WatchRequest(create_request=create).SerializeToString(),
+        etcd_pb.WatchRequest(create=create).SerializeToString(),
     )

@@ -24,9 +24,13 @@ from registry_server.stores.base import (
     StoreAway,
 )
 from registry_server.stores.etcd import EtcdStore
-from registry_server.stores.etcd_link import Link, Watch
+from registry_server.stores.etcd_leases import LeaseIds
+from registry_server.stores.etcd_link import Link
+from registry_server.stores.etcd_pace import Pace
+from registry_server.stores.etcd_telling import OrderLost, Reading, Telling, Told
 from registry_server.stores.etcd_url import EtcdURL
-from registry_server.stores.etcd_wire import EpochChanged, Layout, Told
+from registry_server.stores.etcd_watch import Watch
+from registry_server.stores.etcd_wire import Layout
 from tests.support.etcd import EtcdCluster, Gate
 from tests.support.stores import Backends, Running, backends, running
 
@@ -317,17 +321,18 @@ async def test_compacted_between_looking_and_watching(backends: Backends) -> Non
     async with running(EtcdStore.from_url(etcd.url("/between"))) as run:
         await with_records(run)
         await etcd.etcdctl_async("compaction", str(run.seen.revision))
-        with pytest.raises(EpochChanged):
+        with pytest.raises(OrderLost):
             await watch_from(etcd, "/between", Told(run.seen.epoch, run.seen.revision - 1))
 
 
 async def watch_from(etcd: EtcdCluster, prefix: str, told: Told) -> None:
     """A bare watch, until it ends."""
     link = Link(etcd.nodes[0].endpoint, EtcdURL.parse(etcd.url()))
+    reading = Reading(Layout.below(prefix), LeaseIds(b""), Pace(), lambda key, why: None)
     try:
-        async with Watch(link) as watch:
-            await watch.open(Layout.below(prefix), told)
-            await watch.follow(lambda events, told: None)
+        async with Watch(link, Pace()) as watch:
+            await watch.open(Telling(reading, told, b""))
+            await watch.follow(lambda: None, lambda events, told: None)
     finally:
         await link.aclose()
 

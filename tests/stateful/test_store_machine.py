@@ -213,7 +213,7 @@ class EtcdMachine(StoreMachine):
         return EtcdStore.from_url(self.backends.etcd_url())
 
     async def expire(self, lease_id: str) -> None:
-        await self.backends.etcd().etcdctl_async("lease", "revoke", lease_id)
+        await self.backends.etcd().etcdctl_async("lease", "revoke", lease_id[:16])
 
 
 @pytest.fixture

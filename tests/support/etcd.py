@@ -255,12 +255,16 @@ class EtcdCluster:
         """The node that an endpoint leads to."""
         return next(node for node in self.nodes if node.endpoint == endpoint)
 
-    def etcdctl(self, *args: str, user: str | None = None, node: EtcdNode | None = None) -> str:
+    def etcdctl(
+        self, *args: str, user: str | None = None, node: EtcdNode | None = None, stdin: str | None = None
+    ) -> str:
         """What etcdctl prints. Raises EtcdFailed when it fails. On a cluster with users it is `root` who asks."""
         command = [str(binary("etcdctl")), "--endpoints", node.endpoint if node else self.endpoints]
         command += ["--dial-timeout=5s", "--command-timeout=10s", *self._credentials(user), *args]
         environment = {**os.environ, "ETCDCTL_API": "3"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, env=environment)
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=30, check=False, env=environment
+        )
         if done.returncode:
             raise EtcdFailed(f"etcdctl {' '.join(args)}: {done.stderr}")
         return done.stdout
@@ -306,6 +310,10 @@ class EtcdCluster:
 
     async def etcdctl_async(self, *args: str) -> str:
         return await asyncio.to_thread(self.etcdctl, *args)
+
+    async def transact_async(self, operations: str) -> str:
+        """All operations, a line each in the words of `etcdctl txn`, at one revision."""
+        return await asyncio.to_thread(self.etcdctl, "txn", stdin=f"\n{operations}\n\n\n")
 
     def __enter__(self) -> Self:
         return self.start()

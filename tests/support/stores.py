@@ -22,6 +22,7 @@ from registry_server.stores.base import (
     Delete,
     Deleted,
     Delta,
+    Ill,
     Key,
     Progress,
     Put,
@@ -145,6 +146,9 @@ class Recorder:
             case Back():
                 self._expect(self.is_away, "back, but it was not away")
                 self.is_away = False
+            case Ill(reason, silence_s):
+                self._expect(not self.is_away, "ill while away")
+                self._expect(bool(reason) and silence_s > 0, "ill for no reason")
 
     def _fold_delta(self, delta: Delta) -> None:
         self._expect(not self.is_away, f"a delta while away: {delta}")

@@ -1,29 +1,27 @@
-"""CORE of the etcd store: names, and what watch responses add up to, however etcd cuts them up."""
-
-import string
-from typing import Any
+"""CORE of the etcd store: keys, what stands under them, and requests."""
 
 import pytest
-from aetcd.rpc import kv_pb2, rpc_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_server.stores.base import Cause, Commit, Delete, Deleted, Delta, Key, Progress, Put, Record
+from protos.registry.etcd.v3 import etcd_pb2 as etcd
+from registry_server.stores.base import Commit, Delete, Key, Put
+from registry_server.stores.etcd_leases import LeaseIds
 from registry_server.stores.etcd_wire import (
-    EpochChanged,
+    Epoch,
     Layout,
-    Telling,
-    Told,
+    Vouched,
     asks_in_order,
     conflicts,
-    lease_name,
-    lease_number,
-    snapshot,
+    read_secret,
     whole_seconds,
 )
 
 LAYOUT = Layout.below("/registry")
-NAMES = st.text(alphabet=st.one_of(st.sampled_from("/%25F"), st.characters(exclude_categories=["Cs"])), max_size=8)
+LEASES = LeaseIds(b"secret")
+NAMES = st.text(
+    alphabet=st.one_of(st.sampled_from("/%25F"), st.characters(exclude_categories=["Cs"])), min_size=1, max_size=8
+)
 KEYS = st.builds(Key, NAMES, NAMES, NAMES)
 
 
@@ -42,7 +40,7 @@ def test_different_keys_have_different_names(one: Key, two: Key) -> None:
 
 @given(KEYS)
 def test_every_key_is_in_the_range(key: Key) -> None:
-    for name in (LAYOUT.instance(key), LAYOUT.epoch, LAYOUT.cause):
+    for name in (LAYOUT.instance(key), *LAYOUT.own):
         assert LAYOUT.root <= name < LAYOUT.end
 
 
@@ -57,23 +55,53 @@ def test_name_as_people_see_it() -> None:
     assert (
         LAYOUT.instance(Key("default", "player", "größe 1")) == "/registry/v1/instances/default/player/größe 1".encode()
     )
-    assert LAYOUT.instance(Key("a/b", "50%", "")) == b"/registry/v1/instances/a%2Fb/50%25/"
+    assert LAYOUT.instance(Key("a/b", "50%", "x")) == b"/registry/v1/instances/a%2Fb/50%25/x"
 
 
-@given(st.integers(1, 2**63 - 1))
-def test_lease_comes_back(number: int) -> None:
-    assert lease_number(lease_name(number)) == number
-
-
-@given(st.text(alphabet=string.hexdigits + "x_+- ", max_size=20))
-def test_a_lease_has_one_name(text: str) -> None:
-    number = lease_number(text)
-    assert number is None or (lease_name(number) == text and 0 < number < 2**63)
+@pytest.mark.parametrize(
+    "rest", ["instances///", "instances/a/b/", "instances//b/c", "instances/a/b", "instances/a/b/c/d"]
+)
+def test_a_key_without_three_names_is_not_ours(rest: str) -> None:
+    assert LAYOUT.parse(LAYOUT.root + rest.encode()) is None
 
 
 @given(st.floats(0, 10_000))
 def test_ttl_is_rounded_up(ttl_s: float) -> None:
     assert max(ttl_s, 1) <= whole_seconds(ttl_s) < max(ttl_s, 1) + 1
+
+
+# ---- the registry's own keys
+
+
+@given(st.binary(max_size=40))
+def test_any_value_of_an_own_key_is_right_or_none(value: bytes) -> None:
+    for found in (Epoch.read(value), Vouched.read(value)):
+        assert found is None or found.value == value
+    secret = read_secret(value)
+    assert secret is None or secret.hex().encode() == value
+
+
+def test_own_values_come_back() -> None:
+    epoch, vouched = Epoch("f9aa8b032f42de28", 1_764_083_735_112_907), Vouched("f9aa8b032f42de28", 2**62)
+    assert (Epoch.read(epoch.value), Vouched.read(vouched.value)) == (epoch, vouched)
+    assert epoch.name(0xC1) == "c1.f9aa8b032f42de28"
+    assert read_secret(bytes(range(32)).hex().encode()) == bytes(range(32))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"hello",
+        b"f9aa8b032f42de28",
+        b"f9aa8b032f42de28 -1",
+        b"f9aa8b032f42de28 1 ",
+        b"F9AA8B032F42DE28 1",
+        b"\xff\xfe",
+    ],
+)
+def test_broken_own_values_are_none(value: bytes) -> None:
+    assert (Epoch.read(value), Vouched.read(value), read_secret(value)) == (None, None, None)
 
 
 # ---- commits
@@ -84,123 +112,19 @@ def test_conflicts_are_the_keys_that_differ() -> None:
     commit = Commit(
         puts=(Put(keys[0], b"", "1", 0), Put(keys[1], b"", "1", 7)), deletes=(Delete(keys[2], 8), Delete(keys[3], 9))
     )
-    found = [[], [kv_pb2.KeyValue(mod_revision=7)], [kv_pb2.KeyValue(mod_revision=9)], []]
-    answers = [rpc_pb2.ResponseOp(response_range=rpc_pb2.RangeResponse(kvs=kvs)) for kvs in found]
-    assert conflicts(commit, rpc_pb2.TxnResponse(responses=answers)) == [keys[2], keys[3]]
+    found = [[], [etcd.KeyValue(mod_revision=7)], [etcd.KeyValue(mod_revision=9)], []]
+    answers = [etcd.ResponseOp(range=etcd.RangeResponse(kvs=kvs)) for kvs in found]
+    assert conflicts(commit, etcd.TxnResponse(responses=answers)) == [keys[2], keys[3]]
 
 
 def test_commit_writes_its_cause_only_with_deletes() -> None:
     key = Key("n", "s", "i")
     for commit, keys in (
-        (Commit(puts=(Put(key, b"", lease_name(5), 0),)), [LAYOUT.instance(key)]),
+        (Commit(puts=(Put(key, b"", LEASES.id(LEASES.number(15, 5)), 0),)), [LAYOUT.instance(key)]),
         (Commit(deletes=(Delete(key, 3),)), [LAYOUT.cause]),
     ):
-        operations = LAYOUT.txn(commit).success
-        assert [operation.request_put.key for operation in operations if operation.HasField("request_put")] == keys
-
-
-# ---- what is told
-
-
-def put(key: bytes, revision: int, value: bytes = b"", created: int = 1, lease: int = 5) -> Any:
-    kv = kv_pb2.KeyValue(key=key, value=value, mod_revision=revision, create_revision=created, lease=lease)
-    return kv_pb2.Event(type=kv_pb2.Event.PUT, kv=kv)
-
-
-def delete(key: bytes, revision: int) -> Any:
-    return kv_pb2.Event(type=kv_pb2.Event.DELETE, kv=kv_pb2.KeyValue(key=key, mod_revision=revision))
-
-
-def name(number: int) -> bytes:
-    return LAYOUT.instance(Key("n", "s", str(number)))
-
-
-@st.composite
-def histories(draw: st.DrawFn) -> tuple[list[list[Any]], list[Delta]]:
-    """Revisions as etcd has them, and what they mean."""
-    revisions, deltas, revision = [], [], 10
-    for size, cause in draw(st.lists(st.tuples(st.integers(1, 5), st.sampled_from([None, *Cause])), max_size=8)):
-        revision += draw(st.integers(1, 3))
-        kinds = draw(st.lists(st.booleans(), min_size=size, max_size=size))
-        events = [(delete if gone else put)(name(number), revision) for number, gone in enumerate(kinds)]
-        if cause is not None:
-            events.insert(draw(st.integers(0, size)), put(LAYOUT.cause, revision, cause.value.encode()))
-        keys = [(Key("n", "s", str(number)), gone) for number, gone in enumerate(kinds)]
-        puts = tuple(Record(key, b"", lease_name(5), revision, 1) for key, gone in keys if not gone)
-        deletes = tuple(Deleted(key, cause or Cause.EXPIRED) for key, gone in keys if gone)
-        revisions.append(events)
-        deltas.append(Delta(revision, puts, deletes))
-    return revisions, deltas
-
-
-@st.composite
-def responses(draw: st.DrawFn, revisions: list[list[Any]]) -> list[Any]:
-    """The same revisions as some server may send them: several in one response, a response in several fragments."""
-    sent, batch = [], []
-    for index, events in enumerate(revisions):
-        batch += events
-        if index == len(revisions) - 1 or draw(st.booleans()):
-            while batch:
-                size = draw(st.integers(1, len(batch)))
-                sent.append(rpc_pb2.WatchResponse(events=batch[:size], fragment=size < len(batch)))
-                batch = batch[size:]
-    return sent
-
-
-@given(st.data())
-def test_one_delta_for_each_revision_however_it_is_cut(data: st.DataObject) -> None:
-    revisions, deltas = data.draw(histories())
-    telling = Telling(LAYOUT, Told("e", 10))
-    told = []
-    for response in data.draw(responses(revisions)):
-        told += telling.feed(response)
-        assert telling.told.revision == (told[-1].revision if told else 10), "nothing counts as told before it is"
-    assert told == deltas
-
-
-def test_what_was_told_is_not_told_again() -> None:
-    telling = Telling(LAYOUT, Told("e", 10))
-    events = [put(name(1), 10), put(name(2), 11)]
-    assert [delta.revision for delta in telling.feed(rpc_pb2.WatchResponse(events=events))] == [11]
-    assert telling.feed(rpc_pb2.WatchResponse(events=events)) == []
-
-
-def test_foreign_keys_are_progress() -> None:
-    telling = Telling(LAYOUT, Told("e", 10))
-    response = rpc_pb2.WatchResponse(events=[put(LAYOUT.root + b"note", 12), delete(LAYOUT.root + b"instances/x", 13)])
-    assert telling.feed(response) == [Progress(12), Progress(13)]
-
-
-def test_progress_never_goes_back() -> None:
-    telling = Telling(LAYOUT, Told("e", 10))
-    assert [telling.progress(revision) for revision in (0, 12, 11)] == [Progress(10), Progress(12), Progress(12)]
-
-
-def test_cause_nobody_knows_was_asked_for() -> None:
-    telling = Telling(LAYOUT, Told("e", 10))
-    (delta,) = telling.feed(rpc_pb2.WatchResponse(events=[put(LAYOUT.cause, 11, b"\xff?"), delete(name(1), 11)]))
-    assert delta == Delta(11, deletes=(Deleted(Key("n", "s", "1"), Cause.DEREGISTERED),))
-
-
-@pytest.mark.parametrize("event", [put(LAYOUT.epoch, 12, b"other"), delete(LAYOUT.epoch, 12)], ids=["put", "delete"])
-def test_a_new_epoch_ends_the_telling(event: Any) -> None:
-    telling = Telling(LAYOUT, Told("e", 10))
-    with pytest.raises(EpochChanged):
-        telling.feed(rpc_pb2.WatchResponse(events=[put(name(1), 11), event]))
-
-
-def test_snapshot() -> None:
-    kvs = [
-        put(LAYOUT.cause, 3, b"drained").kv,
-        put(LAYOUT.epoch, 2, b"0000000000070ce1 17").kv,
-        put(name(1), 9, b"v", created=4, lease=0xABC).kv,
-        put(LAYOUT.root + b"note", 5).kv,
-    ]
-    full = snapshot(LAYOUT, 0xC1, 11, kvs)
-    assert (full.epoch, full.revision, full.fence, full.through) == ("c1.0000000000070ce1", 11, 17, 11)
-    assert full.records == (Record(Key("n", "s", "1"), b"v", "0000000000000abc", 9, 4),)
-    with pytest.raises(EpochChanged):
-        snapshot(LAYOUT, 0xC1, 11, kvs[2:])
+        operations = LAYOUT.txn(commit, LEASES).success
+        assert [operation.put.key for operation in operations if operation.HasField("put")] == keys
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,340 @@
+"""SHELL. A link in use: where the telling starts, the watch that continues it, the renewals, and the writes."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from registry_server.stores.base import Away, Back, Emit, Ill, Snapshot, StoreAway, StoreError, StoreEvent
+from registry_server.stores.etcd_leases import LeaseIds
+from registry_server.stores.etcd_link import LOAD_S, Link, together
+from registry_server.stores.etcd_pace import Pace
+from registry_server.stores.etcd_renewals import Renewals
+from registry_server.stores.etcd_telling import Loading, Odd, OrderLost, Reading, Telling, Told
+from registry_server.stores.etcd_url import EtcdURL
+from registry_server.stores.etcd_watch import Watch
+from registry_server.stores.etcd_wire import (
+    Epoch,
+    Found,
+    Layout,
+    Vouched,
+    read_secret,
+    written_at,
+)
+
+if TYPE_CHECKING:
+    from registry_server.stores.etcd_api import Unary
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+# A page of a full set has so many keys at the most, and about so many bytes.
+PAGE = 2_000
+PAGE_BYTES = 4_000_000
+# A server that starts is told what happened since the last view that was vouched for, unless that is so much.
+MAX_REPLAY = 200_000
+# How often a missing key of the registry's own is written and read again; others may be at it too.
+ATTEMPTS = 5
+# An illness that was told so lately is not told again, unless it was longer.
+ILL_AGAIN_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What every link of one store is made with."""
+
+    url: EtcdURL
+    layout: Layout
+    pace: Pace
+    odd: Odd
+    wall_clock: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a server finds first: the keys of the registry's own as of one revision, and the cluster's id."""
+
+    epoch: Found
+    secret: Found
+    vouched: Found
+    cluster_id: int
+    revision: int
+
+
+@dataclass(slots=True)
+class Teller:
+    """What has been told so far, by whichever link, so that each Away comes once and nothing is told twice.
+
+    `given_out` is at least what any epoch told so far may have given out, see Snapshot.fence; `secret` is the last one
+    known.
+    """
+
+    emit: Emit
+    clock: Callable[[], float]
+    has_started: bool = False
+    told: Told | None = None
+    given_out: int = 0
+    secret: bytes | None = None
+    _is_away: bool = False
+    _ill_at: float = field(default=-1e9)
+    _silence_s: float = 0.0
+
+    def start(self, opening: Sequence[Snapshot | Back], told: Told) -> None:
+        """A link is up: full sets, or the sign that the telling goes on."""
+        was_away, self._is_away, self.has_started = self._is_away, False, True
+        for event in opening:
+            if isinstance(event, Snapshot) or was_away:
+                self.emit(event)
+        self._has_told(told)
+
+    def tell(self, events: Iterable[StoreEvent], told: Told) -> None:
+        """Events that lead up to `told`."""
+        self._has_told(told)  # also when one of them cannot be taken in: the next link must not stumble over it again
+        for event in events:
+            self.emit(event)
+
+    def ill(self, reason: str, silence_s: float) -> None:
+        """etcd is heard again after so long a silence."""
+        is_new = self.clock() - self._ill_at > ILL_AGAIN_S or silence_s > self._silence_s
+        if self.has_started and not self._is_away and is_new:
+            self._ill_at, self._silence_s = self.clock(), silence_s
+            self.emit(Ill(reason, silence_s))
+
+    def forget(self) -> None:
+        """What was told leads nowhere; the next link starts with the full set."""
+        self.told = None
+
+    def away(self, reason: str) -> None:
+        """The link is lost. Before the first full set there is nobody to tell."""
+        if self.has_started and not self._is_away:
+            self._is_away = True
+            self.emit(Away(reason))
+
+    def _has_told(self, told: Told) -> None:
+        self.told, self.given_out = told, max(self.given_out, told.fence + told.revision)
+
+
+@contextlib.asynccontextmanager
+async def open_session(endpoint: str, settings: Settings, teller: Teller) -> AsyncIterator["Session"]:
+    """A link to an endpoint, through which nothing has been asked yet. Raises OSError when a file cannot be read."""
+    link = Link(endpoint, settings.url)
+    try:
+        async with Watch(link, settings.pace) as watch:
+            yield Session(link, watch, settings, teller)
+    finally:
+        await link.aclose()
+
+
+class Session:
+    """What one link does for the store."""
+
+    def __init__(self, link: Link, watch: Watch, settings: Settings, teller: Teller) -> None:
+        self.link = link
+        self.renewals = Renewals(link, self._renewal_answered)
+        self.leases: LeaseIds
+        self._watch = watch
+        self._settings = settings
+        self._layout = settings.layout
+        self._teller = teller
+        self._telling: Telling
+        self._vouched_revision = 0
+        self._vouched_at = -1e9
+
+    async def start(self) -> None:
+        """Log in, find out what was missed, open the watch, and only then tell.
+
+        Raises LinkLost, BadCredentials or OrderLost.
+        """
+        await self.link.login()
+        found = await self._start()
+        self._vouched_revision = found.vouched.revision
+        reading = Reading(self._layout, self.leases, self._settings.pace, self._settings.odd)
+        opening, told = await self._opening(found, reading)
+        self._telling = Telling(reading, told, self._teller.secret or b"")
+        await self._watch.open(self._telling)
+        self._teller.start(opening, told)
+
+    async def run(self) -> None:
+        """Tell what the watch says until the link fails, with the error that says how."""
+        await together(
+            self.renewals.run(), self._watch.prove_alive(), self._watch.follow(self._note_silence, self._teller.tell)
+        )
+
+    # ---- writes
+
+    async def write(self, method: "Unary[Q, R]", request: Q) -> R:
+        """A request of a writer. Raises StoreError; then the watch has to prove that the link is alive."""
+        try:
+            return await self.link.write(method, request)
+        except StoreAway:
+            self._watch.suspect()
+            raise
+        except asyncio.CancelledError:
+            # Closing the link cancels the calls that are under way on it, and looks like a cancelled writer.
+            if _is_cancelled():
+                raise
+            raise StoreAway("the link to etcd was closed") from None
+
+    async def renew(self, numbers: Sequence[int], within_s: float) -> dict[int, int]:
+        """Renew leases, each named once; what is answered in time is in the result."""
+        answers = await self.renewals.renew(numbers, within_s)
+        if len(answers) < len(numbers):
+            self._watch.suspect()
+        return answers
+
+    async def vouch(self, period_s: float) -> None:
+        """Write down that the view is whole up to what was told, unless somebody did within so many seconds."""
+        told = self._telling.told
+        if self._telling.vouched_at > self._vouched_revision:
+            self._vouched_revision, self._vouched_at = self._telling.vouched_at, self._teller.clock()
+        if self._teller.clock() - self._vouched_at < period_s:
+            return
+        vouched = Vouched(told.epoch.partition(".")[2], told.revision)
+        answer = await self.write(
+            self.link.api.txn, self._layout.replace(self._layout.vouched, vouched.value, self._vouched_revision)
+        )
+        self._vouched_revision, self._vouched_at = written_at(answer), self._teller.clock()
+
+    # ---- silence
+
+    def _renewal_answered(self, took_s: float) -> None:
+        if took_s > self._settings.pace.ill_s:
+            self._ill(took_s)
+
+    def _note_silence(self) -> None:
+        """Before anything is told: whether what it says may be the fault of a silence."""
+        owed_s = self.renewals.unanswered_s
+        silence_s = max(self._watch.unanswered_s, owed_s if owed_s > self._settings.pace.ill_s else 0.0)
+        if silence_s > 0:
+            self._ill(silence_s)
+            self.renewals.forgive()
+
+    def _ill(self, silence_s: float) -> None:
+        self._teller.ill(f"{self.link.endpoint} did not answer for {silence_s:.1f} s", silence_s)
+
+    # ---- what is there
+
+    async def _start(self) -> Start:
+        """What etcd has of the registry's own keys, written anew where they are missing or broken."""
+        for _ in range(ATTEMPTS):
+            found = await self._look()
+            secret = read_secret(found.secret.value)
+            if secret is None:
+                await self._write_own(self._layout.secret, found.secret, self._new_secret())
+            elif Epoch.read(found.epoch.value) is None or self._has_gone_back(found):
+                await self._write_own(self._layout.epoch, found.epoch, self._new_epoch(found))
+            else:
+                self._teller.secret, self.leases = secret, LeaseIds(secret)
+                return found
+        raise OrderLost
+
+    async def _look(self) -> Start:
+        """Ranges, and no transaction: an older etcd whose database is full refuses those that only read, too."""
+        ask, look = self.link.ask, self.link.api.range
+        epoch = await ask(look, self._layout.look(self._layout.epoch))
+        cluster_id, revision = epoch.header.cluster_id, epoch.header.revision
+        secret, vouched = await asyncio.gather(
+            ask(look, self._layout.look(self._layout.secret, revision)),
+            ask(look, self._layout.look(self._layout.vouched, revision)),
+        )
+        return Start(Found.of(epoch.kvs), Found.of(secret.kvs), Found.of(vouched.kvs), cluster_id, revision)
+
+    async def _write_own(self, name: bytes, seen: Found, value: bytes) -> None:
+        if seen.revision and seen.value:
+            self._settings.odd(name, "was replaced, for it did not hold what it should")
+        await self.link.ask(self.link.api.txn, self._layout.replace(name, value, seen.revision))
+
+    def _new_secret(self) -> bytes:
+        """The one that is known: so the leases that were granted under it stay the registry's own."""
+        return (self._teller.secret or secrets.token_bytes(32)).hex().encode()
+
+    def _has_gone_back(self, found: Start) -> bool:
+        """A watch from a revision that the cluster has not reached would wait in silence, so a cluster that is behind
+        what was told (restored from a backup) gets a new epoch."""
+        told, epoch = self._teller.told, Epoch.read(found.epoch.value)
+        return (
+            told is not None
+            and epoch is not None
+            and told.epoch == epoch.name(found.cluster_id)
+            and found.revision < told.revision
+        )
+
+    def _new_epoch(self, found: Start) -> bytes:
+        """An epoch whose fence is above all that the epochs known here may have given out, also when the wall clock was
+        set back."""
+        seen = Epoch.read(found.epoch.value)
+        known = max(self._teller.given_out, (seen.fence if seen else 0) + found.revision)
+        return Epoch(secrets.token_hex(8), max(int(self._settings.wall_clock() * 1e6), known + 1)).value
+
+    # ---- where the telling starts
+
+    async def _opening(self, found: Start, reading: Reading) -> tuple[list[Snapshot | Back], Told]:
+        """Back when the telling can go on just after what was told, else full sets.
+
+        The first of all is the one that somebody vouched for, if etcd remembers it: what ran out since is then told as
+        it happened, with what the guard needs to hold it back.
+        """
+        told, epoch = self._teller.told, Epoch.read(found.epoch.value)
+        if epoch is None:
+            raise OrderLost
+        if told is not None and told.epoch == epoch.name(found.cluster_id) and await self._remembers(told.revision):
+            return [Back()], told
+        self._settings.pace.begin()
+        sets = [] if self._teller.has_started else await self._vouched_for(found, epoch, reading)
+        if not sets or found.revision - sets[0].revision > MAX_REPLAY:
+            sets.append(await self._load(reading))
+        last = sets[-1]
+        return [*sets], Told(last.epoch, last.revision, last.fence)
+
+    async def _remembers(self, revision: int) -> bool:
+        try:
+            await self.link.ask(self.link.api.range, self._layout.where(revision))
+        except OrderLost:
+            return False
+        return True
+
+    async def _vouched_for(self, found: Start, epoch: Epoch, reading: Reading) -> list[Snapshot]:
+        """The full set that was vouched for, if there is one and it can be had."""
+        vouched = Vouched.read(found.vouched.value)
+        if vouched is None and found.vouched.value:
+            self._settings.odd(self._layout.vouched, "holds nothing that was vouched for")
+        if vouched is None or vouched.token != epoch.token:
+            return []
+        if not found.epoch.revision <= vouched.revision <= found.revision:
+            return []
+        try:
+            through = await self._barrier(found)
+            return [await self._load(reading, vouched.revision, through)]
+        except OrderLost:
+            return []
+
+    async def _barrier(self, found: Start) -> int:
+        """A revision after all that has happened so far, at which something is told: there the replay has come to an
+        end. etcd's word about progress would not do: old versions give it too early."""
+        if found.vouched.revision == found.revision:
+            return found.revision
+        request = self._layout.replace(self._layout.vouched, found.vouched.value, found.vouched.revision)
+        try:
+            return written_at(await self.link.write(self.link.api.txn, request))
+        except StoreError:  # a database that is full: begin without
+            return 0
+
+    async def _load(self, reading: Reading, at: int = 0, through: int = 0) -> Snapshot:
+        """Everything as of one revision, 0 for now, page by page."""
+        loading, start, revision, limit = Loading(reading), self._layout.root, at, PAGE
+        while True:
+            request = self._layout.page(start, limit, revision)
+            page = await self.link.ask(self.link.api.range, request, LOAD_S)
+            revision = revision or page.header.revision
+            loading.add(page.kvs)
+            if not page.more or not page.kvs:
+                return loading.snapshot(page.header.cluster_id, revision, max(through, revision))
+            start = page.kvs[-1].key + b"\0"
+            limit = max(1, min(PAGE, PAGE_BYTES * len(page.kvs) // max(1, page.ByteSize())))
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

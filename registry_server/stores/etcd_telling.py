@@ -1,0 +1,149 @@
+"""CORE of the etcd store: full sets and changes, made out of what etcd answers and what its watch says."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from protos.registry.etcd.v3 import etcd_pb2 as etcd
+from registry_server.stores.base import Cause, Deleted, Delta, Progress, Record, Snapshot
+from registry_server.stores.etcd_leases import LeaseIds, ttl_of
+from registry_server.stores.etcd_pace import Pace
+from registry_server.stores.etcd_wire import Epoch, Layout, Vouched, read_secret
+
+Odd = Callable[[bytes, str], None]
+"""Takes note of a key that is skipped, and why."""
+
+
+class OrderLost(Exception):
+    """What was told leads nowhere: somebody wrote or removed the epoch or the secret, or etcd forgot what came next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How far the events have come: everything up to `revision` in the order that `epoch` names."""
+
+    epoch: str
+    revision: int
+    fence: int = 0
+
+
+class Reading:
+    """Makes records out of keys and values. What is no record is noted and skipped, whoever wrote it."""
+
+    def __init__(self, layout: Layout, leases: LeaseIds, pace: Pace, odd: Odd) -> None:
+        self.layout = layout
+        self.leases = leases
+        self._pace = pace
+        self._odd = odd
+
+    def record(self, kv: etcd.KeyValue) -> Record | None:
+        """The record of an instance. Its lease is empty if it has none, or one that the registry did not grant."""
+        key = self.layout.parse(kv.key)
+        if key is None:
+            if kv.key not in self.layout.own:
+                self._odd(kv.key, "is no key of the registry")
+            return None
+        lease_id = self.leases.id(kv.lease)
+        if lease_id:
+            self._pace.uses(ttl_of(kv.lease))
+        return Record(key, kv.value, lease_id, kv.mod_revision, kv.create_revision)
+
+    def cause(self, value: bytes) -> Cause:
+        """Why instances left."""
+        try:
+            return Cause(value.decode())
+        except ValueError:
+            self._odd(self.layout.cause, "holds no cause")
+            return Cause.DEREGISTERED
+
+
+class Loading:
+    """Collects a full set, page by page."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self._records: list[Record] = []
+        self._epoch: Epoch | None = None
+
+    def add(self, kvs: Iterable[etcd.KeyValue]) -> None:
+        """Takes in what one page has."""
+        for kv in kvs:
+            if kv.key == self._reading.layout.epoch:
+                self._epoch = Epoch.read(kv.value)
+            elif (record := self._reading.record(kv)) is not None:
+                self._records.append(record)
+
+    def snapshot(self, cluster_id: int, revision: int, through: int) -> Snapshot:
+        """The full set at a revision. Raises OrderLost when the epoch is not in it."""
+        if self._epoch is None:
+            raise OrderLost
+        return Snapshot(self._epoch.name(cluster_id), revision, tuple(self._records), self._epoch.fence, through)
+
+
+class Telling:
+    """Turns the responses of one watch into events: one Delta for each revision, complete and in order.
+
+    etcd keeps revisions whole but may put several into one response, and with `fragment` one response into several
+    messages. So the last revision of a message that is to be continued waits for the rest.
+    """
+
+    def __init__(self, reading: Reading, told: Told, secret: bytes) -> None:
+        self._reading = reading
+        self._layout = reading.layout
+        self._told = told
+        self._secret = secret
+        self._rest: list[etcd.Event] = []
+        self.vouched_at = 0
+
+    @property
+    def told(self) -> Told:
+        """How far it has come."""
+        return self._told
+
+    def start(self) -> etcd.WatchRequest:
+        """What to ask etcd for."""
+        return self._layout.watch(self._told.revision)
+
+    def feed(self, response: etcd.WatchResponse) -> list[Delta | Progress]:
+        """The events that `response` completes. Raises OrderLost."""
+        events = [*self._rest, *response.events]
+        self._rest = _last_revision(events) if response.fragment else []
+        complete = events[: len(events) - len(self._rest)]
+        return [
+            self._event(revision, list(group))
+            for revision, group in groupby(complete, key=lambda event: event.kv.mod_revision)
+            if revision > self._told.revision
+        ]
+
+    def progress(self, revision: int) -> Progress:
+        """Notes that everything up to `revision` has been told, and says so."""
+        self._advance(max(revision, self._told.revision))
+        return Progress(self._told.revision)
+
+    def _advance(self, revision: int) -> None:
+        self._told = replace(self._told, revision=revision)
+
+    def _event(self, revision: int, events: list[etcd.Event]) -> Delta | Progress:
+        puts = [event.kv for event in events if event.type == etcd.Event.PUT]
+        gone = [event.kv.key for event in events if event.type == etcd.Event.DELETE]
+        self._heed_own_keys(revision, {kv.key: kv.value for kv in puts}, gone)
+        cause = next((self._reading.cause(kv.value) for kv in puts if kv.key == self._layout.cause), Cause.EXPIRED)
+        records = tuple(filter(None, map(self._reading.record, puts)))
+        deletes = tuple(Deleted(key, cause) for key in map(self._layout.parse, gone) if key is not None)
+        self._advance(revision)
+        return Delta(revision, records, deletes) if records or deletes else Progress(revision)
+
+    def _heed_own_keys(self, revision: int, written: dict[bytes, bytes], gone: list[bytes]) -> None:
+        if self._layout.epoch in written or self._layout.epoch in gone or self._layout.secret in gone:
+            raise OrderLost
+        secret = written.get(self._layout.secret)
+        if secret is not None and read_secret(secret) != self._secret:
+            raise OrderLost
+        vouched = written.get(self._layout.vouched)
+        if vouched is not None and Vouched.read(vouched) is not None:
+            self.vouched_at = revision
+
+
+def _last_revision(events: list[etcd.Event]) -> list[etcd.Event]:
+    last = events[-1].kv.mod_revision if events else 0
+    return [event for event in events if event.kv.mod_revision == last]

@@ -1,0 +1,117 @@
+"""CORE of the etcd store: whose lease is renewed next."""
+
+import math
+from collections import deque
+from collections.abc import Hashable, Iterable
+from typing import Generic, TypeVar
+
+C = TypeVar("C", bound=Hashable)
+
+
+class Turns(Generic[C]):
+    """Leases that callers want renewed, one after the other through one narrow door.
+
+    Fair: callers have turns, one lease a turn, so who wants one lease waits for as many others as there are callers and
+    not for all that they want. Frugal: a lease is asked for once at a time, however many wait for it; who comes when it
+    is on its way waits for the next time, for the answer could be older than his question. Bounded: so many are on
+    their way at the most. What nobody waits for any more is not asked.
+
+    All times are of one monotonic clock, in seconds.
+    """
+
+    def __init__(self, most_asked: int) -> None:
+        self._most_asked = most_asked
+        # What each caller wants and has not been asked for; and the callers that may have something to ask, by turns.
+        self._wants: dict[C, deque[int]] = {}
+        self._turns: deque[C] = deque()
+        self._in_turn: set[C] = set()
+        # Who waits for the next asking of a lease, and what is on its way, the oldest first.
+        self._waiting: dict[int, dict[C, None]] = {}
+        self._asked: dict[int, tuple[float, list[C]]] = {}
+        self._lost_since: float | None = None
+
+    def __len__(self) -> int:
+        """How many leases somebody waits for, without those on their way."""
+        return len(self._waiting)
+
+    @property
+    def asked(self) -> int:
+        """How many renewals are on their way."""
+        return len(self._asked)
+
+    @property
+    def unanswered_since(self) -> float | None:
+        """When the oldest was asked that etcd has not answered, whether anybody still waits for it or not."""
+        if self._lost_since is not None:
+            return self._lost_since
+        return next((at for at, _ in self._asked.values()), None)
+
+    def want(self, caller: C, leases: Iterable[int]) -> None:
+        """A new caller wants these leases renewed, each of which it names once."""
+        wants = self._wants[caller] = deque(leases)
+        for lease in wants:
+            self._waiting.setdefault(lease, {})[caller] = None
+        self._line_up(caller)
+
+    def drop(self, caller: C) -> None:
+        """The caller waits no more."""
+        for lease in self._wants.pop(caller, ()):
+            waiting = self._waiting.get(lease)
+            if waiting is not None:
+                waiting.pop(caller, None)
+                if not waiting:
+                    del self._waiting[lease]
+
+    def next(self, now: float) -> int | None:
+        """The lease to ask for now, which is on its way from here on; None if there is none, or too many are."""
+        while self._turns and len(self._asked) < self._most_asked:
+            caller = self._turns.popleft()
+            self._in_turn.discard(caller)
+            lease = self._first_of(caller)
+            if lease is not None:
+                self._asked[lease] = (now, list(self._waiting.pop(lease)))
+                self._line_up(caller)
+                return lease
+        return None
+
+    def answered(self, lease: int) -> tuple[float, list[C]]:
+        """etcd has answered: since when it was asked, and who waits for the answer. Nobody, if it was not asked."""
+        nobody: list[C] = []
+        at, callers = self._asked.pop(lease, (math.inf, nobody))
+        for caller in self._waiting.get(lease, ()):
+            self._line_up(caller)
+        return at, callers
+
+    def again(self) -> None:
+        """What was on its way is lost; what somebody still waits for is asked first of what he wants."""
+        self._lost_since = self.unanswered_since
+        lost, self._asked = self._asked, {}
+        for lease, (_, callers) in lost.items():
+            for caller in callers:
+                if caller in self._wants:
+                    self._waiting.setdefault(lease, {})[caller] = None
+                    self._wants[caller].appendleft(lease)
+                    self._line_up(caller)
+
+    def forgive(self) -> None:
+        """It was noted that answers are lost; they count no more."""
+        self._lost_since = None
+
+    # ---- within
+
+    def _line_up(self, caller: C) -> None:
+        if caller not in self._in_turn and self._wants.get(caller):
+            self._in_turn.add(caller)
+            self._turns.append(caller)
+
+    def _first_of(self, caller: C) -> int | None:
+        """The first lease that it waits for and that is not on its way. What others have asked for is struck out."""
+        wants = self._wants.get(caller, deque())
+        for _ in range(len(wants)):
+            lease = wants.popleft()
+            if caller not in self._waiting.get(lease, ()):
+                continue
+            if lease not in self._asked:
+                return lease
+            wants.append(lease)
+        return None

@@ -45,6 +45,10 @@ class Cast:
         """A connection to some replica."""
         return self.clients[self.rng.choice(self.replicas)]
 
+    def after(self, client: RawClient) -> RawClient:
+        """A connection to the next replica."""
+        return self.clients[self.replicas[(self.replicas.index(client.address) + 1) % len(self.replicas)]]
+
     def next_port(self) -> int:
         """A port that no other instance of this history listens on."""
         self.port += 1
@@ -79,11 +83,11 @@ async def stay_by_hand(cast: Cast, id_: str) -> None:
     """The same with nothing but the .proto: renew every third of the ttl, go to another replica when one does not
     answer, when it says HELD for a third of the ttl, or ends the stream; register again when the lease is unknown."""
     instance = pb.Instance(service=SERVICE, id=id_, host="10.1.0.2", port=cast.next_port())
-    lease_id = ""
+    client, lease_id = cast.any_client(), ""
     try:
         while True:
+            client = cast.after(client)
             with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError, asyncio.InvalidStateError):
-                client = cast.any_client()
                 if not lease_id:
                     sent = now()
                     answer = await client.stub.Register(

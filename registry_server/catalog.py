@@ -33,11 +33,12 @@ class Change(NamedTuple):
 
 
 class Flaw(NamedTuple):
-    """A record of the store that is no instance, and why."""
+    """A record of the store that is skipped, and why; `entry` is the instance it would be if that were let in."""
 
     key: Key
     revision: int
     reason: str
+    entry: Entry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +219,7 @@ class Catalog:
         return len(self._flawed)
 
     def take_new_flaws(self) -> Sequence[Flaw]:
-        """The records that were found to be no instances since this was last asked, anew when they are written over
-        an instance."""
+        """The records that were skipped since this was last asked; anew when it is not by itself that they stay."""
         found, self._new_flaws = self._new_flaws, []
         return found
 
@@ -311,27 +311,30 @@ class Catalog:
 
     def _put(self, record: Record) -> list[Change]:
         """Take in a record. An address belongs to one instance: whoever held it before leaves, on every replica alike,
-        even if the two registered at the same time on different ones."""
+        even if the two registered at the same time on different ones. Only a record that somebody wrote by hand has no
+        lease, and takes no address from one that has."""
         try:
             after = Entry.of(record, self.fence)
         except BadRecord as flaw:
             return self._skip(record, str(flaw))
         key = after.key
-        self._flawed.pop(key, None)
         service = self._services.get(key[:2]) or self._open(key.namespace, key.service)
         holder = service.addresses.get(after.address, key.id)
+        if holder != key.id and service.entries[holder].lease_id and not after.lease_id:
+            return self._skip(record, f"it has no lease, and the address of {holder}", after)
+        self._flawed.pop(key, None)
         changes = []
         if holder != key.id:
             changes.append(self._change(service, service.entries[holder].key, None, Cause.REPLACED))
         changes.append(self._change(service, key, after, None))
         return changes
 
-    def _skip(self, record: Record, reason: str) -> list[Change]:
+    def _skip(self, record: Record, reason: str, entry: Entry | None = None) -> list[Change]:
         """A record that is no instance is none for any reader. Where it was written over one, that one stays: whoever
         writes such a thing cannot know that it is gone. See mending.py for what becomes of it."""
         known = self._flawed.get(record.key)
-        self._flawed[record.key] = flaw = Flaw(record.key, record.revision, reason)
-        if known is None or self.get(record.key) is not None:
+        self._flawed[record.key] = flaw = Flaw(record.key, record.revision, reason, entry)
+        if known is None or entry is not None or self.get(record.key) is not None:
             self._new_flaws.append(flaw)
         return []
 

@@ -146,7 +146,7 @@ class Feed:
                 self._back(now)
             case Ill(reason):
                 self._outages.ill(reason, now)
-                self.guard.store_ill(now)
+                self.guard.store_ill(now, getattr(event, "silence_s", math.inf))
         self._look_at_flaws(now)
         self._advance(now)
 
@@ -192,9 +192,7 @@ class Feed:
             return
         log.warning("%s", _told_of(flaws))
         for flaw in flaws:
-            overwritten = self.catalog.get(flaw.key)
-            if overwritten is not None:
-                self._mending.note_overwritten(overwritten, flaw.revision, now)
+            if self._mending.note_flaw(flaw, self.catalog.get(flaw.key), now):
                 self._may_mend.set()
 
     def _advance(self, now: float) -> None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from registry_server.catalog import Change, ghosts
+from registry_server.catalog import Change, Flaw, ghosts
 from registry_server.guard import whole_ttl_s
 from registry_server.model import Entry
 from registry_server.rules import storable
@@ -62,9 +62,13 @@ class Mending:
             self._deletes[Cause.REPLACED].update(ghosts(changes, deleted))
         return len(self) > before or bool(self._puts)
 
-    def note_overwritten(self, former: Entry, revision: int, now: float) -> None:
-        """The record of an instance became at `revision` what is none."""
-        self._note_stray(former.key, former, _Stray(revision, now, whole_ttl_s(former), None))
+    def note_flaw(self, flaw: Flaw, shown: Entry | None, now: float) -> bool:
+        """The catalog skipped a record; `shown` is the instance that stays in its place. Whether more is to be done."""
+        entry = shown or flaw.entry
+        if entry is None:
+            return False
+        self._note_stray(flaw.key, shown, _Stray(flaw.revision, now, whole_ttl_s(entry), None))
+        return True
 
     def next(self, now: float) -> Commit | None:
         """What to write now; the same again until `done` or `failed` is told."""

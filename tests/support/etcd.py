@@ -256,18 +256,16 @@ class EtcdCluster:
         return next(node for node in self.nodes if node.endpoint == endpoint)
 
     def etcdctl(
-        self, *args: str, user: str | None = None, node: EtcdNode | None = None, stdin: str | None = None
+        self, *args: str, user: str | None = None, node: EtcdNode | None = None, stdin: bytes | None = None
     ) -> str:
-        """What etcdctl prints. Raises EtcdFailed when it fails. On a cluster with users it is `root` who asks."""
+        """What etcdctl prints, given `stdin`. Raises EtcdFailed when it fails. On a cluster with users `root` asks."""
         command = [str(binary("etcdctl")), "--endpoints", node.endpoint if node else self.endpoints]
         command += ["--dial-timeout=5s", "--command-timeout=10s", *self._credentials(user), *args]
         environment = {**os.environ, "ETCDCTL_API": "3"}
-        done = subprocess.run(
-            command, input=stdin, capture_output=True, text=True, timeout=30, check=False, env=environment
-        )
+        done = subprocess.run(command, capture_output=True, input=stdin, timeout=30, check=False, env=environment)
         if done.returncode:
-            raise EtcdFailed(f"etcdctl {' '.join(args)}: {done.stderr}")
-        return done.stdout
+            raise EtcdFailed(f"etcdctl {' '.join(args)}: {done.stderr.decode(errors='replace')}")
+        return done.stdout.decode()
 
     def leader(self) -> EtcdNode:
         """The node that leads just now."""
@@ -308,12 +306,12 @@ class EtcdCluster:
     async def restart_async(self, *, wiped: bool = False) -> None:
         await asyncio.to_thread(self.restart, wiped=wiped)
 
-    async def etcdctl_async(self, *args: str) -> str:
-        return await asyncio.to_thread(self.etcdctl, *args)
+    async def etcdctl_async(self, *args: str, stdin: bytes | None = None) -> str:
+        return await asyncio.to_thread(self.etcdctl, *args, stdin=stdin)
 
     async def transact_async(self, operations: str) -> str:
         """All operations, a line each in the words of `etcdctl txn`, at one revision."""
-        return await asyncio.to_thread(self.etcdctl, "txn", stdin=f"\n{operations}\n\n\n")
+        return await asyncio.to_thread(self.etcdctl, "txn", stdin=f"\n{operations}\n\n\n".encode())
 
     def __enter__(self) -> Self:
         return self.start()

@@ -5,6 +5,7 @@
 """
 
 import asyncio
+import collections
 import contextlib
 import hashlib
 import time
@@ -18,6 +19,7 @@ import grpc.aio
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2_grpc
 
@@ -388,20 +390,31 @@ class Watching:
 
 class Owner:
     """Keeps one instance registered, as the .proto asks: renews every third of the ttl, goes on when HELD or cut off,
-    registers again with the generation it held when UNKNOWN. Use it with `async with`; the end of the block stops the
-    renewals and deregisters nothing.
+    registers again with the generation it held when UNKNOWN, and under its lease when that does not hold it any more.
+    Use it with `async with`; the end of the block stops the renewals and deregisters nothing.
 
-    `states` are the answers to its renewals. `lost` is the error by which it learned that a newer owner has the id.
+    `others` are clients of other replicas: it goes on to the next when one refuses it or does not answer. `states` are
+    the answers to its renewals. `lost` is the error by which it learned that a newer owner has the id.
     """
 
-    def __init__(self, client: RawClient, name: str, port: int, *, ttl_s: float, service: str = "player") -> None:
+    def __init__(
+        self,
+        client: RawClient,
+        name: str,
+        port: int,
+        *,
+        ttl_s: float,
+        service: str = "player",
+        others: Sequence[RawClient] = (),
+    ) -> None:
         self.id = name
         self.lease_id = ""
         self.generation = 0
+        self._registered_at: Timestamp | None = None
         self.registrations = 0
         self.states: list[int] = []
         self.lost: grpc.aio.AioRpcError | None = None
-        self._client = client
+        self._clients = collections.deque([client, *others])
         self._port = port
         self._ttl_s = ttl_s
         self._service = service
@@ -431,11 +444,13 @@ class Owner:
             lambda: state in self.states[after:], timeout_s=timeout_s, what=f"{pb.Renewal.State.Name(state)}"
         )
 
-    async def _register(self) -> None:
-        answer = await self._client.register(
-            self.id, self._port, ttl_s=self._ttl_s, service=self._service, generation=self.generation
+    async def _register(self, lease_id: str = "") -> None:
+        held = {"generation": self.generation, "registered_at": self._registered_at}
+        answer = await self._clients[0].register(
+            self.id, self._port, ttl_s=self._ttl_s, lease_id=lease_id, service=self._service, **held
         )
         self.lease_id, self.generation = answer.lease_id, answer.instance.generation
+        self._registered_at = answer.instance.registered_at
         self.registrations += 1
 
     async def _keep(self) -> None:
@@ -445,20 +460,26 @@ class Owner:
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
                     self.lost = error
+            except TimeoutError:
+                pass  # no answer
+            self._clients.rotate(-1)
             await asyncio.sleep(RETRY_S)
 
     async def _renew_over_one_stream(self) -> None:
-        call = self._client.stub.KeepAlive()
+        call = self._clients[0].stub.KeepAlive()
         try:
             while True:
-                await call.write(pb.KeepAliveRequest(lease_ids=[self.lease_id]))
-                answer = await call.read()
+                async with asyncio.timeout(self._ttl_s / 3 if len(self._clients) > 1 else None):
+                    await call.write(pb.KeepAliveRequest(lease_ids=[self.lease_id]))
+                    answer = await call.read()
                 if not isinstance(answer, pb.KeepAliveResponse):
                     return
                 (renewal,) = answer.renewals
                 self.states.append(renewal.state)
                 if renewal.state == pb.Renewal.UNKNOWN:
                     await self._register()
+                elif renewal.state == pb.Renewal.RENEWED and not renewal.instances:
+                    await self._register(self.lease_id)
                 await asyncio.sleep(self._ttl_s / 3)
         except asyncio.InvalidStateError:
             return

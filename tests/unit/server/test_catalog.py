@@ -289,6 +289,18 @@ def test_revision_of_an_earlier_order_says_nothing_of_what_is_there_now() -> Non
     assert entry.instance.weight == 2
 
 
+@pytest.mark.parametrize("comes_first", [True, False])
+def test_record_without_a_lease_takes_no_address_from_one_that_has(comes_first: bool) -> None:
+    copy = record(TWO, 4 if comes_first else 6, lease="", host="10.0.0.9", port=9)
+    holder = record(ONE, 5, lease="lease", host="10.0.0.9", port=9)
+    catalog = loaded(copy, holder)
+    assert ids(catalog) == ["one"]
+    assert catalog.revision_of(TWO) == (0 if comes_first else 6)
+    catalog = loaded(holder)
+    catalog.apply(Delta(11, (copy._replace(revision=11),)))
+    assert (ids(catalog), flaws(catalog), catalog.revision_of(TWO)) == (["one"], ["default/player/two"], 11)
+
+
 # ---- generations
 
 

@@ -29,8 +29,7 @@ class Replica:
         deleted = [it.key for it in delta.deletes]
         has_more = self.mending.note(self.catalog.apply(delta), deleted, self.now)
         for flaw in self.catalog.take_new_flaws():
-            if (overwritten := self.catalog.get(flaw.key)) is not None:
-                self.mending.note_overwritten(overwritten, flaw.revision, self.now)
+            self.mending.note_flaw(flaw, self.catalog.get(flaw.key), self.now)
         return has_more
 
     def former(self, name: Key) -> Entry:
@@ -190,6 +189,15 @@ def test_what_never_was_an_instance_is_left_alone() -> None:
     here.tell(Delta(11, (Record(ONE, b"hello", "", 11, 11),)))
     here.now += 100 * TTL_S
     assert here.next() is None
+
+
+def test_copy_without_a_lease_that_takes_no_address_is_deleted_after_one_ttl() -> None:
+    here = Replica(ONE, **HOST)
+    here.tell(stray(11, TWO, **HOST))
+    assert list(here.catalog.keys()) == [ONE]
+    assert here.next() is None
+    here.now += TTL_S
+    assert here.next() == Commit(deletes=(Delete(TWO, 11),), cause=Cause.EXPIRED)
 
 
 # ---- ghosts

@@ -144,9 +144,9 @@ class Feed:
                 self._away(reason, now)
             case Back():
                 self._back(now)
-            case Ill(reason):
+            case Ill(reason, silence_s):
                 self._outages.ill(reason, now)
-                self.guard.store_ill(now, getattr(event, "silence_s", math.inf))
+                self.guard.store_ill(now, silence_s)
         self._look_at_flaws(now)
         self._advance(now)
 

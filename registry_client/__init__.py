@@ -10,6 +10,7 @@
 
 from registry_client import aio, sync
 from registry_client.backoff import Backoff
+from registry_client.callbacks import Subscription
 from registry_client.client import RegistryClient, connect
 from registry_client.errors import (
     ClientClosed,
@@ -29,8 +30,9 @@ from registry_client.lease import State
 from registry_client.registrar import Registration
 from registry_client.resolver import channel
 from registry_client.signals import run_until_signal
+from registry_client.steps import WatchLimits
 from registry_client.view import Changes, View
-from registry_client.watcher import Subscription, Watch
+from registry_client.watcher import Watch
 
 __all__ = [
     "Backoff",
@@ -59,6 +61,7 @@ __all__ = [
     "Unauthenticated",
     "View",
     "Watch",
+    "WatchLimits",
     "aio",
     "channel",
     "connect",

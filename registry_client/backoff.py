@@ -46,3 +46,7 @@ class Backoff:
         """The same, but never waiting longer than `cap_s` seconds."""
         cap_s = min(self.cap_s, cap_s)
         return Backoff(min(self.base_s, cap_s), cap_s, self.factor, self.jitter)
+
+    def longer(self, times: float) -> Backoff:
+        """The same with pauses so many times as long."""
+        return Backoff(self.base_s * times, self.cap_s * times, self.factor, self.jitter)

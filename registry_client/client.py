@@ -16,7 +16,8 @@ import grpc
 from protos.registry.v1 import registry_pb2 as pb
 from registry_client import checks
 from registry_client.backoff import Backoff
-from registry_client.cache import ViewFile, default_dir
+from registry_client.cache import MAX_AGE_S, Disk, ViewFile, default_dir
+from registry_client.callbacks import Callback, Callbacks, Subscription, leave_within
 from registry_client.errors import ClientClosed
 from registry_client.instance import (
     DEFAULT_NAMESPACE,
@@ -30,10 +31,12 @@ from registry_client.instance import (
     update_to_proto,
 )
 from registry_client.link import Link
+from registry_client.pulse import Pulse
 from registry_client.registrar import Registrar, Registration, Wish
+from registry_client.steps import WatchLimits
 from registry_client.target import parse_addresses
 from registry_client.tasks import Tasks
-from registry_client.watcher import Callback, Callbacks, Feed, Means, Subscription, Watch
+from registry_client.watcher import Feed, Links, Means, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +45,7 @@ DEFAULT_TTL_S = 15.0
 # Long enough for every watcher to hear that an instance drains before it is gone.
 DEFAULT_DRAIN_S = 0.2
 DEFAULT_TIMEOUT_S = 5.0
+MOST_CACHE_AGE_S = 10 * 366 * 24 * 3600.0
 
 
 class CacheDir(Enum):
@@ -58,13 +62,17 @@ def connect(
     cache_dir: str | Path | CacheDir | None = CacheDir.DEFAULT,
     timeout: float = DEFAULT_TIMEOUT_S,
     backoff: Backoff | None = None,
+    cache_max_age: float = MAX_AGE_S,
+    watch_limits: WatchLimits | None = None,
 ) -> RegistryClient:
     """A client of one registry: `async with registry_client.connect("127.0.0.1:7400") as registry`.
 
     `addresses`: `h1:7400,h2:7400` or a sequence, any of which may be down; nothing is connected before it is needed.
     `namespace`: for all that names none. `credentials`: for TLS. `cache_dir`: where the last views are kept for a start
     without a registry, None for nowhere. `timeout`: seconds for one request, over all addresses and retries.
-    `backoff`: the pauses between tries. Raises InvalidTarget for the addresses, InvalidArgument for the rest.
+    `backoff`: the pauses between tries. `cache_max_age`: seconds after which a view on disk is not used any more.
+    `watch_limits`: the most that one watch takes from a registry. Raises InvalidTarget for the addresses,
+    InvalidArgument for the rest.
     """
     return RegistryClient(
         parse_addresses(addresses),
@@ -73,6 +81,8 @@ def connect(
         cache_dir=_directory(cache_dir),
         timeout=checks.timeout(timeout),
         backoff=checks.instance_of("backoff", Backoff, backoff) or Backoff(),
+        cache_max_age=checks.seconds("cache_max_age", cache_max_age, 0, MOST_CACHE_AGE_S),
+        watch_limits=checks.instance_of("watch_limits", WatchLimits, watch_limits) or WatchLimits(),
     )
 
 
@@ -100,13 +110,18 @@ class RegistryClient:
         cache_dir: Path | None,
         timeout: float,
         backoff: Backoff,
+        cache_max_age: float,
+        watch_limits: WatchLimits,
     ) -> None:
         self._namespace = namespace
         self._cache_dir = cache_dir
+        self._cache_max_age_s = cache_max_age
         self._timeout = timeout
         rng = SystemRandom()  # shared by nobody and seeded by nobody, in a forked process too
         self._link = Link(addresses, credentials, backoff, rng)
-        self._means = Means(self._link, backoff, rng, time.monotonic, time.time)
+        self._disk = Disk(time.time)
+        self._watch_links = Links(lambda: Link(addresses, credentials, backoff, rng))
+        self._means = Means(self._watch_links, backoff, rng, Pulse(time.monotonic), self._disk, watch_limits)
         self._tasks = Tasks()
         self._registrar = Registrar(self._link, self._tasks, backoff, rng, time.monotonic, timeout)
         self._open = False
@@ -123,8 +138,11 @@ class RegistryClient:
     async def aclose(self) -> None:
         """Deregister what is still registered, end the watches, and close. May be called more than once."""
         self._open = False
+        leave_within()
         await self._registrar.aclose()
         await self._tasks.aclose()
+        await self._disk.flush()
+        await self._watch_links.aclose()
         await self._link.aclose()
 
     @property
@@ -269,7 +287,8 @@ class RegistryClient:
         question = pb.WatchRequest(
             namespace=self._space(namespace), services=_services(services), filter=filter_to_proto(**filters)
         )
-        file = ViewFile(self._cache_dir, self.addresses, question) if self._cache_dir else None
+        directory, max_age_s = self._cache_dir, self._cache_max_age_s
+        file = ViewFile(directory, self.addresses, question, max_age_s) if directory else None
         feed = Feed(self._means, question, file)
         return Watch(feed, self._tasks.start(feed.run(), "registry-watch"))
 
@@ -284,11 +303,15 @@ class RegistryClient:
     ) -> Subscription:
         """Call back for every instance that is added, updated, removed, until the result is cancelled.
 
-        Callbacks are plain or coroutine functions of one Instance (as it is now; a removed one as it was last), called
-        one after the other in this loop. What they raise is logged.
+        Callbacks are functions of one Instance (as it is now; a removed one as it was last), called one after the
+        other: coroutine functions in this loop, plain ones in a thread of this subscription, which is theirs to block.
+        What they raise is logged and ends nothing. While one takes its time the next ones wait, and then hear of what
+        differs from what was told before. Raises InvalidArgument.
         """
-        watch = self.watch(*services, namespace=namespace, **filters)
-        return Subscription(self._tasks.start(Callbacks(added, updated, removed).run(watch), "registry-callbacks"))
+        callbacks = Callbacks(added, updated, removed)
+        subscription = Subscription(self.watch(*services, namespace=namespace, **filters), callbacks)
+        subscription.begin(self._tasks.start(subscription.run(), "registry-callbacks"))
+        return subscription
 
     # ---- within
 

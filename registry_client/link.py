@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -10,14 +11,17 @@ import grpc
 import grpc.aio
 
 from protos.registry.v1 import registry_pb2_grpc
-from registry_client.errors import RegistryUnavailable, from_rpc_error
+from registry_client.errors import RegistryError, RegistryUnavailable, from_rpc_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
 
+    from protos.registry.v1 import registry_pb2 as pb
     from protos.registry.v1.registry_pb2_grpc import RegistryAsyncStub
     from registry_client.backoff import Backoff
+
+log = logging.getLogger(__name__)
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -71,6 +75,7 @@ class Link:
         self._rng = rng
         self._index = rng.randrange(len(self._addresses))
         self._connections: dict[str, Connection] = {}
+        self._said = False
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -97,6 +102,20 @@ class Link:
         """Go on to the next address, unless somebody has moved on from the failed one already."""
         if self.current is failed:
             self._index = (self._index + 1) % len(self._addresses)
+
+    def asking(self, connection: Connection) -> None:
+        """Something was asked there."""
+
+    def answered(self, connection: Connection, header: pb.ResponseHeader) -> None:
+        """It answered."""
+        self._said = False
+
+    def failed(self, connection: Connection, failure: RegistryError) -> None:
+        """It gave no answer, or one of no use: on to the next address."""
+        if not self._said:
+            log.warning("the registry cannot be reached: %s", failure)
+        self._said = True
+        self.rotate(connection)
 
     async def call(
         self,

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from typing import Unpack
 
+    from registry_client.callbacks import Subscription as AioSubscription
     from registry_client.errors import RegistrationLost
     from registry_client.instance import Fields, Filters, Instance, ServiceSummary
     from registry_client.lease import State
     from registry_client.registrar import Registration as AioRegistration
     from registry_client.view import View
-    from registry_client.watcher import Subscription as AioSubscription
     from registry_client.watcher import Watch as AioWatch
 
 _T = TypeVar("_T")
@@ -202,25 +202,14 @@ class RegistryClient:
         async def begin() -> AioSubscription:
             return self._inner.on_change(
                 *services,
-                added=_in_thread(added),
-                updated=_in_thread(updated),
-                removed=_in_thread(removed),
+                added=added,
+                updated=updated,
+                removed=removed,
                 namespace=namespace,
                 **filters,
             )
 
-        return Subscription(self._thread, self._thread.run(begin()))
-
-
-def _in_thread(callback: Callable[[Instance], object] | None) -> Callable[[Instance], Coroutine[Any, Any, None]] | None:
-    """The callback as a coroutine function that leaves the loop alone; it may call the client, too."""
-    if callback is None:
-        return None
-
-    async def call(instance: Instance) -> None:
-        await asyncio.to_thread(callback, instance)
-
-    return call
+        return Subscription(self._thread.run(begin()))
 
 
 class Watch:
@@ -268,17 +257,13 @@ class Watch:
 class Subscription:
     """Callbacks on a watch, until `cancel`."""
 
-    def __init__(self, thread: LoopThread, inner: AioSubscription) -> None:
-        self._thread = thread
+    def __init__(self, inner: AioSubscription) -> None:
         self._inner = inner
 
     def cancel(self) -> None:
-        """Call no callback any more."""
+        """Call no callback any more. From any thread, and from within a callback; it waits for none."""
 
-        async def cancel() -> None:
-            self._inner.cancel()
-
-        self._thread.run(cancel())
+        self._inner.cancel()
 
     @property
     def is_active(self) -> bool:

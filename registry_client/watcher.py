@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import weakref
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
@@ -19,37 +17,129 @@ from registry_client.errors import (
     InvalidArgument,
     PermissionDenied,
     RegistryError,
+    RegistryUnavailable,
     Unauthenticated,
     from_rpc_error,
 )
 from registry_client.link import end
+from registry_client.steps import Asked, WatchLimits
 from registry_client.view import SILENCE_S, Folded, View, ViewFold
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from random import Random
 
     from registry_client.backoff import Backoff
-    from registry_client.cache import ViewFile
-    from registry_client.instance import Instance
+    from registry_client.cache import Disk, Saved, ViewFile
     from registry_client.link import Connection, Link
+    from registry_client.pulse import Pulse
 
 log = logging.getLogger(__name__)
 
 FIRST_ANSWER_S = 2.0  # how long a cold start waits for the registry before it shows what is on disk
 FIRST_RESPONSE_S = 5.0  # a stream begins with a full set, at once
+STEP_S = 60.0  # a step is as small as its parts together, and they come one after the other
+BEHIND_S = 10.0  # how long a replica that lags is stayed with, if there are others
+LASTING_S = 5.0  # a stream that ends sooner was no use, whatever it answered
+DISK_S = 1.0  # how long the first stream waits for what is on disk
+WATCHES = 100  # on one connection; some servers and proxies take no more streams
 SAVE_EVERY_S = 5.0
-Callback = Callable[["Instance"], Awaitable[None] | None]
+REFRESH_EVERY_S = 300.0  # a saved view that is still the same is so much older than it says, at most
+LATE_S = 0.3  # a timer that comes later than that speaks of a loop that was busy
+GRACE_S = 1.0  # what the loop is given then to read what has come meanwhile
+ASK_ANEW_EVERY_S = 1.0
+SPREAD_S = 0.5  # over which clients that have the same reason to ask at the same time are spread
+COSTLY = 10.0  # how many times longer the pauses are for a registry whose answers are refused one after the other
+COMPLAIN_EVERY_S = 60.0
+COMPLAINTS = 20  # in that time
+PAUSE_AT_MOST_S = 30.0  # for one that says itself when to come back
+
+
+class Complaints:
+    """What is wrong with the answers of a registry: each kind is told once a minute at most, for all watches."""
+
+    def __init__(self) -> None:
+        self._told_at_s: dict[str, float] = {}
+
+    def tell(self, kind: str, text: str, now: float) -> None:
+        """Log it, unless its kind was told a moment ago. `now` is in seconds."""
+        self._told_at_s = {it: at for it, at in self._told_at_s.items() if now - at < COMPLAIN_EVERY_S}
+        if kind not in self._told_at_s and len(self._told_at_s) < COMPLAINTS:
+            self._told_at_s[kind] = now
+            log.warning("%s", text)
+
+
+class Links:
+    """The connections of all watches of one client. A registry takes so many streams on each, and lets others wait."""
+
+    def __init__(self, make: Callable[[], Link]) -> None:
+        self._make = make
+        self._watches: dict[Link, int] = {}
+
+    def take(self) -> Link:
+        """One that has room for another watch."""
+        link = next((link for link, watches in self._watches.items() if watches < WATCHES), None) or self._make()
+        self._watches[link] = self._watches.get(link, 0) + 1
+        return link
+
+    def give_back(self, link: Link) -> None:
+        """A watch has ended."""
+        self._watches[link] -= 1
+
+    async def aclose(self) -> None:
+        """Close them all."""
+        await asyncio.gather(*(link.aclose() for link in self._watches))
 
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What all watches of one client share. `clock` is steady, `wall_clock` is the time of day; both in seconds."""
+    """What all watches of one client share."""
 
-    link: Link
+    links: Links
     backoff: Backoff
     rng: Random
-    clock: Callable[[], float]
-    wall_clock: Callable[[], float]
+    pulse: Pulse
+    disk: Disk
+    limits: WatchLimits = field(default_factory=WatchLimits)
+    complaints: Complaints = field(default_factory=Complaints)
+
+
+@dataclass(slots=True)
+class Stream:
+    """One stream from its request to its end. Times are those of the pulse, in seconds."""
+
+    connection: Connection
+    begun_at_s: float
+    heard_at_s: float | None = None
+    step_begun_at_s: float | None = None
+    answered_at_s: float | None = None  # the first answer that was of use
+    behind_since_s: float | None = None
+    patience: asyncio.Timeout | None = None
+    verdict: str = ""  # why it was given up
+    asks_anew: bool = False  # it was given up to ask the same question again
+    refused: bool = False  # its answer is not to be used
+    retry_after_s: float = 0.0
+
+    def deadline(self) -> float:
+        """When it is to be given up, if nothing comes before."""
+        if self.heard_at_s is None:
+            return self.begun_at_s + FIRST_RESPONSE_S
+        silence_s = self.heard_at_s + SILENCE_S
+        return min(
+            silence_s,
+            silence_s if self.step_begun_at_s is None else self.step_begun_at_s + STEP_S,
+            silence_s if self.behind_since_s is None else self.behind_since_s + BEHIND_S,
+        )
+
+    def give_up(self, verdict: str, *, asks_anew: bool = False) -> None:
+        """End the reading of it, from outside of the task that reads."""
+        if self.patience is not None and not self.verdict:
+            self.verdict, self.asks_anew = verdict, asks_anew
+            self.patience.reschedule(asyncio.get_running_loop().time())
+
+    def has_lasted(self, now: float) -> bool:
+        """Whether it was of use for a while."""
+        return self.answered_at_s is not None and not self.refused and now - self.answered_at_s >= LASTING_S
 
 
 class Feed:
@@ -59,13 +149,20 @@ class Feed:
         self._means = means
         self._question = question
         self._file = file
-        self._fold = ViewFold()
+        self._link: Link  # while it runs
+        self._fold = ViewFold(Asked(question.namespace, frozenset(question.services)), means.limits)
         self._new = asyncio.Event()
         self._failure: BaseException | None = None
-        self.trouble = ""  # why there is no stream just now
+        self._stream: Stream | None = None
+        self._trouble = ""
         self._ready = False  # a registry has answered, or will not soon
+        self._show_at_s = float("inf")  # when what is on disk is shown, if no registry has answered
         self._was_stale = False
         self._timer: asyncio.TimerHandle | None = None
+        self._postponed = False
+        self._lost_s = means.pulse.read()[1]
+        self._spread_s = means.rng.random() * SPREAD_S
+        self._asked_anew_at_s = float("-inf")
         self._saved_at_s = float("-inf")
         self._unsaved = False
 
@@ -77,19 +174,42 @@ class Feed:
         if self._failure is not None:
             raise self._failure
         self._new.clear()
-        return self._fold.take(self._means.clock())
+        return self._fold.take(self._now())
 
     def peek(self) -> View | None:
         """The view as it is now, if there is one to show."""
-        return self._fold.peek(self._means.clock()) if self._ready and self._fold.has_view else None
+        return self._fold.peek(self._now()) if self._ready and self._fold.has_view else None
+
+    @property
+    def trouble(self) -> str:
+        """Why no registry tells of changes just now; empty while one does."""
+        stream = self._stream
+        if stream is not None and stream.answered_at_s is not None:
+            return ""
+        waited_s = 0.0 if stream is None else self._now() - stream.begun_at_s
+        if stream is not None and not self._trouble and waited_s >= 1.0:
+            return f"{stream.connection.address} has not answered for {waited_s:.0f} s"
+        return self._trouble
+
+    def _now(self) -> float:
+        """The time of the pulse. The fold is told how much of the time of others it leaves out."""
+        now, lost_s = self._means.pulse.read()
+        if lost_s > self._lost_s:
+            self._fold.on_standstill(lost_s - self._lost_s)
+            self._lost_s = lost_s
+        return now
 
     # ---- the task
 
     async def run(self) -> None:
         """Follow the registry until cancelled. Ends by itself only when the registry refuses the question."""
+        self._means.pulse.hold()
+        self._link = self._means.links.take()
+        restoring = asyncio.ensure_future(self._restore())
         try:
-            await self._restore()
-            self._arm(FIRST_ANSWER_S)
+            await asyncio.wait([restoring], timeout=DISK_S)
+            self._show_at_s = self._now() + FIRST_ANSWER_S
+            self._arm()
             await self._follow_on_and_on()
         except asyncio.CancelledError:
             self._fail(ClientClosed("the watch was closed"))
@@ -100,136 +220,233 @@ class Feed:
             self._fail(error)
             raise
         finally:
+            restoring.cancel()
             self._disarm()
-            self._save_now()
+            self._save_at_end()
+            self._means.links.give_back(self._link)
+            self._means.pulse.release()
 
     async def _follow_on_and_on(self) -> None:
-        attempt = 0
+        attempt = refusals = unanswered = 0
         while True:
-            connection = self._means.link.current
-            useful = await self._follow(connection)
-            self._fold.on_disconnect(self._means.clock())
-            self._means.link.rotate(connection)
-            if not useful:
+            stream = await self._follow(self._link.current)
+            now = self._now()
+            self._fold.on_disconnect(now)
+            if stream.asks_anew:
+                continue
+            unanswered = unanswered + 1 if stream.answered_at_s is None else 0
+            if unanswered >= len(self._link.addresses):
                 self._show_stale()
-            await asyncio.sleep(self._means.backoff.delay(attempt, self._means.rng))
-            attempt = 0 if useful else attempt + 1
+            refusals = 0 if stream.has_lasted(now) else refusals + stream.refused
+            await asyncio.sleep(max(self._pause_s(attempt, refusals), min(stream.retry_after_s, PAUSE_AT_MOST_S)))
+            attempt = 0 if stream.has_lasted(now) else attempt + 1
 
-    async def _follow(self, connection: Connection) -> bool:
-        """Read one stream to its end. Whether anything useful came. Raises RegistryError if asking again is no use."""
+    def _pause_s(self, attempt: int, refusals: int) -> float:
+        """Before the next stream. What had to be refused may have cost a lot, but a single mishap is mended at once."""
+        backoff = self._means.backoff
+        if refusals > 1:
+            return backoff.longer(COSTLY).delay(refusals - 2, self._means.rng)
+        return backoff.delay(attempt, self._means.rng)
+
+    async def _follow(self, connection: Connection) -> Stream:
+        """Read one stream to its end. Raises RegistryError if asking again is no use."""
+        stream = Stream(connection, self._now())
+        try:
+            await self._read(stream)
+        except TimeoutError:
+            self._failed(stream, RegistryUnavailable(f"{connection.address} {stream.verdict}"))
+        except grpc.aio.AioRpcError as error:
+            self._judge(error, stream)
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            self._failed(stream, RegistryUnavailable(f"{connection.address}: the connection was closed"))
+        except RegistryError:
+            raise
+        except Exception as error:
+            log.exception("a mistake in this client: the watch of %s starts anew", connection.address)
+            self._failed(stream, RegistryUnavailable(f"{connection.address}: {error}"))
+        return stream
+
+    async def _read(self, stream: Stream) -> None:
+        """Raises TimeoutError when it was given up, AioRpcError when it broke."""
         request = pb.WatchRequest()
         request.CopyFrom(self._question)
         request.resume_token = self._fold.token
         self._fold.on_connect()
-        call = connection.stub.Watch(request)
-        useful = False
+        call = stream.connection.stub.Watch(request)
         try:
-            while True:
-                async with asyncio.timeout(SILENCE_S if useful else FIRST_RESPONSE_S):
-                    response = await call.read()
-                if not isinstance(response, pb.WatchResponse) or not await self._take(response):
-                    return useful
-                useful, self.trouble = True, ""
-        except TimeoutError:
-            self.trouble = f"{connection.address} does not answer"
-            log.warning("the watch of %s is silent", connection.address)
-        except grpc.aio.AioRpcError as error:
-            self._judge(error, connection)
+            async with asyncio.timeout(None) as stream.patience:
+                self._stream = stream
+                self._link.asking(stream.connection)
+                self._arm()
+                while self._take(await call.read(), stream):
+                    pass
         finally:
+            self._stream = stream.patience = None
             await end(call)
-        return useful
 
-    def _judge(self, error: grpc.aio.AioRpcError, connection: Connection) -> None:
+    def _failed(self, stream: Stream, failure: RegistryError) -> None:
+        if not stream.asks_anew:
+            self._trouble = str(failure)
+            self._link.failed(stream.connection, failure)
+
+    def _judge(self, error: grpc.aio.AioRpcError, stream: Stream) -> None:
         """Decide whether a broken stream is worth another try. A question that was answered before always is."""
         failure = from_rpc_error(error, "watch")
-        self.trouble = f"{connection.address}: {failure}"
-        log.debug("the watch of %s ended: %s", connection.address, failure)
         if isinstance(failure, InvalidArgument) and self._fold.token:
             self._fold.token = ""  # not a token of this registry
         elif isinstance(failure, InvalidArgument | PermissionDenied | Unauthenticated) and not self._fold.has_view:
             raise failure
+        if isinstance(failure, RegistryUnavailable):
+            stream.retry_after_s = failure.retry_after_s or 0.0
+        self._failed(stream, failure)
 
-    async def _take(self, response: pb.WatchResponse) -> bool:
+    def _take(self, response: object, stream: Stream) -> bool:
         """Fold one response in. False when the stream is of no more use."""
-        folded = self._fold.on_response(response, self._means.clock())
-        if folded is Folded.MISMATCH:
-            log.warning("the watch missed something: the checksum does not match; it starts anew")
+        if response is grpc.aio.EOF:
+            self._failed(stream, RegistryUnavailable(f"{stream.connection.address} ended the watch"))
             return False
-        if folded is not Folded.PART:
-            self._show(changed=folded is Folded.CHANGED)
-            await self._save()
-        return True
+        now = self._now()
+        reason = "its answer cannot be read"
+        if isinstance(response, pb.WatchResponse):
+            folded, reason = self._fold.on_response(response, now), self._fold.reason
+            if folded is not Folded.REFUSED:
+                self._took(folded, response.header, stream, now)
+                return True
+        stream.refused = True
+        self._means.complaints.tell(reason, f"{stream.connection.address} is not followed: {reason}", now)
+        self._failed(stream, RegistryUnavailable(f"{stream.connection.address} is not followed: {reason}"))
+        return False
+
+    def _took(self, folded: Folded, header: pb.ResponseHeader, stream: Stream, now: float) -> None:
+        stream.heard_at_s = now
+        if folded is Folded.PART:
+            stream.step_begun_at_s = stream.step_begun_at_s or now
+            return
+        stream.step_begun_at_s = None
+        stream.answered_at_s = stream.answered_at_s or now
+        self._trouble = ""
+        self._link.answered(stream.connection, header)
+        has_others = len(self._link.addresses) > 1
+        stream.behind_since_s = (stream.behind_since_s or now) if self._fold.is_behind and has_others else None
+        self._show(changed=folded is Folded.CHANGED)
+        self._save(now)
+        self._tell_useless(stream, now)
+        self._arm()
+
+    def _tell_useless(self, stream: Stream, now: float) -> None:
+        if useless := self._fold.useless:
+            some = ascii(str(min(useless))[:200])
+            text = f"{stream.connection.address} has instances that cannot be called, such as {some}: left out"
+            self._means.complaints.tell("useless", text, now)
 
     # ---- showing
 
     def _show(self, *, changed: bool) -> None:
         """Wake the readers when there is something to see: another set, the first set, or staleness that flipped."""
-        stale = self._fold.stale_for(self._means.clock()) is not None
+        stale = self._fold.stale_for(self._now()) is not None
         first, self._ready = not self._ready, True
         if changed or first or stale != self._was_stale:
             self._new.set()
         self._was_stale = stale
         self._unsaved |= changed or first
-        self._arm()
 
     def _show_stale(self) -> None:
         """The registry is out of reach: what is known is shown as old. If nothing is known, readers go on waiting."""
-        if not self._was_stale:
-            log.warning("the registry cannot be reached; watches show what they know")
         self._fold.on_away()
         if self._fold.has_view:
             self._show(changed=False)
 
-    def _arm(self, after_s: float | None = None) -> None:
-        """Set the timer for what time alone changes."""
-        self._disarm()
-        tick_at = self._fold.next_tick()
-        now = self._means.clock()
-        delay_s = min(
-            SILENCE_S if after_s is None else after_s, SILENCE_S if tick_at is None else max(0.0, tick_at - now)
-        )
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
+    def _fail(self, failure: BaseException) -> None:
+        self._failure = failure
+        self._new.set()
+
+    # ---- time
+
+    def _arm(self) -> None:
+        """Set the timer for the first thing that time alone does, unless it is set for an earlier one."""
+        if self._postponed:
+            return
+        loop = asyncio.get_running_loop()
+        due_at = loop.time() + max(0.0, self._next_at() - self._now())
+        if self._timer is None or due_at < self._timer.when() or self._timer.when() <= loop.time():
+            self._disarm()
+            self._timer = loop.call_at(due_at, self._tick, due_at)
 
     def _disarm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _tick(self) -> None:
-        changed = self._fold.tick(self._means.clock())
-        if self._fold.has_view:
-            self._show(changed=changed)
+    def _next_at(self) -> float:
+        """When to look again, by the pulse."""
+        stream, due_at = self._stream, self._ask_anew_at()
+        times = [self._now() + SILENCE_S, due_at]
+        if stream is not None and not stream.verdict:
+            times.append(stream.deadline())
+        if not self._ready and self._fold.has_view:
+            times.append(self._show_at_s)
+        return min(times)
 
-    def _fail(self, failure: BaseException) -> None:
-        self._failure = failure
-        self._new.set()
+    def _ask_anew_at(self) -> float:
+        """When to ask what has become of those that an ended epoch had, if there are any."""
+        due_at = self._fold.next_due()
+        if due_at is None or self._stream is None or self._stream.verdict:
+            return float("inf")
+        return max(due_at + self._spread_s, self._asked_anew_at_s + ASK_ANEW_EVERY_S)
+
+    def _tick(self, due_at: float) -> None:
+        """Look what time has done. A late timer tells of a loop that was busy, and not of what has come meanwhile: the
+        loop is given a second to read that, before the clock decides anything.
+        """
+        loop = asyncio.get_running_loop()
+        self._postponed = not self._postponed and loop.time() - due_at > LATE_S
+        self._timer = None
+        if self._postponed:
+            due_at = loop.time() + GRACE_S
+            self._timer = loop.call_at(due_at, self._tick, due_at)
+            return
+        self._look(self._now())
+        self._arm()
+
+    def _look(self, now: float) -> None:
+        stream = self._stream
+        if stream is not None and stream.deadline() <= now:
+            stream.give_up("does not answer" if stream.behind_since_s is None else "lags behind what is known already")
+        if self._ask_anew_at() <= now and stream is not None and self._fold.is_due(now):
+            self._asked_anew_at_s = now
+            stream.give_up("is asked anew", asks_anew=True)
+        if self._fold.has_view and (self._ready or self._show_at_s <= now):
+            self._show(changed=False)
 
     # ---- on disk
 
     async def _restore(self) -> None:
-        if self._file is None:
+        """Begin with what an earlier process saw last, unless a registry has answered by the time it is found."""
+        saved: Saved | None = None
+        if self._file is not None:
+            saved = await self._means.disk.read(self._file)
+        if saved is None or self._fold.has_view:
             return
-        saved = await asyncio.to_thread(self._file.read, self._means.wall_clock())
-        if saved is not None:
-            self._fold.restore(saved.view, saved.token, saved.age_s, self._means.clock())
+        # While a stream is under way, it was asked for a full set already.
+        token = "" if self._stream is not None else saved.token
+        self._fold.restore(saved.view, token, saved.age_s, self._now())
+        self._arm()
 
-    async def _save(self) -> None:
-        """Write the view down, every few seconds at most, once all in it is what the current epoch says."""
-        now = self._means.clock()
-        if self._file is None or not self._may_save() or now - self._saved_at_s < SAVE_EVERY_S:
+    def _save(self, now: float) -> None:
+        """Have the view written down, every few seconds at most, once all in it is what the current epoch says."""
+        every_s = SAVE_EVERY_S if self._unsaved else REFRESH_EVERY_S
+        if self._file is None or not self._fold.is_settled or now - self._saved_at_s < every_s:
             return
-        self._saved_at_s = now
-        view, token = self._fold.peek(now), self._fold.token
-        await asyncio.to_thread(self._file.write, view, token, self._means.wall_clock())
-        self._unsaved = self._fold.token != token
+        self._saved_at_s, self._unsaved = now, False
+        self._means.disk.write(self._file, self._fold.peek(now), self._fold.token, self._fold.age(now))
 
-    def _save_now(self) -> None:
-        """The same at the end, when nothing may be awaited any more."""
-        if self._file is not None and self._may_save():
-            self._file.write(self._fold.peek(self._means.clock()), self._fold.token, self._means.wall_clock())
-
-    def _may_save(self) -> bool:
-        return self._unsaved and self._fold.is_settled
+    def _save_at_end(self) -> None:
+        """The last view, and how old it is by now."""
+        if self._file is not None and self._fold.is_settled:
+            now = self._now()
+            self._means.disk.write(self._file, self._fold.peek(now), self._fold.token, self._fold.age(now))
 
 
 class Watch:
@@ -255,7 +472,7 @@ class Watch:
 
     @property
     def trouble(self) -> str:
-        """Why no registry tells of changes just now; empty while one does, or before the first answer was due."""
+        """Why no registry tells of changes just now; empty while one does, and in the first second."""
         return self._feed.trouble
 
     def __aiter__(self) -> Self:
@@ -281,58 +498,3 @@ def _cancel_soon(task: asyncio.Task[Any]) -> None:
     loop = task.get_loop()
     if not loop.is_closed():
         loop.call_soon_threadsafe(task.cancel)
-
-
-class Subscription:
-    """Callbacks on a watch, until `cancel`."""
-
-    def __init__(self, task: asyncio.Task[None]) -> None:
-        self._task = task
-
-    def cancel(self) -> None:
-        """Call no callback any more. May be called more than once."""
-        self._task.cancel()
-
-    @property
-    def is_active(self) -> bool:
-        """True until it is cancelled, its client closes, or the registry refuses the question (which is logged)."""
-        return not self._task.done()
-
-
-@dataclass(frozen=True, slots=True)
-class Callbacks:
-    """Whom to call for an instance that was added, updated, removed."""
-
-    added: Callback | None = None
-    updated: Callback | None = None
-    removed: Callback | None = None
-
-    async def run(self, watch: Watch) -> None:
-        """Call them for every change. What a callback raises is logged and ends nothing."""
-        async with watch:
-            try:
-                async for view in watch:
-                    await self._tell(view)
-            except RegistryError as error:
-                log.error("the callbacks end: %s", error)  # noqa: TRY400 - it is an answer, its origin here tells nothing
-
-    async def _tell(self, view: View) -> None:
-        changes = view.changes
-        for callback, instances in (
-            (self.added, changes.added),
-            (self.updated, changes.updated),
-            (self.removed, changes.removed),
-        ):
-            for instance in instances if callback else ():
-                await _call(callback, instance)
-
-
-async def _call(callback: Callback | None, instance: Instance) -> None:
-    if callback is None:
-        return
-    try:
-        result = callback(instance)
-        if inspect.isawaitable(result):
-            await result
-    except Exception:
-        log.exception("the callback %r failed for %s", callback, instance.key)

@@ -38,6 +38,7 @@ CORE = (
     "registry_client/checks.py",
     "registry_client/lease.py",
     "registry_client/view.py",
+    "registry_client/steps.py",
     "registry_client/backoff.py",
     "balancer/endpoints.py",
     "balancer/likeness.py",

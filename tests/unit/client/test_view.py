@@ -10,7 +10,18 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from protos.registry.v1 import registry_pb2 as pb
 from registry_client.instance import Instance, Key
-from registry_client.view import KEEP_AT_MOST_S, LAG_AT_MOST_S, SILENCE_S, Changes, Folded, View, ViewFold, checksum_of
+from registry_client.steps import Asked, WatchLimits
+from registry_client.view import (
+    KEEP_AT_LEAST_S,
+    KEEP_AT_MOST_S,
+    LAG_AT_MOST_S,
+    SILENCE_S,
+    Changes,
+    Folded,
+    View,
+    ViewFold,
+    checksum_of,
+)
 
 TTL_S = 15.0
 
@@ -51,7 +62,7 @@ def following(*instances: pb.Instance, now: float = 0.0) -> ViewFold:
     """A fold that has the instances, at revision 1 of epoch e1."""
     fold = ViewFold()
     fold.on_connect()
-    assert fold.on_response(full(*instances), now) is not Folded.MISMATCH
+    assert fold.on_response(full(*instances), now) is not Folded.REFUSED
     fold.take(now)
     return fold
 
@@ -198,7 +209,7 @@ def test_parts_of_a_broken_stream_are_forgotten() -> None:
 def test_a_wrong_checksum_drops_the_token_and_shows_what_was_shown() -> None:
     fold = following(player("a"), player("b"))
     missed = step([player("b"), player("c", 3)], upserts=[player("c", 3)], revision=3)
-    assert fold.on_response(missed, 1.0) is Folded.MISMATCH
+    assert fold.on_response(missed, 1.0) is Folded.REFUSED
     assert fold.token == ""
     assert ids(fold.peek(1.0)) == ["a", "b"]
     assert reconnect(fold, full(player("b"), player("c", 3), revision=3), 2.0) is Folded.CHANGED
@@ -209,13 +220,13 @@ def test_a_wrong_checksum_drops_the_token_and_shows_what_was_shown() -> None:
 def test_a_difference_without_a_set_to_fold_it_onto_is_refused() -> None:
     fold = ViewFold()
     fold.on_connect()
-    assert fold.on_response(step([player("a")], upserts=[player("a")]), 0.0) is Folded.MISMATCH
+    assert fold.on_response(step([player("a")], upserts=[player("a")]), 0.0) is Folded.REFUSED
     assert not fold.has_view
 
 
 def test_a_difference_of_another_epoch_is_refused() -> None:
     fold = following(player("a"))
-    assert reconnect(fold, step([player("a")], epoch="e2", revision=9), 1.0) is Folded.MISMATCH
+    assert reconnect(fold, step([player("a")], epoch="e2", revision=9), 1.0) is Folded.REFUSED
     assert ids(fold.peek(1.0)) == ["a"]
 
 
@@ -283,11 +294,56 @@ def test_who_registers_again_is_confirmed_and_who_does_not_goes_after_its_ttl() 
     back = player("a", 2)
     assert fold.on_response(step([back], upserts=[back], epoch="e2", revision=2), 11.0) is Folded.CHANGED
     assert fold.peek(11.0).unconfirmed == {Key("default", "player", "b")}
-    assert fold.next_tick() == pytest.approx(10.0 + TTL_S)
-    assert not fold.tick(10.0 + TTL_S - 0.1)
-    assert fold.tick(10.0 + TTL_S)
+    assert fold.next_due() == pytest.approx(10.0 + TTL_S)
+    assert not fold.is_due(10.0 + TTL_S - 0.1)
+    assert fold.is_due(10.0 + TTL_S)
+    assert ids(fold.peek(25.0)) == ["a", "b"]
+    assert reconnect(fold, step([back], epoch="e2", revision=2), 25.0) is Folded.CHANGED
     assert ids(fold.take(25.0)) == ["a"]
     assert fold.is_settled
+
+
+def test_time_alone_removes_nobody() -> None:
+    """What says that the owner is back may wait unread, after a standstill of this process above all."""
+    fold = following(player("a"), player("b"))
+    reconnect(fold, full(epoch="e2", revision=1), 10.0)
+    assert fold.is_due(500.0)
+    fold.on_response(step([], epoch="e2", revision=1), 500.0)  # a bookmark from before
+    assert ids(fold.peek(500.0)) == ["a", "b"]
+    back = player("a", 2)
+    fold.on_response(step([back], upserts=[back], epoch="e2", revision=2), 500.0)
+    assert ids(fold.peek(500.0)) == ["a", "b"]
+    reconnect(fold, step([back], epoch="e2", revision=2), 500.0)
+    assert ids(fold.peek(500.0)) == ["a"]
+
+
+def test_those_whose_time_was_not_over_when_it_was_asked_stay() -> None:
+    fold = following(player("a", ttl_s=5.0), player("b", ttl_s=6.0))
+    reconnect(fold, full(epoch="e2"), 0.0)
+    assert fold.is_due(5.5)
+    fold.on_disconnect(5.5)
+    fold.on_connect()
+    assert fold.on_response(full(epoch="e2"), 7.0) is Folded.CHANGED
+    assert ids(fold.peek(7.0)) == ["b"]
+
+
+def test_an_answer_of_a_server_that_has_lost_its_store_lets_go_of_nobody() -> None:
+    """Nobody can register with it, so that is no time in which to come back."""
+    fold = following(player("a"))
+    old = full(epoch="e2")
+    old.header.stale_for.FromNanoseconds(10**9)
+    reconnect(fold, old, 0.0)
+    assert not fold.is_due(500.0)
+    reconnect(fold, old, 500.0)
+    assert ids(fold.peek(500.0)) == ["a"]
+    reconnect(fold, full(epoch="e2"), 500.0)
+    assert fold.next_due() == pytest.approx(500.0 + TTL_S)
+
+
+def test_a_ttl_too_short_to_come_back_in_is_taken_as_one_that_is_not() -> None:
+    fold = following(player("a", ttl_s=0.0), player("b", ttl_s=-5.0))
+    reconnect(fold, full(epoch="e2"), 0.0)
+    assert fold.next_due() == KEEP_AT_LEAST_S
 
 
 def test_to_be_confirmed_is_a_change_even_if_nothing_else_is() -> None:
@@ -303,7 +359,8 @@ def test_to_be_confirmed_is_a_change_even_if_nothing_else_is() -> None:
 def test_nobody_is_kept_longer_than_a_minute() -> None:
     fold = following(player("a", ttl_s=3600.0))
     reconnect(fold, full(epoch="e2"), 0.0)
-    assert fold.tick(KEEP_AT_MOST_S)
+    assert fold.is_due(KEEP_AT_MOST_S)
+    reconnect(fold, full(epoch="e2"), KEEP_AT_MOST_S)
     assert ids(fold.peek(KEEP_AT_MOST_S)) == []
 
 
@@ -312,10 +369,10 @@ def test_time_without_the_registry_does_not_count_against_the_kept() -> None:
     reconnect(fold, full(epoch="e2"), 0.0)
     fold.on_disconnect(5.0)
     fold.on_away()
-    assert not fold.tick(500.0)
+    assert not fold.is_due(500.0)
     fold.on_connect()
     fold.on_response(full(epoch="e2"), 500.0)
-    assert fold.next_tick() == pytest.approx(500.0 + TTL_S - 5.0)
+    assert fold.next_due() == pytest.approx(500.0 + TTL_S - 5.0)
 
 
 def test_an_address_registered_under_a_new_id_replaces_the_kept_one() -> None:
@@ -348,7 +405,7 @@ def test_two_restarts_in_a_row_lose_nobody() -> None:
     fold.on_response(step([back], upserts=[back], epoch="e2", revision=2), 1.0)
     reconnect(fold, full(epoch="e3"), 5.0)
     assert ids(fold.peek(5.0)) == ["a", "b"]
-    assert not fold.tick(5.0 + TTL_S - 0.1)
+    assert not fold.is_due(5.0 + TTL_S - 0.1)
 
 
 def test_an_empty_set_of_the_same_epoch_is_believed_at_once() -> None:
@@ -407,7 +464,7 @@ def test_a_restored_view_that_was_given_out_outlives_a_registry_without_memory()
     fold.on_connect()
     fold.on_response(full(epoch="e2"), 1.0)
     assert ids(fold.peek(1.0)) == ["a"]
-    assert fold.tick(1.0 + TTL_S)
+    assert fold.is_due(1.0 + TTL_S)
 
 
 def test_a_restored_view_that_nobody_saw_yields_to_whoever_answers() -> None:
@@ -421,6 +478,143 @@ def test_a_restored_view_that_nobody_saw_yields_to_whoever_answers() -> None:
     assert ids(view) == ["b"]
     assert not view.unconfirmed
     assert ([it.id for it in view.changes.added], view.changes.removed) == (["b"], ())
+
+
+def test_the_age_includes_the_time_in_which_this_process_stood_still() -> None:
+    """Its deadlines do not: the clock of the fold stands still as well."""
+    fold = following(player("a"), now=10.0)
+    fold.on_standstill(60.0)
+    assert fold.stale_for(11.0) is None
+    assert fold.stale_for(10.0 + SILENCE_S + 1.0) == SILENCE_S + 1.0 + 60.0
+    reconnect(fold, step([player("a")]), 30.0)
+    fold.on_away()
+    assert fold.stale_for(31.0) == 1.0
+
+
+# ---- what is not taken
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"epoch": ""}, "epoch"),
+        ({"epoch": "e" * 100_000}, "epoch"),
+        ({"revision": -1}, "revision"),
+        ({"token": "t" * 1_000_000}, "resume_token"),
+    ],
+)
+def test_answers_that_make_no_sense_are_refused(changes: dict[str, Any], reason: str) -> None:
+    fold = following(player("a"))
+    assert reconnect(fold, full(player("b"), **changes), 1.0) is Folded.REFUSED
+    assert reason in fold.reason
+    assert ids(fold.peek(1.0)) == ["a"]
+    assert fold.token == ""
+    assert reconnect(fold, full(player("b")), 2.0) is Folded.CHANGED
+
+
+@pytest.mark.parametrize("other", [{"namespace": "prod"}, {"service": "chat"}, {"service": ""}])
+def test_an_answer_to_another_question_is_refused(other: dict[str, str]) -> None:
+    fold = ViewFold(Asked("default", frozenset({"player", "match"})))
+    stray = player("x")
+    for name, value in other.items():
+        setattr(stray, name, value)
+    fold.on_connect()
+    assert fold.on_response(full(player("a"), stray), 0.0) is Folded.REFUSED
+    assert "another question" in fold.reason
+    assert not fold.has_view
+
+
+def test_a_question_for_a_whole_namespace_takes_every_service_of_it() -> None:
+    fold = ViewFold(Asked("default"))
+    fold.on_connect()
+    other = player("x")
+    other.service = "chat"
+    assert fold.on_response(full(player("a"), other), 0.0) is Folded.CHANGED
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [(WatchLimits(size=1000), "bytes"), (WatchLimits(instances=20), "instances"), (WatchLimits(parts=3), "parts")],
+)
+def test_a_set_without_end_is_refused(limits: WatchLimits, reason: str) -> None:
+    """By its first parts: it need not come to an end for that, and nothing of it is held after."""
+    fold = ViewFold(limits=limits)
+    fold.on_connect()
+    for number in range(100):
+        part = full(*(player(f"{number}-{i}") for i in range(2)))
+        part.more, part.reset = True, number == 0
+        if fold.on_response(part, 0.0) is Folded.REFUSED:
+            break
+    assert reason in fold.reason
+    assert number < 20
+    assert not fold.is_in_step
+
+
+@pytest.mark.parametrize("limits", [WatchLimits(size=1000), WatchLimits(instances=20)])
+def test_a_set_that_grows_without_end_is_refused(limits: WatchLimits) -> None:
+    """Each step for itself is small."""
+    fold = ViewFold(limits=limits)
+    fold.on_connect()
+    there: list[pb.Instance] = []
+    for number in range(100):
+        there.append(player(f"{number}"))
+        if fold.on_response(step(there, upserts=there[-1:], reset=number == 0), 0.0) is Folded.REFUSED:
+            break
+    assert 5 < number < 25
+    assert len(fold.peek(0.0).by_key) == number
+
+
+def test_epochs_without_end_pile_nothing_up() -> None:
+    fold = ViewFold(limits=WatchLimits(instances=20))
+    fold.on_connect()
+    for number in range(100):
+        fold.on_response(full(*(player(f"{number}-{i}") for i in range(20)), epoch=f"e{number}"), 0.0)
+        fold.take(0.0)
+    assert len(fold.peek(0.0).by_key) <= 60
+
+
+def test_parts_of_different_epochs_are_no_step() -> None:
+    fold = ViewFold()
+    fold.on_connect()
+    first = full(player("a"))
+    first.more = True
+    fold.on_response(first, 0.0)
+    assert fold.on_response(step([player("a")], epoch="e2"), 0.0) is Folded.REFUSED
+    again = full(player("b"), epoch="e2")
+    fold.on_response(first, 0.0)
+    assert fold.on_response(again, 0.0) is Folded.REFUSED  # it begins anew in the middle
+
+
+@pytest.mark.parametrize("wrong", [{"host": ""}, {"port": 70_000}, {"id": ""}])
+def test_instances_that_nobody_can_call_are_left_out(wrong: dict[str, Any]) -> None:
+    """And harm neither the others nor the checksum, which counts what was sent."""
+    broken = player("x")
+    for name, value in wrong.items():
+        setattr(broken, name, value)
+    fold = following(player("a"), broken)
+    assert ids(fold.peek(0.0)) == ["a"]
+    assert len(fold.useless) == 1
+    mended = player("x", 2)
+    removed = [broken.id]
+    assert (
+        fold.on_response(
+            step([player("a"), mended], upserts=[mended], removed=removed if broken.id != "x" else []), 1.0
+        )
+        is Folded.CHANGED
+    )
+    assert ids(fold.peek(1.0)) == ["a", "x"]
+    assert not fold.useless
+
+
+def test_what_nobody_reads_is_held_once() -> None:
+    """State, not a log: ids that come and go while a reader is stuck leave nothing behind."""
+    fold = following(player("a"))
+    for revision in range(2, 1000, 2):
+        name = f"p{revision}"
+        fold.on_response(step([player("a"), player(name)], upserts=[player(name)], revision=revision), 0.0)
+        fold.on_response(step([player("a")], removed=[name], revision=revision + 1), 0.0)
+    assert not fold._touched
+    assert not fold.take(0.0).changes
 
 
 # ---- any history
@@ -489,7 +683,7 @@ class AnyHistory(RuleBasedStateMachine):
         resumes = resume and self.fold.token == self.server.token
         self.fold.on_connect()
         for response in self.server.next_step(2, reset=not resumes):
-            assert self.fold.on_response(response, self.now) is not Folded.MISMATCH
+            assert self.fold.on_response(response, self.now) is not Folded.REFUSED
 
     @rule(name=st.sampled_from("abcdef"))
     def write(self, name: str) -> None:
@@ -499,7 +693,7 @@ class AnyHistory(RuleBasedStateMachine):
     def send(self, parts: int, loses_first: bool) -> None:
         self.lost |= loses_first
         for response in self.server.next_step(parts, reset=False)[1 if loses_first else 0 :]:
-            if self.fold.on_response(response, self.now) is Folded.MISMATCH:
+            if self.fold.on_response(response, self.now) is Folded.REFUSED:
                 assert self.lost
                 self.connect(resume=False)
                 return
@@ -518,7 +712,11 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.5, 5.0, 20.0]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
-        self.fold.tick(self.now)
+        if self.fold.is_due(self.now):
+            before = self.fold.peek(self.now).by_key.keys()
+            self.connect(resume=True)
+            gone = before - self.fold.peek(self.now).by_key.keys()
+            assert not {key.id for key in gone} & self.server.now.keys()
 
     @rule()
     def read(self) -> None:
@@ -531,7 +729,9 @@ class AnyHistory(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.connect(resume=False)
-        self.fold.tick(self.now + KEEP_AT_MOST_S)
+        self.now += KEEP_AT_MOST_S
+        self.fold.is_due(self.now)
+        self.connect(resume=True)
         self.read()
         expected = {name: it.revision for name, it in self.server.now.items()}
         assert {key.id: instance.revision for key, instance in self.seen.items()} == expected

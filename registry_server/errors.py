@@ -1,5 +1,8 @@
 """What can be wrong with a request, as data. `transport/status.py` holds the one table from these to gRPC statuses."""
 
+# Of a secret, so much is shown: enough to tell it from others, and to find a lease in etcd by.
+SHOWN = 16
+
 
 class RequestError(Exception):
     """Root of all that a caller is told. The text is written for the caller; it never carries an inner exception's."""
@@ -21,6 +24,11 @@ class NotFound(RequestError):
         super().__init__(f"no such {kind}: {name}")
         self.kind = kind
         self.name = name
+
+    @classmethod
+    def lease(cls, lease_id: str) -> "NotFound":
+        """There is no such lease. Its id is a secret, and errors go into logs: the beginning says which."""
+        return cls("lease", lease_id if len(lease_id) <= SHOWN else f"{lease_id[:SHOWN]}…")
 
 
 class OwnershipLost(RequestError):

@@ -33,6 +33,9 @@ _BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _IPV4 = re.compile(rf"{_BYTE}(?:\.{_BYTE}){{3}}", re.ASCII)
 # Such a name would be an IPv4 address, and a wrong one (https://url.spec.whatwg.org/#ends-in-a-number-checker).
 _ENDS_IN_NUMBER = re.compile(r"(?:^|\.)\d+\.?$")
+_ANY = (ipaddress.ip_network("0.0.0.0/8"), ipaddress.ip_network("::/128"))
+_NOBODY = (ipaddress.ip_network("240.0.0.0/4"),)
+_ZONED = (ipaddress.ip_network("fe80::/10"),)
 _NAME_RULE = f"must be 1 to {MAX_NAME} letters, digits and any of _ . : @ ~ + -, beginning with a letter, a digit or _"
 _STATUSES = frozenset(pb.Status.values())
 _HEALTHS = frozenset(pb.Health.values())
@@ -72,6 +75,34 @@ def _ipv6(field: str, value: str) -> str:
         if "%" not in value:
             return str(ipaddress.IPv6Address(value))
     raise InvalidField(field, "must be an IP address or a DNS name, without a port")
+
+
+def callable_host(field: str, value: str) -> str:
+    """A host as above that somebody can call: no address that stands for many, or for none."""
+    found = host(field, value)
+    if found[0] in "0123456789" or ":" in found:
+        reason = _why_not_callable(found)
+        if reason:
+            raise InvalidField(field, f"{reason}; write an address or a DNS name that callers reach, such as 10.0.0.5")
+    return found
+
+
+def _why_not_callable(found: str) -> str:
+    """Why nobody can call that IP address; empty if somebody can, or if it is a name."""
+    try:
+        address = ipaddress.ip_address(found)
+    except ValueError:
+        return ""
+    address = getattr(address, "ipv4_mapped", None) or address
+    if any(address in network for network in _ANY):
+        return f"{found} stands for every address of a machine, and for none to its callers"
+    if address.is_multicast:
+        return f"{found} is a multicast address, which belongs to no single instance"
+    if any(address in network for network in _NOBODY):
+        return f"{found} is a broadcast or reserved address, which nobody can call"
+    if any(address in network for network in _ZONED):
+        return f"{found} is link-local, and means nothing without a zone of the caller's own"
+    return ""
 
 
 def port(field: str, value: int) -> int:

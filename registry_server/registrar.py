@@ -164,8 +164,8 @@ class Registrar:
     async def _commit(self, commit: Commit) -> int:
         try:
             return await self._store.commit(commit)
-        except NoSuchLease as error:
-            raise NotFound("lease", str(error)) from None
+        except NoSuchLease:
+            raise NotFound.lease(commit.puts[0].lease_id) from None
         except Refused as error:
             raise LimitExceeded("store", str(error)) from None
         except StoreAway:
@@ -189,7 +189,7 @@ class Registrar:
         if renewal.outcome is Outcome.HELD:
             raise _unavailable()
         if renewal.ttl_s is None:
-            raise NotFound("lease", lease_id)
+            raise NotFound.lease(lease_id)
         return Lease(lease_id, renewal.ttl_s)
 
     async def _release(self, lease_ids: Iterable[str]) -> None:

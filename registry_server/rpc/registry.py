@@ -142,7 +142,7 @@ class RegistryService:
         if request.lease_id:
             keys = self._catalog.of_lease(validate.lease_id("lease_id", request.lease_id))
             if not keys:
-                raise NotFound("lease", request.lease_id)
+                raise NotFound.lease(request.lease_id)
             return keys
         return (self._known(validate.key("key", request.key)).key,)
 

@@ -236,7 +236,9 @@ class Instance(_message.Message):
     id: _builtins.str
     """Unique within its service. The server makes one when it is empty."""
     host: _builtins.str
-    """Where it listens: an IP address or a DNS name that its callers can reach."""
+    """Where it listens: an IP address or a DNS name that its callers can reach. Not 0.0.0.0, `::`, multicast, broadcast and
+    the like, which no caller can reach.
+    """
     port: _builtins.int
     """1 to 65535."""
     version: _builtins.str

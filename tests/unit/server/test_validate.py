@@ -163,6 +163,28 @@ def test_bad_hosts(host: str) -> None:
     assert refused(host=host) == "instance.host"
 
 
+NOBODYS_HOSTS = [
+    *("0.0.0.0", "0.0.0.1", "0.255.255.255", "::", "0::0", "::ffff:0.0.0.0", "::ffff:0.1.2.3"),
+    *("224.0.0.1", "239.255.255.255", "ff02::1", "ff00::", "ffff::1", "::ffff:224.0.0.251", "::ffff:e000:1"),
+    *("255.255.255.255", "240.0.0.1", "254.1.1.1", "::ffff:255.255.255.255", "fe80::1", "febf::1"),
+]
+NEIGHBOURS = [
+    *("1.0.0.0", "127.0.0.1", "169.254.1.1", "223.255.255.255", "::1", "::2", "fec0::1", "feff::1", "fe7f::1"),
+    *("::ffff:127.0.0.1", "::ffff:1.0.0.0", "0.example", "255.example", "ff02.example", "0-0", "100.64.0.1"),
+]
+
+
+@pytest.mark.parametrize("host", NOBODYS_HOSTS)
+def test_address_that_nobody_can_call_is_refused_with_what_to_write_instead(host: str) -> None:
+    with pytest.raises(InvalidField, match=r"^instance.host: .*write an address or a DNS name that callers reach"):
+        accepted(host=host)
+
+
+@pytest.mark.parametrize("host", NEIGHBOURS)
+def test_address_beside_those_that_nobody_can_call_is_taken(host: str) -> None:
+    accepted(host=host)
+
+
 @pytest.mark.parametrize(
     ("port", "is_good"), [(0, False), (1, True), (65535, True), (65536, False), (2**32 - 1, False)]
 )

@@ -144,6 +144,10 @@ NAMED: list[tuple[str, Any, str]] = [
     ("Register", register(host="::1%\n"), "instance.host"),
     ("Register", register(host="a" * 100_000), "instance.host"),
     ("Register", register(host="999.0.0.1"), "instance.host"),
+    *[
+        ("Register", register(host=host), "instance.host")
+        for host in ("0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "::ffff:0.0.0.0")
+    ],
     ("Register", register(port=0), "instance.port"),
     ("Register", register(port=65536), "instance.port"),
     ("Register", register(port=2**32 - 1), "instance.port"),
@@ -183,6 +187,8 @@ NAMED: list[tuple[str, Any, str]] = [
     ("Deregister", pb.DeregisterRequest(key=pb.InstanceKey()), "key.service"),
     ("Deregister", pb.DeregisterRequest(key=witness(id="")), "key.id"),
     ("Deregister", pb.DeregisterRequest(lease_id="a b"), "lease_id"),
+    ("Deregister", pb.DeregisterRequest(key=witness(), generation=-1), "generation"),
+    ("Deregister", pb.DeregisterRequest(lease_id="x", generation=1), "generation"),
     ("Deregister", pb.DeregisterRequest(key=witness(), drain={"seconds": -1}), "drain"),  # type: ignore[arg-type]
     ("Deregister", pb.DeregisterRequest(key=witness(), drain={"seconds": 3601}), "drain"),  # type: ignore[arg-type]
     ("KeepAlive", pb.KeepAliveRequest(lease_ids=["x"] * 10_001), "lease_ids"),

@@ -35,6 +35,8 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@~+-]{0,127}")
 _HOST = re.compile(r"(?!.{254})[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?")
 # Such a name would be an IPv4 address, and no right one (https://url.spec.whatwg.org/#ends-in-a-number-checker).
 _ENDS_IN_NUMBER = re.compile(r"(?:^|\.)\d+\.?$", re.ASCII)
+# These stand for many, for none, or mean nothing without a zone: nobody can call them.
+_NOBODYS = tuple(map(ipaddress.ip_network, ("0.0.0.0/8", "224.0.0.0/3", "::/128", "ff00::/8", "fe80::/10")))
 _WITH_PORT = re.compile(r"(?P<host>\[[^\]]*\]|[^:/]+):(?P<port>\d+)", re.ASCII)
 _SHOW = reprlib.Repr()
 _SHOW.maxstring = _SHOW.maxother = _SHOW.maxlong = 60
@@ -174,7 +176,15 @@ def host(field: str, value: object) -> str:
         raise wrong(field, "is required")
     if not (_is_ip(given) or (_HOST.fullmatch(given) and not _ENDS_IN_NUMBER.search(given))):
         raise wrong(field, f"must be an IP address or a DNS name{_host_hint(given)}, is {shown(given)}")
+    if _is_ip(given) and not _is_callable(given):
+        raise wrong(field, "must be an address that callers reach, such as '10.0.0.5', or a DNS name", given)
     return given
+
+
+def _is_callable(given: str) -> bool:
+    address = ipaddress.ip_address(given)
+    address = getattr(address, "ipv4_mapped", None) or address
+    return not any(address in network for network in _NOBODYS)
 
 
 def _is_ip(given: str) -> bool:

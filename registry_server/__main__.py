@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import resource
 import signal
@@ -16,9 +17,12 @@ import click
 from registry_server import config as configs
 from registry_server.config import Config, ConfigError
 from registry_server.observe import logs
+from registry_server.stores import has_password
 from registry_server.stores.base import StoreError
 
 EXIT_USAGE = 2
+
+log = logging.getLogger(__name__)
 
 
 class _Command(click.Command):
@@ -29,7 +33,7 @@ class _Command(click.Command):
         try:
             return super().main(*args, **{**kwargs, "standalone_mode": False})
         except click.UsageError as error:
-            click.echo(f"registry-server: {error.format_message()} See --help.", err=True)
+            click.echo(f"registry-server: {configs.without_urls(error.format_message())} See --help.", err=True)
             sys.exit(EXIT_USAGE)
 
 
@@ -39,7 +43,12 @@ class _Command(click.Command):
     metavar="HOST:PORT",
     help="Where to listen; no HOST is every interface, port 0 any. [127.0.0.1:7400]",
 )
-@click.option("--store", metavar="URL", help="memory: or etcd://HOST:PORT,… with ?user=…&password=…&ca=… [memory:]")
+@click.option(
+    "--store",
+    metavar="URL",
+    help="memory: or etcd://HOST:PORT,… with ?user=…&password_file=…&ca=…; a password in it shows in the process list, "
+    "so rather put such a URL into REGISTRY_STORE or the file. [memory:]",
+)
 @click.option(
     "--config",
     "file",
@@ -63,6 +72,7 @@ def main(file: Path | None, **flags: str | None) -> None:
     try:
         config = configs.load(flags, os.environ, file)
         logs.set_up(config.log_format, config.log_level)
+        _warn_of_password(flags["store"])
         with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
             runner.run(_run(config))
     except* (ConfigError, StoreError) as group:
@@ -70,6 +80,14 @@ def main(file: Path | None, **flags: str | None) -> None:
     if problems:
         click.echo(f"registry-server: {'; '.join(problems)}", err=True)
         sys.exit(EXIT_USAGE)
+
+
+def _warn_of_password(store: str | None) -> None:
+    if store and has_password(store):
+        log.warning(
+            "the password in --store shows in the process list: put the URL into REGISTRY_STORE or into the file of "
+            "--config, or the password into a file of its own (password_file=FILE)"
+        )
 
 
 async def _run(config: Config) -> None:

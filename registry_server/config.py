@@ -4,7 +4,7 @@ import ipaddress
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 _EVERYWHERE = ("", "*")
 _ADDRESS = re.compile(r"(?:\*|[A-Za-z0-9_.-]*|\[(?P<ipv6>[^\[\]]+)\]):(?P<port>[0-9]{1,5})")
 
+_URL = re.compile(r"\w+://[^\s)]+|[^\s(]*@[^\s)]*")
+
 
 class ConfigError(ValueError):
     """A setting is wrong. The text names it, where it came from, and what is allowed."""
@@ -31,13 +33,14 @@ class Config:
     """The settings, valid as a whole. Raises ConfigError."""
 
     listen: str = "127.0.0.1:7400"  # HOST:PORT; port 0 takes a free one, no host or * every interface
-    store: str = "memory:"  # a store URL; several servers on one etcd are one registry
+    # A store URL; several servers on one etcd are one registry. It may have a password in it.
+    store: str = field(default="memory:", repr=False)
     log_format: str = "text"  # text or json
     log_level: str = "info"  # debug, info, warning or error
 
     def __post_init__(self) -> None:
         if not _is_address(self.listen):
-            raise ConfigError(f"listen: must be HOST:PORT with a port of 0 to 65535, is {self.listen!r}")
+            raise ConfigError(f"listen: must be HOST:PORT with a port of 0 to 65535, is {_shown(self.listen)}")
         _one_of("log_format", self.log_format, LOG_FORMATS)
         _one_of("log_level", self.log_level, LOG_LEVELS)
         try:
@@ -72,17 +75,18 @@ def load(flags: Mapping[str, Any], env: Mapping[str, str], file: Path | None) ->
 
 
 def _from_file(path: Path, names: list[str]) -> dict[str, Any]:
+    where = without_urls(str(path))
     try:
         settings = tomllib.loads(path.read_text())
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError(f"{where}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from None
+        raise ConfigError(f"{where}: not TOML: {error}") from None
     for name, value in settings.items():
         if name not in names:
-            raise ConfigError(f"{path}: {name}: no such setting; there are {', '.join(names)}")
+            raise ConfigError(f"{where}: {without_urls(name)}: no such setting; there are {', '.join(names)}")
         if not isinstance(value, str):
-            raise ConfigError(f"{path}: {name}: must be a string")
+            raise ConfigError(f"{where}: {name}: must be a string")
     return settings
 
 
@@ -98,4 +102,14 @@ def _is_address(text: str) -> bool:
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ConfigError(f"{name}: must be one of {', '.join(allowed)}, is {value!r}")
+        raise ConfigError(f"{name}: must be one of {', '.join(allowed)}, is {_shown(value)}")
+
+
+def _shown(text: str) -> str:
+    """A value as a message quotes it, unless it may be a URL with a password that came to the wrong place."""
+    return repr(without_urls(text))
+
+
+def without_urls(text: str) -> str:
+    """A message in which URLs, and whatever has an `@` in it, are dots."""
+    return _URL.sub("…", text)

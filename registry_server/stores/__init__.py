@@ -1,4 +1,7 @@
-"""Where the truth lives: one file for each kind of store, and the one place that knows them by their URLs."""
+"""Where the truth lives: one file for each kind of store, and the one place that knows them by their URLs.
+
+A URL may have a password in it, also where it has a mistake: no message quotes one.
+"""
 
 from collections.abc import Callable
 
@@ -11,15 +14,24 @@ def open_store(url: str) -> Store:
     maker = _MAKERS.get(scheme) if colon else None
     if maker is None:
         known = ", ".join(f"{name}:" for name in _MAKERS)
-        raise BadStoreURL(f"{scheme.partition('/')[0]!r} is no kind of store; the URL must begin with one of {known}")
+        raise BadStoreURL(f"store URL: there is no such kind of store; the URL must begin with one of {known}")
     return maker(url)
+
+
+def has_password(url: str) -> bool:
+    """Whether a URL has a password in it, for everybody who sees the URL. Raises BadStoreURL."""
+    if not url.startswith("etcd:"):
+        return False
+    from registry_server.stores.etcd_url import EtcdURL
+
+    return EtcdURL.parse(url).has_password
 
 
 def _memory(url: str) -> Store:
     from registry_server.stores.memory import MemoryStore
 
     if url != "memory:":
-        raise BadStoreURL(f"{url!r}: the embedded store takes no settings; write memory:")
+        raise BadStoreURL("store URL: the embedded store takes no settings; write memory:")
     return MemoryStore()
 
 

@@ -1,19 +1,28 @@
-"""The URL of an etcd cluster: `etcd://[USER:PASSWORD@]HOST[:PORT],…[?NAME=VALUE&…]`."""
+"""The URL of an etcd cluster: `etcd://[USER:PASSWORD@]HOST[:PORT],…[?NAME=VALUE&…]`.
+
+Where a mistake is, any piece of the text may be a piece of a password: an `&` that is not escaped makes a parameter of
+it, a forgotten `@` a host. So no message quotes the URL; it names the part and counts.
+"""
 
 import os
 import re
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from registry_server.stores.base import BadStoreURL
 
+SCHEME = "etcd://"
 DEFAULT_PORT = 2379
 DEFAULT_PREFIX = "/grpc-registry"
 
 _PARAMETERS = ("ca", "cert", "key", "user", "password", "password_file", "prefix", "tls")
-_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^\[\]:]+)(?::(?P<port>.*))?", re.DOTALL)
-_HOST = re.compile(r"[A-Za-z0-9._-]+|\[.*\]")
+_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[A-Za-z0-9._-]+)(?::(?P<port>.*))?")
+_PORT = re.compile(r"[0-9]{1,5}")
+_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_AMPERSAND = "is an '&' in a value not written %26?"
+_AT = "is the '@' after a user and a password missing?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +34,13 @@ class Login:
     password_file: Path | None = None
 
     def read_password(self) -> str:
-        """The password as of now. Raises OSError when its file cannot be read."""
-        if self.password_file is not None:
+        """The password as of now. Raises OSError when its file cannot be read, or is no text."""
+        if self.password_file is None:
+            return self.password or ""
+        try:
             return self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
-        return self.password or ""
+        except UnicodeDecodeError:
+            raise OSError(f"{self.password_file}: is not UTF-8") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,109 +61,133 @@ class EtcdURL:
     login: Login | None = None
     tls: TLS | None = None
 
+    @property
+    def has_password(self) -> bool:
+        """Whether the URL itself has a password in it, for everybody who sees the URL."""
+        return self.login is not None and self.login.password is not None
+
     @classmethod
     def parse(cls, url: str) -> "EtcdURL":
-        """Read `url`. Raises BadStoreURL naming the part that is wrong; its text never carries the password."""
-        parts = _split(url)
-        userinfo, _, addresses = parts.netloc.rpartition("@")
-        query = _query(parts.query)
+        """Read `url`. Raises BadStoreURL naming the part that is wrong; its text quotes nothing of the URL."""
+        userinfo, addresses, query = _split(url)
+        parameters = _parameters(query)
         return cls(
-            endpoints=tuple(_endpoint(address) for address in addresses.split(",")),
-            prefix=_prefix(query.get("prefix", DEFAULT_PREFIX)),
-            login=_login(userinfo, query),
-            tls=_tls(query),
+            endpoints=tuple(_endpoint(text, nth) for nth, text in enumerate(addresses.split(","), 1)),
+            prefix=_prefix(parameters.get("prefix", DEFAULT_PREFIX)),
+            login=_login(userinfo, parameters),
+            tls=_tls(parameters),
         )
 
 
-def _split(url: str) -> SplitResult:
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise BadStoreURL(f"store URL: {error}") from None
-    if parts.scheme != "etcd" or not url.partition(":")[2].startswith("//"):
-        raise BadStoreURL("store URL: an etcd store starts with etcd://")
-    if "@" in parts.path + parts.fragment + parts.query.partition("=")[0]:
-        # Likely the end of a password; no later message may quote it.
-        raise BadStoreURL("store URL: '/', '?', '#' and '@' in a user or password have to be percent-encoded")
-    if parts.path not in ("", "/"):
-        raise BadStoreURL(
-            f"store URL: path {parts.path!r} has no meaning; to set the prefix of the keys use ?prefix=/…"
-        )
-    if parts.fragment:
-        raise BadStoreURL("store URL: '#…' has no meaning")
-    return parts
+def _split(url: str) -> tuple[str, str, str]:
+    """User and password, addresses, parameters; as they are written."""
+    if not url.startswith(SCHEME):
+        raise _bad(f"an etcd store starts with {SCHEME}")
+    if any(character.isspace() or not character.isprintable() for character in url):
+        raise _bad("has a blank or a character that does not print; in a user or password it is percent-encoded")
+    authority, _, query = url.removeprefix(SCHEME).partition("?")
+    userinfo, _, addresses = authority.rpartition("@")
+    if "#" in url or "/" in userinfo or "@" in query.partition("=")[0] or "@" in addresses.partition("/")[2]:
+        raise _bad("'/', '?', '#' and '@' in a user or password have to be percent-encoded, and nothing follows a '#'")
+    addresses, _, path = addresses.partition("/")
+    if path:
+        raise _bad("a path has no meaning; to set the prefix of the keys use ?prefix=/…")
+    return userinfo, addresses, query
 
 
-def _endpoint(address: str) -> str:
-    match = _ADDRESS.fullmatch(address)
-    if match is None or not _HOST.fullmatch(match["host"]):
-        raise BadStoreURL(f"store URL: host {address!r} is not HOST, HOST:PORT, [IPV6] or [IPV6]:PORT")
-    return f"{match['host']}:{_port(match['port'], address)}"
+def _endpoint(text: str, nth: int) -> str:
+    where = f"the {_ordinal(nth)} address"
+    match = _ADDRESS.fullmatch(text)
+    if match is None:
+        raise _bad(f"{where} is not HOST, HOST:PORT, [IPV6] or [IPV6]:PORT; {_AT}")
+    port = match["port"]
+    if port is None:
+        return f"{match['host']}:{DEFAULT_PORT}"
+    if not (_PORT.fullmatch(port) and 0 < int(port) < 65536):
+        raise _bad(f"the port of {where} is not a number from 1 to 65535; {_AT}")
+    return f"{match['host']}:{int(port)}"
 
 
-def _port(text: str | None, address: str) -> int:
-    if text is None:
-        return DEFAULT_PORT
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) < 65536):
-        raise BadStoreURL(f"store URL: port of {address!r} is not a number from 1 to 65535")
-    return int(text)
-
-
-def _query(text: str) -> dict[str, str]:
-    query: dict[str, str] = {}
-    for name, value in parse_qsl(text, keep_blank_values=True):
+def _parameters(query: str) -> dict[str, str]:
+    parameters: dict[str, str] = {}
+    for nth, text in enumerate(query.split("&") if query else (), 1):
+        name, _, value = text.partition("=")
         if name not in _PARAMETERS:
-            raise BadStoreURL(f"store URL: unknown parameter {name!r}; there are {', '.join(_PARAMETERS)}")
-        if name in query:
-            raise BadStoreURL(f"store URL: parameter {name!r} is given twice")
+            raise _bad(f"the {_ordinal(nth)} parameter is {_unknown(name)}; {_AMPERSAND}")
+        if name in parameters:
+            raise _bad(f"parameter '{name}' is given twice")
         if not value:
-            raise BadStoreURL(f"store URL: parameter {name!r} is empty")
-        query[name] = value
-    return query
+            raise _bad(f"parameter '{name}' is empty")
+        parameters[name] = _decoded(value, f"parameter '{name}'")
+    return parameters
+
+
+def _unknown(name: str) -> str:
+    near = get_close_matches(name, _PARAMETERS, n=1)
+    return f"none of {', '.join(_PARAMETERS)}" + (f" (nearest: {near[0]})" if near else "")
+
+
+def _decoded(text: str, what: str) -> str:
+    """A `+` stays what it is, as everywhere in a URL but in forms of web pages."""
+    try:
+        if not _ESCAPE.search(text):
+            return unquote_to_bytes(text).decode()
+    except UnicodeDecodeError:
+        pass
+    raise _bad(f"{what} has a '%' that escapes no character; a '%' itself is written %25")
 
 
 def _prefix(text: str) -> str:
     prefix = text.rstrip("/")
     if not prefix.startswith("/") or "\0" in prefix:
-        raise BadStoreURL(f"store URL: prefix {text!r} must start with '/' and name something")
+        raise _bad("prefix must start with '/' and name something")
     return prefix
 
 
-def _login(userinfo: str, query: dict[str, str]) -> Login | None:
-    name, _, secret = (unquote(part) for part in userinfo.partition(":"))
-    _at_most_one("user", name, query.get("user"))
-    _at_most_one("password", secret, query.get("password"), query.get("password_file"))
-    user, password = name or query.get("user"), secret or query.get("password")
-    secret_file = query.get("password_file")
+def _login(userinfo: str, parameters: dict[str, str]) -> Login | None:
+    written, _, behind = userinfo.partition(":")
+    name, secret = _decoded(written, "the user"), _decoded(behind, "the password")
+    _at_most_one("user", name, parameters.get("user"))
+    _at_most_one("password", secret, parameters.get("password"), parameters.get("password_file"))
+    user, password = name or parameters.get("user"), secret or parameters.get("password")
+    secret_file = parameters.get("password_file")
     if user is None:
         if password or secret_file:
-            raise BadStoreURL("store URL: a password needs a user")
+            raise _bad("a password needs a user")
         return None
     if not (password or secret_file):
-        raise BadStoreURL("store URL: user needs a password (password=… or password_file=FILE)")
+        raise _bad("user needs a password (password_file=FILE, or password=…)")
     return Login(user, password, _readable("password_file", secret_file))
 
 
 def _at_most_one(what: str, *given: str | None) -> None:
     if sum(1 for value in given if value) > 1:
-        raise BadStoreURL(f"store URL: {what} is given twice")
+        raise _bad(f"{what} is given twice")
 
 
-def _tls(query: dict[str, str]) -> TLS | None:
-    ca, cert, key = (_readable(name, query.get(name)) for name in ("ca", "cert", "key"))
+def _tls(parameters: dict[str, str]) -> TLS | None:
+    ca, cert, key = (_readable(name, parameters.get(name)) for name in ("ca", "cert", "key"))
     if (cert is None) != (key is None):
-        raise BadStoreURL("store URL: cert and key belong together")
-    asked = query.get("tls")
+        raise _bad("cert and key belong together")
+    asked = parameters.get("tls")
     if asked not in (None, "true", "false"):
-        raise BadStoreURL(f"store URL: tls {asked!r} is neither true nor false")
+        raise _bad("tls is neither true nor false")
     if asked == "false" and (ca or cert):
-        raise BadStoreURL("store URL: tls=false contradicts ca and cert")
+        raise _bad("tls=false contradicts ca and cert")
     return TLS(ca, cert, key) if asked == "true" or ca or cert else None
 
 
 def _readable(name: str, path: str | None) -> Path | None:
     if path is None:
         return None
-    if not (Path(path).is_file() and os.access(path, os.R_OK)):
-        raise BadStoreURL(f"store URL: {name}: no readable file {path!r}")
+    if "\0" in path or not (Path(path).is_file() and os.access(path, os.R_OK)):
+        raise _bad(f"{name}: there is no readable file of that name")
     return Path(path)
+
+
+def _ordinal(number: int) -> str:
+    return f"{number}{({1: 'st', 2: 'nd', 3: 'rd'}).get(number, 'th')}"
+
+
+def _bad(text: str) -> BadStoreURL:
+    return BadStoreURL(f"store URL: {text}")

@@ -1,6 +1,9 @@
 """The etcd store with TLS, with users, and with tokens that end."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from registry_server.stores.base import Away, Back, Delta, Outcome, StoreAway
 from registry_server.stores.etcd import EtcdStore
 from registry_server.stores.etcd_link import BadCredentials
 from tests.support.etcd import Certificates, EtcdCluster, Gate
+from tests.support.servers import ROOT
 from tests.support.stores import Running, running
 
 USER, PASSWORD = "registry", "größer & s3cret/@:"
@@ -181,3 +185,64 @@ async def test_user_on_an_etcd_without_users(tmp_path: Path) -> None:
     with EtcdCluster(tmp_path) as etcd:
         async with running(EtcdStore.from_url(etcd.url(user=USER, password=PASSWORD))) as run:
             await works(run)
+
+
+# ---- what the command says
+
+
+def command(*args: str, store: str = "", seconds: float = 20.0) -> str:
+    """What `registry-server` says before it ends, or within so many seconds."""
+    environment = {**os.environ, **({"REGISTRY_STORE": store} if store else {})}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "registry_server", "--listen", "127.0.0.1:0", *args],
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+            cwd=ROOT,
+            env=environment,
+        )
+    except subprocess.TimeoutExpired as running:
+        return (running.stderr or b"").decode()
+    assert done.returncode == 2, done
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["etcd://me:hunter2@h"],
+        ["--store", "etcd://me:hunter2@h:x"],
+        ["--store", "etcd://h?user=me&password=hun&ter2"],
+        ["--store", "etcd://me:hunter2"],
+        ["--store", "hunter2"],
+        ["--config", "etcd://me:hunter2@h"],
+        ["--log-level", "etcd://me:hunter2@h"],
+        ["--stor", "etcd://me:hunter2@h"],
+    ],
+)
+def test_no_mistake_at_the_command_line_tells_the_password(args: list[str]) -> None:
+    said = command(*args)
+    assert all(piece not in said for piece in ("hun", "ter2"))
+
+
+def test_a_password_in_the_environment_is_not_warned_of(users: EtcdCluster) -> None:
+    url = users.url(user=USER, password="wrong")
+    said = command(store=url)
+    assert "process list" not in said
+    assert "invalid user ID or password" in said
+    assert "wrong" not in said
+
+
+def test_a_password_in_store_is_warned_of_and_not_told(users: EtcdCluster) -> None:
+    node = users.nodes[0]
+    node.stop()
+    try:
+        said = command("--store", users.url(user=USER, password="hunter2"), seconds=5.0)
+    finally:
+        node.cont()
+    assert said.count("process list") == 1
+    assert "password_file" in said
+    assert "hunter2" not in said

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry_server.stores import has_password, open_store
 from registry_server.stores.base import BadStoreURL
 from registry_server.stores.etcd_url import TLS, EtcdURL, Login
 
@@ -43,7 +44,7 @@ def test_everything(file: Path) -> None:
     [
         ("etcd://me:p%40ss%3A@h", Login("me", "p@ss:")),
         ("etcd://me@h?password=p%26", Login("me", "p&")),
-        ("etcd://h?user=me&password=p+q", Login("me", "p q")),
+        ("etcd://h?user=me&password=p+q", Login("me", "p+q")),
     ],
 )
 def test_login(url: str, login: Login) -> None:
@@ -64,34 +65,42 @@ def test_ca_alone_means_tls(file: Path) -> None:
     [
         ("http://h", "starts with etcd://"),
         ("etcd:h", "starts with etcd://"),
-        ("etcd://", "host ''"),
-        ("etcd://h1,,h2", "host ''"),
-        ("etcd://h 1", "host 'h 1'"),
-        ("etcd://::1", "host '::1'"),
-        ("etcd://[::1", "store URL"),
-        ("etcd://[zz]", "store URL"),
-        ("etcd://h:", "port of 'h:'"),
-        ("etcd://h:0", "port of 'h:0'"),
-        ("etcd://h:65536", "port of 'h:65536'"),
-        ("etcd://h:12a", "port of 'h:12a'"),
-        ("etcd://h:²", "port of 'h:²'"),
-        ("etcd://h:" + "9" * 5000, "port of"),
-        ("etcd://h/db", "path '/db'"),
-        ("etcd://h#x", "'#…'"),
-        ("etcd://h?cacert=x", "unknown parameter 'cacert'; there are ca, cert, key"),
+        ("ETCD://h", "starts with etcd://"),
+        ("etcd://", "the 1st address is not HOST"),
+        ("etcd://h1,,h2", "the 2nd address is not HOST"),
+        ("etcd://h 1", "has a blank"),
+        ("etcd://h\n", "has a blank"),
+        ("etcd://::1", "the 1st address"),
+        ("etcd://h1,h2,[::1", "the 3rd address"),
+        ("etcd://h1,h2,h3,[zz]", "the 4th address"),
+        ("etcd://h:", "the port of the 1st address"),
+        ("etcd://h1,h:0", "the port of the 2nd address"),
+        ("etcd://h:65536", "the port of the 1st address"),
+        ("etcd://h:12a", "the port of the 1st address"),
+        ("etcd://h:²", "the port of the 1st address"),
+        ("etcd://h:" + "9" * 5000, "the port of the 1st address"),
+        ("etcd://h/db", "a path has no meaning"),
+        ("etcd://h#x", "nothing follows a '#'"),
+        ("etcd://h?cacert=x", "the 1st parameter is none of ca, cert, key"),
+        ("etcd://h?tls=true&pasword_file=x", "the 2nd parameter is none of ca, cert, key, user, password"),
+        ("etcd://h?tls=true&pasword_file=x", "nearest: password_file"),
         ("etcd://h?tls=true&tls=true", "'tls' is given twice"),
         ("etcd://h?tls", "'tls' is empty"),
-        ("etcd://h?tls=yes", "tls 'yes' is neither true nor false"),
-        ("etcd://h?prefix=registry", "prefix 'registry'"),
-        ("etcd://h?prefix=/", "prefix '/'"),
-        ("etcd://h?ca=/no/such/file", "ca: no readable file '/no/such/file'"),
-        ("etcd://h?ca=/", "ca: no readable file '/'"),
-        ("etcd://h?user=u&password_file=/no/such/file", "password_file: no readable file"),
+        ("etcd://h?tls=yes", "tls is neither true nor false"),
+        ("etcd://h?prefix=registry", "prefix must start with '/'"),
+        ("etcd://h?prefix=/", "prefix must start with '/'"),
+        ("etcd://h?prefix=/a%2", "parameter 'prefix' has a '%' that escapes no character"),
+        ("etcd://h?ca=/no/such/file", "ca: there is no readable file"),
+        ("etcd://h?ca=/", "ca: there is no readable file"),
+        ("etcd://h?ca=%00", "ca: there is no readable file"),
+        ("etcd://h?user=u&password_file=/no/such/file", "password_file: there is no readable file"),
         ("etcd://h?user=u", "user needs a password"),
         ("etcd://u@h", "user needs a password"),
         ("etcd://h?password=p", "password needs a user"),
         ("etcd://u:p@h?user=v", "user is given twice"),
         ("etcd://u:p@h?password=q", "password is given twice"),
+        ("etcd://u:100%@h", "the password has a '%' that escapes no character"),
+        ("etcd://u:%FF@h", "the password has a '%' that escapes no character"),
     ],
 )
 def test_mistakes_are_named(url: str, named: str) -> None:
@@ -112,19 +121,103 @@ def test_files_that_contradict(file: Path) -> None:
             EtcdURL.parse(f"etcd://h?{query}")
 
 
-@pytest.mark.parametrize("mistake", ["h:x", "h/db", "h?nope=1", "h?tls=1", "h#x", "h?prefix=x", "h?password=other"])
-def test_mistakes_do_not_tell_the_password(mistake: str) -> None:
-    with pytest.raises(BadStoreURL) as refused:
-        EtcdURL.parse(f"etcd://me:hunter2@{mistake}")
-    assert "hunter2" not in str(refused.value)
+# A password as people have them, and what may go wrong around it.
+SECRETS = ("hunter2", "hun&ter2", "hun@ter2", "hun?ter2", "hun/ter2", "hun#ter2", "hun:ter2", "hun,ter2", "hun=ter2")
+SECRETS += ("hun ter2", "hun%ter2", "hun+ter2", "hun[ter2", "hun\\ter2", "hun\nter2", "hünter2", "hun&prefix=ter2")
+SECRETS += (
+    "hun&ca=ter2",
+    "hun&tls=ter2",
+    "&hunter2",
+    "@hunter2",
+    "hunter2@",
+    "hun;ter2",
+    "hun\x00ter2",
+    "hun&user=ter2",
+)
+PLACES = (
+    "etcd://me:{}@h",
+    "etcd://me:{}@h:x",
+    "etcd://me:{}@h/db",
+    "etcd://me:{}@h?nope=1",
+    "etcd://me:{}@h?tls=1",
+    "etcd://me:{}@h#x",
+    "etcd://me:{}@h?prefix=x",
+    "etcd://me:{}@h?password=other",
+    "etcd://me:{}@h,[::1",
+    "etcd://me:{}",
+    "etcd://me:{},h",
+    "etcd://me:{}h:2379",
+    "etcd://h?user=me&password={}",
+    "etcd://h?user=me&password={}&tls=1",
+    "etcd://h?password={}",
+    "etcd://h?user=me&pasword={}",
+    "etcd://h?user=me&{}",
+    "etcd://h?user=me&password_file={}",
+    "etcd:me:{}@h",
+    "etcd//me:{}@h",
+    "me:{}@h",
+    "{}",
+    "memory:{}",
+    "memory://me:{}@h",
+    "http://me:{}@h",
+)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("secret", SECRETS)
+def test_no_mistake_around_a_password_tells_any_of_it(place: str, secret: str) -> None:
+    said = ""
+    try:
+        open_store(place.format(secret))
+    except BadStoreURL as error:
+        said = str(error)
+    assert all(piece not in said for piece in ("hun", "hün", "ter2", "me:")), said
+    assert "\n" not in said
+
+
+@given(st.text(min_size=6, max_size=12), st.sampled_from(PLACES))
+def test_no_mistake_tells_any_password_whatever(secret: str, place: str) -> None:
+    said = ""
+    try:
+        open_store(place.format(f"x{secret}x"))
+    except BadStoreURL as error:
+        said = str(error)
+    assert f"x{secret}x" not in said
 
 
 @pytest.mark.parametrize("password", ["hun/ter2", "hun?ter2", "hun#ter2"])
-def test_password_that_was_not_encoded_is_not_told(password: str) -> None:
-    with pytest.raises(BadStoreURL, match="percent-encoded") as refused:
+def test_password_that_was_not_encoded_is_explained(password: str) -> None:
+    with pytest.raises(BadStoreURL, match="percent-encoded"):
         EtcdURL.parse(f"etcd://me:{password}@h")
-    assert "hun" not in str(refused.value)
-    assert "ter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("password", ["p@ss", "p@:", "a+b", "größe", "p%26%2F"])
+def test_passwords_that_need_no_encoding_or_have_it(password: str) -> None:
+    login = EtcdURL.parse(f"etcd://me:{password}@h").login
+    assert login is not None
+    assert login.password == password.replace("%26", "&").replace("%2F", "/")
+
+
+@pytest.mark.parametrize(
+    ("url", "has_one"),
+    [
+        ("memory:", False),
+        ("etcd://h", False),
+        ("etcd://u:p@h", True),
+        ("etcd://h?user=u&password=p", True),
+        ("etcd://u@h?password_file={file}", False),
+    ],
+)
+def test_urls_with_a_password_in_them(url: str, has_one: bool, file: Path) -> None:
+    assert has_password(url.format(file=file)) is has_one
+
+
+def test_a_password_file_that_is_no_text_is_like_one_that_cannot_be_read(file: Path) -> None:
+    login = EtcdURL.parse(f"etcd://u@h?password_file={file}").login
+    assert login is not None
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(OSError, match="UTF-8"):
+        login.read_password()
 
 
 def test_repr_does_not_tell_the_password() -> None:

@@ -49,7 +49,7 @@ def test_every_mistake_names_its_setting(name: str, source: str, tmp_path: Path)
     else:
         path = tmp_path / "registry.toml"
         path.write_text(f'{name} = "no such thing"')
-    with pytest.raises(ConfigError, match=f"^{name}: .*no such thing") as error:
+    with pytest.raises(ConfigError, match=f"^{name}: .*" + ("" if name == "store" else "no such thing")) as error:
         load(flags, env, path)
     assert "\n" not in str(error.value)
 
@@ -160,3 +160,23 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         Config().listen = "x"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [{name: "etcd://me:hunter2@h"} for name in ("listen", "store", "log_format", "log_level")] + [{"store": "hunter2"}],
+)
+def test_a_store_url_in_the_wrong_place_is_not_told(flags: dict[str, str], tmp_path: Path) -> None:
+    if flags.keys() != {"store"} or flags["store"] == "hunter2":
+        with pytest.raises(ConfigError) as error:
+            load(flags, {}, None)
+        assert "hunter2" not in str(error.value)
+    (path := tmp_path / "registry.toml").write_text('"etcd://me:hunter2@h" = "x"\n')
+    for named in (path, tmp_path / "etcd://me:hunter2@h"):
+        with pytest.raises(ConfigError) as error:
+            load({}, {}, named)
+        assert "hunter2" not in str(error.value)
+
+
+def test_repr_does_not_tell_the_store() -> None:
+    assert "hunter2" not in repr(Config(store="etcd://me:hunter2@h"))

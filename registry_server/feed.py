@@ -63,7 +63,7 @@ class Feed:
         self._outages = OutageLog(log.warning)
         self._pulse = Pulse(clock(), BEAT_S, STALL_S)
         self._waiting: dict[asyncio.Future[None], int] = {}
-        self._mending = Mending(self.guard.last_ill)
+        self._mending = Mending(self.guard.excused_until)
         self._may_mend = asyncio.Event()
         self._hold_timer: asyncio.TimerHandle | None = None
         self._hold_until = math.inf

@@ -57,9 +57,9 @@ class RemovalGuard:
         """No removal has waited long enough before this; None if none waits, or the store is away."""
         return self._earliest if self._held and not self._is_away else None
 
-    def last_ill(self, ttl_s: float) -> float:
-        """When the store was last so ill that it matters to that time to live; minus infinity if it never was."""
-        return self._illness.last(ttl_s)
+    def excused_until(self, ttl_s: float) -> float:
+        """Until when the end of an instance of that time to live may be the fault of others; minus infinity if not."""
+        return self._illness.excused_until(ttl_s)
 
     def count_of_lease(self, lease_id: str) -> int:
         """How many of the instances that wait to be removed this lease held."""
@@ -96,10 +96,11 @@ class RemovalGuard:
     def keep(self, snapshot: Snapshot, current: list[Key], now: float) -> frozenset[Key]:
         """Those of the current instances that stay though the snapshot lacks them.
 
-        That a store cannot tell what changed, but only what is, is an illness too.
+        That a store cannot tell what changed, but only what is, is an illness too. The first of all is none for anybody
+        if nothing is known of what was before.
         """
         self._is_away = False
-        self.store_ill(now)
+        self._illness.note(now, was_felt=bool(current) or snapshot.through > snapshot.revision)
         present = {record.key for record in snapshot.records}
         for key in self._held.keys() & present:
             self._free(key)
@@ -129,7 +130,7 @@ class RemovalGuard:
     # ---- within
 
     def _deadline(self, ttl_s: int) -> float:
-        return self._illness.last(ttl_s) + ttl_s
+        return self._illness.excused_until(ttl_s)
 
     def _must_wait(self, deleted: Deleted, now: float) -> bool:
         if deleted.cause is not Cause.EXPIRED:

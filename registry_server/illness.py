@@ -4,14 +4,24 @@ An owner renews every third of its time to live, so a lease outlives a short spe
 spell matters to leases that are at most so many times as long as itself: those of them that end less than one time to
 live after it may have ended by the fault of the store or of this process. A lease that was granted or renewed after the
 spell cannot end before that, so it costs the living nothing to note one too many.
+
+Owners who were refused or not answered for seconds come back in seconds, however short their lives are: so much they
+are given at least.
 """
 
 import math
 
 # A spell matters to leases of up to so many times its length: half of the time between two renewals.
 PARTS = 6.0
+# After a spell owners have at least so long, or as long as it was, to come back.
+RETURN_S = 5.0
 # Lengths are rounded up to powers of two, from an eighth of a second to more than the longest time to live needs.
 _SHORTEST, _LONGEST = -3, 10
+
+
+def whole_s(ttl_s: float, spell_s: float) -> float:
+    """How long after a spell of that length an owner may take to come back, in seconds: its time to live at least."""
+    return max(ttl_s, min(RETURN_S, spell_s))
 
 
 class Illness:
@@ -19,15 +29,24 @@ class Illness:
 
     def __init__(self) -> None:
         self._ended: dict[int, float] = {}
+        self._returned: dict[int, float] = {}
 
-    def note(self, now: float, length_s: float = math.inf) -> None:
-        """A spell of that length ended just now; of unknown length, it matters to all."""
-        self._ended[_rank(length_s)] = now
+    def note(self, now: float, length_s: float = math.inf, *, was_felt: bool = True) -> None:
+        """A spell of that length ended just now; of unknown length, it matters to all.
 
-    def last(self, ttl_s: float) -> float:
-        """When the latest spell ended that matters to a lease of that time to live; minus infinity if none did."""
+        Unless owners felt it they need no time to come back.
+        """
+        rank = _rank(length_s)
+        self._ended[rank] = now
+        if was_felt:
+            self._returned[rank] = max(now + whole_s(0.0, length_s), self._returned.get(rank, now))
+
+    def excused_until(self, ttl_s: float) -> float:
+        """What of that time to live ends before this may have ended by the fault of others; minus infinity if not."""
         least = _rank(ttl_s / PARTS)
-        return max((at for rank, at in self._ended.items() if rank >= least), default=-math.inf)
+        ended = max((at for rank, at in self._ended.items() if rank >= least), default=-math.inf)
+        returned = max((at for rank, at in self._returned.items() if rank >= least), default=-math.inf)
+        return max(ended + ttl_s, returned)
 
 
 class Pulse:

@@ -32,13 +32,13 @@ class _Stray(NamedTuple):
 
 
 class Mending:
-    """What waits to be written. `last_ill` says when the store was last so ill that it matters to a time to live.
+    """What waits to be written. `excused_until` says until when an end may be the fault of others (guard.py).
 
     Nothing is forgotten until it is done or needless; there is at most one entry for each record of the store.
     """
 
-    def __init__(self, last_ill: Callable[[float], float]) -> None:
-        self._last_ill = last_ill
+    def __init__(self, excused_until: Callable[[float], float]) -> None:
+        self._excused_until = excused_until
         self._strays: dict[Key, _Stray] = {}
         self._puts: dict[Key, Put] = {}
         self._deletes: dict[Cause, dict[Key, int]] = {Cause.REPLACED: {}, Cause.EXPIRED: {}}
@@ -132,7 +132,7 @@ class Mending:
             self._deletes[Cause.EXPIRED].pop(key, None)
 
     def _due(self, stray: _Stray) -> float:
-        return max(stray.seen_at, self._last_ill(stray.ttl_s)) + stray.ttl_s
+        return max(stray.seen_at + stray.ttl_s, self._excused_until(stray.ttl_s))
 
     def _settle(self, commit: Commit, items: Iterable[Put | Delete]) -> None:
         """These need not be written any more, unless they mean another revision by now."""

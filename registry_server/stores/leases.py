@@ -3,7 +3,7 @@
 import heapq
 
 from registry_server.holdings import Holdings
-from registry_server.illness import PARTS
+from registry_server.illness import PARTS, whole_s
 from registry_server.stores.base import Key
 
 _SLACK = 1024
@@ -47,8 +47,8 @@ class LeaseTable:
     def renew(self, lease_id: str, now: float) -> float | None:
         """Let the lease live its whole time to live from now, which is returned; None if there is no such lease."""
         ttl_s = self._ttl_s.get(lease_id)
-        if ttl_s is not None:
-            self._deadline[lease_id] = now + ttl_s
+        if ttl_s is not None:  # a short one that was given time to come back (see below) keeps that
+            self._deadline[lease_id] = max(now + ttl_s, self._deadline[lease_id])
         return ttl_s
 
     def attach(self, lease_id: str, key: Key) -> None:
@@ -86,8 +86,8 @@ class LeaseTable:
         """Nobody could renew for so long, up to now: that time does not count.
 
         Where it was long beside the time between two renewals, an owner has lost its connection over it, and its lease
-        lives its whole time from now.
+        lives its whole time from now, and long enough to come back.
         """
         for lease_id, ttl_s in self._ttl_s.items():
             left_s = self._deadline[lease_id] + for_s - now
-            self._deadline[lease_id] = now + (ttl_s if ttl_s <= for_s * PARTS else min(left_s, ttl_s))
+            self._deadline[lease_id] = now + (whole_s(ttl_s, for_s) if ttl_s <= for_s * PARTS else min(left_s, ttl_s))

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from protos.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog
 from registry_server.guard import MAX_STEP, RemovalGuard
-from registry_server.illness import PARTS
+from registry_server.illness import PARTS, RETURN_S, whole_s
 from registry_server.stores.base import Cause, Key, Snapshot
 from tests.support.core import gone, key, loaded, put, record
 
@@ -69,12 +69,13 @@ def test_expired_one_ttl_after_the_outage_leaves_at_once() -> None:
     ("ttl", "waits_s"),
     [
         ({"seconds": 600}, 600),
-        ({"seconds": 2, "nanos": 1}, 3),
-        ({"nanos": 1}, 1),
+        ({"seconds": 6, "nanos": 1}, 7),
+        ({"seconds": 2}, RETURN_S),
         (None, 15),
     ],
 )
-def test_wait_is_one_ttl_in_whole_seconds(ttl: dict[str, int] | None, waits_s: int) -> None:
+def test_wait_is_one_ttl_in_whole_seconds(ttl: dict[str, int] | None, waits_s: float) -> None:
+    """At least the time that owners take who were refused until now."""
     guard = after_outage(some(ttl=ttl))
     removed(guard, BACK_AT, ONE)
     assert guard.next_due == BACK_AT + waits_s
@@ -291,7 +292,7 @@ def keys_of(names: Iterable[str]) -> list[Key]:
 class GuardMachine(RuleBasedStateMachine):
     """A view kept by the guard, and a model that keeps the whole history and answers by looking through it.
 
-    The model: who ran out or is lacking stays while less than one ttl has passed since any spell that matters to it,
+    The model: who ran out or is lacking stays until its time is over that any spell gives it that matters to it,
     looked at whenever somebody may leave, and never while the store is away.
     """
 
@@ -306,16 +307,17 @@ class GuardMachine(RuleBasedStateMachine):
         self.stored = set(NAMES)
         self.shown = set(NAMES)
 
-    def is_excused(self, name: str) -> bool:
+    def end(self, name: str) -> float:
         ttl_s = NAMES[name]
-        return any(length_s * PARTS >= ttl_s and self.now < at + ttl_s for at, length_s in self.spells)
+        ends = [at + whole_s(ttl_s, length_s) for at, length_s in self.spells if length_s * PARTS >= ttl_s]
+        return max(ends, default=-math.inf)
 
     def look(self) -> None:
         """Those leave in the model whose time has come; in the view, too."""
         while due := self.guard.due(self.now, limit=1):
             self.catalog.remove(due, Cause.EXPIRED)
         if not self.away:
-            self.shown = {name for name in self.shown if name in self.stored or self.is_excused(name)}
+            self.shown = {name for name in self.shown if name in self.stored or self.now < self.end(name)}
 
     @rule(by_s=st.sampled_from([0.0, 0.5, 1.0, 1.999, 2.0, 3.0, 14.0, 61.0]))
     def time_passes(self, by_s: float) -> None:
@@ -385,8 +387,7 @@ class GuardMachine(RuleBasedStateMachine):
     def nobody_waits_for_ever_and_nobody_is_looked_for_too_late(self) -> None:
         due = self.guard.next_due
         assert (due is None) == (self.away or not len(self.guard))
-        waits = self.shown - self.stored
-        ends = [max(at for at, length_s in self.spells if length_s * PARTS >= NAMES[it]) + NAMES[it] for it in waits]
+        ends = [self.end(name) for name in self.shown - self.stored]
         assert due is None or due <= min(ends)
 
 

@@ -5,7 +5,7 @@ import time
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from registry_server.illness import PARTS
+from registry_server.illness import PARTS, RETURN_S, whole_s
 from registry_server.stores.base import Cause, Commit, Delta, Outcome, Put, StoreEvent
 from registry_server.stores.leases import LeaseTable
 from registry_server.stores.memory import MemoryStore
@@ -89,6 +89,15 @@ def test_long_standstill_gives_the_whole_time_again() -> None:
     assert table.expire(165.1) == ["b"]
 
 
+def test_short_lease_has_time_to_come_back_after_a_long_standstill() -> None:
+    table = LeaseTable()
+    table.grant("a", 2, 100)
+    table.stood_still(60, 160)
+    table.renew("a", 160.5)
+    assert table.expire(160 + RETURN_S) == []
+    assert table.expire(160 + RETURN_S + 0.1) == ["a"]
+
+
 def test_no_lease_gets_more_than_its_whole_time() -> None:
     """It was renewed after the standstill, before anybody looked at the clock."""
     table = LeaseTable()
@@ -150,14 +159,15 @@ def test_table_ends_what_a_plain_dict_of_deadlines_ends(steps: list[tuple[str, s
         elif step == "r":
             assert table.renew(name, now) == ttls.get(name)
             if name in ends:
-                ends[name] = now + ttls[name]
+                ends[name] = max(ends[name], now + ttls[name])
         elif step == "d" and name in ends:
             table.drop(name)
             del ends[name], ttls[name]
         elif step == "s":
             table.stood_still(number, now)
             for lease, ttl_s in ttls.items():
-                ends[lease] = now + ttl_s if ttl_s <= number * PARTS else min(ends[lease] + number, now + ttl_s)
+                excused = now + int(whole_s(ttl_s, number))
+                ends[lease] = excused if ttl_s <= number * PARTS else min(ends[lease] + number, now + ttl_s)
         over = table.expire(now)
         assert sorted(over) == sorted(lease for lease, end in ends.items() if end < now)
         for lease in over:

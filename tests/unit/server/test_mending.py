@@ -23,7 +23,7 @@ class Replica:
         self.now = NOW
         self.ill_at = -math.inf
         self.catalog: Catalog = loaded(*(record(it, 5, lease=lease, ttl={"seconds": TTL_S}, **fields) for it in keys))
-        self.mending = Mending(lambda ttl_s: self.ill_at)
+        self.mending = Mending(lambda ttl_s: self.ill_at + ttl_s)
 
     def tell(self, delta: Delta) -> bool:
         deleted = [it.key for it in delta.deletes]

@@ -6,6 +6,7 @@ names no order of changes or is for another question is refused before anything 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -53,13 +54,22 @@ class Asked(NamedTuple):
         return is_there and (not self.services or key.service in self.services)
 
 
+class Member(NamedTuple):
+    """One instance of a set, with its size in bytes as encoded and its share of the checksum."""
+
+    key: Key
+    instance: Instance
+    size: int
+    share: int
+
+
 @dataclass(slots=True)
 class Step:
     """One step of a watch, or as much of it as has come."""
 
     epoch: str
     reset: bool
-    upserts: list[tuple[Instance, int]] = field(default_factory=list)  # each with its size in bytes
+    upserts: list[Member] = field(default_factory=list)
     removed: list[Key] = field(default_factory=list)
     parts: int = 0
     size: int = 0
@@ -117,11 +127,17 @@ class Steps:
     def _take(self, step: Step, response: pb.WatchResponse) -> None:
         for message in response.upserts:
             instance = Instance.from_proto(message)
-            if not self._asked.means(instance.key):
-                raise Refused(f"it answers another question: {_short(instance.key)} was not asked for")
-            step.upserts.append((instance, message.ByteSize()))
+            if not self._asked.means(key := instance.key):
+                raise Refused(f"it answers another question: {_short(key)} was not asked for")
+            step.upserts.append(Member(key, instance, message.ByteSize(), checksum_of(instance)))
         for it in response.removed:
             step.removed.append(Key(it.namespace or DEFAULT_NAMESPACE, it.service, it.id))
+
+
+def checksum_of(instance: Instance) -> int:
+    """The share of one instance in a checksum; see WatchResponse.checksum in the .proto."""
+    text = f"{instance.namespace}/{instance.service}/{instance.id}@{instance.revision}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def check_bounds(limits: WatchLimits, size: int, instances: int) -> None:

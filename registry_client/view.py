@@ -6,14 +6,13 @@ Two sets are kept apart. The *folded* set is exactly what the stream says, so th
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from registry_client.instance import Endpoint, FrozenDict, Instance, Key
-from registry_client.steps import Asked, Refused, Steps, WatchLimits, check_bounds
+from registry_client.steps import Asked, Member, Refused, Steps, WatchLimits, check_bounds, checksum_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Set
@@ -142,12 +141,6 @@ def _place(instance: Instance) -> tuple[str, str, str]:
     return instance.namespace, instance.service, instance.address
 
 
-def checksum_of(instance: Instance) -> int:
-    """The share of one instance in a checksum; see WatchResponse.checksum in the .proto."""
-    text = f"{instance.namespace}/{instance.service}/{instance.id}@{instance.revision}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
 class ViewFold:
     """Follows one watch over any number of streams, replicas and epochs.
 
@@ -168,9 +161,8 @@ class ViewFold:
         self._steps = Steps(asked or Asked(), self._limits)
         self._epoch = ""
         self._revision = 0
-        self._folded: dict[Key, Instance] = {}
+        self._folded: dict[Key, Member] = {}
         self._useless: set[Key] = set()  # what is folded and cannot be called, so nobody is shown it
-        self._sizes: dict[Key, int] = {}
         self._size = 0
         self._checksum = 0
         self._needs_reset = True
@@ -245,32 +237,33 @@ class ViewFold:
     def _fold(self, step: Step) -> set[Key]:
         """Apply one whole step to the folded set; the keys it names."""
         if step.reset:
-            self._folded, self._useless, self._sizes, self._size, self._checksum = {}, set(), {}, 0, 0
-        for instance, size in step.upserts:
-            self._put(instance, size)
+            self._folded, self._useless, self._size, self._checksum = {}, set(), 0, 0
+        for member in step.upserts:
+            self._put(member)
         for key in step.removed:
             self._take(key)
-        return {instance.key for instance, _ in step.upserts}.union(step.removed)
+        return {member.key for member in step.upserts}.union(step.removed)
 
-    def _put(self, instance: Instance, size: int) -> None:
-        key = instance.key
+    def _put(self, member: Member) -> None:
+        key, instance = member.key, member.instance
         self._take(key)
-        self._folded[key], self._sizes[key] = instance, size
-        self._size += size
-        self._checksum = (self._checksum + checksum_of(instance)) % _MODULUS
+        self._folded[key] = member
+        self._size += member.size
+        self._checksum = (self._checksum + member.share) % _MODULUS
         if not (key.service and key.id and instance.host and 0 < instance.port <= _LAST_PORT):
             self._useless.add(key)
 
     def _take(self, key: Key) -> None:
         gone = self._folded.pop(key, None)
         if gone is not None:
-            self._size -= self._sizes.pop(key)
-            self._checksum = (self._checksum - checksum_of(gone)) % _MODULUS
+            self._size -= gone.size
+            self._checksum = (self._checksum - gone.share) % _MODULUS
             self._useless.discard(key)
 
     def _known(self, key: Key) -> Instance | None:
         """What the current epoch has under that name, if it is of any use."""
-        return None if key in self._useless else self._folded.get(key)
+        member = None if key in self._useless else self._folded.get(key)
+        return member.instance if member is not None else None
 
     # ---- how old it is
 
@@ -433,8 +426,8 @@ class ViewFold:
         """Begin with what an earlier process last saw, `age_s` seconds old."""
         self.token = token
         self._epoch, self._revision = saved.epoch, saved.revision
-        for instance in saved.by_key.values():
-            self._put(instance, 0)
+        for key, instance in saved.by_key.items():
+            self._put(Member(key, instance, 0, checksum_of(instance)))
         self._shown_epoch, self._shown_revision = saved.epoch, saved.revision
         self._proof_at_s = now - age_s
         self._carry_over(list(self._folded))

@@ -52,6 +52,7 @@ SPREAD_S = 0.5  # over which clients that have the same reason to ask at the sam
 COSTLY = 10.0  # how many times longer the pauses are for a registry whose answers are refused one after the other
 COMPLAIN_EVERY_S = 60.0
 COMPLAINTS = 20  # in that time
+BURST, BURST_S = 100, 0.1  # so many answers in no less than that
 PAUSE_AT_MOST_S = 30.0  # for one that says itself when to come back
 
 
@@ -114,6 +115,8 @@ class Stream:
     step_begun_at_s: float | None = None
     answered_at_s: float | None = None  # the first answer that was of use
     behind_since_s: float | None = None
+    heard: int = 0  # how many answers
+    burst_at_s: float = 0.0  # when the last hundred of them was full
     patience: asyncio.Timeout | None = None
     verdict: str = ""  # why it was given up
     asks_anew: bool = False  # it was given up to ask the same question again
@@ -136,6 +139,15 @@ class Stream:
         if self.patience is not None and not self.verdict:
             self.verdict, self.asks_anew = verdict, asks_anew
             self.patience.reschedule(asyncio.get_running_loop().time())
+
+    async def pace(self, now: float) -> None:
+        """Take no more than a thousand answers a second. A registry says as much in fewer, if it is one."""
+        self.heard += 1
+        if self.heard % BURST == 0:
+            rest_s = max(0.0, self.burst_at_s + BURST_S - now)
+            self.burst_at_s = now + rest_s
+            if rest_s:
+                await asyncio.sleep(rest_s)
 
     def has_lasted(self, now: float) -> bool:
         """Whether it was of use for a while."""
@@ -281,7 +293,7 @@ class Feed:
                 self._link.asking(stream.connection)
                 self._arm()
                 while self._take(await call.read(), stream):
-                    pass
+                    await stream.pace(self._now())
         finally:
             self._stream = stream.patience = None
             await end(call)
@@ -407,8 +419,10 @@ class Feed:
             due_at = loop.time() + GRACE_S
             self._timer = loop.call_at(due_at, self._tick, due_at)
             return
-        self._look(self._now())
-        self._arm()
+        try:
+            self._look(self._now())
+        finally:
+            self._arm()
 
     def _look(self, now: float) -> None:
         stream = self._stream

@@ -8,7 +8,7 @@ import grpc.aio
 
 from protos.registry.v1 import registry_pb2 as pb
 from registry_client.instance import Instance
-from registry_client.view import checksum_of
+from registry_client.steps import checksum_of
 
 Answer = Callable[[pb.WatchRequest, "grpc.aio.ServicerContext[Any, Any]"], AsyncIterator[pb.WatchResponse | bytes]]
 

@@ -9,10 +9,14 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
 
 import registry_client
 from protos.registry.v1 import registry_pb2 as pb
 from registry_client import Watch, WatchLimits
+from registry_client.view import ViewFold
 from tests.integration.client.conftest import WAIT_S, ids, until
 from tests.support.liar import Answer, Liar, full, named
 from tests.support.waiting import always_async, eventually_async, passed
@@ -148,6 +152,29 @@ async def test_parts_that_never_complete_are_given_up(monkeypatch: pytest.Monkey
         assert watch.view is None
 
 
+async def test_a_flood_of_answers_is_taken_at_its_own_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = full(named("a"))
+    bookmark = full(bookmark=True, reset=False, checksum=first.checksum).SerializeToString()
+
+    async def flood(_: pb.WatchRequest, __: Context) -> Answers:
+        yield first
+        while True:
+            yield bookmark
+
+    async with watching(flood) as (_, watch):
+        await anext(watch)
+        taken: list[int] = []
+        fold = ViewFold.on_response
+
+        def counted(*args: Any) -> Any:
+            taken.append(1)
+            return fold(*args)
+
+        monkeypatch.setattr(ViewFold, "on_response", counted)
+        await passed(2.0)
+        assert 0 < len(taken) < 2400
+
+
 # ---- streams that end
 
 
@@ -215,10 +242,6 @@ async def test_a_stream_that_has_lasted_is_begun_again_at_once(monkeypatch: pyte
 
 
 async def test_a_registry_that_says_when_to_come_back_is_given_that_time() -> None:
-    from google.protobuf import any_pb2, duration_pb2
-    from google.rpc import error_details_pb2, status_pb2
-    from grpc_status import rpc_status
-
     packed = any_pb2.Any()
     packed.Pack(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=2)))
     status = rpc_status.to_status(
@@ -301,8 +324,6 @@ async def test_no_task_dies_of_a_mistake_in_the_client(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever the fold chokes on, the watch goes on, and says so."""
-    from registry_client.view import ViewFold
-
     right, calls = ViewFold.on_response, []
 
     def choke(*args: Any) -> Any:

@@ -15,10 +15,10 @@ from balancer.pool.outlier import FailurePercentage, OutlierOptions, SuccessRate
 from balancer.pool.statistics import NodeStatistics, PoolStatistics
 
 if TYPE_CHECKING:
-    from balancer.channel import aio_channel
-    from balancer.options import ChannelOptions, hash_key
+    from balancer.aio.channel import aio_channel
+    from balancer.channels.options import ChannelOptions, hash_key
     from balancer.resolvers import DnsResolver, Resolver, StaticResolver
-    from balancer.sync_channel import sync_channel as blocking_channel
+    from balancer.threads.channel import blocking_channel
 
 __all__ = [
     "Absent",
@@ -59,13 +59,13 @@ __all__ = [
 
 # What needs grpcio comes when it is asked for: a `LoadBalancer` alone imports in a few milliseconds without it.
 _LATER = {
-    "ChannelOptions": ("options", "ChannelOptions"),
+    "ChannelOptions": ("channels.options", "ChannelOptions"),
     "DnsResolver": ("resolvers", "DnsResolver"),
     "Resolver": ("resolvers", "Resolver"),
     "StaticResolver": ("resolvers", "StaticResolver"),
-    "aio_channel": ("channel", "aio_channel"),
-    "blocking_channel": ("sync_channel", "sync_channel"),  # its own name is taken, by the module it is in
-    "hash_key": ("options", "hash_key"),
+    "aio_channel": ("aio.channel", "aio_channel"),
+    "blocking_channel": ("threads.channel", "blocking_channel"),
+    "hash_key": ("channels.options", "hash_key"),
 }
 
 

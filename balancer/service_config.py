@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from balancer.calls.retry import ATTEMPTS_LIMIT, HedgingPolicy, RetryPolicy, Throttle
 from balancer.policies import names
 from balancer.policies import policy as policy_named
 from balancer.policies.ring import VIRTUAL_NODES
 from balancer.pool.outlier import FailurePercentage, OutlierOptions, SuccessRate
-from balancer.retry import ATTEMPTS_LIMIT, HedgingPolicy, RetryPolicy, Throttle
 
 _CODES = (
     "OK",
@@ -36,6 +36,7 @@ _CODES = (
 )
 _DURATION = re.compile(r"(\d+)(\.\d{1,9})?s")
 
+_SIZES = ("maxRequestMessageBytes", "maxResponseMessageBytes")
 _OUTLIER_DETECTION = "outlier_detection_experimental"
 _RING_LIMIT = 8 * 1024 * 1024  # A42
 _RING_CAP = 4096  # what gRPC's clients cut it to
@@ -73,11 +74,8 @@ class ServiceConfig:
     health_service: str | None = None
     outlier: OutlierOptions | None = None
     """What an `outlier_detection_experimental` around the policy asks for."""
-
-    @property
-    def tries_again(self) -> bool:
-        """True when calls of some method are retried or hedged."""
-        return any(method.retry or method.hedging for method in self.methods.values())
+    limits: str | None = None
+    """What is asked for of the sizes of messages, as a service config of its own for the connections."""
 
     def method(self, path: str) -> MethodConfig | None:
         """The entry for `/package.Service/Method`: the most specific one that names it."""
@@ -88,7 +86,7 @@ class ServiceConfig:
         return None
 
 
-def parse_service_config(config: str | Mapping[str, Any] | None) -> ServiceConfig:
+def parse_service_config(config: str | bytes | Mapping[str, Any] | None) -> ServiceConfig:
     """A service config from JSON text or from its mapping; None gives an empty one.
 
     Raises ValueError that names the field for what A2 and A6 do not allow, and when no policy of `loadBalancingConfig`
@@ -96,7 +94,7 @@ def parse_service_config(config: str | Mapping[str, Any] | None) -> ServiceConfi
     """
     if config is None:
         return ServiceConfig()
-    if isinstance(config, str):
+    if isinstance(config, str | bytes):
         try:
             config = json.loads(config)
         except ValueError as error:
@@ -111,7 +109,18 @@ def parse_service_config(config: str | Mapping[str, Any] | None) -> ServiceConfi
         policy,
         health.get("serviceName"),
         outlier,
+        _limits(_list("methodConfig", fields.get("methodConfig", []))),
     )
+
+
+def _limits(entries: Iterable[Mapping[str, Any]]) -> str | None:
+    """The part of the entries that limits the sizes of messages; None when there is none."""
+    kept = [
+        {"name": entry.get("name", []), **{key: entry[key] for key in _SIZES if key in entry}}
+        for entry in entries
+        if any(key in entry for key in _SIZES)
+    ]
+    return json.dumps({"methodConfig": kept}) if kept else None
 
 
 def _methods(entries: Any) -> dict[tuple[str, str], MethodConfig]:
@@ -136,6 +145,9 @@ def _name(where: str, fields: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _method(where: str, fields: Mapping[str, Any]) -> MethodConfig:
+    for key in _SIZES:
+        if key in fields:
+            _size(f"{where}.{key}", fields[key])
     if "retryPolicy" in fields and "hedgingPolicy" in fields:
         raise ValueError(f"{where}: retryPolicy and hedgingPolicy exclude each other")
     return MethodConfig(
@@ -181,12 +193,16 @@ def _throttle(fields: Mapping[str, Any]) -> Throttle:
     return Throttle(tokens, round(_positive("retryThrottling.tokenRatio", fields.get("tokenRatio")), 3))
 
 
+def policy_of_grpc(name: str | None) -> str | None:
+    """Our name of a policy that gRPC or we have by this one; None when there is none."""
+    return None if name is None else _POLICIES.get(name, name if name in names() else None)
+
+
 def _policy(fields: Mapping[str, Any]) -> tuple[str | None, OutlierOptions | None]:
     """Policy and outlier detection of the first entry that is known here, as gRFC A24 has it."""
     entries = _list("loadBalancingConfig", fields.get("loadBalancingConfig", []))
     if not entries:
-        name = str(fields.get("loadBalancingPolicy", "")).lower()
-        return _POLICIES.get(name, name if name in names() else None), None
+        return policy_of_grpc(str(fields.get("loadBalancingPolicy", "")).lower()), None
     given = [_entry(entry) for entry in entries]
     for name, config in given:
         if name == _OUTLIER_DETECTION:
@@ -327,6 +343,11 @@ def _boolean(where: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{where}: must be true or false, is {value!r}")  # noqa: TRY004
     return value
+
+
+def _size(where: str, value: Any) -> int:
+    """A number of bytes; JSON has them as text, too."""
+    return _whole(where, int(value) if isinstance(value, str) and value.isdecimal() else value, 0, _MOST)
 
 
 def _positive(where: str, value: Any) -> float:

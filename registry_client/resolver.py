@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import balancer
-from balancer.channel import aio_channel as _aio_channel
-from balancer.options import SERVICE_CONFIG, ChannelOptions, from_query
+from balancer.aio.channel import aio_channel as _aio_channel
+from balancer.channels.options import SERVICE_CONFIG, ChannelOptions, from_query
 from balancer.resolvers import parse_target as parse_plain_target
 from balancer.resolvers import resolver_for
 from balancer.service_config import parse_service_config
-from balancer.sync_channel import sync_channel as _sync_channel
+from balancer.threads.channel import blocking_channel as _blocking_channel
 from registry_client.client import CacheDir, connect
 from registry_client.errors import InvalidTarget, RegistryError
 from registry_client.lack import why_none
@@ -196,7 +196,7 @@ def channel(
     Interceptors go on top of it with `grpc.intercept_channel`.
     """
     settings = _settings(target, policy, options, balancing, filters, registry_credentials, cache_dir)
-    made: grpc.Channel = _sync_channel(
+    made: grpc.Channel = _blocking_channel(
         settings.resolver,
         policy=settings.policy,
         options=options,

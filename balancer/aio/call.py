@@ -1,268 +1,436 @@
-"""The call objects of an asyncio channel: native calls whose connection is chosen late, and again when it must be.
+"""The call objects of an asyncio channel: an attempt at one endpoint, and another one when it must be.
 
-The life of a call, from the point of view of its `_cython_call` (the attempt that grpcio's own methods work on):
-
-    Unsent ──picked──> attempt on a node ──ended──> final
-      ^  └─deadline, cancel, no endpoint──> final     │
-      └──────────── never left, or retried ───────────┘
-
-A call that finds a ready node begins on it at once; there is no task, no wrapper and no copy on that path. `Unsent`
-stands in while there is no attempt, so that done(), cancel(), code() and the rest of grpcio's methods need no second
-version.
+A call that finds a ready endpoint begins there at once. What the application asks of it goes straight to that attempt,
+a call object of grpc.aio; when the attempt has ended well, that was all. Only a call that finds no endpoint, or whose
+attempt failed, gets a `Course`, which decides what follows.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from typing import TYPE_CHECKING, Any
+import weakref
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from grpc import StatusCode
+import grpc
+import grpc.aio
 
-from balancer import native
-from balancer.aio.unsent import Unsent
+from balancer.aio.native import CANCELLED, CODES, LOCALLY_CANCELLED, OK, at_once, outcome_of
+from balancer.calls.course import Ask, Begin, Course, End, Rest
+from balancer.calls.outcome import Verdict
+from balancer.calls.plan import PLAIN
+from balancer.calls.retry import marked
+from balancer.channels.tally import NO_SAMPLE, Tally
 from balancer.policies.base import Node, PickInfo
-from balancer.pool.picker import Fail
-from balancer.retry import never_left, speaks_against
 
 if TYPE_CHECKING:
-    import grpc
+    from collections.abc import Callable
 
-    from balancer.aio.connection import Subchannel
-    from balancer.aio.methods import Method
-    from balancer.retry import Retries
+    from balancer.aio.connection import Connection
+    from balancer.aio.engine import AioEngine
+    from balancer.aio.native import NativeCall, NativeMethod
+    from balancer.calls.course import Step
+    from balancer.calls.plan import Plan
+    from balancer.channels.types import Metadata
 
-NO_SAMPLE = float("nan")
-"""Latency of a streaming call: it lasts as long as the application likes, so it says nothing about the endpoint."""
+log = logging.getLogger(__name__)
+
+Arguments: TypeAlias = (
+    "tuple[float | None, Metadata | None, grpc.CallCredentials | None, bool | None, grpc.Compression | None]"
+)
+"""timeout, metadata, credentials, wait_for_ready, compression: as a multi-callable takes them."""
 
 
-class BalancedCall(native.Call):  # type: ignore[misc]
-    """What the four kinds of call share: where the call goes, and what is reported of how it went."""
+class Common(Protocol):
+    """What all calls of one method have in common."""
 
-    _cython_call: Any
-    """The attempt that grpcio's methods work on; `Unsent` when there is none."""
-    _final = False
-    _callbacks: list[Any] | None = None
-    _node: Node | None = None
-    """Where the attempt under way is counted; None when there is none."""
-    _last: Any = None
-    """The last attempt that was refused: its status is the call's when no other node is left."""
-    _tried: tuple[Node, ...] = ()
-    """Nodes of earlier attempts: the next goes elsewhere if it can."""
-    _refused: tuple[Node, ...] = ()
-    """Nodes that could not be connected to although the picker offered them: not again before the next picker."""
-    _retries: Retries | None = None
-    _not_before = 0.0
-    """When the next attempt may begin."""
+    engine: AioEngine
+    plan: Plan
+    replay_limit: int | None
+    """Bytes of requests to keep for another attempt; None: nothing tries again."""
 
-    def _begin_call(
-        self,
-        method: Method,
-        timeout: float | None,
-        metadata: tuple[Any, ...],
-        credentials: grpc.CallCredentials | None,
-        wait_for_ready: bool | None,
-    ) -> None:
-        self._method = method
-        self._loop = method.loop
-        self._metadata = metadata
-        self._request_serializer = method.serializer
-        self._response_deserializer = method.deserializer
-        self._context = native.build_census_context()
-        self._deadline = None if timeout is None else time.time() + timeout
-        self._credentials = credentials
-        self._wait_for_ready = wait_for_ready
-        if method.retrying is not None:
-            self._retries = method.retrying.begin()
-        self._info = method.info(metadata)
-        now = time.monotonic()
-        node = method.engine.picker.pick(self._info, now)
-        if node.__class__ is Node:
-            self._begin_attempt(node, now)
+    def at(self, connection: Connection, again: bool) -> NativeMethod:
+        """The multi-callable of the method on a connection; `again`: for attempts that others went before."""
+
+
+class Attempt(Tally):
+    """One attempt of a call. The call lives on until it has ended."""
+
+    __slots__ = ("_call", "native", "number")
+
+    _call: Call | None
+
+    def __init__(self, node: Node, connection: Connection, now: float, number: int, native: NativeCall) -> None:
+        super().__init__(node, connection, now)
+        connection.entered()
+        self.number = number
+        self.native = native
+
+    def serves(self, call: Call) -> None:
+        """Has the call told when the attempt ended."""
+        self._call = call
+        self.native.add_done_callback(self.ended)
+
+    def ended(self, _native: object) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call.attempt_ended(self)
+
+
+class LooseAttempt(Attempt):
+    """One that does not keep its call: a stream that nobody holds ends."""
+
+    __slots__ = ("_owner",)
+
+    def serves(self, call: Call) -> None:
+        self._owner = weakref.ref(call)
+        self.native.add_done_callback(self.ended)
+
+    def ended(self, _native: object) -> None:
+        call = self._owner()
+        if call is None:
+            self.out(Verdict.OURS, time.monotonic())
         else:
-            self._cython_call = Unsent(self._deadline)
-        method.calls.add(self)
+            call.attempt_ended(self)
 
-    def _begin_attempt(self, node: Node, now: float) -> None:
-        subchannel: Subchannel = node.subchannel
-        method = self._method
-        # Never wait-for-ready: should the back end not be ready after all, another is asked rather than waited
-        # for this one.
-        self._cython_call = subchannel.call(
-            method.path,
-            self._deadline,
-            self._credentials,
-            False,
-            subchannel.handle(method.path) if method.registered else 0,
-        )
-        self._node = node
-        self._subchannel = subchannel
-        self._started = now
-        subchannel.active += 1
-        node.load.started(now)
 
-    async def _settle(self) -> bool:
-        """Waits, while there is no attempt, until one begins (True) or the call ends without (False)."""
-        unsent = self._cython_call
-        await self._back_off(unsent)
-        engine = self._method.engine
-        while not unsent.done():
-            pick = engine.pick(self._info)
-            node = pick if pick.__class__ is Node else None
-            if node is not None and node not in self._refused:
-                self._begin_attempt(node, time.monotonic())
-                unsent.release()
-                return True
-            if not self._wait_for_ready and (node is not None or pick.__class__ is Fail):
-                self._give_up(unsent, pick)
-            elif await engine.swapped(unsent.time_remaining()):
-                self._refused = ()
-            else:
-                unsent.end(StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
-        self._finish()
+class Call(grpc.aio.Call):
+    """What the four kinds of call share."""
+
+    is_unary = True
+    """The time it takes says something about the endpoint."""
+    attempt_type: type[Attempt] = Attempt
+    attempt: Attempt | None = None
+    """The attempt under way or, once the call is over, the one it ended as; None while there is none."""
+    over = False
+    _course: Course | None = None
+    _attempts: dict[int, Attempt] | None = None
+    """All attempts, once there may be more than one."""
+    _ending: grpc.aio.AioRpcError | BaseException | None = None
+    """How the call ended, when it did not as an attempt."""
+    _cancelled = False
+    _callbacks: list[Callable[[Call], None]] | None = None
+    _changed: asyncio.Future[None] | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _deadline: float | None = None
+
+    def __init__(self, method: Common, request: object, arguments: Arguments, info: PickInfo) -> None:
+        self._method = method
+        self._plan = method.plan
+        self._request = request
+        self._arguments = arguments
+        self._info = info
+
+    # How it begins
+
+    def begin_on(self, node: Node, now: float) -> None:
+        """Begins at an endpoint that is ready. Raises what grpc.aio raises for arguments that make no sense."""
+        connection: Connection | None = node.subchannel
+        if connection is None:
+            self.begin_without(now)
+            return
+        native = self._begun(connection, self._arguments)
+        self.attempt = attempt = self.attempt_type(node, connection, now, 0, native)
+        timeout = self._arguments[0]
+        if timeout is not None:
+            self._deadline = now + timeout
+        attempt.serves(self)
+
+    def begin_without(self, now: float) -> None:
+        """Begins with no endpoint, or with more than one to come."""
+        timeout = self._arguments[0]
+        if timeout is not None:
+            self._deadline = now + timeout
+        waits = self._plan.waits(self._arguments[3])
+        self._course = course = Course(self._plan, self._method.engine.rng, self._deadline, wait_for_ready=waits)
+        self._attempts = {}
+        self._follow(course.woke(now))
+
+    def _begun(self, connection: Connection, arguments: Arguments, *, again: bool = False) -> NativeCall:
+        """Begins an attempt on a connection."""
+        raise NotImplementedError
+
+    # What follows
+
+    def attempt_ended(self, attempt: Attempt) -> None:
+        """An attempt has its status. Must not raise: grpc.aio is in the middle of something."""
+        if self.over and attempt is self.attempt:
+            return
+        now = time.monotonic()
+        rtt_s = now - attempt.started if self.is_unary else NO_SAMPLE
+        course = self._course
+        if course is None and at_once(attempt.native.code()) is OK:
+            attempt.out(Verdict.OK, now, rtt_s)
+            retrying = self._plan.retrying
+            if retrying is not None and retrying.throttle is not None:
+                retrying.throttle.succeeded()
+            self._finish()
+            return
+        try:
+            self._failed(attempt, now, rtt_s)
+        except Exception as error:
+            log.exception("a call could not go on")
+            self._break(error)
+
+    def _failed(self, attempt: Attempt, now: float, rtt_s: float) -> None:
+        engine, native = self._method.engine, attempt.native
+        outcome = outcome_of(native, committed=self._committed, connected=False)
+        if not attempt.out(outcome.verdict, now, rtt_s) or self.over:
+            return
+        if outcome.verdict is Verdict.REFUSED:
+            gone = engine.connection_failed(attempt.node, at_once(native.details()))
+            outcome = outcome_of(native, committed=self._committed, connected=not gone)
+        if self._course is None:
+            self._course = self._going_on(attempt)
+        self._follow(self._course.ended(attempt.number, outcome, now))
+
+    @property
+    def _committed(self) -> bool:
+        """There is no going back: another attempt cannot take this one's place."""
         return False
 
-    async def _back_off(self, unsent: Unsent) -> None:
-        pause_s = self._not_before - time.monotonic()
-        if pause_s <= 0:
-            return
-        left_s = unsent.time_remaining()
-        await asyncio.sleep(pause_s if left_s is None else min(pause_s, left_s))
-        if left_s is not None and left_s <= pause_s:
-            unsent.end(StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+    def _going_on(self, attempt: Attempt) -> Course:
+        waits = self._plan.waits(self._arguments[3])
+        self._attempts = {0: attempt}
+        return Course.going_on(self._plan, self._method.engine.rng, self._deadline, attempt.node, wait_for_ready=waits)
 
-    def _give_up(self, unsent: Unsent, pick: Any) -> None:
-        if self._last is None:
-            unsent.end(StatusCode.UNAVAILABLE, pick.reason if isinstance(pick, Fail) else "no endpoint is ready")
-        else:
-            unsent.end_as(self._last)
+    def _follow(self, step: Step) -> None:
+        """Does what the course says, until there is nothing to do by now."""
+        course = self._course
+        assert course is not None  # noqa: S101 - it is whose step this is
+        while not isinstance(step, End):
+            if isinstance(step, Rest):
+                self._rest(step)
+                return
+            step = self._ask(course) if isinstance(step, Ask) else self._begin(course, step)
+        self._end(step)
 
-    def _leave(self, rtt_s: float, ok: bool | None) -> None:
-        """The attempt ended: `ok` False speaks against its node, None says nothing. Counts it once."""
-        node, self._node = self._node, None
-        if node is not None:
-            self._count_out(node, self._subchannel, rtt_s, ok)
+    def _ask(self, course: Course) -> Step:
+        info = self._info
+        if course.tried:
+            info = PickInfo(info.key, course.tried, info.method, info.metadata)
+        return course.picked(self._method.engine.pick(info), time.monotonic())
 
-    def _count_out(self, node: Node, subchannel: Subchannel, rtt_s: float, ok: bool | None) -> None:
-        subchannel.active -= 1
-        if subchannel.draining and not subchannel.active:
-            subchannel.close_soon()
-        if ok is None:
-            node.load.abandoned()
-        elif node.load.finished(time.monotonic(), rtt_s, ok):
-            self._method.engine.look_at_loads()
+    def _begin(self, course: Course, step: Begin) -> Step:
+        timeout, metadata, credentials, waits, compression = self._arguments
+        now = time.monotonic()
+        if self._deadline is not None:
+            timeout = max(0.0, self._deadline - now)
+        if step.previous:
+            metadata = marked(tuple(metadata or ()), step.previous)
+        connection: Connection = step.node.subchannel
+        try:
+            arguments = (timeout, metadata, credentials, waits, compression)
+            native = self._begun(connection, arguments, again=step.previous > 0)
+        except grpc.aio.UsageError:
+            if not connection.closed:
+                raise
+            return course.not_begun(step.number, now)
+        attempt = self.attempt_type(step.node, connection, now, step.number, native)
+        assert self._attempts is not None  # noqa: S101 - there is a course
+        self._attempts[step.number] = attempt
+        if self._plan.hedging is None:
+            self.attempt = attempt
+            self._tell()
+        attempt.serves(self)
+        self._started(attempt)
+        return course.begun(now)
 
-    def _succeeded(self, rtt_s: float) -> None:
-        self._leave(rtt_s, ok=True)
-        if self._retries is not None:
-            self._retries.succeeded()
+    def _started(self, attempt: Attempt) -> None:
+        """An attempt after the first, or the first of a call that waited, is under way."""
 
-    def _failed(self, attempt: Any, rtt_s: float, *, committed: bool) -> bool:
-        """Counts a failed attempt; True when another one is to take its place: then there is none (`Unsent`) by now."""
-        node = self._node
-        status = attempt._status  # noqa: SLF001 - the public way to it is a coroutine
-        if attempt.is_locally_cancelled() or node is None:
-            self._leave(rtt_s, None)
-            return False
-        refused = never_left(status.code(), status.details())
-        self._leave(rtt_s, None if refused else not speaks_against(status.code()))
-        if not self._another(status, refused=refused, committed=committed):
-            return False
-        if refused and self._method.engine.connection_failed(node, status.details()):
-            self._refused = (*self._refused, node)
-        self._last = attempt if refused else None
-        self._tried = (*self._tried, node)
-        self._info = PickInfo(self._info.key, self._tried, self._info.method, self._info.metadata)
-        self._cython_call = Unsent(self._deadline)
-        return True
+    def _rest(self, step: Rest) -> None:
+        engine = self._method.engine
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.attempt is not None and self.attempt.is_out:
+            self.attempt = None
+        if step.until is not None:
+            self._timer = engine.loop.call_later(max(0.0, step.until - time.monotonic()), self._woke)
+        if step.picker or step.until is not None:
+            engine.waiting[self] = None
 
-    def _another(self, status: Any, *, refused: bool, committed: bool) -> bool:
-        if refused:
-            return (
-                True  # nobody saw the call, so nothing is done twice: gRFC A6's transparent retry, no policy is asked
-            )
-        if self._retries is None:
-            return False
-        pause_s = self._retries.pause_after(
-            status.code(), status.trailing_metadata(), self._method.engine.rng, committed=committed
-        )
-        if pause_s is None:
-            return False
-        self._not_before = time.monotonic() + pause_s
-        self._metadata = self._retries.marked(self._metadata)
-        return True
+    def _woke(self) -> None:
+        if not self.over and self._course is not None:
+            self._try(self._course.woke)
+
+    def new_picker(self) -> None:
+        if not self.over and self._course is not None:
+            self._try(self._course.new_picker)
+
+    def _try(self, happened: Callable[[float], Step]) -> None:
+        try:
+            self._follow(happened(time.monotonic()))
+        except Exception as error:
+            self._break(error)
+
+    # How it ends
+
+    def _end(self, step: End) -> None:
+        attempts = self._attempts or {}
+        self.attempt = None if step.by is None else attempts[step.by]
+        if self.attempt is None:
+            details = LOCALLY_CANCELLED if self._cancelled else step.details
+            self._ending = _error(CODES[step.code], details)
+        self._finish()
+        for number in step.drop:
+            attempts[number].native.cancel()
+
+    def _break(self, error: BaseException) -> None:
+        """Something of the caller's, or of a policy of its own, does not work: that is how the call ends."""
+        attempts = [*(self._attempts or {}).values(), *([self.attempt] if self.attempt is not None else [])]
+        if not self.over:
+            self.attempt = None
+            self._ending = error
+            self._finish()
+        for attempt in attempts:
+            attempt.native.cancel()
 
     def _finish(self) -> None:
-        """The call has its final status: tells those who asked to be told. Idempotent."""
-        if self._final:
-            return
-        self._final = True
-        self._method.calls.discard(self)
+        self.over = True
+        engine = self._method.engine
+        if self._timer is not None:
+            self._timer.cancel()
+        engine.waiting.pop(self, None)
+        self._tell()
         callbacks, self._callbacks = self._callbacks, None
         for callback in callbacks or ():
-            callback(self)
+            self._call_back(callback)
 
-    def _cancel(self, details: str) -> bool:
-        attempt = self._cython_call
-        if self._final or attempt.done():
-            return False
-        attempt.cancel(details)
-        self._leave(NO_SAMPLE, None)
-        self._finish()
-        self._let_go()
-        return True
+    def _call_back(self, callback: Callable[[Call], None]) -> None:
+        try:
+            callback(self)
+        except Exception as error:
+            context = {"message": "a callback of a call failed", "exception": error}
+            self._method.engine.loop.call_exception_handler(context)
+
+    def _tell(self) -> None:
+        """Whoever waits for a change looks again."""
+        changed, self._changed = self._changed, None
+        if changed is not None and not changed.done():
+            changed.set_result(None)
+
+    # For those who wait
+
+    async def _change(self) -> None:
+        """Waits until there is another attempt or the call is over."""
+        if self._changed is None:
+            self._changed = self._method.engine.loop.create_future()
+        await asyncio.shield(self._changed)
+
+    async def _under_way(self) -> Attempt | None:
+        """The attempt under way, or the one the call ended as; None when it ended without one."""
+        while self.attempt is None and not self.over:
+            await self._change()
+        return self.attempt
+
+    def is_last(self, attempt: Attempt) -> bool:
+        """For an attempt that has failed: no other one takes its place."""
+        if not self.over and attempt is self.attempt and attempt.native.done():
+            self.attempt_ended(attempt)
+        return self.over and attempt is self.attempt
+
+    async def _decided(self) -> Attempt | None:
+        """Waits until the call is over."""
+        while not self.over:
+            await self._change()
+        return self.attempt
+
+    def _raise_ending(self) -> None:
+        if self._cancelled or self._ending is None:
+            raise asyncio.CancelledError
+        raise self._ending
+
+    # grpc.aio.RpcContext, grpc.aio.Call
+
+    def cancelled(self) -> bool:
+        if self.attempt is not None:
+            return self.attempt.native.cancelled()
+        return self.over and self._code() is CANCELLED
 
     def done(self) -> bool:
-        return self._final
+        return self.over
 
-    def add_done_callback(self, callback: Any) -> None:
-        if self._final:
-            callback(self)
+    def time_remaining(self) -> float | None:
+        if self.attempt is not None:
+            return self.attempt.native.time_remaining()
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def cancel(self) -> bool:
+        if self.over:
+            return False
+        attempt = self.attempt
+        if attempt is not None and self._plan.hedging is None:
+            return attempt.native.cancel()
+        self._cancelled = True
+        if self._course is not None:
+            self._follow(self._course.cancelled())
+        return True
+
+    def add_done_callback(self, callback: Callable[[Call], None]) -> None:
+        if self.over:
+            self._call_back(callback)
         elif self._callbacks is None:
             self._callbacks = [callback]
         else:
             self._callbacks.append(callback)
 
-    def _let_go(self) -> None:
-        """Keeps of the last attempt what can still be asked for, and not the attempt.
+    def _code(self) -> grpc.StatusCode:
+        ending = self._ending
+        return ending.code() if isinstance(ending, grpc.aio.AioRpcError) else grpc.StatusCode.UNKNOWN
 
-        gRPC's core keeps a connection for as long as there is a call object that was on it, and tells who watches it
-        of its end only then: users keep calls, and exceptions keep the frames that have them.
-        """
-        attempt = self._cython_call
-        if attempt.__class__ is not Unsent and attempt.done():
-            told = Unsent(self._deadline)
-            told.end_as(attempt, attempt._initial_metadata)  # noqa: SLF001 - the public way to it is a coroutine
-            self._cython_call = told
-        self._last = None
+    async def code(self) -> grpc.StatusCode:
+        attempt = await self._decided()
+        return self._code() if attempt is None else await attempt.native.code()
 
-    async def _decided(self) -> None:
-        """Waits until the attempt that ended was the last."""
+    async def details(self) -> str:
+        attempt = await self._decided()
+        if attempt is not None:
+            return await attempt.native.details()
+        ending = self._ending
+        return (ending.details() or "") if isinstance(ending, grpc.aio.AioRpcError) else str(ending)
+
+    async def debug_error_string(self) -> str | None:
+        attempt = await self._decided()
+        return None if attempt is None else await attempt.native.debug_error_string()
+
+    async def trailing_metadata(self) -> grpc.aio.Metadata:
+        attempt = await self._decided()
+        return grpc.aio.Metadata() if attempt is None else await attempt.native.trailing_metadata()
+
+    async def initial_metadata(self) -> grpc.aio.Metadata:
         while True:
-            attempt = self._cython_call
-            await attempt.status()
-            if attempt is self._cython_call:
-                return
+            attempt = await (self._under_way() if self._plan is PLAIN else self._decided())
+            if attempt is None:
+                return grpc.aio.Metadata()
+            metadata = await attempt.native.initial_metadata()
+            if attempt is self.attempt and (self.over or not attempt.native.done() or self.is_last(attempt)):
+                return metadata
 
-    async def initial_metadata(self) -> Any:
+    async def wait_for_connection(self) -> None:
         while True:
-            attempt = self._cython_call
-            await attempt.initial_metadata()
-            if attempt is self._cython_call:
-                return await super().initial_metadata()
+            attempt = await self._under_way()
+            if attempt is None:
+                self._raise_ending()
+            else:
+                try:
+                    await attempt.native.wait_for_connection()
+                except grpc.RpcError:
+                    if self.is_last(attempt):
+                        raise
+                else:
+                    return
 
-    async def trailing_metadata(self) -> Any:
-        await self._decided()
-        return await super().trailing_metadata()
+    def __repr__(self) -> str:
+        if self.attempt is not None:
+            return repr(self.attempt.native)
+        state = f"ended: {self._ending}" if self.over else "waiting for an endpoint"
+        return f"<{type(self).__name__} {state}>"
 
-    async def code(self) -> Any:
-        await self._decided()
-        return await super().code()
+    __str__ = __repr__
 
-    async def details(self) -> Any:
-        await self._decided()
-        return await super().details()
 
-    async def debug_error_string(self) -> Any:
-        await self._decided()
-        return await super().debug_error_string()
+def _error(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details, details)

@@ -4,93 +4,172 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, Protocol
 
 import grpc
+import grpc.aio
 
-from balancer import native
-from balancer.connectivity import FROM_GRPC
-from balancer.driver import NO_CONNECTION, Driver
-from balancer.health import Stream, health_stream, keep_up, load_stream
+from balancer.aio.native import at_once
+from balancer.channels.connectivity import FROM_GRPC
+from balancer.channels.health import Stream, keep_up
 from balancer.policies.base import ConnectivityState
 
 if TYPE_CHECKING:
-    from balancer.aio.engine import Engine
-    from balancer.options import ChannelOptions
-    from balancer.policies.base import Node
+    from collections.abc import Callable
 
-# A call that has ended lets its attempt go, so a watch is mostly over in a millisecond: only somebody's hold on what is
-# not ours to let go takes so long.
+    from balancer.channels.tally import Tally
+
+log = logging.getLogger(__name__)
+
+# A watch is mostly over in a millisecond: only somebody's hold on what is not ours to let go takes so long.
 _LAST_WORDS_S = 1.0
+_LAST_WORDS_OF_CALLS_S = 0.05
 
 
-class Subchannel:
-    """The connection to one endpoint: a plain grpc.aio channel, watched by one task."""
+class Owner(Protocol):
+    """Whom a connection tells."""
 
-    __slots__ = ("_channel", "_core", "_handles", "_task", "active", "call", "draining")
+    loop: asyncio.AbstractEventLoop
 
-    def __init__(self, engine: Engine, node: Node) -> None:
-        self._channel = engine.dial(node.endpoint.address)
-        self._core = native.core_channel(self._channel)
-        self.call = self._core.call
-        """Begins an attempt."""
-        self.active = 0
-        """Attempts under way."""
-        self.draining = False
-        self._handles: dict[bytes, int] = {}
-        self._task = engine.loop.create_task(
-            self._watch(engine.driver, node, engine.options), name=f"balancer-watch-{node.endpoint.address}"
-        )
-        self._task.add_done_callback(self._close)
-        engine.own(self._task)
+    def look_at_loads(self) -> None:
+        """The pool should look at its loads."""
 
-    def handle(self, path: bytes) -> int:
-        """gRPC core's handle of a method that generated code registered."""
-        handle = self._handles.get(path)
-        if handle is None:
-            handle = self._handles[path] = self._core.get_registered_call_handle(path)
-        return handle
+
+class Connection:
+    """The connection to one endpoint: a plain grpc.aio channel, watched by one task.
+
+    `dial` makes the channel, with gRPC options to add. `on_state` is told the first state and every other one.
+    `streams` are kept up while the connection is ready; with `waits_for_health` it counts as connecting until a stream
+    of its own says otherwise (gRFC A17).
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        dial: Callable[[bool], grpc.aio.Channel],
+        on_state: Callable[[ConnectivityState], None],
+        streams: tuple[Stream, ...],
+        *,
+        waits_for_health: bool,
+    ) -> None:
+        self._owner = owner
+        self._dial = dial
+        self._on_state = on_state
+        self._streams = streams
+        self._waits_for_health = waits_for_health
+        self._active = 0
+        self._draining = False
+        self._retries: grpc.aio.Channel | None = None
+        self.channel = dial(True)
+        """For first attempts."""
+        # gRPC's core tells of a channel's end only when nobody holds a call of it any more, and users keep calls. So
+        # what is watched is another channel on the same connection: all that is to be told of it is told as it closes.
+        self._watched = dial(True)
+        self.closed = False
+        self.task = owner.loop.create_task(self._watch(), name="balancer-watch")
+        self.task.add_done_callback(self._close)
+
+    @property
+    def retries(self) -> grpc.aio.Channel:
+        """For attempts that others went before: gRPC core, where its own retries are on, takes away the header that
+        tells a server how many. A connection of its own, made when it is first needed."""
+        if self._retries is None:
+            self._retries = self._dial(False)
+        return self._retries
 
     @property
     def state(self) -> ConnectivityState:
-        return FROM_GRPC[self._channel.get_state()]
+        return FROM_GRPC[self._watched.get_state()]
 
     def connect(self) -> None:
-        self._channel.get_state(try_to_connect=True)
+        """Begins to connect if nothing else does."""
+        for channel in (self._watched, self.channel):
+            channel.get_state(try_to_connect=True)
+
+    def drain(self) -> None:
+        """Closes the connection once its calls have ended."""
+        self._draining = True
+        if not self._active:
+            self.close_soon()
 
     def close_soon(self) -> None:
         """Closes the connection in the next round of the loop."""
-        self._task.cancel()
+        self.closed = True
+        self.task.cancel()
+
+    # balancer.channels.tally.Counted
+
+    def entered(self) -> None:
+        """An attempt begins."""
+        self._active += 1
+
+    def left(self) -> None:
+        self._active -= 1
+        if self._draining and not self._active:
+            self.close_soon()
+
+    def alarm(self) -> None:
+        self._owner.look_at_loads()
+
+    def stray(self, tally: Tally) -> None:
+        load = tally.node.load
+
+        def out() -> None:
+            load.abandoned()
+            self.left()
+
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and with it all that would be counted
+            self._owner.loop.call_soon_threadsafe(out)
+
+    # The watch
 
     def _close(self, _task: asyncio.Task[None]) -> None:
         # With no grace there is nothing to wait for: the coroutine ends at its first step. Not in a `finally` of the
         # watch, which never begins when it is cancelled at once.
-        with contextlib.suppress(StopIteration):
-            self._channel.close().send(None)
+        self.closed = True
+        self._close_calls()
+        with contextlib.suppress(RuntimeError):
+            at_once(self._watched.close())
 
-    async def _watch(self, driver: Driver, node: Node, options: ChannelOptions) -> None:
-        state = self._channel.get_state(try_to_connect=True)
-        while True:
-            streams = _streams(driver, node, options) if state is grpc.ChannelConnectivity.READY else []
-            # Until its health service has spoken, a back end counts as connecting (gRFC A17).
-            waits = bool(streams) and options.health_service is not None
-            driver.report(node, ConnectivityState.CONNECTING if waits else FROM_GRPC[state], NO_CONNECTION)
+    def _close_calls(self) -> None:
+        for channel in (self.channel, self._retries):
+            if channel is not None:
+                with contextlib.suppress(RuntimeError):
+                    at_once(channel.close())
+
+    async def _watch(self) -> None:
+        """Whatever goes wrong in telling: the connection is watched on."""
+        self.connect()
+        state = self._watched.get_state()
+        while state is not grpc.ChannelConnectivity.SHUTDOWN:
+            streams = self._streams if state is grpc.ChannelConnectivity.READY else ()
+            waits = bool(streams) and self._waits_for_health
+            try:
+                self._on_state(ConnectivityState.CONNECTING if waits else FROM_GRPC[state])
+            except Exception:
+                log.exception("a connection's state could not be told")
             await self._stays(state, streams)
-            state = self._channel.get_state()
+            state = self._watched.get_state()
 
-    async def _stays(self, state: grpc.ChannelConnectivity, streams: list[Stream]) -> None:
+    async def _stays(self, state: grpc.ChannelConnectivity, streams: tuple[Stream, ...]) -> None:
         """Waits while the connection is in this state, with these streams on it."""
         loop = asyncio.get_running_loop()
-        tasks = [loop.create_task(keep_up(stream, self._channel)) for stream in streams]
-        watch = loop.create_task(self._channel.wait_for_state_change(state))
+        tasks = [loop.create_task(keep_up(stream, self._watched)) for stream in streams]
+        watch = loop.create_task(self._watched.wait_for_state_change(state))
         try:
             await asyncio.shield(watch)
         except asyncio.CancelledError:
             # Of a watch that is given up gRPC's core tells later, to a loop that may be gone by then. A channel that
-            # closes ends it, once no call object holds on to the channel: so all that calls had to be told is told too.
-            await self._channel.close()
+            # closes ends it.
+            await self._watched.close()
             await _ended(watch)
+            if self._active:  # calls that are cancelled now: of their end, too, core has yet to tell
+                self._close_calls()
+                await asyncio.sleep(_LAST_WORDS_OF_CALLS_S)
             raise
+        except grpc.aio.UsageError:
+            return  # closed
         finally:
             for task in tasks:
                 task.cancel()
@@ -101,20 +180,5 @@ class Subchannel:
 async def _ended(watch: asyncio.Task[None]) -> None:
     await asyncio.wait([watch], timeout=_LAST_WORDS_S)
     if not watch.cancel():
-        with contextlib.suppress(native.UsageError):
+        with contextlib.suppress(grpc.aio.UsageError):
             watch.result()
-
-
-def _streams(driver: Driver, node: Node, options: ChannelOptions) -> list[Stream]:
-    """What a back end is to tell of itself while it is connected."""
-
-    def on_health(serving: bool) -> None:
-        driver.report_health(node, serving=serving)
-        driver.report(node, ConnectivityState.READY)
-
-    streams = []
-    if options.health_service is not None:
-        streams.append(health_stream(options.health_service, on_health))
-    if options.load_report_interval_s is not None:
-        streams.append(load_stream(options.load_report_interval_s, lambda weight: driver.report_weight(node, weight)))
-    return streams

@@ -1,208 +1,195 @@
-"""What a channel's methods and calls share: its picker, its connections and its tasks."""
+"""The engine of an asyncio channel: its connections, its tasks, and the calls that wait for a picker."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-import weakref
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+import warnings
+from itertools import count
+from typing import TYPE_CHECKING, Protocol
 
-from balancer import native
-from balancer.aio.connection import Subchannel
-from balancer.driver import Driver
-from balancer.options import Settings, info_maker
-from balancer.policies.base import ANY, ConnectivityState, Node, PickInfo
-from balancer.pool.picker import Open, Pick, Picker, Wait
-from balancer.pool.pool import Pool
-from balancer.service_config import ServiceConfig, parse_service_config
+import grpc.aio
+
+from balancer.aio.connection import Connection
+from balancer.aio.native import CLOSED
+from balancer.channels.driver import NO_CONNECTION
+from balancer.channels.engine import Closed, Engine, ready, wanted
+from balancer.channels.health import streams_of
+from balancer.policies.base import ANY, ConnectivityState, Node
+from balancer.pool.picker import Open
 
 if TYPE_CHECKING:
-    import random
+    from random import Random
 
-    import grpc
-
-    from balancer.aio.methods import Method
-    from balancer.endpoints import Resolved
+    from balancer.aio.dial import Dialler
+    from balancer.channels.options import Settings
+    from balancer.policies.base import PickInfo
+    from balancer.pool.picker import Pick, Picker
 
 log = logging.getLogger(__name__)
 
 
-class Engine:
-    """What a channel's methods and calls share: the current picker, those who wait for the next, and the
-    connections."""
+class Waiter(Protocol):
+    """A call without an attempt."""
 
-    def __init__(self, settings: Settings, dial: Any, rng: random.Random) -> None:
-        self.loop: asyncio.AbstractEventLoop = native.get_working_loop()
-        self.rng = rng
-        self._dial = dial
-        self.info_of = info_maker(settings)
-        self.replay_limit = settings.replay_limit
-        self.config: ServiceConfig = settings.service_config
-        self.methods: weakref.WeakSet[Method] = weakref.WeakSet()
-        self.calls: set[Any] = set()
-        """Calls under way."""
-        self.state = ConnectivityState.IDLE
-        self.closed = False
-        self.picker: Any = _Dormant(self)
-        self._current: Any = self.picker
+    def new_picker(self) -> None:
+        """The picker, or the channel's state, is another one. Must not raise."""
+
+    def cancel(self) -> bool: ...
+
+
+class AioEngine(Engine):
+    """What an asyncio channel's methods and calls share. Everything happens in one loop."""
+
+    def __init__(self, settings: Settings, dialler: Dialler, rng: Random) -> None:
+        super().__init__(settings, rng)
+        self.loop = _loop()
+        self.front = dialler.front()
+        self.waiting: dict[Waiter, None] = {}
+        """Calls that wait for the next picker."""
+        self._dialler = dialler
         self._next: asyncio.Future[None] | None = None
-        self.options = settings.options_under(settings.service_config)
-        self._settings = settings
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self.driver: Any = None
+        self._numbers = count()
+        self._connections: set[Connection] = set()
 
     def start(self) -> None:
-        """Begins to resolve and to connect."""
-        pool = Pool(self._settings.policy, options=self._settings.options.pool, rng=self.rng, now=time.monotonic())
-        self.driver = Driver(self._settings.resolver, pool, self, self.loop)
-        self.install(pool.picker, pool.state)
-        self.driver.start()
-
-    def dial(self, address: str) -> grpc.aio.Channel:
-        """A connection of the kind that the service config asks for."""
-        channel: grpc.aio.Channel = self._dial(address, self._settings.dial_options(self.config))
-        return channel
+        if self.driver is None and not self.closed:
+            driver = self.driver = self.new_driver(self, self.loop)
+            self.install(driver.pool.picker, driver.pool.state)
+            driver.start()
 
     def pick(self, info: PickInfo) -> Pick:
-        """A pick for a call that waited, and for one that came while the channel was idle."""
-        pick: Pick = self._current.pick(info, time.monotonic())
-        if isinstance(pick, Open):
-            self.driver.connect(pick.nodes)
+        """A pick for a call without an attempt. Raises UsageError when the channel is closed."""
+        pick = ready(self.picker.pick(info, time.monotonic()))
+        if isinstance(pick, Open) and self.driver is not None:
+            self.driver.connect(wanted(pick))
         return pick
 
     def connect(self) -> None:
         """The channel is wanted connected, though no call waits."""
-        if not isinstance(self.pick(ANY), Open):
-            idle = (node for node in self.driver.pool.members if node.state is ConnectivityState.IDLE)
-            self.driver.connect(islice(idle, 1))
+        if not self.closed and not isinstance(self.pick(ANY), Open) and self.driver is not None:
+            self.driver.connect(self.one_idle())
 
-    async def swapped(self, timeout_s: float | None) -> bool:
-        """Waits for another picker or another state; False when `timeout_s` went by first."""
+    async def changed(self) -> None:
+        """Waits for another picker or another state."""
         if self._next is None:
             self._next = self.loop.create_future()
-        done, _ = await asyncio.wait({self._next}, timeout=timeout_s)
-        return bool(done)
+        await asyncio.shield(self._next)
 
     def look_at_loads(self) -> None:
-        """A load has something the pool should act on."""
-        self.driver.tick()
+        if self.driver is not None:
+            self.driver.tick()
 
     def connection_failed(self, node: Node, details: str) -> bool:
         """A call found no connection although the pool took it for ready: the watch has not spoken yet.
 
         False when there is one again: the node may be asked once more.
         """
-        subchannel = node.subchannel
-        if subchannel is None:
+        connection = node.subchannel
+        if connection is None or self.driver is None:
             return True
-        if subchannel.state is ConnectivityState.READY:
+        state = connection.state
+        if state is ConnectivityState.READY:
             return False
-        self.driver.report(node, subchannel.state, details)
+        self.driver.report(node, state, details)
         return True
 
-    def own(self, task: asyncio.Task[Any]) -> None:
-        """Holds a task until it ends, at the latest when the channel closes."""
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("a connection's watch failed", exc_info=task.exception())
-
-    # What the driver asks for (balancer.driver.Connections).
+    # balancer.channels.driver.Connections
 
     def open_node(self, node: Node) -> None:
         if node.subchannel is None:
-            node.subchannel = Subchannel(self, node)
+            node.subchannel = self._dialled(node)
         else:
             node.subchannel.connect()
 
+    def _dialled(self, node: Node) -> Connection:
+        driver, options = self.driver, self.options
+        assert driver is not None  # noqa: S101 - it is what asks
+        config = self.config
+        number = next(self._numbers)
+
+        def dial(retries: bool) -> grpc.aio.Channel:
+            options = self.settings.dial_options(config, retries=retries, number=number)
+            return self._dialler.dial(node.endpoint.address, options)
+
+        def on_state(state: ConnectivityState) -> None:
+            if node.subchannel is connection:
+                driver.report(node, state, NO_CONNECTION)
+
+        connection = Connection(
+            self, dial, on_state, streams_of(driver, node, options), waits_for_health=options.health_service is not None
+        )
+        self._connections.add(connection)
+        connection.task.add_done_callback(lambda _task: self._connections.discard(connection))
+        return connection
+
     def close_node(self, node: Node) -> None:
-        subchannel, node.subchannel = node.subchannel, None
-        if subchannel is not None:
-            subchannel.draining = True
-            if not subchannel.active:
-                subchannel.close_soon()
+        connection, node.subchannel = node.subchannel, None
+        if connection is not None:
+            connection.drain()
 
     def install(self, picker: Picker, state: ConnectivityState) -> None:
-        self._current, self.state = picker, state
-        if not self.closed:
-            self.picker = picker
+        if self.closed:
+            return
+        self.picker, self.state = picker, state
         self._wake()
-
-    def configured(self, resolution: Resolved) -> None:
-        if resolution.service_config is None or self._settings.config_given:
-            return
-        try:
-            config = parse_service_config(resolution.service_config)
-        except ValueError as error:
-            log.warning("service config refused, the one before stays: %s", error)
-            return
-        if config.policy != self.config.policy and not self._settings.policy_given:
-            self.driver.choose_by(self._settings.policy_under(config))
-        self.config, self.options = config, self._settings.options_under(config)
-        for method in self.methods:
-            method.configure()
 
     def _wake(self) -> None:
         future, self._next = self._next, None
         if future is not None and not future.done():
             future.set_result(None)
+        waiting, self.waiting = self.waiting, {}
+        for call in waiting:
+            call.new_picker()
+
+    # The end
 
     async def aclose(self, grace_s: float | None) -> None:
         """No new calls; those under way get `grace_s` seconds, then are cancelled; then everything ends."""
         if self.closed:
             return
-        self.closed = True
-        self.picker = _Closed()
-        if grace_s:
-            await self._calls_end(grace_s)
-        for call in tuple(self.calls):
+        self._shut()
+        connections = tuple(self._connections)
+        ending = {connection.task for connection in connections}
+        if grace_s and ending:
+            for connection in connections:
+                connection.drain()
+            await asyncio.wait(ending, timeout=grace_s)
+        for call in tuple(self.waiting):
             call.cancel()
-        tasks = self.stop()
-        if tasks:
-            await asyncio.wait(tasks)
+        for connection in tuple(self._connections):
+            connection.close_soon()
+        ending |= self._end()
+        if ending:
+            await asyncio.wait(ending)
+        if self.front is not None:
+            await self.front.close()
 
-    def stop(self) -> set[asyncio.Task[Any]]:
-        """Ends everything at once; gives the tasks that are about to end. Idempotent."""
+    def stop(self) -> None:
+        """Ends everything at once and waits for nothing. Idempotent."""
+        self._shut()
+        self._end()
+        for connection in tuple(self._connections):
+            connection.close_soon()
+
+    def _shut(self) -> None:
         self.closed = True
-        self.picker = self._current = _Closed()
+        self.picker = Closed(lambda: grpc.aio.UsageError(CLOSED))
         self.state = ConnectivityState.SHUTDOWN
-        tasks: set[asyncio.Task[Any]] = set(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if self.driver is not None:
-            tasks |= self.driver.stop()
-        self._wake()
-        return tasks
+        future, self._next = self._next, None
+        if future is not None and not future.done():
+            future.set_result(None)
 
-    async def _calls_end(self, grace_s: float) -> None:
-        waiting = [self.loop.create_task(call.code()) for call in self.calls]
-        if not waiting:
-            return
-        _, late = await asyncio.wait(waiting, timeout=grace_s)
-        for task in late:
-            task.cancel()
-        if late:
-            await asyncio.wait(late)
+    def _end(self) -> set[asyncio.Task[None]]:
+        return set() if self.driver is None else self.driver.stop()
 
 
-class _Dormant:
-    """The picker of a channel nobody has used yet."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def pick(self, info: PickInfo, now: float) -> Pick:
-        self._engine.start()
-        return Wait()
-
-
-class _Closed:
-    """The picker of a closed channel."""
-
-    def pick(self, info: PickInfo, now: float) -> Pick:
-        raise native.UsageError("Channel is closed.")
+def _loop() -> asyncio.AbstractEventLoop:
+    """The running loop, or the one that is to run: as grpc.aio finds it."""
+    with contextlib.suppress(RuntimeError):
+        return asyncio.get_running_loop()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return asyncio.get_event_loop_policy().get_event_loop()

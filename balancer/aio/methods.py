@@ -2,177 +2,206 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, cast
 
 import grpc
+import grpc.aio
 
-from balancer import native
-from balancer.aio.hedging import HedgedCall
-from balancer.aio.streams import StreamStreamCall, StreamUnaryCall, UnaryStreamCall
-from balancer.aio.unary import UnaryUnaryCall
-from balancer.retry import Hedging, Retrying
+from balancer.aio.calls import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
+from balancer.aio.dial import begin_of
+from balancer.aio.native import CLOSED
+from balancer.calls.plan import PLAIN
+from balancer.channels.kinds import Kind, Signature
+from balancer.policies.base import Node
 
 if TYPE_CHECKING:
-    from balancer.channel import BalancedChannel
-    from balancer.policies.base import PickInfo
-    from balancer.service_config import MethodConfig
+    from collections.abc import Callable
+
+    from balancer.aio.call import Call
+    from balancer.aio.connection import Connection
+    from balancer.aio.engine import AioEngine
+    from balancer.aio.native import NativeMethod
+    from balancer.calls.replay import Kept
+    from balancer.channels.types import Metadata
 
 
 class Method:
     """One method of a service on a balanced channel: what all of its calls have in common."""
 
-    kind: Any
-    """The class of its calls."""
-    kind_hedged: Any
-    """The class of its calls under a hedging policy; streams are not hedged."""
-    kind_intercepted: Any
-    """The class of its calls when the user has interceptors of `kind_of_interceptor`."""
-    kind_of_interceptor: type[grpc.aio.ClientInterceptor]
+    call_type: type[Call]
 
-    def __init__(
-        self, channel: BalancedChannel, method: str, serializer: Any, deserializer: Any, registered: bool | None
-    ) -> None:
-        self.channel = channel
-        self.engine = engine = channel.engine
-        self.loop = engine.loop
-        self.path = method.encode()
-        self.serializer = serializer
-        self.deserializer = deserializer
-        self.registered = bool(registered)
-        self.replay_limit = engine.replay_limit
-        self.calls = engine.calls
-        self.retrying: Retrying | None = None
-        self.hedging: Hedging | None = None
-        self._config: MethodConfig | None = None
-        self._interceptors = channel.interceptors_for(self)
+    def __init__(self, engine: AioEngine, signature: Signature) -> None:
+        self.engine = engine
+        self.plan = PLAIN
+        self.replay_limit: int | None = None
+        self._signature = signature
+        self._revision = -1
+        self._natives: dict[tuple[Connection, bool], NativeMethod]
         self._others: dict[str, Method] = {}
-        self._name = method
-        self._info_of = engine.info_of
-        engine.methods.add(self)
-        self.configure()
+        self._front = self._in_front(engine.front)
+        self._replan()
 
-    def configure(self) -> None:
+    def _in_front(self, front: grpc.aio.Channel | None) -> NativeMethod | None:
+        if front is None:
+            return None
+        signature = self._signature
+        make = cast("Callable[..., NativeMethod]", getattr(front, signature.kind.value))
+        return make(signature.path, signature.serializer, signature.deserializer)
+
+    def _replan(self) -> None:
         """Takes over what the service config says of this method."""
-        self._config = config = self.engine.config.method(self._name)
-        throttle = self.engine.config.throttle
-        self.retrying = None if config is None or config.retry is None else Retrying(config.retry, throttle)
-        self.hedging = None if config is None or config.hedging is None else Hedging(config.hedging, throttle)
-        self._kind = self.kind if self.hedging is None else self.kind_hedged
+        self._revision = self.engine.revision
+        self._natives = {}
+        self.plan = plan = self.engine.plan(self._signature)
+        self.replay_limit = None if plan.retrying is None else self.engine.settings.replay_limit
 
-    def info(self, metadata: tuple[Any, ...]) -> PickInfo:
-        """What a pick may know of a call."""
-        return self._info_of(self._name, metadata)
+    def at(self, connection: Connection, again: bool) -> NativeMethod:
+        """This method's multi-callable on a connection. Kept here: a connection outlives many stubs."""
+        return self._natives.get((connection, again)) or self._made(connection, again)
+
+    def _made(self, connection: Connection, again: bool) -> NativeMethod:
+        self._natives = {key: native for key, native in self._natives.items() if not key[0].closed}
+        signature = self._signature
+        channel = connection.retries if again else connection.channel
+        make = cast("Callable[..., NativeMethod]", getattr(channel, signature.kind.value))
+        keeps = signature.kind.streams_requests and self.replay_limit is not None
+        serializer = self._encoded if keeps else signature.serializer
+        native = make(signature.path, serializer, signature.deserializer, _registered_method=signature.registered)
+        self._natives[connection, again] = native
+        return native
+
+    def _encoded(self, kept: Kept) -> object:
+        return kept.encoded(self._signature.serializer)
 
     def begin(
         self,
-        request: Any,
+        request: object,
         timeout: float | None,
-        metadata: Any,
-        credentials: grpc.CallCredentials | None,
-        wait_for_ready: bool | None,
-        compression: grpc.Compression | None = None,
-    ) -> Any:
-        """Begins a call, past all interceptors."""
-        config = self._config
-        if config is not None:
-            if config.timeout_s is not None and (timeout is None or config.timeout_s < timeout):
-                timeout = config.timeout_s
-            if wait_for_ready is None:
-                wait_for_ready = config.wait_for_ready
-        sent = () if metadata is None and compression is None else native.merged_metadata(metadata, compression)
-        return self._kind(self, request, timeout, sent, credentials, wait_for_ready)
-
-    def intercepted(
-        self,
-        request: Any,
-        timeout: float | None,
-        metadata: Any,
+        metadata: Metadata | None,
         credentials: grpc.CallCredentials | None,
         wait_for_ready: bool | None,
         compression: grpc.Compression | None,
-    ) -> Any:
-        """Begins a call whose innermost interceptor begins the real one."""
-        if self.engine.closed:
-            raise native.UsageError("Channel is closed.")
-        sent = native.init_metadata(metadata, compression)
-        call = self.kind_intercepted(
-            self._interceptors,
-            request,
-            timeout,
-            sent,
-            credentials,
-            wait_for_ready,
-            None,
-            self.path,
-            self.serializer,
-            self.deserializer,
-            self.loop,
-        )
-        self.calls.add(call)
-        call.add_done_callback(self.calls.discard)
+    ) -> Call:
+        """Begins a call, past all interceptors."""
+        engine = self.engine
+        if self._revision != engine.revision:
+            self._replan()
+        plan = self.plan
+        if plan is not PLAIN:
+            timeout = plan.timeout(timeout)
+        if metadata is not None and not isinstance(metadata, tuple | grpc.aio.Metadata):
+            metadata = _checked(metadata)
+        info = engine.info_of(self._signature.path, metadata or ())
+        now = time.monotonic()
+        pick = engine.picker.pick(info, now) if plan.hedging is None else None
+        call = self.call_type(self, request, (timeout, metadata, credentials, wait_for_ready, compression), info)
+        if isinstance(pick, Node):
+            call.begin_on(pick, now)
+        else:
+            call.begin_without(now)
         return call
 
-    def at(self, path: str | bytes) -> Method:
+    def through_front(self, front: NativeMethod, request: object, **arguments: object) -> Call:
+        """Begins a call whose innermost interceptor begins the real one."""
+        if self.engine.closed:
+            raise grpc.aio.UsageError(CLOSED)
+        token = begin_of.set(self._begin)
+        try:
+            return cast("Call", front(request, **arguments))
+        finally:
+            begin_of.reset(token)
+
+    def _begin(self, details: grpc.aio.ClientCallDetails, request: object) -> Call:
+        # What the call's compression asks for is among its metadata by now.
+        method = self._at(details.method)
+        metadata, credentials = details.metadata, details.credentials
+        return method.begin(request, details.timeout, metadata, credentials, details.wait_for_ready, None)
+
+    def _at(self, path: str | bytes) -> Method:
         """The method an interceptor chose; nearly always this one."""
         name = path.decode() if isinstance(path, bytes) else path
-        if name == self._name:
+        if name == self._signature.path:
             return self
         other = self._others.get(name)
         if other is None:
-            other = type(self)(self.channel, name, self.serializer, self.deserializer, False)
-            self._others[name] = other
+            signature = self._signature
+            changed = Signature(signature.kind, name, signature.serializer, signature.deserializer, False)
+            other = self._others[name] = type(self)(self.engine, changed)
         return other
+
+
+def _checked(metadata: Metadata) -> Metadata:
+    """Raises what grpc.aio raises for what cannot be metadata."""
+    return tuple(metadata)
 
 
 class _UnaryRequestMethod(Method):
     def __call__(
         self,
-        request: Any,
+        request: object,
         *,
         timeout: float | None = None,
-        metadata: Any = None,
+        metadata: Metadata | None = None,
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
-    ) -> Any:
-        begin = self.intercepted if self._interceptors else self.begin
-        return begin(request, timeout, metadata, credentials, wait_for_ready, compression)
+    ) -> Call:
+        if self._front is None:
+            return self.begin(request, timeout, metadata, credentials, wait_for_ready, compression)
+        return self.through_front(
+            self._front,
+            request,
+            timeout=timeout,
+            metadata=metadata,
+            credentials=credentials,
+            wait_for_ready=wait_for_ready,
+            compression=compression,
+        )
 
 
 class _StreamRequestMethod(Method):
     def __call__(
         self,
-        request_iterator: Any = None,
+        request_iterator: object = None,
         timeout: float | None = None,
-        metadata: Any = None,
+        metadata: Metadata | None = None,
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
-    ) -> Any:
-        begin = self.intercepted if self._interceptors else self.begin
-        return begin(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
+    ) -> Call:
+        if self._front is None:
+            return self.begin(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
+        return self.through_front(
+            self._front,
+            request_iterator,
+            timeout=timeout,
+            metadata=metadata,
+            credentials=credentials,
+            wait_for_ready=wait_for_ready,
+            compression=compression,
+        )
 
 
-class UnaryUnaryMethod(_UnaryRequestMethod, grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
-    kind = UnaryUnaryCall
-    kind_hedged = HedgedCall
-    kind_intercepted = native.InterceptedUnaryUnaryCall
-    kind_of_interceptor = grpc.aio.UnaryUnaryClientInterceptor
+class UnaryUnaryMethod(_UnaryRequestMethod, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[misc, type-arg]
+    call_type = UnaryUnaryCall
 
 
-class UnaryStreamMethod(_UnaryRequestMethod, grpc.aio.UnaryStreamMultiCallable[Any, Any]):
-    kind = kind_hedged = UnaryStreamCall
-    kind_intercepted = native.InterceptedUnaryStreamCall
-    kind_of_interceptor = grpc.aio.UnaryStreamClientInterceptor
+class UnaryStreamMethod(_UnaryRequestMethod, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[misc, type-arg]
+    call_type = UnaryStreamCall
 
 
-class StreamUnaryMethod(_StreamRequestMethod, grpc.aio.StreamUnaryMultiCallable[Any, Any]):
-    kind = kind_hedged = StreamUnaryCall
-    kind_intercepted = native.InterceptedStreamUnaryCall
-    kind_of_interceptor = grpc.aio.StreamUnaryClientInterceptor
+class StreamUnaryMethod(_StreamRequestMethod, grpc.aio.StreamUnaryMultiCallable):  # type: ignore[misc, type-arg]
+    call_type = StreamUnaryCall
 
 
-class StreamStreamMethod(_StreamRequestMethod, grpc.aio.StreamStreamMultiCallable[Any, Any]):
-    kind = kind_hedged = StreamStreamCall
-    kind_intercepted = native.InterceptedStreamStreamCall
-    kind_of_interceptor = grpc.aio.StreamStreamClientInterceptor
+class StreamStreamMethod(_StreamRequestMethod, grpc.aio.StreamStreamMultiCallable):  # type: ignore[misc, type-arg]
+    call_type = StreamStreamCall
+
+
+METHODS: dict[Kind, type[Method]] = {
+    Kind.UNARY_UNARY: UnaryUnaryMethod,
+    Kind.UNARY_STREAM: UnaryStreamMethod,
+    Kind.STREAM_UNARY: StreamUnaryMethod,
+    Kind.STREAM_STREAM: StreamStreamMethod,
+}

@@ -21,6 +21,8 @@ class Fail:
     """No node, and none in sight: UNAVAILABLE with this reason, unless the call waits for ready."""
 
     reason: str
+    node: Node | None = None
+    """One that could not be connected to: a call that is sent there is told why, in gRPC's own words."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ class Pool:
         self._dormant = False
         self._resolved = False
         self._lack: Wait | Fail = Wait()
-        self._last_error = ""
+        self._last_failed: Node | None = None
         self._chooser: Chooser | None = None
         self._fixed: Pick | None = self._lack
         self._picker = self._spoken = Picker(self._lack)
@@ -167,7 +167,7 @@ class Pool:
             node.failing, node.error, node.ready_since = False, "", now
         elif state is ConnectivityState.TRANSIENT_FAILURE:
             node.failing, node.error = True, error
-            self._last_error = f"{node.endpoint.address}: {error}"
+            self._last_failed = node
         self._judge(node, now)
         return self._planned(opened)
 
@@ -219,6 +219,11 @@ class Pool:
             return self._seats.state()
         waiting = isinstance(self._lack, Wait)
         return ConnectivityState.CONNECTING if waiting else ConnectivityState.TRANSIENT_FAILURE
+
+    @property
+    def last_used(self) -> float | None:
+        """`now` of the last call's begin; None before the first."""
+        return self._book.last_used
 
     @property
     def members(self) -> Collection[Node]:
@@ -409,9 +414,12 @@ class Pool:
             return Open(tuple(members) if self._connect is Connect.ALL else tuple(self._order[:1]))
         if self._seats.state() is not ConnectivityState.TRANSIENT_FAILURE:
             return Wait()
-        if not self._seats.any_down:
+        if not self._seats.down:
             return Fail("all endpoints are ejected or not serving")
-        return Fail(f"failed to connect to all addresses; last error: {self._last_error}")
+        down = self._seats.down
+        last = self._last_failed if self._last_failed is not None and self._last_failed in down else next(iter(down))
+        reason = f"failed to connect to all addresses; last error: {last.endpoint.address}: {last.error}"
+        return Fail(reason, last)
 
     def _choose_anew(self) -> None:
         nodes, change = self._seats.node_set(), self._seats.take_change()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from balancer.policies.base import Change, ConnectivityState, NodeSet
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from balancer.policies.base import Node
 
 
@@ -98,9 +100,9 @@ class Seats:
         return ConnectivityState.TRANSIENT_FAILURE
 
     @property
-    def any_down(self) -> bool:
-        """A connection attempt has failed somewhere."""
-        return bool(self._down)
+    def down(self) -> Collection[Node]:
+        """Those whose last connection attempt failed."""
+        return self._down.keys()
 
     @property
     def dirty(self) -> bool:

@@ -1,60 +1,152 @@
-"""The connection to one endpoint, and what the back end tells of itself on it."""
+"""The connection to one endpoint: a plain grpc.Channel for calls, and what the back end tells of itself beside it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Protocol
 
 import grpc
+import grpc.aio
 
-from balancer import native
-from balancer.connectivity import FROM_GRPC
-from balancer.health import Stream, StreamThread
+from balancer.channels.connectivity import FROM_GRPC
+from balancer.channels.health import keep_up
+from balancer.grpcio_internals import look_of
 from balancer.policies.base import ConnectivityState
 
 if TYPE_CHECKING:
-    from balancer.threads.methods import Method
+    from collections.abc import Callable
+
+    from balancer.channels.health import Stream
+    from balancer.channels.tally import Tally
+    from balancer.policies.base import Node
 
 
-class Subchannel:
-    """The connection to one endpoint: a plain grpc.Channel. It belongs to the private loop, but for `make`."""
+class Owner(Protocol):
+    """Whom a connection tells. From any thread."""
 
-    __slots__ = ("_channel", "_streams", "_threads", "_told", "_waits_for_health")
+    def look_at_loads(self) -> None:
+        """The pool should look at its loads."""
 
-    def __init__(self, channel: grpc.Channel, streams: list[Stream], *, waits_for_health: bool) -> None:
-        self._channel = channel
+    def one_left(self) -> None:
+        """An attempt has ended on a connection that is to close once all have."""
+
+    def soon(self, function: Callable[[], object]) -> None:
+        """Calls it in the private loop."""
+
+
+class Connection:
+    """The connection to one endpoint. It belongs to the private loop, but for `channel` and `retries`.
+
+    Where the back end is to tell of itself, it does so on a connection of its own, a grpc.aio channel in the private
+    loop: streams on the calls' own would cost a thread each.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        node: Node,
+        dial: Callable[[bool], grpc.Channel],
+        dial_aside: Callable[[], grpc.aio.Channel],
+        streams: tuple[Stream, ...],
+        *,
+        waits_for_health: bool,
+    ) -> None:
+        self.node = node
+        self._owner = owner
+        self._dial = dial
+        self._dial_aside = dial_aside
         self._streams = streams
         self._waits_for_health = waits_for_health
-        self._threads: list[StreamThread] = []
+        self._lock = threading.Lock()
+        self._retries: grpc.Channel | None = None
+        self._aside: grpc.aio.Channel | None = None
         self._told: grpc.ChannelConnectivity | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.draining = False
+        self.closed = False
+        self.channel = dial(True)
+        """For first attempts."""
+        self._look = look_of(self.channel)
         self.connect()
 
-    def make(self, method: Method) -> Any:
-        """The native multi-callable of a method on this connection."""
-        return method.on(self._channel)
+    @property
+    def retries(self) -> grpc.Channel:
+        """For attempts that others went before: gRPC core, where its own retries are on, takes away the header that
+        tells a server how many. A connection of its own, made when it is first needed."""
+        with self._lock:
+            if self._retries is None:
+                self._retries = self._dial(False)
+            if self.closed:
+                self._retries.close()
+            return self._retries
+
+    @property
+    def is_ready(self) -> bool:
+        """From any thread: calls can go out at once."""
+        try:
+            return self._look(False) is grpc.ChannelConnectivity.READY
+        except ValueError:  # closed
+            return False
+
+    @property
+    def is_settled(self) -> bool:
+        """Ready, as was told: there is nothing to look for."""
+        return self._told is grpc.ChannelConnectivity.READY
 
     def connect(self) -> None:
         """Begins to connect if nothing else does."""
-        native.connectivity(self._channel, try_to_connect=True)
+        self._look(True)
 
     def look(self) -> ConnectivityState | None:
         """The connection's state if it is another than at the last look."""
-        state = native.connectivity(self._channel)
+        state = self._look(False)
         if state is self._told:
             return None
         self._told = state
         self._end_streams()
         if state is not grpc.ChannelConnectivity.READY:
             return FROM_GRPC[state]
-        self._threads = [StreamThread(stream, self._channel) for stream in self._streams]
+        self._begin_streams()
         # Until its health service has spoken, a back end counts as connecting (gRFC A17).
         return ConnectivityState.CONNECTING if self._waits_for_health else ConnectivityState.READY
 
-    def close(self) -> None:
-        """Closes the connection; calls under way are cancelled."""
-        self._end_streams()
-        self._channel.close()
+    def _begin_streams(self) -> None:
+        if self._streams:
+            if self._aside is None:
+                self._aside = self._dial_aside()
+            loop = asyncio.get_running_loop()
+            self._tasks = [loop.create_task(keep_up(stream, self._aside)) for stream in self._streams]
 
     def _end_streams(self) -> None:
-        threads, self._threads = self._threads, []
-        for thread in threads:
-            thread.stop()
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+
+    async def aclose(self) -> None:
+        """Closes the connection; calls under way are cancelled."""
+        with self._lock:
+            self.closed = True
+        tasks = self._tasks
+        self._end_streams()
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._aside is not None:
+            await self._aside.close()
+        self.channel.close()
+        if self._retries is not None:
+            self._retries.close()
+
+    # balancer.channels.tally.Counted
+
+    def left(self) -> None:
+        if self.draining:
+            self._owner.one_left()
+
+    def alarm(self) -> None:
+        self._owner.look_at_loads()
+
+    def stray(self, tally: Tally) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and with it all that would be counted
+            self._owner.soon(tally.node.load.abandoned)

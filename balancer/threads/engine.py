@@ -1,4 +1,8 @@
-"""What a channel's methods and calls share: its picker, its connections and its private loop."""
+"""The engine of a channel for threads: its private loop, its connections, and the calls that wait.
+
+Picks are made in any thread, everything else happens in the private loop, where no code of a user's ever runs but the
+resolver and the policy: calls that go on do so in threads of their own (`workers`).
+"""
 
 from __future__ import annotations
 
@@ -7,84 +11,90 @@ import logging
 import threading
 import time
 import weakref
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from itertools import count
+from typing import TYPE_CHECKING, Protocol
 
-from balancer.connectivity import IDLING
-from balancer.driver import NO_CONNECTION, Driver
-from balancer.health import health_stream, load_stream
-from balancer.options import GrpcOptions, Settings, info_maker
-from balancer.policies.base import ANY, ConnectivityState, Node, PickInfo
-from balancer.pool.picker import Open, Pick, Picker, Wait
-from balancer.pool.pool import Pool
-from balancer.service_config import ServiceConfig, parse_service_config
-from balancer.threads.connection import Subchannel
+from balancer.channels.connectivity import IDLING
+from balancer.channels.driver import NO_CONNECTION
+from balancer.channels.engine import Closed, Engine, ready, wanted
+from balancer.channels.health import streams_of
+from balancer.policies.base import ANY, ConnectivityState, Node
+from balancer.pool.picker import Open, Wait
+from balancer.threads.connection import Connection
+from balancer.threads.native import CLOSED
 from balancer.threads.subscribers import Connectivity
+from balancer.threads.workers import Workers
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Callable
+    from random import Random
 
     import grpc
+    import grpc.aio
 
-    from balancer.endpoints import Resolved
-    from balancer.threads.call import BalancedCall
-    from balancer.threads.methods import Method
+    from balancer.channels.options import Settings
+    from balancer.policies.base import PickInfo
+    from balancer.pool.picker import Pick, Picker
+    from balancer.threads.dial import Dialler
 
 log = logging.getLogger(__name__)
 
-_CLOSED = "Cannot invoke RPC on closed channel!"
 _LAST_WORDS_S = 0.02
 """A resolver may use grpc.aio. What gRPC's core has yet to tell of its cancelled calls must not find the loop gone."""
 _LOOK_FIRST_S = 0.001
 _LOOK_LAST_S = 0.05
-"""grpcio tells a channel's state by a thread per channel, or when it is asked. Asking takes 0.4 µs, so all connections
-are asked: soon after something happened, then less and less often. Calls that meet a dead connection meanwhile go
-elsewhere."""
+_LOOK_RARELY_S = 0.5
+_REST_AFTER_S = 2.0
+"""All connections are asked for their states: soon after something happened, then less and less often. When nothing was
+called for a while and all are ready, nobody asks any more until the next call, which then looks before it leaps."""
 
 
-class Engine:
-    """What a channel's methods and calls share. Picks are made in any thread, everything else happens in the
-    private loop."""
+class Waiter(Protocol):
+    """A call that goes on later."""
 
-    def __init__(
-        self, settings: Settings, dial: Callable[[str, GrpcOptions], grpc.Channel], rng: random.Random
-    ) -> None:
-        self.rng = rng
-        self.info_of = info_maker(settings)
-        self.config: ServiceConfig = settings.service_config
-        self.options = settings.options_under(settings.service_config)
-        self.methods: weakref.WeakSet[Method] = weakref.WeakSet()
+    over: bool
+
+    def woke(self) -> None:
+        """The time it was parked for has come."""
+
+    def new_picker(self) -> None:
+        """There is another picker."""
+
+
+class ThreadsEngine(Engine):
+    """What a channel's methods and calls share."""
+
+    def __init__(self, settings: Settings, dialler: Dialler, rng: Random) -> None:
+        super().__init__(settings, rng)
         self.connectivity = Connectivity()
-        self.state = ConnectivityState.IDLE
-        self.closed = False
-        self.picker: Any = _Dormant(self)
+        self.workers = Workers("balancer-call")
         self.generation = 0
         """Grows with each picker."""
-        self.driver: Driver | None = None
-        self._settings = settings
-        self._dial = dial
+        self.resting = False
+        """Nobody looks at the connections: whoever calls has to."""
+        self._dialler = dialler
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop
         self._stopping: asyncio.Event
-        self._open: dict[Subchannel, Node] = {}
-        self._leaving: dict[Subchannel, Node] = {}
+        self._numbers = count()
+        self._open: dict[Connection, None] = {}
+        self._leaving: dict[Connection, None] = {}
         """Connections that end once their calls have."""
+        self._closing: set[asyncio.Task[None]] = set()
         self._look_after_s = _LOOK_FIRST_S
         self._look_timer: asyncio.TimerHandle | None = None
         self._is_wanted = False
-        self._parked: dict[BalancedCall, asyncio.TimerHandle | None] = {}
+        self._parked: dict[int, tuple[weakref.ref[Waiter], asyncio.TimerHandle | None, bool]] = {}
+        self._held: dict[Waiter, None] = {}
 
     def start(self) -> None:
-        """Begins to resolve and to connect, once."""
         with self._changed:
             if self._thread is not None or self.closed:
                 return
-            pool = Pool(self._settings.policy, options=self._settings.options.pool, rng=self.rng, now=time.monotonic())
             self._loop = asyncio.new_event_loop()
-            self.driver = Driver(self._settings.resolver, pool, self, self._loop)
-            self.picker = pool.picker
+            self.driver = self.new_driver(self, self._loop)
+            self.picker = self.driver.pool.picker
             self._thread = threading.Thread(target=self._run, name="balancer-channel", daemon=True)
             self._thread.start()
 
@@ -93,156 +103,205 @@ class Engine:
             runner.run(self._main())
 
     async def _main(self) -> None:
-        assert self.driver is not None  # noqa: S101 - `start` made it
+        driver = self.driver
+        assert driver is not None  # noqa: S101 - `start` made it
         self._stopping = asyncio.Event()
         if not self.closed:
-            self.driver.start()
+            driver.start()
             await self._stopping.wait()
-        for task in self.driver.stop():
+        for task in driver.stop():
             await asyncio.wait({task})
-        for call in list(self._parked):
-            call.advance()
         if self._look_timer is not None:
             self._look_timer.cancel()
-        for subchannel in (*self._open, *self._leaving):
-            subchannel.close()
+        for connection in (*self._open, *self._leaving):
+            await connection.aclose()
+        if self._closing:
+            await asyncio.wait(self._closing)
+        self._wake_all()
         await asyncio.sleep(_LAST_WORDS_S)
 
     def close(self) -> None:
         """Cancels what is under way and ends the private loop. Idempotent; from any thread."""
         with self._changed:
             self.closed = True
-            self.picker = _Closed()
+            self.picker = Closed(lambda: ValueError(CLOSED))
             self.state = ConnectivityState.SHUTDOWN
             self.generation += 1
             self._changed.notify_all()
         self.connectivity.unsubscribe_all()
+        self.workers.close()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._soon(lambda: self._stopping.set())
+            self.soon(lambda: self._stopping.set())
             self._thread.join()
 
     def stop(self) -> None:
         """As `close`, but waits for nothing: for the garbage collector."""
         self.closed = True
-        self.picker = _Closed()
+        self.picker = Closed(lambda: ValueError(CLOSED))
         if self._thread is not None:
-            self._soon(lambda: self._stopping.set())
+            self.soon(lambda: self._stopping.set())
 
-    # From any thread.
+    # From any thread
+
+    def soon(self, function: Callable[[], object]) -> None:
+        """Calls it in the private loop."""
+        try:
+            self._loop.call_soon_threadsafe(function)
+        except RuntimeError:
+            if not self.closed:
+                raise
+
+    def pick(self, info: PickInfo) -> Pick:
+        """A pick for a call without an attempt. Raises ValueError when the channel is closed."""
+        pick = ready(self.picker.pick(info, time.monotonic()))
+        if isinstance(pick, Node):
+            return pick if not self.resting or self.stir(pick.subchannel) else Wait()
+        if isinstance(pick, Open) and self.driver is not None:
+            driver, nodes = self.driver, wanted(pick)
+            self.soon(lambda: driver.connect(nodes))
+        return pick
 
     def check_open(self) -> None:
         """Raises ValueError once the channel is closed, as grpcio does."""
         if self.closed:
-            raise ValueError(_CLOSED)
-
-    def sleep(self, pause_s: float, left_s: float | None) -> None:
-        """Waits in the caller's thread, no longer than its deadline and the channel's life."""
-        end = time.monotonic() + (pause_s if left_s is None else min(pause_s, left_s))
-        with self._changed:
-            self._changed.wait_for(lambda: self.closed, max(0.0, end - time.monotonic()))
-
-    def pick(self, info: PickInfo) -> Pick:
-        pick: Pick = self.picker.pick(info, time.monotonic())
-        if isinstance(pick, Open) and self.driver is not None:
-            self._soon(self.driver.connect, pick.nodes)
-        return pick
+            raise ValueError(CLOSED)
 
     def connect(self) -> None:
         """The channel is wanted connected, though no call waits."""
         self._is_wanted = True
         if not isinstance(self.pick(ANY), Open):
-            self._soon(self._connect_one)
+            self.soon(self._connect_one)
+
+    def wait(self, seen: int | None, until: float | None) -> None:
+        """Waits in the caller's thread for a picker newer than generation `seen`, until then, or until the channel
+        closes."""
+        timeout = None if until is None else max(0.0, until - time.monotonic())
+        with self._changed:
+            self._changed.wait_for(lambda: self.closed or seen not in (None, self.generation), timeout)
+
+    def look_at_loads(self) -> None:
+        if self.driver is not None:
+            self.soon(self.driver.tick)
+
+    def stir(self, connection: Connection) -> bool:
+        """A call comes while nobody looks at the connections: False when its own is not ready."""
+        self.resting = False
+        if connection.is_ready:
+            self.soon(self._look_soon)
+            return True
+        self.soon(lambda: self._look_at(connection.node, NO_CONNECTION))  # and there is another picker in any case
+        return False
+
+    def look(self) -> None:
+        """Somebody wants to be told of every change: the connections are looked at from now on."""
+        if self._thread is not None:
+            self.soon(self._look_soon)
+
+    def connection_failed(self, node: Node, details: str) -> None:
+        """A call found no connection although the pool took it for ready."""
+        self.soon(lambda: self._look_at(node, details))
+
+    def one_left(self) -> None:
+        self.soon(self._look_soon)
+
+    def park(self, call: Waiter, until: float | None, seen: int | None) -> None:
+        """Tells a call when that time has come, and, `seen` given, when there is a picker after that generation."""
+        owner = weakref.ref(call)
+        self.soon(lambda: self._park(owner, until, seen))
+
+    def unpark(self, call: Waiter) -> None:
+        """A call is over."""
+        self._held.pop(call, None)
+        key = id(call)
+        if key in self._parked:
+            self.soon(lambda: self._take(key))
+
+    def hold(self, call: Waiter) -> None:
+        """Somebody is to be told of its end: it lives until then."""
+        self._held[call] = None
+        if call.over:
+            self._held.pop(call, None)
+
+    # In the private loop
+
+    def _park(self, owner: weakref.ref[Waiter], until: float | None, seen: int | None) -> None:
+        call = owner()
+        if call is None or call.over:
+            return
+        key = id(call)
+        self._take(key)
+        if seen is not None and seen != self.generation:
+            self._tell(owner, picker=True)
+            return
+        delay_s = None if until is None else max(0.0, until - time.monotonic())
+        timer = None if delay_s is None else self._loop.call_later(delay_s, self._expire, key)
+        self._parked[key] = owner, timer, seen is not None
+
+    def _take(self, key: int) -> weakref.ref[Waiter] | None:
+        owner, timer, _ = self._parked.pop(key, (None, None, False))
+        if timer is not None:
+            timer.cancel()
+        return owner
+
+    def _expire(self, key: int) -> None:
+        owner = self._take(key)
+        if owner is not None:
+            self._tell(owner, picker=False)
+
+    def _wake_all(self) -> None:
+        for key, (_, _, for_picker) in list(self._parked.items()):
+            owner = self._take(key) if for_picker or self.closed else None
+            if owner is not None:
+                self._tell(owner, picker=True)
+
+    def _tell(self, owner: weakref.ref[Waiter], *, picker: bool) -> None:
+        def tell() -> None:
+            call = owner()
+            if call is not None:
+                (call.new_picker if picker else call.woke)()
+
+        self.workers.run(tell)
 
     def _connect_one(self) -> None:
         if self.driver is not None and self.state in IDLING:
-            idle = (node for node in self.driver.pool.members if node.state is ConnectivityState.IDLE)
-            self.driver.connect(islice(idle, 1))
+            self.driver.connect(self.one_idle())
 
-    def wait_for_picker(self, seen: int, timeout_s: float | None) -> bool:
-        """Waits for a picker newer than generation `seen`; False when `timeout_s` went by first."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self.generation != seen, timeout_s)
-
-    def ended(self, node: Node, rtt_s: float, *, ok: bool) -> None:
-        """A call ended; `ok` False speaks against the node."""
-        if node.load.finished(time.monotonic(), rtt_s, ok):
-            self.look_at_loads()
-
-    def look_at_loads(self) -> None:
-        """A load has something the pool should act on."""
-        if self.driver is not None:
-            self._soon(self.driver.tick)
-
-    def has_left(self, node: Node, subchannel: Subchannel) -> bool:
-        """True when a connection refuses calls only because it was closed between the pick and the call."""
-        return node.subchannel is not subchannel and not self.closed
-
-    def connection_failed(self, node: Node) -> None:
-        """A call found no connection although the pool took it for ready."""
-        self._soon(self._look_at, node)
-
-    def advance_later(self, call: BalancedCall, pause_s: float) -> None:
-        """Has the private loop go on with a call that must not block its caller."""
-        self._soon(self._advance_after, call, pause_s)
-
-    def later(self, pause_s: float, function: Callable[[], object]) -> None:
-        """Has the private loop call something after a while."""
-        self._soon(lambda: self._loop.call_later(pause_s, function))
-
-    def _soon(self, function: Callable[..., object], *args: Any) -> None:
-        try:
-            self._loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:
-            if not self.closed:
-                raise
-
-    # In the private loop.
-
-    def _advance_after(self, call: BalancedCall, pause_s: float) -> None:
-        if pause_s > 0:
-            left_s = call.time_remaining()
-            self._loop.call_later(pause_s if left_s is None else min(pause_s, left_s), self._park, call)
-        else:
-            self._park(call)
-
-    def _park(self, call: BalancedCall) -> None:
-        if call.advance():
-            return
-        left_s = call.time_remaining()
-        self._parked[call] = None if left_s is None else self._loop.call_later(left_s, self._unpark, call)
-
-    def _unpark(self, call: BalancedCall) -> None:
-        if call.picker_changed():
-            timer = self._parked.pop(call, None)
-            if timer is not None:
-                timer.cancel()
-
-    def _look_at(self, node: Node) -> None:
-        subchannel = node.subchannel
-        if subchannel is not None:
-            subchannel.connect()
-            self._look_at_one(node, subchannel)
+    def _look_at(self, node: Node, details: str) -> None:
+        connection = node.subchannel
+        if connection is not None:
+            connection.connect()
+            self._look_at_one(connection, details)
+            self._look_soon()
         if self.driver is not None:
             # Whatever became of the node meanwhile: the calls it refused look again.
             self.install(self.driver.pool.picker, self.driver.pool.state)
 
-    def _look_at_one(self, node: Node, subchannel: Subchannel) -> bool:
-        state = subchannel.look()
-        if state is not None and self.driver is not None and node.subchannel is subchannel:
-            self.driver.report(node, state, NO_CONNECTION)
+    def _look_at_one(self, connection: Connection, details: str = NO_CONNECTION) -> bool:
+        state = connection.look()
+        node = connection.node
+        if state is not None and self.driver is not None and node.subchannel is connection:
+            self.driver.report(node, state, details)
         return state is not None
 
     def _look(self) -> None:
         """Asks all connections for their states, and closes those whose calls have ended."""
-        changed = [self._look_at_one(node, subchannel) for subchannel, node in list(self._open.items())]
-        for subchannel, node in list(self._leaving.items()):
-            if not node.load.in_flight:
-                del self._leaving[subchannel]
-                subchannel.close()
-                for method in list(self.methods):
-                    method.forget(subchannel)
-        self._look_after_s = _LOOK_FIRST_S if any(changed) else min(_LOOK_LAST_S, self._look_after_s * 1.5)
+        self._look_timer = None
+        try:
+            changed = [self._look_at_one(connection) for connection in list(self._open)]
+            for connection in list(self._leaving):
+                if not connection.node.load.in_flight:
+                    del self._leaving[connection]
+                    self._close(connection)
+            self._look_after_s = _LOOK_FIRST_S if any(changed) else min(self._most_s(), self._look_after_s * 1.5)
+        except Exception:
+            log.exception("looking at the connections failed; it goes on")
         self._look_later()
+
+    def _most_s(self) -> float:
+        """No longer than this from one look to the next."""
+        driver = self.driver
+        used = None if driver is None else driver.pool.last_used
+        return _LOOK_LAST_S if used is None or time.monotonic() - used < _REST_AFTER_S else _LOOK_RARELY_S
 
     def _look_soon(self) -> None:
         self._look_after_s = _LOOK_FIRST_S
@@ -251,52 +310,50 @@ class Engine:
     def _look_later(self) -> None:
         if self._look_timer is not None:
             self._look_timer.cancel()
-        if self._open or self._leaving:
+        self.resting = self._may_rest()
+        if not self.resting and (self._open or self._leaving):
             self._look_timer = self._loop.call_later(self._look_after_s, self._look)
 
-    def _on_health(self, node: Node, subchannel: Subchannel, serving: bool) -> None:
-        if node.subchannel is subchannel and self.driver is not None:
-            self.driver.report_health(node, serving=serving)
-            self.driver.report(node, ConnectivityState.READY)
+    def _may_rest(self) -> bool:
+        if self._look_after_s < _LOOK_RARELY_S or self._leaving or self.connectivity.has_subscribers:
+            return False
+        return all(connection.is_settled for connection in self._open)
 
-    def _on_weight(self, node: Node, weight: float) -> None:
-        if self.driver is not None:
-            self.driver.report_weight(node, weight)
+    def _close(self, connection: Connection) -> None:
+        task = self._loop.create_task(connection.aclose())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
-    # What the driver asks for (balancer.driver.Connections).
+    # balancer.channels.driver.Connections
 
     def open_node(self, node: Node) -> None:
         if node.subchannel is not None:
             node.subchannel.connect()
         else:
             node.subchannel = self._dialled(node)
-            self._open[node.subchannel] = node
+            self._open[node.subchannel] = None
         self._look_soon()
 
-    def _dialled(self, node: Node) -> Subchannel:
-        subchannel: Subchannel
+    def _dialled(self, node: Node) -> Connection:
+        settings, config, options, driver = self.settings, self.config, self.options, self.driver
+        assert driver is not None  # noqa: S101 - it is what asks
+        address, number = node.endpoint.address, next(self._numbers)
 
-        def on_health(serving: bool) -> None:
-            self._soon(lambda: self._on_health(node, subchannel, serving))
+        def dial(retries: bool) -> grpc.Channel:
+            return self._dialler.dial(address, settings.dial_options(config, retries=retries, number=number))
 
-        def on_weight(weight: float) -> None:
-            self._soon(lambda: self._on_weight(node, weight))
+        def dial_aside() -> grpc.aio.Channel:
+            return self._dialler.dial_aside(address, settings.dial_options(config, number=number))
 
-        options = self.options
-        streams = []
-        if options.health_service is not None:
-            streams.append(health_stream(options.health_service, on_health))
-        if options.load_report_interval_s is not None:
-            streams.append(load_stream(options.load_report_interval_s, on_weight))
-        channel = self._dial(node.endpoint.address, self._settings.dial_options(self.config))
-        subchannel = Subchannel(channel, streams, waits_for_health=options.health_service is not None)
-        return subchannel
+        streams = streams_of(driver, node, options)
+        return Connection(self, node, dial, dial_aside, streams, waits_for_health=options.health_service is not None)
 
     def close_node(self, node: Node) -> None:
-        subchannel, node.subchannel = node.subchannel, None
-        if subchannel is not None:
-            del self._open[subchannel]
-            self._leaving[subchannel] = node
+        connection, node.subchannel = node.subchannel, None
+        if connection is not None:
+            connection.draining = True
+            del self._open[connection]
+            self._leaving[connection] = None
             self._look_soon()
 
     def install(self, picker: Picker, state: ConnectivityState) -> None:
@@ -307,40 +364,7 @@ class Engine:
             self.generation += 1
             self._changed.notify_all()
         self.connectivity.update(state)
-        for call in list(self._parked):
-            self._unpark(call)
+        self._wake_all()
         if self._is_wanted:
             self._is_wanted = state is not ConnectivityState.READY
-            self._soon(self._connect_one)
-
-    def configured(self, resolution: Resolved) -> None:
-        if resolution.service_config is None or self._settings.config_given:
-            return
-        try:
-            config = parse_service_config(resolution.service_config)
-        except ValueError as error:
-            log.warning("service config refused, the one before stays: %s", error)
-            return
-        if self.driver is not None and config.policy != self.config.policy and not self._settings.policy_given:
-            self.driver.choose_by(self._settings.policy_under(config))
-        self.config, self.options = config, self._settings.options_under(config)
-        for method in list(self.methods):
-            method.configure()
-
-
-class _Dormant:
-    """The picker of a channel nobody has used yet."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def pick(self, info: PickInfo, now: float) -> Pick:
-        self._engine.start()
-        return Wait()
-
-
-class _Closed:
-    """The picker of a closed channel."""
-
-    def pick(self, info: PickInfo, now: float) -> Pick:
-        raise ValueError(_CLOSED)
+            self._loop.call_soon(self._connect_one)

@@ -6,7 +6,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from balancer.connectivity import TO_GRPC
+from balancer.channels.connectivity import TO_GRPC
 from balancer.policies.base import ConnectivityState
 
 if TYPE_CHECKING:
@@ -27,6 +27,11 @@ class Connectivity:
         self._state = ConnectivityState.IDLE
         self._subscribers: list[_Subscriber] = []
         self._telling = False
+
+    @property
+    def has_subscribers(self) -> bool:
+        """Somebody wants to be told."""
+        return bool(self._subscribers)
 
     def subscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
         with self._lock:

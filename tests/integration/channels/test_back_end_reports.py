@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from balancer import PoolOptions, StaticResolver
-from balancer.options import ChannelOptions
+from balancer.channels.options import ChannelOptions
 from tests.support.interop_backend import SERVICE
 from tests.support.interop_fleet import Caller, endpoints, fleet
 from tests.support.servers import ServerProcess

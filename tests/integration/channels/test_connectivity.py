@@ -21,7 +21,7 @@ from balancer import (
     blocking_channel,
     hash_key,
 )
-from balancer.options import ChannelOptions
+from balancer.channels.options import ChannelOptions
 from tests.support.interop import interop_server
 from tests.support.interop_fleet import Caller, endpoints, fleet
 from tests.support.interop_messages import Empty, SimpleRequest, TestStub

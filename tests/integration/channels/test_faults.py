@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from balancer import Endpoint, OutlierOptions, PoolOptions, StaticResolver
-from balancer.options import ChannelOptions
+from balancer.channels.options import ChannelOptions
 from tests.support.interop_fleet import Caller, endpoints, fleet
 from tests.support.waiting import eventually_async
 

@@ -1,4 +1,4 @@
-"""A request stream that another attempt may have to read again."""
+"""The requests of a stream, which another attempt may have to be given again."""
 
 import threading
 from collections.abc import Iterator
@@ -7,64 +7,119 @@ from itertools import islice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.threads.streams import KEPT_REQUESTS, Requests
+from balancer.calls.replay import Replay
+from balancer.threads.requests import Source
 from tests.support.waiting import eventually
 
+LIMIT = 1000
 
-def take(reader: Iterator[int], count: int) -> list[int]:
-    return list(islice(reader, count))
+
+def requests(size: int) -> Iterator[object]:
+    return iter([bytes([number]) for number in range(size)])
+
+
+def take(reader: Iterator[object], count: int) -> list[int]:
+    """As an attempt does: it encodes what it gets."""
+    return [kept.encoded(None)[0] for kept in islice(reader, count)]  # type: ignore[attr-defined]
+
+
+def rest(reader: Iterator[object]) -> list[int]:
+    return take(reader, LIMIT)
 
 
 @given(st.integers(0, 12), st.lists(st.integers(0, 12), max_size=4), st.integers(0, 12))
 def test_the_last_attempt_gets_everything(size: int, earlier: list[int], committed_after: int) -> None:
-    requests = Requests(iter(range(size)))
+    source = Source(requests(size), LIMIT)
     for count in earlier:
-        assert take(requests.reader(), count) == list(range(min(count, size)))
-    last = requests.reader()
+        assert take(source.reader(), count) == list(range(min(count, size)))
+    last = source.reader()
     seen = take(last, committed_after)
-    requests.commit()
-    assert seen + list(last) == list(range(size))
+    source.commit()
+    assert seen + rest(last) == list(range(size))
+    assert source.size <= 1, "a call that is committed keeps nothing"
 
 
 def test_commit_in_the_middle_of_what_was_kept() -> None:
-    requests = Requests(iter(range(5)))
-    first = requests.reader()
-    assert [next(first), next(first), next(first)] == [0, 1, 2]
-    second = requests.reader()
-    assert next(second) == 0
-    requests.commit()
-    assert list(second) == [1, 2, 3, 4]
-    assert list(first) == []
+    source = Source(requests(5), LIMIT)
+    first = source.reader()
+    assert take(first, 3) == [0, 1, 2]
+    second = source.reader()
+    assert take(second, 1) == [0]
+    source.commit()
+    assert rest(second) == [1, 2, 3, 4]
+    assert rest(first) == []
 
 
 def test_keeps_no_more_than_its_limit() -> None:
-    requests = Requests(iter(range(KEPT_REQUESTS + 10)))
-    reader = requests.reader()
-    for expected in range(KEPT_REQUESTS - 1):
-        assert next(reader) == expected
-    assert requests.again
-    next(reader)
-    assert not requests.again
-    assert list(reader) == list(range(KEPT_REQUESTS, KEPT_REQUESTS + 10))
+    source = Source(requests(200), 100)
+    reader = source.reader()
+    for expected in range(100):
+        assert take(reader, 1) == [expected]
+    assert source.again
+    assert take(reader, 1) == [100]
+    assert not source.again
+    assert rest(reader) == list(range(101, 200))
+    assert source.size <= 1
+
+
+def test_without_a_policy_only_a_first_request_that_waits_is_kept() -> None:
+    source = Source(requests(5), None)
+    assert take(source.reader(), 1) == [0]
+    assert source.again, "no connection was there for it"
+    second = source.reader()
+    assert take(second, 2) == [0, 1]
+    assert not source.again
+    assert rest(second) == [2, 3, 4]
+    assert source.size <= 1
+
+
+def test_a_request_is_serialized_once() -> None:
+    made: list[object] = []
+
+    def serializer(request: object) -> bytes:
+        made.append(request)
+        return b"x" * 10
+
+    replay = Replay(LIMIT)
+    kept = replay.take("hello")
+    assert kept.encoded(serializer) == kept.encoded(serializer) == b"x" * 10
+    assert made == ["hello"]
+
+
+def test_what_the_caller_raises_ends_every_attempt() -> None:
+    def source() -> Iterator[object]:
+        yield b"\0"
+        raise OSError("disk")
+
+    requests = Source(source(), LIMIT)
+    for _ in range(2):
+        reader = requests.reader()
+        assert take(reader, 1) == [0]
+        try:
+            next(reader)
+        except OSError as error:
+            assert str(error) == "disk"  # noqa: PT017
+        else:
+            raise AssertionError("a truncated upload must not look whole")
 
 
 def test_reader_replaced_while_it_waits_leaves_the_request_to_its_successor() -> None:
     asked, go_on = threading.Event(), threading.Event()
 
-    def source():  # type: ignore[no-untyped-def]
-        yield 0
+    def source() -> Iterator[object]:
+        yield b"\0"
         asked.set()
         assert go_on.wait(10)
-        yield 1
+        yield b"\1"
 
-    requests = Requests(source())
+    requests = Source(source(), LIMIT)
     old = requests.reader()
     got: list[int] = []
-    thread = threading.Thread(target=lambda: got.extend(old))
+    thread = threading.Thread(target=lambda: got.extend(rest(old)))
     thread.start()
     assert asked.wait(10)
     new = requests.reader()
     go_on.set()
     thread.join(10)
     eventually(lambda: got == [0])
-    assert list(new) == [0, 1]
+    assert rest(new) == [0, 1]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.retry import (
+from balancer.calls.retry import (
     ATTEMPTS_HEADER,
     PUSHBACK_TRAILER,
     Hedging,
@@ -90,29 +90,33 @@ def test_hedges_are_due_one_delay_apart() -> None:
 
 def test_non_fatal_failure_brings_the_next_hedge_forward() -> None:
     hedges = Hedging(HedgingPolicy(3, 2.0, frozenset({UNAVAILABLE}))).begin()
-    hedges.failed(UNAVAILABLE, (), refused=False)
+    hedges.failed(UNAVAILABLE, (), 10.0)
     assert hedges.pause_s(10.0) == 0.0
     assert hedges.due(10.0)
     assert not hedges.over
-    hedges.failed(NOT_FOUND, (), refused=False)
+    hedges.failed(NOT_FOUND, (), 10.0)
     assert hedges.over
 
 
 def test_refused_hedge_does_not_count() -> None:
     hedges = Hedging(HedgingPolicy(2, 2.0, frozenset())).begin()
-    hedges.failed(UNAVAILABLE, (), refused=True)
-    assert hedges.due(0.0)
-    assert hedges.due(9.0) is False or hedges.sent == 2
+    hedges.replaced(1.0)
+    assert hedges.sent == 1
+    assert hedges.pause_s(1.0) == 2.0
+    assert hedges.due(3.0)
+    assert hedges.sent == 2
+    assert not hedges.due(9.0)
     assert not hedges.over
 
 
 def test_hedging_pushback() -> None:
     hedges = Hedging(HedgingPolicy(3, 2.0, frozenset({UNAVAILABLE}))).begin()
     assert hedges.pause_s(0.0) == 2.0
-    hedges.failed(UNAVAILABLE, asks("3000"), refused=False)
-    assert hedges.pause_s(0.0) == 5.0
-    hedges.failed(UNAVAILABLE, asks("-1"), refused=False)
-    assert hedges.pause_s(0.0) is None
+    hedges.failed(UNAVAILABLE, asks("3000"), 1.0)
+    assert hedges.pause_s(1.0) == 3.0, "as long as the server asked for (A6), whatever the delay had left"
+    assert hedges.due(4.0)
+    hedges.failed(UNAVAILABLE, asks("-1"), 5.0)
+    assert hedges.pause_s(5.0) is None
 
 
 def test_marked_replaces_an_older_mark() -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from balancer.calls.retry import HedgingPolicy, RetryPolicy
 from balancer.policies import names
 from balancer.pool.outlier import FailurePercentage, OutlierOptions, SuccessRate
-from balancer.retry import HedgingPolicy, RetryPolicy
 from balancer.service_config import MethodConfig, ServiceConfig, parse_service_config
 
 RETRY: dict[str, Any] = {
@@ -64,7 +64,7 @@ def test_reads_all_that_counts() -> None:
     assert config.method("/a.B/C") == MethodConfig(10.0, True, retry)
     assert config.throttle is not None
     assert (config.throttle.max_tokens, config.throttle.token_ratio) == (10.0, 0.123)
-    assert (config.policy, config.health_service, config.tries_again) == ("consistent_hash", "a.B", True)
+    assert (config.policy, config.health_service) == ("consistent_hash", "a.B")
 
 
 def test_policy_inside_outlier_detection() -> None:

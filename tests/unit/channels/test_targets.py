@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from balancer import Endpoint, Failed, Locality, OutlierOptions, PoolOptions, Resolution, Resolved, StaticResolver
-from balancer.options import ChannelOptions, from_query, hash_key, info_maker, settings_of
+from balancer.channels.options import ChannelOptions, from_query, hash_key, info_maker, settings_of
 from balancer.resolvers import DnsResolver, Target, parse_endpoints, parse_target, resolver_for, split_address
 from tests.support.waiting import eventually_async
 

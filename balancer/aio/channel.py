@@ -7,21 +7,23 @@ per endpoint that the pool wants, and every call goes to the endpoint that the p
 from __future__ import annotations
 
 import random
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
+import grpc.aio
 
-from balancer import native
-from balancer.aio.engine import Engine
-from balancer.aio.interceptors import Forward, chains_of
-from balancer.aio.methods import Method, StreamStreamMethod, StreamUnaryMethod, UnaryStreamMethod, UnaryUnaryMethod
-from balancer.connectivity import IDLING, TO_GRPC
-from balancer.options import ChannelOptions, GrpcOptions, Settings, settings_of
+from balancer.aio.dial import Dialler
+from balancer.aio.engine import AioEngine
+from balancer.aio.methods import METHODS, Method
+from balancer.aio.native import CLOSED
+from balancer.channels.connectivity import IDLING, TO_GRPC
+from balancer.channels.kinds import Makers, Signature
+from balancer.channels.options import ChannelOptions, GrpcOptions, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from balancer.channels.options import Settings
     from balancer.policies.base import Policy
     from balancer.pool.statistics import PoolStatistics
     from balancer.resolvers import Resolver
@@ -51,41 +53,27 @@ def aio_channel(
     rng: the source of randomness, for tests.
 
     The channel does nothing until its first call, `channel_ready`, or `get_state(try_to_connect=True)`; close
-    it when it is no longer needed. Raises ValueError, naming the part, for arguments that make no sense.
+    it when it is no longer needed. Raises ValueError, naming the part, for arguments that make no sense, and what
+    grpc.aio raises for those that it gets.
     """
-    return BalancedChannel(
-        settings_of(resolver, policy, options, balancing),
-        credentials,
-        compression,
-        interceptors,
-        rng or random.Random(),  # noqa: S311
-    )
+    settings = settings_of(resolver, policy, options, balancing)
+    dialler = Dialler(credentials, compression, interceptors or ())
+    dialler.check(settings.dial_options(settings.service_config))
+    return BalancedChannel(settings, dialler, rng or random.Random())  # noqa: S311
 
 
-class BalancedChannel(grpc.aio.Channel):
+class BalancedChannel(Makers[Method], grpc.aio.Channel):  # type: ignore[misc]
     """A channel over many endpoints; made by `aio_channel`."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        credentials: grpc.ChannelCredentials | None,
-        compression: grpc.Compression | None,
-        interceptors: Sequence[grpc.aio.ClientInterceptor] | None,
-        rng: random.Random,
-    ) -> None:
-        self._interceptors = chains_of(interceptors or ())
+    def __init__(self, settings: Settings, dialler: Dialler, rng: random.Random) -> None:
+        self.engine = AioEngine(settings, dialler, rng)
 
-        def dial(address: str, options: GrpcOptions) -> grpc.aio.Channel:
-            if credentials is None:
-                return grpc.aio.insecure_channel(address, options, compression)
-            return grpc.aio.secure_channel(address, credentials, options, compression)
-
-        self.engine = Engine(settings, dial, rng)
+    def method(self, signature: Signature) -> Method:
+        return METHODS[signature.kind](self.engine, signature)
 
     def stats(self) -> PoolStatistics | None:
         """The pool as it is now; None before the first call."""
-        driver = self.engine.driver
-        return None if driver is None else driver.pool.statistics(time.monotonic())
+        return self.engine.statistics()
 
     async def __aenter__(self) -> BalancedChannel:
         return self
@@ -112,55 +100,13 @@ class BalancedChannel(grpc.aio.Channel):
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
         if self.engine.closed:
-            raise native.UsageError("Channel is closed.")
+            raise grpc.aio.UsageError(CLOSED)
         while self.get_state() is last_observed_state:
-            await self.engine.swapped(None)
+            await self.engine.changed()
 
     async def channel_ready(self) -> None:
         # At every change in the pool, not of the state alone, which may be idle again before anybody has looked.
         while self.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
             if self.engine.closed:
-                raise native.UsageError("Channel is closed.")
-            await self.engine.swapped(None)
-
-    def unary_unary(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return UnaryUnaryMethod(self, method, request_serializer, response_deserializer, _registered_method)
-
-    def unary_stream(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return UnaryStreamMethod(self, method, request_serializer, response_deserializer, _registered_method)
-
-    def stream_unary(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return StreamUnaryMethod(self, method, request_serializer, response_deserializer, _registered_method)
-
-    def stream_stream(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return StreamStreamMethod(self, method, request_serializer, response_deserializer, _registered_method)
-
-    def interceptors_for(self, method: Method) -> list[grpc.aio.ClientInterceptor]:
-        """The user's interceptors for a method of this kind and the one that begins the call; empty when the
-        user has none."""
-        chain = self._interceptors[method.kind_of_interceptor]
-        return [*chain, Forward(method)] if chain else []
+                raise grpc.aio.UsageError(CLOSED)
+            await self.engine.changed()

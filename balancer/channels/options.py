@@ -12,7 +12,7 @@ from balancer.policies import policy as policy_named
 from balancer.policies.base import ANY, Connect, PickInfo, connect_of
 from balancer.pool.options import PoolOptions
 from balancer.resolvers import Resolver, parse_target, resolver_for
-from balancer.service_config import ServiceConfig, parse_service_config
+from balancer.service_config import ServiceConfig, parse_service_config, policy_of_grpc
 
 if TYPE_CHECKING:
     from balancer.policies.base import Policy
@@ -24,11 +24,18 @@ SERVICE_CONFIG = "grpc.service_config"
 DEFAULT_POLICY = "round_robin"
 DEFAULT_SUBSET_SIZE = 128
 REPLAY_LIMIT = "grpc.per_rpc_retry_buffer_size"
+ENABLE_RETRIES = "grpc.enable_retries"
+LB_POLICY = "grpc.lb_policy_name"
+IDLE_TIMEOUT = "grpc.client_idle_timeout_ms"
+AUTHORITY = "grpc.default_authority"
+TLS_NAME = "grpc.ssl_target_name_override"
+CONNECTION = "grpc_registry.connection"
+"""gRPC's core shares a connection among channels of equal options. Two balanced channels, or two endpoints at one
+address, must not share fate or state: so each has an option of its own, of which the core knows nothing else."""
+_NEVER_MS = 2**31 - 1
+"""What gRPC takes for no timeout at all."""
 # Of the connections to the endpoints, where the user's own options say nothing else.
 _UNLESS_ASKED = (
-    # A pool of its own for each connection: two channels, or two endpoints at one address, must not share fate or
-    # state.
-    ("grpc.use_local_subchannel_pool", 1),
     # An endpoint registered by name that moves to another address: looked up again as soon as connecting fails, and not
     # half a minute later. What bounds the look-ups is the backoff between the attempts to connect.
     ("grpc.dns_min_time_between_resolutions_ms", 100),
@@ -75,10 +82,14 @@ class Settings:
     """gRPC options of the connections to the endpoints."""
     service_config: ServiceConfig
     replay_limit: int
+    tries_again: bool
+    """False: retries and hedging are switched off (`grpc.enable_retries`)."""
     policy_given: bool
     """By name or as an object, so that no service config chooses another."""
     config_given: bool
     """As a channel option, so that the resolver's service configs are not asked."""
+    name: str = field(default_factory=lambda: secrets.token_hex(8))
+    """Of the channel, among all."""
 
     def policy_under(self, config: ServiceConfig) -> Policy:
         """The policy while the resolver's `config` holds."""
@@ -90,13 +101,17 @@ class Settings:
             return self.options
         return replace(self.options, health_service=config.health_service)
 
-    def dial_options(self, config: ServiceConfig) -> tuple[tuple[str, Any], ...]:
-        """gRPC options of a connection made while `config` holds.
+    def dial_options(self, config: ServiceConfig, *, retries: bool = True, number: int = 0) -> GrpcOptions:
+        """gRPC options of a connection made while `config` holds. Channels with the same `number` share one.
 
-        gRPC core's own retries undo the header that tells a server how many attempts went before, so they are
-        off when calls are retried here. Otherwise they stay on, for streams that a server refused while it went away.
+        gRPC core's own retries undo the header that tells a server how many attempts went before, so attempts that have
+        it go out on connections without (`retries` False). All others keep them on, for streams that a server refused
+        while it went away. What the config limits per method is core's to see to.
         """
-        return (*self.child_options, ("grpc.enable_retries", 0)) if config.tries_again else self.child_options
+        options = (*self.child_options, (CONNECTION, f"{self.name}/{number}"))
+        if not retries:
+            options = (*(option for option in options if option[0] != ENABLE_RETRIES), (ENABLE_RETRIES, 0))
+        return options if config.limits is None else (*options, (SERVICE_CONFIG, config.limits))
 
     @property
     def wants_all(self) -> bool:
@@ -115,25 +130,64 @@ def settings_of(
     Raises ValueError, naming the part, for a target, a policy, an option or a service config that makes no sense.
     """
     balancing = balancing or ChannelOptions()
+    given = _first_of_each(options or ())
     if isinstance(resolver, str):
-        resolver, query = resolver_for(parse_target(resolver))
+        target = parse_target(resolver)
+        resolver, query = resolver_for(target)
         policy, balancing = from_query(query, policy, balancing)
-    given = dict(options or ())
+        if target.scheme == "dns" and TLS_NAME not in given:
+            given.setdefault(AUTHORITY, target.path)  # as any gRPC channel to this target says, and checks by TLS
+    elif not isinstance(resolver, Resolver):
+        raise TypeError(f"resolver: neither a target nor a resolver: {resolver!r}")
     text = given.pop(SERVICE_CONFIG, None)
     config = parse_service_config(text)
-    if balancing.pool.outlier is None and config.outlier is not None:
-        balancing = replace(balancing, pool=replace(balancing.pool, outlier=config.outlier))
+    balancing = _pooled(balancing, config, given.pop(IDLE_TIMEOUT, None))
     replay_limit = int(given.pop(REPLAY_LIMIT, 256 * 1024))
     if balancing.authority is not None:
-        given["grpc.default_authority"] = balancing.authority
+        given[AUTHORITY] = balancing.authority
+    named = given.pop(LB_POLICY, None)
+    chosen = policy_named(policy if policy is not None else config.policy or policy_of_grpc(named) or DEFAULT_POLICY)
+    balancing = replace(balancing, pool=_bounded(balancing.pool, chosen))
+    return Settings(
+        resolver,
+        chosen,
+        balancing,
+        _of_connections(given),
+        config,
+        replay_limit,
+        bool(given.get(ENABLE_RETRIES, 1)),
+        policy is not None,
+        text is not None,
+    )
+
+
+def _first_of_each(options: GrpcOptions) -> dict[str, Any]:
+    """Of an option that is given twice gRPC takes the first."""
+    given: dict[str, Any] = {}
+    for key, value in options:
+        given.setdefault(key, value)
+    return given
+
+
+def _of_connections(given: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """The options of the connections to the endpoints."""
+    proxied = "grpc.http_proxy" in given and "grpc.enable_http_proxy" not in given
     for option, value in _UNLESS_ASKED:
         given.setdefault(option, value)
-    if "grpc.http_proxy" in given and "grpc.enable_http_proxy" not in dict(options or ()):
+    if proxied:
         del given["grpc.enable_http_proxy"]  # a proxy that is named is asked for
-    chosen = policy_named(policy if policy is not None else config.policy or DEFAULT_POLICY)
-    balancing = replace(balancing, pool=_bounded(balancing.pool, chosen))
-    children = tuple(given.items())
-    return Settings(resolver, chosen, balancing, children, config, replay_limit, policy is not None, text is not None)
+    given[IDLE_TIMEOUT] = _NEVER_MS  # the pool decides what closes
+    return tuple(given.items())
+
+
+def _pooled(balancing: ChannelOptions, config: ServiceConfig, idle_ms: int | None) -> ChannelOptions:
+    """With what a service config and gRPC's own options say of the pool, where the user's options say nothing."""
+    pool = balancing.pool
+    if pool.outlier is None and config.outlier is not None:
+        pool = replace(pool, outlier=config.outlier)
+    if idle_ms is not None and pool.idle_timeout_s == PoolOptions().idle_timeout_s:
+        pool = replace(pool, idle_timeout_s=None if idle_ms >= _NEVER_MS else idle_ms / 1000)
+    return replace(balancing, pool=pool)
 
 
 def _bounded(pool: PoolOptions, policy: Policy) -> PoolOptions:
@@ -208,5 +262,8 @@ def info_maker(settings: Settings) -> InfoOf:
 def _key(header: str | None, metadata: Iterable[tuple[str, str | bytes]]) -> str | bytes | None:
     key = hash_key.get()
     if key is None and header is not None:
-        key = next((value for name, value in metadata if name == header), None)
-    return key
+        try:
+            key = next((value for name, value in metadata if name == header), None)
+        except (TypeError, ValueError):  # no metadata at all, of which gRPC itself will complain
+            return None
+    return key if isinstance(key, str | bytes) else None

@@ -25,7 +25,7 @@ grpcio does not tell the two apart, and only headers that came by themselves com
 MetadataLike: TypeAlias = Iterable[tuple[str, str | bytes]]
 
 # gRPC core says so when a call found no connection to go out on; the only sign of it that reaches Python.
-_NOT_CONNECTED = "failed to connect to all addresses"
+_NOT_CONNECTED = ("failed to connect to all addresses", "DNS resolution failed for ", "Empty address list")
 _AGAINST = frozenset((UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS))
 
 
@@ -193,7 +193,7 @@ class Hedges:
         self._policy = hedging.policy
         self._throttle = hedging.throttle
         self.sent = 1
-        """How many attempts were begun, refused ones not counted."""
+        """How many attempts were begun; one that takes the place of a refused one is not counted."""
         self.over = False
         """True once a failure was final for the call."""
         self._next: float | None = None
@@ -218,12 +218,12 @@ class Hedges:
         """No more attempts: those under way decide."""
         self.sent = self._policy.max_attempts
 
-    def failed(self, code: int, trailers: MetadataLike | None, *, refused: bool) -> None:
-        """An attempt failed. `refused`: no server saw it, so another takes its place and it does not count."""
-        if refused:
-            self.sent -= 1
-            self._next = float("-inf")
-            return
+    def replaced(self, now: float) -> None:
+        """No server saw an attempt: the one that takes its place begins now, and does not count."""
+        self._next = now + self._policy.hedging_delay_s
+
+    def failed(self, code: int, trailers: MetadataLike | None, now: float) -> None:
+        """An attempt failed where a server may have seen it."""
         asked = pushback(trailers)
         if self._throttle is not None and (code in self._policy.non_fatal or (asked is not None and asked.stop)):
             self._throttle.failed()
@@ -233,8 +233,8 @@ class Hedges:
             self._next = float("-inf")
         elif asked.stop:
             self.stop()
-        elif self._next is not None:
-            self._next += asked.pause_s
+        else:
+            self._next = now + asked.pause_s  # and from there on one delay after the other (A6)
 
     def succeeded(self) -> None:
         if self._throttle is not None:

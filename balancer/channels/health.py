@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
+import grpc.aio
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from balancer import orca
+from balancer.policies.base import ConnectivityState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from balancer.channels.driver import Driver
+    from balancer.channels.options import ChannelOptions
+    from balancer.policies.base import Node
 
 log = logging.getLogger(__name__)
 
@@ -35,24 +40,42 @@ class Stream:
     path: str
     request: bytes
     tell: Callable[[bytes], None]
+    broken: Callable[[], None]
+    """Called when the stream failed, before the next try."""
     absent: Callable[[], None]
     """Called when the back end has no such service; then there is no other try."""
 
-    def begin(self, channel: Any) -> Any:
-        return channel.unary_stream(self.path)(self.request)
+
+def streams_of(driver: Driver, node: Node, options: ChannelOptions) -> tuple[Stream, ...]:
+    """What a back end is to tell of itself while it is connected."""
+
+    def on_health(serving: bool) -> None:
+        driver.report_health(node, serving=serving)
+        driver.report(node, ConnectivityState.READY)
+
+    streams = []
+    if options.health_service is not None:
+        streams.append(health_stream(options.health_service, on_health))
+    if options.load_report_interval_s is not None:
+        streams.append(load_stream(options.load_report_interval_s, lambda weight: driver.report_weight(node, weight)))
+    return tuple(streams)
 
 
 def health_stream(service: str, tell: Callable[[bool], None]) -> Stream:
-    """Tells whether `service` is serving, now and at every change."""
+    """Tells whether `service` is serving, now and at every change. Of a watch that breaks nothing good is to be thought
+    until it speaks again (gRFC A17)."""
 
     def on_response(message: bytes) -> None:
         tell(HealthCheckResponse.FromString(message).status == HealthCheckResponse.SERVING)
+
+    def broken() -> None:
+        tell(False)
 
     def absent() -> None:
         log.warning("a back end has no health service and counts as healthy")
         tell(True)
 
-    return Stream(_HEALTH_PATH, HealthCheckRequest(service=service).SerializeToString(), on_response, absent)
+    return Stream(_HEALTH_PATH, HealthCheckRequest(service=service).SerializeToString(), on_response, broken, absent)
 
 
 def load_stream(interval_s: float, tell: Callable[[float], None]) -> Stream:
@@ -63,7 +86,11 @@ def load_stream(interval_s: float, tell: Callable[[float], None]) -> Stream:
         if weight is not None:
             tell(weight)
 
-    return Stream(orca.PATH, orca.request(interval_s), on_response, lambda: None)
+    return Stream(orca.PATH, orca.request(interval_s), on_response, _nothing, _nothing)
+
+
+def _nothing() -> None:
+    """What was said before stays."""
 
 
 def _backoff_s(failures: int) -> float:
@@ -76,52 +103,18 @@ async def keep_up(stream: Stream, channel: grpc.aio.Channel) -> None:
     failures = 0
     while True:
         try:
-            async for message in stream.begin(channel):
+            method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(stream.path)
+            async for message in method(stream.request):
                 failures = -1
                 stream.tell(message)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 stream.absent()
                 return
+        except grpc.aio.UsageError:
+            return  # the channel is closed
+        except Exception:
+            log.exception("what a back end told of itself could not be used")
+        stream.broken()
         failures += 1
         await asyncio.sleep(_backoff_s(failures))
-
-
-class StreamThread:
-    """The same on a channel for threads, in a thread of its own."""
-
-    def __init__(self, stream: Stream, channel: grpc.Channel) -> None:
-        self._stream = stream
-        self._channel = channel
-        self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._call: Any = None
-        self._thread = threading.Thread(target=self._run, name="balancer-stream", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends the stream and the thread, and waits for it. Nothing is told after that."""
-        with self._lock:
-            self._stopping.set()
-            if self._call is not None:
-                self._call.cancel()
-        self._thread.join()
-
-    def _run(self) -> None:
-        failures = 0
-        while not self._stopping.wait(_backoff_s(failures)):
-            try:
-                for message in self._begin():
-                    failures = -1
-                    self._stream.tell(message)
-            except grpc.RpcError as error:
-                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                    self._stream.absent()
-                    return
-            failures += 1
-
-    def _begin(self) -> Any:
-        with self._lock:
-            if not self._stopping.is_set():
-                self._call = self._stream.begin(self._channel)
-            return self._call if not self._stopping.is_set() else ()

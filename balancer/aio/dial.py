@@ -1,0 +1,104 @@
+"""How grpc.aio channels are made: the connections to endpoints, and the front that interceptors stand in.
+
+Interceptors are above retries: they see one call, however many attempts it takes (gRFC A6). grpc.aio runs them in a
+channel, so where there are any, calls go through a channel that never connects, the front, whose innermost interceptor
+begins the balanced call. Tools that trace calls put theirs in by taking the place of `grpc.aio.insecure_channel`: the
+front is made with what stands there, the connections with what stood there first.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from balancer.aio.native import at_once
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from balancer.channels.options import GrpcOptions
+
+_INSECURE: Callable[..., grpc.aio.Channel] = inspect.unwrap(grpc.aio.insecure_channel)
+_SECURE: Callable[..., grpc.aio.Channel] = inspect.unwrap(grpc.aio.secure_channel)
+_NOWHERE = "dns:///balanced.invalid:1"
+
+
+class Dialler:
+    """Makes channels with the credentials and the compression that a balanced channel was given."""
+
+    def __init__(
+        self,
+        credentials: grpc.ChannelCredentials | None,
+        compression: grpc.Compression | None,
+        interceptors: Sequence[grpc.aio.ClientInterceptor],
+    ) -> None:
+        self._credentials = credentials
+        self._compression = compression
+        self._interceptors = tuple(interceptors)
+        self._traced = grpc.aio.insecure_channel is not _INSECURE or grpc.aio.secure_channel is not _SECURE
+
+    def dial(self, address: str, options: GrpcOptions) -> grpc.aio.Channel:
+        """A connection to an endpoint. It does nothing until it is asked to connect."""
+        if self._credentials is None:
+            return _INSECURE(address, options, self._compression)
+        return _SECURE(address, self._credentials, options, self._compression)
+
+    def check(self, options: GrpcOptions) -> None:
+        """Raises what grpc.aio raises for arguments that no channel can be made with."""
+        at_once(self.dial(_NOWHERE, options).close())
+
+    def front(self) -> grpc.aio.Channel | None:
+        """The channel that interceptors stand in; None when there are none.
+
+        Raises ValueError for one that is no interceptor.
+        """
+        if not self._interceptors and not self._traced:
+            return None
+        interceptors = [*self._interceptors, *_INNERMOST]
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(_NOWHERE, None, None, interceptors=interceptors)
+        return grpc.aio.secure_channel(_NOWHERE, self._credentials, None, None, interceptors=interceptors)
+
+
+begin_of: ContextVar[Callable[[grpc.aio.ClientCallDetails, object], Any]] = ContextVar("begin_of")
+"""Begins the balanced call of the method that was called; set while a call goes through the front."""
+
+
+Continuation = Callable[..., Awaitable[Any]]
+
+
+class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
+    async def intercept_unary_unary(
+        self, continuation: Continuation, client_call_details: grpc.aio.ClientCallDetails, request: object
+    ) -> Any:
+        return begin_of.get()(client_call_details, request)
+
+
+class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
+    async def intercept_unary_stream(
+        self, continuation: Continuation, client_call_details: grpc.aio.ClientCallDetails, request: object
+    ) -> Any:
+        return begin_of.get()(client_call_details, request)
+
+
+class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
+    async def intercept_stream_unary(
+        self, continuation: Continuation, client_call_details: grpc.aio.ClientCallDetails, request_iterator: object
+    ) -> Any:
+        return begin_of.get()(client_call_details, request_iterator)
+
+
+class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
+    async def intercept_stream_stream(
+        self, continuation: Continuation, client_call_details: grpc.aio.ClientCallDetails, request_iterator: object
+    ) -> Any:
+        return begin_of.get()(client_call_details, request_iterator)
+
+
+# One object for each: grpc.aio uses an interceptor for the first kind that it finds it to be of.
+_INNERMOST = (_UnaryUnary(), _UnaryStream(), _StreamUnary(), _StreamStream())

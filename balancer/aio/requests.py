@@ -1,0 +1,281 @@
+"""The requests of a call with a stream of them: where they come from, and what is sent again.
+
+Under a retry policy requests are kept as bytes (`Kept`), read by one attempt after the other. Without one they pass by:
+only the first is looked at, for a call that never had a connection goes elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, Protocol, cast
+
+import grpc
+import grpc.aio
+
+from balancer.aio.headers import Streaming
+from balancer.calls.replay import Replay
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from balancer.aio.call import Arguments, Attempt, Common
+    from balancer.aio.connection import Connection
+    from balancer.aio.native import NativeCall, NativeWriter
+    from balancer.calls.replay import Kept
+    from balancer.policies.base import PickInfo
+
+_OVER = "RPC already finished."
+_HALF_CLOSED = 'RPC is half closed after calling "done_writing".'
+_MIXED = "The iterator and read/write APIs may not be mixed on a single RPC."
+
+
+class Source(Protocol):
+    """What the application iterates over."""
+
+    def reader(self) -> object:
+        """All requests for the next attempt; the one before gets no more."""
+
+    def close(self) -> None:
+        """The call is over: an attempt that had been replaced waits for nothing any more."""
+
+
+class Passing:
+    """Requests that only pass by. The second one is asked for when the first was sent: then there was a connection."""
+
+    def __init__(self, requests: AsyncIterable[object] | Iterable[object], replay: Replay) -> None:
+        self._replay = replay
+        self._first: list[object] = []
+        self._sync = None if isinstance(requests, AsyncIterable) else self._noted(iter(requests))
+        self._async = AsyncPassing(aiter(requests), self) if isinstance(requests, AsyncIterable) else None
+
+    def reader(self) -> object:
+        if self._async is not None:
+            self._async.again = bool(self._first)
+            return self._async
+        assert self._sync is not None  # noqa: S101 - one of the two
+        return chain(tuple(self._first), self._sync)
+
+    def close(self) -> None:
+        """Nobody waits."""
+
+    def _noted(self, requests: Iterator[object]) -> Iterator[object]:
+        for request in requests:
+            self.note(request)
+            yield request
+            break
+        self._replay.commit()
+        yield from requests
+
+    def note(self, request: object) -> None:
+        """The first request."""
+        self._first = [request]
+
+    def pass_first(self) -> object:
+        return self._first[0]
+
+    def gone(self) -> None:
+        """The second request is asked for."""
+        self._replay.commit()
+        self._first = []
+
+
+class AsyncPassing(AsyncIterator[object]):
+    """The same for asynchronous iterators: from the second on their own."""
+
+    def __init__(self, requests: AsyncIterator[object], source: Passing) -> None:
+        self._requests = requests
+        self._source = source
+        self._taken = 0
+        self.again = False
+        """The first request is to be given once more."""
+
+    def __anext__(self) -> Awaitable[object]:
+        return self._next() if self._taken < 2 or self.again else self._requests.__anext__()
+
+    async def _next(self) -> object:
+        if self.again:
+            self.again = False
+            return self._source.pass_first()
+        if self._taken:
+            self._source.gone()
+        request = await anext(self._requests)
+        self._taken += 1
+        if self._taken == 1:
+            self._source.note(request)
+        return request
+
+
+class Keeping:
+    """Requests that are kept, read by one attempt after the other."""
+
+    def __init__(self, requests: AsyncIterable[object] | Iterable[object], replay: Replay) -> None:
+        self._async = aiter(requests) if isinstance(requests, AsyncIterable) else None
+        self._sync = None if isinstance(requests, AsyncIterable) else iter(requests)
+        self._replay = replay
+        self._reader: Reader | None = None
+        self._taker: tuple[Reader, asyncio.Task[object] | None] | None = None
+        self._taken = asyncio.Event()
+        self._end: BaseException | None = None
+
+    def reader(self) -> Reader:
+        self._reader = Reader(self)
+        return self._reader
+
+    def close(self) -> None:
+        if self._taker is not None and self._taker[0] is not self._reader and self._taker[1] is not None:
+            self._taker[1].cancel()
+
+    async def next(self, reader: Reader) -> Kept:
+        """The next request for a reader. One that was replaced while it waited leaves it to its successor."""
+        while reader is self._reader:
+            kept = self._replay.at(reader.position)
+            if kept is not None:
+                reader.position += 1
+                return kept
+            if self._end is not None:
+                raise self._end
+            if self._taker is not None:
+                await self._taken.wait()
+            else:
+                await self._take(reader)
+        raise StopAsyncIteration
+
+    async def _take(self, reader: Reader) -> None:
+        """Into the replay; or notes how the source ended."""
+        try:
+            if self._sync is not None:
+                self._replay.take(next(self._sync))
+                return
+            self._taker = reader, asyncio.current_task()
+            self._taken.clear()
+            self._replay.take(await anext(cast("AsyncIterator[object]", self._async)))
+        except (StopIteration, StopAsyncIteration):
+            self._end = StopAsyncIteration()
+        except Exception as error:  # of the application's: the attempt ends with it
+            self._end = error
+        finally:
+            self._taker = None
+            self._taken.set()
+
+
+class Reader(AsyncIterator["Kept"]):
+    """The requests of a call for one attempt."""
+
+    __slots__ = ("_source", "position")
+
+    def __init__(self, source: Keeping) -> None:
+        self._source = source
+        self.position = 0
+
+    async def __anext__(self) -> Kept:
+        # The server may have ended the call: what came of that is seen to first, for grpc.aio takes a message that it
+        # cannot send any more for an error of its own, and the server's word is lost. The first turn of the loop
+        # polls, the second does what was polled.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return await self._source.next(self)
+
+
+class StreamRequest(Streaming):
+    """A call with a stream of requests: iterated over, or written."""
+
+    _source: Source | None = None
+    _done_writing_flag = False
+    """grpc.aio's interceptors look at it under this name."""
+    _catching_up: asyncio.Task[None] | None = None
+
+    def __init__(self, method: Common, request: object, arguments: Arguments, info: PickInfo) -> None:
+        super().__init__(method, request, arguments, info)
+        self._replay = Replay(method.replay_limit)
+        if request is not None:
+            kind = Passing if method.replay_limit is None else Keeping
+            self._source = kind(cast("Iterable[object]", request), self._replay)
+
+    def _begun(self, connection: Connection, arguments: Arguments, *, again: bool = False) -> NativeCall:
+        timeout, metadata, credentials, _, compression = arguments
+        requests = None if self._source is None else self._source.reader()
+        return self._method.at(connection, again)(
+            requests, timeout=timeout, metadata=metadata, credentials=credentials, compression=compression
+        )
+
+    @property
+    def _committed(self) -> bool:
+        return self._received or self._replay.committed
+
+    def commit(self) -> None:
+        super().commit()
+        self._replay.commit()
+
+    def _started(self, attempt: Attempt) -> None:
+        super()._started(attempt)
+        if self._source is None and (self._replay.taken or self._done_writing_flag):
+            self._catching_up = self._method.engine.loop.create_task(self._catch_up(attempt))
+
+    async def _catch_up(self, attempt: Attempt) -> None:
+        """Gives an attempt what was written to the ones before."""
+        native = cast("NativeWriter", attempt.native)
+        try:
+            for position in range(self._replay.taken):
+                await native.write(self._form(self._replay.at(position)))
+            if self._done_writing_flag:
+                await native.done_writing()
+        except (grpc.RpcError, asyncio.InvalidStateError):
+            return  # the attempt ended, and its status says why
+
+    def _form(self, kept: Kept | None) -> object:
+        """A request as the native calls of this method take it."""
+        return kept if kept is None or self._method.replay_limit is not None else kept.request
+
+    def _finish(self) -> None:
+        super()._finish()
+        if self._source is not None:
+            self._source.close()
+
+    async def write(self, request: object) -> None:
+        """Sends a request. Raises AioRpcError when the call has failed, InvalidStateError when it is over."""
+        if self._source is not None:
+            raise grpc.aio.UsageError(_MIXED)
+        if self.over:
+            raise asyncio.InvalidStateError(_OVER)
+        if self._done_writing_flag:
+            raise asyncio.InvalidStateError(_HALF_CLOSED)
+        attempt = await self._writable()
+        position, kept = self._replay.taken, self._replay.take(request)
+        while attempt is not None:
+            try:
+                await cast("NativeWriter", attempt.native).write(self._form(kept))
+            except (grpc.RpcError, asyncio.InvalidStateError):
+                if self.is_last(attempt) or self._replay.at(position) is None:
+                    raise
+            else:
+                return
+            before, attempt = attempt, await self._writable()
+            if attempt is not None and attempt is not before:
+                return  # it was given this one with the others
+        self._raise_ending()
+
+    async def _writable(self) -> Attempt | None:
+        """The attempt under way, when it has got all that was written before; None when the call is over."""
+        try:
+            while True:
+                attempt = await self._under_way()
+                catching_up = self._catching_up
+                if catching_up is None or catching_up.done():
+                    return attempt
+                await asyncio.wait({catching_up})
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+    async def done_writing(self) -> None:
+        """There are no more requests. Idempotent."""
+        if self._source is not None:
+            raise grpc.aio.UsageError(_MIXED)
+        if self.over or self._done_writing_flag:
+            return
+        self._done_writing_flag = True
+        attempt = self.attempt
+        if attempt is not None and (self._catching_up is None or self._catching_up.done()):
+            await cast("NativeWriter", attempt.native).done_writing()

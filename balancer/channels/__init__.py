@@ -1,0 +1,1 @@
+"""SHELL: what the two kinds of channel, `balancer.aio` and `balancer.threads`, have in common."""

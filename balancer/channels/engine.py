@@ -1,0 +1,125 @@
+"""What the engines of both kinds of channel share: the picker, the state, the service config, and the channel's rest
+before its first call and after its last."""
+
+from __future__ import annotations
+
+import logging
+import time
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol
+
+from balancer.calls.plan import Plan, plan_for
+from balancer.channels.driver import Driver
+from balancer.channels.kinds import Kind
+from balancer.channels.options import info_maker
+from balancer.policies.base import ConnectivityState, Node
+from balancer.pool.picker import Open, Wait
+from balancer.pool.pool import Pool
+from balancer.service_config import parse_service_config
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterable
+    from random import Random
+
+    from balancer.channels.driver import Connections
+    from balancer.channels.kinds import Signature
+    from balancer.channels.options import ChannelOptions, Settings
+    from balancer.endpoints import Resolved
+    from balancer.policies.base import PickInfo
+    from balancer.pool.picker import Pick
+    from balancer.pool.statistics import PoolStatistics
+    from balancer.service_config import ServiceConfig
+
+log = logging.getLogger(__name__)
+
+
+class Picks(Protocol):
+    """Anything that answers picks."""
+
+    def pick(self, info: PickInfo, now: float) -> Pick: ...
+
+
+class Dormant:
+    """The picker of a channel nobody has used yet: the first pick starts it."""
+
+    def __init__(self, start: Callable[[], None]) -> None:
+        self._start = start
+
+    def pick(self, info: PickInfo, now: float) -> Pick:
+        self._start()
+        return Wait()
+
+
+class Closed:
+    """The picker of a closed channel."""
+
+    def __init__(self, refusal: Callable[[], Exception]) -> None:
+        self._refusal = refusal
+
+    def pick(self, info: PickInfo, now: float) -> Pick:
+        raise self._refusal()
+
+
+class Engine:
+    """What a channel's methods and calls share."""
+
+    def __init__(self, settings: Settings, rng: Random) -> None:
+        self.settings = settings
+        self.rng = rng
+        self.info_of = info_maker(settings)
+        self.config: ServiceConfig = settings.service_config
+        self.options: ChannelOptions = settings.options_under(settings.service_config)
+        self.revision = 0
+        """Which service config it is: methods plan anew when it grew."""
+        self.state = ConnectivityState.IDLE
+        self.closed = False
+        self.picker: Picks = Dormant(self.start)
+        self.driver: Driver | None = None
+
+    def start(self) -> None:
+        """Begins to resolve and to connect, once."""
+        raise NotImplementedError
+
+    def plan(self, signature: Signature) -> Plan:
+        """What the service config asks for the calls of a method."""
+        streams = signature.kind is not Kind.UNARY_UNARY
+        return plan_for(self.config, signature.path, tries_again=self.settings.tries_again, streams=streams)
+
+    def statistics(self) -> PoolStatistics | None:
+        """The pool as it is now; None before the first call."""
+        return None if self.driver is None else self.driver.pool.statistics(time.monotonic())
+
+    def new_driver(self, connections: Connections, loop: asyncio.AbstractEventLoop) -> Driver:
+        settings = self.settings
+        pool = Pool(settings.policy, options=settings.options.pool, rng=self.rng, now=time.monotonic())
+        return Driver(settings.resolver, pool, connections, loop)
+
+    def one_idle(self) -> Iterable[Node]:
+        """An endpoint that nobody has tried: for a channel that is wanted connected though no call waits."""
+        members = () if self.driver is None else self.driver.pool.members
+        return islice((node for node in members if node.state is ConnectivityState.IDLE), 1)
+
+    def configured(self, resolution: Resolved) -> None:
+        """A set of endpoints came; its service config may be another one (balancer.channels.driver.Connections)."""
+        if resolution.service_config is None or self.settings.config_given:
+            return
+        try:
+            config = parse_service_config(resolution.service_config)
+        except ValueError as error:
+            log.warning("service config refused, the one before stays: %s", error)
+            return
+        if self.driver is not None and config.policy != self.config.policy and not self.settings.policy_given:
+            self.driver.choose_by(self.settings.policy_under(config))
+        self.config, self.options = config, self.settings.options_under(config)
+        self.revision += 1
+
+
+def ready(pick: Pick) -> Pick:
+    """The pick, or `Wait` when its node's connection is closed already and the next picker is on its way."""
+    return Wait() if isinstance(pick, Node) and pick.subchannel is None else pick
+
+
+def wanted(pick: Pick) -> tuple[Node, ...]:
+    """The nodes a pick wants connected."""
+    return pick.nodes if isinstance(pick, Open) else ()

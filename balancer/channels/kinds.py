@@ -1,0 +1,102 @@
+"""The four kinds of methods, and the makers of their multi-callables that every channel has."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from balancer.channels.types import Deserializer, Serializer
+
+M = TypeVar("M")
+
+
+class Kind(enum.Enum):
+    """What streams in a method; the value is what a channel calls it."""
+
+    UNARY_UNARY = "unary_unary"
+    UNARY_STREAM = "unary_stream"
+    STREAM_UNARY = "stream_unary"
+    STREAM_STREAM = "stream_stream"
+
+    @property
+    def streams_requests(self) -> bool:
+        return self in (Kind.STREAM_UNARY, Kind.STREAM_STREAM)
+
+    @property
+    def streams_responses(self) -> bool:
+        return self in (Kind.UNARY_STREAM, Kind.STREAM_STREAM)
+
+
+class Signature:
+    """One method of a service, as generated code describes it to a channel."""
+
+    __slots__ = ("deserializer", "kind", "path", "registered", "serializer")
+
+    def __init__(
+        self,
+        kind: Kind,
+        path: str,
+        serializer: Serializer | None,
+        deserializer: Deserializer | None,
+        registered: bool | None,
+    ) -> None:
+        self.kind = kind
+        self.path = path
+        self.serializer = serializer
+        self.deserializer = deserializer
+        self.registered = bool(registered)
+
+
+class Makers(Generic[M]):
+    """A channel's makers of multi-callables, all by way of one method."""
+
+    def method(self, signature: Signature) -> M:
+        """The multi-callable of a method."""
+        raise NotImplementedError
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Serializer | None = None,
+        response_deserializer: Deserializer | None = None,
+        _registered_method: bool | None = False,
+    ) -> M:
+        return self._made(Kind.UNARY_UNARY, method, request_serializer, response_deserializer, _registered_method)
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Serializer | None = None,
+        response_deserializer: Deserializer | None = None,
+        _registered_method: bool | None = False,
+    ) -> M:
+        return self._made(Kind.UNARY_STREAM, method, request_serializer, response_deserializer, _registered_method)
+
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Serializer | None = None,
+        response_deserializer: Deserializer | None = None,
+        _registered_method: bool | None = False,
+    ) -> M:
+        return self._made(Kind.STREAM_UNARY, method, request_serializer, response_deserializer, _registered_method)
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Serializer | None = None,
+        response_deserializer: Deserializer | None = None,
+        _registered_method: bool | None = False,
+    ) -> M:
+        return self._made(Kind.STREAM_STREAM, method, request_serializer, response_deserializer, _registered_method)
+
+    def _made(
+        self,
+        kind: Kind,
+        path: str,
+        serializer: Serializer | None,
+        deserializer: Deserializer | None,
+        registered: bool | None,
+    ) -> M:
+        return self.method(Signature(kind, path, serializer, deserializer, registered))

@@ -1,0 +1,55 @@
+"""SHELL: the one place that touches private names of grpcio: those in `NAMES`, each with a public way beside it.
+
+A channel for threads tells its state by a thread of its own that looks five times a second, or when the core inside it
+is asked, which takes half a microsecond and no thread. Where a grpcio has the name no more, or the channel is not
+grpcio's own, the public way serves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NAMES = (("grpc.Channel", "_channel"), ("grpc._cython.cygrpc.Channel", "check_connectivity_state"))
+"""Where each stands, and what it is called."""
+
+_STATES = {state.value[0]: state for state in grpc.ChannelConnectivity}
+_WRAPPERS = 16
+"""Channels may stand in channels, as interceptors have it."""
+
+
+def look_of(channel: grpc.Channel) -> Callable[[bool], grpc.ChannelConnectivity]:
+    """A function that tells the channel's state as it is now; given True, it has an idle channel connect."""
+    core: object = channel
+    for _ in range(_WRAPPERS):
+        check = getattr(core, "check_connectivity_state", None)
+        if check is not None:
+            return lambda connect: _STATES[check(connect)]
+        core = getattr(core, "_channel", None)
+    return _Told(channel)
+
+
+class _Told:
+    """The public way: a subscription, for as long as the channel lives."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._channel = channel
+        self._state = grpc.ChannelConnectivity.IDLE
+        channel.subscribe(self._tell)
+
+    def _tell(self, state: grpc.ChannelConnectivity) -> None:
+        self._state = state
+
+    def __call__(self, connect: bool) -> grpc.ChannelConnectivity:
+        if connect and self._state is grpc.ChannelConnectivity.IDLE:
+            self._channel.subscribe(_nothing, try_to_connect=True)
+            self._channel.unsubscribe(_nothing)
+        return self._state
+
+
+def _nothing(_state: grpc.ChannelConnectivity) -> None:
+    """Is told of the state, to no end."""

@@ -1,0 +1,67 @@
+"""Threads for what may take as long as it likes: users' code never runs in the channel's own loop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+_LINGER_S = 1.0
+_MOST = 64
+
+
+class Workers:
+    """Runs functions, each in a thread that nothing else waits for.
+
+    A thread that is free takes the next; one that finds nothing for a while ends, so a channel at rest has none. Above
+    a limit functions wait for a thread to get free.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._changed = threading.Condition()
+        self._due: deque[Callable[[], object]] = deque()
+        self._threads = 0
+        self._free = 0
+        self._linger_s = _LINGER_S
+
+    def close(self) -> None:
+        """Threads that are free end. What is given from now on is run all the same."""
+        with self._changed:
+            self._linger_s = 0.0
+            self._changed.notify_all()
+
+    def run(self, function: Callable[[], object]) -> None:
+        """Runs it soon. What it raises is logged."""
+        with self._changed:
+            self._due.append(function)
+            if len(self._due) <= self._free or self._threads >= _MOST:
+                self._changed.notify()
+                return
+            self._threads += 1
+        threading.Thread(target=self._work, name=self._name, daemon=True).start()
+
+    def _work(self) -> None:
+        while (function := self._next()) is not None:
+            try:
+                function()
+            except Exception:
+                log.exception("a channel's worker failed")
+            del function
+
+    def _next(self) -> Callable[[], object] | None:
+        with self._changed:
+            self._free += 1
+            try:
+                if self._due or (self._changed.wait(self._linger_s) and self._due):
+                    return self._due.popleft()
+                self._threads -= 1
+                return None
+            finally:
+                self._free -= 1

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SILENCE_S = 15.0  # the server sends something every 5 s at least: a stream this silent is dead
 KEEP_AT_MOST_S = 60.0  # how long an ended epoch's instances are kept for, whatever their ttl
-KEEP_AT_LEAST_S = 3.0  # a shorter ttl is over before its owner has found the way back
+KEEP_AT_LEAST_S = 5.0  # a shorter ttl is over before its owner has found the way back
 LAG_AT_MOST_S = 60.0  # how long a replica may lag behind what was shown before it is believed
 _MODULUS = 1 << 64
 _ROUNDING_S = 1e-6
@@ -149,7 +149,7 @@ class ViewFold:
 
     A new epoch is not a removal: a registry that came back without its memory does not know what it had. What the
     ended epoch had is shown until its owner registers again, another instance registers the address, or one ttl of the
-    instance, 3 s at least and 60 s at most, has gone by *with the registry in reach*; and then only when an answer that
+    instance, 5 s at least and 60 s at most, has gone by *with the registry in reach*; and then only when an answer that
     was asked for after that (see `is_due`) does not know it either. That goes for what somebody was given; what was
     merely found on disk yields to the first registry that answers.
     """

@@ -318,13 +318,13 @@ def test_time_alone_removes_nobody() -> None:
 
 
 def test_those_whose_time_was_not_over_when_it_was_asked_stay() -> None:
-    fold = following(player("a", ttl_s=5.0), player("b", ttl_s=6.0))
+    fold = following(player("a", ttl_s=10.0), player("b", ttl_s=11.0))
     reconnect(fold, full(epoch="e2"), 0.0)
-    assert fold.is_due(5.5)
-    fold.on_disconnect(5.5)
+    assert fold.is_due(10.5)
+    fold.on_disconnect(10.5)
     fold.on_connect()
-    assert fold.on_response(full(epoch="e2"), 7.0) is Folded.CHANGED
-    assert ids(fold.peek(7.0)) == ["b"]
+    assert fold.on_response(full(epoch="e2"), 12.0) is Folded.CHANGED
+    assert ids(fold.peek(12.0)) == ["b"]
 
 
 def test_an_answer_of_a_server_that_has_lost_its_store_lets_go_of_nobody() -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from balancer.resolvers import DnsResolver, Resolver, StaticResolver
     from balancer.threads.channel import blocking_channel
 
+    __version__: str
+
 __all__ = [
     "Absent",
     "ChannelOptions",
@@ -70,7 +72,18 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _LATER[name]
     return getattr(import_module(f"{__name__}.{module}"), attribute)
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("grpc-registry")
+    except metadata.PackageNotFoundError:  # a source tree on the path
+        return "0+unknown"

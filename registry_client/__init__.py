@@ -8,16 +8,21 @@
 `registry_client.sync` is the same for threads; `channel` and `registry_client.aio.channel` make gRPC channels.
 """
 
-from registry_client import aio, sync
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from registry_client.backoff import Backoff
 from registry_client.callbacks import Subscription
 from registry_client.client import RegistryClient, connect
 from registry_client.errors import (
     ClientClosed,
     Conflict,
+    InvalidAnswer,
     InvalidArgument,
     InvalidTarget,
     LimitExceeded,
+    Misuse,
+    NeverRegistered,
     NotFound,
     PermissionDenied,
     RegistrationLost,
@@ -28,11 +33,16 @@ from registry_client.errors import (
 from registry_client.instance import Endpoint, Health, Instance, Key, Locality, ServiceSummary, Status
 from registry_client.lease import State
 from registry_client.registrar import Registration
-from registry_client.resolver import channel
 from registry_client.signals import run_until_signal
 from registry_client.steps import WatchLimits
 from registry_client.view import Changes, View
 from registry_client.watcher import Watch
+
+if TYPE_CHECKING:
+    from registry_client import aio, sync
+    from registry_client.resolver import channel
+
+    __version__: str
 
 __all__ = [
     "Backoff",
@@ -42,11 +52,14 @@ __all__ = [
     "Endpoint",
     "Health",
     "Instance",
+    "InvalidAnswer",
     "InvalidArgument",
     "InvalidTarget",
     "Key",
     "LimitExceeded",
     "Locality",
+    "Misuse",
+    "NeverRegistered",
     "NotFound",
     "PermissionDenied",
     "Registration",
@@ -62,9 +75,35 @@ __all__ = [
     "View",
     "Watch",
     "WatchLimits",
+    "__version__",
     "aio",
     "channel",
     "connect",
     "run_until_signal",
     "sync",
 ]
+
+# What not every program needs is imported by those that do: channels bring the balancer along.
+_LATER = {"aio": "registry_client.aio", "sync": "registry_client.sync", "channel": "registry_client.resolver"}
+
+
+def __getattr__(name: str) -> object:
+    if name in _LATER:
+        module = import_module(_LATER[name])
+        return module.channel if name == "channel" else module
+    if name == "__version__":
+        return _version()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("grpc-registry")
+    except metadata.PackageNotFoundError:  # a source tree on the path
+        return "0+unknown"
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

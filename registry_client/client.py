@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from os import PathLike, fspath
 from pathlib import Path
@@ -14,11 +15,11 @@ from typing import TYPE_CHECKING, Self, Unpack
 import grpc
 
 from protos.registry.v1 import registry_pb2 as pb
-from registry_client import checks
+from registry_client import answers, checks
 from registry_client.backoff import Backoff
 from registry_client.cache import MAX_AGE_S, Disk, ViewFile, default_dir
 from registry_client.callbacks import Callback, Callbacks, Subscription, leave_within
-from registry_client.errors import ClientClosed
+from registry_client.errors import ClientClosed, Misuse
 from registry_client.instance import (
     DEFAULT_NAMESPACE,
     Fields,
@@ -30,12 +31,13 @@ from registry_client.instance import (
     filter_to_proto,
     update_to_proto,
 )
-from registry_client.link import Link
+from registry_client.link import Link, Reach
+from registry_client.place import Place, check_forks
 from registry_client.pulse import Pulse
 from registry_client.registrar import Registrar, Registration, Wish
 from registry_client.steps import WatchLimits
 from registry_client.target import parse_addresses
-from registry_client.tasks import Tasks
+from registry_client.tasks import Tasks, steady
 from registry_client.watcher import Feed, Links, Means, Watch
 
 if TYPE_CHECKING:
@@ -74,16 +76,17 @@ def connect(
     `watch_limits`: the most that one watch takes from a registry. Raises InvalidTarget for the addresses,
     InvalidArgument for the rest.
     """
-    return RegistryClient(
+    settings = _Settings(
         parse_addresses(addresses),
-        namespace=checks.name("namespace", namespace, empty=True) or DEFAULT_NAMESPACE,
-        credentials=checks.instance_of("credentials", grpc.ChannelCredentials, credentials),
-        cache_dir=_directory(cache_dir),
-        timeout=checks.timeout(timeout),
-        backoff=checks.instance_of("backoff", Backoff, backoff) or Backoff(),
-        cache_max_age=checks.seconds("cache_max_age", cache_max_age, 0, MOST_CACHE_AGE_S),
-        watch_limits=checks.instance_of("watch_limits", WatchLimits, watch_limits) or WatchLimits(),
+        checks.name("namespace", namespace, empty=True) or DEFAULT_NAMESPACE,
+        checks.instance_of("credentials", grpc.ChannelCredentials, credentials),
+        _directory(cache_dir),
+        checks.timeout(timeout),
+        checks.instance_of("backoff", Backoff, backoff) or Backoff(),
+        checks.seconds("cache_max_age", cache_max_age, 0, MOST_CACHE_AGE_S),
+        checks.instance_of("watch_limits", WatchLimits, watch_limits) or WatchLimits(),
     )
+    return RegistryClient(settings)
 
 
 def _directory(given: object) -> Path | None:
@@ -94,70 +97,108 @@ def _directory(given: object) -> Path | None:
     raise checks.wrong_type("cache_dir", "must be a path or None", given)
 
 
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What `connect` was told; times in seconds."""
+
+    addresses: tuple[str, ...]
+    namespace: str
+    credentials: grpc.ChannelCredentials | None
+    cache_dir: Path | None
+    timeout_s: float
+    backoff: Backoff
+    cache_max_age_s: float
+    watch_limits: WatchLimits
+
+
+class _Session:
+    """What a client has while it is open: all of it lives in one event loop."""
+
+    def __init__(self, it: _Settings) -> None:
+        self.place = Place()
+        rng = SystemRandom()  # shared by nobody and seeded by nobody
+        self.reach = Reach(steady)
+        self.tasks = Tasks()
+        self.link = Link(it.addresses, it.credentials, it.backoff, rng, self.reach, self.tasks)
+        # Connections of their own: a registry takes so many streams of each, and no watch may keep a renewal waiting.
+        self._watch_links = Links(lambda: Link(it.addresses, it.credentials, it.backoff, rng, self.reach, self.tasks))
+        self._disk = Disk(time.time)
+        self.means = Means(
+            self._watch_links, it.backoff, rng, Pulse(time.monotonic), self._disk, self.place, it.watch_limits
+        )
+        self.registrar = Registrar(self.link, self.tasks, self.place, it.backoff, rng, steady, it.timeout_s)
+
+    async def aclose(self) -> None:
+        """Deregister, end what runs, and close the channels, whatever fails on the way."""
+        try:
+            await self.registrar.aclose()
+        finally:
+            self.reach.close()
+            try:
+                await self.tasks.aclose()
+                await self._disk.flush()
+            finally:
+                await asyncio.gather(self.link.aclose(), self._watch_links.aclose())
+
+
 class RegistryClient:
-    """Registers, watches and asks. Made by `connect`; use it with `async with`.
+    """Registers, watches and asks. Made by `connect`; use it with `async with`, in one event loop at a time.
 
     All methods raise RegistryError: RegistryUnavailable when no address answers in time, InvalidArgument (with the
-    field) for what the registry refuses, NotFound, and the others of `registry_client.errors`.
+    field) for what is wrong, NotFound, and the others of `registry_client.errors`. Once closed it may be entered again,
+    in another loop too.
     """
 
-    def __init__(
-        self,
-        addresses: Sequence[str],
-        *,
-        namespace: str,
-        credentials: grpc.ChannelCredentials | None,
-        cache_dir: Path | None,
-        timeout: float,
-        backoff: Backoff,
-        cache_max_age: float,
-        watch_limits: WatchLimits,
-    ) -> None:
-        self._namespace = namespace
-        self._cache_dir = cache_dir
-        self._cache_max_age_s = cache_max_age
-        self._timeout = timeout
-        rng = SystemRandom()  # shared by nobody and seeded by nobody, in a forked process too
-        self._link = Link(addresses, credentials, backoff, rng)
-        self._disk = Disk(time.time)
-        self._watch_links = Links(lambda: Link(addresses, credentials, backoff, rng))
-        self._means = Means(self._watch_links, backoff, rng, Pulse(time.monotonic), self._disk, watch_limits)
-        self._tasks = Tasks()
-        self._registrar = Registrar(self._link, self._tasks, backoff, rng, time.monotonic, timeout)
-        self._open = False
+    def __init__(self, settings: _Settings) -> None:
+        self._settings = settings
+        self._session: _Session | None = None
 
     # ---- its life
 
     async def __aenter__(self) -> Self:
-        self._open = True
+        check_forks()
+        if self._session is not None and not self._session.place.is_over:
+            raise Misuse("the client was entered already: make another by connect(…), or close this one first")
+        self._session = _Session(self._settings)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Deregister what is still registered, end the watches, and close. May be called more than once."""
-        self._open = False
+        """Deregister what is still registered, end the watches, and close. May be called more than once.
+
+        Does nothing in a process that was forked meanwhile: all of it is the parent's.
+        """
         leave_within()
-        await self._registrar.aclose()
-        await self._tasks.aclose()
-        await self._disk.flush()
-        await self._watch_links.aclose()
-        await self._link.aclose()
+        session = self._session
+        if session is None or session.place.is_over:
+            return
+        session.place.check("the client")
+        self._session = None
+        await session.aclose()
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """All addresses of the registry."""
-        return self._link.addresses
+        return self._settings.addresses
 
     @property
     def namespace(self) -> str:
         """The namespace of all that names none."""
-        return self._namespace
+        return self._settings.namespace
 
-    def _check_open(self) -> None:
-        if not self._open:
+    @property
+    def stale_for(self) -> float | None:
+        """Seconds since the view that the last answer came from was confirmed by the store; None if it was fresh."""
+        return None if self._session is None else self._session.reach.stale_for
+
+    def _here(self) -> _Session:
+        session = self._session
+        if session is None:
             raise ClientClosed("the client is not open: use `async with registry_client.connect(…) as registry`")
+        session.place.check("the client")
+        return session
 
     # ---- registering
 
@@ -177,27 +218,28 @@ class RegistryClient:
         SIGTERM or SIGINT first drains and deregisters, a second one ends at once (main thread only). Raises
         InvalidArgument for what a registry would refuse.
         """
-        self._check_open()
+        registrar = self._here().registrar
         checked = check_registrable(instance)
-        named = checked if checked.namespace else replace(checked, namespace=self._namespace)
+        named = checked if checked.namespace else replace(checked, namespace=self.namespace)
         limit = None if timeout is None else checks.timeout(timeout)
         by_signals = checks.yes_or_no("drain_on_signals", drain_on_signals)
-        return Registration(self._registrar, Wish(named, checks.ttl(ttl), checks.drain(drain), limit, by_signals))
+        return Registration(registrar, Wish(named, checks.ttl(ttl), checks.drain(drain), limit, by_signals))
 
     async def deregister(
         self, service: str, instance_id: str, *, drain: float = 0.0, namespace: str = "", timeout: float | None = None
     ) -> int:
         """Remove an instance, at once or after `drain` seconds as DRAINING; how many were removed. Raises NotFound.
 
-        An owner that is alive and well registers again what was removed under its hands; `update` its status to take
-        an instance out of the traffic for good.
+        With `drain`, an owner that is alive is told (RegistrationLost), and stays away until it is asked to register
+        again. Without, it registers again what was removed under its hands; `update` its status to take an instance out
+        of the traffic for good.
         """
-        key = self._key(service, instance_id, namespace)
+        session, key = self._here(), self._key("key", service, instance_id, namespace)
         request = pb.DeregisterRequest(key=key.to_proto())
         request.drain.FromNanoseconds(round(checks.drain(drain) * 1e9))
         doing = f"deregister {key}"
-        answer = await self._link.call(lambda stub: stub.Deregister, request, self._seconds(timeout), doing)
-        return answer.removed
+        answer = await session.link.call(lambda stub: stub.Deregister, request, self._seconds(timeout), doing)
+        return max(0, answer.removed)
 
     async def update(
         self,
@@ -212,11 +254,16 @@ class RegistryClient:
 
         Fields: `status`, `weight`, `metadata`, `tags`, `version`, `health`.
         """
-        key = self._key(service, instance_id, namespace)
-        request = update_to_proto(key, fields)
-        answer = await self._link.call(lambda stub: stub.Update, request, self._seconds(timeout), f"update {key}")
+        session, key = self._here(), self._key("instance", service, instance_id, namespace)
+        answer = await session.link.call(
+            lambda stub: stub.Update,
+            update_to_proto(key, fields),
+            self._seconds(timeout),
+            f"update {key}",
+            check=lambda it: answers.check_found(it, key),
+        )
         updated = Instance.from_proto(answer.instance)
-        self._registrar.updated(updated)
+        session.registrar.updated(updated)
         return updated
 
     # ---- asking
@@ -225,9 +272,14 @@ class RegistryClient:
         self, service: str, instance_id: str, *, namespace: str = "", timeout: float | None = None
     ) -> Instance:
         """One instance. Raises NotFound."""
-        key = self._key(service, instance_id, namespace)
-        request = pb.GetRequest(key=key.to_proto())
-        answer = await self._link.call(lambda stub: stub.Get, request, self._seconds(timeout), f"get {key}")
+        session, key = self._here(), self._key("key", service, instance_id, namespace)
+        answer = await session.link.call(
+            lambda stub: stub.Get,
+            pb.GetRequest(key=key.to_proto()),
+            self._seconds(timeout),
+            f"get {key}",
+            check=lambda it: answers.check_found(it, key),
+        )
         return Instance.from_proto(answer.instance)
 
     async def list(
@@ -246,7 +298,7 @@ class RegistryClient:
         `min_revision`: wait until the registry has seen that revision. All pages are fetched, of `page_size` each (0:
         as the registry likes), each within `timeout` seconds.
         """
-        self._check_open()
+        session, seconds, pages = self._here(), self._seconds(timeout), answers.Pages()
         request = pb.ListRequest(
             namespace=self._space(namespace),
             service=checks.name("service", service, empty=True),
@@ -257,24 +309,25 @@ class RegistryClient:
         found: list[Instance] = []
         while True:
             doing = f"list {service or 'all services'}"
-            answer = await self._link.call(lambda stub: stub.List, request, self._seconds(timeout), doing)
+            answer = await session.link.call(lambda stub: stub.List, request, seconds, doing)
+            names = [(it.service, it.id) for it in answer.instances]
+            request.page_token = pages.next_token(names, answer.ByteSize(), answer.next_page_token)
             found += map(Instance.from_proto, answer.instances)
-            if not answer.next_page_token:
+            if not request.page_token:
                 return found
-            request.page_token = answer.next_page_token
 
     async def services(self, *, namespace: str = "", timeout: float | None = None) -> Sequence[ServiceSummary]:
         """The services that have instances, in the order of their names."""
-        self._check_open()
+        session, seconds, pages = self._here(), self._seconds(timeout), answers.Pages()
         request = pb.ListServicesRequest(namespace=self._space(namespace))
         found: list[ServiceSummary] = []
         while True:
-            doing, limit = "list services", self._seconds(timeout)
-            answer = await self._link.call(lambda stub: stub.ListServices, request, limit, doing)
+            answer = await session.link.call(lambda stub: stub.ListServices, request, seconds, "list services")
+            names = [(it.service,) for it in answer.services]
+            request.page_token = pages.next_token(names, answer.ByteSize(), answer.next_page_token)
             found += [ServiceSummary(it.namespace, it.service, it.instances, it.routable) for it in answer.services]
-            if not answer.next_page_token:
+            if not request.page_token:
                 return found
-            request.page_token = answer.next_page_token
 
     # ---- watching
 
@@ -283,14 +336,14 @@ class RegistryClient:
 
         Filters as in `list`. See `Watch` for when views come, and `View` for what is in them.
         """
-        self._check_open()
+        session = self._here()
         question = pb.WatchRequest(
             namespace=self._space(namespace), services=_services(services), filter=filter_to_proto(**filters)
         )
-        directory, max_age_s = self._cache_dir, self._cache_max_age_s
+        directory, max_age_s = self._settings.cache_dir, self._settings.cache_max_age_s
         file = ViewFile(directory, self.addresses, question, max_age_s) if directory else None
-        feed = Feed(self._means, question, file)
-        return Watch(feed, self._tasks.start(feed.run(), "registry-watch"))
+        feed = Feed(session.means, question, file)
+        return Watch(feed, session.tasks.start(feed.run(), "registry-watch"))
 
     def on_change(
         self,
@@ -310,20 +363,20 @@ class RegistryClient:
         """
         callbacks = Callbacks(added, updated, removed)
         subscription = Subscription(self.watch(*services, namespace=namespace, **filters), callbacks)
-        subscription.begin(self._tasks.start(subscription.run(), "registry-callbacks"))
+        subscription.begin(self._here().tasks.start(subscription.run(), "registry-callbacks"))
         return subscription
 
     # ---- within
 
-    def _key(self, service: str, instance_id: str, namespace: str) -> Key:
-        self._check_open()
-        return Key(self._space(namespace), checks.name("key.service", service), checks.name("key.id", instance_id))
+    def _key(self, field: str, service: str, instance_id: str, namespace: str) -> Key:
+        names = checks.name(f"{field}.service", service), checks.name(f"{field}.id", instance_id)
+        return Key(self._space(namespace), *names)
 
     def _space(self, namespace: str) -> str:
-        return checks.name("namespace", namespace, empty=True) or self._namespace
+        return checks.name("namespace", namespace, empty=True) or self.namespace
 
     def _seconds(self, timeout: float | None) -> float:
-        return self._timeout if timeout is None else checks.timeout(timeout)
+        return self._settings.timeout_s if timeout is None else checks.timeout(timeout)
 
 
 def _services(named: tuple[object, ...]) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, TypeVar, cast
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -13,6 +15,15 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 _Detail = TypeVar("_Detail", bound="Message")
+_CONNECTING = (
+    re.compile(
+        r"failed to connect to all addresses; last error: [A-Z_]+: (?:ipv[46]:)?(?P<where>\S+): "
+        r"(?:Failed to connect to remote host: )?(?P<why>.+)"
+    ),
+    re.compile(r"errors resolving (?P<where>\S+): \[field:hostname lookup error:.*? for \S+: (?P<why>[^:\]]+)\]"),
+)
+_NOT_TLS = "WRONG_VERSION_NUMBER"
+_TLS_TO_NONE = "speaks no TLS: connect without credentials"
 # The longest text of an error that is believed to be worth reading.
 MAX_TEXT = 1_000
 
@@ -76,7 +87,19 @@ class Unauthenticated(RegistryError):
 
 
 class ClientClosed(RegistryError):
-    """The client was closed, or was never entered with `with`."""
+    """The client, watch or registration was closed, or the client was never entered with `with`."""
+
+
+class Misuse(RegistryError, RuntimeError):
+    """Something was used where it cannot work: entered twice, in another event loop or thread, or after a fork."""
+
+
+class InvalidAnswer(RegistryError):
+    """The registry answered what cannot be, such as another instance than was asked for. It was not believed."""
+
+
+class NeverRegistered(RuntimeWarning, ResourceWarning):
+    """`registry.register(…)` was called, and what it returned was dropped without ever being entered or awaited."""
 
 
 _BY_CODE: dict[grpc.StatusCode, type[RegistryError]] = {
@@ -103,11 +126,21 @@ def from_rpc_error(error: grpc.RpcError, doing: str = "") -> RegistryError:
     `doing` says what was asked for and comes first in the text.
     """
     code: grpc.StatusCode = error.code()
-    text = in_a_line(error.details() or code.name.lower().replace("_", " "))
+    text = plain(error.details() or code.name.lower().replace("_", " "))
     mapped = _BY_CODE.get(code, RegistryError)(f"{doing}: {text}" if doing else text)
     mapped.code = code
     _add_details(mapped, error)
     return mapped
+
+
+def plain(text: str) -> str:
+    """What gRPC says of a call that failed, in a line; why it could not connect in fewer words than it takes."""
+    line = in_a_line(text)
+    for pattern in _CONNECTING:
+        if (found := pattern.fullmatch(line)) is not None:
+            why = _TLS_TO_NONE if _NOT_TLS in found["why"] else found["why"]
+            return f"{unquote(found['where'])}: {why[:1].lower()}{why[1:]}"
+    return line
 
 
 def in_a_line(text: str) -> str:

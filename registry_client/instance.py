@@ -202,6 +202,11 @@ class Instance:
             object.__setattr__(made, name, value)
         return made
 
+    def is_same_owner(self, other: Self) -> bool:
+        """Whether `other` was registered by the owner of this one: at the same place, and at the same moment."""
+        places = {(it.namespace, it.service, it.id, it.host, it.port, it.registered_at) for it in (self, other)}
+        return len(places) == 1 and self.registered_at is not None
+
     def updated_like(self, seen: Self) -> Self:
         """This instance with what an Update may have changed in the registry since."""
         return replace(

@@ -2,7 +2,7 @@
 
 A registration is a desired state, so nothing here counts tries or gives up. Each one is in one of five states:
 
-                        ACCEPTED
+                        ACCEPTED                        UNCLAIMED leads from WANTED to DOUBTED
           ┌────────┐ ──────────────────> ┌────────────┐
  want ──> │ WANTED │                     │ REGISTERED │ <─┐ renewals with the full count, SEEN
           └────────┘ <────────────────── └────────────┘ ──┘
@@ -10,13 +10,16 @@ A registration is a desired state, so nothing here counts tries or gives up. Eac
             │    │     MISSING             │   │
             │    │                         │   │ SEEN, ACCEPTED
    REFUSED, │    │ LOOSE, MISSING          │   │
-      TAKEN │    └──────────── ┌─────────┐ │   │
-            │                  │ DOUBTED │ <───┘ LEASE_GONE (unknown to the registry), SHORT (the lease holds too few)
-            │                  └─────────┘
-            v                     │ REFUSED, TAKEN
+     TAKEN, │    └──────────── ┌─────────┐ │   │
+  DISMISSED │                  │ DOUBTED │ <───┘ LEASE_GONE (unknown to the registry), SHORT (the lease holds too few),
+            │                  └─────────┘        UNPROVEN (for a ttl nobody could tell that it lives)
+            v                     │ REFUSED, TAKEN, DISMISSED
           ┌──────┐ <──────────────┘                          LEAVE leads from anywhere to LEFT
           │ LOST │ <── REGISTERED too
           └──────┘
+
+What the registry answers is a claim of somebody else's: times are bounded, what was not asked for is passed over, and
+whatever is said over and over again is acted upon with growing pauses.
 """
 
 from __future__ import annotations
@@ -35,9 +38,12 @@ if TYPE_CHECKING:
     from registry_client.instance import Instance
 
 RENEW_PART = 3  # a lease is renewed after this part of its ttl, so two renewals may be lost
+RENEW_AT_MOST = 10_000  # leases in one message
 PATIENCE_S = 5.0  # the longest wait for the answer to a renewal
 NEVER = float("inf")
 LOOK_UP_EVERY_S = 30.0  # how often a registration looks itself up though nothing seems wrong
+# The ttls that are believed, whatever a registry says; those of registry.proto lie within.
+SHORTEST_TTL_S, LONGEST_TTL_S = 1.0, 3600.0
 
 
 class State(Enum):
@@ -58,10 +64,13 @@ class Input(Enum):
     FORGOTTEN = "forgotten"  # the registry has begun anew and knows nothing of before
     LEASE_GONE = "lease gone"  # the registry does not know the lease
     SHORT = "short"  # the lease lives but keeps fewer instances than it should
+    UNPROVEN = "unproven"  # for a whole ttl nobody could tell that the lease lives
     SEEN = "seen"  # looked up: it is there, and the lease lives
     LOOSE = "loose"  # looked up: it is there, but our lease does not hold it any more
     MISSING = "missing"  # looked up: it is not there
     TAKEN = "taken"  # looked up: somebody else is there
+    DISMISSED = "dismissed"  # looked up: somebody else has had it leave
+    UNCLAIMED = "unclaimed"  # Register says that the generation it held was never given out
     LEAVE = "leave"  # its owner ends it
 
 
@@ -74,10 +83,13 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
         Input.FORGOTTEN: _WANTED,
         Input.LEASE_GONE: _WANTED,
         Input.SHORT: _WANTED,
+        Input.UNPROVEN: _WANTED,
         Input.SEEN: _WANTED,
         Input.LOOSE: _WANTED,
         Input.MISSING: _WANTED,
         Input.TAKEN: _LOST,
+        Input.DISMISSED: _LOST,
+        Input.UNCLAIMED: _DOUBTED,
         Input.LEAVE: _LEFT,
     },
     _REGISTERED: {
@@ -86,10 +98,13 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
         Input.FORGOTTEN: _WANTED,
         Input.LEASE_GONE: _DOUBTED,
         Input.SHORT: _DOUBTED,
+        Input.UNPROVEN: _DOUBTED,
         Input.SEEN: _REGISTERED,
         Input.LOOSE: _WANTED,
         Input.MISSING: _WANTED,
         Input.TAKEN: _LOST,
+        Input.DISMISSED: _LOST,
+        Input.UNCLAIMED: _DOUBTED,
         Input.LEAVE: _LEFT,
     },
     _DOUBTED: {
@@ -98,10 +113,13 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
         Input.FORGOTTEN: _WANTED,
         Input.LEASE_GONE: _DOUBTED,
         Input.SHORT: _DOUBTED,
+        Input.UNPROVEN: _DOUBTED,
         Input.SEEN: _REGISTERED,
         Input.LOOSE: _WANTED,
         Input.MISSING: _WANTED,
         Input.TAKEN: _LOST,
+        Input.DISMISSED: _LOST,
+        Input.UNCLAIMED: _DOUBTED,
         Input.LEAVE: _LEFT,
     },
     _LOST: dict.fromkeys(Input, _LOST) | {Input.LEAVE: _LEFT},
@@ -125,6 +143,10 @@ class Lease:
     id: str = ""
     ttl_s: float = 0.0
     renew_at_s: float = 0.0
+    held_since_s: float | None = None  # since when whoever is asked cannot tell whether it lives
+    losses: int = 0  # how often it was gone since it was last renewed
+    shorts: int = 0  # how often in a row it held too few
+    not_before_s: float = 0.0  # nothing is registered on it earlier
     granter: Holding | None = field(default=None, repr=False)  # whose Register is under way and will bring the id
     holders: set[Holding] = field(default_factory=set, repr=False)  # whose wish it is
     expected: int = 0  # how many registrations it held when it was last to be renewed
@@ -133,8 +155,24 @@ class Lease:
     def granted(self, lease_id: str, ttl_s: float, now: float) -> None:
         """The registry attached something to this lease; the first time, that brings the lease itself."""
         if self.id != lease_id:
-            self.id, self.ttl_s = lease_id, ttl_s
-            self.renew_at_s = now + ttl_s / RENEW_PART
+            self.id, self.ttl_s, self.held_since_s = lease_id, self.believed(ttl_s), None
+            self.renew_at_s = now + self.ttl_s / RENEW_PART
+
+    def believed(self, ttl_s: float) -> float:
+        """What a registry says of the ttl, within reason; what was known or wished for if it says nothing."""
+        known_s = self.ttl_s or self.wanted_ttl_s
+        return min(max(ttl_s, SHORTEST_TTL_S), LONGEST_TTL_S) if ttl_s > 0 else known_s
+
+    def held(self, now: float) -> None:
+        """Nobody can tell just now. It is asked for again soon, here and then elsewhere."""
+        if self.held_since_s is None:
+            self.held_since_s = now
+        self.renew_at_s = now + self.ttl_s / RENEW_PART / 2
+
+    def renewed(self, now: float) -> None:
+        """It lives for its ttl from now."""
+        self.held_since_s, self.losses, self.not_before_s = None, 0, 0.0
+        self.renew_at_s = now + self.ttl_s / RENEW_PART
 
 
 @dataclass(slots=True, eq=False)
@@ -152,6 +190,7 @@ class Holding:
     attempt: int = 0
     not_before_s: float = 0.0
     planned_at_s: float = NEVER  # of its entry in the agenda
+    may_claim: bool = True  # its generation is one that the registry knows of
     reason: str = ""  # why it was lost
 
     def take(self, event: Input, reason: str = "") -> None:
@@ -167,8 +206,13 @@ class Holding:
 
     def invisible_for(self, now: float) -> float | None:
         """Seconds since the registry last showed this instance; None while it does, or may be trusted to."""
-        trusted = self.state is State.REGISTERED and now - self.shown_at_s <= self.lease.ttl_s
+        trusted = self.state is State.REGISTERED and now <= self.trusted_until_s
         return None if trusted else max(0.0, now - self.shown_at_s)
+
+    @property
+    def trusted_until_s(self) -> float:
+        """Until when the last proof is good: what was renewed lives for a ttl."""
+        return self.shown_at_s + self.lease.ttl_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +281,8 @@ class Leases:
     def _due(self, now: float) -> Iterator[Register | LookUp]:
         while (holding := self._next_planned(now)) is not None:
             lease = holding.lease
+            if holding.state is State.REGISTERED and now >= holding.trusted_until_s:
+                holding.take(Input.UNPROVEN)
             if holding.state is not State.WANTED:
                 holding.busy = True
                 yield LookUp(holding)
@@ -268,10 +314,13 @@ class Leases:
 
     def _act_at(self, holding: Holding) -> float:
         """When the next call for it is due."""
-        if holding.state in (State.WANTED, State.DOUBTED):
+        if holding.state is State.WANTED:
+            return max(holding.not_before_s, holding.lease.not_before_s)
+        if holding.state is State.DOUBTED:
             return holding.not_before_s
         if holding.state is State.REGISTERED:
-            return max(holding.not_before_s, holding.looked_at_s + max(LOOK_UP_EVERY_S, 2 * holding.lease.ttl_s))
+            look_up_at_s = holding.looked_at_s + max(LOOK_UP_EVERY_S, 2 * holding.lease.ttl_s)
+            return max(holding.not_before_s, min(look_up_at_s, holding.trusted_until_s))
         return NEVER
 
     def renewals(self, now: float) -> list[str]:
@@ -279,7 +328,7 @@ class Leases:
         leases = self._live()
         if not any(lease.renew_at_s <= now for lease in leases):
             return []
-        due = [lease for lease in leases if lease.renew_at_s <= now + lease.ttl_s / RENEW_PART / 2]
+        due = [lease for lease in leases if lease.renew_at_s <= now + lease.ttl_s / RENEW_PART / 2][:RENEW_AT_MOST]
         for lease in due:
             lease.expected = len(self._held_by(lease))
         return [lease.id for lease in due]
@@ -311,7 +360,7 @@ class Leases:
 
     def accepted(self, holding: Holding, stored: Instance, lease_id: str, ttl_s: float, epoch: str, now: float) -> None:
         """Register was answered with the instance as stored and the lease that holds it."""
-        holding.instance, holding.epoch, holding.lease_id = stored, epoch, lease_id
+        holding.instance, holding.epoch, holding.lease_id, holding.may_claim = stored, epoch, lease_id, True
         if holding.state is not State.LEFT:
             holding.lease.granted(lease_id, ttl_s, now)
         holding.take(Input.ACCEPTED)
@@ -323,10 +372,16 @@ class Leases:
         holding.take(Input.REFUSED, reason)
         self._answered(holding)
 
-    def lease_missing(self, holding: Holding, lease_id: str) -> None:
+    def unclaimed(self, holding: Holding, now: float) -> None:
+        """Register says that the generation it held was never given out: the registry has lost its memory of it."""
+        holding.may_claim = False
+        holding.take(Input.UNCLAIMED)
+        self.failed(holding, now)
+
+    def lease_missing(self, holding: Holding, lease_id: str, now: float) -> None:
         """Register says that the lease it was to attach to does not exist."""
         if holding.lease.id == lease_id:
-            self._lease_gone(holding.lease, None)
+            self._lease_gone(holding.lease, None, now)
         self._answered(holding)
 
     def failed(self, holding: Holding, now: float) -> None:
@@ -350,9 +405,23 @@ class Leases:
     # ---- what became of a look-up
 
     def seen(self, holding: Holding, found: Instance, epoch: str, now: float) -> None:
-        """It is there, as `found`. A higher generation in the same order is a newer owner."""
-        if epoch == holding.epoch and found.generation > holding.instance.generation:
+        """It is there, as `found`. A higher generation in the same order is a newer owner, unless that is itself.
+
+        A view that is older than what was accepted proves nothing.
+        """
+        held = holding.instance
+        if epoch == holding.epoch and found.revision < held.revision:
+            self.failed(holding, now)
+            return
+        is_newer = epoch == holding.epoch and 0 < held.generation < found.generation
+        if found.leaves_at is not None:
+            holding.take(Input.DISMISSED, f"{found.key} was deregistered by somebody else and leaves after its drain")
+        elif (is_newer or not holding.may_claim) and not held.is_same_owner(found):
             holding.take(Input.TAKEN, f"{found.key} was taken over by generation {found.generation}")
+        elif is_newer or not holding.may_claim:
+            # A registration of its own whose answer was lost: who holds its lease nobody knows.
+            holding.instance = replace(held, generation=found.generation)
+            holding.take(Input.LOOSE)
         else:
             self._adopt(holding, found, epoch, now)
         self._answered(holding)
@@ -362,12 +431,22 @@ class Leases:
         if epoch == holding.epoch and found.revision > holding.instance.revision:
             updated = holding.instance.updated_like(found)
             holding.instance = replace(updated, revision=found.revision)
-        holding.take(Input.SEEN if holding.lease_id == holding.lease.id else Input.LOOSE)
+        holding.take(Input.SEEN if holding.lease_id == holding.lease.id and not self._is_bare(holding) else Input.LOOSE)
         if holding.state is State.REGISTERED:
             holding.prove(now)
 
+    def _is_bare(self, holding: Holding) -> bool:
+        """Whether it may be there without its lease: that holds too few though all have been seen before.
+
+        If registering it again does not help, that is done less and less often.
+        """
+        shorts = holding.lease.shorts
+        return holding.state is State.DOUBTED and shorts > 1 and shorts & (shorts - 1) == 0
+
     def missing(self, holding: Holding) -> None:
         """It is not there."""
+        if not holding.may_claim:
+            holding.instance = replace(holding.instance, generation=0)
         holding.take(Input.MISSING)
         self._answered(holding)
 
@@ -378,39 +457,72 @@ class Leases:
 
     # ---- what became of a renewal
 
-    def renewed(self, lease_id: str, outcome: Renewed, ttl_s: float, instances: int, epoch: str, now: float) -> None:
-        """One lease was answered: its ttl in force, how many instances it keeps, and the epoch of the answer."""
+    def renewed(
+        self,
+        lease_id: str,
+        outcome: Renewed,
+        ttl_s: float,
+        instances: int,
+        epoch: str,
+        now: float,
+        *,
+        stale: bool = False,
+    ) -> None:
+        """One lease was answered: its ttl in force, how many instances it keeps, and the epoch of the answer.
+
+        `stale`: whoever answered is out of touch with the store, so that the answer is as good as HELD.
+        """
         lease = next((lease for lease in self._live() if lease.id == lease_id), None)
         if lease is None:
             return
-        if outcome is Renewed.UNKNOWN:
-            self._lease_gone(lease, epoch)
-            return
-        lease.ttl_s = ttl_s or lease.ttl_s
-        lease.renew_at_s = now + lease.ttl_s / RENEW_PART
-        if outcome is Renewed.RENEWED:
+        if stale or outcome is Renewed.HELD:
+            lease.ttl_s = lease.believed(ttl_s)
+            lease.held(now)
+        elif outcome is Renewed.UNKNOWN:
+            self._lease_gone(lease, epoch, now)
+        else:
+            lease.ttl_s = lease.believed(ttl_s)
+            lease.renewed(now)
             self._counted(lease, instances, now)
+
+    def is_held_too_long(self, now: float) -> bool:
+        """Whether it is time to ask at another address: for a third of a ttl this one could not tell."""
+        return any(
+            lease.held_since_s is not None and now - lease.held_since_s >= lease.ttl_s / RENEW_PART
+            for lease in self._live()
+        )
 
     def stream_lost(self, now: float) -> None:
         """The stream of renewals ended: whoever answers next is asked for every lease at once."""
         for lease in self._live():
-            lease.renew_at_s = min(lease.renew_at_s, now)
+            lease.renew_at_s, lease.held_since_s = min(lease.renew_at_s, now), None
 
     def _counted(self, lease: Lease, instances: int, now: float) -> None:
         """Compare what the lease keeps with what it should; a count cannot say who is missing, so all are in doubt."""
         held = self._held_by(lease)
         # Those that came or went while the answer was under way are no reason to worry.
         is_short = instances < min(lease.expected, len(held))
+        lease.shorts = lease.shorts + 1 if is_short else 0
         for holding in held:
             if is_short:
                 holding.take(Input.SHORT)
                 self._plan(holding)
             else:
                 holding.shown_at_s = now
+        for holding in self._on(lease):
+            if holding.state is State.DOUBTED and holding.not_before_s > now:
+                holding.not_before_s = now  # there is an answer again: no reason to wait longer
+                self._plan(holding)
 
-    def _lease_gone(self, lease: Lease, epoch: str | None) -> None:
-        """In the same epoch there may be a reason, to be looked up; a registry that has begun anew has none."""
-        lease.id = ""
+    def _lease_gone(self, lease: Lease, epoch: str | None, now: float) -> None:
+        """In the same epoch there may be a reason, to be looked up; a registry that has begun anew has none.
+
+        A lease that is gone again before it was ever renewed is replaced after a pause, and a longer one each time.
+        """
+        lease.id, lease.held_since_s, lease.shorts, lease.losses = "", None, 0, lease.losses + 1
+        if lease.losses > 1:
+            pauses = self.backoff.capped((lease.ttl_s or lease.wanted_ttl_s) / RENEW_PART)
+            lease.not_before_s = now + pauses.delay(lease.losses - 2, self.rng)
         for holding in self._on(lease):
             holding.take(Input.LEASE_GONE if epoch in (holding.epoch, None) else Input.FORGOTTEN)
             self._plan(holding)

@@ -1,17 +1,18 @@
-"""SHELL: the way to a registry of several addresses, any of which may be down."""
+"""SHELL: the way to a registry of several addresses, any of which may be down, ill, or something else altogether."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import grpc
 import grpc.aio
 
 from protos.registry.v1 import registry_pb2_grpc
-from registry_client.errors import RegistryError, RegistryUnavailable, from_rpc_error
+from registry_client.errors import InvalidAnswer, RegistryError, RegistryUnavailable, from_rpc_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,14 +21,29 @@ if TYPE_CHECKING:
     from protos.registry.v1 import registry_pb2 as pb
     from protos.registry.v1.registry_pb2_grpc import RegistryAsyncStub
     from registry_client.backoff import Backoff
+    from registry_client.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+
+class _Answer(Protocol):
+    @property
+    def header(self) -> pb.ResponseHeader: ...
+
 
 log = logging.getLogger(__name__)
 
 _Request = TypeVar("_Request")
-_Response = TypeVar("_Response")
+_Response = TypeVar("_Response", bound=_Answer)
 
 # No single try takes longer while there may be another address to ask.
 TRY_S = 3.0
+# How long nobody has to answer before that is said.
+SAY_AFTER_S = 1.0
+PROBE_S = 1.0
+PROBE_AGAIN_S = 10.0
+# How long the calls of a connection that was given up may still take.
+GRACE_S = 30.0
 _OPTIONS: tuple[tuple[str, int], ...] = (
     # A peer that is half dead is noticed within seconds; ping_timeout is what makes that so.
     ("grpc.keepalive_time_ms", 10_000),
@@ -38,10 +54,22 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 500),
+    # A name may lead elsewhere now: it is looked up whenever connecting fails, and not every 30 s at most.
+    ("grpc.dns_min_time_between_resolutions_ms", 250),
+    # Connections of its own: a registry takes so many streams of each.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    # The largest that a registry sends is 3 MiB. What is larger may be without end.
+    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
 )
+# What is said of calls to something that is no registry, or is a broken one: another address may do better.
+_BROKEN = frozenset(
+    {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
+)
+# What gRPC says when a port that speaks TLS is called without it, among other causes.
+_MAYBE_TLS = ("socket closed", "connection reset by peer", "broken pipe")
+# The same of a name with several addresses, of which gRPC tells about the last one alone.
+_MAYBE_TLS_OF_NAMES = (*_MAYBE_TLS, "connection refused")
 
 
 async def end(call: grpc.aio.Call) -> None:
@@ -59,6 +87,64 @@ class Connection:
     stub: RegistryAsyncStub
 
 
+class Reach:
+    """Whether a client gets any answer of use from its registry. An outage is said once, not once for each part."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._trouble = ""
+        self._asking = ""
+        self._since_s: float | None = None  # when the first question without an answer was asked
+        self._said = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._proof_at_s: float | None = None
+
+    @property
+    def trouble(self) -> str:
+        """What was tried last and why it failed; empty while all is well."""
+        return self._trouble
+
+    @property
+    def stale_for(self) -> float | None:
+        """Seconds since the view of the last answer was confirmed by the store; None if it was fresh."""
+        return None if self._proof_at_s is None else max(0.0, self._clock() - self._proof_at_s)
+
+    def asking(self, address: str) -> None:
+        """Something was asked that is answered at once, or not at all."""
+        self._asking = address
+        if self._since_s is None:
+            self._since_s = self._clock()
+            self._timer = asyncio.get_running_loop().call_later(SAY_AFTER_S, self._say)
+
+    def failed(self, address: str, failure: RegistryError) -> None:
+        """There was no answer, or one of no use."""
+        text = str(failure)
+        self._trouble = text if address in text else f"{address}: {text}"
+        self.asking(address)
+
+    def answered(self, address: str, header: pb.ResponseHeader) -> None:
+        """There was an answer, which is of use if the one who answers is in touch with the store."""
+        if header.HasField("stale_for"):
+            self._proof_at_s = self._clock() - header.stale_for.ToNanoseconds() / 1e9
+            return
+        self._proof_at_s = None
+        if self._since_s is None:
+            return
+        if self._said:
+            log.info("the registry answers again: %s, after %.1f s", address, self._clock() - self._since_s)
+        self.close()
+
+    def _say(self) -> None:
+        self._said = True
+        log.warning("no help from the registry: %s; trying on", self._trouble or f"{self._asking}: no answer yet")
+
+    def close(self) -> None:
+        """Nothing is waited for any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._since_s, self._said, self._trouble = None, None, False, ""
+
+
 class Link:
     """Channels to the addresses of one registry, and which of them is in use.
 
@@ -67,20 +153,35 @@ class Link:
     """
 
     def __init__(
-        self, addresses: Sequence[str], credentials: grpc.ChannelCredentials | None, backoff: Backoff, rng: Random
+        self,
+        addresses: Sequence[str],
+        credentials: grpc.ChannelCredentials | None,
+        backoff: Backoff,
+        rng: Random,
+        reach: Reach,
+        tasks: Tasks,
     ) -> None:
         self._addresses = list(addresses)
         self._credentials = credentials
         self._backoff = backoff
         self._rng = rng
+        self._reach = reach
+        self._tasks = tasks
         self._index = rng.randrange(len(self._addresses))
         self._connections: dict[str, Connection] = {}
-        self._said = False
+        self._retired: list[Connection] = []
+        self._speaks_tls: dict[str, bool] = {}
+        self._probe_again_s: dict[str, float] = {}
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """All addresses of the registry."""
         return tuple(self._addresses)
+
+    @property
+    def trouble(self) -> str:
+        """What was tried last and why it failed; empty while all is well."""
+        return self._reach.trouble
 
     @property
     def current(self) -> Connection:
@@ -100,22 +201,70 @@ class Link:
 
     def rotate(self, failed: Connection) -> None:
         """Go on to the next address, unless somebody has moved on from the failed one already."""
-        if self.current is failed:
+        if self._addresses[self._index] == failed.address:
             self._index = (self._index + 1) % len(self._addresses)
 
+    def retire(self, silent: Connection) -> None:
+        """Who asks that address again does so over another connection, after looking its name up again.
+
+        A connection that is silent may lead to a process that hangs while others are behind the same name by now.
+        """
+        if self._connections.get(silent.address) is silent:
+            del self._connections[silent.address]
+            self._retired.append(silent)
+            self._tasks.start(self._close(silent), "registry-connection")
+
+    async def _close(self, connection: Connection) -> None:
+        await connection.channel.close(GRACE_S)
+        self._retired.remove(connection)
+
+    # ---- what comes of asking
+
     def asking(self, connection: Connection) -> None:
-        """Something was asked there."""
+        """Something was asked there that is answered at once, or not at all."""
+        self._reach.asking(connection.address)
 
     def answered(self, connection: Connection, header: pb.ResponseHeader) -> None:
         """It answered."""
-        self._said = False
+        self._reach.answered(connection.address, header)
 
     def failed(self, connection: Connection, failure: RegistryError) -> None:
-        """It gave no answer, or one of no use: on to the next address."""
-        if not self._said:
-            log.warning("the registry cannot be reached: %s", failure)
-        self._said = True
+        """It gave no answer, or one of no use. Goes on to the next address."""
+        self._reach.failed(connection.address, failure)
         self.rotate(connection)
+
+    async def judge(self, connection: Connection, error: grpc.aio.AioRpcError, doing: str = "") -> RegistryError:
+        """The exception for a call that failed there, with what can be found out about the cause."""
+        failure = from_rpc_error(error, doing)
+        if not isinstance(failure, RegistryUnavailable):
+            return failure
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            self.retire(connection)
+            return _told(failure, doing, connection.address, "no answer in time")
+        if self._credentials is None and await self._is_tls(connection.address, str(failure).lower()):
+            return _told(failure, doing, connection.address, "speaks TLS: connect with credentials")
+        return failure
+
+    async def judge_ended(self, connection: Connection, call: grpc.aio.Call) -> RegistryError:
+        """The same for a stream that has ended, in whatever way."""
+        code, text = await call.code(), await call.details()
+        if code is grpc.StatusCode.OK:
+            return RegistryUnavailable("it ended the stream")
+        trailers = await call.trailing_metadata()
+        return await self.judge(connection, grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, text))
+
+    async def _is_tls(self, address: str, failure: str) -> bool:
+        """Whether the port answers to TLS. Looked at now and then, when a failure looks as if it did."""
+        hints = _MAYBE_TLS if is_ip(address) else _MAYBE_TLS_OF_NAMES
+        if not any(hint in failure for hint in hints):
+            return False
+        now = asyncio.get_running_loop().time()
+        if now >= self._probe_again_s.get(address, now):
+            self._probe_again_s[address] = now + PROBE_AGAIN_S
+            self._speaks_tls[address] = await speaks_tls(address) is True
+        return self._speaks_tls.get(address, False)
+
+    # ---- calls
 
     async def call(
         self,
@@ -123,35 +272,101 @@ class Link:
         request: _Request,
         timeout: float,
         doing: str,
+        *,
+        check: Callable[[_Response], None] | None = None,
+        cap_s: float = float("inf"),
     ) -> _Response:
         """Call a method, on another address if one is down, for at most `timeout` seconds in all.
 
-        Raises RegistryError; RegistryUnavailable when the time is over.
+        `check` looks at the answer, and raises RegistryError for one that is of no use: RegistryUnavailable to ask
+        again, InvalidAnswer for what cannot be. `cap_s`: the longest pause. Raises RegistryError; RegistryUnavailable
+        when the time is over.
         """
-        loop = asyncio.get_running_loop()
-        deadline, attempt = loop.time() + timeout, 0
+        backoff, left_s, tries = self._backoff.capped(cap_s), timeout, 0
         while True:
             connection = self.current
+            share_s = left_s if len(self._addresses) == 1 else min(left_s, TRY_S)
+            begun = asyncio.get_running_loop().time()
             try:
-                return await method(connection.stub)(request, timeout=self._share(deadline - loop.time()))
-            except grpc.aio.AioRpcError as error:
-                failure = from_rpc_error(error, doing)
-            if not isinstance(failure, RegistryUnavailable):
+                return await self._try(connection, method, request, share_s, doing, check)
+            except RegistryError as error:
+                failure = error
+            # A try takes no longer than its share; if it seems so, this process stood still, and nobody is to blame.
+            left_s -= min(asyncio.get_running_loop().time() - begun, share_s)
+            tries += 1
+            if not self._is_worth_another(failure, tries):
                 raise failure
-            self.rotate(connection)
+            self.failed(connection, failure)
             # One round over all addresses goes without a pause.
-            rounds, attempt = attempt // len(self._addresses), attempt + 1
-            pause_s = self._backoff.delay(rounds, self._rng) if attempt % len(self._addresses) == 0 else 0.0
-            if loop.time() + pause_s >= deadline:
+            pause_s = self._pause_s(backoff, failure, tries) if tries % len(self._addresses) == 0 else 0.0
+            if pause_s >= left_s:
                 raise failure
             await asyncio.sleep(pause_s)
+            left_s -= pause_s
 
-    def _share(self, left_s: float) -> float:
-        """How long one try may take of the time that is left, in seconds."""
-        return left_s if len(self._addresses) == 1 else min(left_s, TRY_S)
+    async def _try(
+        self,
+        connection: Connection,
+        method: Callable[[RegistryAsyncStub], grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]],
+        request: _Request,
+        timeout: float,
+        doing: str,
+        check: Callable[[_Response], None] | None,
+    ) -> _Response:
+        try:
+            answer = await method(connection.stub)(request, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            raise await self.judge(connection, error, doing) from None
+        if check is not None:
+            check(answer)
+        self.answered(connection, answer.header)
+        return answer
+
+    def _pause_s(self, backoff: Backoff, failure: RegistryError, tries: int) -> float:
+        """After a round without an answer; no shorter than a server asks for, as far as that makes sense."""
+        asked_s = failure.retry_after_s if isinstance(failure, RegistryUnavailable) else None
+        return max(backoff.delay(tries // len(self._addresses) - 1, self._rng), min(asked_s or 0.0, backoff.cap_s))
+
+    def _is_worth_another(self, failure: RegistryError, tries: int) -> bool:
+        """A registry that is away may come back; something that is none, or a broken one, is asked once."""
+        if isinstance(failure, RegistryUnavailable):
+            return True
+        is_broken = isinstance(failure, InvalidAnswer) or failure.code in _BROKEN
+        return is_broken and tries < len(self._addresses)
 
     async def aclose(self) -> None:
         """Close all channels. Calls under way are cancelled."""
-        connections, self._connections = self._connections, {}
-        for connection in connections.values():
+        connections, self._connections = [*self._connections.values(), *self._retired], {}
+        for connection in connections:
             await connection.channel.close()
+
+
+def _told(failure: RegistryUnavailable, doing: str, address: str, why: str) -> RegistryUnavailable:
+    """The same failure in better words."""
+    told = RegistryUnavailable(f"{doing}: {address}: {why}" if doing else f"{address}: {why}")
+    told.code, told.retry_after_s = failure.code, failure.retry_after_s
+    return told
+
+
+def is_ip(address: str) -> bool:
+    """Whether HOST:PORT names one place, and not as many as a name may lead to."""
+    host = address.rpartition(":")[0]
+    return host.startswith("[") or host.replace(".", "").isdecimal()
+
+
+async def speaks_tls(address: str) -> bool | None:
+    """Whether whoever listens at HOST:PORT speaks TLS; None if nobody can tell."""
+
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(PROBE_S):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=context)
+    except ssl.SSLError as error:
+        return "ALERT" in (error.reason or "")  # who sends an alert speaks TLS, though not with everybody
+    except (OSError, ValueError):
+        return None
+    writer.transport.abort()
+    return True

@@ -5,154 +5,230 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
-
-import grpc
-import grpc.aio
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from protos.registry.v1 import registry_pb2 as pb
+from registry_client import answers
 from registry_client.errors import (
-    FINAL,
     ClientClosed,
+    Conflict,
+    InvalidAnswer,
+    InvalidArgument,
     NotFound,
     RegistrationLost,
     RegistryError,
     RegistryUnavailable,
-    from_rpc_error,
 )
 from registry_client.instance import Instance
-from registry_client.lease import Holding, Leases, LookUp, Register, Renewed, State
-from registry_client.link import end
+from registry_client.lease import NEVER, RENEW_PART, Holding, Leases, LookUp, Register, State
+from registry_client.registration import Registration, Stay, Wish
+from registry_client.renewals import Renewals
 from registry_client.signals import SignalDrains
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
     from random import Random
 
     from registry_client.backoff import Backoff
-    from registry_client.instance import Key
-    from registry_client.link import Connection, Link
+    from registry_client.link import Link
+    from registry_client.place import Place
     from registry_client.tasks import Tasks
+
+__all__ = ["Registrar", "Registration", "Wish"]
 
 log = logging.getLogger(__name__)
 
 CALLS = 64  # at most so many at a time
 CALL_S = 5.0  # for one Register or look-up, over all addresses
 LEAVE_S = 3.0  # how long leaving waits for a registry that does not answer; the lease then ends by itself
+LEAVE_AGAIN_S = 30.0  # after that long it is waited for once more
 IDLE_S = 1.0  # how long leaving waits for a call under way
-_OUTCOMES = {
-    pb.Renewal.RENEWED: Renewed.RENEWED,
-    pb.Renewal.HELD: Renewed.HELD,
-    pb.Renewal.UNKNOWN: Renewed.UNKNOWN,
-}
+TRIES = 5  # of a registration that was never accepted, with a registry that answers and makes no sense
+
+
+class Farewell:
+    """How long leaving may wait for a registry that does not answer: so long in all, however many leave."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._until_s: float | None = None
+
+    def left_s(self) -> float:
+        """How long the next one may wait, in seconds."""
+        now = self._clock()
+        if self._until_s is None or now > self._until_s + LEAVE_AGAIN_S:
+            self._until_s = now + LEAVE_S
+        return max(0.0, self._until_s - now)
+
+    def answered(self) -> None:
+        """The registry answers."""
+        self._until_s = None
 
 
 class Registrar:
     """All registrations of one client, on as few leases as possible and one stream of renewals."""
 
     def __init__(
-        self, link: Link, tasks: Tasks, backoff: Backoff, rng: Random, clock: Callable[[], float], timeout: float
+        self,
+        link: Link,
+        tasks: Tasks,
+        place: Place,
+        backoff: Backoff,
+        rng: Random,
+        clock: Callable[[], float],
+        timeout: float,
     ) -> None:
         self._link = link
         self._tasks = tasks
+        self.place = place
         self._backoff = backoff
         self._rng = rng
         self.clock = clock
         self._timeout = min(timeout, CALL_S)
         self.signals = SignalDrains()
         self._leases = Leases(backoff, rng)
-        self._registrations: dict[Holding, Registration] = {}
+        self._stays: dict[Holding, Stay] = {}
+        self._renewals = Renewals(link, self._leases, backoff, rng, clock, self._renewed)
         self._work = asyncio.Event()
-        self._renew = asyncio.Event()
         self._calls = asyncio.Semaphore(CALLS)
         self._leaving = asyncio.Semaphore(CALLS)
+        self._farewell = Farewell(clock)
+        self._owed: dict[Holding, None] = {}  # they left, and the registry could not be told
+        self._paying: asyncio.Task[None] | None = None
+        self._has_complained = False  # in the log, since something was accepted
         self._started = False
+        self._closed = False
 
-    def want(self, registration: Registration, instance: Instance, ttl_s: float) -> Holding:
+    @property
+    def trouble(self) -> str:
+        """What was tried last and why it failed; empty while all is well."""
+        return self._link.trouble
+
+    def check(self) -> None:
+        """Raises ClientClosed or Misuse if nothing can be registered here."""
+        self.place.check("the registration")
+        if self._closed:
+            raise ClientClosed("the client of this registration was closed")
+
+    def want(self, wish: Wish) -> Stay:
         """Begin to keep an instance registered."""
-        holding = self._leases.want(instance, ttl_s, self.clock())
-        self._registrations[holding] = registration
+        for owed in [it for it in self._owed if it.instance.key == wish.instance.key]:
+            del self._owed[owed]
+        holding = self._leases.want(wish.instance, wish.ttl_s, self.clock())
+        stay = self._stays[holding] = Stay(holding)
         if not self._started:
             self._started = True
-            self._tasks.start(self._keep_registered(), "registry-registrations")
-            self._tasks.start(self._keep_renewed(), "registry-renewals")
+            self._tasks.keep(self._keep_registered, "registry-registrations")
+            self._tasks.keep(self._renewals.run, "registry-renewals")
         self._work.set()
-        return holding
-
-    def holding_of(self, key: Key) -> Holding | None:
-        """What this client keeps registered under that name."""
-        wanted = (holding for holding in self._registrations if holding.state is not State.LEFT)
-        return next((holding for holding in wanted if holding.instance.key == key), None)
+        return stay
 
     def updated(self, instance: Instance) -> None:
         """An Update was answered: if the instance is one of ours, a re-registration must not undo it."""
-        holding = self.holding_of(instance.key)
-        if holding is not None and holding.epoch:
-            holding.instance = replace(holding.instance.updated_like(instance), revision=instance.revision)
+        for holding in self._stays:
+            if holding.instance.key == instance.key and holding.epoch and holding.state is not State.LEFT:
+                holding.instance = replace(holding.instance.updated_like(instance), revision=instance.revision)
 
-    def start_leaving(self, holding: Holding, drain_s: float) -> asyncio.Task[None]:
+    # ---- leaving
+
+    def leave(self, stay: Stay, drain_s: float) -> asyncio.Task[None]:
         """Stop keeping it, let it drain for so many seconds, and deregister it, in a task that `aclose` waits for."""
-        return self._tasks.start(self._leave(holding, drain_s), "registry-leave")
+        if stay.leaving is None:
+            stay.refused(ClientClosed("the registration was closed before the registry had it"))
+            stay.ended.set()
+            stay.leaving = self._tasks.start(self._leave(stay, drain_s), "registry-leave")
+        return stay.leaving
 
-    async def _leave(self, holding: Holding, drain_s: float) -> None:
-        """Failing to deregister is logged: the lease ends by itself."""
+    async def _leave(self, stay: Stay, drain_s: float) -> None:
+        """Failing to deregister is logged: its lease ends by itself, or it is made up for."""
+        holding = stay.holding
         was_over = holding.state in (State.LOST, State.LEFT)
         self._leases.leave(holding)
         try:
             if not was_over:
-                await self._registrations[holding].wait_idle()
+                await stay.wait_idle(min(IDLE_S, self._farewell.left_s()))
             if holding.epoch and not was_over:
-                if drain_s > 0 and await self._deregister(holding, drain_s):
+                if drain_s > 0 and await self._deregister(holding, drain_s, self._farewell.left_s()):
                     await asyncio.sleep(drain_s)
-                await self._deregister(holding, 0.0)
+                await self._deregister(holding, 0.0, self._farewell.left_s())
         except RegistryError as error:
-            log.warning("%s was not deregistered and will expire by itself: %s", holding.instance.key, error)
+            self._complain(f"{holding.instance.key} was not deregistered and will expire by itself", error)
+            if holding.lease.holders:  # who go on renewing it
+                self._owed[holding] = None
         finally:
-            self._registrations.pop(holding, None)
+            self._stays.pop(holding, None)
 
-    async def _deregister(self, holding: Holding, drain_s: float) -> bool:
+    async def _deregister(self, holding: Holding, drain_s: float, timeout: float) -> bool:
         """Deregister it if it is still ours: somebody may have taken the id since, and must not pay for it."""
         key = holding.instance.key
-        request = pb.DeregisterRequest(key=key.to_proto())
+        request = pb.DeregisterRequest(key=key.to_proto(), generation=holding.instance.generation)
         request.drain.FromNanoseconds(round(drain_s * 1e9))
         async with self._leaving:
             try:
-                found = await self._get(key, LEAVE_S)
-                if found.instance.generation != holding.instance.generation:
-                    return False
-                await self._link.call(lambda stub: stub.Deregister, request, LEAVE_S, f"deregister {key}")
-            except NotFound:
+                await self._goodbye(request, timeout, f"deregister {key}")
+            except (NotFound, RegistrationLost):
                 return False
         return True
+
+    async def _goodbye(self, request: pb.DeregisterRequest, timeout: float, doing: str) -> None:
+        if not timeout:
+            raise RegistryUnavailable(self.trouble or "the registry does not answer")
+        try:
+            await self._link.call(lambda stub: stub.Deregister, request, timeout, doing)
+        except RegistryUnavailable:
+            raise
+        except RegistryError:
+            self._farewell.answered()
+            raise
+        self._farewell.answered()
+
+    def _renewed(self, could_tell: bool) -> None:
+        """Renewals were answered."""
+        self._work.set()
+        if could_tell:
+            self._farewell.answered()
+            if self._owed and (self._paying is None or self._paying.done()):
+                self._paying = self._tasks.start(self._pay(), "registry-owed")
+
+    async def _pay(self) -> None:
+        """Deregister those that left while the registry was away, and whose lease is renewed on for others."""
+        for holding in list(self._owed):
+            with contextlib.suppress(RegistryUnavailable):
+                try:
+                    await self._deregister(holding, 0.0, self._timeout)
+                except RegistryUnavailable:
+                    raise
+                except RegistryError as error:
+                    log.warning("%s: %s", holding.instance.key, error)
+                self._owed.pop(holding, None)
 
     async def aclose(self) -> None:
         """Leave with everything that is still registered, without draining, and wait for what is leaving already.
 
         One request per lease does it, which cannot hit what others have taken over since.
         """
-        leaving = [it.leaving for it in self._registrations.values() if it.leaving is not None]
-        calls = [it.wait_idle() for it in self._registrations.values() if it.leaving is None]
-        holdings = self._leases.leave_all()
-        for registration in list(self._registrations.values()):
-            registration.refused(ClientClosed("the client was closed before the instance was registered"))
-        await asyncio.gather(*calls)  # the last of which may have brought a lease
+        self._closed = True
+        stays = list(self._stays.values())
+        leaving = [stay.leaving for stay in stays if stay.leaving is not None]
+        holdings = [*self._leases.leave_all(), *self._owed]
+        idle_s = min(IDLE_S, self._farewell.left_s()) if stays else 0.0
+        for stay in stays:
+            stay.refused(ClientClosed("the client was closed before the instance was registered"))
+            stay.ended.set()
+        # The last of the calls under way may have brought a lease.
+        await asyncio.gather(*(stay.wait_idle(idle_s) for stay in stays if stay.leaving is None))
         lease_ids = {holding.lease_id for holding in holdings if holding.lease_id}
-        await asyncio.gather(*(self._end_lease(lease_id) for lease_id in lease_ids), *leaving)
+        await asyncio.gather(*(self._end_lease(lease_id) for lease_id in lease_ids), *leaving, return_exceptions=True)
 
     async def _end_lease(self, lease_id: str) -> None:
         request = pb.DeregisterRequest(lease_id=lease_id)
         try:
-            await self._link.call(lambda stub: stub.Deregister, request, LEAVE_S, f"end lease {lease_id}")
+            await self._goodbye(request, self._farewell.left_s(), f"end lease {lease_id}")
         except NotFound:
             return
         except RegistryError as error:
-            log.warning("lease %s was not ended and will expire by itself: %s", lease_id, error)
-
-    async def _get(self, key: Key, timeout: float) -> pb.GetResponse:
-        return await self._link.call(
-            lambda stub: stub.Get, pb.GetRequest(key=key.to_proto()), timeout, f"look up {key}"
-        )
+            self._complain(f"lease {lease_id} was not ended and will expire by itself", error)
 
     # ---- registering and looking up
 
@@ -160,12 +236,12 @@ class Registrar:
         while True:
             self._work.clear()
             for action in self._leases.due(self.clock()):
-                self._registrations[action.holding].carry_out(
-                    self._tasks.start(self._carry_out(action), "registry-call")
-                )
+                call = self._tasks.start(self._carry_out(action), "registry-call")
+                if (stay := self._stays.get(action.holding)) is not None:
+                    stay.carry_out(action, call)
             pause_s = self._leases.wake_at() - self.clock()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, pause_s) if pause_s != float("inf") else None):
+                async with asyncio.timeout(max(0.0, pause_s) if pause_s != NEVER else None):
                     await self._work.wait()
 
     async def _carry_out(self, action: Register | LookUp) -> None:
@@ -178,276 +254,124 @@ class Registrar:
                     await self._look_up(holding)
         except RegistryError as error:
             self._failed(holding, error)
-        except Exception:
-            log.exception("%s: unexpected", action)
-            self._leases.failed(holding, self.clock())
+        except Exception as error:
+            self._failed(holding, RegistryError(f"{holding.instance.key}: unexpected: {error!r}"), error)
         finally:
+            if holding.busy:  # the call was cancelled
+                self._leases.failed(holding, self.clock())
             self._work.set()
-            self._renew.set()
-            self._tell(holding)
+            self._renewals.wake()
+            if (stay := self._stays.get(holding)) is not None:
+                stay.look()
 
     async def _register(self, holding: Holding, lease_id: str) -> None:
-        request = pb.RegisterRequest(instance=holding.instance.to_proto(), lease_id=lease_id)
+        wanted = holding.instance
+        request = pb.RegisterRequest(instance=wanted.to_proto(), lease_id=lease_id)
         if not lease_id:
             request.ttl.FromNanoseconds(round(holding.lease.wanted_ttl_s * 1e9))
-        doing = f"register {holding.instance.service} at {holding.instance.address}"
         try:
-            answer = await self._link.call(lambda stub: stub.Register, request, self._timeout, doing)
+            answer = await self._link.call(
+                lambda stub: stub.Register,
+                request,
+                self._timeout,
+                f"register {wanted.service} at {wanted.address}",
+                check=lambda it: answers.check_registered(it, wanted, lease_id),
+                cap_s=self._cap_s(holding),
+            )
         except RegistrationLost as error:
             self._leases.refused(holding, str(error))
         except NotFound:
-            self._leases.lease_missing(holding, lease_id)
+            if not lease_id:
+                raise
+            self._leases.lease_missing(holding, lease_id, self.clock())
+        except InvalidArgument as error:
+            if not holding.epoch or error.field != "instance.generation":
+                raise
+            self._leases.unclaimed(holding, self.clock())
         else:
+            self._has_complained = False
+            self._farewell.answered()
             stored, ttl_s = Instance.from_proto(answer.instance), answer.ttl.ToNanoseconds() / 1e9
             self._leases.accepted(holding, stored, answer.lease_id, ttl_s, answer.header.epoch, self.clock())
 
     async def _look_up(self, holding: Holding) -> None:
+        held = holding.instance
+
+        def check(answer: pb.GetResponse) -> None:
+            answers.check_proof(answer.header, holding.epoch, held.revision)
+            answers.check_found(answer, held.key)
+
+        request = pb.GetRequest(key=held.key.to_proto())
         try:
-            answer = await self._get(holding.instance.key, self._timeout)
+            answer = await self._link.call(
+                lambda stub: stub.Get,
+                request,
+                self._timeout,
+                f"look up {held.key}",
+                check=check,
+                cap_s=self._cap_s(holding),
+            )
         except NotFound:
-            usurper = await self._usurper(holding)
-            if usurper is None:
-                self._leases.missing(holding)
-            else:
-                self._leases.displaced(holding, usurper)
+            await self._look_around(holding)
         else:
+            self._farewell.answered()
             self._leases.seen(holding, Instance.from_proto(answer.instance), answer.header.epoch, self.clock())
 
-    async def _usurper(self, holding: Holding) -> Instance | None:
-        """Who has registered the address of an instance that is gone, in the same epoch and after it."""
-        held = holding.instance
-        request = pb.ListRequest(namespace=held.namespace, service=held.service)
+    async def _look_around(self, holding: Holding) -> None:
+        """It is gone, says somebody. Ask who has its address now, and whether whoever says so is in touch."""
+        held, pages, now_there = holding.instance, answers.Pages(), None
+        request = pb.ListRequest(namespace=held.key.namespace, service=held.service)
         while True:
-            answer = await self._link.call(lambda stub: stub.List, request, self._timeout, f"list {held.service}")
-            if answer.header.epoch != holding.epoch:
-                return None
+            answer = await self._link.call(
+                lambda stub: stub.List,
+                request,
+                self._timeout,
+                f"list {held.service}",
+                check=lambda it: answers.check_proof(it.header, holding.epoch, held.revision),
+                cap_s=self._cap_s(holding),
+            )
             for message in answer.instances:
-                at_its_place = (message.host, message.port) == (held.host, held.port)
-                if at_its_place and message.create_revision > held.create_revision:
-                    return Instance.from_proto(message)
-            if not answer.next_page_token:
-                return None
-            request.page_token = answer.next_page_token
-
-    def _failed(self, holding: Holding, error: RegistryError) -> None:
-        self._leases.failed(holding, self.clock())
-        registration = self._registrations.get(holding)
-        if registration is not None and isinstance(error, FINAL) and not holding.epoch:
-            registration.refused(error)
+                if message.id == held.id:
+                    found = Instance.from_proto(message)
+                    self._leases.seen(holding, found, answer.header.epoch, self.clock())
+                    return
+                is_newer = answer.header.epoch == holding.epoch and message.create_revision > held.create_revision
+                if is_newer and (message.host, message.port) == (held.host, held.port):
+                    now_there = Instance.from_proto(message)
+            names = [(message.service, message.id) for message in answer.instances]
+            request.page_token = pages.next_token(names, answer.ByteSize(), answer.next_page_token)
+            if not request.page_token:
+                break
+        if now_there is None:
+            self._leases.missing(holding)
         else:
-            first = holding.attempt == 1
-            log.log(logging.WARNING if first else logging.DEBUG, "%s; trying again until it works", error)
+            self._leases.displaced(holding, now_there)
 
-    def _tell(self, holding: Holding) -> None:
-        registration = self._registrations.get(holding)
-        if registration is not None:
-            registration.on_state()
+    def _cap_s(self, holding: Holding) -> float:
+        """The longest pause between tries, so that an owner is back before its watchers give it up."""
+        return (holding.lease.ttl_s or holding.lease.wanted_ttl_s) / RENEW_PART
 
-    # ---- renewing
-
-    async def _keep_renewed(self) -> None:
-        attempt = 0
-        while True:
-            while not self._leases.renew_at() < float("inf"):
-                self._renew.clear()
-                await self._renew.wait()
-            connection = self._link.current
-            useful = await self._renew_over(connection)
-            self._leases.stream_lost(self.clock())
-            self._link.rotate(connection)
-            cap_s = self._leases.patience_s()
-            await asyncio.sleep(self._backoff.capped(cap_s).delay(attempt, self._rng))
-            attempt = 0 if useful else attempt + 1
-
-    async def _renew_over(self, connection: Connection) -> bool:
-        """Renew over one stream until it breaks. Whether it was of any use."""
-        call = connection.stub.KeepAlive()
-        call.add_done_callback(lambda _: self._renew.set())
-        useful = False
-        try:
-            while not call.done() and self._leases.renew_at() < float("inf"):
-                lease_ids = self._leases.renewals(self.clock())
-                if lease_ids:
-                    await self._exchange(call, lease_ids)
-                    useful = True
-                else:
-                    await self._rest()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
-            reason = from_rpc_error(error) if isinstance(error, grpc.aio.AioRpcError) else "no answer"
-            log.debug("the renewals over %s ended: %s", connection.address, reason)
-        finally:
-            await end(call)
-        return useful
-
-    async def _exchange(
-        self, call: grpc.aio.StreamStreamCall[pb.KeepAliveRequest, pb.KeepAliveResponse], lease_ids: list[str]
-    ) -> None:
-        """One request and its answer. Raises TimeoutError if that takes too long, AioRpcError if the stream breaks."""
-        async with asyncio.timeout(self._leases.patience_s()):
-            await call.write(pb.KeepAliveRequest(lease_ids=lease_ids))
-            answer = await call.read()
-        if not isinstance(answer, pb.KeepAliveResponse):
-            raise TimeoutError  # the server ended the stream
-        epoch = answer.header.epoch
-        for renewal in answer.renewals:
-            outcome = _OUTCOMES.get(renewal.state, Renewed.HELD)
-            ttl_s = renewal.ttl.ToNanoseconds() / 1e9
-            self._leases.renewed(renewal.lease_id, outcome, ttl_s, renewal.instances, epoch, self.clock())
-        for lease_id in set(lease_ids) - {renewal.lease_id for renewal in answer.renewals}:
-            self._leases.renewed(
-                lease_id, Renewed.HELD, 0.0, 0, epoch, self.clock()
-            )  # nothing said: ask again in its turn
-        self._work.set()
-
-    async def _rest(self) -> None:
-        """Until the next renewal is due, a lease is new, or the stream ends."""
-        self._renew.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, self._leases.renew_at() - self.clock())):
-                await self._renew.wait()
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What the owner of a registration asked for; times in seconds."""
-
-    instance: Instance
-    ttl_s: float
-    drain_s: float
-    timeout_s: float | None
-    drain_on_signals: bool
-
-
-class Registration:
-    """One instance that is kept registered: `async with registry.register(…) as registration`.
-
-    Entering waits until the registry has it, without limit unless `timeout` was given. From then on it is renewed,
-    and registered again after any outage. Leaving drains and deregisters it, and raises RegistrationLost if somebody
-    else has taken its id meanwhile. `await registry.register(…)` is the same without the block; `aclose` ends it.
-    """
-
-    def __init__(self, registrar: Registrar, wish: Wish) -> None:
-        self._registrar = registrar
-        self._wish = wish
-        self._holding: Holding | None = None
-        self._call: asyncio.Task[None] | None = None
-        self._settled = asyncio.Event()  # registered once, lost, or refused
-        self._lost = asyncio.Event()
-        self._refusal: RegistryError | None = None
-        self._leaving: asyncio.Task[None] | None = None
-
-    # ---- what its owner sees
-
-    @property
-    def instance(self) -> Instance:
-        """As the registry stored it last, or as it is wanted while it was never registered."""
-        return self._holding.instance if self._holding else self._wish.instance
-
-    @property
-    def lease_id(self) -> str:
-        """The lease that holds it; empty while there is none. Registrations with the same ttl share one."""
-        return self._holding.lease.id if self._holding else ""
-
-    @property
-    def ttl_s(self) -> float:
-        """The time to live in force, in seconds."""
-        return (self._holding.lease.ttl_s if self._holding else 0.0) or self._wish.ttl_s
-
-    @property
-    def state(self) -> State:
-        """How it stands; WANTED before it was entered."""
-        return self._holding.state if self._holding else State.WANTED
-
-    @property
-    def invisible_for(self) -> float | None:
-        """Seconds since the registry last was known to show it; None while it is."""
-        return None if self._holding is None else self._holding.invisible_for(self._registrar.clock())
-
-    async def wait_lost(self) -> RegistrationLost:
-        """Wait until somebody else has taken the id, and return what says so. Leaving the block then raises it."""
-        await self._lost.wait()
-        return self._loss()
-
-    def _loss(self) -> RegistrationLost:
-        return RegistrationLost(self._holding.reason if self._holding else "")
-
-    # ---- its life
-
-    async def start(self) -> Self:
-        """Register, and wait until that is done. Raises RegistryError when the registry refuses, or after `timeout`."""
-        if self._holding is not None:
-            return self
-        if self._wish.drain_on_signals:
-            self._registrar.signals.add(self, self.aclose, asyncio.get_running_loop())
-        self._holding = self._registrar.want(self, self._wish.instance, self._wish.ttl_s)
-        try:
-            async with asyncio.timeout(self._wish.timeout_s):
-                await self._settled.wait()
-        except TimeoutError:
-            await self.aclose(drain=0.0)
-            raise RegistryUnavailable(
-                f"{self._wish.instance.service} was not registered within {self._wish.timeout_s:g} s"
-            ) from None
-        except BaseException:
-            await self.aclose(drain=0.0)
-            raise
-        if self._refusal is not None:
-            await self.aclose(drain=0.0)
-            raise self._refusal
-        return self
-
-    def __await__(self) -> Generator[Any, None, Self]:
-        return self.start().__await__()
-
-    async def __aenter__(self) -> Self:
-        return await self.start()
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        await self.aclose()
-        if self._lost.is_set() and kind is None:
-            raise self._loss()
-
-    async def aclose(self, drain: float | None = None) -> None:
-        """Drain for `drain` seconds (by default as asked for at first) and deregister. May be called more than once."""
-        if self._holding is None:
+    def _failed(self, holding: Holding, error: RegistryError, cause: BaseException | None = None) -> None:
+        self._leases.failed(holding, self.clock())
+        stay = self._stays.get(holding)
+        if stay is None:
             return
-        self._registrar.signals.remove(self)
-        if self._leaving is None:
-            drain_s = self._wish.drain_s if drain is None else drain
-            self._leaving = self._registrar.start_leaving(self._holding, drain_s)
-        await asyncio.shield(self._leaving)
+        stay.trouble = str(error)
+        if not holding.epoch and _is_final(error, holding.attempt):
+            stay.refused(error)
+        elif not isinstance(error, RegistryUnavailable):
+            self._complain("trying again until it works", error, cause)
 
-    # ---- what the registrar asks and tells
+    def _complain(self, what: str, error: RegistryError, cause: BaseException | None = None) -> None:
+        """Say it once, until the registry has accepted something again: what has one cause is one line."""
+        level = logging.DEBUG if self._has_complained else logging.WARNING
+        self._has_complained = True
+        log.log(level, "%s; %s", error, what, exc_info=cause)
 
-    @property
-    def leaving(self) -> asyncio.Task[None] | None:
-        """The task that drains and deregisters it, once it leaves."""
-        return self._leaving
 
-    def carry_out(self, call: asyncio.Task[None]) -> None:
-        """A call on its behalf has begun."""
-        self._call = call
-
-    async def wait_idle(self) -> None:
-        """Wait until no call on its behalf is under way, so that what it does cannot come after what follows."""
-        if self._call is None:
-            return
-        await asyncio.wait([self._call], timeout=IDLE_S)
-        self._call.cancel()
-        await asyncio.gather(self._call, return_exceptions=True)
-
-    def refused(self, error: RegistryError) -> None:
-        """It will not be registered, whatever is tried. Without meaning once it was."""
-        if not self._settled.is_set():
-            self._refusal = error
-            self._settled.set()
-
-    def on_state(self) -> None:
-        """Its state may have changed."""
-        if self._holding is None:
-            return
-        if self._holding.epoch or self._holding.state is State.LOST:
-            self._settled.set()
-        if self._holding.state is State.LOST and not self._lost.is_set():
-            log.error("registration lost: %s", self._holding.reason)
-            self._lost.set()
+def _is_final(error: RegistryError, tries: int) -> bool:
+    """Whether a registration that was never accepted is given up: unless the registry is away, sooner or later."""
+    if isinstance(error, RegistryUnavailable):
+        return False
+    may_pass = isinstance(error, Conflict | InvalidAnswer) or type(error) is RegistryError
+    return not may_pass or tries >= TRIES

@@ -10,6 +10,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from types import FrameType
 from typing import Any, TypeVar
 
+from registry_client.errors import Misuse
+
 _T = TypeVar("_T")
 Handler = Callable[[int, FrameType | None], Any] | int | None
 Drain = Callable[[], Coroutine[Any, Any, None]]
@@ -29,9 +31,9 @@ class SignalDrains:
         self._task: asyncio.Task[None] | None = None
 
     def add(self, owner: object, drain: Drain, loop: asyncio.AbstractEventLoop) -> None:
-        """`drain` is run in `loop`, unless `owner` is removed before. Raises RuntimeError outside the main thread."""
+        """`drain` is run in `loop`, unless `owner` is removed before. Raises Misuse outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
-            raise RuntimeError("drain_on_signals: only the main thread can handle signals")
+            raise Misuse("drain_on_signals: only the main thread can handle signals")
         self._drains[owner], self._loop = drain, loop
         if not self._before:
             for signum in SIGNALS:
@@ -71,8 +73,12 @@ def run_until_signal(main: Coroutine[Any, Any, _T], signals: Iterable[int] = SIG
     """`asyncio.run(main)` that a signal ends in order: the first one cancels `main`, so that registrations drain and
     deregister on the way out, a second one ends the process at once.
 
-    Returns what `main` returns, or None when a signal ended it. Call it from the main thread.
+    Returns what `main` returns, or None when a signal ended it. Call it from the main thread and outside of any event
+    loop; elsewhere it raises Misuse.
     """
+    if threading.current_thread() is not threading.main_thread() or asyncio._get_running_loop():  # noqa: SLF001
+        main.close()
+        raise Misuse("run_until_signal: must be called from the main thread, and outside of any event loop")
     return asyncio.run(_until_signal(main, tuple(signals)))
 
 

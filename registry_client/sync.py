@@ -11,32 +11,66 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import threading
+from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from registry_client import checks, client
-from registry_client.client import DEFAULT_DRAIN_S, DEFAULT_TTL_S
-from registry_client.errors import ClientClosed
+from registry_client.cache import MAX_AGE_S
+from registry_client.client import DEFAULT_DRAIN_S, DEFAULT_TIMEOUT_S, DEFAULT_TTL_S, CacheDir
+from registry_client.errors import ClientClosed, Misuse, RegistryError
+from registry_client.instance import DEFAULT_NAMESPACE
+from registry_client.place import check_forks, check_process
+from registry_client.registration import mark_used
 from registry_client.signals import SignalDrains
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
+    from pathlib import Path
     from typing import Unpack
 
+    import grpc
+
+    from registry_client.backoff import Backoff
     from registry_client.callbacks import Subscription as AioSubscription
     from registry_client.errors import RegistrationLost
     from registry_client.instance import Fields, Filters, Instance, ServiceSummary
     from registry_client.lease import State
     from registry_client.registrar import Registration as AioRegistration
+    from registry_client.steps import WatchLimits
     from registry_client.view import View
     from registry_client.watcher import Watch as AioWatch
 
 _T = TypeVar("_T")
 
 
-def connect(addresses: str | Sequence[str], **options: Any) -> RegistryClient:
-    """A client of one registry for threads; arguments as of `registry_client.connect`. Raises InvalidTarget."""
-    return RegistryClient(client.connect(addresses, **options))
+def connect(
+    addresses: str | Sequence[str],
+    *,
+    namespace: str = DEFAULT_NAMESPACE,
+    credentials: grpc.ChannelCredentials | None = None,
+    cache_dir: str | Path | CacheDir | None = CacheDir.DEFAULT,
+    timeout: float = DEFAULT_TIMEOUT_S,
+    backoff: Backoff | None = None,
+    cache_max_age: float = MAX_AGE_S,
+    watch_limits: WatchLimits | None = None,
+) -> RegistryClient:
+    """A client of one registry for threads; arguments as of `registry_client.connect`.
+
+    Raises InvalidTarget for the addresses, InvalidArgument for the rest.
+    """
+    inner = client.connect(
+        addresses,
+        namespace=namespace,
+        credentials=credentials,
+        cache_dir=cache_dir,
+        timeout=timeout,
+        backoff=backoff,
+        cache_max_age=cache_max_age,
+        watch_limits=watch_limits,
+    )
+    return RegistryClient(inner)
 
 
 class LoopThread:
@@ -45,7 +79,28 @@ class LoopThread:
     def __init__(self) -> None:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._main, name="registry-client", daemon=True)
-        self.loop: asyncio.AbstractEventLoop | None = None
+        self._pid = os.getpid()
+        self._lock = threading.Lock()  # of the three below
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pending: set[Future[Any]] = set()
+        self._is_closing = False
+
+    @property
+    def is_open(self) -> bool:
+        """True from `start` to `close`, in the process that started it."""
+        return self._loop is not None and not self._is_closing and self.is_here
+
+    @property
+    def is_here(self) -> bool:
+        """False in a process that was forked since it was made."""
+        return os.getpid() == self._pid
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop. Raises ClientClosed if there is none."""
+        if self._loop is None:
+            raise _closed()
+        return self._loop
 
     def start(self) -> None:
         """Start it, and wait until it runs."""
@@ -54,62 +109,119 @@ class LoopThread:
 
     def _main(self) -> None:
         with asyncio.Runner() as runner:
-            self.loop = runner.get_loop()
-            self.loop.call_soon(self._ready.set)
-            self.loop.run_forever()
-        self.loop = None
+            self._loop = runner.get_loop()
+            self._loop.call_soon(self._ready.set)
+            self._loop.run_forever()
+        self._loop = None
 
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run a coroutine there and wait for its result. An interrupt here cancels it there."""
-        if self.loop is None:
+        """Run a coroutine there and wait for its result. An interrupt here cancels it there.
+
+        Raises Misuse in a forked process and in its own thread, ClientClosed when it was closed meanwhile.
+        """
+        try:
+            check_process(self._pid, "the client")
+            if threading.current_thread() is self._thread:
+                raise Misuse("the client was used from within its own event loop, which would wait for itself for ever")
+            with self._lock:
+                if self._is_closing:
+                    raise _closed()
+                future = self._submit(work)
+        except RegistryError:
             work.close()
-            raise ClientClosed("the client is not open: use `with registry_client.sync.connect(…) as registry`")
+            raise
+        return self._wait(future)
+
+    def _submit(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
         future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        self._pending.add(future)
+        return future
+
+    def _wait(self, future: Future[_T]) -> _T:
         try:
             return future.result()
+        except CancelledError:
+            raise _closed() from None
         except BaseException:
             future.cancel()
             raise
+        finally:
+            self._pending.discard(future)
 
-    def close(self) -> None:
-        """Stop it, and wait until the thread has ended. May be called more than once."""
-        if self.loop is not None:
-            self.loop.call_soon_threadsafe(self.loop.stop)
-        if self._thread.is_alive():
+    def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+        """Run `last`, stop it, and wait until the thread has ended. Whoever still waits is told ClientClosed."""
+        with self._lock:
+            if self._is_closing or self._loop is None:
+                return
+            self._is_closing, loop = True, self._loop
+        try:
+            if last is not None:
+                self._wait(self._submit(last()))
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
             self._thread.join()
+            for future in list(self._pending):
+                future.cancel()
+
+
+def _closed() -> ClientClosed:
+    return ClientClosed("the client is not open: use `with registry_client.sync.connect(…) as registry`")
 
 
 class RegistryClient:
-    """`registry_client.RegistryClient` for threads. Made by `connect`; use it with `with`."""
+    """`registry_client.RegistryClient` for threads. Made by `connect`; use it with `with`, from any thread.
+
+    Once closed it may be entered again. In a process that was forked meanwhile it has to be entered anew.
+    """
 
     def __init__(self, inner: client.RegistryClient) -> None:
         self._inner = inner
         self._thread = LoopThread()
-        self._closing = threading.Lock()
+        self._changing = threading.Lock()  # of `_thread`
         self._signals = SignalDrains()
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        self._thread.run(self._inner.__aenter__())
+        check_forks()
+        if not self._thread.is_here:  # the one who holds the lock may not have come along
+            self._changing = threading.Lock()
+        with self._changing:
+            if self._thread.is_open:
+                raise Misuse("the client was entered already: make another by connect(…), or close this one first")
+            thread = self._thread = LoopThread()
+            thread.start()
+        try:
+            thread.run(self._inner.__aenter__())
+        except BaseException:
+            thread.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Deregister what is still registered, end the watches, and close. May be called more than once."""
-        with self._closing:
-            if self._thread.loop is None:
-                return
-            try:
-                self._thread.run(self._inner.aclose())
-            finally:
-                self._thread.close()
+        """Deregister what is still registered, end the watches, and close. May be called more than once.
+
+        Does nothing in a process that was forked meanwhile: all of it is the parent's.
+        """
+        if self._thread.is_here:
+            with self._changing:
+                self._thread.close(self._inner.aclose)
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """All addresses of the registry."""
         return self._inner.addresses
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of all that names none."""
+        return self._inner.namespace
+
+    @property
+    def stale_for(self) -> float | None:
+        """Seconds since the view that the last answer came from was confirmed by the store; None if it was fresh."""
+        return self._inner.stale_for
 
     def register(
         self,
@@ -236,16 +348,18 @@ class Watch:
 
     def next(self, timeout: float | None = None) -> View:
         """The next view. Raises TimeoutError after `timeout` seconds, and the watch goes on."""
+        seconds = checks.wait(timeout)
 
         async def wait() -> View:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds):
                 return await anext(self._inner)
 
         return self._thread.run(wait())
 
     def close(self) -> None:
-        """End the watch. May be called more than once."""
-        self._thread.run(self._inner.aclose())
+        """End the watch, unless its client has. May be called more than once."""
+        if self._thread.is_open:
+            self._thread.run(self._inner.aclose())
 
     def __enter__(self) -> Self:
         return self
@@ -272,7 +386,7 @@ class Subscription:
 
 
 class Registration:
-    """One instance that is kept registered; as `registry_AioRegistration`."""
+    """One instance that is kept registered; as `registry_client.Registration`."""
 
     def __init__(self, thread: LoopThread, make: Callable[[], AioRegistration], signals: SignalDrains | None) -> None:
         self._thread = thread
@@ -304,21 +418,31 @@ class Registration:
         """Seconds since the registry last was known to show it; None while it is."""
         return self._inner.invisible_for
 
+    @property
+    def trouble(self) -> str:
+        """What was tried last to register it and why that failed; empty while all is well."""
+        return self._inner.trouble
+
     def wait_lost(self, timeout: float | None = None) -> RegistrationLost:
-        """Wait until somebody else has taken the id, and return what says so. Raises TimeoutError."""
+        """Wait until somebody else has taken the id or had it leave, and return what says so. Raises TimeoutError."""
+        seconds = checks.wait(timeout)
 
         async def wait() -> RegistrationLost:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds):
                 return await self._inner.wait_lost()
 
         return self._thread.run(wait())
 
     def start(self) -> Self:
         """Register, and wait until that is done."""
-        if self._signals is not None and self._thread.loop is not None:
+        return self._begin(self._inner.start)
+
+    def _begin(self, begin: Callable[[], Coroutine[Any, Any, AioRegistration]]) -> Self:
+        mark_used(self._inner)
+        if self._signals is not None and self._thread.is_open:
             self._signals.add(self, self._inner.aclose, self._thread.loop)
         try:
-            self._thread.run(self._inner.start())
+            self._thread.run(begin())
         except BaseException:
             self._release()
             raise
@@ -329,16 +453,25 @@ class Registration:
             self._signals.remove(self)
 
     def __enter__(self) -> Self:
-        return self.start()
+        return self._begin(self._inner.__aenter__)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._release()
-        self._thread.run(self._inner.__aexit__(kind))
+        self._end(lambda: self._inner.__aexit__(kind))
 
     def close(self, drain: float | None = None) -> None:
-        """Drain for `drain` seconds (by default as asked for at first) and deregister. May be called more than once."""
+        """Drain for `drain` seconds (by default as asked for at first) and deregister. May be called more than once.
+
+        Does nothing once its client is closed, which has deregistered it, nor in a process that was forked meanwhile.
+        """
+        self._end(lambda: self._inner.aclose(drain))
+
+    def _end(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        mark_used(self._inner)
+        if not self._thread.is_here:
+            return
         self._release()
-        self._thread.run(self._inner.aclose(drain))
+        if self._thread.is_open:
+            self._thread.run(end())
 
 
 async def _made(make: Callable[[], AioRegistration]) -> AioRegistration:

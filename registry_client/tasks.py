@@ -1,12 +1,27 @@
-"""SHELL: background tasks with an owner."""
+"""SHELL: background tasks with an owner, and waiting with a patience that a standstill does not use up."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import logging
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
+
+_T = TypeVar("_T")
+
+log = logging.getLogger(__name__)
+
+RESTART_S = 1.0  # the pause before a task that ended unexpectedly is begun again
+STEP_S = 0.25  # the longest wait that is counted as a whole
+
+
+def steady() -> float:
+    """Seconds of a clock that nobody sets, and that goes on while the machine is suspended, where there is one."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
 
 class Tasks:
@@ -18,17 +33,69 @@ class Tasks:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._restarts: list[asyncio.TimerHandle] = []
+        self._closed = False
 
-    def start(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+    def start(self, work: Coroutine[Any, Any, _T], name: str) -> asyncio.Task[_T]:
         """Run `work` in the background until it ends or the owner closes."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def keep(self, make: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        """Run what `make` makes until the owner closes: whatever ends it, be it a mistake or a stranger who cancels
+        it, it is begun anew after a pause. The first time that is logged, with its trace.
+        """
+        self._begin(make, name, 0)
+
+    def _begin(self, make: Callable[[], Coroutine[Any, Any, None]], name: str, ends: int) -> None:
+        task = self.start(make(), name)
+
+        def on_end(ended: asyncio.Task[None]) -> None:
+            if self._closed:
+                return
+            error = None if ended.cancelled() else ended.exception()
+            level, trace = (logging.DEBUG, None) if ends else (logging.ERROR, error)
+            reason = "cancelled" if error is None else repr(error)
+            log.log(level, "%s ended unexpectedly (%s) and is begun anew", name, reason, exc_info=trace)
+            # Not at once: if the whole loop is ending, nothing may begin in it any more.
+            loop = ended.get_loop()
+            self._restarts = [handle for handle in self._restarts if handle.when() > loop.time()]
+            self._restarts.append(loop.call_later(RESTART_S, self._begin, make, name, ends + 1))
+
+        task.add_done_callback(on_end)
+
     async def aclose(self) -> None:
         """Cancel what still runs and wait until it has ended. What a task raised stays with the task."""
-        tasks = list(self._tasks)
+        self._closed = True
+        for handle in self._restarts:
+            handle.cancel()
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def within(work: Coroutine[Any, Any, _T], seconds: float) -> _T:
+    """What `work` returns, if it does so within so many seconds. Raises TimeoutError.
+
+    Only the time counts in which this process ran: what came while it stood still (SIGSTOP, a busy loop) waits in its
+    sockets, and is read before the wait may end.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
+    left_s = seconds
+    try:
+        while not task.done():
+            if left_s <= 0:
+                raise TimeoutError
+            step_s, begun = min(left_s, STEP_S), loop.time()
+            await asyncio.wait([task], timeout=step_s)
+            if loop.time() - begun <= 2 * step_s + STEP_S:
+                left_s -= step_s
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from registry_client.backoff import Backoff
     from registry_client.cache import Disk, Saved, ViewFile
     from registry_client.link import Connection, Link
+    from registry_client.place import Place
     from registry_client.pulse import Pulse
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class Means:
     rng: Random
     pulse: Pulse
     disk: Disk
+    place: Place
     limits: WatchLimits = field(default_factory=WatchLimits)
     complaints: Complaints = field(default_factory=Complaints)
 
@@ -182,11 +184,21 @@ class Feed:
 
     async def wait_new(self) -> View:
         """The newest view, once there is one that was not taken yet. Raises RegistryError if the watch was refused."""
+        self.check_place()
         await self._new.wait()
         if self._failure is not None:
             raise self._failure
         self._new.clear()
         return self._fold.take(self._now())
+
+    def check_place(self) -> None:
+        """Raises Misuse in another event loop than that of the client, and in a forked process."""
+        self._means.place.check("the watch")
+
+    @property
+    def is_over(self) -> bool:
+        """True when the loop of the client has ended, and in a forked process: nothing is left to be ended."""
+        return self._means.place.is_over
 
     def peek(self) -> View | None:
         """The view as it is now, if there is one to show."""
@@ -497,6 +509,9 @@ class Watch:
 
     async def aclose(self) -> None:
         """End the watch. May be called more than once."""
+        if self._feed.is_over:
+            return
+        self._feed.check_place()
         self._finalizer.detach()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from registry_client.backoff import Backoff
 from registry_client.instance import Instance, Status
 from registry_client.lease import (
+    LONGEST_TTL_S,
     LOOK_UP_EVERY_S,
     PATIENCE_S,
+    RENEW_AT_MOST,
+    SHORTEST_TTL_S,
     TRANSITIONS,
     Holding,
     Input,
@@ -61,12 +65,12 @@ def test_nothing_brings_back_what_is_lost_or_left(event: Input) -> None:
 
 
 @pytest.mark.parametrize("state", State)
-def test_only_a_newer_owner_makes_it_lost(state: State) -> None:
+def test_only_a_newer_owner_or_an_operator_makes_it_lost(state: State) -> None:
     losing = {event for event in Input if TRANSITIONS[state][event] is State.LOST}
     assert losing == {
         State.LOST: set(Input) - {Input.LEAVE},
         State.LEFT: set(),
-    }.get(state, {Input.REFUSED, Input.TAKEN})
+    }.get(state, {Input.REFUSED, Input.TAKEN, Input.DISMISSED})
 
 
 @given(st.lists(st.sampled_from(Input), max_size=30))
@@ -138,13 +142,13 @@ def test_leases_that_are_due_soon_are_renewed_together() -> None:
     assert core.renewals(5.0) == ["L1", "L2"]
 
 
-@pytest.mark.parametrize("outcome", [Renewed.RENEWED, Renewed.HELD])
-def test_an_answered_lease_is_renewed_again(outcome: Renewed) -> None:
+@pytest.mark.parametrize(("outcome", "renew_at"), [(Renewed.RENEWED, 10.0), (Renewed.HELD, 7.5)])
+def test_an_answered_lease_is_renewed_again(outcome: Renewed, renew_at: float) -> None:
     core = leases()
     holding = registered(core)
     core.renewed("L1", outcome, TTL_S, 1, "e1", 5.0)
     assert holding.state is State.REGISTERED
-    assert core.renew_at() == 10.0
+    assert core.renew_at() == renew_at
 
 
 def test_a_raised_ttl_is_taken_up() -> None:
@@ -241,7 +245,7 @@ def test_a_lease_that_is_gone_at_register_is_replaced() -> None:
     core = leases()
     first, second = registered(core), core.want(replace(PLAYER, id="p2"), TTL_S, 1.0)
     assert core.due(1.0) == [Register(second, "L1")]
-    core.lease_missing(second, "L1")
+    core.lease_missing(second, "L1", 1.0)
     assert first.state is State.DOUBTED
     assert core.due(1.0) == [LookUp(first), Register(second, "")]
 
@@ -379,6 +383,194 @@ def test_the_last_to_leave_takes_the_lease_along() -> None:
     assert core.wake_at() == float("inf")
 
 
+# ---- nobody can tell
+
+
+def test_held_for_a_third_of_the_ttl_means_another_address() -> None:
+    core = leases()
+    registered(core)
+    core.renewed("L1", Renewed.RENEWED, TTL_S, 1, "e1", 5.0)
+    assert not core.is_held_too_long(10.0)
+    core.renewed("L1", Renewed.HELD, TTL_S, 0, "e1", 10.0)
+    core.renewed("L1", Renewed.HELD, TTL_S, 0, "e1", 12.5)
+    assert not core.is_held_too_long(14.9)
+    assert core.is_held_too_long(15.0)
+    core.stream_lost(15.0)  # the next one gets as long as the first
+    assert core.renewals(15.0) == ["L1"]
+    assert not core.is_held_too_long(19.9)
+
+
+def test_an_answer_that_tells_ends_the_hold() -> None:
+    core = leases()
+    registered(core)
+    core.renewed("L1", Renewed.HELD, TTL_S, 0, "e1", 5.0)
+    core.renewed("L1", Renewed.RENEWED, TTL_S, 1, "e1", 7.5)
+    assert not core.is_held_too_long(100.0)
+
+
+@pytest.mark.parametrize("outcome", Renewed)
+def test_an_answer_of_somebody_out_of_touch_proves_nothing(outcome: Renewed) -> None:
+    core = leases()
+    holding = registered(core)
+    core.renewals(5.0)
+    core.renewed("L1", outcome, TTL_S, 0, "e1", 5.0, stale=True)
+    assert (holding.lease.id, holding.state, holding.shown_at_s) == ("L1", State.REGISTERED, 0.0)
+    assert core.is_held_too_long(10.0)
+
+
+def test_what_nobody_could_tell_for_a_ttl_is_in_doubt_and_says_so() -> None:
+    core = leases()
+    holding = registered(core)
+    for now in (5.0, 7.5, 10.0, 12.5):
+        core.renewed("L1", Renewed.HELD, TTL_S, 0, "e1", now)
+        assert core.due(now) == []
+    assert core.wake_at() == TTL_S
+    assert core.due(TTL_S) == [LookUp(holding)]
+    assert holding.state is State.DOUBTED
+    assert holding.invisible_for(20.0) == 20.0
+    core.failed(holding, 20.0)
+    core.renewed("L1", Renewed.RENEWED, TTL_S, 1, "e1", 20.0)  # somebody can tell again: it is looked up at once
+    assert core.due(20.0) == [LookUp(holding)]
+    core.seen(holding, holding.instance, "e1", 20.1)
+    assert holding.state is State.REGISTERED
+    assert holding.invisible_for(20.1) is None
+
+
+def test_a_look_at_an_older_view_proves_nothing() -> None:
+    core = leases()
+    holding = registered(core)
+    holding.instance = replace(holding.instance, revision=7)
+    core.due(TTL_S)
+    core.seen(holding, replace(holding.instance, revision=6, generation=9), "e1", TTL_S)
+    assert holding.state is State.DOUBTED
+    assert holding.attempt == 1
+
+
+# ---- told to leave, and told nonsense
+
+
+def test_what_somebody_else_has_leave_is_lost_with_the_reason() -> None:
+    core = leases()
+    holding = registered(core)
+    core.renewals(5.0)
+    core.renewed("L1", Renewed.RENEWED, TTL_S, 0, "e1", 5.0)
+    core.due(5.0)
+    draining = replace(holding.instance, status=Status.DRAINING, leaves_at=datetime(2026, 1, 1, tzinfo=UTC), revision=2)
+    core.seen(holding, draining, "e1", 5.1)
+    assert holding.state is State.LOST
+    assert "deregistered by somebody else" in holding.reason
+    assert core.due(1e9) == []
+
+
+def test_a_registration_whose_answer_was_lost_is_not_somebody_elses() -> None:
+    """It is there under a newer generation, at the same place and since the same moment: it registered itself."""
+    core = leases()
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    holding = registered(core, replace(PLAYER, registered_at=at))
+    core.renewed("L1", Renewed.UNKNOWN, 0.0, 0, "e1", 5.0)
+    core.due(5.0)
+    core.missing(holding)
+    core.due(5.0)
+    core.failed(holding, 5.1)  # the answer got lost
+    core.due(20.0)
+    core.failed(holding, 20.0)
+    holding.take(Input.LEASE_GONE)
+    core.seen(holding, replace(holding.instance, generation=5, revision=9), "e1", 21.0)
+    assert holding.instance.generation == 5
+    assert holding.state is State.WANTED
+    core.seen(holding, replace(holding.instance, generation=6, revision=9, port=9), "e1", 22.0)
+    assert holding.state is State.LOST
+
+
+@pytest.mark.parametrize("found_again", [True, False])
+def test_a_generation_that_the_registry_never_gave_is_claimed_no_more(found_again: bool) -> None:
+    """A registry that came back without its memory, and with its clock set back."""
+    core = leases()
+    holding = registered(core, replace(PLAYER, registered_at=datetime(2026, 1, 1, tzinfo=UTC)))
+    core.renewed("L1", Renewed.UNKNOWN, 0.0, 0, "e2", 5.0)
+    assert core.due(5.0) == [Register(holding, "")]
+    core.unclaimed(holding, 5.0)
+    assert core.due(6.0) == [LookUp(holding)]
+    if found_again:
+        core.seen(holding, replace(holding.instance, generation=3), "e2", 6.0)
+    else:
+        core.missing(holding)
+    assert core.due(6.0) == [Register(holding, "")]
+    assert holding.instance.generation == (3 if found_again else 0)
+
+
+def test_a_generation_that_the_registry_never_gave_displaces_nobody() -> None:
+    core = leases()
+    holding = registered(core, replace(PLAYER, registered_at=datetime(2026, 1, 1, tzinfo=UTC)))
+    core.renewed("L1", Renewed.UNKNOWN, 0.0, 0, "e2", 5.0)
+    core.due(5.0)
+    core.unclaimed(holding, 5.0)
+    core.due(6.0)
+    core.seen(holding, replace(PLAYER, port=9, generation=1), "e2", 6.0)
+    assert holding.state is State.LOST
+
+
+@pytest.mark.parametrize("ttl_s", [0.0, -1.0, -1e18, 1e-9, 0.5, 1e18, 3601.0])
+def test_a_ttl_that_makes_no_sense_is_not_believed(ttl_s: float) -> None:
+    """Else it would be renewed without a pause, or never."""
+    core = leases()
+    holding = core.want(PLAYER, TTL_S, 0.0)
+    core.due(0.0)
+    core.accepted(holding, replace(PLAYER, generation=1), "L1", ttl_s, "e1", 0.0)
+    assert SHORTEST_TTL_S <= holding.lease.ttl_s <= LONGEST_TTL_S
+    assert (holding.lease.ttl_s == TTL_S) == (ttl_s <= 0)
+    core.renewed("L1", Renewed.RENEWED, ttl_s, 1, "e1", 1.0)
+    assert 0.3 <= core.renew_at() - 1.0 <= 1200.0
+
+
+def test_a_registry_that_gives_leases_and_knows_none_is_not_asked_without_pause() -> None:
+    core = leases()
+    first, second = registered(core), core.want(replace(PLAYER, id="p2"), TTL_S, 0.0)
+    asked, now = 0, 0.0
+    while now < 60.0:
+        for action in core.due(now):
+            asked += 1
+            if isinstance(action, LookUp):
+                core.seen(action.holding, action.holding.instance, "e1", now)
+            elif action.lease_id:
+                core.lease_missing(action.holding, action.lease_id, now)
+            else:
+                core.accepted(action.holding, action.holding.instance, f"L{asked}", TTL_S, "e1", now)
+        now += 0.01
+    assert {first.state, second.state} <= {State.WANTED, State.REGISTERED, State.DOUBTED}
+    assert asked < 200
+
+
+def test_what_is_there_without_its_lease_is_put_back_under_it() -> None:
+    """Somebody has rewritten the record: the lease holds too few, and yet all are seen, again and again."""
+    core = leases()
+    holding = registered(core)
+    acted = []
+    for count in range(1, 10):
+        core.renewals(5.0 * count)
+        core.renewed("L1", Renewed.RENEWED, TTL_S, 0, "e1", 5.0 * count)
+        assert core.due(5.0 * count) == [LookUp(holding)]
+        core.seen(holding, holding.instance, "e1", 5.0 * count)
+        if holding.state is State.WANTED:
+            acted.append(count)
+            assert core.due(5.0 * count) == [Register(holding, "L1")]
+            core.accepted(holding, holding.instance, "L1", TTL_S, "e1", 5.0 * count)
+    assert acted == [2, 4, 8]
+
+
+def test_so_many_leases_are_renewed_in_one_message() -> None:
+    core = leases()
+    for number in range(RENEW_AT_MOST + 5):
+        lease = core.want(replace(PLAYER, id=f"p{number}"), 10.0 + number / 1e5, 0.0).lease
+        lease.granted(f"L{number}", 10.0, 0.0)
+    now = 9.0
+    first = core.renewals(now)
+    assert len(first) == RENEW_AT_MOST
+    for lease_id in first[:10]:
+        core.renewed(lease_id, Renewed.RENEWED, 10.0, 0, "e1", now)
+    assert not set(first[:10]) & set(core.renewals(now))
+
+
 def test_renewals_of_unknown_names_are_ignored() -> None:
     core = leases()
     registered(core)
@@ -396,21 +588,32 @@ class FakeRegistry:
     epoch: int = 1
     leases: dict[str, set[str]] = field(default_factory=dict)
     generations: dict[str, int] = field(default_factory=dict)
+    records: dict[str, Instance] = field(default_factory=dict)
     made: int = 0
 
     def register(self, action: Register) -> tuple[Instance, str] | str:
+        """Who proves by its lease that it is the owner keeps its generation; all others get a new one."""
         wanted, lease_id = action.holding.instance, action.lease_id
         if lease_id and lease_id not in self.leases:
             return "no lease"
         latest = self.generations.get(wanted.id, 0)
-        if wanted.generation and wanted.generation < latest:
+        there = self.records.get(wanted.id)
+        is_own = there is not None and wanted.is_same_owner(there)
+        if wanted.generation and wanted.generation < latest and not is_own:
             return "taken"
         self.made += 1
+        keeps = lease_id and wanted.id in self.leases.get(lease_id, ())
+        generation = latest if keeps else self.epoch * 1000 + self.made
         self.drop(wanted.id)
         lease_id = lease_id or f"{self.epoch}-{self.made}"
         self.leases.setdefault(lease_id, set()).add(wanted.id)
-        self.generations[wanted.id] = wanted.generation or latest + 1
-        return replace(wanted, generation=self.generations[wanted.id], revision=self.made), lease_id
+        self.generations[wanted.id] = generation
+        began = wanted.registered_at or datetime(2026, 1, 1, tzinfo=UTC) + timedelta(
+            seconds=self.epoch * 1000 + self.made
+        )
+        stored = replace(wanted, generation=generation, revision=self.made, registered_at=began)
+        self.records[wanted.id] = stored
+        return stored, lease_id
 
     def drop(self, name: str) -> None:
         for lease_id in list(self.leases):
@@ -466,7 +669,11 @@ class AnyHistory(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(self.holdings)).instance.id
         if self.registry.has(name):
             self.registry.drop(name)
-            self.registry.generations[name] += 1
+            self.registry.made += 1
+            generation = self.registry.epoch * 1000 + self.registry.made
+            self.registry.generations[name] = generation
+            theirs = replace(PLAYER, id=name, port=9, generation=generation, revision=self.registry.made)
+            self.registry.records[name] = theirs
             self.registry.leases.setdefault("theirs", set()).add(name)
             self.taken.add(name)
             self.ever_taken.add(name)
@@ -476,23 +683,33 @@ class AnyHistory(RuleBasedStateMachine):
     def operator_removes(self, data: st.DataObject) -> None:
         self.registry.drop(data.draw(st.sampled_from(self.holdings)).instance.id)
 
-    @rule(reached=st.booleans())
-    def work(self, reached: bool) -> None:
+    @rule(reached=st.booleans(), told=st.booleans())
+    def work(self, reached: bool, told: bool = True) -> None:
+        """Every call is carried out and answered, or carried out and its answer is lost, or neither."""
         for action in self.core.due(self.now):
-            if reached:
+            if reached and told:
                 self.answer(action)
             else:
+                if reached and isinstance(action, Register):
+                    self.take_back(self.registry.register(action))
                 self.core.failed(action.holding, self.now)
 
-    @rule(reached=st.booleans())
-    def renew(self, reached: bool) -> None:
+    @rule(reached=st.booleans(), stale=st.booleans(), held=st.booleans())
+    def renew(self, reached: bool, stale: bool = False, held: bool = False) -> None:
         if not reached:
             self.core.stream_lost(self.now)
             return
         for lease_id in self.core.renewals(self.now):
             names = self.registry.leases.get(lease_id, set())
-            outcome = Renewed.RENEWED if names else Renewed.UNKNOWN
-            self.core.renewed(lease_id, outcome, 0.0, len(names), str(self.registry.epoch), self.now)
+            outcome = Renewed.HELD if held else Renewed.RENEWED if names else Renewed.UNKNOWN
+            self.core.renewed(lease_id, outcome, 0.0, len(names), str(self.registry.epoch), self.now, stale=stale)
+        if self.core.is_held_too_long(self.now):
+            self.core.stream_lost(self.now)
+
+    def take_back(self, answer: tuple[Instance, str] | str) -> None:
+        """Somebody registered: whatever others had taken of it is theirs no more."""
+        if not isinstance(answer, str):
+            self.taken.discard(answer[0].id)
 
     def answer(self, action: Register | LookUp) -> None:
         holding = action.holding
@@ -501,20 +718,19 @@ class AnyHistory(RuleBasedStateMachine):
             return
         answer = self.registry.register(action)
         if answer == "no lease":
-            self.core.lease_missing(holding, action.lease_id)
+            self.core.lease_missing(holding, action.lease_id, self.now)
         elif isinstance(answer, str):
             self.core.refused(holding, answer)
         else:
+            self.take_back(answer)
             stored, lease_id = answer
-            self.taken.discard(stored.id)
             ttl_s = holding.lease.wanted_ttl_s
             self.core.accepted(holding, stored, lease_id, ttl_s, str(self.registry.epoch), self.now)
 
     def look_up(self, holding: Holding) -> None:
         name = holding.instance.id
         if self.registry.has(name):
-            found = replace(holding.instance, generation=self.registry.generations[name])
-            self.core.seen(holding, found, str(self.registry.epoch), self.now)
+            self.core.seen(holding, self.registry.records[name], str(self.registry.epoch), self.now)
         else:
             self.core.missing(holding)
 
@@ -530,8 +746,8 @@ class AnyHistory(RuleBasedStateMachine):
     def teardown(self) -> None:
         for _ in range(40):
             self.now += 20.0
-            self.work(reached=True)
             self.renew(reached=True)
+            self.work(reached=True)
         for holding in self.holdings:
             name = holding.instance.id
             if holding.state is State.LOST:
@@ -540,6 +756,7 @@ class AnyHistory(RuleBasedStateMachine):
                 assert name in self.taken or not self.registry.has(name)
             else:
                 assert holding.state is State.REGISTERED
+                assert holding.invisible_for(self.now) is None
                 assert self.registry.has(name)
                 assert name not in self.taken
 

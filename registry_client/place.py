@@ -1,0 +1,87 @@
+"""SHELL: where a client lives: in one event loop of one process. Elsewhere it says so, at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from dataclasses import dataclass, field
+
+from registry_client.errors import Misuse
+
+SEE = "see docs/processes.md"
+# How grpcio names the thread that waits for events on behalf of all asyncio channels of a process.
+_POLLER = "_poll_wrapper"
+
+
+@dataclass(slots=True)
+class Forks:
+    """Whether this process can use gRPC at all.
+
+    gRPC for asyncio keeps a thread and locks that do not survive a fork: in the child every call would hang or crash,
+    also those of new channels. Nothing mends that, and only the parent can see it coming.
+    """
+
+    spoiled: bool = False
+    _was_at_work: bool = False
+
+    def before(self) -> None:
+        """The process is about to fork."""
+        self._was_at_work = any(_POLLER in thread.name for thread in threading.enumerate())
+
+    def in_child(self) -> None:
+        """This is the child."""
+        self.spoiled = self.spoiled or self._was_at_work
+
+
+# Of the process, as is what it tells of; changed by forks alone.
+FORKS = Forks()
+os.register_at_fork(before=FORKS.before, after_in_child=FORKS.in_child)
+
+
+def check_forks() -> None:
+    """Raises Misuse if gRPC cannot work in this process."""
+    if FORKS.spoiled:
+        raise Misuse(
+            "this process was forked while its parent used gRPC for asyncio (a registry client or channel that was"
+            f" open), and gRPC cannot work in it: connect after the fork, or start processes by 'spawn'; {SEE}"
+        )
+
+
+def check_process(pid: int, what: str) -> None:
+    """Raises Misuse unless this process is `pid`."""
+    if os.getpid() != pid:
+        raise Misuse(f"{what} belongs to the process that this one was forked from: connect after the fork; {SEE}")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An event loop of a process: by default the running one, of this process."""
+
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    pid: int = field(default_factory=os.getpid)
+    thread: str = field(default_factory=lambda: threading.current_thread().name)
+
+    def check(self, what: str) -> None:
+        """Raises Misuse unless this is the place."""
+        check_process(self.pid, what)
+        running = asyncio._get_running_loop()  # noqa: SLF001 - None, where the public one raises
+        if running is self.loop:
+            return
+        if self.loop.is_closed():
+            raise Misuse(f"{what} belongs to an event loop that has ended: connect anew in this one")
+        raise Misuse(
+            f"{what} belongs to the event loop of the thread {self.thread!r} and was used from"
+            f" {'another loop' if running else 'no loop'} in {threading.current_thread().name!r}:"
+            " connect there too, or use registry_client.sync, which all threads may share"
+        )
+
+    @property
+    def is_here(self) -> bool:
+        """True in the loop and the process that this is."""
+        return os.getpid() == self.pid and asyncio._get_running_loop() is self.loop  # noqa: SLF001
+
+    @property
+    def is_over(self) -> bool:
+        """True when nothing can live there any more, or nothing of this process does."""
+        return self.loop.is_closed() or os.getpid() != self.pid

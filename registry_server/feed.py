@@ -279,10 +279,13 @@ class Feed:
             self._advance(self._clock())
 
     async def _vouch(self) -> None:
-        """Tell the store, and by it every replica, that the view is whole, while it is."""
+        """Tell the store, and by it every replica, that the view is whole as of what was told, while it is.
+
+        Also when that is old: the store tells of what is written there, and so shows how far it is.
+        """
         while True:
             await asyncio.sleep(VOUCH_S)
-            if self.loaded.is_set() and self.stale_for_s is None and not len(self.guard):
+            if self.loaded.is_set() and not self._is_away and not len(self.guard):
                 with contextlib.suppress(StoreError):
                     await self._store.vouch()
 

@@ -290,6 +290,29 @@ async def test_server_that_stood_still_calls_no_old_view_good(server_factory: Se
         assert "stood still" in still.log_text
 
 
+async def test_view_is_confirmed_though_only_others_write(server_factory: ServerFactory, etcd: EtcdCluster) -> None:
+    """etcd is not the registry's alone, and an old one does not say in order how far it is."""
+    server = await server_factory(store=etcd.url()).start_async()
+    async with RawClient(server.address) as client, client.watching() as watch, contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(ended, asyncio.create_task(write_beside(etcd)))
+        await watch.wait_started()
+        server.pause()
+        await passed(5.0)
+        server.resume()
+        await watch.wait(lambda: watch.stale_for_s is not None, "it says that it is old")
+        await watch.wait(lambda: watch.stale_for_s is None, "it is confirmed")
+
+
+async def write_beside(etcd: EtcdCluster) -> None:
+    while True:
+        await etcd.etcdctl_async("put", "/somebody/else", "x")
+
+
+async def ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
 async def test_age_of_the_view_counts_from_the_last_word_of_the_store(
     server_factory: ServerFactory, etcd: EtcdCluster
 ) -> None:

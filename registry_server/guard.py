@@ -21,6 +21,8 @@ from registry_server.stores.base import Cause, Deleted, Delta, Key, Snapshot
 
 # How many instances leave in one step when their waits end.
 MAX_STEP = 500
+# Of so many leases it is remembered until when they were promised to live.
+MAX_PROMISED = 200_000
 
 
 class _Held(NamedTuple):
@@ -41,6 +43,7 @@ class RemovalGuard:
         # The same by time to live, which alone decides when a wait ends; and by lease.
         self._by_ttl: dict[int, dict[Key, None]] = {}
         self._leases = Holdings()
+        self._promised: dict[str, float] = {}
         # No wait ends before this. Looked at with every change, so never searched for.
         self._earliest = math.inf
 
@@ -83,6 +86,17 @@ class RemovalGuard:
         As far as that matters to them, all that wait begin to wait anew.
         """
         self._illness.note(now, silence_s)
+
+    def store_renewed(self, lease_id: str, until: float) -> None:
+        """Note that the store renewed a lease, which its owner was told: it lives until then.
+
+        If it ends before, the store is ill: etcd before 3.5.13 lets a leader that stood still end, by its own clock,
+        what others have renewed since.
+        """
+        self._promised.pop(lease_id, None)
+        self._promised[lease_id] = until
+        if len(self._promised) > MAX_PROMISED:
+            del self._promised[next(iter(self._promised))]  # the one not renewed for longest
 
     def filter_delta(self, delta: Delta, now: float) -> Delta:
         """The same delta without the removals that wait."""
@@ -141,6 +155,8 @@ class RemovalGuard:
         entry = self._lookup(deleted.key)
         if entry is None:
             return False
+        if self._promised.pop(entry.lease_id, -math.inf) > now:
+            self.store_ill(now)
         ttl_s = whole_ttl_s(entry)
         if entry.owner.is_leaving or not (self._is_away or now < self._deadline(ttl_s)):
             return False

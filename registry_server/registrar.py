@@ -111,6 +111,9 @@ class Registrar:
         except asyncio.CancelledError:
             self._feed.renewal_dropped(asked_at)
             raise
+        for renewal in renewals:
+            if renewal.outcome is Outcome.RENEWED and renewal.ttl_s:
+                self._feed.guard.store_renewed(renewal.lease_id, asked_at + renewal.ttl_s)
         held = [renewal for renewal in renewals if renewal.outcome is Outcome.HELD]
         if held:
             self._feed.renewal_failed()

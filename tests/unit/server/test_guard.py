@@ -209,6 +209,30 @@ def test_short_silence_matters_to_short_leases_alone() -> None:
     assert guard.due(BACK_AT + 2) == [ONE]
 
 
+def test_end_of_a_lease_before_its_time_is_an_illness() -> None:
+    """Its owner was told that it lives. What ends with it is in doubt as well."""
+    guard = RemovalGuard(
+        loaded(record(ONE, 5, lease="renewed", ttl={"seconds": 15}), record(TWO, 5, lease="other")).get
+    )
+    guard.store_renewed("renewed", until=BACK_AT + 10)
+    assert removed(guard, BACK_AT, ONE, TWO) == set()
+    assert guard.due(BACK_AT + TTL_S) == [ONE, TWO]
+
+
+def test_end_of_a_lease_when_its_time_is_over_is_none() -> None:
+    guard = RemovalGuard(some(lease="renewed").get)
+    guard.store_renewed("renewed", until=BACK_AT)
+    assert removed(guard, BACK_AT, ONE) == {ONE}
+
+
+def test_what_is_remembered_of_renewals_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry_server.guard.MAX_PROMISED", 2)
+    guard = RemovalGuard(some().get)
+    for lease_id in "abac":
+        guard.store_renewed(lease_id, until=BACK_AT)
+    assert sorted(guard._promised) == ["a", "c"]
+
+
 # ---- what others ask
 
 

@@ -42,6 +42,8 @@ TRY_S = 3.0
 SAY_AFTER_S = 1.0
 PROBE_S = 1.0
 PROBE_AGAIN_S = 10.0
+# How long a connection is silent before it is given up for a new one.
+SILENT_S = 1.0
 # How long the calls of a connection that was given up may still take.
 GRACE_S = 30.0
 _OPTIONS: tuple[tuple[str, int], ...] = (
@@ -204,11 +206,14 @@ class Link:
         if self._addresses[self._index] == failed.address:
             self._index = (self._index + 1) % len(self._addresses)
 
-    def retire(self, silent: Connection) -> None:
+    def retire(self, silent: Connection, silent_s: float) -> None:
         """Who asks that address again does so over another connection, after looking its name up again.
 
-        A connection that is silent may lead to a process that hangs while others are behind the same name by now.
+        A connection that is silent may lead to a process that hangs while others are behind the same name by now. A
+        short silence is no reason.
         """
+        if silent_s < SILENT_S:
+            return
         if self._connections.get(silent.address) is silent:
             del self._connections[silent.address]
             self._retired.append(silent)
@@ -239,7 +244,6 @@ class Link:
         if not isinstance(failure, RegistryUnavailable):
             return failure
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            self.retire(connection)
             return _told(failure, doing, connection.address, "no answer in time")
         if self._credentials is None and await self._is_tls(connection.address, str(failure).lower()):
             return _told(failure, doing, connection.address, "speaks TLS: connect with credentials")
@@ -291,6 +295,8 @@ class Link:
                 return await self._try(connection, method, request, share_s, doing, check)
             except RegistryError as error:
                 failure = error
+            if failure.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                self.retire(connection, share_s)
             # A try takes no longer than its share; if it seems so, this process stood still, and nobody is to blame.
             left_s -= min(asyncio.get_running_loop().time() - begun, share_s)
             tries += 1

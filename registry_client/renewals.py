@@ -91,7 +91,7 @@ class Renewals:
             while self._leases.renew_at() < NEVER:
                 await self._step(connection, call)
         except TimeoutError:
-            self._link.retire(connection)
+            self._link.retire(connection, self._leases.patience_s())
             return RegistryUnavailable("no answer to a renewal in time")
         except asyncio.InvalidStateError:
             return await self._link.judge_ended(connection, call)

@@ -19,7 +19,6 @@ from registry_client.errors import (
     RegistryError,
     RegistryUnavailable,
     Unauthenticated,
-    from_rpc_error,
 )
 from registry_client.link import end
 from registry_client.steps import Asked, WatchLimits
@@ -280,7 +279,7 @@ class Feed:
         except TimeoutError:
             self._failed(stream, RegistryUnavailable(f"{connection.address} {stream.verdict}"))
         except grpc.aio.AioRpcError as error:
-            self._judge(error, stream)
+            self._judge(await self._link.judge(stream.connection, error, "watch"), stream)
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) is None or task.cancelling():
                 raise
@@ -315,9 +314,8 @@ class Feed:
             self._trouble = str(failure)
             self._link.failed(stream.connection, failure)
 
-    def _judge(self, error: grpc.aio.AioRpcError, stream: Stream) -> None:
+    def _judge(self, failure: RegistryError, stream: Stream) -> None:
         """Decide whether a broken stream is worth another try. A question that was answered before always is."""
-        failure = from_rpc_error(error, "watch")
         if isinstance(failure, InvalidArgument) and self._fold.token:
             self._fold.token = ""  # not a token of this registry
         elif isinstance(failure, InvalidArgument | PermissionDenied | Unauthenticated) and not self._fold.has_view:

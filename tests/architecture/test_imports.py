@@ -35,6 +35,7 @@ CORE = (
     "registry_server/stores/etcd_turns.py",
     "registry_server/stores/etcd_wire.py",
     "registry_client/lack.py",
+    "registry_client/answers.py",
     "registry_client/checks.py",
     "registry_client/lease.py",
     "registry_client/view.py",

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,28 @@ async def test_the_cache_can_be_switched_off(server: RegistryServer, cache_home:
     async with registry_client.connect(server.address, cache_dir=None) as registry, registry.register(player("p1")):
         await until(registry.watch("player"), lambda view: ids(view) == ["p1"])
     assert not cache_home.exists()
+
+
+async def test_an_outage_is_a_line_and_its_end_another(
+    server: RegistryServer, registry: RegistryClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many registrations and watches a client has."""
+    caplog.set_level(logging.INFO, "registry_client")
+    async with contextlib.AsyncExitStack() as stack:
+        registrations = [
+            await stack.enter_async_context(registry.register(player(f"p{port}", port), ttl=TTL_S, drain=0))
+            for port in range(8001, 8051)
+        ]
+        watches = [await stack.enter_async_context(registry.watch(f"s{number}")) for number in range(10)]
+        await asyncio.gather(*(anext(watch) for watch in watches))
+        server.kill()
+        await eventually_async(lambda: all((it.invisible_for or 0) > 2 * TTL_S for it in registrations))
+        [said] = [it for it in caplog.records if it.name.startswith("registry_client")]
+        assert said.levelname == "WARNING"
+        assert f"{server.address}: connection refused; trying on" in said.getMessage()
+        assert all("connection refused" in it.trouble for it in registrations)
+        await server.start_async()
+        await eventually_async(lambda: all(it.invisible_for is None for it in registrations), timeout_s=30)
+        said, again = [it for it in caplog.records if it.name.startswith("registry_client")]
+        assert again.levelname == "INFO"
+        assert "answers again" in again.getMessage()

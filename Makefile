@@ -68,7 +68,8 @@ run: $(VENV)/.base $(VENV)/.grpcurl ## start the server (LISTEN=HOST:PORT, STORE
 	@echo
 	@exec $(BIN)/registry-server
 
-test: $(VENV)/.test ## every test, on the embedded store and on a real etcd
+test: $(VENV)/.test ## every test, on the embedded store and on real etcd, PyPI's and (with Go) the newest
+	@$(BIN)/python -m tests.support.newest || true
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTARGS)
 
 faults: $(VENV)/.test ## histories under random faults, each from its seed (FAULTSARGS='--seconds 600 --seed 7')

@@ -4,9 +4,11 @@ import pytest
 
 from registry_server.stores.base import Away, Cause, Deleted, Snapshot
 from registry_server.stores.etcd import EtcdStore
-from tests.support.stores import Backends, Running, backends, running
+from tests.support.stores import Backends, Running, backends, on_every_etcd, running
 
 __all__ = ["backends"]
+
+pytestmark = on_every_etcd
 
 STRANGE = (
     "note",

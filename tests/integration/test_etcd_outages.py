@@ -32,7 +32,7 @@ from registry_server.stores.etcd_url import EtcdURL
 from registry_server.stores.etcd_watch import Watch
 from registry_server.stores.etcd_wire import Layout
 from tests.support.etcd import EtcdCluster, Gate
-from tests.support.stores import Backends, Running, backends, running
+from tests.support.stores import Backends, Running, backends, on_every_etcd, running
 
 __all__ = ["backends"]
 
@@ -259,6 +259,7 @@ async def test_deleted_by_hand_looks_like_expiry(backends: Backends) -> None:
 # ---- the way to it is broken
 
 
+@on_every_etcd
 async def test_missed_changes_are_told_one_by_one(backends: Backends) -> None:
     async with gated(backends.etcd(), "/missed") as (gate, run, direct):
         lease = await with_records(direct)
@@ -282,6 +283,7 @@ async def test_missed_changes_are_told_one_by_one(backends: Backends) -> None:
         assert run.deleted == [Deleted(first, Cause.DEREGISTERED)]
 
 
+@on_every_etcd
 async def test_compacted_while_away(backends: Backends) -> None:
     etcd = backends.etcd()
     async with gated(etcd, "/compacted") as (gate, run, direct):
@@ -301,6 +303,7 @@ async def test_compacted_while_away(backends: Backends) -> None:
         await run.seen.wait_revision(await direct.put(direct.key(), lease))
 
 
+@on_every_etcd
 async def test_compacted_up_to_what_was_told(backends: Backends) -> None:
     etcd = backends.etcd()
     async with gated(etcd, "/just-compacted") as (gate, run, direct):
@@ -316,6 +319,7 @@ async def test_compacted_up_to_what_was_told(backends: Backends) -> None:
         assert len(run.seen.of(Snapshot)) == 1
 
 
+@on_every_etcd
 async def test_compacted_between_looking_and_watching(backends: Backends) -> None:
     etcd = backends.etcd()
     async with running(EtcdStore.from_url(etcd.url("/between"))) as run:
@@ -337,6 +341,7 @@ async def watch_from(etcd: EtcdCluster, prefix: str, told: Told) -> None:
         await link.aclose()
 
 
+@on_every_etcd
 @pytest.mark.parametrize(("puts", "size"), [(129, 1), (1, 1_700_000), (1, 3_000_000)])
 async def test_what_etcd_will_never_take_is_refused(backends: Backends, puts: int, size: int) -> None:
     async with running(EtcdStore.from_url(backends.etcd_url())) as run:
@@ -349,6 +354,7 @@ async def test_what_etcd_will_never_take_is_refused(backends: Backends, puts: in
         assert run.seen.of(Away) == []
 
 
+@on_every_etcd
 async def test_half_dead_connection_is_noticed(backends: Backends) -> None:
     async with gated(backends.etcd(), "/half-dead") as (gate, run, direct):
         lease = await with_records(run)
@@ -389,6 +395,7 @@ async def test_writes_have_an_end_before_it_is_noticed(backends: Backends) -> No
         await run.seen.wait_next(Back, after=told)
 
 
+@on_every_etcd
 async def test_store_with_nothing_to_tell_is_not_away(backends: Backends) -> None:
     # New versions of etcd do not answer for a watch whose first revision has not come yet.
     async with running(EtcdStore.from_url(backends.etcd().url("/nothing"))) as run:
@@ -398,6 +405,7 @@ async def test_store_with_nothing_to_tell_is_not_away(backends: Backends) -> Non
         assert run.seen.of(Away) == []
 
 
+@on_every_etcd
 async def test_what_is_under_way_when_the_link_is_dropped_is_away(backends: Backends) -> None:
     etcd = backends.etcd()
     async with gated(etcd, "/dropped") as (gate, run, direct):
@@ -439,6 +447,7 @@ async def test_full_database(tmp_path: Path) -> None:
         assert run.seen.of(Away) == []
 
 
+@on_every_etcd
 async def test_idle_store_shows_that_it_is_alive(backends: Backends) -> None:
     async with gated(backends.etcd(), "/idle") as (_, run, direct):
         await with_records(direct)

@@ -6,7 +6,7 @@ import json
 from registry_server.stores.base import Cause, Commit, Delete, Key, Put
 from registry_server.stores.etcd import EtcdStore
 from tests.support.etcd import run_with_etcd3
-from tests.support.stores import Backends, Running, backends, running
+from tests.support.stores import Backends, Running, backends, on_every_etcd, running
 
 __all__ = ["backends"]
 
@@ -34,6 +34,7 @@ async def with_one_record(run: Running) -> str:
     return lease.id[:16]  # as etcd has it
 
 
+@on_every_etcd
 async def test_etcdctl_reads_keys_and_leases(backends: Backends) -> None:
     etcd = backends.etcd()
     async with running(EtcdStore.from_url(etcd.url("/seen"))) as run:

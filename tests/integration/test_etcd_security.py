@@ -14,7 +14,7 @@ from registry_server.stores.etcd import EtcdStore
 from registry_server.stores.etcd_link import BadCredentials
 from tests.support.etcd import Certificates, EtcdCluster, Gate
 from tests.support.servers import ROOT
-from tests.support.stores import Running, running
+from tests.support.stores import EVERY_ETCD, Running, running
 
 USER, PASSWORD = "registry", "größer & s3cret/@:"
 TTL_S = 30.0
@@ -78,15 +78,17 @@ async def test_tls_with_a_mistake_connects_to_nothing(
 
 
 @pytest.fixture
-async def users(tmp_path: Path) -> AsyncIterator[EtcdCluster]:
+async def users(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[EtcdCluster]:
     """An etcd with users, whose tokens end after a second of disuse."""
-    cluster = EtcdCluster(tmp_path, users={USER: PASSWORD}, flags=["--auth-token-ttl=1"])
+    newest = getattr(request, "param", False)
+    cluster = EtcdCluster(tmp_path, users={USER: PASSWORD}, flags=["--auth-token-ttl=1"], newest=newest)
     try:
         yield await cluster.start_async()
     finally:
         cluster.kill()
 
 
+@pytest.mark.parametrize("users", EVERY_ETCD, indirect=True)
 async def test_user(users: EtcdCluster, tmp_path: Path) -> None:
     (file := tmp_path / "password").write_text(PASSWORD + "\n", encoding="utf-8")
     for url in (
@@ -132,6 +134,7 @@ async def test_user_needs_its_own_prefix_only(users: EtcdCluster) -> None:
     assert "permission denied" in await refusal(users.url("/yours", user="keeper", password="keeper"))
 
 
+@pytest.mark.parametrize("users", EVERY_ETCD, indirect=True)
 async def test_token_that_has_ended_is_replaced(users: EtcdCluster) -> None:
     async with Gate(users.nodes[0].client_port) as gate:
         url = users.url(at=[gate.endpoint], user=USER, password=PASSWORD)

@@ -1,6 +1,7 @@
 """A server that starts is told what ran out as it happened, from the last view that any server vouched for."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -9,9 +10,11 @@ from registry_server.stores.base import Cause, Deleted, Delta, Snapshot, StoreAw
 from registry_server.stores.etcd import EtcdStore
 from registry_server.stores.etcd_wire import Vouched
 from tests.support.etcd import EtcdCluster
-from tests.support.stores import Backends, Running, backends, running
+from tests.support.stores import Backends, Running, backends, on_every_etcd, running
 
 __all__ = ["backends"]
+
+pytestmark = on_every_etcd
 
 TTL_S = 60.0
 
@@ -171,8 +174,8 @@ async def fill(run: Running, lease_id: str) -> None:
         await run.put(run.key("large"), lease_id, value=b"x" * 100_000)
 
 
-async def test_a_full_database_hinders_no_start(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with EtcdCluster(tmp_path_factory.mktemp("etcd"), flags=["--quota-backend-bytes=1000000"]) as cluster:
+async def test_a_full_database_hinders_no_start(backends: Backends, tmp_path: Path) -> None:
+    with EtcdCluster(tmp_path, flags=["--quota-backend-bytes=1000000"], newest=backends.newest) as cluster:
         async with running(EtcdStore.from_url(cluster.url())) as run:
             lease = await some_records(run)
             await run.store.vouch()
@@ -184,8 +187,8 @@ async def test_a_full_database_hinders_no_start(tmp_path_factory: pytest.TempPat
                 await other.seen.wait(lambda: other.seen.view.keys() == run.seen.view.keys(), "all is told")
 
 
-async def test_vouching_while_etcd_is_away(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with EtcdCluster(tmp_path_factory.mktemp("etcd")) as cluster:
+async def test_vouching_while_etcd_is_away(backends: Backends, tmp_path: Path) -> None:
+    with EtcdCluster(tmp_path, newest=backends.newest) as cluster:
         async with running(EtcdStore.from_url(cluster.url())) as run:
             await some_records(run)
             cluster.kill()

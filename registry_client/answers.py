@@ -22,6 +22,7 @@ MAX_ID = 256  # characters of what a registry names: leases, instances, epochs, 
 MAX_LISTED = 1_000_000
 MAX_LISTED_BYTES = 512 * 1024 * 1024
 MAX_TOKEN = 1_024
+SHOWN = 16  # characters of the id of a lease
 
 
 def check_registered(answer: pb.RegisterResponse, wanted: Instance, lease_id: str) -> None:
@@ -33,8 +34,13 @@ def check_registered(answer: pb.RegisterResponse, wanted: Instance, lease_id: st
         raise InvalidAnswer(f"the answer is for {stored.host!r:.100}:{stored.port} instead of {wanted.address}")
     if not answer.lease_id or len(answer.lease_id) > MAX_ID or (lease_id and answer.lease_id != lease_id):
         raise InvalidAnswer(
-            f"the answer names the lease {answer.lease_id!r:.100}" + (f" and not {lease_id}" if lease_id else "")
+            f"the answer names the lease {shown_lease(answer.lease_id)!r}, for {shown_lease(lease_id)!r}"
         )
+
+
+def shown_lease(lease_id: str) -> str:
+    """A lease as messages name it: whoever knows the whole of it may end it."""
+    return lease_id if len(lease_id) <= SHOWN else f"{lease_id[:SHOWN]}…"
 
 
 def check_found(answer: pb.GetResponse | pb.UpdateResponse, key: Key) -> None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from registry_client.instance import Instance
 
 RENEW_PART = 3  # a lease is renewed after this part of its ttl, so two renewals may be lost
+PAUSE_PART = 4  # no pause between tries is longer than this part of the ttl: a short outage must not outlast a life
 RENEW_AT_MOST = 10_000  # leases in one message
 PATIENCE_S = 5.0  # the longest wait for the answer to a renewal
 NEVER = float("inf")
@@ -353,6 +354,10 @@ class Leases:
         """How long the answer to a renewal may take before the stream counts as dead, in seconds."""
         return min([PATIENCE_S, *(lease.ttl_s / RENEW_PART for lease in self._live())])
 
+    def longest_pause_s(self) -> float:
+        """How long to wait at most before renewals are tried again, in seconds."""
+        return min([PATIENCE_S, *(lease.ttl_s / PAUSE_PART for lease in self._live())])
+
     def _live(self) -> list[Lease]:
         return [lease for lease in self._leases.values() if lease.id]
 
@@ -388,7 +393,7 @@ class Leases:
         """Register or the look-up had no useful answer: again, after a pause."""
         # Pauses stay well within the ttl, so that an owner is back before its watchers give it up.
         ttl_s = holding.lease.ttl_s or holding.lease.wanted_ttl_s
-        pause_s = self.backoff.capped(ttl_s / RENEW_PART).delay(holding.attempt, self.rng)
+        pause_s = self.backoff.capped(ttl_s / PAUSE_PART).delay(holding.attempt, self.rng)
         holding.attempt, holding.not_before_s = holding.attempt + 1, now + pause_s
         self._answered(holding)
 
@@ -521,7 +526,7 @@ class Leases:
         """
         lease.id, lease.held_since_s, lease.shorts, lease.losses = "", None, 0, lease.losses + 1
         if lease.losses > 1:
-            pauses = self.backoff.capped((lease.ttl_s or lease.wanted_ttl_s) / RENEW_PART)
+            pauses = self.backoff.capped((lease.ttl_s or lease.wanted_ttl_s) / PAUSE_PART)
             lease.not_before_s = now + pauses.delay(lease.losses - 2, self.rng)
         for holding in self._on(lease):
             holding.take(Input.LEASE_GONE if epoch in (holding.epoch, None) else Input.FORGOTTEN)

@@ -21,7 +21,7 @@ from registry_client.errors import (
     RegistryUnavailable,
 )
 from registry_client.instance import Instance
-from registry_client.lease import NEVER, RENEW_PART, Holding, Leases, LookUp, Register, State
+from registry_client.lease import NEVER, PAUSE_PART, Holding, Leases, LookUp, Register, State
 from registry_client.registration import Registration, Stay, Wish
 from registry_client.renewals import Renewals
 from registry_client.signals import SignalDrains
@@ -222,13 +222,13 @@ class Registrar:
         await asyncio.gather(*(self._end_lease(lease_id) for lease_id in lease_ids), *leaving, return_exceptions=True)
 
     async def _end_lease(self, lease_id: str) -> None:
-        request = pb.DeregisterRequest(lease_id=lease_id)
+        request, shown = pb.DeregisterRequest(lease_id=lease_id), answers.shown_lease(lease_id)
         try:
-            await self._goodbye(request, self._farewell.left_s(), f"end lease {lease_id}")
+            await self._goodbye(request, self._farewell.left_s(), f"end lease {shown}")
         except NotFound:
             return
         except RegistryError as error:
-            self._complain(f"lease {lease_id} was not ended and will expire by itself", error)
+            self._complain(f"lease {shown} was not ended and will expire by itself", error)
 
     # ---- registering and looking up
 
@@ -349,7 +349,7 @@ class Registrar:
 
     def _cap_s(self, holding: Holding) -> float:
         """The longest pause between tries, so that an owner is back before its watchers give it up."""
-        return (holding.lease.ttl_s or holding.lease.wanted_ttl_s) / RENEW_PART
+        return (holding.lease.ttl_s or holding.lease.wanted_ttl_s) / PAUSE_PART
 
     def _failed(self, holding: Holding, error: RegistryError, cause: BaseException | None = None) -> None:
         self._leases.failed(holding, self.clock())

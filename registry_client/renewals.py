@@ -71,7 +71,7 @@ class Renewals:
                 continue
             self._link.failed(connection, failure)
             # A stream that ends as soon as it was of use is not asked for without pause either.
-            cap_s = self._leases.patience_s()
+            cap_s = self._leases.longest_pause_s()
             attempt = 0 if self._clock() - begun_s > 2 * cap_s else attempt + 1
             await asyncio.sleep(self._pause_s(attempt, cap_s, failure))
 

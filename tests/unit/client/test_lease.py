@@ -322,7 +322,7 @@ def test_it_looks_itself_up_now_and_then_whatever_the_renewals_say() -> None:
     assert core.due(LOOK_UP_EVERY_S) == [LookUp(holding)]
 
 
-def test_failures_pause_longer_and_longer_but_never_longer_than_a_third_of_the_ttl() -> None:
+def test_failures_pause_longer_and_longer_but_never_longer_than_a_quarter_of_the_ttl() -> None:
     core = leases()
     holding = core.want(PLAYER, 6.0, 0.0)
     now = 0.0
@@ -330,7 +330,7 @@ def test_failures_pause_longer_and_longer_but_never_longer_than_a_third_of_the_t
         assert core.due(now) == [Register(holding, "")]
         core.failed(holding, now)
         assert core.due(now) == [] or holding.not_before_s == now
-        assert 0 <= holding.not_before_s - now <= 2.0
+        assert 0 <= holding.not_before_s - now <= 1.5
         now = holding.not_before_s
 
 
@@ -359,6 +359,13 @@ def test_patience_is_a_third_of_the_shortest_ttl_or_a_few_seconds(ttl_s: float, 
     core.renewed("L1", Renewed.RENEWED, ttl_s, 1, "e1", 1.0)
     assert holding.lease.ttl_s == ttl_s
     assert core.patience_s() == patience_s
+
+
+def test_renewals_pause_no_longer_than_a_quarter_of_the_shortest_ttl() -> None:
+    core = leases()
+    registered(core)
+    core.renewed("L1", Renewed.RENEWED, 2.0, 1, "e1", 1.0)
+    assert core.longest_pause_s() == 0.5
 
 
 def test_invisible_for_counts_from_the_last_proof() -> None:

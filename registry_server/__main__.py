@@ -21,6 +21,12 @@ from registry_server.stores import has_password
 from registry_server.stores.base import StoreError
 
 EXIT_USAGE = 2
+# How often garbage is looked for, in seconds; after so many looks among the older too, and after so many of those
+# among all. The collector looks by itself when there are so many more objects than at the last look.
+COLLECT_S = 0.025
+OLDER_AFTER = 2
+OLDEST_AFTER = 5_000
+YOUNG = 5_000
 
 log = logging.getLogger(__name__)
 
@@ -101,9 +107,8 @@ async def _run(config: Config) -> None:
 
     with contextlib.suppress(asyncio.CancelledError):
         async with serve(config) as address:
-            _spare_the_collector()
             print(f"listening on {address}", flush=True)
-            await loop.create_future()
+            await _collect_in_slices()
 
 
 def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -123,12 +128,21 @@ def _allow_connections() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _spare_the_collector() -> None:
-    """What is loaded by now lives as long as the server: leave it out of every collection to come. And collect less
-    often: the catalog makes many long-lived objects and no cycles."""
+async def _collect_in_slices() -> None:
+    """Look for garbage in cycles often and among the young alone, so that no look takes long, until cancelled.
+
+    What is loaded by now lives as long as the server: it is left out. By itself the collector looks when the objects
+    have become more, which they do not while streams come and go, and then all that were made meanwhile are young. All
+    objects are looked at only when they have become a quarter more since the last time, and some minutes have passed.
+    """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(YOUNG, OLDER_AFTER, OLDEST_AFTER)
+    while True:
+        for _ in range(OLDER_AFTER):
+            await asyncio.sleep(COLLECT_S)
+            gc.collect(0)
+        gc.collect(1)
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -1,35 +1,33 @@
 """CORE. The view that every read is answered from, changed by events of the store alone.
 
 Services are independent of one another: what a change costs depends on its own service alone. Beside the current state
-stands a bounded log of what changed, by which a reader that knows an earlier state gets the difference. The log is an
-economy and not the truth: a reader that it does not reach back to gets the full set.
+of each stands a bounded log of what changed (history.py), by which a reader that knows an earlier state gets the
+difference. The log is an economy and not the truth: a reader that it does not reach back to gets the full set.
 
 Two numbers order changes: `revision` is the store's, public, and means the same on every replica; `seq` counts what
 this process applied, and also orders the few changes that are not the store's (a removal that waited, see guard.py).
 """
 
-from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, takewhile
 from typing import NamedTuple
 
+from registry_server.history import Change as Change
+from registry_server.history import History, Log, Point, merged
 from registry_server.holdings import Holdings
-from registry_server.model import Address, BadRecord, Entry, Owner, Query
+from registry_server.model import CHECKSUM_MODULUS, Address, BadRecord, Entry, Owner, Query
+from registry_server.rows import Block, Rows
 from registry_server.stores.base import Cause, Delete, Delta, Key, Record, Snapshot
 
+# How many changes are known: of one service, and of all.
 LOG_LIMIT = 16_384
+LOG_LIMIT_IN_ALL = 65_536
+# How many services are remembered that have no instance any more.
+GONE_LIMIT = 4_096
 DEPARTED_LIMIT = 16_384
-
-
-class Change(NamedTuple):
-    """One instance before and after: it appeared (`before` is None), changed, or left (`after` is None)."""
-
-    seq: int
-    revision: int
-    key: Key
-    before: Entry | None
-    after: Entry | None
-    cause: Cause | None = None
+# The changes of a whole namespace are known as far back as those of its latest services are, of so many.
+MAX_LOGS = 1_000
 
 
 class Flaw(NamedTuple):
@@ -51,68 +49,48 @@ class CatalogStatistics:
     log: int
 
 
-class _Log:
-    """The latest changes of one service, or of one namespace, oldest first; all after `floor` are in it."""
-
-    __slots__ = ("changes", "floor")
-
-    def __init__(self, floor: int) -> None:
-        self.changes: deque[Change] = deque()
-        self.floor = floor
-
-    def since(self, seq: int) -> list[Change] | None:
-        """The changes after `seq`, oldest first, or None if some are forgotten."""
-        if seq < self.floor:
-            return None
-        newer: list[Change] = []
-        for change in reversed(self.changes):
-            if change.seq <= seq:
-                break
-            newer.append(change)
-        newer.reverse()
-        return newer
-
-    def forget_oldest(self) -> None:
-        self.floor = self.changes.popleft().seq
-
-
 class _Namespace:
-    __slots__ = ("log", "names")
+    """`names` are the services that have instances, `recent` all that are known, by their latest changes. What services
+    did that are known no more was done up to `floor`."""
 
-    def __init__(self, floor: int) -> None:
-        self.log = _Log(floor)
+    __slots__ = ("floor", "names", "recent")
+
+    def __init__(self, floor: Point) -> None:
+        self.floor = floor
         self.names: dict[str, None] = {}
+        self.recent: dict[str, None] = {}
 
 
 class _Service:
-    __slots__ = ("addresses", "entries", "log", "namespace", "ordered", "routable")
+    __slots__ = ("addresses", "entries", "log", "namespace", "routable", "rows")
 
-    def __init__(self, floor: int, namespace: _Namespace) -> None:
+    def __init__(self, namespace: _Namespace) -> None:
         self.namespace = namespace
         self.entries: dict[str, Entry] = {}
         self.addresses: dict[Address, str] = {}
+        self.rows = Rows()
         self.routable = 0
-        self.log = _Log(floor)
-        self.ordered: tuple[Entry, ...] | None = ()
+        self.log = Log(namespace.floor)
 
     def replace(self, id_: str, before: Entry | None, after: Entry | None) -> None:
-        self.ordered = None
         if before is not None:
             self.routable -= before.routable
             if self.addresses.get(before.address) == id_:
                 del self.addresses[before.address]
-        if after is None:
+        if after is not None:
+            self.entries[id_] = after
+            self.addresses[after.address] = id_
+            self.routable += after.routable
+            self.rows.put(before, after)
+        elif before is not None:
             del self.entries[id_]
-            return
-        self.entries[id_] = after
-        self.addresses[after.address] = id_
-        self.routable += after.routable
+            self.rows.remove(before)
 
 
 class Catalog:
     """All instances, by service, by address and by lease; and the latest changes."""
 
-    def __init__(self, log_limit: int = LOG_LIMIT) -> None:
+    def __init__(self, log_limit: int = LOG_LIMIT, log_limit_in_all: int = LOG_LIMIT_IN_ALL) -> None:
         self.epoch = ""
         self.fence = 0
         self.revision = 0
@@ -120,9 +98,10 @@ class Catalog:
         self._namespaces: dict[str, _Namespace] = {}
         self._services: dict[tuple[str, ...], _Service] = {}
         self._leases = Holdings()
-        self._log: deque[Change] = deque()
-        self._log_limit = log_limit
-        self._forgotten_revision = 0
+        self._history = History(log_limit, log_limit_in_all)
+        self._of_log: dict[Log, tuple[str, str]] = {}
+        self._gone: dict[tuple[str, str], None] = {}
+        self._floor = Point(0, 0)
         self._departed: dict[Key, Owner] = {}
         self._flawed: dict[Key, Flaw] = {}
         self._new_flaws: list[Flaw] = []
@@ -242,9 +221,19 @@ class Catalog:
         found = self._services.get((namespace, service))
         if found is None:
             return ()
-        if found.ordered is None:
-            found.ordered = tuple(sorted(found.entries.values(), key=lambda entry: entry.key.id))
-        return found.ordered
+        return found.rows.flat()
+
+    def blocks(self, query: Query) -> tuple[Block, ...]:
+        """An immutable snapshot of the services that a query means, in the order of service and id, whatever else the
+        query says. What did not change is shared with other snapshots."""
+        names = sorted(query.services) or self.services(query.namespace)
+        found = [it.rows.snapshot() for it in self._known_services(query.namespace, names)]
+        return found[0] if len(found) == 1 else tuple(chain.from_iterable(found))
+
+    def checksum(self, query: Query) -> int:
+        """The checksum of all instances of the services that a query means, whatever else it says."""
+        names = query.services or self.services(query.namespace)
+        return sum(it.rows.digest for it in self._known_services(query.namespace, names)) % CHECKSUM_MODULUS
 
     def select(self, query: Query) -> Iterator[Entry]:
         """The instances that a query means, in the order of service and id."""
@@ -256,32 +245,40 @@ class Catalog:
 
     def changes(self, query: Query, since: int) -> list[Change] | None:
         """What changed after `since` (a `seq`) in the services that a query means, oldest first; None if forgotten."""
-        space = self._namespaces.get(query.namespace)
-        if space is None:
-            return [] if since >= self._floor else None
+        if since < self._floor_of(query).seq:
+            return None
+        logs = self._logs(query)
         if not query.services:
-            return space.log.since(since)
-        found = [self._changes_of(query.namespace, name, since) for name in query.services]
-        if len(found) == 1:
-            return found[0]
-        merged: list[Change] = []
-        for part in found:
-            if part is None:
-                return None
-            merged += part
-        merged.sort(key=lambda change: change.seq)
-        return merged
+            logs = takewhile(lambda log: log.latest.seq > since, logs)
+        return merged(logs, since)
 
-    def seq_at(self, revision: int) -> int | None:
-        """The `seq` after which everything is newer than `revision`; None if that is forgotten or yet to come."""
-        if revision > self.revision:
+    def seq_at(self, query: Query, revision: int) -> int | None:
+        """The `seq` after which everything is newer than `revision` in the services that a query means; None if that is
+        forgotten or yet to come."""
+        if not self._floor_of(query).revision <= revision <= self.revision:
             return None
         seq = self.seq
-        for change in reversed(self._log):
-            if change.revision <= revision:
-                return seq
-            seq = change.seq - 1
-        return seq if revision >= self._forgotten_revision else None
+        for log in self._logs(query):
+            if log.latest.revision > revision:
+                first = log.first_after(revision)
+                if first is None:
+                    return None
+                seq = min(seq, first - 1)
+            elif not query.services:
+                break
+        return seq
+
+    def known_since(self, query: Query) -> int:
+        """The first `seq` for which `changes` can be told."""
+        floor = self._floor_of(query).seq
+        if query.services:
+            return max([floor, *(log.floor.seq for log in self._logs(query))])
+        # Of a whole namespace as far as the latest of its services go; there may be very many.
+        for number, log in enumerate(self._logs(query)):
+            if number == MAX_LOGS:
+                return max(floor, log.latest.seq)
+            floor = max(floor, log.floor.seq)
+        return floor
 
     def keys(self) -> Iterator[Key]:
         """The names of all instances."""
@@ -294,20 +291,33 @@ class Catalog:
             services=sum(bool(service.entries) for service in self._services.values()),
             instances=sum(len(service.entries) for service in self._services.values()),
             changes=self.seq,
-            log=len(self._log),
+            log=len(self._history),
         )
 
     # ---- within
 
-    @property
-    def _floor(self) -> int:
-        return self._log[0].seq - 1 if self._log else self.seq
+    def _known_services(self, namespace: str, names: Iterable[str]) -> Iterator[_Service]:
+        for name in names:
+            service = self._services.get((namespace, name))
+            if service is not None:
+                yield service
 
-    def _changes_of(self, namespace: str, name: str, since: int) -> list[Change] | None:
-        service = self._services.get((namespace, name))
-        if service is None:
-            return [] if since >= self._floor else None
-        return service.log.since(since)
+    def _logs(self, query: Query) -> Iterator[Log]:
+        """The logs of the services that a query means; of a whole namespace those that changed last come first."""
+        space = self._namespaces.get(query.namespace)
+        names: Iterable[str] = query.services
+        if not query.services and space is not None:
+            names = reversed(space.recent)
+        return (service.log for service in self._known_services(query.namespace, names))
+
+    def _floor_of(self, query: Query) -> Point:
+        """Up to where services that a query means may have changed that are known no more."""
+        space = self._namespaces.get(query.namespace)
+        if space is None:
+            return self._floor
+        if query.services and all((query.namespace, name) in self._services for name in query.services):
+            return Point(0, 0)  # each has a floor of its own
+        return space.floor
 
     def _put(self, record: Record) -> list[Change]:
         """Take in a record. An address belongs to one instance: whoever held it before leaves, on every replica alike,
@@ -350,18 +360,20 @@ class Catalog:
             self._note_coming_or_going(service, key, before)
         self.seq += 1
         change = Change(self.seq, self.revision, key, before, after, cause)
-        self._log.append(change)
-        service.log.changes.append(change)
-        service.namespace.log.changes.append(change)
-        if len(self._log) > self._log_limit:
-            self._forget_oldest()
+        recent = service.namespace.recent
+        recent.pop(key.service, None)
+        recent[key.service] = None
+        emptied = self._history.add(service.log, change)
+        if emptied is not None:
+            self._forget(self._of_log[emptied])
         return change
 
     def _open(self, namespace: str, name: str) -> _Service:
         space = self._namespaces.get(namespace)
         if space is None:
             space = self._namespaces[namespace] = _Namespace(self._floor)
-        service = self._services[namespace, name] = _Service(self._floor, space)
+        service = self._services[namespace, name] = _Service(space)
+        self._of_log[service.log] = namespace, name
         return service
 
     def _index_lease(self, key: Key, before: Entry | None, after: Entry | None) -> None:
@@ -376,34 +388,40 @@ class Catalog:
         if before is None:
             self._departed.pop(key, None)
             service.namespace.names[key.service] = None
+            self._gone.pop(key[:2], None)
             return
         self._departed[key] = before.owner
         if len(self._departed) > DEPARTED_LIMIT:
             del self._departed[next(iter(self._departed))]
         if not service.entries:
             del service.namespace.names[key.service]
+            self._gone[key.namespace, key.service] = None
+            if len(self._gone) > GONE_LIMIT:
+                self._forget(next(iter(self._gone)))
 
-    def _forget_oldest(self) -> None:
-        """The oldest change of all is also the oldest of its namespace and of its service."""
-        change = self._log.popleft()
-        self._forgotten_revision = change.revision
-        namespace, name, _ = change.key
-        service = self._services[namespace, name]
-        service.log.forget_oldest()
-        service.namespace.log.forget_oldest()
-        if not service.entries and not service.log.changes:
-            del self._services[namespace, name]
-            if not service.namespace.names and not service.namespace.log.changes:
-                del self._namespaces[namespace]
+    def _forget(self, name: tuple[str, str]) -> None:
+        """Forget all that a service did, and the service itself if it has no instance."""
+        service = self._services[name]
+        if service.entries:
+            return
+        self._gone.pop(name, None)
+        space, latest = service.namespace, service.log.latest
+        self._history.drop(service.log, latest)
+        del self._services[name], self._of_log[service.log], space.recent[name[1]]
+        space.floor = max(space.floor, latest)
+        if not space.recent:
+            del self._namespaces[name[0]]
+            self._floor = max(self._floor, space.floor)
 
     def _forget_all(self) -> None:
-        while self._log:
-            self._forget_oldest()
         self.seq += 1
-        self._forgotten_revision = self.revision
-        logs = [space.log for space in self._namespaces.values()] + [it.log for it in self._services.values()]
-        for log in logs:
-            log.floor = self.seq
+        self._floor = Point(self.seq, self.revision)
+        for name in list(self._gone):
+            self._forget(name)
+        for space in self._namespaces.values():
+            space.floor = self._floor
+        for service in self._services.values():
+            self._history.drop(service.log, self._floor)
 
 
 def ghosts(changes: Sequence[Change], deleted: Collection[Key] = ()) -> tuple[Delete, ...]:

@@ -1,29 +1,36 @@
-"""CORE. Carries what changed to everybody who watches it, in rounds with rest.
+"""CORE. Carries what changed to everybody who watches it, in rounds with rest, and no more at a time than is good.
 
-Readers of the same thing share a Topic; readers that were told the same so far form a group, and one encoded message
-serves the group. A change starts a round at once if none is under way: every reader that is free gets one message. The
-next round starts no sooner than the last one took, so reading never starves writing, and under load changes gather into
-few, larger messages by themselves. (1,000 watchers under 1,000 changes/s: 18 changes/s got through when every change
-woke every reader, 988 changes/s in rounds with rest.)
+Readers of the same thing share a Topic; readers that were told the same so far form a group, and one Step serves the
+group. A change starts a round at once if none is under way: every reader that is free gets what it lacks. The next
+round starts no sooner than the last one took, so reading never starves writing, and under load changes gather into few,
+larger messages by themselves. (1,000 watchers under 1,000 changes/s: 18 changes/s got through when every change woke
+every reader, 988 changes/s in rounds with rest.)
 
-A reader that has not yet written its last message is in no group: it delays nobody, costs one number, and gets the
-difference to the then current state when it is free. A round does not wait for it.
+A reader that has not yet written its last message is in no group: it delays nobody, costs a place in a step that it
+shares with others, and gets the difference to the then current state when it is free. A round does not wait for it.
 
-The hub decides; whoever runs it calls `run` at the time last given to `schedule`.
+The hub decides; whoever runs it calls `run` at the time last given to `schedule`. One run does no more than a slice of
+what there is to do and asks for the next: readers that come, that go on with a long step, that are due in this round.
 """
 
 import math
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-from registry_server.catalog import Change
+from registry_server.history import Change
 from registry_server.model import Query
 
 # With the second between two looks and some delay, within the 5 s that registry.proto promises.
 BOOKMARK_INTERVAL_S = 3.5
 # A round in which no reader finished for so long is over; those who still write are slow, and catch up later.
 STALL_S = 0.05
+# What one run does at the most: so long, so many messages, so many bytes. To write a message takes ten times what it
+# takes to hand it out, and that work follows before anything else.
+SLICE_S = 0.004
+SLICE_SENDS = 64
+SLICE_BYTES = 1024 * 1024
 
 
 class Sink(Protocol):
@@ -33,34 +40,67 @@ class Sink(Protocol):
         """Begin to write these messages, and call `Hub.free` when they are written. Never called in between."""
 
 
-class Topic(Protocol):
-    """What some readers watch: a state that has a version, and the messages that lead to it.
+class Step(Protocol):
+    """What leads to one version of a topic, in one or more messages. Readers share it, each with a place of its own."""
 
-    Versions are the catalog's `seq` of the last change that mattered to the topic.
+    version: int
+
+    def part(self, place: int) -> tuple[bytes | None, int | None]:
+        """The message at a place (0 for the first) and the place after it, which is None after the last message.
+
+        There may be no message at a place: then the work of a moment was done, and it goes on at the place returned.
+        """
+
+
+class Topic(Protocol):
+    """What some readers watch: a state that has a version, and the steps that lead to it.
+
+    Versions are the catalog's `seq` of the last change that mattered to the topic. All but `advance` is asked for only
+    when `advance` has just said that everything is taken in.
     """
 
     query: Query
+    version: int
 
-    def refresh(self) -> int:
-        """Take in what changed in the catalog, and return the version."""
+    def advance(self) -> bool:
+        """Take in what changed, as much as can be done in a moment; return whether that is all there is."""
 
-    def render(self, since: int | None) -> Sequence[bytes]:
-        """The messages that lead from version `since`, or from nothing, to the current one; each encoded once."""
+    def expect(self, claim: Any) -> None:
+        """Note that `known` will be asked for this; `advance` prepares it."""
 
-    def bookmark(self) -> Sequence[bytes]:
-        """The messages that say that nothing changed; may be none."""
+    def known(self, claim: Any) -> int | None:
+        """The version that a reader knows by what it claims; None if it must be told everything."""
+
+    def step(self, since: int | None) -> Step | None:
+        """What leads from version `since`, or from nothing, to the current one; None if that changes nothing."""
+
+    def bookmark(self) -> bytes | None:
+        """The message that says that nothing changed; there may be none."""
 
 
-AnyTopic = TypeVar("AnyTopic", bound=Topic)
+@dataclass(eq=False, slots=True)
+class Ready:
+    """A step that is one message."""
+
+    version: int
+    message: bytes
+
+    def part(self, place: int) -> tuple[bytes, None]:
+        """The message."""
+        return self.message, None
 
 
 @dataclass(eq=False, slots=True)
 class Reader:
-    """One stream. `version` is what it was last told, None for nothing yet."""
+    """One stream. `version` is what it was last told, None for nothing yet; `step` is what it is in the middle of."""
 
     sink: Sink
     subject: "_Subject"
-    version: int | None
+    claim: Any = None
+    version: int | None = None
+    step: Step | None = None
+    place: int = 0
+    is_writing: bool = False
     is_free: bool = False
     round: int = 0
 
@@ -72,14 +112,13 @@ class _Subject:
     key: Hashable
     topic: Topic
     told_at: float
-    version: int
     groups: dict[int | None, set[Reader]] = field(default_factory=dict)
     readers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class HubStatistics:
-    """What the hub holds and did, in numbers. `renders` counts messages that were put together, `sends` handed out."""
+    """What the hub holds and did, in numbers. `renders` counts steps that were put together, `sends` messages."""
 
     topics: int
     readers: int
@@ -95,47 +134,47 @@ class Hub:
     def __init__(self, clock: Callable[[], float], schedule: Callable[[float], None]) -> None:
         self._clock = clock
         self._schedule = schedule
+        self._armed_at = math.inf
         self._subjects: dict[Hashable, _Subject] = {}
         self._by_service: dict[tuple[str, str], set[_Subject]] = {}
         self._by_namespace: dict[str, set[_Subject]] = {}
-        self._dirty: dict[_Subject, None] = {}
         self._readers: set[Reader] = set()
+        # What waits for the next round.
+        self._dirty: dict[_Subject, None] = {}
+        # What there is to do: readers that come; readers in the middle of a step; and of this round, the subjects to
+        # look at, those that are due a bookmark, and the readers to be told.
+        self._coming: deque[Reader] = deque()
+        self._going_on: deque[Reader] = deque()
+        self._turn: OrderedDict[_Subject, None] = OrderedDict()
+        self._due: OrderedDict[_Subject, None] = OrderedDict()
+        self._batches: deque[tuple[Step, list[Reader]]] = deque()
         self._round = 0
+        self._is_under_way = False
         self._began = 0.0
         self._outstanding = 0
         self._outstanding_before = 0
+        self._look_at = math.inf
         self._rest_until = 0.0
-        self._armed_at = math.inf
         self._renders = 0
         self._sends = 0
+        self._sent_bytes = 0
 
     # ---- readers come and go
 
-    def join(
-        self,
-        key: Hashable,
-        make_topic: Callable[[], AnyTopic],
-        sink: Sink,
-        since: Callable[[AnyTopic], int | None] = lambda topic: None,
-    ) -> Reader:
-        """Add a reader and tell it at once what leads from the version that it knows to the current one.
+    def join(self, key: Hashable, make_topic: Callable[[], Topic], sink: Sink, claim: Any = None) -> Reader:
+        """Add a reader and tell it, in the next run, what leads from the version that it knows to the current one.
 
-        Readers with equal keys share the topic that the first of them made. `since` says which version the reader
-        knows, if any; what it raises is passed on, and nothing was done.
+        Readers with equal keys share the topic that the first of them made. `claim` is what the reader says it knows,
+        for the topic to judge.
         """
-        subject = self._subjects.get(key)
-        topic: Any = subject.topic if subject else make_topic()
-        known = since(topic)
-        if subject is None:
-            subject = self._open(key, topic)
-        told, subject.version = subject.version, topic.refresh()
-        if subject.version != told:
-            self._dirty[subject] = None  # so that those who were told the other version hear of this one
-            self._arm()
+        subject = self._subjects.get(key) or self._open(key, make_topic())
+        if claim is not None:
+            subject.topic.expect(claim)
+        reader = Reader(sink, subject, claim)
         subject.readers += 1
-        reader = Reader(sink, subject, subject.version)
         self._readers.add(reader)
-        self._send_first(reader, topic.render(known) or topic.bookmark())
+        self._coming.append(reader)
+        self._arm()
         return reader
 
     def leave(self, reader: Reader) -> None:
@@ -151,71 +190,63 @@ class Hub:
         subject.readers -= 1
         if subject.readers == 0:
             self._close(subject)
+        self._arm()
 
     def free(self, reader: Reader) -> None:
         """Note that what the reader was sent is written: it can take the next."""
-        if reader.is_free or reader not in self._readers:
+        if not reader.is_writing or reader not in self._readers:
             return
-        reader.is_free = True
-        subject = reader.subject
-        group = subject.groups.get(reader.version)
-        if group is None:
-            group = subject.groups[reader.version] = set()
-        group.add(reader)
-        self._finish(reader)
-        if reader.version != subject.version:
-            self._dirty[subject] = None
-            self._arm()
+        reader.is_writing = False
+        if reader.step is not None:
+            self._going_on.append(reader)
+        else:
+            self._rejoin(reader)
+        self._arm()
 
     # ---- changes come in
 
-    def changed(self, changes: Iterable[Change]) -> None:
+    def changed(self, changes: Sequence[Change]) -> None:
         """Note what changed; a round follows, now or after the rest."""
-        for change in changes:
-            key = change.key
-            for subject in self._by_service.get((key.namespace, key.service), ()):
-                self._dirty[subject] = None
-            for subject in self._by_namespace.get(key.namespace, ()):
-                self._dirty[subject] = None
-        if self._dirty:
-            self._arm()
+        for namespace, service in {change.key[:2] for change in changes}:
+            self.touch(namespace, service)
+
+    def touch(self, namespace: str, service: str) -> None:
+        """Note that something about a service changed."""
+        for subject in self._by_service.get((namespace, service), ()):
+            self._dirty[subject] = None
+        for subject in self._by_namespace.get(namespace, ()):
+            self._dirty[subject] = None
+        self._arm()
 
     def reset(self) -> None:
         """Note that the order of changes began anew: everybody has to be told everything."""
         self._dirty.update(dict.fromkeys(self._subjects.values()))
-        if self._dirty:
-            self._arm()
-
-    # ---- rounds
-
-    def run(self) -> None:
-        """Do what is due: end a round that has stalled, start the next one. Called at the times asked for."""
-        now = self._clock()
-        self._armed_at = math.inf
-        if self._outstanding:
-            if self._outstanding == self._outstanding_before:
-                self._end_round(now)
-            else:
-                self._outstanding_before = self._outstanding
-                self._arm_at(now + STALL_S)
-                return
-        if not self._dirty:
-            return
-        if now < self._rest_until:
-            self._arm_at(self._rest_until)
-            return
-        self._start_round(now)
+        self._arm()
 
     def bookmark(self) -> None:
         """Tell the readers who were told nothing for a while that nothing changed. To be called every second or so."""
         now = self._clock()
-        if not self._outstanding:
+        due = [subject for subject in self._subjects.values() if self._is_bookmark_due(subject, now)]
+        if due and not self._is_under_way:
             self._begin(now)
-        for subject in self._subjects.values():
-            if self._is_bookmark_due(subject, now) and subject not in self._dirty:
-                self._tell_bookmark(subject, now)
-        if self._outstanding:
-            self._arm_at(now + STALL_S)
+        self._due.update(dict.fromkeys(due))
+        self._arm()
+
+    # ---- work
+
+    def run(self) -> None:
+        """Do a slice of what is due. Called at the times asked for."""
+        now = self._clock()
+        self._armed_at = math.inf
+        if self._is_under_way and now >= self._look_at:
+            self._look(now)
+        if self._dirty and not self._is_under_way and now >= self._rest_until:
+            self._begin(now)
+            self._turn.update(self._dirty)
+            self._dirty.clear()
+        self._work(now)
+        self._end_round_if_over()
+        self._arm()
 
     def statistics(self) -> HubStatistics:
         """What the hub holds and did, in numbers."""
@@ -227,10 +258,204 @@ class Hub:
             sends=self._sends,
         )
 
-    # ---- within
+    # ---- within: one slice after the other
+
+    def _work(self, began: float) -> None:
+        last, last_byte = self._sends + SLICE_SENDS, self._sent_bytes + SLICE_BYTES
+        while self._has_work():
+            for queue, work in (
+                (self._coming, self._serve_coming),
+                (self._going_on, self._serve_going_on),
+                (self._batches, self._serve_batch),
+                (self._due, self._serve_due),
+                (self._turn, self._serve_turn),
+            ):
+                if queue:
+                    work()
+                    is_enough = self._sends >= last or self._sent_bytes >= last_byte
+                    if is_enough or self._clock() - began >= SLICE_S:
+                        return
+
+    def _has_work(self) -> bool:
+        return bool(self._coming or self._going_on or self._is_round_to_do())
+
+    def _is_round_to_do(self) -> bool:
+        return bool(self._batches or self._due or self._turn)
+
+    def _serve_coming(self) -> None:
+        """Tell one reader that has come; its topic is seen to first."""
+        reader = self._coming.popleft()
+        if reader not in self._readers:
+            return
+        if reader.subject.topic.advance():
+            self._welcome(reader)
+        else:
+            self._coming.append(reader)
+
+    def _welcome(self, reader: Reader) -> None:
+        subject, claim = reader.subject, reader.claim
+        topic, reader.claim = subject.topic, None
+        step = self._step(topic, topic.known(claim) if claim is not None else None) or self._mark(topic)
+        if any(version != topic.version for version in subject.groups):
+            self._dirty[subject] = None  # those who were told another version hear of this one
+        if step is not None:
+            self._hand(reader, step)
+        else:
+            reader.version = topic.version
+            self._rejoin(reader)
+
+    def _serve_going_on(self) -> None:
+        reader = self._going_on.popleft()
+        if reader in self._readers:
+            self._write(reader)
+
+    def _serve_batch(self) -> None:
+        step, readers = self._batches[0]
+        if readers:
+            reader = readers.pop()
+            if reader in self._readers:
+                reader.round = self._round
+                self._outstanding += 1
+                self._hand(reader, step)
+        if not readers:
+            self._batches.popleft()
+
+    def _serve_turn(self) -> None:
+        subject, _ = self._turn.popitem(last=False)
+        if not subject.topic.advance():
+            self._turn[subject] = None
+            return
+        self._tell_behind(subject)
+        if self._is_bookmark_due(subject, self._clock()):
+            self._tell_bookmark(subject)
+
+    def _serve_due(self) -> None:
+        subject, _ = self._due.popitem(last=False)
+        if not subject.topic.advance():
+            self._due[subject] = None
+        elif any(version != subject.topic.version for version in subject.groups):
+            self._turn[subject] = None
+        elif self._is_bookmark_due(subject, self._clock()):
+            self._tell_bookmark(subject)
+
+    # ---- within: what is told
+
+    def _tell_behind(self, subject: _Subject) -> None:
+        topic, groups = subject.topic, subject.groups
+        for version in [version for version in groups if version != topic.version]:
+            readers = groups.pop(version)
+            step = self._step(topic, version)
+            if step is None:
+                groups.setdefault(topic.version, set()).update(readers)
+                for reader in readers:
+                    reader.version = topic.version
+            else:
+                self._queue(step, readers)
+        if topic.version not in groups:
+            subject.told_at = self._clock()  # else some were up to date, and were told nothing
+
+    def _tell_bookmark(self, subject: _Subject) -> None:
+        subject.told_at = self._clock()
+        readers = subject.groups.get(subject.topic.version)
+        step = self._mark(subject.topic) if readers else None
+        if step is not None:
+            self._queue(step, subject.groups.pop(step.version))
+
+    def _is_bookmark_due(self, subject: _Subject, now: float) -> bool:
+        return now - subject.told_at >= BOOKMARK_INTERVAL_S and subject not in self._dirty
+
+    def _step(self, topic: Topic, since: int | None) -> Step | None:
+        self._renders += 1
+        return topic.step(since)
+
+    def _mark(self, topic: Topic) -> Step | None:
+        message = topic.bookmark()
+        if message is None:
+            return None
+        self._renders += 1
+        return Ready(topic.version, message)
+
+    def _queue(self, step: Step, readers: set[Reader]) -> None:
+        for reader in readers:
+            reader.is_free = False
+        self._batches.append((step, list(readers)))
+
+    def _hand(self, reader: Reader, step: Step) -> None:
+        reader.version, reader.step, reader.place = step.version, step, 0
+        self._write(reader)
+
+    def _write(self, reader: Reader) -> None:
+        """Let the reader write the next message of its step, if there is one already."""
+        assert reader.step is not None  # noqa: S101 - it is in the middle of one
+        message, place = reader.step.part(reader.place)
+        if place is None:
+            reader.step = None
+        else:
+            reader.place = place
+        if message is None:
+            self._going_on.append(reader)
+            return
+        reader.is_writing = True
+        self._sends += 1
+        self._sent_bytes += len(message)
+        reader.sink.send((message,))
+
+    def _rejoin(self, reader: Reader) -> None:
+        """The reader is free: it is grouped with those who know the same."""
+        subject = reader.subject
+        reader.is_free = True
+        group = subject.groups.get(reader.version)
+        if group is None:
+            group = subject.groups[reader.version] = set()
+        group.add(reader)
+        self._finish(reader)
+        if reader.version != subject.topic.version:
+            self._dirty[subject] = None
+
+    # ---- within: rounds
+
+    def _begin(self, now: float) -> None:
+        self._round += 1
+        self._is_under_way = True
+        self._began = now
+        self._outstanding = self._outstanding_before = 0
+        self._look_at = now + STALL_S
+
+    def _finish(self, reader: Reader) -> None:
+        """The reader has written what it was sent, or is gone: the round waits for it no more."""
+        if reader.round == self._round and self._is_under_way:
+            reader.round = 0
+            self._outstanding -= 1
+            self._end_round_if_over()
+
+    def _end_round_if_over(self) -> None:
+        if self._is_under_way and not self._outstanding and not self._is_round_to_do():
+            self._rest(self._clock())
+
+    def _look(self, now: float) -> None:
+        """End a round that has stalled."""
+        self._look_at = now + STALL_S
+        if self._is_round_to_do():
+            return
+        if self._outstanding == self._outstanding_before:
+            self._rest(now)
+        else:
+            self._outstanding_before = self._outstanding
+
+    def _rest(self, now: float) -> None:
+        """A rest as long as the round took. It is for the writers, so it costs an idle registry nothing."""
+        self._is_under_way = False
+        self._outstanding = 0
+        self._rest_until = now + (now - self._began)
 
     def _arm(self) -> None:
-        self._arm_at(self._clock() + STALL_S if self._outstanding else self._rest_until)
+        """Ask for a run when there is something to do."""
+        if self._has_work():
+            self._arm_at(self._clock())
+        elif self._is_under_way:
+            self._arm_at(self._look_at)
+        elif self._dirty:
+            self._arm_at(self._rest_until)
 
     def _arm_at(self, when: float) -> None:
         # The look at a stall that never came must not hold up the next round, so the earliest time counts.
@@ -238,109 +463,32 @@ class Hub:
             self._armed_at = when
             self._schedule(when)
 
-    def _start_round(self, now: float) -> None:
-        dirty, self._dirty = self._dirty, {}
-        self._begin(now)
-        for subject in dirty:
-            subject.version = subject.topic.refresh()
-            self._tell_behind(subject, now)
-            if self._is_bookmark_due(subject, now):
-                self._tell_bookmark(subject, now)
-        if self._outstanding:
-            self._arm_at(self._clock() + STALL_S)
-        else:
-            self._rest(self._clock())
-
-    def _begin(self, now: float) -> None:
-        self._round += 1
-        self._began = now
-        self._outstanding_before = 0
-
-    def _tell_behind(self, subject: _Subject, now: float) -> None:
-        for version in [version for version in subject.groups if version != subject.version]:
-            readers = subject.groups.pop(version)
-            parts = subject.topic.render(version)
-            self._renders += 1
-            if not parts:
-                subject.groups.setdefault(subject.version, set()).update(readers)
-            for reader in readers:
-                reader.version = subject.version
-                if parts:
-                    self._send(reader, parts)
-        if subject.version not in subject.groups:
-            subject.told_at = now  # else some were up to date, and were told nothing
-
-    def _is_bookmark_due(self, subject: _Subject, now: float) -> bool:
-        return now - subject.told_at >= BOOKMARK_INTERVAL_S
-
-    def _tell_bookmark(self, subject: _Subject, now: float) -> None:
-        subject.told_at = now
-        readers = subject.groups.get(subject.version)
-        parts = subject.topic.bookmark()
-        if not readers or not parts:
-            return
-        self._renders += 1
-        del subject.groups[subject.version]
-        for reader in readers:
-            self._send(reader, parts)
-
-    def _send(self, reader: Reader, parts: Sequence[bytes]) -> None:
-        reader.is_free = False
-        reader.round = self._round
-        self._outstanding += 1
-        self._sends += 1
-        reader.sink.send(parts)
-
-    def _send_first(self, reader: Reader, parts: Sequence[bytes]) -> None:
-        """Outside of the rounds: whoever comes is not kept waiting, and keeps nobody waiting."""
-        self._renders += 1
-        self._sends += 1
-        if parts:
-            reader.sink.send(parts)
-        else:
-            self.free(reader)
-
-    def _finish(self, reader: Reader) -> None:
-        """The reader has written what it was sent, or is gone: the round waits for it no more."""
-        if reader.round != self._round or not self._outstanding:
-            return
-        reader.round = 0
-        self._outstanding -= 1
-        if self._outstanding == 0:
-            self._rest(self._clock())
-
-    def _end_round(self, now: float) -> None:
-        self._outstanding = 0
-        self._round += 1
-        self._rest(now)
-
-    def _rest(self, now: float) -> None:
-        """A rest as long as the round took. It is for the writers, so it costs an idle registry nothing."""
-        self._rest_until = now + (now - self._began)
-        if self._dirty:
-            self._arm_at(self._rest_until)
+    # ---- within: subjects
 
     def _open(self, key: Hashable, topic: Topic) -> _Subject:
-        subject = self._subjects[key] = _Subject(key, topic, self._clock(), topic.refresh())
+        subject = self._subjects[key] = _Subject(key, topic, self._clock())
         for index, name in self._interests(topic.query):
             index.setdefault(name, set()).add(subject)
         return subject
 
     def _close(self, subject: _Subject) -> None:
         del self._subjects[subject.key]
-        self._dirty.pop(subject, None)
+        for waiting in (self._dirty, self._turn, self._due):
+            waiting.pop(subject, None)
         for index, name in self._interests(subject.topic.query):
             index[name].discard(subject)
             if not index[name]:
                 del index[name]
+        self._end_round_if_over()
 
-    def _interests(self, query: Query) -> list[tuple[dict[Any, set[_Subject]], Hashable]]:
+    def _interests(self, query: Query) -> Iterable[tuple[dict[Any, set[_Subject]], Hashable]]:
         if query.services:
             return [(self._by_service, (query.namespace, service)) for service in query.services]
         return [(self._by_namespace, query.namespace)]
 
     def _ungroup(self, reader: Reader) -> None:
-        group = reader.subject.groups[reader.version]
+        groups = reader.subject.groups
+        group = groups[reader.version]
         group.discard(reader)
         if not group:
-            del reader.subject.groups[reader.version]
+            del groups[reader.version]

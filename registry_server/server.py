@@ -16,7 +16,7 @@ from registry_server.config import Config, ConfigError
 from registry_server.feed import Feed
 from registry_server.hub import Hub
 from registry_server.registrar import Registrar
-from registry_server.rpc.health import HealthService, ServerState
+from registry_server.rpc.health import HealthService
 from registry_server.rpc.registry import RegistryService
 from registry_server.stores import open_store
 from registry_server.transport.grpc_aio import GrpcServer
@@ -43,10 +43,10 @@ async def serve(config: Config) -> AsyncIterator[str]:
     catalog = Catalog()
     hub = Hub(time.monotonic, _Alarm(loop, lambda: hub.run()).set)
     feed = Feed(store, catalog, hub, time.monotonic)
-    state = ServerState()
     rng = random.Random()  # noqa: S311 - spreads load, hides nothing
     registry = RegistryService(Registrar(store, feed, time.time, rng), feed, hub)
-    port = GrpcServer(registry, HealthService(catalog, hub, state), hub, rng)
+    health = HealthService(catalog, hub)
+    port = GrpcServer(registry, health, hub, rng)
     async with asyncio.TaskGroup() as tasks:
         following = tasks.create_task(feed.run())
         try:
@@ -55,8 +55,7 @@ async def serve(config: Config) -> AsyncIterator[str]:
             try:
                 yield f"{config.host}:{number}"
             finally:
-                state.stop()
-                hub.reset()
+                health.stop()
                 await port.stop()
         finally:
             following.cancel()

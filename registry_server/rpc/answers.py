@@ -1,16 +1,13 @@
 """CORE. Encoded answers. Those with many instances are joined from parts: an instance is encoded when it changes,
 and never again."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from protos.registry.v1 import registry_pb2 as pb
 from registry_server import wire
 from registry_server.model import Entry
 from registry_server.rules import seconds
 from registry_server.stores.base import Key, Lease, Outcome, Renewal
-
-# Clients take messages of up to 4 MiB by default.
-MAX_PART_BYTES = 1024 * 1024
 
 _UPSERTS = pb.WatchResponse.UPSERTS_FIELD_NUMBER
 _REMOVED = pb.WatchResponse.REMOVED_FIELD_NUMBER
@@ -60,44 +57,30 @@ def services(head: pb.ResponseHeader, summaries: Iterable[bytes], next_page_toke
     return frame.SerializeToString() + b"".join([wire.message_field(_SERVICES, summary) for summary in summaries])
 
 
-def watch_body(upserts: Iterable[Entry], removed: Iterable[Key]) -> list[bytes]:
-    """What changes with one step of a watch, in pieces for one message each; at least one, perhaps empty."""
-    fields = [wire.message_field(_UPSERTS, entry.encoded) for entry in upserts]
-    fields += [wire.message_field(_REMOVED, _key(key)) for key in removed]
-    return _chunks(fields)
+def upserts(entries: Iterable[Entry]) -> bytes:
+    """A piece of a WatchResponse: instances that are new or changed."""
+    return b"".join([wire.message_field(_UPSERTS, entry.encoded) for entry in entries])
 
 
-def watch_step(
-    head: pb.ResponseHeader, body: Sequence[bytes], checksum: int, token: str, *, reset: bool
-) -> list[bytes]:
-    """The WatchResponses of one step: one for each piece of its body."""
-    more = pb.WatchResponse(header=head, more=True).SerializeToString()
-    last = pb.WatchResponse(header=head, checksum=checksum, resume_token=token).SerializeToString()
-    parts = [more + piece for piece in body[:-1]] + [last + body[-1]]
-    if reset:
-        parts[0] += pb.WatchResponse(reset=True).SerializeToString()
-    return parts
+def removals(keys: Iterable[Key]) -> bytes:
+    """A piece of a WatchResponse: instances that left."""
+    return b"".join([wire.message_field(_REMOVED, _key(key)) for key in keys])
 
 
-def watch_bookmark(head: pb.ResponseHeader, checksum: int, token: str) -> list[bytes]:
+def watch_part(head: pb.ResponseHeader, piece: bytes, *, reset: bool) -> bytes:
+    """The WatchResponse with a piece of a step after which more follows."""
+    return pb.WatchResponse(header=head, more=True, reset=reset).SerializeToString() + piece
+
+
+def watch_end(head: pb.ResponseHeader, piece: bytes, checksum: int, token: str, *, reset: bool) -> bytes:
+    """The last WatchResponse of a step. `checksum` is that of the set it leads to."""
+    frame = pb.WatchResponse(header=head, checksum=checksum, resume_token=token, reset=reset)
+    return frame.SerializeToString() + piece
+
+
+def watch_bookmark(head: pb.ResponseHeader, checksum: int, token: str) -> bytes:
     """The WatchResponse that says that nothing changed."""
-    frame = pb.WatchResponse(header=head, bookmark=True, checksum=checksum, resume_token=token)
-    return [frame.SerializeToString()]
-
-
-def _chunks(fields: Iterable[bytes]) -> list[bytes]:
-    """The fields joined, in pieces of about MAX_PART_BYTES; at least one, perhaps empty."""
-    chunks: list[bytes] = []
-    pending: list[bytes] = []
-    size = 0
-    for field in fields:
-        if size >= MAX_PART_BYTES:
-            chunks.append(b"".join(pending))
-            pending, size = [], 0
-        pending.append(field)
-        size += len(field)
-    chunks.append(b"".join(pending))
-    return chunks
+    return pb.WatchResponse(header=head, bookmark=True, checksum=checksum, resume_token=token).SerializeToString()
 
 
 def _key(key: Key) -> bytes:

@@ -4,71 +4,67 @@ A service of the default namespace goes by its name, one of another by `namespac
 one of its instances is routable. The server goes by the empty name and by `registry.v1.Registry`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from grpc_health.v1 import health_pb2
 
 from registry_server.catalog import Catalog
 from registry_server.errors import InvalidField, LimitExceeded, NotFound
 from registry_server.fields import DEFAULT_NAMESPACE, MAX_NAME
-from registry_server.hub import Hub, Reader, Sink
+from registry_server.hub import Hub, Reader, Ready, Sink
 from registry_server.model import Query
 
 SERVER_NAMES = ("", "registry.v1.Registry")
+# No instance is in a namespace without a name.
+SERVER_NAMESPACE = ""
 # As many as the protocol lets a client ask for in one answer.
 MAX_LISTED = 100
 
 _Response = health_pb2.HealthCheckResponse
 
 
-class ServerState:
-    """Whether the server itself serves. `version` grows with each change."""
-
-    def __init__(self) -> None:
-        self.is_serving = True
-        self.version = 0
-
-    def stop(self) -> None:
-        """From now on it does not."""
-        self.is_serving = False
-        self.version += 1
-
-
 class HealthTopic:
     """The status of one name: a hub.Topic whose version grows only when the status changes."""
 
     def __init__(self, health: "HealthService", name: str) -> None:
+        self.version = 0
         self._health = health
         self._name = name
         self._status = health.status(name)
-        self._version = 0
         namespace, service = _split(name)
-        self.query = Query("" if name in SERVER_NAMES else namespace, frozenset({service}))
+        self.query = Query(SERVER_NAMESPACE if name in SERVER_NAMES else namespace, frozenset({service}))
 
-    def refresh(self) -> int:
-        """Look the status up; return the version."""
+    def advance(self) -> bool:
+        """Look the status up."""
         status = self._health.status(self._name)
         if status != self._status:
             self._status = status
-            self._version += 1
-        return self._version
+            self.version += 1
+        return True
 
-    def render(self, since: int | None) -> Sequence[bytes]:
+    def expect(self, claim: object) -> None:
+        """Nobody who comes knows anything."""
+
+    def known(self, claim: object) -> None:
+        """Nobody who comes knows anything."""
+
+    def step(self, since: int | None) -> Ready | None:
         """The current status, unless that is what the reader knows."""
-        return [] if since == self._version else [_Response(status=self._status).SerializeToString()]
+        if since == self.version:
+            return None
+        return Ready(self.version, _Response(status=self._status).SerializeToString())
 
-    def bookmark(self) -> Sequence[bytes]:
+    def bookmark(self) -> None:
         """The protocol has none."""
-        return []
 
 
 class HealthService:
     """Check, List and Watch."""
 
-    def __init__(self, catalog: Catalog, hub: Hub, server: ServerState) -> None:
+    def __init__(self, catalog: Catalog, hub: Hub) -> None:
         self._catalog = catalog
         self._hub = hub
-        self._server = server
+        self._is_serving = True
 
     async def check(self, request: health_pb2.HealthCheckRequest) -> bytes:
         """The status of one name. Raises NotFound for one that is unknown, as the protocol asks."""
@@ -91,10 +87,16 @@ class HealthService:
         name = _name(request.service)
         return self._hub.join(("health", name), lambda: HealthTopic(self, name), sink)
 
+    def stop(self) -> None:
+        """The server serves no more; those who watch it are told."""
+        self._is_serving = False
+        for name in SERVER_NAMES:
+            self._hub.touch(SERVER_NAMESPACE, _split(name)[1])
+
     def status(self, name: str) -> int:
         """The status of a name; SERVICE_UNKNOWN if nothing goes by it."""
         if name in SERVER_NAMES:
-            is_serving = self._server.is_serving
+            is_serving = self._is_serving
         else:
             instances, routable = self._catalog.count(*_split(name))
             if not instances:

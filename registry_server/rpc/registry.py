@@ -14,7 +14,8 @@ from registry_server.hub import Hub, Reader, Sink
 from registry_server.model import Entry, Query, checksum
 from registry_server.registrar import Registrar
 from registry_server.rpc import answers, validate
-from registry_server.rpc.watch import WatchTopic
+from registry_server.rpc.steps import Pieces
+from registry_server.rpc.watch import WatchTopic, claim_of
 from registry_server.stores.base import Key
 
 # The longest wait for a revision that a reader asks for.
@@ -42,6 +43,7 @@ class RegistryService:
         self._catalog = feed.catalog
         self._hub = hub
         self._new_id = new_id
+        self._pieces = Pieces()
 
     async def register(self, request: pb.RegisterRequest) -> bytes:
         """Register: see registry.proto, as for all of these."""
@@ -123,10 +125,12 @@ class RegistryService:
             raise InvalidField("services", f"must be at most {validate.MAX_SERVICES}, are {len(request.services)}")
         query = self._query(request.namespace, request.services, request.filter, "services")
 
-        def make_topic() -> WatchTopic:
-            return WatchTopic(self._catalog, query, lambda: self._feed.stale_for_s)
+        claim = claim_of(request.resume_token, query)
 
-        return self._hub.join(query, make_topic, sink, lambda topic: topic.resume(request.resume_token))
+        def make_topic() -> WatchTopic:
+            return WatchTopic(self._catalog, query, lambda: self._feed.stale_for_s, self._pieces)
+
+        return self._hub.join(query, make_topic, sink, claim)
 
     # ---- within
 

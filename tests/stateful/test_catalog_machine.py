@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from protos.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog, Change, ghosts
-from registry_server.model import Query
+from registry_server.model import Query, checksum
 from registry_server.stores.base import Cause, Deleted, Delta, Key, Record, Snapshot
 from tests.support.core import record
 
@@ -86,10 +86,12 @@ class CatalogMachine(RuleBasedStateMachine):
     """Deltas, full sets of the same and of other orders, removals that the store knows nothing of."""
 
     log_limit = 6
+    log_limit_in_all = 12
 
     def __init__(self) -> None:
         super().__init__()
-        self.catalog = Catalog(log_limit=self.log_limit)
+        self.catalog = Catalog(log_limit=self.log_limit, log_limit_in_all=self.log_limit_in_all)
+        self.changed: dict[tuple[str, ...], int] = {}
         self.model = Model()
         self.revision = 10
         self.epoch = 1
@@ -137,6 +139,7 @@ class CatalogMachine(RuleBasedStateMachine):
         """Removals that waited."""
         changes = self.catalog.remove(names, Cause.EXPIRED)
         assert [change.key for change in changes] == [name for name in names if name in self.model.records]
+        self.check_changes(changes)
         for name in names:
             self.model.remove(name)
 
@@ -160,14 +163,20 @@ class CatalogMachine(RuleBasedStateMachine):
         )
 
     def load(self, records: tuple[Record, ...], keep: set[Key] = frozenset(), *, forgets: bool = False) -> None:  # type: ignore[assignment]
-        changes = self.catalog.load(Snapshot(f"e{self.epoch}", self.revision, records), keep)
+        snapshot = Snapshot(f"e{self.epoch}", self.revision, records)
+        is_new_order = not self.catalog.is_continued_by(snapshot)
+        assert is_new_order or not forgets
+        changes = self.catalog.load(snapshot, keep)
         self.model.load(records, set(keep))
         self.check_changes(changes)
-        if forgets:
+        if is_new_order:
             assert all(self.catalog.changes(query, seq) is None for seq, _ in self.remembered for query in QUERIES)
             self.remembered.clear()
+            self.changed.clear()
 
     def check_changes(self, changes: list[Change]) -> None:
+        for change in changes:
+            self.changed[change.key[:2]] = self.changed.get(change.key[:2], 0) + 1
         seqs = [change.seq for change in changes]
         assert seqs == list(range(seqs[0], seqs[0] + len(seqs))) if seqs else True
         assert all((change.before or change.after) is not None for change in changes)
@@ -217,7 +226,7 @@ class CatalogMachine(RuleBasedStateMachine):
 
     @invariant()
     def log_leads_from_what_was_to_what_is(self) -> None:
-        assert self.catalog.statistics().log <= self.log_limit
+        assert self.catalog.statistics().log <= self.log_limit_in_all
         for seq, states in self.remembered:
             for query in QUERIES:
                 changes = self.catalog.changes(query, seq)
@@ -234,9 +243,45 @@ class CatalogMachine(RuleBasedStateMachine):
                 assert [change.seq for change in changes] == sorted(change.seq for change in changes)
 
     @invariant()
+    def a_quiet_service_keeps_its_history(self) -> None:
+        """Its share of what is known in all, at the least, whatever the others do."""
+        share = min(self.log_limit, self.log_limit_in_all // 4)  # of four services
+        for name, count in self.changed.items():
+            service = self.catalog._services.get(name)
+            assert service is not None
+            assert min(count, share) <= len(service.log) <= self.log_limit
+
+    @invariant()
+    def snapshots_are_what_is_there(self) -> None:
+        for query in QUERIES:
+            entries = [entry for block in self.catalog.blocks(query) for entry in block.entries]
+            assert entries == list(self.catalog.select(query))
+            assert self.catalog.checksum(query) == checksum(entries)
+
+    @invariant()
+    def revisions_lead_to_places(self) -> None:
+        """Everything after the place is newer than the revision, and nothing before it is."""
+        for query in QUERIES:
+            for revision in range(max(0, self.catalog.revision - 8), self.catalog.revision + 2):
+                seq = self.catalog.seq_at(query, revision)
+                if seq is None:
+                    continue
+                assert revision <= self.catalog.revision
+                newer = self.catalog.changes(query, seq)
+                assert newer is not None
+                assert all(change.revision > revision for change in newer)
+                known = self.catalog.changes(query, self.catalog.known_since(query))
+                assert known is not None
+                assert all(change.revision <= revision for change in known if change.seq <= seq)
+
+    @invariant()
     def memory_is_bounded(self) -> None:
         occupied = {key[:2] for key in self.model.records}
-        assert len(self.catalog._services) <= len(occupied) + self.log_limit
+        assert len(self.catalog._services) <= len(occupied) + self.log_limit_in_all
+        assert len(self.catalog._of_log) == len(self.catalog._services)
+        assert set(self.catalog._gone) == set(self.catalog._services) - occupied
+        recent = {(namespace, name) for namespace, space in self.catalog._namespaces.items() for name in space.recent}
+        assert recent == set(self.catalog._services)
 
 
 COMMON: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": False}
@@ -249,7 +294,7 @@ class TestCatalog(CatalogMachine.TestCase):  # type: ignore[misc,valid-type]
 class LongMemory(CatalogMachine):
     """Nothing is forgotten: every difference there was is still known."""
 
-    log_limit = 10_000
+    log_limit = log_limit_in_all = 10_000
 
     @invariant()
     def nothing_is_forgotten(self) -> None:

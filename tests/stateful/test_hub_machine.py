@@ -1,7 +1,6 @@
 """The hub beside "send everything to everybody": whoever is free in the end has seen exactly what there is."""
 
 import json
-from collections.abc import Sequence
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from tests.support.core import Sink, Timeline
 
 SERVICES = st.sampled_from(["a", "b"])
 QUESTIONS = st.sampled_from(["a", "b", "all"])
+LAZINESS = st.sampled_from([0, 0, 1, 3])
 State = dict[str, int]
 
 
@@ -40,37 +40,72 @@ class Truth:
         return {name: it for name, it in self.states[version].items() if question in ("all", name[0])}
 
 
-class NaiveTopic:
-    """A topic that looks at all states there ever were."""
+class NaiveStep:
+    """Some messages, and at some places a moment's work before there is one."""
 
-    def __init__(self, truth: Truth, question: str) -> None:
+    def __init__(self, version: int, messages: list[bytes], delay: int) -> None:
+        self.version = version
+        self.messages = messages
+        self.delay = delay
+
+    def part(self, place: int) -> tuple[bytes | None, int | None]:
+        if self.delay:
+            self.delay -= 1
+            return None, place
+        return self.messages[place], place + 1 if place + 1 < len(self.messages) else None
+
+
+class NaiveTopic:
+    """A topic that looks at all states there ever were. It needs `laziness` looks to take in what changed."""
+
+    def __init__(self, truth: Truth, question: str, laziness: int) -> None:
         self.truth = truth
         self.question = question
         self.query = Query("default") if question == "all" else Query("default", frozenset({question}))
         self.version = truth.version
-        self.rendered: list[tuple[int | None, int]] = []
+        self.seen = truth.version
+        self.laziness = self.left = laziness
+        self.expected: list[int] = []
 
-    def refresh(self) -> int:
+    def advance(self) -> bool:
+        if self.seen != self.truth.version:
+            if self.left:
+                self.left -= 1
+                return False
+            self.left, self.seen = self.laziness, self.truth.version
         if self.truth.at(self.version, self.question) != self.truth.at(self.truth.version, self.question):
             self.version = self.truth.version
-        return self.version
+        return True
 
-    def render(self, since: int | None) -> Sequence[bytes]:
-        self.rendered.append((since, self.version))
+    def expect(self, claim: int) -> None:
+        self.expected.append(claim)
+
+    def known(self, claim: int) -> int:
+        assert claim in self.expected
+        self.check()
+        return claim
+
+    def step(self, since: int | None) -> NaiveStep | None:
+        self.check()
         now = self.truth.at(self.version, self.question)
         before = {} if since is None else self.truth.at(since, self.question)
         changed = {name: value for name, value in now.items() if before.get(name) != value}
         gone = sorted(before.keys() - now.keys())
         if since is not None and not changed and not gone:
-            return []
-        # Two parts, as a large step has: a reader takes all of them before it is free.
-        return [
-            json.dumps({"reset": since is None, "changed": changed}).encode(),
-            json.dumps({"gone": gone, "version": self.version}).encode(),
+            return None
+        # Two messages, as a large step has: a reader takes all of them before it is free.
+        messages: list[dict[str, object]] = [
+            {"reset": since is None, "changed": changed},
+            {"gone": gone, "version": self.version},
         ]
+        return NaiveStep(self.version, [json.dumps(it).encode() for it in messages], self.laziness)
 
-    def bookmark(self) -> Sequence[bytes]:
-        return [json.dumps({"bookmark": True}).encode()]
+    def bookmark(self) -> bytes:
+        self.check()
+        return json.dumps({"bookmark": True}).encode()
+
+    def check(self) -> None:
+        assert self.seen == self.truth.version, "asked before everything is taken in"
 
 
 class Client:
@@ -83,9 +118,11 @@ class Client:
         self.state: State = {}
         self.version = -1
         self.is_gone = False
+        self.is_told = False
 
     def take(self) -> None:
         for part in self.sink.take():
+            self.is_told = True
             self.fold(json.loads(part))
 
     def fold(self, step: dict[str, object]) -> None:
@@ -119,32 +156,27 @@ class HubMachine(RuleBasedStateMachine):
 
     # ---- readers
 
-    @rule(target=clients, question=QUESTIONS)
-    def join(self, question: str) -> Client:
-        client = Client(question)
+    @rule(target=clients, question=QUESTIONS, laziness=LAZINESS)
+    def join(self, question: str, laziness: int) -> Client:
+        return self.joined(question, laziness, None)
 
-        def make() -> NaiveTopic:
-            self.topics[question] = NaiveTopic(self.truth, question)
-            return self.topics[question]
-
-        client.reader = self.hub.join(question, make, client.sink)
-        assert client.sink.is_writing, "who comes is told at once"
-        self.present.append(client)
-        return client
-
-    @rule(target=clients, question=QUESTIONS, back=st.integers(0, 5))
-    def resume(self, question: str, back: int) -> Client:
+    @rule(target=clients, question=QUESTIONS, laziness=LAZINESS, back=st.integers(0, 5))
+    def resume(self, question: str, laziness: int, back: int) -> Client:
         """Come back with what was known some versions ago."""
+        return self.joined(question, laziness, max(0, self.truth.version - back))
+
+    def joined(self, question: str, laziness: int, known: int | None) -> Client:
         client = Client(question)
-        known = max(0, self.truth.version - back)
-        client.state = self.truth.at(known, question)
+        if known is not None:
+            client.state = self.truth.at(known, question)
 
         def make() -> NaiveTopic:
-            self.topics[question] = NaiveTopic(self.truth, question)
+            self.topics[question] = NaiveTopic(self.truth, question, laziness)
             return self.topics[question]
 
-        client.reader = self.hub.join(question, make, client.sink, lambda topic: known)
-        assert client.sink.is_writing
+        client.reader = self.hub.join(question, make, client.sink, known)
+        assert self.timeline.alarm is not None
+        assert self.timeline.alarm <= self.timeline.now, "who comes is told at once"
         self.present.append(client)
         return client
 
@@ -187,6 +219,13 @@ class HubMachine(RuleBasedStateMachine):
     def time_passes(self, by: float) -> None:
         self.timeline.advance(by)
 
+    @rule()
+    def one_slice(self) -> None:
+        """A run that has time for one piece of work alone."""
+        self.hub._work(self.timeline.now - 1.0)
+        self.hub._end_round_if_over()
+        self.hub._arm()
+
     @rule(idle=st.sampled_from([0.0, 0.0, BOOKMARK_INTERVAL_S + 0.1, 100.0]))
     def bookmark(self, idle: float) -> None:
         self.timeline.advance(idle)
@@ -206,6 +245,7 @@ class HubMachine(RuleBasedStateMachine):
         else:
             raise AssertionError("the hub never rests")
         for client in self.present:
+            assert client.is_told
             assert client.state == self.truth.at(self.truth.version, client.question)
 
     @rule(data=st.data())
@@ -229,6 +269,7 @@ class HubMachine(RuleBasedStateMachine):
         self.everybody_catches_up()
         self.timeline.advance(BOOKMARK_INTERVAL_S + 0.01)
         self.hub.bookmark()
+        self.timeline.settle()
         assert all(client.sink.is_writing for client in self.present)
 
     @invariant()
@@ -236,20 +277,30 @@ class HubMachine(RuleBasedStateMachine):
         statistics = self.hub.statistics()
         assert statistics.readers == len(self.present)
         assert statistics.topics == len({client.question for client in self.present})
-        assert self.hub._outstanding <= sum(client.sink.is_writing for client in self.present)
+        in_the_middle = [it for it in self.present if it.sink.is_writing or it.reader.step is not None]
+        assert 0 <= self.hub._outstanding <= len(in_the_middle)
+
+    @invariant()
+    def asks_for_a_run_while_there_is_something_to_do(self) -> None:
+        assert not (self.hub._has_work() or self.hub._dirty) or self.timeline.alarm is not None
 
     @invariant()
     def nobody_is_told_after_leaving(self) -> None:
         assert all(not client.is_gone for client in self.present)
 
     @invariant()
-    def a_free_reader_is_in_one_group(self) -> None:
+    def a_reader_is_in_one_place(self) -> None:
+        """In one group, or due its first message, or the next one of a step, or one of this round, or it writes."""
+        hub = self.hub
         grouped = [
-            reader for subject in self.hub._subjects.values() for group in subject.groups.values() for reader in group
+            reader for subject in hub._subjects.values() for group in subject.groups.values() for reader in group
         ]
-        free = {id(client.reader) for client in self.present if not client.sink.is_writing}
-        assert len(grouped) == len(free)
-        assert {id(reader) for reader in grouped} == free
+        assert all(reader.is_free for reader in grouped)
+        queued = [*hub._coming, *hub._going_on, *(reader for _, readers in hub._batches for reader in readers)]
+        living = [reader for reader in queued if reader in hub._readers]
+        writing = [client.reader for client in self.present if client.sink.is_writing]
+        places = [id(reader) for reader in (*grouped, *living, *writing)]
+        assert sorted(places) == sorted(id(client.reader) for client in self.present)
 
     def teardown(self) -> None:
         self.everybody_catches_up()
@@ -257,6 +308,7 @@ class HubMachine(RuleBasedStateMachine):
             self.leave(client)
         assert self.hub._subjects == {}
         assert self.hub._dirty == {}
+        assert not self.hub._has_work()
         assert (self.hub._by_service, self.hub._by_namespace) == ({}, {})
 
 

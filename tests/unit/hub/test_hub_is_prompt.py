@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Sequence
 
 from registry_server.catalog import Change
-from registry_server.hub import STALL_S, Hub
+from registry_server.hub import STALL_S, Hub, Ready
 from registry_server.model import Query
 from registry_server.stores.base import Key
 
@@ -34,14 +34,20 @@ class Counter:
     def __init__(self) -> None:
         self.version = 0
 
-    def refresh(self) -> int:
-        return self.version
+    def advance(self) -> bool:
+        return True
 
-    def render(self, since: int | None) -> Sequence[bytes]:
-        return [f"{since}->{self.version}".encode()]
+    def expect(self, claim: object) -> None:
+        pass
 
-    def bookmark(self) -> Sequence[bytes]:
-        return []
+    def known(self, claim: object) -> None:
+        pass
+
+    def step(self, since: int | None) -> Ready:
+        return Ready(self.version, f"{since}->{self.version}".encode())
+
+    def bookmark(self) -> None:
+        pass
 
 
 class Recorder:
@@ -57,6 +63,7 @@ class Recorder:
 def test_next_change_does_not_wait_for_the_look_at_a_stall() -> None:
     timeline, topic, sink = Timeline(), Counter(), Recorder()
     reader = timeline.hub.join("player", lambda: topic, sink)
+    timeline.run_until(timeline.now)
     timeline.hub.free(reader)
     for number in range(1, 6):
         topic.version = number
@@ -70,6 +77,7 @@ def test_next_change_does_not_wait_for_the_look_at_a_stall() -> None:
 def test_stalled_round_ends_and_others_go_on() -> None:
     timeline, topic, slow, quick = Timeline(), Counter(), Recorder(), Recorder()
     readers = [timeline.hub.join("player", lambda: topic, sink) for sink in (slow, quick)]
+    timeline.run_until(timeline.now)
     for reader in readers:
         timeline.hub.free(reader)
     for number in (1, 2):

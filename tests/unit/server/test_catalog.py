@@ -52,6 +52,8 @@ def test_snapshot_of_a_service_is_made_once_per_change() -> None:
     catalog = loaded(record(ONE, 5))
     first = catalog.of_service("default", "player")
     assert catalog.of_service("default", "player") is first
+    blocks = catalog.blocks(PLAYER)
+    assert catalog.blocks(PLAYER) is blocks
     catalog.apply(put(11, TWO))
     assert ids(catalog) == ["one", "two"]
     assert [entry.key.id for entry in first] == ["one"]
@@ -171,7 +173,7 @@ def test_load_with_the_same_epoch_keeps_the_log() -> None:
     changes = catalog.changes(PLAYER, seq)
     assert changes is not None
     assert [change.key for change in changes] == [TWO]
-    assert catalog.seq_at(10) == seq
+    assert catalog.seq_at(PLAYER, 10) == seq
 
 
 @pytest.mark.parametrize(("epoch", "revision"), [("e2", 30), ("e2", 3), ("e1", 9)])
@@ -184,8 +186,8 @@ def test_another_order_of_changes_starts_the_log_anew(epoch: str, revision: int)
     assert catalog.changes(Query("default"), seq) is None
     assert catalog.changes(Query("default", frozenset({"nobody"})), seq) is None
     assert catalog.changes(Query("nobody"), seq) is None
-    assert catalog.seq_at(revision) == catalog.seq
-    assert catalog.seq_at(revision - 1) is None
+    assert catalog.seq_at(PLAYER, revision) == catalog.seq
+    assert catalog.seq_at(PLAYER, revision - 1) is None
 
 
 def test_another_epoch_takes_records_whose_revision_is_the_same() -> None:
@@ -359,8 +361,8 @@ def test_log_reaches_back_to_its_floor_and_no_further() -> None:
         changes = catalog.changes(query, start + 6)
         assert changes is not None
         assert [change.revision for change in changes] == [17, 18, 19, 20]
-    assert catalog.seq_at(15) is None
-    assert catalog.seq_at(16) == start + 6
+    assert catalog.seq_at(PLAYER, 15) is None
+    assert catalog.seq_at(PLAYER, 16) == start + 6
 
 
 def test_a_quiet_service_keeps_its_place_whatever_the_others_do() -> None:
@@ -371,16 +373,78 @@ def test_a_quiet_service_keeps_its_place_whatever_the_others_do() -> None:
     assert catalog.changes(Query("default", frozenset({"quiet"})), seq) == []
 
 
-def test_service_that_is_gone_and_forgotten_costs_nothing() -> None:
-    catalog = loaded(log_limit=4)
+def test_a_busy_service_costs_no_quiet_one_its_history() -> None:
+    """Neither by its own limit nor by that for all: what is forgotten is what the busiest did."""
+    catalog = loaded(log_limit=100, log_limit_in_all=20)
+    quiet = Query("default", frozenset({"quiet"}))
+    seq = catalog.seq
+    for number in range(5):
+        catalog.apply(put(11 + number, key("one", "quiet")))
+    for number in range(500):
+        catalog.apply(put(100 + number, key(f"{number % 9}", f"busy-{number % 2}")))
+    assert catalog.statistics().log == 20
+    changes = catalog.changes(quiet, seq)
+    assert changes is not None
+    assert [change.revision for change in changes] == [11, 12, 13, 14, 15]
+    assert catalog.seq_at(quiet, 13) == changes[2].seq
+    for busy in ("busy-0", "busy-1"):
+        known = catalog.changes(Query("default", frozenset({busy})), catalog.seq - 14)
+        assert known is not None
+        assert len(known) == 7
+        assert catalog.seq_at(Query("default", frozenset({busy})), 500) is None
+    both = Query("default", frozenset({"quiet", "busy-0"}))
+    assert catalog.changes(both, seq) is None
+    assert catalog.changes(Query("default"), seq) is None
+    latest = catalog.changes(Query("default"), catalog.seq - 14)
+    assert latest is not None
+    assert [change.revision for change in latest] == list(range(586, 600))
+
+
+def test_history_of_a_namespace_is_that_of_its_services() -> None:
+    catalog = loaded()
+    places = [catalog.seq]
+    for number in range(30):
+        catalog.apply(put(11 + number, key("one", f"s{number % 7}")))
+        places.append(catalog.seq)
+    for number, place in enumerate(places):
+        changes = catalog.changes(Query("default"), place)
+        assert changes is not None
+        assert [change.revision for change in changes] == list(range(11 + number, 41))
+        assert catalog.seq_at(Query("default"), 10 + number) == place
+
+
+def test_service_that_is_gone_and_forgotten_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogs, "GONE_LIMIT", 4)
+    catalog = loaded()
     for number in range(100):
         name = key("one", f"s{number}", f"n{number}")
         catalog.apply(put(100 + 2 * number, name))
         catalog.apply(gone(101 + 2 * number, name))
-    assert len(catalog._services) <= 4
-    assert len(catalog._namespaces) <= 4
+    assert len(catalog._services) == len(catalog._namespaces) == len(catalog._of_log) == len(catalog._gone) == 4
+    assert catalog.statistics().log == 8
     assert catalog.statistics().services == 0
     assert catalog.namespaces() == tuple(sorted(catalog._namespaces))
+
+
+@pytest.mark.parametrize("namespace", ["n", "default"])
+def test_what_a_forgotten_service_did_is_not_taken_for_nothing(monkeypatch: pytest.MonkeyPatch, namespace: str) -> None:
+    """Whether nobody knows it any more, or it is there again."""
+    monkeypatch.setattr(catalogs, "GONE_LIMIT", 1)
+    catalog = loaded(record(key("one", "other"), 5))
+    before = catalog.seq
+    catalog.apply(put(11, key("one", "first", namespace)))
+    catalog.apply(gone(12, key("one", "first", namespace)))
+    while_it_was_known = catalog.seq
+    catalog.apply(put(13, key("one", "second", "default")))
+    catalog.apply(gone(14, key("one", "second", "default")))
+    assert (namespace, "first") not in catalog._services
+    for _ in range(2):
+        for query in (Query(namespace, frozenset({"first"})), Query(namespace)):
+            assert catalog.changes(query, before) is None
+            assert catalog.seq_at(query, 10) is None
+            assert catalog.changes(query, while_it_was_known) is not None
+            assert catalog.seq_at(query, 12) is not None
+        catalog.apply(put(15, key("one", "first", namespace)))
 
 
 def test_seq_at_is_the_place_after_which_everything_is_newer() -> None:
@@ -390,7 +454,7 @@ def test_seq_at_is_the_place_after_which_everything_is_newer() -> None:
         catalog.apply(put(revision, ONE, TWO))
         places[revision] = catalog.seq
     catalog.progress(20)
-    assert [catalog.seq_at(revision) for revision in (10, 11, 12, 14, 15, 20)] == [
+    assert [catalog.seq_at(PLAYER, revision) for revision in (10, 11, 12, 14, 15, 20)] == [
         places[10],
         places[10],
         places[12],
@@ -398,7 +462,7 @@ def test_seq_at_is_the_place_after_which_everything_is_newer() -> None:
         places[15],
         places[15],
     ]
-    assert catalog.seq_at(21) is None
+    assert catalog.seq_at(PLAYER, 21) is None
 
 
 def test_seq_counts_removals_that_are_not_the_stores() -> None:

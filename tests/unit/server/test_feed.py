@@ -304,6 +304,7 @@ async def test_server_that_stood_still_proves_no_old_set() -> None:
     settle(core, [watcher])
     core.timeline.advance(60)
     core.hub.bookmark()
+    core.timeline.settle()
     (bookmark,) = [pb.WatchResponse.FromString(part) for part in watcher.sink.take()]
     assert bookmark.bookmark
     assert bookmark.header.stale_for.seconds == 60

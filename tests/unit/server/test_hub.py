@@ -1,12 +1,11 @@
-"""The hub: rounds with rest, readers that are slow or die, groups that cost one message, bookmarks in time."""
-
-from collections.abc import Sequence
+"""The hub: rounds with rest, readers that are slow or die, groups that cost one message, bookmarks in time, and no more
+work at a time than is good."""
 
 import pytest
 
 from registry_server.catalog import Change
 from registry_server.feed import BOOKMARK_TICK_S
-from registry_server.hub import BOOKMARK_INTERVAL_S, STALL_S, Reader
+from registry_server.hub import BOOKMARK_INTERVAL_S, SLICE_S, SLICE_SENDS, STALL_S, Reader, Ready
 from registry_server.model import Query
 from registry_server.stores.base import Key
 from tests.support.core import Sink, Timeline
@@ -16,24 +15,50 @@ PLAYER = Query("default", frozenset({"player"}))
 
 
 class Counter:
-    """A topic whose state is a number. It counts what it is asked for."""
+    """A topic whose state is a number. It counts what it is asked for, and may be told to be slow in taking in."""
 
     def __init__(self, query: Query = PLAYER) -> None:
         self.query = query
         self.version = 0
         self.rendered: list[int | None] = []
         self.refreshed = 0
+        self.work = 0
+        self.expected: list[object] = []
 
-    def refresh(self) -> int:
+    def advance(self) -> bool:
         self.refreshed += 1
-        return self.version
+        self.work = max(0, self.work - 1)
+        return not self.work
 
-    def render(self, since: int | None) -> Sequence[bytes]:
+    def expect(self, claim: object) -> None:
+        self.expected.append(claim)
+
+    def known(self, claim: object) -> int | None:
+        assert claim in self.expected
+        assert isinstance(claim, int)
+        return claim if claim <= self.version else None
+
+    def step(self, since: int | None) -> Ready | None:
         self.rendered.append(since)
-        return [] if since == self.version else [f"{since}->{self.version}".encode()]
+        return None if since == self.version else Ready(self.version, f"{since}->{self.version}".encode())
 
-    def bookmark(self) -> Sequence[bytes]:
-        return [b"bookmark"]
+    def bookmark(self) -> bytes:
+        return b"bookmark"
+
+
+class Long:
+    """A step in so many messages, each after a moment's work."""
+
+    def __init__(self, version: int, messages: int) -> None:
+        self.version = version
+        self.messages = messages
+        self.is_ready: set[int] = set()
+
+    def part(self, place: int) -> tuple[bytes | None, int | None]:
+        if place not in self.is_ready:
+            self.is_ready.add(place)
+            return None, place
+        return f"{place}".encode(), place + 1 if place + 1 < self.messages else None
 
 
 class World(Timeline):
@@ -46,6 +71,7 @@ class World(Timeline):
     def join(self, sink: Sink | None = None, *, is_read: bool = True) -> tuple[Reader, Sink]:
         sink = sink or Sink()
         reader = self.hub.join("player", lambda: self.topic, sink)
+        self.advance(0)
         if is_read:
             self.written(reader)
             sink.take()
@@ -101,6 +127,7 @@ def test_readers_share_the_topic_of_the_first_and_it_ends_with_the_last(world: W
         return Counter()
 
     readers = [world.hub.join("same", make, Sink()) for _ in range(3)]
+    world.settle()
     assert (made, world.hub.statistics().topics) == (1, 1)
     for reader in readers:
         world.hub.leave(reader)
@@ -111,14 +138,14 @@ def test_readers_share_the_topic_of_the_first_and_it_ends_with_the_last(world: W
     assert made == 2
 
 
-def test_what_since_raises_leaves_nothing_behind(world: World) -> None:
-    def refuse(_: Counter) -> int:
-        raise ValueError("a token of another question")
-
-    with pytest.raises(ValueError, match="a token of another"):
-        world.hub.join("player", Counter, Sink(), refuse)
-    assert world.hub.statistics().topics == 0
-    assert world.hub._by_service == {}
+def test_who_knows_something_is_told_the_difference(world: World) -> None:
+    world.topic.version = 7
+    for claim, told in ((5, b"5->7"), (7, b"bookmark"), (9, b"None->7")):
+        sink = Sink()
+        world.hub.join("player", lambda: world.topic, sink, claim)
+        world.advance(0)
+        assert sink.take() == [told]
+    assert world.topic.expected == [5, 7, 9]
 
 
 def test_who_joins_is_told_at_once_also_in_the_middle_of_a_round(world: World) -> None:
@@ -203,7 +230,9 @@ def test_work_per_change_is_independent_of_other_services(world: World, others: 
     topics = [Counter(Query("default", frozenset({f"s{number}"}))) for number in range(others)]
     for number, topic in enumerate(topics):
         sink = Sink()
-        world.hub.free(world.hub.join(number, lambda topic=topic: topic, sink))  # type: ignore[misc]
+        reader = world.hub.join(number, lambda topic=topic: topic, sink)  # type: ignore[misc]
+        world.settle()
+        world.written(reader)
         topic.refreshed = 0
         topic.rendered.clear()
     reader, _ = world.join()
@@ -256,6 +285,7 @@ def test_slow_reader_is_sent_nothing_while_it_writes(world: World) -> None:
         world.change()
         world.advance(10.0)
         world.hub.bookmark()
+    world.settle()
     assert stuck.sends == 1
 
 
@@ -275,6 +305,7 @@ def test_reader_stuck_in_a_bookmark_delays_nobody_however_long_ago(world: World,
     quick, sink = world.join()
     world.advance(PROMISED_BOOKMARK_S)
     world.hub.bookmark()
+    world.advance(0)
     world.written(quick)
     world.advance(idle_s)
     sink.take()
@@ -365,6 +396,7 @@ def ticks(world: World, seconds: float) -> None:
     while world.now < end:
         world.advance(BOOKMARK_TICK_S + 0.01)
         world.hub.bookmark()
+        world.advance(0)
 
 
 def test_interval_and_tick_keep_the_promise() -> None:
@@ -385,6 +417,7 @@ def test_bookmarks_go_on(world: World) -> None:
     for _ in range(60):
         world.advance(BOOKMARK_TICK_S + 0.01)
         world.hub.bookmark()
+        world.advance(0)
         if sink.take():
             assert world.now - last < PROMISED_BOOKMARK_S
             last = world.now
@@ -424,7 +457,7 @@ def test_bookmarks_come_also_where_every_round_finds_that_nothing_changed(world:
     last = world.now
     for number in range(1, 1000):
         world.topic.version += 1
-        world.topic.render = lambda since: []  # type: ignore[method-assign]
+        world.topic.step = lambda since: None  # type: ignore[method-assign]
         world.hub.changed([Change(number, number, Key("default", "player", "one"), None, None)])
         world.advance(0.02)
         if sink.take():
@@ -438,7 +471,6 @@ def test_bookmark_for_a_reader_that_is_behind_waits_for_the_change(world: World)
     world.advance(10.0)
     world.change()
     world.hub.bookmark()
-    assert sink.take() == []
     world.settle()
     assert sink.take() == [b"0->1"]
     world.written(reader)
@@ -458,3 +490,109 @@ def test_reset_tells_everybody(world: World) -> None:
 def test_reset_of_an_empty_hub_asks_for_nothing(world: World) -> None:
     world.hub.reset()
     assert world.alarm is None
+
+
+# ---- no more at a time than is good
+
+
+def runs(world: World) -> list[int]:
+    """How many messages each run handed out until the hub rested."""
+    counts = []
+    while world.alarm is not None and world.alarm <= world.now:
+        before = world.hub.statistics().sends
+        world.alarm = None
+        world.hub.run()
+        counts.append(world.hub.statistics().sends - before)
+    return counts
+
+
+@pytest.mark.parametrize("what", ["join", "change", "bookmark"])
+def test_a_run_hands_out_so_many_messages_at_the_most(world: World, what: str) -> None:
+    count = 10 * SLICE_SENDS
+    sinks = [Sink() for _ in range(count)]
+    readers = [world.hub.join("player", lambda: world.topic, sink) for sink in sinks]
+    if what != "join":
+        runs(world)
+        world.written(*readers)
+        runs(world)
+    if what == "change":
+        world.change()
+    elif what == "bookmark":
+        world.advance(PROMISED_BOOKMARK_S)
+        world.hub.bookmark()
+    counts = runs(world)
+    assert max(counts) == SLICE_SENDS
+    assert sum(counts) == count
+    assert all(sink.is_writing for sink in sinks)
+
+
+def test_a_run_ends_when_its_time_is_over(world: World) -> None:
+    """Topics that take long to take in what changed: their work is done in slices."""
+    topics = [Counter() for _ in range(100)]
+    for number, topic in enumerate(topics):
+        topic.work = 5
+        world.hub.join(number, lambda topic=topic: topic, Sink())  # type: ignore[misc]
+    ticks_: list[float] = []
+
+    def clock() -> float:
+        world.now += SLICE_S / 10  # every look at the clock is work
+        ticks_.append(world.now)
+        return world.now
+
+    world.hub._clock = clock
+    while world.alarm is not None and world.hub._coming:
+        world.alarm, before = None, len(ticks_)
+        world.hub.run()
+        assert len(ticks_) - before < 20
+    assert all(topic.work == 0 for topic in topics)
+
+
+def test_a_topic_with_much_to_do_keeps_no_other_waiting(world: World) -> None:
+    heavy, light = Counter(), Counter()
+    heavy.work = 10_000
+    slow, quick = Sink(), Sink()
+    world.hub.join("heavy", lambda: heavy, slow)
+    world.hub.join("light", lambda: light, quick)
+    world.hub._work(world.now - SLICE_S)  # one piece of work
+    world.hub._work(world.now - SLICE_S)
+    assert quick.take() == [b"None->0"]
+    assert slow.take() == []
+
+
+def test_a_long_step_is_handed_out_message_by_message(world: World) -> None:
+    step = Long(0, 5)
+    world.topic.step = lambda since: step  # type: ignore[method-assign,assignment,return-value]
+    (first, quick), (_, stuck) = world.join(is_read=False), world.join(is_read=False)
+    for number in range(5):
+        assert quick.take() == [f"{number}".encode()]
+        world.written(first)
+        world.settle()
+    assert stuck.take() == [b"0"]
+    assert first.is_free
+    assert (first.version, first.step) == (0, None)
+
+
+def test_reader_that_leaves_in_the_middle_leaves_nothing(world: World) -> None:
+    step = Long(0, 5)
+    world.topic.step = lambda since: step  # type: ignore[method-assign,assignment,return-value]
+    reader, _ = world.join(is_read=False)
+    world.written(reader)
+    world.hub.leave(reader)
+    world.settle()
+    assert world.hub.statistics().readers == world.hub.statistics().topics == 0
+    assert not world.hub._has_work()
+
+
+def test_reader_that_leaves_before_its_turn_is_told_nothing(world: World) -> None:
+    count = 2 * SLICE_SENDS
+    joined = [world.join() for _ in range(count)]
+    world.change()
+    world.alarm = None
+    world.hub.run()  # the first half is told
+    for reader, sink in joined:
+        if not sink.is_writing:
+            world.hub.leave(reader)
+    world.settle()
+    assert sum(sink.is_writing for _, sink in joined) == SLICE_SENDS
+    world.written(*(reader for reader, _ in joined))
+    assert not world.hub._is_under_way

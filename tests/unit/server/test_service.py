@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2
 from protos.registry.v1 import registry_pb2 as pb
 from registry_server.errors import InvalidField, LimitExceeded, NotFound, OwnershipLost, Unavailable
 from registry_server.rpc import registry
-from registry_server.rpc.health import HealthService, ServerState
+from registry_server.rpc.health import HealthService
 from registry_server.stores.base import Snapshot
 from registry_server.stores.memory import MemoryStore
 from tests.support.core import NOON, Core, Sink, drive, key, put, record, settle, sum_of
@@ -345,7 +345,7 @@ class Told:
 
 @pytest.fixture
 def health(served: Served) -> HealthService:
-    return HealthService(served.catalog, served.hub, ServerState())
+    return HealthService(served.catalog, served.hub)
 
 
 def test_health_of_a_service_is_whether_anybody_takes_traffic(served: Served, health: HealthService) -> None:
@@ -369,12 +369,11 @@ def test_health_watch_tells_changes_of_the_status_alone(served: Served, health: 
 
 
 def test_server_that_stops_tells_so(served: Served) -> None:
-    state = ServerState()
-    told = Told(served, HealthService(served.catalog, served.hub, state), "")
-    assert told.take() == [SERVING]
-    state.stop()
-    served.hub.reset()
-    assert told.take() == [NOT_SERVING]
+    health = HealthService(served.catalog, served.hub)
+    told = [Told(served, health, name) for name in ("", "registry.v1.Registry", "player")]
+    assert [it.take() for it in told] == [[SERVING], [SERVING], [UNKNOWN]]
+    health.stop()
+    assert [it.take() for it in told] == [[NOT_SERVING], [NOT_SERVING], []]
 
 
 async def test_health_check_of_nobody(health: HealthService) -> None:

@@ -10,9 +10,12 @@ from protos.registry.v1 import registry_pb2 as pb
 from registry_server import model
 from registry_server.catalog import Catalog
 from registry_server.errors import InvalidField
+from registry_server.hub import Step
 from registry_server.model import Query
-from registry_server.rpc import answers
-from registry_server.rpc.watch import WatchTopic
+from registry_server.rows import MAX_BYTES, Block
+from registry_server.rpc import answers, watch
+from registry_server.rpc.steps import AT_ONCE, FullSet, Pieces
+from registry_server.rpc.watch import Sums, WatchTopic, claim_of
 from registry_server.stores.base import Snapshot
 from tests.support.core import Core, Fold, Sink, Watcher, counted, gone, key, loaded, put, record, settle, sum_of
 
@@ -20,8 +23,47 @@ ONE, TWO, THREE = key("one"), key("two"), key("three")
 PLAYER = Query("default", frozenset({"player"}))
 
 
-def topic_of(catalog: Catalog, query: Query = PLAYER) -> WatchTopic:
-    return WatchTopic(catalog, query, lambda: None)
+class Topic(WatchTopic):
+    """A topic as the hub sees it, in few words: what it takes in in slices is taken in whole."""
+
+    def __init__(self, catalog: Catalog, query: Query = PLAYER) -> None:
+        super().__init__(catalog, query, lambda: None)
+
+    def refresh(self) -> int:
+        for _ in range(10_000):
+            if self.advance():
+                return self.version
+        raise AssertionError("it never has taken everything in")
+
+    def render(self, since: int | None) -> list[bytes]:
+        self.refresh()
+        step = self.step(since)
+        return [] if step is None else messages(step)
+
+    def mark(self) -> list[bytes]:
+        self.refresh()
+        return [self.bookmark()]
+
+    def resume(self, token: str) -> int | None:
+        claim = claim_of(token, self.query)
+        assert claim is not None
+        self.expect(claim)
+        self.refresh()
+        return self.known(claim)
+
+
+def messages(step: Step) -> list[bytes]:
+    """All of a step, as one reader gets it."""
+    found: list[bytes] = []
+    place: int | None = 0
+    while place is not None:
+        message, place = step.part(place)
+        found += [message] if message is not None else []
+    return found
+
+
+def topic_of(catalog: Catalog, query: Query = PLAYER) -> Topic:
+    return Topic(catalog, query)
 
 
 def parsed(parts: Sequence[bytes]) -> list[pb.WatchResponse]:
@@ -159,7 +201,7 @@ def test_filter_lets_in_and_out(query: Query, fits: dict[str, Any], does_not: di
         topic.refresh()
         steps += [ids(response) for response in parsed(topic.render(before))]
     assert steps == [(["two"], []), ([], ["one"]), ([], ["two"])]
-    assert only(topic.bookmark()).checksum == 0
+    assert only(topic.mark()).checksum == 0
 
 
 def test_equal_questions_are_one_question() -> None:
@@ -182,7 +224,7 @@ def test_different_questions_have_different_fingerprints() -> None:
 
 def token_of(topic: WatchTopic) -> str:
     topic.refresh()
-    return only(topic.bookmark()).resume_token
+    return only(topic.mark()).resume_token
 
 
 def test_token_brings_the_difference_since_it() -> None:
@@ -266,7 +308,7 @@ def test_token_is_told_anew_with_every_bookmark() -> None:
     topic = topic_of(catalog)
     for number in range(50):
         catalog.apply(put(11 + number, key("x", "other")))
-    response = only(topic.bookmark())
+    response = only(topic.mark())
     assert response.bookmark
     assert response.header.revision == 60
     assert topic_of(catalog).resume(response.resume_token) is not None
@@ -275,20 +317,37 @@ def test_token_is_told_anew_with_every_bookmark() -> None:
 # ---- large steps
 
 
-def test_step_over_a_mebibyte_comes_in_parts() -> None:
+LARGE = {"k": "v" * 4_000}
+
+
+def test_large_set_comes_in_parts() -> None:
     names = [key(f"{number:03}") for number in range(200)]
-    catalog = loaded(*(record(name, 5, metadata={"k": "v" * 16_000}) for name in names))
+    catalog = loaded(*(record(name, 5, metadata=LARGE) for name in names))
     topic = topic_of(catalog)
     parts = topic.render(None)
     responses = parsed(parts)
-    assert len(responses) == 4
-    assert all(len(part) < 2 * answers.MAX_PART_BYTES for part in parts)
-    assert [it.reset for it in responses] == [True, False, False, False]
-    assert [it.more for it in responses] == [True, True, True, False]
-    assert [bool(it.resume_token) for it in responses] == [False, False, False, True]
+    assert len(responses) > 800_000 / MAX_BYTES
+    assert all(len(part) < 1.2 * MAX_BYTES for part in parts)
+    assert [it.reset for it in responses] == [True] + [False] * (len(parts) - 1)
+    assert [it.more for it in responses] == [True] * (len(parts) - 1) + [False]
+    assert [bool(it.resume_token) for it in responses] == [False] * (len(parts) - 1) + [True]
     fold = Fold()
     fold.take(parts)
     assert set(fold.instances) == set(names)
+
+
+def test_large_set_of_which_a_filter_takes_little_comes_in_few_parts() -> None:
+    """Whatever the filter lets in: the first part says that the set starts anew, the last one that it is whole."""
+    names = [key(f"{number:03}") for number in range(200)]
+    for taken in ({0, 199}, {150}, {0}, set[int]()):
+        fields = [{"tags": ["x"]} if number in taken else {} for number in range(200)]
+        records = [record(name, 5, metadata=LARGE, **its) for name, its in zip(names, fields, strict=True)]  # type: ignore[arg-type]
+        parts = topic_of(loaded(*records), Query("default", PLAYER.services, tags=frozenset({"x"}))).render(None)
+        fold = Fold()
+        fold.take(parts)
+        assert {int(name.id) for name in fold.instances} == taken
+        assert fold.is_whole
+        assert len(parts) <= 2 + len(taken)
 
 
 def test_large_difference_comes_in_parts_removals_last() -> None:
@@ -299,13 +358,193 @@ def test_large_difference_comes_in_parts_removals_last() -> None:
     fold.take(topic.render(None))
     before = topic.refresh()
     for number, name in enumerate(names):
-        catalog.apply(put(11 + number, name, metadata={"k": "v" * 16_000}))
+        catalog.apply(put(11 + number, name, metadata=LARGE))
     catalog.apply(gone(500, ONE))
     topic.refresh()
     parts = topic.render(before)
-    assert [it.more for it in parsed(parts)] == [True, True, True, False]
+    responses = parsed(parts)
+    assert len(responses) > 800_000 / MAX_BYTES
+    assert [it.more for it in responses] == [True] * (len(parts) - 1) + [False]
+    assert [bool(it.removed) for it in responses] == [False] * (len(parts) - 1) + [True]
     fold.take(parts)
     assert set(fold.instances) == set(names)
+
+
+def test_difference_of_removals_alone_comes_in_parts() -> None:
+    names = [key(f"{number:05}-{'x' * 100}") for number in range(3_000)]
+    catalog = loaded(*(record(name, 5) for name in names))
+    topic = topic_of(catalog)
+    fold = Fold()
+    fold.take(topic.render(None))
+    before = topic.refresh()
+    catalog.apply(gone(11, *names))
+    parts = topic.render(before)
+    assert len(parts) > 1
+    fold.take(parts)
+    assert fold.instances == {}
+
+
+def test_a_difference_that_is_nothing_after_all_is_a_bookmark() -> None:
+    """So many changes that nobody could know before they were looked at."""
+    catalog = loaded(record(ONE, 5))
+    topic = topic_of(catalog)
+    fold = Fold()
+    fold.take(topic.render(None))
+    before = topic.refresh()
+    for number in range(2 * AT_ONCE):
+        catalog.apply(put(11 + number, TWO) if number % 2 == 0 else gone(11 + number, TWO))
+    response = only(topic.render(before))
+    assert response.bookmark
+    fold.take([response.SerializeToString()])
+    assert set(fold.instances) == {ONE}
+
+
+# ---- no more at a time than is good
+
+
+def looks(topic: Topic) -> int:
+    """How often it has to be asked until it has taken in everything."""
+    for number in range(1, 1000):
+        if topic.advance():
+            return number
+    raise AssertionError("it never has taken everything in")
+
+
+def test_topic_takes_in_so_much_at_a_time() -> None:
+    tagged = Query("default", PLAYER.services, tags=frozenset({"x"}))
+    catalog = loaded(*(record(key(f"{number}"), 5, tags=["x"]) for number in range(5 * AT_ONCE)))
+    assert looks(topic_of(catalog)) == 1, "a set without a filter costs nothing to begin with"
+    topic = topic_of(catalog, tagged)
+    assert 4 <= looks(topic) <= 7
+    for number in range(3 * AT_ONCE):
+        catalog.apply(put(11 + number, key(f"{number}"), tags=["x"] * (number % 2)))
+    assert 3 <= looks(topic) <= 5
+    assert only(topic.mark()).checksum == sum_of(it.instance for it in catalog.select(tagged))
+
+
+def test_changes_of_one_revision_are_taken_in_together() -> None:
+    """Also when they are more than are taken in at a time: nobody is told the half of it."""
+    catalog = loaded()
+    topic = topic_of(catalog)
+    version = topic.refresh()
+    catalog.apply(put(11, *(key(f"{number}") for number in range(2 * AT_ONCE))))
+    assert not topic.advance()
+    assert topic.version == version
+    topic.refresh()
+    assert len(fold_of(topic).instances) == 2 * AT_ONCE
+
+
+def fold_of(topic: Topic) -> Fold:
+    fold = Fold()
+    fold.take(topic.render(None))
+    return fold
+
+
+def test_topic_that_falls_behind_while_it_takes_in_begins_anew() -> None:
+    tagged = Query("default", PLAYER.services, tags=frozenset({"x"}))
+    catalog = loaded(*(record(key(f"{number}"), 5, tags=["x"]) for number in range(2 * AT_ONCE)), log_limit=10)
+    topic = topic_of(catalog, tagged)
+    assert not topic.advance()
+    for number in range(20):
+        catalog.apply(put(11 + number, key(f"{number}"), tags=[]))
+    topic.refresh()
+    assert len(fold_of(topic).instances) == 2 * AT_ONCE - 20
+
+
+# ---- what a token costs
+
+
+def test_made_up_tokens_put_nothing_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each claims another revision; the checksum it claims is wrong. The changes are walked through once."""
+    catalog = loaded(record(ONE, 5))
+    topic = topic_of(catalog)
+    for number in range(1000):
+        catalog.apply(put(11 + number, TWO))
+    epoch, _, fingerprint, held = token_of(topic).split("/")
+    differences = counted(monkeypatch, watch, "Difference")
+    walked: list[bool] = []
+    monkeypatch.setattr(topic, "_meant", lambda entry: walked.append(True) or entry)
+    for revision in range(1, 1011):
+        for checksum in ("0" * 16, held):
+            assert topic.resume(f"{epoch}/{revision}/{fingerprint}/{checksum}") is None or revision == 1010
+    assert differences == []
+    assert len(walked) <= 2 * 1001
+
+
+def test_checksums_of_the_past_are_those_that_were_given_out() -> None:
+    """Whether the topic was there all the while, or is new; with and without a filter."""
+    for query in (PLAYER, Query("default", PLAYER.services, routable_only=True), Query("default")):
+        catalog = loaded(record(ONE, 5))
+        old = topic_of(catalog, query)
+        tokens = [token_of(old)]
+        for number in range(200):
+            name = key(f"{number % 7}", "player" if number % 3 else "other")
+            catalog.apply(gone(11 + number, name) if number % 5 == 0 else put(11 + number, name, weight=number % 2))
+            tokens.append(token_of(old))
+        new = topic_of(catalog, query)
+        for topic in (new, old, new):
+            assert all(topic.resume(token) is not None for token in tokens)
+        for number in range(20):
+            catalog.apply(put(211 + number, key(f"{number % 7}")))
+            tokens.append(token_of(old))
+            assert all(new.resume(token) is not None for token in tokens)
+
+
+def test_checksums_are_remembered_within_a_limit() -> None:
+    sums = Sums(floor=0, base=100, limit=4)
+    for seq in range(1, 11):
+        sums.append(seq * 10, seq)
+    assert [sums.at(seq) for seq in (109, 105, 100, 99, 90, 80, 75, 70)] == [10, 10, 10, 9, 9, 8, 7, 7]
+    assert sums.at(59) is None
+    assert sums.at(0) is None
+
+
+# ---- what readers share
+
+
+def test_pieces_are_kept_within_a_limit_the_latest_used() -> None:
+    pieces, made = Pieces(max_bytes=250), list[int]()
+    blocks = [Block([], [], 0) for _ in range(3)]
+
+    def make(number: int) -> bytes:
+        made.append(number)
+        return bytes(100)
+
+    for number in (0, 1, 0, 2, 0, 1):
+        assert pieces.of("me", blocks[number], lambda number=number: make(number)) == bytes(100)  # type: ignore[misc]
+    assert made == [0, 1, 2, 1]
+    assert len(pieces) == 200
+    pieces.of("you", blocks[1], lambda: make(9))
+    assert made[-1] == 9
+
+
+def test_a_reader_that_stands_still_holds_no_bytes_of_its_own() -> None:
+    """Two that are at different places of a set, and the set as it was when a third came: they share the blocks."""
+    names = [key(f"{number:03}") for number in range(200)]
+    catalog = loaded(*(record(name, 5, metadata=LARGE) for name in names))
+    topic = topic_of(catalog)
+    topic.refresh()
+    first = topic.step(None)
+    catalog.apply(put(11, key("000")))
+    topic.refresh()
+    second = topic.step(None)
+    assert isinstance(first, FullSet)
+    assert isinstance(second, FullSet)
+    shared = [one is other for one, other in zip(first._blocks, second._blocks, strict=True)]
+    assert shared == [False] + [True] * (len(shared) - 1)
+    fold = Fold()
+    fold.take(messages(first))
+    assert fold.revision == 10
+    assert fold.instances[key("000")].revision == 5
+
+
+def test_the_same_message_is_the_same_bytes_for_readers_in_step() -> None:
+    catalog = loaded(*(record(key(f"{number:03}"), 5, metadata=LARGE) for number in range(200)))
+    topic = topic_of(catalog)
+    topic.refresh()
+    step = topic.step(None)
+    assert step is not None
+    assert step.part(0)[0] is step.part(0)[0]
 
 
 # ---- the checksum
@@ -327,7 +566,7 @@ def test_checksum_is_kept_up_and_not_made_anew(monkeypatch: pytest.MonkeyPatch) 
         catalog.apply(put(11 + number, ONE))
         topic.refresh()
     assert len(digests) == 20
-    assert only(topic.bookmark()).checksum == sum_of(it.instance for it in catalog.select(PLAYER))
+    assert only(topic.mark()).checksum == sum_of(it.instance for it in catalog.select(PLAYER))
 
 
 # ---- encodings do not grow with readers
@@ -338,7 +577,7 @@ def test_encodings_do_not_grow_with_readers(monkeypatch: pytest.MonkeyPatch, rea
     core = core_of(put(11, ONE, TWO))
     watchers = [Watcher(core, services=["player"]) for _ in range(readers)]
     settle(core, watchers)
-    steps = counted(monkeypatch, answers, "watch_step")
+    steps = counted(monkeypatch, answers, "watch_end")
     marks = counted(monkeypatch, answers, "watch_bookmark")
     for number in range(5):
         core.feed.emit(put(12 + number, THREE))
@@ -353,12 +592,13 @@ def test_encodings_do_not_grow_with_readers(monkeypatch: pytest.MonkeyPatch, rea
 
 def test_full_set_is_put_together_once_for_all_who_come(monkeypatch: pytest.MonkeyPatch) -> None:
     core = core_of(put(11, ONE, TWO))
-    bodies = counted(monkeypatch, answers, "watch_body")
+    bodies = counted(monkeypatch, answers, "upserts")
     sinks = [Sink() for _ in range(100)]
     for sink in sinks:
         core.watch(sink, services=["player"])
+    core.timeline.settle()
     assert len(bodies) == 1
-    assert all(sink.sent[0] == sinks[0].sent[0] for sink in sinks)
+    assert all(sink.sent[0] is sinks[0].sent[0] for sink in sinks)
 
 
 def test_a_difference_is_put_together_once_for_all_who_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,12 +606,13 @@ def test_a_difference_is_put_together_once_for_all_who_come_back(monkeypatch: py
     first = Watcher(core, services=["player"])
     settle(core, [first])
     core.feed.emit(put(12, THREE))
-    bodies = counted(monkeypatch, answers, "watch_body")
+    bodies = counted(monkeypatch, answers, "upserts")
     sinks = [Sink() for _ in range(100)]
     for sink in sinks:
         core.watch(sink, services=["player"], token=first.fold.token)
+    core.timeline.settle()
     assert len(bodies) == 1
-    assert all(sink.sent[0] == sinks[0].sent[0] for sink in sinks)
+    assert all(sink.sent[0] is sinks[0].sent[0] for sink in sinks)
 
 
 def test_a_changed_instance_is_encoded_once_whatever_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

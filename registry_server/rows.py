@@ -1,0 +1,145 @@
+"""CORE. The instances of one service in the order of their ids, in blocks that are shared with whoever reads them.
+
+A block that was handed out does not change any more: the next change works on a copy of it. So a snapshot costs a few
+references, readers that stand still share all that did not change meanwhile, and what was made of a block (its encoded
+form, say) is good for as long as the block is.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from itertools import chain
+
+from registry_server.model import Entry
+
+# A block with more than this is cut in two: rows, and bytes of encoded instances.
+MAX_ROWS = 512
+MAX_BYTES = 128 * 1024
+# Neighbours that are together no larger than this part of a full block become one.
+MERGE_PART = 2
+
+
+class Block:
+    """Consecutive instances. Once it was handed out it does not change. `digest` is the sum of theirs."""
+
+    __slots__ = ("_born", "digest", "entries", "ids", "size")
+
+    def __init__(self, ids: list[str], entries: list[Entry], born: int) -> None:
+        self.ids = ids
+        self.entries = entries
+        self.size = sum(len(entry.encoded) for entry in entries)
+        self.digest = sum(entry.digest for entry in entries)
+        self._born = born
+
+    def is_handed_out(self, snapshots: int) -> bool:
+        """Whether a snapshot was made since the block was, when there were `snapshots` of them in all."""
+        return self._born < snapshots
+
+
+class Rows:
+    """The instances of one service. `digest` is the sum of theirs."""
+
+    __slots__ = ("_blocks", "_firsts", "_flat", "_snapshot", "_snapshots", "digest")
+
+    def __init__(self) -> None:
+        self.digest = 0
+        self._blocks: list[Block] = []
+        self._firsts: list[str] = []
+        self._snapshot: tuple[Block, ...] | None = ()
+        self._snapshots = 0
+        self._flat: tuple[Entry, ...] | None = ()
+
+    def snapshot(self) -> tuple[Block, ...]:
+        """All blocks, none of them empty; made at most once per change."""
+        if self._snapshot is None:
+            self._snapshot = tuple(self._blocks)
+            self._snapshots += 1
+        return self._snapshot
+
+    def flat(self) -> tuple[Entry, ...]:
+        """All instances; made at most once per change."""
+        if self._flat is None:
+            self._flat = tuple(chain.from_iterable([block.entries for block in self._blocks]))
+        return self._flat
+
+    def after(self, id_: str) -> Iterator[Entry]:
+        """The instances whose ids come after this one. To be used up before anything changes."""
+        place = self._place(id_)
+        for block in self._blocks[place : place + 1]:
+            yield from block.entries[bisect_right(block.ids, id_) :]
+        for block in self._blocks[place + 1 :]:
+            yield from block.entries
+
+    def put(self, before: Entry | None, after: Entry) -> None:
+        """Add an instance, or put another in the place of the one with its id."""
+        self._flat = None
+        id_ = after.key.id
+        self.digest += after.digest - (before.digest if before is not None else 0)
+        if not self._blocks:
+            self._snapshot = None
+            self._insert(0, Block([id_], [after], self._snapshots))
+            return
+        place = self._place(id_)
+        block = self._own(place)
+        at = bisect_left(block.ids, id_)
+        if before is not None:
+            block.entries[at] = after
+            block.size -= len(before.encoded)
+            block.digest -= before.digest
+        else:
+            block.ids.insert(at, id_)
+            block.entries.insert(at, after)
+            self._firsts[place] = block.ids[0]
+        block.size += len(after.encoded)
+        block.digest += after.digest
+        if len(block.ids) > MAX_ROWS or (block.size > MAX_BYTES and len(block.ids) > 1):
+            self._split(place)
+
+    def remove(self, before: Entry) -> None:
+        """Take an instance out."""
+        self._flat = None
+        self.digest -= before.digest
+        place = self._place(before.key.id)
+        block = self._own(place)
+        at = bisect_left(block.ids, before.key.id)
+        del block.ids[at], block.entries[at]
+        block.size -= len(before.encoded)
+        block.digest -= before.digest
+        if block.ids:
+            self._firsts[place] = block.ids[0]
+            self._merge(place)
+        else:
+            del self._blocks[place], self._firsts[place]
+
+    # ---- within
+
+    def _place(self, id_: str) -> int:
+        """Of the block to which the id belongs."""
+        return max(0, bisect_right(self._firsts, id_) - 1)
+
+    def _own(self, place: int) -> Block:
+        """The block there, to be changed."""
+        self._snapshot = None
+        block = self._blocks[place]
+        if block.is_handed_out(self._snapshots):
+            block = self._blocks[place] = Block(block.ids.copy(), block.entries.copy(), self._snapshots)
+        return block
+
+    def _insert(self, place: int, block: Block) -> None:
+        self._blocks.insert(place, block)
+        self._firsts.insert(place, block.ids[0])
+
+    def _split(self, place: int) -> None:
+        block = self._blocks[place]
+        middle = len(block.ids) // 2
+        self._blocks[place] = Block(block.ids[:middle], block.entries[:middle], self._snapshots)
+        self._insert(place + 1, Block(block.ids[middle:], block.entries[middle:], self._snapshots))
+
+    def _merge(self, place: int) -> None:
+        """Join the block with its neighbour if both are small."""
+        left = max(0, place - 1)
+        pair = self._blocks[left : left + 2]
+        rows, size = sum(len(block.ids) for block in pair), sum(block.size for block in pair)
+        if len(pair) == 2 and rows <= MAX_ROWS // MERGE_PART and size <= MAX_BYTES // MERGE_PART:
+            ids, entries = [*pair[0].ids, *pair[1].ids], [*pair[0].entries, *pair[1].entries]
+            self._blocks[left : left + 2] = [Block(ids, entries, self._snapshots)]
+            del self._firsts[left + 1]

@@ -28,7 +28,7 @@ from registry_server.stores.base import (
 )
 from registry_server.stores.etcd_leases import LeaseIds, ttl_of
 from registry_server.stores.etcd_link import BadCredentials, LeaseTaken, LinkLost
-from registry_server.stores.etcd_pace import Pace, hold_s
+from registry_server.stores.etcd_pace import Pace
 from registry_server.stores.etcd_session import Session, Settings, Teller, open_session
 from registry_server.stores.etcd_telling import OrderLost
 from registry_server.stores.etcd_url import EtcdURL
@@ -116,6 +116,9 @@ class EtcdStore(Store):
             if not teller.has_started:
                 raise
             reason = str(refused)
+        except Exception as unexpected:
+            reason = f"{endpoint}: {unexpected!r}"
+            _log.exception("what %s said could not be taken in", endpoint)
         finally:
             self._session = None
         if reason and not teller.has_started:
@@ -189,7 +192,7 @@ class EtcdStore(Store):
             return {}
         shortest_s = min(map(ttl_of, leases))
         self._pace.uses(shortest_s)
-        return await self._session.renew(leases, hold_s(shortest_s)) if self._session else {}
+        return await self._session.renew(leases, shortest_s) if self._session else {}
 
 
 async def _numbers(known: LeaseIds, lease_ids: Sequence[str]) -> list[int | None]:

@@ -46,8 +46,13 @@ class Pace:
 
 
 def hold_s(ttl_s: float) -> float:
-    """How long the renewal of a lease with that time to live may take until it is answered that nobody can tell."""
+    """After so much silence, the renewal of a lease with that time to live is answered: nobody can tell."""
     return _within(ttl_s / 9, 0.25, 1.5)
+
+
+def most_s(ttl_s: float) -> float:
+    """The same when etcd answers others, and this one waits for its turn."""
+    return max(hold_s(ttl_s), ttl_s / 4)
 
 
 def _within(value: float, least: float, most: float) -> float:

@@ -49,25 +49,35 @@ class Renewals:
         self._may_ask = asyncio.Event()
         self._is_over = False
         self._clock = asyncio.get_running_loop().time
+        self._answered_at = 0.0
 
-    async def renew(self, leases: Sequence[int], within_s: float) -> dict[int, int]:
+    async def renew(self, leases: Sequence[int], silence_s: float, most_s: float) -> dict[int, int]:
         """Renew leases, each named once. What is answered in time is in the result: seconds to live, 0 for a lease that
-        is gone."""
+        is gone. It is waited for until etcd has been silent for so long, and no longer than `most_s`."""
         caller = _Caller(len(leases))
         if not leases or self._is_over:
             return caller.answers
         self._turns.want(caller, leases)
         self._callers.add(caller)
         self._may_ask.set()
+        is_late = False
         try:
-            async with asyncio.timeout(within_s):
-                await caller.done.wait()
-        except TimeoutError:
-            pass
+            is_late = not await self._is_answered(caller, silence_s, most_s)
         finally:
-            self._turns.drop(caller)
+            self._turns.drop(caller, is_late=is_late)
             self._callers.discard(caller)
         return caller.answers
+
+    async def _is_answered(self, caller: _Caller, silence_s: float, most_s: float) -> bool:
+        began = self._clock()
+        while not caller.done.is_set():
+            deadline = min(max(self._answered_at, began) + silence_s, began + most_s)
+            if self._clock() >= deadline:
+                return False
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await caller.done.wait()
+        return True
 
     @property
     def unanswered_s(self) -> float:
@@ -117,8 +127,9 @@ class Renewals:
     async def _receive(self, call: "RenewalCall") -> None:
         while isinstance(response := await call.read(), etcd.LeaseKeepAliveResponse):
             asked_at, callers = self._turns.answered(response.id)
+            self._answered_at = self._clock()
             self._may_ask.set()
-            self._on_answer(self._clock() - asked_at)
+            self._on_answer(self._answered_at - asked_at)
             for caller in callers:
                 caller.answer(response.id, response.ttl)
         raise LinkLost("etcd ended the stream of renewals")

@@ -4,13 +4,24 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from registry_server.stores.base import Away, Back, Emit, Ill, Snapshot, StoreAway, StoreError, StoreEvent
+from registry_server.stores.base import (
+    Away,
+    Back,
+    Delta,
+    Emit,
+    Ill,
+    Progress,
+    Snapshot,
+    StoreAway,
+    StoreError,
+    StoreEvent,
+)
 from registry_server.stores.etcd_leases import LeaseIds
 from registry_server.stores.etcd_link import LOAD_S, Link, together
-from registry_server.stores.etcd_pace import Pace
+from registry_server.stores.etcd_pace import Pace, hold_s, most_s
 from registry_server.stores.etcd_renewals import Renewals
 from registry_server.stores.etcd_telling import Loading, Odd, OrderLost, Reading, Telling, Told
 from registry_server.stores.etcd_url import EtcdURL
@@ -91,9 +102,12 @@ class Teller:
 
     def tell(self, events: Iterable[StoreEvent], told: Told) -> None:
         """Events that lead up to `told`."""
-        self._has_told(told)  # also when one of them cannot be taken in: the next link must not stumble over it again
         for event in events:
+            if isinstance(event, Delta | Progress):
+                # Also when it cannot be taken in: the next link must not stumble over it again.
+                self._has_told(replace(told, revision=event.revision))
             self.emit(event)
+        self._has_told(told)
 
     def ill(self, reason: str, silence_s: float) -> None:
         """etcd is heard again after so long a silence."""
@@ -177,9 +191,9 @@ class Session:
                 raise
             raise StoreAway("the link to etcd was closed") from None
 
-    async def renew(self, numbers: Sequence[int], within_s: float) -> dict[int, int]:
-        """Renew leases, each named once; what is answered in time is in the result."""
-        answers = await self.renewals.renew(numbers, within_s)
+    async def renew(self, numbers: Sequence[int], ttl_s: float) -> dict[int, int]:
+        """Renew leases, each named once, that live for `ttl_s` at least; what is answered in time is in the result."""
+        answers = await self.renewals.renew(numbers, hold_s(ttl_s), most_s(ttl_s))
         if len(answers) < len(numbers):
             self._watch.suspect()
         return answers

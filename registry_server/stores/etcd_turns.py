@@ -7,6 +7,8 @@ from typing import Generic, TypeVar
 
 C = TypeVar("C", bound=Hashable)
 
+MAX_LATE = 100_000
+
 
 class Turns(Generic[C]):
     """Leases that callers want renewed, one after the other through one narrow door.
@@ -29,6 +31,8 @@ class Turns(Generic[C]):
         self._waiting: dict[int, dict[C, None]] = {}
         self._asked: dict[int, tuple[float, list[C]]] = {}
         self._lost_since: float | None = None
+        # What had not had its turn when its caller's time was over: it comes first the next time.
+        self._late: dict[int, None] = {}
 
     def __len__(self) -> int:
         """How many leases somebody waits for, without those on their way."""
@@ -48,14 +52,19 @@ class Turns(Generic[C]):
 
     def want(self, caller: C, leases: Iterable[int]) -> None:
         """A new caller wants these leases renewed, each of which it names once."""
+        if self._late:
+            leases = sorted(leases, key=lambda lease: lease not in self._late)
         wants = self._wants[caller] = deque(leases)
         for lease in wants:
             self._waiting.setdefault(lease, {})[caller] = None
         self._line_up(caller)
 
-    def drop(self, caller: C) -> None:
-        """The caller waits no more."""
-        for lease in self._wants.pop(caller, ()):
+    def drop(self, caller: C, *, is_late: bool = False) -> None:
+        """The caller waits no more. `is_late`: because its time was over, and it will want the same again."""
+        left = self._wants.pop(caller, ())
+        if is_late and len(self._late) < MAX_LATE:
+            self._late.update(dict.fromkeys(left))
+        for lease in left:
             waiting = self._waiting.get(lease)
             if waiting is not None:
                 waiting.pop(caller, None)
@@ -76,6 +85,7 @@ class Turns(Generic[C]):
 
     def answered(self, lease: int) -> tuple[float, list[C]]:
         """etcd has answered: since when it was asked, and who waits for the answer. Nobody, if it was not asked."""
+        self._late.pop(lease, None)
         nobody: list[C] = []
         at, callers = self._asked.pop(lease, (math.inf, nobody))
         for caller in self._waiting.get(lease, ()):

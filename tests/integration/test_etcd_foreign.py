@@ -2,9 +2,9 @@
 
 import pytest
 
-from registry_server.stores.base import Away, Cause, Deleted, Snapshot
+from registry_server.stores.base import Away, Back, Cause, Commit, Deleted, Delta, Put, Snapshot
 from registry_server.stores.etcd import EtcdStore
-from tests.support.stores import Backends, Running, backends, on_every_etcd, running
+from tests.support.stores import Backends, Recorder, Running, backends, on_every_etcd, running
 
 __all__ = ["backends"]
 
@@ -100,3 +100,24 @@ async def test_large_values_are_read_in_small_pages(backends: Backends, monkeypa
         await run.stop()
         await run.start()
         assert run.seen.view == view
+
+
+async def test_an_event_that_cannot_be_taken_in_takes_no_other_with_it(
+    backends: Backends, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(EtcdStore.from_url(backends.etcd_url())) as run:
+        fold = Recorder._fold_delta
+
+        def choke(seen: Recorder, delta: Delta) -> None:
+            fold(seen, delta)
+            if any(record.value == b"poison" for record in delta.puts):
+                raise ValueError("poison")
+
+        monkeypatch.setattr(Recorder, "_fold_delta", choke)
+        lease = await with_a_record(run)
+        told = len(run.seen.events)
+        poisoned = await run.store.commit(Commit(puts=(Put(run.key("poison"), b"poison", lease, 0),)))
+        await run.seen.wait_next(Back, after=told)
+        later = await run.put(run.key(), lease)
+        assert [delta.revision for delta in run.seen.of(Delta)[-2:]] == [poisoned, later]
+        assert caplog.text.count("could not be taken in") == 1

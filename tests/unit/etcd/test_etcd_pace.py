@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_server.stores.etcd_pace import Pace, hold_s
+from registry_server.stores.etcd_pace import Pace, hold_s, most_s
 
 TTLS = st.floats(2.0, 3600.0)
 
@@ -25,6 +25,11 @@ def test_silence_is_noticed_before_an_owner_can_lose_its_lease_over_it(ttl_s: fl
 @given(TTLS)
 def test_a_renewal_that_hangs_leaves_time_for_another_server(ttl_s: float) -> None:
     assert hold_s(ttl_s) <= max(ttl_s / 8, 0.25)
+
+
+@given(TTLS)
+def test_who_waits_for_his_turn_is_answered_before_he_would_ask_again(ttl_s: float) -> None:
+    assert hold_s(ttl_s) <= most_s(ttl_s) < ttl_s / 3
 
 
 @given(TTLS)

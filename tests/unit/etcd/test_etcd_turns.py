@@ -93,6 +93,25 @@ def test_what_is_lost_is_asked_again_first_and_once() -> None:
     assert asked(all_) == [3]
 
 
+def test_what_had_no_turn_in_time_comes_first_the_next_time() -> None:
+    all_ = turns(("a", [1, 2, 3, 4]), most=2)
+    assert asked(all_) == [1, 2]
+    all_.drop("a", is_late=True)
+    all_.answered(1)
+    all_.answered(2)
+    all_.want("a again", [1, 2, 3, 4])
+    assert asked(all_) == [3, 4]
+    all_.answered(3)
+    all_.answered(4)
+    assert asked(all_) == [1, 2]
+    all_.drop("a again")
+    all_.want("a once more", [1, 2, 3, 4])
+    assert asked(all_) == [], "both are on their way still"
+    all_.answered(1)
+    all_.answered(2)
+    assert asked(all_) == [1, 2], "nothing is late any more"
+
+
 def test_what_is_owed_counts_whether_anybody_waits_or_not() -> None:
     all_ = turns(("a", [1, 2]))
     assert all_.unanswered_since is None

@@ -186,7 +186,7 @@ class Feed:
         self.check_place()
         await self._new.wait()
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.with_traceback(None)  # it may be raised any number of times
         self._new.clear()
         return self._fold.take(self._now())
 
@@ -311,7 +311,8 @@ class Feed:
 
     def _failed(self, stream: Stream, failure: RegistryError) -> None:
         if not stream.asks_anew:
-            self._trouble = str(failure)
+            text, address = str(failure), stream.connection.address
+            self._trouble = text if address in text else f"{address}: {text}"
             self._link.failed(stream.connection, failure)
 
     def _judge(self, failure: RegistryError, stream: Stream) -> None:

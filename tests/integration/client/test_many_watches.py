@@ -1,14 +1,16 @@
-"""A client with more watches than a registry takes streams on a connection."""
+"""A client with more watches than a registry takes streams on a connection, and what it says of an outage."""
 
 import asyncio
+import contextlib
 import logging
 
 import pytest
 
 import registry_client
-from tests.integration.client.conftest import WAIT_S
+from tests.integration.client.conftest import WAIT_S, player
 from tests.support.servers import RegistryServer
-from tests.support.waiting import eventually_async
+from tests.support.waiting import eventually_async, passed
+from tests.support.waiting import until as until_async
 
 MANY = 350
 
@@ -16,21 +18,58 @@ MANY = 350
 async def test_many_watches_of_one_client_are_all_answered_and_an_outage_is_a_handful_of_lines(
     server: RegistryServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with registry_client.connect(server.address, cache_dir=None) as registry:
+    async with (
+        registry_client.connect(server.address, cache_dir=None) as registry,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        for number in range(50):
+            await stack.enter_async_context(registry.register(player(f"p{number}", 8001 + number), ttl=5, drain=0))
         watches = [registry.watch(f"service-{number}") for number in range(MANY)]
         async with asyncio.timeout(60):
             await asyncio.gather(*(anext(watch) for watch in watches))
         with caplog.at_level(logging.INFO):
             server.kill()
             await eventually_async(lambda: all(_is_stale(watch) for watch in watches), timeout_s=WAIT_S)
-            await eventually_async(lambda: _said(caplog), timeout_s=WAIT_S)
+            await passed(3.0)
             await server.start_async()
             await eventually_async(lambda: not any(_is_stale(watch) for watch in watches), timeout_s=60)
-        assert 1 <= len(_said(caplog)) <= 6, [it.getMessage() for it in _said(caplog)]
+
+            async def are_back() -> bool:
+                return len(await registry.list("player")) == 50
+
+            await until_async(are_back, timeout_s=WAIT_S)
+        lines = [it for it in caplog.records if it.name.startswith("registry_client")]
+        assert 1 <= len(lines) <= 6, [it.getMessage() for it in lines]
 
 
-def _said(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    return [it for it in caplog.records if it.name.startswith("registry_client")]
+@pytest.mark.parametrize("is_mute", [False, True])
+async def test_a_watch_says_after_a_second_what_is_tried_and_why_it_fails(
+    is_mute: bool, server: RegistryServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody listens, or nobody answers who does."""
+    server.pause() if is_mute else server.kill()
+    why = ("no answer", "not answer", "timed out") if is_mute else ("refused",)
+    async with registry_client.connect(server.address, cache_dir=None) as registry:
+        watch = registry.watch("player")
+        await passed(0.5)
+        assert not caplog.records
+
+        def lines() -> list[str]:
+            return [it.getMessage() for it in caplog.records if it.name.startswith("registry_client")]
+
+        await eventually_async(lambda: lines() and watch.trouble, timeout_s=3)
+        for text in (*lines(), watch.trouble):
+            assert server.address in text
+            assert any(reason in text for reason in why)
+        await passed(3.0)
+        assert len(lines()) == 1
+        if is_mute:
+            server.resume()
+        else:
+            await server.start_async()
+        async with asyncio.timeout(WAIT_S):
+            assert (await anext(watch)).stale_for is None
+        assert watch.trouble == ""
 
 
 def _is_stale(watch: registry_client.Watch) -> bool:

@@ -31,7 +31,9 @@ from registry_server.stores.etcd_telling import OrderLost, Reading, Telling, Tol
 from registry_server.stores.etcd_url import EtcdURL
 from registry_server.stores.etcd_watch import Watch
 from registry_server.stores.etcd_wire import Layout
-from tests.support.etcd import EtcdCluster, Gate
+from tests.support.etcd import EtcdCluster
+from tests.support.names import name_server
+from tests.support.proxy import Proxy
 from tests.support.stores import Backends, Running, backends, on_every_etcd, running
 
 __all__ = ["backends"]
@@ -41,6 +43,7 @@ TTL_S = 30.0
 WRITE_S = 2.0 + 1.0
 # 2 s of silence, 3 s for an answer, and some for a busy machine.
 SILENCE_S = 5.0 + 2.0
+MOVED_S = 10.0
 
 
 @pytest.fixture
@@ -54,12 +57,12 @@ async def etcd(tmp_path: Path) -> AsyncIterator[EtcdCluster]:
 
 
 @contextlib.asynccontextmanager
-async def gated(etcd: EtcdCluster, prefix: str) -> AsyncIterator[tuple[Gate, Running, Running]]:
+async def gated(etcd: EtcdCluster, prefix: str) -> AsyncIterator[tuple[Proxy, Running, Running]]:
     """A gate, a store behind it, and one that reaches the same etcd directly."""
     async with (
-        Gate(etcd.nodes[0].client_port) as gate,
+        Proxy(etcd.nodes[0].endpoint) as gate,
         running(EtcdStore.from_url(etcd.url(prefix))) as direct,
-        running(EtcdStore.from_url(etcd.url(prefix, at=[gate.endpoint]))) as behind,
+        running(EtcdStore.from_url(etcd.url(prefix, at=[gate.address]))) as behind,
     ):
         yield gate, behind, direct
 
@@ -265,14 +268,14 @@ async def test_missed_changes_are_told_one_by_one(backends: Backends) -> None:
         lease = await with_records(direct)
         await run.seen.wait_revision(direct.seen.revision)
         told = len(run.seen.events)
-        gate.shut()
+        await gate.cut()
         await run.seen.wait_next(Away, after=told)
         first = next(iter(direct.seen.view))
         await direct.delete(first)
         for _ in range(3):
             await direct.put(direct.key("again"), lease)
         assert run.seen.revision < direct.seen.revision
-        gate.open()
+        await gate.restore()
         await run.seen.wait_revision(direct.seen.revision)
         assert run.seen.view == direct.seen.view
         assert [type(event) for event in run.seen.events[told:] if not isinstance(event, Progress)] == [
@@ -283,6 +286,22 @@ async def test_missed_changes_are_told_one_by_one(backends: Backends) -> None:
         assert run.deleted == [Deleted(first, Cause.DEREGISTERED)]
 
 
+async def test_etcd_moves_to_another_address_of_its_name(etcd: EtcdCluster) -> None:
+    async with (
+        name_server("127.0.0.1") as names,
+        Proxy(etcd.nodes[0].endpoint) as old,
+        Proxy(etcd.nodes[0].endpoint, host="127.0.0.2", port=old.port),
+        running(EtcdStore(EtcdURL((names.target(old.port),)))) as run,
+    ):
+        lease = await with_records(run)
+        told, started = len(run.seen.events), time.monotonic()
+        names.address = "127.0.0.2"
+        await old.cut()
+        await run.seen.wait_next(Back, after=told, timeout_s=MOVED_S)
+        assert await outcome(run, lease) is Outcome.RENEWED
+        assert time.monotonic() - started < MOVED_S, "and not half a minute"
+
+
 @on_every_etcd
 async def test_compacted_while_away(backends: Backends) -> None:
     etcd = backends.etcd()
@@ -290,12 +309,12 @@ async def test_compacted_while_away(backends: Backends) -> None:
         lease = await with_records(direct)
         await run.seen.wait_revision(direct.seen.revision)
         epoch, told = run.seen.epoch, len(run.seen.events)
-        gate.shut()
+        await gate.cut()
         await run.seen.wait_next(Away, after=told)
         await direct.delete(next(iter(direct.seen.view)))
         revision = await direct.put(direct.key("last"), lease)
         await etcd.etcdctl_async("compaction", str(revision))
-        gate.open()
+        await gate.restore()
         snapshot = await run.seen.wait_next(Snapshot, after=told)
         assert snapshot.epoch == epoch
         assert run.seen.view == direct.seen.view
@@ -310,10 +329,10 @@ async def test_compacted_up_to_what_was_told(backends: Backends) -> None:
         lease = await with_records(direct)
         await run.seen.wait_revision(direct.seen.revision)
         told = len(run.seen.events)
-        gate.shut()
+        await gate.cut()
         await run.seen.wait_next(Away, after=told)
         await etcd.etcdctl_async("compaction", str(direct.seen.revision))
-        gate.open()
+        await gate.restore()
         await run.seen.wait_next(Back, after=told)
         await run.seen.wait_revision(await direct.put(direct.key(), lease))
         assert len(run.seen.of(Snapshot)) == 1
@@ -361,12 +380,12 @@ async def test_half_dead_connection_is_noticed(backends: Backends) -> None:
         await run.seen.wait_next(Progress, after=0)
         await run.seen.stays(lambda: True, 0.2)  # no ping of HTTP/2 is under way that would notice sooner
         told = len(run.seen.events)
-        gate.mute()
+        gate.freeze()
         away = await run.seen.wait_next(Away, after=told, timeout_s=SILENCE_S)
         assert "no answer" in away.reason
         await no_write_goes_through(run, lease, limit_s=0.2)
         await direct.put(direct.key("meanwhile"), lease)
-        gate.open()
+        await gate.restore()
         await run.seen.wait_next(Back, after=told)
         await run.seen.wait_revision(direct.seen.revision)
         assert run.seen.view == direct.seen.view
@@ -377,7 +396,7 @@ async def test_writes_have_an_end_before_it_is_noticed(backends: Backends) -> No
     async with gated(backends.etcd(), "/writes") as (gate, run, _):
         lease = await with_records(run)
         told = len(run.seen.events)
-        gate.mute()
+        gate.freeze()
         started = time.monotonic()
         held, written, granted = await asyncio.gather(
             run.store.keep_alive([lease]),
@@ -391,7 +410,7 @@ async def test_writes_have_an_end_before_it_is_noticed(backends: Backends) -> No
         assert (type(written), type(granted)) == (StoreAway, StoreAway)
         await run.seen.wait_next(Away, after=told, timeout_s=WRITE_S)
         assert time.monotonic() - started < SILENCE_S
-        gate.open()
+        await gate.restore()
         await run.seen.wait_next(Back, after=told)
 
 
@@ -410,7 +429,7 @@ async def test_what_is_under_way_when_the_link_is_dropped_is_away(backends: Back
     etcd = backends.etcd()
     async with gated(etcd, "/dropped") as (gate, run, direct):
         lease = await with_records(run)
-        gate.mute(requests_only=True)
+        gate.freeze(requests_only=True)
         writes = [run.put(run.key(), lease), run.store.grant(TTL_S), run.store.release(lease)]
         under_way = asyncio.gather(*writes, run.store.keep_alive([lease]), return_exceptions=True)
         await etcd.etcdctl_async("del", "/dropped/v1/epoch")
@@ -418,7 +437,7 @@ async def test_what_is_under_way_when_the_link_is_dropped_is_away(backends: Back
         assert [type(failed) for failed in (put, granted, released)] == [StoreAway] * 3
         assert isinstance(renewals, list)
         assert [renewal.outcome for renewal in renewals] == [Outcome.HELD]
-        gate.open()
+        await gate.restore()
         await run.seen.wait(lambda: run.seen.epoch == direct.seen.epoch != "", "both go on")
         await run.seen.wait(lambda: in_use(run) is not None, "in use again")
         await direct.seen.wait_revision(await run.put(run.key(), lease))

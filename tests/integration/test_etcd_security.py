@@ -12,7 +12,8 @@ import pytest
 from registry_server.stores.base import Away, Back, Delta, Outcome, StoreAway
 from registry_server.stores.etcd import EtcdStore
 from registry_server.stores.etcd_link import BadCredentials
-from tests.support.etcd import Certificates, EtcdCluster, Gate
+from tests.support.etcd import Certificates, EtcdCluster
+from tests.support.proxy import Proxy
 from tests.support.servers import ROOT
 from tests.support.stores import EVERY_ETCD, Running, running
 
@@ -136,17 +137,17 @@ async def test_user_needs_its_own_prefix_only(users: EtcdCluster) -> None:
 
 @pytest.mark.parametrize("users", EVERY_ETCD, indirect=True)
 async def test_token_that_has_ended_is_replaced(users: EtcdCluster) -> None:
-    async with Gate(users.nodes[0].client_port) as gate:
-        url = users.url(at=[gate.endpoint], user=USER, password=PASSWORD)
+    async with Proxy(users.nodes[0].endpoint) as gate:
+        url = users.url(at=[gate.address], user=USER, password=PASSWORD)
         async with running(EtcdStore.from_url(url)) as run:
             await works(run)
             for _ in range(2):
                 await run.seen.stays(lambda: not run.seen.is_away, 3.5)  # etcd looks for old tokens once a second
                 await asyncio.gather(*(works(run) for _ in range(10)))
             assert run.seen.of(Away) == []
-            gate.shut()
+            await gate.cut()
             await run.seen.wait_next(Away, after=1)
-            gate.open()
+            await gate.restore()
             await run.seen.wait_next(Back, after=1)
             await works(run)
             assert run.seen.of(Delta)

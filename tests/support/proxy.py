@@ -11,26 +11,34 @@ _CHUNK = 64 * 1024
 
 
 class Proxy:
-    """Passes bytes on to `target` (HOST:PORT) from an address of its own. Use it with `async with`.
+    """Passes bytes on to `target` (HOST:PORT) from an address of its own, by default at 127.0.0.1. Use it with
+    `async with`.
 
     `cut` ends all connections and refuses new ones, as a route that is gone with resets does. `freeze` keeps all
     connections and passes nothing on, as a route that swallows packets does; new connections are taken and stay silent.
     `restore` passes on again what waits and what comes.
     """
 
-    def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = host, int(port)
-        self._flows = asyncio.Event()
-        self._flows.set()
+    def __init__(self, target: str, *, host: str = HOST, port: int = 0) -> None:
+        there, _, number = target.rpartition(":")
+        self._target = there, int(number)
+        self._host = host
+        self._there, self._back = asyncio.Event(), asyncio.Event()
+        self._there.set()
+        self._back.set()
         self._pipes: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
-        self._port = free_port()  # not one that the kernel gives away while the proxy is cut
+        self._port = port or free_port()  # not one that the kernel gives away while the proxy is cut
 
     @property
     def address(self) -> str:
         """HOST:PORT to connect to; the same as long as the proxy lives."""
-        return f"{HOST}:{self._port}"
+        return f"{self._host}:{self._port}"
+
+    @property
+    def port(self) -> int:
+        """The port of that address."""
+        return self._port
 
     async def cut(self) -> None:
         """End every connection and refuse new ones."""
@@ -39,13 +47,16 @@ class Proxy:
             server.close()
         await self.drop()
 
-    def freeze(self) -> None:
-        """Pass nothing on until `restore`."""
-        self._flows.clear()
+    def freeze(self, *, requests_only: bool = False) -> None:
+        """Pass nothing on until `restore`, or nothing of what goes to the target."""
+        self._there.clear()
+        if not requests_only:
+            self._back.clear()
 
     async def restore(self) -> None:
         """As at the beginning; what was cut has to connect anew."""
-        self._flows.set()
+        self._there.set()
+        self._back.set()
         if self._server is None:
             await self._open()
 
@@ -68,7 +79,7 @@ class Proxy:
         await self.cut()
 
     async def _open(self) -> None:
-        self._server = await asyncio.start_server(self._serve, HOST, self._port)
+        self._server = await asyncio.start_server(self._serve, self._host, self._port)
 
     # ---- passing on
 
@@ -78,21 +89,21 @@ class Proxy:
         self._pipes.add(task)
         try:
             with contextlib.suppress(OSError, asyncio.CancelledError, ExceptionGroup):
-                await self._flows.wait()
+                await self._there.wait()
                 out_reader, out_writer = await asyncio.open_connection(*self._target)
                 try:
                     async with asyncio.TaskGroup() as directions:
-                        directions.create_task(self._pass(reader, out_writer))
-                        directions.create_task(self._pass(out_reader, writer))
+                        directions.create_task(self._pass(reader, out_writer, self._there))
+                        directions.create_task(self._pass(out_reader, writer, self._back))
                 finally:
                     out_writer.transport.abort()
         finally:
             self._pipes.discard(task)
             writer.transport.abort()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flows: asyncio.Event) -> None:
         while chunk := await reader.read(_CHUNK):
-            await self._flows.wait()
+            await flows.wait()
             writer.write(chunk)
             await writer.drain()
         raise ConnectionResetError  # one side has ended: so does the other

@@ -10,7 +10,7 @@ import grpc
 from google.rpc import error_details_pb2
 
 from protos.registry.v1 import registry_pb2 as pb
-from tests.support.etcd import Gate
+from tests.support.proxy import Proxy
 from tests.support.raw import Owner, RawClient, Watching, detail, owners, refusal
 from tests.support.servers import RegistryServer
 from tests.support.waiting import eventually_async, passed
@@ -107,15 +107,15 @@ async def test_stream_loss_is_not_death_when_the_connection_breaks(
 ) -> None:
     """The owner's connection is cut off, with all its streams: the instance stays until its ttl, and for good if the
     owner comes back in time."""
-    async with Gate(server.port) as gate, RawClient(gate.endpoint) as behind, contextlib.AsyncExitStack() as stack:
+    async with Proxy(server.address) as gate, RawClient(gate.address) as behind, contextlib.AsyncExitStack() as stack:
         lost, back = await owners(stack, behind, ["lost", "back"], ttl_s=3.0)
         async with client.watching() as watch:
             await watch.wait_ids("lost", "back")
             await asyncio.gather(*(owner.wait_state(pb.Renewal.RENEWED) for owner in (lost, back)))
             cut_at = time.monotonic()
-            gate.shut()
+            await gate.cut()
             await lost.stop()
-            gate.open()
+            await gate.restore()
             await back.wait_state(pb.Renewal.RENEWED, after=len(back.states))
             await stays_its_ttl(watch, "lost", cut_at, 3.0, TICK_S[store])
             await back.wait_state(pb.Renewal.RENEWED, after=len(back.states))

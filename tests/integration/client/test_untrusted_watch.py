@@ -273,6 +273,39 @@ async def test_a_good_registry_is_found_beside_one_that_is_refused(name: str) ->
                 assert ids(await until(watch, lambda view: len(view.instances) == 1)) == ["a"]
 
 
+async def test_a_replica_that_stays_behind_is_left_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry_client.watcher.BEHIND_S", 0.5)
+    is_known = asyncio.Event()
+
+    async def ahead(_: pb.WatchRequest, __: Context) -> Answers:
+        if is_known.is_set():
+            yield full(named("a"), named("b"), named("c"), revision=11)
+            await for_ever()
+        yield full(named("a"), named("b"), revision=9)
+        await is_known.wait()
+
+    async def behind(_: pb.WatchRequest, __: Context) -> Answers:
+        first = full(named("a"), revision=5)
+        yield first
+        while True:
+            await passed(0.1)
+            yield full(bookmark=True, reset=False, checksum=first.checksum, revision=5)
+
+    async with (
+        Liar(ahead) as fresh,
+        Liar(ends_without_a_word) as old,
+        registry_client.connect([fresh.address, old.address], cache_dir=None) as registry,
+        registry.watch("player") as watch,
+    ):
+        await until(watch, lambda view: ids(view) == ["a", "b"])
+        old.answer = behind
+        asked = old.streams
+        is_known.set()
+        view = await until(watch, lambda view: ids(view) != ["a", "b"])
+        assert old.streams > asked
+        assert ids(view) == ["a", "b", "c"]
+
+
 async def test_what_was_known_stays_when_a_registry_goes_bad() -> None:
     async def stays(name: str) -> None:
         async with watching(once(full(named("a"))), watch_limits=WatchLimits(parts=100)) as (liar, watch):

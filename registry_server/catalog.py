@@ -22,7 +22,7 @@ from registry_server.stores.base import Cause, Delete, Delta, Key, Record, Snaps
 
 # How many changes are known: of one service, and of all.
 LOG_LIMIT = 16_384
-LOG_LIMIT_IN_ALL = 65_536
+LOG_LIMIT_IN_ALL = 32_768
 # How many services are remembered that have no instance any more.
 GONE_LIMIT = 4_096
 DEPARTED_LIMIT = 16_384
@@ -53,10 +53,11 @@ class _Namespace:
     """`names` are the services that have instances, `recent` all that are known, by their latest changes. What services
     did that are known no more was done up to `floor`."""
 
-    __slots__ = ("floor", "names", "recent")
+    __slots__ = ("floor", "last", "names", "recent")
 
     def __init__(self, floor: Point) -> None:
         self.floor = floor
+        self.last = ""
         self.names: dict[str, None] = {}
         self.recent: dict[str, None] = {}
 
@@ -64,13 +65,13 @@ class _Namespace:
 class _Service:
     __slots__ = ("addresses", "entries", "log", "namespace", "routable", "rows")
 
-    def __init__(self, namespace: _Namespace) -> None:
+    def __init__(self, namespace: _Namespace, log: Log) -> None:
         self.namespace = namespace
         self.entries: dict[str, Entry] = {}
         self.addresses: dict[Address, str] = {}
         self.rows = Rows()
         self.routable = 0
-        self.log = Log(namespace.floor)
+        self.log = log
 
     def replace(self, id_: str, before: Entry | None, after: Entry | None) -> None:
         if before is not None:
@@ -99,7 +100,6 @@ class Catalog:
         self._services: dict[tuple[str, ...], _Service] = {}
         self._leases = Holdings()
         self._history = History(log_limit, log_limit_in_all)
-        self._of_log: dict[Log, tuple[str, str]] = {}
         self._gone: dict[tuple[str, str], None] = {}
         self._floor = Point(0, 0)
         self._departed: dict[Key, Owner] = {}
@@ -360,20 +360,20 @@ class Catalog:
             self._note_coming_or_going(service, key, before)
         self.seq += 1
         change = Change(self.seq, self.revision, key, before, after, cause)
-        recent = service.namespace.recent
-        recent.pop(key.service, None)
-        recent[key.service] = None
-        emptied = self._history.add(service.log, change)
-        if emptied is not None:
-            self._forget(self._of_log[emptied])
+        space = service.namespace
+        if space.last != key.service:
+            space.recent.pop(key.service, None)
+            space.recent[key.service] = None
+            space.last = key.service
+        for name in self._history.add(service.log, change):
+            self._forget(name)
         return change
 
     def _open(self, namespace: str, name: str) -> _Service:
         space = self._namespaces.get(namespace)
         if space is None:
             space = self._namespaces[namespace] = _Namespace(self._floor)
-        service = self._services[namespace, name] = _Service(space)
-        self._of_log[service.log] = namespace, name
+        service = self._services[namespace, name] = _Service(space, self._history.open((namespace, name), space.floor))
         return service
 
     def _index_lease(self, key: Key, before: Entry | None, after: Entry | None) -> None:
@@ -406,9 +406,11 @@ class Catalog:
             return
         self._gone.pop(name, None)
         space, latest = service.namespace, service.log.latest
-        self._history.drop(service.log, latest)
-        del self._services[name], self._of_log[service.log], space.recent[name[1]]
-        space.floor = max(space.floor, latest)
+        self._history.close(service.log)
+        del self._services[name], space.recent[name[1]]
+        space.floor = max(space.floor, Point(latest.seq, latest.revision))
+        if space.last == name[1]:
+            space.last = ""
         if not space.recent:
             del self._namespaces[name[0]]
             self._floor = max(self._floor, space.floor)

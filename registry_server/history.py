@@ -5,15 +5,19 @@ has the most are forgotten: a busy service never costs a quiet one its history.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
 from registry_server.model import Entry
 from registry_server.stores.base import Cause, Key
 
-# What is forgotten is let go of when it is this part of what a log holds.
-SLACK_PART = 32
+# So large a part is cut off a log that is too long, and off all when they are too long together.
+CUT_PART = 32
+CUT_PART_IN_ALL = 16
+
+Name = tuple[str, str]
+"""Namespace and service."""
 
 
 class Change(NamedTuple):
@@ -37,21 +41,15 @@ class Point(NamedTuple):
 class Log:
     """The latest changes of one service, oldest first: all after `floor`; `latest` is the last there was."""
 
-    __slots__ = ("_changes", "_start", "floor", "latest")
+    __slots__ = ("changes", "floor", "latest")
 
     def __init__(self, floor: Point) -> None:
         self.floor = floor
-        self.latest = floor
-        self._changes: list[Change] = []
-        self._start = 0
+        self.latest: Point | Change = floor
+        self.changes: list[Change] = []
 
     def __len__(self) -> int:
-        return len(self._changes) - self._start
-
-    def append(self, change: Change) -> None:
-        """Add the latest change."""
-        self.latest = Point(change.seq, change.revision)
-        self._changes.append(change)
+        return len(self.changes)
 
     def since(self, seq: int) -> list[Change] | None:
         """The changes after `seq`, oldest first, or None if some are forgotten."""
@@ -59,83 +57,94 @@ class Log:
             return None
         if seq >= self.latest.seq:
             return []
-        return self._changes[bisect_right(self._changes, seq, self._start, key=attrgetter("seq")) :]
+        return self.changes[bisect_right(self.changes, seq, key=attrgetter("seq")) :]
 
     def first_after(self, revision: int) -> int | None:
         """The `seq` of the first change that is newer than `revision`; None if one may be forgotten. There is one."""
         if revision < self.floor.revision:
             return None
-        return self._changes[bisect_right(self._changes, revision, self._start, key=attrgetter("revision"))].seq
+        return self.changes[bisect_right(self.changes, revision, key=attrgetter("revision"))].seq
 
-    def forget_oldest(self) -> None:
-        """Forget one change."""
-        oldest = self._changes[self._start]
-        self.floor = Point(oldest.seq, oldest.revision)
-        self._start += 1
-        if self._start * SLACK_PART > len(self._changes):
-            del self._changes[: self._start]
-            self._start = 0
+    def forget(self, count: int) -> None:
+        """Forget so many of the oldest changes."""
+        if not count:
+            return
+        last = self.changes[count - 1]
+        self.floor = Point(last.seq, last.revision)
+        del self.changes[:count]
 
     def begin_anew(self, floor: Point) -> None:
         """Forget everything up to `floor`."""
         self.floor = self.latest = floor
-        self._changes.clear()
-        self._start = 0
+        self.changes.clear()
 
 
 class History:
-    """All logs, and how much they may hold: each, and together."""
+    """All logs, and how much they may hold: each, and together.
+
+    Large logs are cut back some at a time: by a part of what they may hold, CUT_PART and CUT_PART_IN_ALL.
+    """
 
     def __init__(self, limit: int, limit_in_all: int) -> None:
         self._limit = limit
         self._limit_in_all = limit_in_all
         self._total = 0
-        self._longest = 0
-        self._by_length: dict[int, dict[Log, None]] = {}
+        self._names: dict[Log, Name] = {}
 
     def __len__(self) -> int:
         """How many changes are known in all."""
         return self._total
 
-    def add(self, log: Log, change: Change) -> Log | None:
-        """Add a change. If the last change of some service was forgotten for it, that log is returned."""
-        log.append(change)
+    def open(self, name: Name, floor: Point) -> Log:
+        """A log for a service, which knows nothing of what was up to `floor`."""
+        log = Log(floor)
+        self._names[log] = name
+        return log
+
+    def close(self, log: Log) -> None:
+        """Forget a service."""
+        self._total -= len(log)
+        del self._names[log]
+
+    def add(self, log: Log, change: Change) -> Sequence[Name]:
+        """Add a change. The services of which nothing is known any more are returned."""
+        log.changes.append(change)
+        log.latest = change
         self._total += 1
-        self._moved(log, len(log) - 1)
-        if len(log) > self._limit:
-            self._forget_oldest(log)
-        if self._total <= self._limit_in_all:
-            return None
-        longest = next(iter(self._by_length[self._longest]))
-        self._forget_oldest(longest)
-        return None if len(longest) else longest
+        if len(log.changes) > self._limit + self._limit // CUT_PART:
+            self._cut(log, self._limit)
+        return self._cut_all() if self._total > self._limit_in_all else ()
 
     def drop(self, log: Log, floor: Point) -> None:
         """Forget all that a log holds, up to `floor`."""
-        length = len(log)
-        self._total -= length
+        self._total -= len(log)
         log.begin_anew(floor)
-        self._moved(log, length)
 
     # ---- within
 
-    def _forget_oldest(self, log: Log) -> None:
-        log.forget_oldest()
-        self._total -= 1
-        self._moved(log, len(log) + 1)
+    def _cut(self, log: Log, length: int) -> None:
+        self._total -= len(log) - length
+        log.forget(len(log) - length)
 
-    def _moved(self, log: Log, length: int) -> None:
-        """Note that a log had another length before."""
-        if length:
-            logs = self._by_length[length]
-            del logs[log]
-            if not logs:
-                del self._by_length[length]
-        if len(log):
-            self._by_length.setdefault(len(log), {})[log] = None
-        self._longest = max(len(log), self._longest)
-        while self._longest and self._longest not in self._by_length:
-            self._longest -= 1
+    def _cut_all(self) -> list[Name]:
+        """Cut the longest logs back to one length, so that all together hold a little less than they may."""
+        length = _level(sorted(map(len, self._names)), self._limit_in_all - self._limit_in_all // CUT_PART_IN_ALL)
+        cut = [log for log in self._names if len(log) > length]
+        for log in cut:
+            if self._total > self._limit_in_all - self._limit_in_all // CUT_PART_IN_ALL:
+                self._cut(log, length)
+        return [self._names[log] for log in cut if not log.changes]
+
+
+def _level(lengths: Sequence[int], total: int) -> int:
+    """The length to which the longest of these have to be cut for all of them to be `total` at the most."""
+    left = total
+    for place, length in enumerate(lengths):
+        share = left // (len(lengths) - place)
+        if length > share:
+            return share
+        left -= length
+    return lengths[-1] if lengths else 0
 
 
 def merged(logs: Iterable[Log], since: int) -> list[Change] | None:

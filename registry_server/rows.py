@@ -19,20 +19,17 @@ MERGE_PART = 2
 
 
 class Block:
-    """Consecutive instances. Once it was handed out it does not change. `digest` is the sum of theirs."""
+    """Consecutive instances. `digest` is the sum of theirs. `born` says how many snapshots there were before it: once
+    there is another one, it is handed out and does not change any more."""
 
-    __slots__ = ("_born", "digest", "entries", "ids", "size")
+    __slots__ = ("born", "digest", "entries", "ids", "size")
 
     def __init__(self, ids: list[str], entries: list[Entry], born: int) -> None:
         self.ids = ids
         self.entries = entries
         self.size = sum(len(entry.encoded) for entry in entries)
         self.digest = sum(entry.digest for entry in entries)
-        self._born = born
-
-    def is_handed_out(self, snapshots: int) -> bool:
-        """Whether a snapshot was made since the block was, when there were `snapshots` of them in all."""
-        return self._born < snapshots
+        self.born = born
 
 
 class Rows:
@@ -73,7 +70,10 @@ class Rows:
         """Add an instance, or put another in the place of the one with its id."""
         self._flat = None
         id_ = after.key.id
-        self.digest += after.digest - (before.digest if before is not None else 0)
+        if before is not None:
+            self._replace(before, after)
+            return
+        self.digest += after.digest
         if not self._blocks:
             self._snapshot = None
             self._insert(0, Block([id_], [after], self._snapshots))
@@ -81,17 +81,24 @@ class Rows:
         place = self._place(id_)
         block = self._own(place)
         at = bisect_left(block.ids, id_)
-        if before is not None:
-            block.entries[at] = after
-            block.size -= len(before.encoded)
-            block.digest -= before.digest
-        else:
-            block.ids.insert(at, id_)
-            block.entries.insert(at, after)
-            self._firsts[place] = block.ids[0]
+        block.ids.insert(at, id_)
+        block.entries.insert(at, after)
+        if not at:
+            self._firsts[place] = id_
         block.size += len(after.encoded)
         block.digest += after.digest
-        if len(block.ids) > MAX_ROWS or (block.size > MAX_BYTES and len(block.ids) > 1):
+        if len(block.ids) > MAX_ROWS or block.size > MAX_BYTES:
+            self._split(place)
+
+    def _replace(self, before: Entry, after: Entry) -> None:
+        place = self._place(after.key.id)
+        block = self._own(place)
+        block.entries[bisect_left(block.ids, after.key.id)] = after
+        differs = after.digest - before.digest
+        self.digest += differs
+        block.digest += differs
+        block.size += len(after.encoded) - len(before.encoded)
+        if block.size > MAX_BYTES:
             self._split(place)
 
     def remove(self, before: Entry) -> None:
@@ -114,13 +121,14 @@ class Rows:
 
     def _place(self, id_: str) -> int:
         """Of the block to which the id belongs."""
-        return max(0, bisect_right(self._firsts, id_) - 1)
+        place = bisect_right(self._firsts, id_)
+        return place - 1 if place else 0
 
     def _own(self, place: int) -> Block:
         """The block there, to be changed."""
         self._snapshot = None
         block = self._blocks[place]
-        if block.is_handed_out(self._snapshots):
+        if block.born < self._snapshots:  # it was handed out
             block = self._blocks[place] = Block(block.ids.copy(), block.entries.copy(), self._snapshots)
         return block
 
@@ -130,6 +138,8 @@ class Rows:
 
     def _split(self, place: int) -> None:
         block = self._blocks[place]
+        if len(block.ids) == 1:
+            return
         middle = len(block.ids) // 2
         self._blocks[place] = Block(block.ids[:middle], block.entries[:middle], self._snapshots)
         self._insert(place + 1, Block(block.ids[middle:], block.entries[middle:], self._snapshots))

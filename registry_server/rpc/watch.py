@@ -21,7 +21,7 @@ _TOKEN = re.compile(r"([^/]{1,128})/([0-9]{1,19})/([0-9a-f]{8})/([0-9a-f]{16})")
 # Of how many earlier versions the way to the current one is kept.
 MAX_STEPS = 64
 # The checksums that are remembered for tokens, at the most.
-MAX_SUMS = 65_536
+MAX_SUMS = 32_768
 
 
 class Claim(NamedTuple):

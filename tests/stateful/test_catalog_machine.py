@@ -278,7 +278,7 @@ class CatalogMachine(RuleBasedStateMachine):
     def memory_is_bounded(self) -> None:
         occupied = {key[:2] for key in self.model.records}
         assert len(self.catalog._services) <= len(occupied) + self.log_limit_in_all
-        assert len(self.catalog._of_log) == len(self.catalog._services)
+        assert len(self.catalog._history._names) == len(self.catalog._services)
         assert set(self.catalog._gone) == set(self.catalog._services) - occupied
         recent = {(namespace, name) for namespace, space in self.catalog._namespaces.items() for name in space.recent}
         assert recent == set(self.catalog._services)

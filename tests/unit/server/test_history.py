@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_server.history import SLACK_PART, Change, History, Log, Point, merged
+from registry_server.history import CUT_PART, Change, History, Log, Point, _level, merged
 from tests.support.core import key
 
 STEPS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), max_size=80)
@@ -14,14 +14,13 @@ def change(seq: int, revision: int) -> Change:
 
 
 def test_log_says_what_is_after_a_place_and_what_it_forgot() -> None:
-    log = Log(Point(10, 100))
+    history = History(50, 1000)
+    log = history.open(("default", "a"), Point(10, 100))
     for number in range(1, 201):
-        log.append(change(10 + number, 100 + number // 2))
-        if number > 50:
-            log.forget_oldest()
-    assert len(log) == 50
+        history.add(log, change(10 + number, 100 + number // 2))
+    log.forget(len(log) - 50)
     assert log.floor == Point(160, 175)
-    assert log.latest == Point(210, 200)
+    assert (log.latest.seq, log.latest.revision) == (210, 200)
     assert log.since(159) is None
     found = log.since(160)
     assert found is not None
@@ -32,19 +31,23 @@ def test_log_says_what_is_after_a_place_and_what_it_forgot() -> None:
     assert log.first_after(199) == 210
 
 
-def test_log_does_not_grow_by_what_it_forgot() -> None:
-    log = Log(Point(0, 0))
-    for number in range(1, 10_000):
-        log.append(change(number, number))
-        if number > 10:
-            log.forget_oldest()
-        assert len(log._changes) <= len(log) * (1 + 1 / SLACK_PART) + 1
+def test_log_is_cut_back_some_at_a_time() -> None:
+    history = History(1000, 10_000)
+    log = history.open(("default", "a"), Point(0, 0))
+    lengths = set()
+    for number in range(1, 5000):
+        history.add(log, change(number, number))
+        lengths.add(len(log))
+        if number > 1000:
+            assert log.since(number - 1000) is not None
+    assert max(lengths) == 1000 + 1000 // CUT_PART
 
 
 @given(STEPS, st.integers(1, 6), st.integers(1, 10))
 def test_history_beside_a_naive_one(steps: list[tuple[str, int]], limit: int, limit_in_all: int) -> None:
     """Each log holds the latest of its own; what is too much in all is taken from the longest, and from no other."""
-    history, logs = History(limit, limit_in_all), {name: Log(Point(0, 0)) for name in "abc"}
+    history = History(limit, limit_in_all)
+    logs = {name: history.open(("default", name), Point(0, 0)) for name in "abc"}
     naive: dict[str, list[int]] = {name: [] for name in "abc"}
     for place, (name, drop) in enumerate(steps, 1):
         if drop == 3:
@@ -55,12 +58,14 @@ def test_history_beside_a_naive_one(steps: list[tuple[str, int]], limit: int, li
         naive[name] = [*naive[name], place][-limit:]
         before = {one: len(its) for one, its in naive.items()}
         if sum(before.values()) > limit_in_all:
-            (shrunk,) = [one for one in "abc" if len(logs[one]) == before[one] - 1]
-            assert before[shrunk] == max(before.values())
-            naive[shrunk] = naive[shrunk][1:]
-            assert emptied is (None if naive[shrunk] else logs[shrunk])
+            shrunk = [one for one in "abc" if len(logs[one]) < before[one]]
+            assert shrunk
+            assert all(before[one] >= max(len(logs[other]) for other in "abc") for one in shrunk)
+            naive |= {one: naive[one][-len(logs[one]) or place :] for one in shrunk}
+            assert set(emptied) == {("default", one) for one in shrunk if not naive[one]}
+            assert sum(map(len, naive.values())) > limit_in_all - len(naive)
         else:
-            assert emptied is None
+            assert not emptied
         assert len(history) == sum(len(its) for its in naive.values()) <= limit_in_all
         for one, its in naive.items():
             found = logs[one].since(logs[one].floor.seq)
@@ -68,11 +73,36 @@ def test_history_beside_a_naive_one(steps: list[tuple[str, int]], limit: int, li
             assert [it.seq for it in found] == its
 
 
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=20), st.integers(0, 400))
+def test_level_cuts_no_more_than_it_must(lengths: list[int], total: int) -> None:
+    level = _level(sorted(lengths), total)
+    assert sum(min(level, length) for length in lengths) <= total
+    if max(lengths) > level:
+        assert sum(min(level + 1, length) for length in lengths) > total
+
+
+def test_all_are_cut_back_some_at_a_time_and_the_quiet_not_at_all() -> None:
+    history = History(10_000, 1600)
+    quiet, *busy = (history.open(("default", name), Point(0, 0)) for name in "abc")
+    for number in range(1, 101):
+        history.add(quiet, change(number, number))
+    most = 0
+    for number in range(101, 10_000):
+        history.add(busy[number % 2], change(number, number))
+        most = max(most, len(history))
+    assert most == 1600
+    assert len(quiet) == 100
+    assert len(history) >= 1500 - 2
+    history.close(quiet)
+    assert len(history) == sum(map(len, busy))
+
+
 def test_changes_of_several_logs_come_in_order_or_not_at_all() -> None:
     first, second = Log(Point(0, 0)), Log(Point(3, 3))
+    history = History(10, 10)
     for number in (1, 4, 6):
-        first.append(change(number, number))
-    second.append(change(5, 5))
+        history.add(first, change(number, number))
+    history.add(second, change(5, 5))
     found = merged([second, first], 3)
     assert found is not None
     assert [it.seq for it in found] == [4, 5, 6]

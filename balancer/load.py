@@ -33,7 +33,7 @@ class LoadOptions:
 class LoadBook:
     """What the loads of one pool share: the lock, and the total in flight that bounded loads are relative to."""
 
-    __slots__ = ("alarm_at", "alarmed", "in_flight", "last_used", "lock", "options")
+    __slots__ = ("alarm_at", "alarmed", "in_flight", "last_used", "lock", "options", "wanted")
 
     def __init__(self, options: LoadOptions | None = None, *, alarm_at: int | None = None) -> None:
         self.options = options or LoadOptions()
@@ -44,6 +44,8 @@ class LoadBook:
         self.lock = Lock()
         self.in_flight = 0
         self.last_used: float | None = None
+        self.wanted: object = None
+        """A node that is to be connected though no call waits for it: `Load.finished` asks for a tick."""
 
 
 class Load:
@@ -86,7 +88,7 @@ class Load:
     def finished(self, now: float, rtt_s: float, ok: bool = True) -> bool:
         """A call ended after `rtt_s` seconds; `ok` False when it speaks against the endpoint.
 
-        Returns True when this failure is one that the pool should look at now: call `Pool.tick`.
+        Returns True when there is something the pool should look at now, such as this failure: call `Pool.tick`.
         """
         book = self.book
         with book.lock:
@@ -104,7 +106,7 @@ class Load:
             self._observe(rtt_s, now)
             alarm = not ok and self.consecutive_failures == book.alarm_at
             book.alarmed |= alarm
-            return alarm
+            return alarm or book.wanted is not None
 
     def abandoned(self) -> None:
         """A call ended in a way that says nothing about the endpoint: cancelled by the caller, or never sent."""

@@ -9,21 +9,24 @@ Targets with no registry behind them:
 
     static://10.0.0.5:8001,10.0.0.6:8001;weight=3
         a fixed set; attributes of an endpoint: weight, priority, region, zone, sub_zone, id, version
-    dns://players.example.org:8001?refresh=30
+    dns://players.example.org:8001?refresh=30 (also dns:///name:port and dns:name:port, as for any gRPC channel)
         every address of the name, looked up again every `refresh` seconds and when a connection fails
 """
 
 import asyncio
+import contextlib
 import random
 import socket
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 from urllib.parse import parse_qsl
 
 from balancer.endpoints import Endpoint, Failed, Locality, Resolution, Resolved
 
 Push = Callable[[Resolution], None]
+AddressInfo: TypeAlias = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]
 
 
 @runtime_checkable
@@ -59,6 +62,8 @@ def parse_target(target: str) -> Target:
     Raises ValueError, naming the part, when there is no scheme, no path, or an option is repeated.
     """
     scheme, mark, rest = target.partition("://")
+    if target.startswith("dns:") and (scheme != "dns" or rest.startswith("/")):
+        scheme, mark, rest = "dns", ":", _as_grpc_has_it(target)
     if not mark or not scheme:
         raise ValueError(f"target {target!r}: expected scheme://…, such as static://10.0.0.5:8001 or dns://name:8001")
     path, _, query = rest.partition("?")
@@ -72,6 +77,13 @@ def parse_target(target: str) -> Target:
     return Target(scheme, path.strip("/"), options)
 
 
+def _as_grpc_has_it(target: str) -> str:
+    """`name:port` and the options of `dns:name:port` or `dns:///name:port`; without a port it is 443."""
+    path, mark, query = target.removeprefix("dns:").removeprefix("//").strip("/").partition("?")
+    has_port = ":" in path.rpartition("]")[2]
+    return path + ("" if has_port or not path else ":443") + mark + query
+
+
 def resolver_for(target: Target) -> tuple["Resolver", Mapping[str, str]]:
     """The balancer's own resolver for a target, and the options that were not for the resolver.
 
@@ -80,6 +92,8 @@ def resolver_for(target: Target) -> tuple["Resolver", Mapping[str, str]]:
     if target.scheme == "static":
         return StaticResolver(parse_endpoints(target.path)), target.options
     if target.scheme == "dns":
+        if "/" in target.path:
+            raise ValueError(f"dns://{target.path}: a name server of its own is not supported, write dns:///name:port")
         rest = {key: value for key, value in target.options.items() if key != "refresh"}
         refresh_s = parse_seconds("refresh", target.options.get("refresh", "30"))
         return DnsResolver(target.path, refresh_s=refresh_s), rest
@@ -231,13 +245,42 @@ class DnsResolver:
             self._hint.clear()
 
     async def _look_up(self) -> Resolution:
-        loop = asyncio.get_running_loop()
         try:
-            infos = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            infos = await _addresses(self._host, self._port)
         except OSError as error:
             return Failed(f"DNS resolution failed for {self._host}:{self._port}: {error.strerror or error}")
         addresses = dict.fromkeys(_format(family, sockaddr[0], self._port) for family, _, _, _, sockaddr in infos)
         return Resolved(tuple(Endpoint(address) for address in sorted(addresses)))
+
+
+async def _addresses(host: str, port: int) -> Sequence[AddressInfo]:
+    """As `loop.getaddrinfo`, but in a thread that nobody waits for: an executor's would hold up the end of the loop for
+    as long as a name server does not answer."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Sequence[AddressInfo]] = loop.create_future()
+
+    def told(infos: Sequence[AddressInfo], error: OSError | None) -> None:
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(infos)
+        else:
+            answer.set_exception(error)
+
+    def ask() -> None:
+        infos: Sequence[AddressInfo] = ()
+        failure: OSError | None = None
+        try:
+            infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            failure = error
+        except UnicodeError as error:  # no name at all
+            failure = OSError(str(error))
+        with contextlib.suppress(RuntimeError):  # the loop is gone
+            loop.call_soon_threadsafe(told, infos, failure)
+
+    threading.Thread(target=ask, name="balancer-dns", daemon=True).start()
+    return await answer
 
 
 def _format(family: int, host: object, port: int) -> str:

@@ -224,7 +224,7 @@ def _settings(
     credentials: grpc.ChannelCredentials | None,
     cache_dir: str | Path | CacheDir | None,
 ) -> _Settings:
-    if url.partition("://")[0] in _WITHOUT_REGISTRY:
+    if url.partition(":")[0] in _WITHOUT_REGISTRY:
         return _Settings(_checked(url, filters), policy, balancing)
     target = parse_target(url)
     rest = {name: value for name, value in target.options.items() if name not in (_TAGS, _VERSION)}

@@ -55,7 +55,8 @@ class Tally:
         self._open = False
         load = self.node.load
         if verdict is Verdict.OK:
-            load.finished(now, rtt_s)
+            if load.finished(now, rtt_s):
+                self.connection.alarm()
         elif verdict in (Verdict.REFUSED, Verdict.OURS):
             load.abandoned()
         elif load.finished(now, rtt_s, verdict is not Verdict.AGAINST):
@@ -66,7 +67,13 @@ class Tally:
     def lasts_as_long_as(self, thing: object) -> None:
         """Nothing will tell when the attempt ends: it is counted until this is gone."""
         self._open = False
-        weakref.finalize(thing, self.connection.stray, self).atexit = False
+        bare = Tally.begun(self.node, self.connection, self.started)  # which holds nothing of the attempt
+        bare.hand_over()
+        weakref.finalize(thing, self.connection.stray, bare).atexit = False
+
+    def hand_over(self) -> None:
+        """Somebody else counts it out."""
+        self._open = False
 
     @property
     def is_out(self) -> bool:

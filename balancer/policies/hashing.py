@@ -7,9 +7,12 @@ keys that all fall on one node faster than by trying.
 from __future__ import annotations
 
 from hashlib import blake2b
+from itertools import islice
 from math import fsum
 from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from balancer.policies.base import ConnectivityState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +25,8 @@ KeyReader: TypeAlias = "Callable[[str | bytes], bytes]"
 
 
 _WEIGHT = attrgetter("weight")
+LOOKED_AT = 4096
+"""How far a call without a key looks for a connection that is ready."""
 
 
 def hash64(key: bytes) -> int:
@@ -52,7 +57,8 @@ class KeyChooser:
     """The node of the call's key; a call without a key is drawn at random (gRFC A42).
 
     A node that the call was tried on before, or that is over its bound, is passed over for the next of the table's
-    walk.
+    walk. A call without a key waits for no connection: it goes to the next that is ready, and the one that was drawn is
+    connected meanwhile (gRFC A76).
     """
 
     __slots__ = ("_bound", "_last", "_read", "_rng", "_size", "_table")
@@ -70,9 +76,20 @@ class KeyChooser:
         point = self._rng.getrandbits(64) if key is None else hash64(self._read(key))
         self._last = point, key is not None
         node = self._table.node_at(point)
+        if key is None and node.state is not ConnectivityState.READY:
+            node = self._ready(info, point, node)
         if not info.exclude and (self._bound is None or self._bound.has_room(node)):
             return node
         return self._passing_over(info, point, node)
+
+    def _ready(self, info: PickInfo, point: int, drawn: Node) -> Node:
+        """The next node that is ready; the one drawn if there is none."""
+        for node in islice(self._table.walk(point), LOOKED_AT):
+            if node.state is ConnectivityState.READY and node not in info.exclude:
+                if drawn.state is ConnectivityState.IDLE:
+                    drawn.load.book.wanted = drawn
+                return node
+        return drawn
 
     def _passing_over(self, info: PickInfo, point: int, first: Node) -> Node:
         bound, seen = self._bound, set[object]()

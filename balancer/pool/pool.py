@@ -71,6 +71,10 @@ __all__ = [
 ]
 
 
+CONNECTION_DELAY_S = 0.25
+"""How long pick_first gives one address before it tries the next beside it (gRFC A61)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What the shell is to do. `open` and `close` never name the same node."""
@@ -105,6 +109,9 @@ class Pool:
         self._open: dict[Node, None] = {}
         self._order: list[Node] = []
         self._dormant = False
+        self._now = now
+        self._next_first: float | None = None
+        """pick_first: when the next address is tried though none has failed."""
         self._resolved = False
         self._lack: Wait | Fail = Wait()
         self._last_failed: Node | None = None
@@ -116,6 +123,7 @@ class Pool:
 
     def apply(self, resolution: Resolution, now: float) -> Plan:
         """Takes over what the resolver says. Survivors keep their nodes; an identical set gives an empty plan."""
+        self._now = now
         match resolution:
             case Pending():
                 return Plan()
@@ -132,6 +140,7 @@ class Pool:
 
     def choose_by(self, policy: Policy, now: float) -> Plan:
         """Another policy picks from now on. Nodes keep their loads, and the connections that the policy wants."""
+        self._now, self._next_first = now, None
         self._policy, self._chooser = policy, None
         self._connect = _connect(policy, self._options)
         self._idling.one_by_one = self._connect is Connect.LAZY
@@ -154,6 +163,7 @@ class Pool:
 
         News of a node that is not used any more is ignored, and so is SHUTDOWN: the pool itself decides what closes.
         """
+        self._now = now
         if node not in self._membership.members or state is ConnectivityState.SHUTDOWN:
             return Plan()
         if state is ConnectivityState.IDLE:
@@ -188,11 +198,13 @@ class Pool:
         return self._planned()
 
     def tick(self, now: float) -> Plan:
-        """Does what time brings: ejections begin and end, slow start grows, idle connections close."""
+        """Does what time brings: ejections begin and end, slow start grows, idle connections close, and pick_first does
+        not wait for one address alone."""
+        self._now = now
         for node in self._ejections(now):
             self._judge(node, now)
         self._scales.grow(now)
-        return self._planned(close=self._idle(now))
+        return self._planned(self._wanted(), close=self._idle(now))
 
     def next_tick(self, now: float) -> float | None:
         """When `tick` next has something to do, on the clock of `now`; None = not before something else happens."""
@@ -201,6 +213,8 @@ class Pool:
             due.append(now if self._book.alarmed else self._detector.next_tick())
         if self._open:
             due.append(self._idling.next_look(now))
+        if self._next_first is not None:
+            due.append(self._next_first)
         return min((when for when in due if when is not None), default=None)
 
     # What follows from it
@@ -367,19 +381,31 @@ class Pool:
             self._judge(node, now)
         return idle
 
+    def _wanted(self) -> tuple[Node, ...]:
+        """A node that a call without a key would have gone to; no more than one is being connected for such calls."""
+        wanted, self._book.wanted = self._book.wanted, None
+        connecting = any(node.state is ConnectivityState.CONNECTING for node in self._open)
+        if not isinstance(wanted, Node) or connecting or wanted not in self._membership.members:
+            return ()
+        return (wanted,) if wanted.state is ConnectivityState.IDLE else ()
+
     def _first(self) -> tuple[Iterable[Node], list[Node]]:
-        """pick_first: what to open and close. One attempt at a time; when all failed, all go on trying (gRFC A62)."""
+        """pick_first: what to open and close. One attempt after the other, the next when one has failed or taken 250 ms
+        (gRFC A61); when all failed, all go on trying (gRFC A62)."""
         chosen = next(iter(self._seats.usable), None)
         if chosen is not None:
             others = [node for node in self._open if node is not chosen]
             for node in others:
                 self._disconnected(node)
                 self._seats.put(node, self._verdict(node))
+            self._next_first = None
             return (), others
-        if self._dormant or any(not node.failing for node in self._open):
+        under_way = any(not node.failing for node in self._open)
+        if self._dormant or (under_way and self._next_first is not None and self._now < self._next_first):
             return (), []
-        fresh = (node for node in self._order if node not in self._open and not node.failing)
-        return tuple(islice(fresh, 1)), []
+        fresh = tuple(islice((node for node in self._order if node not in self._open and not node.failing), 1))
+        self._next_first = self._now + CONNECTION_DELAY_S if fresh else None
+        return fresh, []
 
     # The answer
 

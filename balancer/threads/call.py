@@ -24,10 +24,10 @@ from balancer.calls.retry import HEADERS_SETTLE_S, marked
 from balancer.channels.tally import NO_SAMPLE, Tally
 from balancer.policies.base import Node, PickInfo
 from balancer.pool.picker import Wait
-from balancer.threads.native import CHANNEL_CLOSED, CODES, LOCALLY_CANCELLED, Ended, Future, outcome_of
+from balancer.threads.native import CHANNEL_CLOSED, CODES, LOCALLY_CANCELLED, Ended, Future, made_here, outcome_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
     from balancer.calls.course import Step
@@ -222,6 +222,11 @@ class Call(grpc.RpcError, grpc.Call, Future):
                 self._go_on(attempt)
         self._tell(lambda course, at: course.ended(attempt.number, outcome, at))
 
+    def _give_up(self, attempt: Attempt) -> None:
+        """Something of the caller's did not work: grpcio says so at once, and tells of the end much later if at all."""
+        attempt.out(Verdict.OURS, time.monotonic())
+        self._finish(attempt.native)
+
     def _go_on(self, attempt: Attempt) -> None:
         self._attempts = {0: attempt}
         self._inbox = deque()
@@ -285,7 +290,7 @@ class Call(grpc.RpcError, grpc.Call, Future):
 
     def _rest(self, step: Rest) -> None:
         with self._lock:
-            if self.attempt is not None and self.attempt.is_out:
+            if self.attempt is not None and self.attempt.is_out and not self._foreign:
                 self.attempt = None
         if step.picker or step.until is not None:
             self._engine.park(self, step.until, self._seen if step.picker else None)
@@ -341,7 +346,7 @@ class Call(grpc.RpcError, grpc.Call, Future):
     def __del__(self) -> None:
         if not self.over:
             for attempt in (self.attempt, *self._attempts.values()):
-                if attempt is not None and hasattr(attempt, "native"):
+                if attempt is not None and hasattr(attempt, "native") and not self._foreign:
                     attempt.native.cancel()
 
     # For those who wait
@@ -518,10 +523,9 @@ class Call(grpc.RpcError, grpc.Call, Future):
             if attempt is None:
                 raise (self._raised or self) from None
             try:
-                response = next(cast("Iterable[object]", attempt.native))  # type: ignore[call-overload]
+                response = next(cast("Iterator[object]", attempt.native))
             except grpc.RpcError:
-                if self._is_last(attempt):
-                    raise self from None
+                self._last_word(attempt)
                 continue
             except StopIteration:
                 if not self._foreign:
@@ -532,6 +536,13 @@ class Call(grpc.RpcError, grpc.Call, Future):
                 if self._source is not None:
                     self._source.commit()
             return response
+
+    def _last_word(self, attempt: Attempt) -> None:
+        """An attempt has failed: raises the call, which is its own error, unless another one takes its place."""
+        if made_here(attempt.native):
+            self._give_up(attempt)
+        if self._is_last(attempt):
+            raise self from None
 
     next = __next__
 

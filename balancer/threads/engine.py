@@ -82,6 +82,8 @@ class ThreadsEngine(Engine):
         self._leaving: dict[Connection, None] = {}
         """Connections that end once their calls have."""
         self._closing: set[asyncio.Task[None]] = set()
+        self._stirred = 0.0
+        """When something last happened to look at."""
         self._look_after_s = _LOOK_FIRST_S
         self._look_timer: asyncio.TimerHandle | None = None
         self._is_wanted = False
@@ -299,11 +301,12 @@ class ThreadsEngine(Engine):
 
     def _most_s(self) -> float:
         """No longer than this from one look to the next."""
-        driver = self.driver
-        used = None if driver is None else driver.pool.last_used
-        return _LOOK_LAST_S if used is None or time.monotonic() - used < _REST_AFTER_S else _LOOK_RARELY_S
+        used = None if self.driver is None else self.driver.pool.last_used
+        busy_until = max(used or 0.0, self._stirred) + _REST_AFTER_S
+        return _LOOK_LAST_S if time.monotonic() < busy_until else _LOOK_RARELY_S
 
     def _look_soon(self) -> None:
+        self._stirred = time.monotonic()
         self._look_after_s = _LOOK_FIRST_S
         self._look_later()
 

@@ -321,7 +321,8 @@ class UnaryUnaryMethod(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: i
                 return self.blocking(False, request, arguments)
             raise
         ended = time.monotonic()
-        load.finished(ended, ended - started)
+        if load.finished(ended, ended - started):
+            connection.alarm()
         if connection.draining:
             connection.left()
         return response

@@ -67,7 +67,7 @@ class NativeMethod(Protocol):
 def outcome_of(ended: NativeError, *, committed: bool) -> Outcome:
     """How an attempt, which is done, ended. Response headers with something in them commit a call (A6)."""
     code: int = ended.code().value[0]
-    verdict = verdict_of(code, ended.details(), made_here=_made_here(ended))
+    verdict = verdict_of(code, ended.details(), made_here=made_here(ended))
     if verdict in (Verdict.OK, Verdict.OURS, Verdict.REFUSED):
         return Outcome(verdict, code)
     committed = committed or bool(ended.initial_metadata())
@@ -75,12 +75,19 @@ def outcome_of(ended: NativeError, *, committed: bool) -> Outcome:
 
 
 # What grpcio says when something of the caller's did not work. A server says the same of its own side in other words.
-_OURS = ("Exception deserializing response!", "Exception iterating requests!", "Exception serializing request!")
+_OURS = (
+    "Exception deserializing response!",
+    "Exception iterating requests!",
+    "Exception serializing request!",
+    "Invalid metadata",
+    "metadata was invalid: ",
+)
 
 
-def _made_here(ended: NativeError) -> bool:
+def made_here(ended: NativeError) -> bool:
+    """True for what ended on this side: cancelled, or since something of the caller's did not work."""
     cancelled: Callable[[], bool] | None = getattr(ended, "cancelled", None)
-    return ended.details() in _OURS or (cancelled is not None and cancelled())
+    return (ended.details() or "").startswith(_OURS) or (cancelled is not None and cancelled())
 
 
 class Ended(grpc.RpcError, grpc.Call, Future):

@@ -191,7 +191,7 @@ def arrows_among(modules: dict[str, Source]) -> dict[str, set[str]]:
             target for _, imported in source.imports() if (target := _module_of(imported, modules)) not in (None, name)
         }
         for name, source in modules.items()
-    }  # type: ignore[misc]
+    }
 
 
 def _module_of(imported: str, modules: dict[str, Source]) -> str | None:

@@ -23,6 +23,28 @@ GRACE_S = 10.0
 ATTEMPTS = "grpc-previous-rpc-attempts"
 
 
+class BreakableHealth(health.aio.HealthServicer):  # type: ignore[misc]
+    """The health service, whose watches may be made to fail."""
+
+    broken = False
+
+    async def Watch(self, request: Any, context: Any) -> None:
+        await super().Watch(request, _Telling(context, self))
+
+
+class _Telling:
+    """The context of a watch that fails, when it is to, in place of telling anything."""
+
+    def __init__(self, context: Any, servicer: BreakableHealth) -> None:
+        self._context = context
+        self._servicer = servicer
+
+    async def write(self, message: Any) -> None:
+        if self._servicer.broken:
+            await self._context.abort(grpc.StatusCode.INTERNAL, "broken")
+        await self._context.write(message)
+
+
 class Backend:
     """The methods, over raw bytes."""
 
@@ -31,7 +53,7 @@ class Backend:
         self.seen = 0
         self._load: dict[int, float] = {}
         self._loaded = asyncio.Event()
-        self.health = health.aio.HealthServicer()
+        self.health = BreakableHealth()
 
     async def call(self, request: bytes, context: Any) -> bytes:
         return self._answer(await self._follow(json.loads(request), context), {})
@@ -58,6 +80,14 @@ class Backend:
     async def set_health(self, request: bytes, _context: Any) -> bytes:
         service, status = json.loads(request)
         await self.health.set(service, health_pb2.HealthCheckResponse.ServingStatus.Value(status))
+        return b""
+
+    async def break_health(self, _request: bytes, _context: Any) -> bytes:
+        """Health cannot be watched any more: the watches under way fail, and others do."""
+        self.health.broken = True
+        for status in ("SERVING", "NOT_SERVING", "SERVING"):
+            await self.health.set(SERVICE, health_pb2.HealthCheckResponse.ServingStatus.Value(status))
+            await asyncio.sleep(0)
         return b""
 
     async def loads(self, _request: bytes, _context: Any) -> AsyncIterator[bytes]:
@@ -108,6 +138,7 @@ class Backend:
                 "Chat": grpc.stream_stream_rpc_method_handler(self.chat),
                 "Count": grpc.unary_unary_rpc_method_handler(self.count),
                 "SetLoad": grpc.unary_unary_rpc_method_handler(self.set_load),
+                "BreakHealth": grpc.unary_unary_rpc_method_handler(self.break_health),
                 "SetHealth": grpc.unary_unary_rpc_method_handler(self.set_health),
             },
         )

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import sys
+import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from balancer import PoolOptions, StaticResolver
+from balancer import ConnectivityState, PoolOptions, StaticResolver, blocking_channel
 from balancer.channels.options import ChannelOptions
 from tests.support.interop_backend import SERVICE
 from tests.support.interop_fleet import Caller, endpoints, fleet
@@ -119,3 +122,68 @@ async def test_weights_follow_the_load_reports(kind: str, tmp_path: Path) -> Non
             await set_load(second, {RPS: 100, CPU: 0.6})
             await eventually_async(lambda: weights() == {first.address: 500, second.address: 167})
             assert await spread(caller, 400) == pytest.approx({first.port: 300, second.port: 100}, abs=2)
+
+
+@BOTH
+async def test_a_back_end_whose_health_watch_breaks_is_avoided(kind: str, tmp_path: Path) -> None:
+    """A17: of one that cannot be asked nothing good is to be thought."""
+    with fleet(tmp_path, 3) as servers:
+        for server in servers:
+            await set_health(server, "SERVING")
+        async with Caller(kind, StaticResolver(endpoints(servers)), balancing=HEALTH) as caller:
+            await caller.ready()
+            async with grpc.aio.insecure_channel(servers[0].address) as channel:
+                await channel.unary_unary(f"/{SERVICE}/BreakHealth")(b"")
+            others = {servers[1].port, servers[2].port}
+
+            async def avoided() -> bool:
+                return set(await spread(caller)) == others
+
+            await eventually_async(avoided)
+
+
+SERVER = """
+import asyncio, grpc.aio
+from grpc_health.v1 import health, health_pb2_grpc
+
+async def main():
+    server = grpc.aio.server()
+    health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
+    ports = [server.add_insecure_port("127.0.0.1:0") for _ in range(100)]
+    await server.start()
+    print(*ports, flush=True)
+    await server.wait_for_termination()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_hundred_watched_back_ends_cost_no_threads_and_no_time() -> None:
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", SERVER, stdout=pipe)
+    try:
+        assert process.stdout is not None
+        ports = (await process.stdout.readline()).decode().split()
+        threads = set(threading.enumerate())
+        options = ChannelOptions(health_service="", load_report_interval_s=60)
+        target = "static://" + ",".join(f"127.0.0.1:{port}" for port in ports)
+        with blocking_channel(target, balancing=options) as channel:
+            await asyncio.to_thread(grpc.channel_ready_future(channel).result, 30)
+
+            def all_ready() -> bool:
+                return all(node.state is ConnectivityState.READY for node in channel.stats().nodes)
+
+            await eventually_async(all_ready, timeout_s=30)
+            await eventually_async(lambda: channel.engine.resting, timeout_s=30)
+            assert len(set(threading.enumerate()) - threads) <= 3
+            assert await asyncio.to_thread(_cpu_of_threads, 5.0) < 0.002 * 5.0
+    finally:
+        process.kill()
+        await process.wait()
+
+
+def _cpu_of_threads(seconds: float) -> float:
+    """Processor time of this process in so many seconds in which nobody calls."""
+    before = time.process_time()
+    threading.Event().wait(seconds)
+    return time.process_time() - before

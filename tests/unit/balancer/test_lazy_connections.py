@@ -141,3 +141,31 @@ def run_until(subject: Pool, end: float) -> list[Node]:
         now = max(due, now)
         closed += subject.tick(now).close
     raise AssertionError("the pool asks for ticks without end")
+
+
+def test_a_pick_without_a_key_goes_to_what_is_ready_and_has_another_connected() -> None:
+    """gRFC A76: it waits for nobody, and yet all endpoints come to be connected."""
+    subject, _ = started("consistent_hash")
+    first = idle_node(subject, "k")
+    subject.on_state(first, READY, 0.0)
+    opened = set()
+    for _ in range(50):
+        assert subject.picker.pick(ANY, 0.0) is first
+        first.load.started(0.0)
+        if first.load.finished(0.0, 0.01):
+            opened |= set(subject.tick(0.0).open)
+    assert len(opened) > 1
+    assert first not in opened
+
+
+def test_no_more_than_one_is_connected_for_picks_without_a_key() -> None:
+    subject, _ = started("consistent_hash")
+    first = idle_node(subject, "k")
+    subject.on_state(first, READY, 0.0)
+    opened: list[Node] = []
+    for _ in range(50):
+        subject.picker.pick(ANY, 0.0)
+        for node in subject.tick(0.0).open:
+            opened.append(node)
+            subject.on_state(node, CONNECTING, 0.0)
+    assert len(opened) == 1

@@ -92,3 +92,19 @@ def test_shuffled_lists_begin_anywhere() -> None:
 def test_lists_are_not_shuffled_unasked() -> None:
     begun = {started("pick_first", seed)[2].open[0].endpoint for seed in range(40)}
     assert begun == {GIVEN[0]}
+
+
+def test_next_is_tried_beside_one_that_takes_long() -> None:
+    """gRFC A61: after 250 ms, and the one that is ready first is used."""
+    subject, (first, second, third), _ = started()
+    subject.on_state(first, CONNECTING, 0.0)
+    assert subject.next_tick(0.0) == 0.25
+    assert subject.tick(0.2).open == ()
+    assert subject.tick(0.25).open == (second,)
+    subject.on_state(second, CONNECTING, 0.25)
+    assert subject.next_tick(0.3) == 0.5
+    assert subject.tick(0.5).open == (third,)
+    plan = subject.on_state(second, READY, 0.6)
+    assert set(plan.close) == {first, third}
+    assert subject.picker.pick(ANY, 0.6) is second
+    assert subject.tick(9.0).open == ()

@@ -99,7 +99,7 @@ def test_only_when_all_have_failed_calls_fail() -> None:
         assert pick(subject) == Wait()
         subject.on_state(node, FAILURE, 0.0, f"refused {number}")
     assert subject.state is FAILURE
-    assert pick(subject) == Fail("failed to connect to all addresses; last error: 10.0.0.2:80: refused 2")
+    assert pick(subject) == Fail("failed to connect to all addresses; last error: 10.0.0.2:80: refused 2", nodes[2])
 
 
 def test_connecting_again_does_not_make_a_failed_one_well() -> None:

@@ -72,6 +72,34 @@ def test_wrong_option_is_told(target: str, what: str) -> None:
         settings_of(target, None, None, None)
 
 
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("dns://a:1", "a:1"),
+        ("dns:///a:1", "a:1"),
+        ("dns:a:1", "a:1"),
+        ("dns:///a", "a:443"),
+        ("dns:a?refresh=5", "a:443"),
+        ("dns:///[::1]", "[::1]:443"),
+        ("dns:[::1]:50051", "[::1]:50051"),
+    ],
+)
+def test_dns_targets_as_any_grpc_channel_takes_them(target: str, path: str) -> None:
+    parsed = parse_target(target)
+    assert (parsed.scheme, parsed.path) == ("dns", path)
+    assert dict(settings_of(target, None, None, None).child_options)["grpc.default_authority"] == path
+
+
+def test_the_authority_that_is_given_wins() -> None:
+    for options in (
+        [("grpc.default_authority", "b")],
+        [("grpc.default_authority", "b"), ("grpc.default_authority", "c")],
+    ):
+        assert dict(settings_of("dns://a:1", None, options, None).child_options)["grpc.default_authority"] == "b"
+    named = settings_of("dns://a:1", None, [("grpc.ssl_target_name_override", "b")], None)
+    assert "grpc.default_authority" not in dict(named.child_options), "TLS's name is the authority then, as for gRPC"
+
+
 def test_what_is_given_in_python_wins() -> None:
     query = {"policy": "random", "hash_header": "x-a", "subset_size": "5", "health_service": "s", "authority": "h"}
     policy, options = from_query(query, "round_robin", ChannelOptions(hash_header="x-b"))

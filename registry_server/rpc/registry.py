@@ -11,7 +11,7 @@ from registry_server import fields
 from registry_server.errors import InvalidField, NotFound, Unavailable
 from registry_server.feed import Feed
 from registry_server.hub import Hub, Reader, Sink
-from registry_server.model import Entry, Query, checksum
+from registry_server.model import CHECKSUM_MODULUS, Entry, Query
 from registry_server.registrar import Registrar
 from registry_server.rpc import answers, validate
 from registry_server.rpc.steps import Pieces
@@ -20,6 +20,8 @@ from registry_server.stores.base import Key
 
 # The longest wait for a revision that a reader asks for.
 MAX_WAIT_S = 10.0
+# How many blocks of instances (see rows.py) a filter looks through before others have their turn.
+BLOCKS_AT_ONCE = 8
 # Clients take messages of up to 4 MiB by default.
 MAX_PAGE_BYTES = 3 * 1024 * 1024
 # What a message takes beside its own bytes where it is repeated: its number and its length.
@@ -102,11 +104,27 @@ class RegistryService:
         size = validate.page_size(request.page_size)
         after = _page_start(request.page_token)
         await self._wait_for(request.min_revision)
-        entries = list(self._catalog.select(query))
-        rest = [entry for entry in entries if entry.key[1:] > after] if after else entries
-        page = _page(rest[:size], lambda entry: len(entry.encoded))
-        token = "/".join(page[-1].key[1:]) if len(rest) > len(page) else ""
-        return answers.listed(self._header(), page, token, checksum(entries))
+        header = self._header()
+        found, more, total = await self._found(query, after, size)
+        page = _page(found, lambda entry: len(entry.encoded))
+        token = "/".join(page[-1].key[1:]) if more or len(page) < len(found) else ""
+        return answers.listed(header, page, token, total)
+
+    async def _found(self, query: Query, after: tuple[str, ...], size: int) -> tuple[Sequence[Entry], bool, int]:
+        """The first `size` instances that a query means after that service and id, whether there are more, and the
+        checksum of all that it means. What is looked at does not change meanwhile, and others have their turns."""
+        found: list[Entry] = []
+        takes_all = query.takes_all
+        total = self._catalog.checksum(query) if takes_all else 0
+        for number, block in enumerate(self._catalog.blocks(query), 1):
+            meant = block.entries if takes_all else list(filter(query.matches, block.entries))
+            if not takes_all:
+                total += sum(entry.digest for entry in meant)
+                if number % BLOCKS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+            if meant and meant[-1].key[1:] > after and len(found) <= size:
+                found += meant if meant[0].key[1:] > after else [entry for entry in meant if entry.key[1:] > after]
+        return found[:size], len(found) > size, total % CHECKSUM_MODULUS
 
     async def list_services(self, request: pb.ListServicesRequest) -> bytes:
         """ListServices."""
@@ -181,7 +199,7 @@ async def _let_others(count: int) -> None:
         await asyncio.sleep(0)
 
 
-def _page(items: list[Item], size: Callable[[Item], int]) -> list[Item]:
+def _page(items: Sequence[Item], size: Callable[[Item], int]) -> Sequence[Item]:
     """As many of them as fit into one message, but for one at least; `size` says how many bytes one is."""
     total = 0
     for count, item in enumerate(items):

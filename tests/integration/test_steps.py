@@ -120,3 +120,15 @@ async def test_readers_that_read_nothing_pin_no_copy_of_the_set(watched: Watched
             await watch.wait_started()
             await client.register("beside", 5, service=SERVICE)
             await watch.wait(lambda: (SERVICE, "beside") in watch.view, "the change")
+
+
+async def test_lists_of_very_many(watched: WatchedServer) -> None:
+    """Whole pages and the last of many, and what a filter looks for in all of them."""
+    async with RawClient(watched.address) as client:
+        for number in (0, INSTANCES * 9 // 10):
+            request = pb.ListRequest(service=SERVICE, page_size=5_000, page_token=f"{SERVICE}/i{number:06}")
+            page = await client.stub.List(request)
+            assert [it.id for it in page.instances[:2]] == [f"i{number + 1:06}", f"i{number + 2:06}"]
+        few = pb.ListRequest(service=SERVICE, filter=pb.Filter(metadata={"shard": "3"}), page_size=10)
+        assert len((await client.stub.List(few)).instances) == 10
+        assert len((await client.stub.List(pb.ListRequest(page_size=3))).instances) == 3

@@ -136,12 +136,12 @@ async def etcd_that_is_away(tmp_path: Path) -> AsyncIterator[EtcdCluster]:
 async def starting(
     factory: ServerFactory, etcd: EtcdCluster
 ) -> AsyncIterator[tuple[RegistryServer, asyncio.Task[object]]]:
-    """A server that has tried to reach etcd several times, and the task that waits until it is ready."""
+    """A server that has tried to reach etcd, and said so once; and the task that waits until it is ready."""
     server = factory(store=etcd.url())
     server.port = free_port()
     starting = asyncio.create_task(server.start_async())
     try:
-        await eventually_async(lambda: server.log_text.count("etcd is away") >= 3, what="it has tried")
+        await eventually_async(lambda: server.log_text.count("etcd is not there yet") == 1, what="it has tried")
         yield server, starting
     finally:
         server.kill()

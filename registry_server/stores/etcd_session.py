@@ -20,13 +20,14 @@ from registry_server.stores.base import (
     StoreEvent,
 )
 from registry_server.stores.etcd_leases import LeaseIds
-from registry_server.stores.etcd_link import LOAD_S, Link, together
+from registry_server.stores.etcd_link import LOAD_S, Link, LinkLost, together
 from registry_server.stores.etcd_pace import Pace, hold_s, most_s
 from registry_server.stores.etcd_renewals import Renewals
 from registry_server.stores.etcd_telling import Loading, Odd, OrderLost, Reading, Telling, Told
 from registry_server.stores.etcd_url import EtcdURL
 from registry_server.stores.etcd_watch import Watch
 from registry_server.stores.etcd_wire import (
+    MAX_FENCE,
     Epoch,
     Found,
     Layout,
@@ -237,12 +238,12 @@ class Session:
             secret = read_secret(found.secret.value)
             if secret is None:
                 await self._write_own(self._layout.secret, found.secret, self._new_secret())
-            elif Epoch.read(found.epoch.value) is None or self._has_gone_back(found):
+            elif self._has_no_epoch(found):
                 await self._write_own(self._layout.epoch, found.epoch, self._new_epoch(found))
             else:
                 self._teller.secret, self.leases = secret, LeaseIds(secret)
                 return found
-        raise OrderLost
+        raise LinkLost(f"{self.link.endpoint}: the registry's own keys do not stay as they are written")
 
     async def _look(self) -> Start:
         """Ranges, and no transaction: an older etcd whose database is full refuses those that only read, too."""
@@ -264,23 +265,26 @@ class Session:
         """The one that is known: so the leases that were granted under it stay the registry's own."""
         return (self._teller.secret or secrets.token_bytes(32)).hex().encode()
 
-    def _has_gone_back(self, found: Start) -> bool:
-        """A watch from a revision that the cluster has not reached would wait in silence, so a cluster that is behind
-        what was told (restored from a backup) gets a new epoch."""
+    def _has_no_epoch(self, found: Start) -> bool:
+        """Whether a new epoch has to begin: there is none, or this one leads back.
+
+        A watch from a revision that the cluster has not reached would wait in silence, so a cluster that is behind what
+        was told (restored from a backup) gets a new epoch; and so does one whose fence somebody set back.
+        """
         told, epoch = self._teller.told, Epoch.read(found.epoch.value)
-        return (
-            told is not None
-            and epoch is not None
-            and told.epoch == epoch.name(found.cluster_id)
-            and found.revision < told.revision
-        )
+        if epoch is None:
+            return True
+        if told is not None and told.epoch == epoch.name(found.cluster_id):
+            return found.revision < told.revision
+        return epoch.fence + found.revision < self._teller.given_out < MAX_FENCE
 
     def _new_epoch(self, found: Start) -> bytes:
         """An epoch whose fence is above all that the epochs known here may have given out, also when the wall clock was
         set back."""
         seen = Epoch.read(found.epoch.value)
         known = max(self._teller.given_out, (seen.fence if seen else 0) + found.revision)
-        return Epoch(secrets.token_hex(8), max(int(self._settings.wall_clock() * 1e6), known + 1)).value
+        fence = max(int(self._settings.wall_clock() * 1e6), known + 1)
+        return Epoch(secrets.token_hex(8), min(fence, MAX_FENCE)).value
 
     # ---- where the telling starts
 

@@ -10,6 +10,9 @@ from registry_server.stores.base import Commit, Delete, Key, Put
 from registry_server.stores.etcd_leases import LeaseIds
 
 VERSION = "v1"
+# The greatest fence that is believed, and written: the microseconds of the year 2112. It leaves as much room again for
+# revisions, so that no generation is more than what clients may send.
+MAX_FENCE = 2**52
 _EPOCH = re.compile(r"([0-9a-f]{16}) (0|[1-9][0-9]{0,15})")
 _SECRET = re.compile(r"[0-9a-f]{64}")
 _VOUCHED = re.compile(r"([0-9a-f]{16}) (0|[1-9][0-9]{0,18})")
@@ -51,9 +54,9 @@ class Epoch:
 
     @classmethod
     def read(cls, value: bytes) -> "Epoch | None":
-        """The epoch in a value; None if there is none in it."""
+        """The epoch in a value; None if there is none in it, or one that leaves no room for another."""
         match = _match(_EPOCH, value)
-        return cls(match[1], int(match[2])) if match else None
+        return cls(match[1], int(match[2])) if match and int(match[2]) <= MAX_FENCE else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from registry_server.stores.etcd_pace import Pace
 from registry_server.stores.etcd_telling import OrderLost, Reading, Telling, Told
 from registry_server.stores.etcd_url import EtcdURL
 from registry_server.stores.etcd_watch import Watch
-from registry_server.stores.etcd_wire import Layout
+from registry_server.stores.etcd_wire import MAX_FENCE, Layout
 from tests.support.etcd import EtcdCluster
 from tests.support.names import name_server
 from tests.support.proxy import Proxy
@@ -212,6 +212,8 @@ BROKEN_EPOCHS = {
     "text": "hello",
     "no-fence": "f9aa8b032f42de28",
     "negative": "f9aa8b032f42de28 -1",
+    "far-away": "f9aa8b032f42de28 9999999999999999",
+    "set-back": "f9aa8b032f42de28 5",
     "no-text": "\udcff\udcfe",
 }
 
@@ -227,11 +229,25 @@ async def test_epoch_removed_or_broken_by_hand(backends: Backends, how: str) -> 
         await etcd.etcdctl_async(*(("del", key) if value is None else ("put", "--", key, value)))
         snapshot = await run.seen.wait_next(Snapshot, after=1)
         assert snapshot.epoch != epoch
-        assert snapshot.fence > first.fence + max(record.revision for record in view.values())
+        assert first.fence + max(record.revision for record in view.values()) < snapshot.fence <= MAX_FENCE
         assert run.seen.view == view
         assert run.seen.of(Away) == []
         await run.seen.wait(lambda: in_use(run) is not None, "in use again", timeout_s=2)
         await run.put(run.key(), lease)
+
+
+async def test_after_the_greatest_fence_epochs_go_on(backends: Backends) -> None:
+    etcd, key = backends.etcd(), "/greatest/v1/epoch"
+    async with running(EtcdStore.from_url(etcd.url("/greatest"))) as run:
+        lease = await with_records(run)
+        for command in (("put", key, f"f9aa8b032f42de28 {MAX_FENCE}"), ("del", key), ("put", key, "hello")):
+            told, epoch = len(run.seen.events), run.seen.epoch
+            await etcd.etcdctl_async(*command)
+            snapshot = await run.seen.wait_next(Snapshot, after=told)
+            assert (snapshot.fence, snapshot.epoch == epoch) == (MAX_FENCE, False)
+            await run.seen.wait(lambda: in_use(run) is not None, "in use again", timeout_s=2)
+            await run.put(run.key(), lease)
+        assert run.seen.of(Away) == []
 
 
 async def test_foreign_keys_are_left_alone(backends: Backends) -> None:

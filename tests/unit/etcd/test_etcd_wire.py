@@ -97,6 +97,7 @@ def test_own_values_come_back() -> None:
         b"f9aa8b032f42de28 -1",
         b"f9aa8b032f42de28 1 ",
         b"F9AA8B032F42DE28 1",
+        b"f9aa8b032f42de28 99999999999999999999",
         b"\xff\xfe",
     ],
 )

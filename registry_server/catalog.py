@@ -8,6 +8,7 @@ Two numbers order changes: `revision` is the store's, public, and means the same
 this process applied, and also orders the few changes that are not the store's (a removal that waited, see guard.py).
 """
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, takewhile
@@ -100,9 +101,10 @@ class Catalog:
         self._services: dict[tuple[str, ...], _Service] = {}
         self._leases = Holdings()
         self._history = History(log_limit, log_limit_in_all)
-        self._gone: dict[tuple[str, str], None] = {}
+        self._gone: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._floor = Point(0, 0)
-        self._departed: dict[Key, Owner] = {}
+        # Ordered, because the first of a dict is searched for among all that were deleted before it.
+        self._departed: OrderedDict[Key, Owner] = OrderedDict()
         self._flawed: dict[Key, Flaw] = {}
         self._new_flaws: list[Flaw] = []
         # Instances of an earlier order of changes, whose revisions mean nothing in this one.
@@ -392,7 +394,7 @@ class Catalog:
             return
         self._departed[key] = before.owner
         if len(self._departed) > DEPARTED_LIMIT:
-            del self._departed[next(iter(self._departed))]
+            self._departed.popitem(last=False)
         if not service.entries:
             del service.namespace.names[key.service]
             self._gone[key.namespace, key.service] = None

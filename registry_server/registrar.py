@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from protos.registry.v1 import registry_pb2 as pb
 from registry_server.errors import Contended, InvalidField, LimitExceeded, NotFound, Unavailable
 from registry_server.feed import Feed
 from registry_server.model import Entry
-from registry_server.rules import Plan, Rules
+from registry_server.rules import Leaving, Plan, Rules
 from registry_server.stores.base import (
     Cause,
     Commit,
@@ -27,11 +28,14 @@ from registry_server.stores.base import (
     StoreAway,
     StoreError,
 )
+from registry_server.turns import Name, Turns
 
-# How often a write is tried when others change the same instance at the same time.
-ATTEMPTS = 8
-# Writers that collide again draw apart by a random pause, which grows by so much with every attempt.
-PAUSE_S = 0.01
+# How often a write is tried when other servers change the same instance at the same time: each loses half of the time
+# to one other, and three times of four to three others.
+ATTEMPTS = 50
+# Writers that collide again draw apart by a random pause, which grows by so much with every attempt up to a limit.
+PAUSE_S = 0.001
+MAX_PAUSE_S = 0.01
 # How many instances one write changes at the most. Stores have limits: etcd takes 128 operations in a transaction.
 MAX_KEYS = 100
 # How long to wait for the view to catch up: with a conflict, and with a write that was done.
@@ -45,10 +49,11 @@ LEAST_TTL_S = 2.0
 
 
 class Written(NamedTuple):
-    """What a write did: its revision, and the instances as they are now."""
+    """What a write did: its revision, the instances as they are now, and those that leave."""
 
     revision: int
     entries: tuple[Entry, ...]
+    leaving: tuple[Key, ...] = ()
 
 
 class Registrar:
@@ -58,7 +63,9 @@ class Registrar:
         self._store = store
         self._feed = feed
         self._rng = rng
-        self._held_since: dict[str, float] = {}
+        self._held_since: OrderedDict[str, float] = OrderedDict()
+        self._turns = Turns()
+        self._now = now
         self._rules = Rules(feed.catalog, feed.guard, now)
 
     async def register(self, wanted: pb.Instance, ttl_s: float, lease_id: str) -> tuple[Entry, int, Lease]:
@@ -66,38 +73,47 @@ class Registrar:
         if wanted.generation:
             await self._check_given(wanted.generation)
         lease = await (self._existing(lease_id) if lease_id else self._granted(ttl_s))
+        key = Key(wanted.namespace, wanted.service, wanted.id)
+        address = (wanted.namespace, wanted.service, wanted.host, str(wanted.port))
         try:
-            written = await self._write(wanted.id, lambda: self._rules.register(wanted, lease))
+            written = await self._write((key, address), lambda: self._rules.register(wanted, lease))
         except BaseException:
             if not lease_id:
                 await self._release((lease.id,))
             raise
         return written.entries[0], written.revision, lease
 
-    async def deregister(self, keys: Sequence[Key], drain_s: float, generation: int = 0) -> tuple[int, int]:
-        """Remove instances, or let them drain first; return how many, and the revision. With a generation only those
-        that have it."""
+    async def deregister(self, who: Leaving, drain_s: float) -> tuple[int, int]:
+        """Remove instances, or let them drain first; return how many leave, and the revision."""
         lease = await self._granted(drain_s) if drain_s > 0 else None
-        revision = 0
-        for start in range(0, len(keys), MAX_KEYS):
-            revision = await self._leave(keys[start : start + MAX_KEYS], lease, generation)
-        return len(keys), revision
+        until = self._now() + (lease.ttl_s if lease else 0.0)
+        removed = revision = 0
+        for start in range(0, len(who.keys), MAX_KEYS):
+            if start:
+                await asyncio.sleep(0)  # in between, everybody else has a turn
+            some = who._replace(keys=who.keys[start : start + MAX_KEYS])
+            written = await (self._drain(some, lease, until) if lease else self._leave(some))
+            removed, revision = removed + len(written.leaving), written.revision
+        return removed, revision
 
-    async def _leave(self, keys: Sequence[Key], lease: Lease | None, generation: int) -> int:
-        name = str(keys[0]) if len(keys) == 1 else f"{len(keys)} instances, {keys[0]} the first"
-        if lease is None:
-            written = await self._write(name, lambda: self._rules.deregister(keys, generation))
-            self._feed.let_go(keys, Cause.DEREGISTERED)
-            return written.revision
+    async def _leave(self, who: Leaving) -> Written:
+        written = await self._write(who.keys, lambda: self._rules.deregister(who))
+        self._feed.let_go(written.leaving, Cause.DEREGISTERED)
+        return written
+
+    async def _drain(self, who: Leaving, lease: Lease, until: float) -> Written:
         try:
-            return (await self._write(name, lambda: self._rules.drain(keys, lease, generation))).revision
+            return await self._write(who.keys, lambda: self._rules.drain(who, lease, until))
+        except NotFound:  # of so many that the time to drain is over before it is the turn of these
+            return await self._leave(who)
         except BaseException:
             await self._release((lease.id,))
             raise
 
     async def update(self, wanted: pb.Instance, paths: Sequence[str]) -> Written:
         """Change the named fields of an instance."""
-        return await self._write(wanted.id, lambda: self._rules.update(wanted, paths))
+        key = Key(wanted.namespace, wanted.service, wanted.id)
+        return await self._write((key,), lambda: self._rules.update(wanted, paths))
 
     async def keep_alive(self, lease_ids: Sequence[str]) -> list[Renewal]:
         """Renew leases, answering in their order.
@@ -128,7 +144,7 @@ class Registrar:
     def _hold(self, renewal: Renewal, asked_at: float) -> None:
         since = self._held_since.setdefault(renewal.lease_id, asked_at)
         if len(self._held_since) > MAX_HELD:
-            del self._held_since[next(iter(self._held_since))]
+            self._held_since.popitem(last=False)
         ttl_s, held_for_s = renewal.ttl_s or LEAST_TTL_S, self._feed.now() - since
         if held_for_s >= ttl_s / HOLD_PART:
             pause_s = min(RETRY_AFTER_S, ttl_s / HOLD_PART / 2)
@@ -147,22 +163,28 @@ class Registrar:
         if not await self._feed.reach(generation - catalog.fence, CATCH_UP_S):
             raise Unavailable("the view lags behind the generation; try again", RETRY_AFTER_S)
 
-    async def _write(self, name: str, plan: Callable[[], Plan]) -> Written:
+    async def _write(self, names: Sequence[Name], plan: Callable[[], Plan]) -> Written:
+        async with self._turns.of(names):
+            return await self._write_in_turn(names, plan)
+
+    async def _write_in_turn(self, names: Sequence[Name], plan: Callable[[], Plan]) -> Written:
         for attempt in range(ATTEMPTS):
             planned = plan()
             seen = self._feed.catalog.revision
             try:
                 revision = await self._commit(planned.commit) if planned.commit.changes else seen
-            except Conflict:
-                await self._feed.reach(seen + 1, CATCH_UP_S)
-                await asyncio.sleep(self._rng.uniform(0, attempt * PAUSE_S))
+            except Conflict as conflict:
+                await self._feed.reach(conflict.revision or seen + 1, CATCH_UP_S)
+                await asyncio.sleep(self._rng.uniform(0, min(attempt * PAUSE_S, MAX_PAUSE_S)))
                 continue
             if self._feed.catalog.revision < revision:
                 await self._feed.reach(revision, CATCH_UP_S)
             if planned.bereft:
                 await self._release(planned.bereft)
-            return Written(revision, tuple(self._entry(put, revision) for put in planned.commit.puts))
-        raise Contended(name)
+            entries = tuple([self._entry(put, revision) for put in planned.commit.puts])
+            return Written(revision, entries, planned.leaving)
+        first = "/".join(names[0])
+        raise Contended(first if len(names) <= 2 else f"{len(names)} instances, {first} the first")
 
     async def _commit(self, commit: Commit) -> int:
         try:
@@ -197,7 +219,7 @@ class Registrar:
 
     async def _release(self, lease_ids: Iterable[str]) -> None:
         """End the leases that hold nothing any more. If that fails they end by themselves."""
-        empty = [lease_id for lease_id in lease_ids if not self._feed.catalog.of_lease(lease_id)]
+        empty = [lease_id for lease_id in lease_ids if not self._feed.catalog.count_of_lease(lease_id)]
         for lease_id in empty:
             with contextlib.suppress(StoreError):
                 await self._store.release(lease_id)

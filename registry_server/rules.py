@@ -4,7 +4,7 @@ Each function looks at the catalog and returns what the store is to do, all or n
 meanwhile, the commit conflicts and the function is asked again (registrar.py).
 """
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -21,10 +21,20 @@ UPDATABLE = ("status", "weight", "metadata", "tags", "version", "health")
 
 
 class Plan(NamedTuple):
-    """What the store is to do, and the leases that may hold nothing afterwards."""
+    """What the store is to do, the leases that may hold nothing afterwards, and the instances that leave by it."""
 
     commit: Commit
     bereft: frozenset[str] = frozenset()
+    leaving: tuple[Key, ...] = ()
+
+
+class Leaving(NamedTuple):
+    """Who is to leave: of these names, those that the lease holds when it is done, if it is given; and only with this
+    generation, unless it is 0."""
+
+    keys: Sequence[Key]
+    lease_id: str = ""
+    generation: int = 0
 
 
 class Rules:
@@ -52,17 +62,18 @@ class Rules:
         deletes = self._deletes([ghost] if ghost else [])
         return Plan(Commit((put,), deletes, Cause.REPLACED), frozenset(it.lease_id for it in losers) - {lease.id})
 
-    def deregister(self, keys: Iterable[Key], generation: int = 0) -> Plan:
-        """Remove the instances. Raises OwnershipLost if one has another generation than that, unless it is 0."""
-        entries = self._entries(keys, generation)
-        leases = frozenset(entry.lease_id for entry in entries)
-        return Plan(Commit(deletes=self._deletes(entries), cause=Cause.DEREGISTERED), leases)
+    def deregister(self, who: Leaving) -> Plan:
+        """Remove the instances. Raises OwnershipLost if one has another generation than it should."""
+        entries = self._leaving(who)
+        return _plan_of(entries, Commit(deletes=self._deletes(entries), cause=Cause.DEREGISTERED))
 
-    def drain(self, keys: Iterable[Key], lease: Lease, generation: int = 0) -> Plan:
-        """Let the instances stay, DRAINING, as long as the lease lives, which nobody renews. Raises as `deregister`."""
-        entries = self._entries(keys, generation)
-        leases = frozenset(entry.lease_id for entry in entries)
-        return Plan(Commit(puts=tuple(self._put_draining(entry, lease) for entry in entries)), leases)
+    def drain(self, who: Leaving, lease: Lease, until: float) -> Plan:
+        """Let the instances stay, DRAINING, as long as the lease lives, which nobody renews.
+
+        That is until `until` of the wall clock, in seconds. Raises as `deregister`.
+        """
+        entries = self._leaving(who)
+        return _plan_of(entries, Commit(puts=tuple([self._put_draining(entry, lease, until) for entry in entries])))
 
     def update(self, wanted: pb.Instance, paths: Iterable[str]) -> Plan:
         """Change the named fields. Raises NotFound, and InvalidField if tags and metadata become too large together."""
@@ -74,7 +85,7 @@ class Rules:
         for path in paths:
             _copy_field(wanted, changed, path)
         fields.size(changed)
-        put = Put(key, changed.SerializeToString(), current.lease_id, current.revision)
+        put = Put(key, changed.SerializeToString(), current.lease_id, self._expect(key))
         return Plan(Commit((put,)))
 
     # ---- within
@@ -106,26 +117,30 @@ class Rules:
             reason = f"generation {wanted.generation} was taken over by generation {latest.generation}"
             raise OwnershipLost(str(key), reason)
 
-    def _put_draining(self, entry: Entry, lease: Lease) -> Put:
+    def _put_draining(self, entry: Entry, lease: Lease, until: float) -> Put:
         draining = storable(entry)
         draining.status = pb.DRAINING
         draining.ttl.CopyFrom(seconds(lease.ttl_s))
-        draining.leaves_at.FromMicroseconds(round((self._now() + lease.ttl_s) * 1e6))
+        draining.leaves_at.FromMicroseconds(round(until * 1e6))
         return Put(entry.key, draining.SerializeToString(), lease.id, self._expect(entry.key))
 
-    def _entries(self, keys: Iterable[Key], generation: int) -> list[Entry]:
-        entries = [entry for key in keys if (entry := self._catalog.get(key)) is not None]
+    def _leaving(self, who: Leaving) -> list[Entry]:
+        entries = [entry for key in who.keys if (entry := self._catalog.get(key)) is not None]
         for entry in entries:
             current = entry.owner.generation
-            if generation not in (0, current):
-                raise OwnershipLost(str(entry.key), f"it has generation {current}, not {generation}")
-        return entries
+            if who.generation not in (0, current):
+                raise OwnershipLost(str(entry.key), f"it has generation {current}, not {who.generation}")
+        return [entry for entry in entries if who.lease_id in ("", entry.lease_id)]
 
     def _deletes(self, entries: Iterable[Entry]) -> tuple[Delete, ...]:
-        return tuple(Delete(entry.key, entry.revision) for entry in entries if entry.key not in self._held)
+        return tuple(Delete(entry.key, self._expect(entry.key)) for entry in entries if entry.key not in self._held)
 
     def _expect(self, key: Key) -> int:
         return 0 if key in self._held else self._catalog.revision_of(key)
+
+
+def _plan_of(entries: Sequence[Entry], commit: Commit) -> Plan:
+    return Plan(commit, frozenset(entry.lease_id for entry in entries), tuple(entry.key for entry in entries))
 
 
 def _is_same_process(wanted: pb.Instance, latest: Owner) -> bool:

@@ -16,6 +16,7 @@ from registry_server.registrar import Registrar
 from registry_server.rpc import answers, validate
 from registry_server.rpc.steps import Pieces
 from registry_server.rpc.watch import WatchTopic, claim_of
+from registry_server.rules import Leaving
 from registry_server.stores.base import Key
 
 # The longest wait for a revision that a reader asks for.
@@ -63,8 +64,8 @@ class RegistryService:
         generation = fields.generation("generation", request.generation)
         if generation and request.lease_id:
             raise InvalidField("generation", "goes with a key: a lease holds what is its own")
-        keys = self._leaving(request)
-        removed, revision = await self._registrar.deregister(keys, drain_s, generation)
+        who = Leaving(self._leaving(request), request.lease_id, generation)
+        removed, revision = await self._registrar.deregister(who, drain_s)
         return pb.DeregisterResponse(header=self._header(revision), removed=removed).SerializeToString()
 
     async def keep_alive(self, request: pb.KeepAliveRequest) -> bytes:

@@ -179,11 +179,15 @@ class StoreAway(StoreError):
 
 
 class Conflict(StoreError):
-    """A record did not have the expected revision. Nothing was changed."""
+    """A record did not have the expected revision. Nothing was changed.
 
-    def __init__(self, keys: Sequence[Key]) -> None:
+    `revision` is how far the store was, so what was in the way is told by then; 0 if that is not known.
+    """
+
+    def __init__(self, keys: Sequence[Key], revision: int = 0) -> None:
         super().__init__(", ".join(map(str, keys)))
         self.keys = tuple(keys)
+        self.revision = revision
 
 
 class Refused(StoreError):

@@ -165,7 +165,7 @@ class EtcdStore(Store):
         request = self._settings.layout.txn(commit, session.leases)
         response = await session.write(session.link.api.txn, request)
         if not response.succeeded:
-            raise Conflict(conflicts(commit, response))
+            raise Conflict(conflicts(commit, response), response.header.revision)
         return response.header.revision
 
     async def vouch(self) -> None:

@@ -1,6 +1,7 @@
 """CORE. Leases on a deadline heap, for the stores that are embedded."""
 
 import heapq
+import sys
 
 from registry_server.holdings import Holdings
 from registry_server.illness import PARTS, whole_s
@@ -68,10 +69,15 @@ class LeaseTable:
         del self._ttl_s[lease_id], self._deadline[lease_id]
         self._held.drop(lease_id)
 
-    def expire(self, now: float) -> list[str]:
-        """The leases whose time has passed, still in the table, by their deadlines."""
+    def may_be_due(self, now: float) -> bool:
+        """Whether `expire` has anything to look at."""
+        return bool(self._heap) and self._heap[0][0] < now
+
+    def expire(self, now: float, limit: int = sys.maxsize) -> list[str]:
+        """The leases whose time has passed, still in the table, by their deadlines; at most so many are looked at."""
         due = []
-        while self._heap and self._heap[0][0] < now:
+        while limit > 0 and self.may_be_due(now):
+            limit -= 1
             noted, lease_id = heapq.heappop(self._heap)
             deadline = self._deadline.get(lease_id)
             if deadline is None:

@@ -3,7 +3,9 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 from registry_server.illness import Pulse
 from registry_server.stores.base import (
@@ -29,6 +31,8 @@ from registry_server.stores.leases import LeaseTable
 TICK_S = 0.1
 # When a tick comes so much later than it should, the process was stopped or starved, and could not hear renewals.
 STALL_S = 0.2
+# So many instances leave in one step when leases end; in between, everybody else has a turn.
+STEP = 200
 
 
 class MemoryStore(Store):
@@ -47,6 +51,7 @@ class MemoryStore(Store):
         self._revision = 1
         self._records: dict[Key, Record] = {}
         self._leases = LeaseTable()
+        self._ended: deque[tuple[str, Iterator[Key]]] = deque()
         self._emit: Emit = lambda event: None
 
     async def run(self, emit: Emit) -> None:
@@ -57,23 +62,42 @@ class MemoryStore(Store):
         while True:
             await asyncio.sleep(TICK_S)
             now = self._clock()
-            self.tick(now, pulse.beat(now))
+            while self.tick(now, pulse.beat(now)):
+                await asyncio.sleep(0)
+                now = self._clock()
 
-    def tick(self, now: float, stood_still_s: float = 0.0) -> None:
-        """End the leases whose time has passed, one revision each.
+    def tick(self, now: float, stood_still_s: float = 0.0) -> bool:
+        """End leases whose time has passed, and say whether there is more to do.
 
-        Time in which this process stood still, and could not hear a renewal, does not count.
+        One revision is the end of one lease; that of a large one takes several, for what expires is no write of
+        anybody's that would have to be seen as a whole. Time in which this process stood still, and could not hear a
+        renewal, does not count.
         """
         if stood_still_s:
             self._leases.stood_still(stood_still_s, now)
-        for lease_id in self._leases.expire(now):
-            gone = self._leases.keys(lease_id)
+        for lease_id in self._leases.expire(now, STEP):
+            self._ended.append((lease_id, iter(self._leases.keys(lease_id))))
             self._leases.drop(lease_id)
-            if gone:
-                self._revision += 1
-                for key in gone:
-                    del self._records[key]
-                self._emit(Delta(self._revision, deletes=tuple(Deleted(key, Cause.EXPIRED) for key in gone)))
+        left = STEP
+        while self._ended and left > 0:
+            lease_id, keys = self._ended[0]
+            some = list(islice(keys, left))
+            if len(some) < left:
+                self._ended.popleft()
+            left -= len(some) or 1
+            self._expire([key for key in some if self._is_held_by(lease_id, key)])
+        return bool(self._ended) or self._leases.may_be_due(now)
+
+    def _is_held_by(self, lease_id: str, key: Key) -> bool:
+        record = self._records.get(key)
+        return record is not None and record.lease_id == lease_id
+
+    def _expire(self, keys: Sequence[Key]) -> None:
+        if keys:
+            self._revision += 1
+            for key in keys:
+                del self._records[key]
+            self._emit(Delta(self._revision, deletes=tuple([Deleted(key, Cause.EXPIRED) for key in keys])))
 
     async def grant(self, ttl_s: float) -> Lease:
         """A new lease, with exactly the time to live asked for."""
@@ -113,7 +137,7 @@ class MemoryStore(Store):
         differ = [put.key for put in commit.puts if self._revision_of(put.key) != put.expect]
         differ += [delete.key for delete in commit.deletes if self._revision_of(delete.key) != delete.expect]
         if differ:
-            raise Conflict(differ)
+            raise Conflict(differ, self._revision)
         for put in commit.puts:
             if put.lease_id not in self._leases:
                 raise NoSuchLease(put.lease_id)

@@ -208,3 +208,35 @@ async def load(server: RegistryServer) -> AsyncIterator[list[int]]:
             yield written
         finally:
             stopping.set()
+
+
+WRITERS, WRITES = 32, 10
+
+
+@pytest.mark.parametrize("what", ["update", "register", "same-address", "mixed"])
+async def test_many_writers_of_one_instance_all_have_their_way(replicas: list[RegistryServer], what: str) -> None:
+    """Over two servers at once: nobody is told ABORTED, and no write is lost."""
+    async with clients(*(replica.address for replica in replicas)) as pair:
+        first = await pair[0].register("one", 7001)
+        lease = first.lease_id
+        await pair[1].list(min_revision=first.header.revision)
+
+        async def write(writer: int) -> list[int]:
+            client, revisions = pair[writer % 2], []
+            for number in range(WRITES):
+                kind = ["update", "register"][number % 2] if what == "mixed" else what
+                if kind == "update":
+                    answer = await client.update("one", metadata={"by": f"{writer}", "number": f"{number}"})
+                    revisions.append(answer.header.revision)
+                else:
+                    name = f"one-{writer}" if kind == "same-address" else "one"
+                    revisions.append((await client.register(name, 7001, lease_id=lease)).header.revision)
+            return revisions
+
+        written = await asyncio.gather(*(write(writer) for writer in range(WRITERS)))
+        revisions = [revision for own in written for revision in own]
+        assert len(set(revisions)) == WRITERS * WRITES, "every write is a revision of its own"
+        assert all(own == sorted(own) for own in written)
+        listed = await same_everywhere(pair, max(revisions))
+        (shown,) = listed.instances
+        assert shown.revision == max(revisions)

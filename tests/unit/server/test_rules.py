@@ -9,7 +9,7 @@ from registry_server.catalog import Catalog
 from registry_server.errors import InvalidField, NotFound, OwnershipLost
 from registry_server.model import Entry
 from registry_server.rpc.validate import changed_instance
-from registry_server.rules import Rules
+from registry_server.rules import Leaving, Rules
 from registry_server.stores.base import Cause, Commit, Delete, Key, Lease, Put, Record
 from tests.support.core import NOON, gone, key, loaded, record
 
@@ -203,21 +203,21 @@ def test_address_of_what_the_store_has_let_go_of() -> None:
 
 def test_deregister() -> None:
     catalog = loaded(record(ONE, 5, lease="a"), record(TWO, 6, lease="b"))
-    plan = rules(catalog).deregister([ONE, TWO, key("unknown")])
+    plan = rules(catalog).deregister(Leaving([ONE, TWO, key("unknown")]))
     assert plan.commit == Commit((), (Delete(ONE, 5), Delete(TWO, 6)), Cause.DEREGISTERED)
     assert plan.bereft == {"a", "b"}
 
 
 def test_drain_moves_to_a_lease_that_nobody_renews() -> None:
     catalog = loaded(record(ONE, 5, lease="a", generation=3, created=2, tags=["x"]))
-    plan = rules(catalog).drain([ONE], Lease("drain", 7.5))
+    plan = rules(catalog).drain(Leaving([ONE]), Lease("drain", 7.5), NOON + 8.25)
     (put,) = plan.commit.puts
     assert (put.lease_id, put.expect) == ("drain", 5)
     assert plan.bereft == {"a"}
     it = stored(plan.commit)
     assert (it.status, it.generation, list(it.tags), it.ttl.ToMilliseconds()) == (pb.DRAINING, 3, ["x"], 7500)
     assert (it.revision, it.create_revision) == (0, 0)
-    assert it.leaves_at.ToMilliseconds() == round(NOON * 1000) + 250 + 7500
+    assert it.leaves_at.ToMilliseconds() == round(NOON * 1000) + 8250
 
 
 def test_an_update_does_not_keep_back_who_leaves() -> None:
@@ -234,11 +234,22 @@ def test_a_new_owner_does_not_leave_with_the_one_before() -> None:
 def test_leaving_names_what_it_leaves() -> None:
     """Whoever took the id over meanwhile stays, whether the other removes itself or lets itself drain."""
     catalog = loaded(record(ONE, 5, lease="a", generation=4))
-    for leave in (lambda: rules(catalog).deregister([ONE], 3), lambda: rules(catalog).drain([ONE], NEW, 3)):
+    late, right = Leaving([ONE], generation=3), Leaving([ONE], generation=4)
+    for leave in (lambda: rules(catalog).deregister(late), lambda: rules(catalog).drain(late, NEW, NOON)):
         with pytest.raises(OwnershipLost, match="default/player/one: it has generation 4, not 3"):
             leave()
-    assert rules(catalog).deregister([ONE], 4).commit.deletes == (Delete(ONE, 5),)
-    assert [put.key for put in rules(catalog).drain([ONE], NEW, 4).commit.puts] == [ONE]
+    assert rules(catalog).deregister(right).commit.deletes == (Delete(ONE, 5),)
+    assert [put.key for put in rules(catalog).drain(right, NEW, NOON).commit.puts] == [ONE]
+
+
+def test_leaving_with_a_lease_spares_what_it_holds_no_more() -> None:
+    """Somebody took one of them over after it was asked what the lease holds."""
+    catalog = loaded(record(ONE, 5, lease="a"), record(TWO, 6, lease="b"))
+    who = Leaving([ONE, TWO], lease_id="a")
+    plan = rules(catalog).deregister(who)
+    assert (plan.commit.deletes, plan.bereft, plan.leaving) == ((Delete(ONE, 5),), {"a"}, (ONE,))
+    plan = rules(catalog).drain(who, NEW, NOON)
+    assert ([put.key for put in plan.commit.puts], plan.leaving) == ([ONE], (ONE,))
 
 
 def test_the_view_itself_is_never_changed() -> None:
@@ -246,7 +257,7 @@ def test_the_view_itself_is_never_changed() -> None:
     entry = catalog.get(ONE)
     assert entry is not None
     before = entry.instance.SerializeToString(deterministic=True)
-    rules(catalog).drain([ONE], NEW)
+    rules(catalog).drain(Leaving([ONE]), NEW, NOON)
     rules(catalog).update(wanted(weight=5), ["weight"])
     assert entry.instance.SerializeToString(deterministic=True) == before
 

@@ -421,6 +421,10 @@ class Leases:
         is_newer = epoch == holding.epoch and 0 < held.generation < found.generation
         if found.leaves_at is not None:
             holding.take(Input.DISMISSED, f"{found.key} was deregistered by somebody else and leaves after its drain")
+        elif is_newer and holding.may_claim and holding.state is State.REGISTERED and not held.is_same_owner(found):
+            # Its lease holds all that it should: nobody took it over, or a moment ago. With the lease and the
+            # generation the registry can tell whether somebody wrote this under the lease by hand.
+            holding.take(Input.LOOSE)
         elif (is_newer or not holding.may_claim) and not held.is_same_owner(found):
             holding.take(Input.TAKEN, f"{found.key} was taken over by generation {found.generation}")
         elif is_newer or not holding.may_claim:

@@ -275,6 +275,21 @@ def test_a_higher_generation_in_the_same_order_is_a_newer_owner() -> None:
     assert "generation 2" in holding.reason
 
 
+def test_what_somebody_wrote_under_its_lease_by_hand_is_registered_anew() -> None:
+    core = leases()
+    holding = registered(core)
+    core.renewals(LOOK_UP_EVERY_S - 1)
+    core.renewed("L1", Renewed.RENEWED, TTL_S, 1, "e1", LOOK_UP_EVERY_S - 1)
+    assert core.due(LOOK_UP_EVERY_S) == [LookUp(holding)]
+    edited = replace(holding.instance, port=9, generation=2, revision=7)
+    core.seen(holding, edited, "e1", LOOK_UP_EVERY_S)
+    assert core.due(LOOK_UP_EVERY_S) == [Register(holding, "L1")]
+    assert (holding.instance.generation, holding.instance.port) == (1, PLAYER.port)
+    # If it was no hand but a newer owner after all, the registry says so.
+    core.refused(holding, "taken")
+    assert holding.state is State.LOST
+
+
 def test_generations_of_another_epoch_are_not_compared() -> None:
     core = leases()
     holding = registered(core)

@@ -314,7 +314,9 @@ class Feed:
         except StoreError:
             await asyncio.sleep(RETRY_S)
         else:
-            log.info("mended: %s", commit_text(commit))
+            # Clients bring ghosts about, and so many as they like; a stray is somebody's hand in the store.
+            level = logging.DEBUG if commit.cause is Cause.REPLACED else logging.WARNING
+            log.log(level, "mended: %s", commit_text(commit))
             self._mending.done(commit)
 
     async def _bookmarks(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -139,6 +140,22 @@ async def test_ghosts_are_deleted_from_the_store() -> None:
         feed.emit(put(12, TWO, **HOST))
         commit = await eventually_async(lambda: store.commits[0] if store.commits else None)
         assert commit == Commit(deletes=(Delete(ONE, 11),), cause=Cause.REPLACED)
+
+
+async def test_what_clients_bring_about_is_mended_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    """They bring about as many ghosts as they like; a record without its lease is the work of somebody's hand."""
+    caplog.set_level(logging.DEBUG)
+    feed = feed_of(Mute(), {"one": 30_000})
+    async with following(feed):
+        feed.emit(put(11, TWO, **HOST))
+        feed.emit(put(12, key("three"), **HOST))
+        feed.emit(put(13, ONE, lease=""))
+        await eventually_async(lambda: caplog.text.count("mended:") == 2)
+    said = {it.getMessage(): it.levelno for it in caplog.records if "mended:" in it.getMessage()}
+    assert said == {
+        f"mended: {TWO} is deleted: lost its address": logging.DEBUG,
+        f"mended: {ONE} is back under its lease": logging.WARNING,
+    }
 
 
 async def test_ghosts_of_an_outage_are_deleted_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """CORE of the etcd store: full sets and changes, made out of what etcd answers and what its watch says."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -9,6 +9,9 @@ from registry_server.stores.base import Cause, Deleted, Delta, Progress, Record,
 from registry_server.stores.etcd_leases import LeaseIds, ttl_of
 from registry_server.stores.etcd_pace import Pace
 from registry_server.stores.etcd_wire import Epoch, Layout, Vouched, read_secret
+
+# So many records at the most leave in one event when nobody wrote that; a write of the registry's deletes fewer.
+SLICE = 200
 
 Odd = Callable[[bytes, str], None]
 """Takes note of a key that is skipped, and why."""
@@ -85,6 +88,9 @@ class Telling:
 
     etcd keeps revisions whole but may put several into one response, and with `fragment` one response into several
     messages. So the last revision of a message that is to be continued waits for the rest.
+
+    Only what nobody wrote is told in slices: where more records left at one revision than any write of the registry's
+    deletes, their lease ran out. All slices but the last belong to the revision before, after which they came.
     """
 
     def __init__(self, reading: Reading, told: Told, secret: bytes) -> None:
@@ -104,16 +110,28 @@ class Telling:
         """What to ask etcd for."""
         return self._layout.watch(self._told.revision)
 
-    def feed(self, response: etcd.WatchResponse) -> list[Delta | Progress]:
-        """The events that `response` completes. Raises OrderLost."""
-        events = [*self._rest, *response.events]
-        self._rest = _last_revision(events) if response.fragment else []
-        complete = events[: len(events) - len(self._rest)]
-        return [
-            self._event(revision, list(group))
-            for revision, group in groupby(complete, key=lambda event: event.kv.mod_revision)
-            if revision > self._told.revision
-        ]
+    def feed(self, response: etcd.WatchResponse) -> Iterator[Delta | Progress]:
+        """The events that `response` completes, each made when it is asked for. Raises OrderLost."""
+        events, self._rest = [*self._rest, *response.events], []
+        last = events[-1].kv.mod_revision if events and response.fragment else 0
+        for revision, group in groupby(events, key=lambda event: event.kv.mod_revision):
+            if revision > self._told.revision:
+                yield from self._slices(revision, list(group), goes_on=revision == last)
+
+    def _slices(self, revision: int, events: list[etcd.Event], *, goes_on: bool) -> Iterator[Delta | Progress]:
+        if len(events) > SLICE and all(event.type == etcd.Event.DELETE for event in events):
+            while len(events) > SLICE:
+                some, events = events[:SLICE], events[SLICE:]
+                yield self._expired(revision, some)
+        if goes_on:
+            self._rest = events
+        else:
+            yield self._event(revision, events)
+
+    def _expired(self, revision: int, events: list[etcd.Event]) -> Delta:
+        gone = [event.kv.key for event in events]
+        self._heed_own_keys(revision, {}, gone)
+        return Delta(revision - 1, deletes=self._deleted(gone, Cause.EXPIRED))
 
     def progress(self, revision: int) -> Progress:
         """Notes that everything up to `revision` has been told, and says so."""
@@ -129,9 +147,12 @@ class Telling:
         self._heed_own_keys(revision, {kv.key: kv.value for kv in puts}, gone)
         cause = next((self._reading.cause(kv.value) for kv in puts if kv.key == self._layout.cause), Cause.EXPIRED)
         records = tuple(filter(None, map(self._reading.record, puts)))
-        deletes = tuple(Deleted(key, cause) for key in map(self._layout.parse, gone) if key is not None)
+        deletes = self._deleted(gone, cause)
         self._advance(revision)
         return Delta(revision, records, deletes) if records or deletes else Progress(revision)
+
+    def _deleted(self, gone: list[bytes], cause: Cause) -> tuple[Deleted, ...]:
+        return tuple([Deleted(key, cause) for key in map(self._layout.parse, gone) if key is not None])
 
     def _heed_own_keys(self, revision: int, written: dict[bytes, bytes], gone: list[bytes]) -> None:
         if self._layout.epoch in written or self._layout.epoch in gone or self._layout.secret in gone:
@@ -142,8 +163,3 @@ class Telling:
         vouched = written.get(self._layout.vouched)
         if vouched is not None and Vouched.read(vouched) is not None:
             self.vouched_at = revision
-
-
-def _last_revision(events: list[etcd.Event]) -> list[etcd.Event]:
-    last = events[-1].kv.mod_revision if events else 0
-    return [event for event in events if event.kv.mod_revision == last]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import grpc.aio
 
 from protos.registry.etcd.v3 import etcd_pb2 as etcd
-from registry_server.stores.base import StoreEvent
+from registry_server.stores.base import Delta, StoreEvent
 from registry_server.stores.etcd_link import REQUEST_S, BadCredentials, Link, LinkLost, hang_up
 from registry_server.stores.etcd_pace import Pace
 from registry_server.stores.etcd_telling import OrderLost, Telling, Told
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # When a timer rings so much later than it should, this process stood still, and what came meanwhile is yet to be read.
 OVERSLEPT_S = 0.2
 STEP_S = 0.25
+# So many records are told of in one step; in between, everybody else has a turn.
+TOLD_AT_ONCE = 200
 
 
 class Watch:
@@ -66,7 +68,13 @@ class Watch:
             response = await self._read()
             before()
             self._note_heard()
-            tell(self._events(response), self._telling.told)
+            records = 0
+            for event in self._events(response):
+                tell([event], self._telling.told)
+                records += len(event.puts) + len(event.deletes) if isinstance(event, Delta) else 1
+                if records >= TOLD_AT_ONCE:
+                    records = 0
+                    await asyncio.sleep(0)
 
     @property
     def unanswered_s(self) -> float:
@@ -144,9 +152,9 @@ class Watch:
         reason = f"{self._link.endpoint}: {response.cancel_reason or 'etcd cancelled the watch'}"
         return BadCredentials(reason) if "permission denied" in reason else LinkLost(reason)
 
-    def _events(self, response: etcd.WatchResponse) -> list[StoreEvent]:
+    def _events(self, response: etcd.WatchResponse) -> Iterable[StoreEvent]:
         if response.events or response.created:
-            return [*self._telling.feed(response)]
+            return self._telling.feed(response)
         # An answer to a request carries no watch id, and in old versions of etcd may overtake events.
         is_in_order = response.watch_id == self._watch_id or self._answers_in_order
         return [self._telling.progress(response.header.revision if is_in_order else 0)]

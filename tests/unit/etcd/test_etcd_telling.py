@@ -8,7 +8,7 @@ from protos.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.stores.base import Cause, Deleted, Delta, Key, Progress, Record
 from registry_server.stores.etcd_leases import LeaseIds
 from registry_server.stores.etcd_pace import Pace
-from registry_server.stores.etcd_telling import Loading, OrderLost, Reading, Telling, Told
+from registry_server.stores.etcd_telling import SLICE, Loading, OrderLost, Reading, Telling, Told
 from registry_server.stores.etcd_wire import Layout, Vouched
 
 LAYOUT = Layout.below("/registry")
@@ -73,28 +73,59 @@ def responses(draw: st.DrawFn, revisions: list[list[etcd.Event]]) -> list[etcd.W
     return sent
 
 
+def fed(telling: Telling, response: etcd.WatchResponse) -> list[Delta | Progress]:
+    """The events that a response completes."""
+    return list(telling.feed(response))
+
+
 @given(st.data())
 def test_one_delta_for_each_revision_however_it_is_cut(data: st.DataObject) -> None:
     revisions, deltas = data.draw(histories())
     telling = telling_from(10)
     told = []
     for response in data.draw(responses(revisions)):
-        told += telling.feed(response)
+        told += fed(telling, response)
         assert telling.told.revision == (told[-1].revision if told else 10), "nothing counts as told before it is"
     assert told == deltas
+
+
+@pytest.mark.parametrize("size", [1, SLICE, SLICE + 1, 777, 5000])
+def test_what_expires_at_once_in_great_numbers_is_told_in_slices(size: int) -> None:
+    """However etcd cuts it. All but the last come before the revision, so that nobody takes a part for the whole."""
+    gone = [delete(name(number), 12) for number in range(3 * SLICE + 7)]
+    events = [put(name(0), 11), *gone, put(name(1), 13)]
+    telling, told = telling_from(10), list[Delta | Progress]()
+    for start in range(0, len(events), size):
+        response = etcd.WatchResponse(events=events[start : start + size], fragment=start + size < len(events))
+        told += fed(telling, response)
+    assert (told[0].revision, told[-1].revision, telling.told.revision) == (11, 13, 13)
+    slices = [delta for delta in told[1:-1] if isinstance(delta, Delta)]
+    assert [delta.revision for delta in slices] == [11] * (len(slices) - 1) + [12]
+    assert max(len(delta.deletes) for delta in slices) <= SLICE
+    assert {deleted.cause for delta in slices for deleted in delta.deletes} == {Cause.EXPIRED}
+    assert [it.key.id for delta in slices for it in delta.deletes] == [f"{number}" for number in range(3 * SLICE + 7)]
+
+
+def test_a_write_of_many_is_never_cut() -> None:
+    telling = telling_from(10)
+    events = [*(delete(name(number), 11) for number in range(100)), put(LAYOUT.cause, 11, b"deregistered")]
+    assert fed(telling, etcd.WatchResponse(events=events[:60], fragment=True)) == []
+    (delta,) = fed(telling, etcd.WatchResponse(events=events[60:]))
+    assert isinstance(delta, Delta)
+    assert ({it.cause for it in delta.deletes}, len(delta.deletes)) == ({Cause.DEREGISTERED}, 100)
 
 
 def test_what_was_told_is_not_told_again() -> None:
     telling = telling_from(10)
     events = [put(name(1), 10), put(name(2), 11)]
-    assert [delta.revision for delta in telling.feed(etcd.WatchResponse(events=events))] == [11]
-    assert telling.feed(etcd.WatchResponse(events=events)) == []
+    assert [delta.revision for delta in fed(telling, etcd.WatchResponse(events=events))] == [11]
+    assert fed(telling, etcd.WatchResponse(events=events)) == []
 
 
 def test_foreign_keys_are_progress() -> None:
     telling = telling_from(10)
     response = etcd.WatchResponse(events=[put(LAYOUT.root + b"note", 12), delete(LAYOUT.root + b"instances/x", 13)])
-    assert telling.feed(response) == [Progress(12), Progress(13)]
+    assert fed(telling, response) == [Progress(12), Progress(13)]
 
 
 def test_progress_never_goes_back() -> None:
@@ -104,7 +135,7 @@ def test_progress_never_goes_back() -> None:
 
 def test_cause_nobody_knows_was_asked_for() -> None:
     telling = telling_from(10)
-    (delta,) = telling.feed(etcd.WatchResponse(events=[put(LAYOUT.cause, 11, b"\xff?"), delete(name(1), 11)]))
+    (delta,) = fed(telling, etcd.WatchResponse(events=[put(LAYOUT.cause, 11, b"\xff?"), delete(name(1), 11)]))
     assert delta == Delta(11, deletes=(Deleted(Key("n", "s", "1"), Cause.DEREGISTERED),))
 
 
@@ -112,7 +143,7 @@ def test_cause_nobody_knows_was_asked_for() -> None:
 def test_a_new_epoch_ends_the_telling(event: etcd.Event) -> None:
     telling = telling_from(10)
     with pytest.raises(OrderLost):
-        telling.feed(etcd.WatchResponse(events=[put(name(1), 11), event]))
+        fed(telling, etcd.WatchResponse(events=[put(name(1), 11), event]))
 
 
 @pytest.mark.parametrize(
@@ -121,20 +152,20 @@ def test_a_new_epoch_ends_the_telling(event: etcd.Event) -> None:
 )
 def test_another_secret_ends_the_telling(event: etcd.Event) -> None:
     with pytest.raises(OrderLost):
-        telling_from(10).feed(etcd.WatchResponse(events=[event]))
+        fed(telling_from(10), etcd.WatchResponse(events=[event]))
 
 
 def test_the_same_secret_written_again_is_progress() -> None:
     event = put(LAYOUT.secret, 12, SECRET.hex().encode())
-    assert telling_from(10).feed(etcd.WatchResponse(events=[event])) == [Progress(12)]
+    assert fed(telling_from(10), etcd.WatchResponse(events=[event])) == [Progress(12)]
 
 
 def test_what_was_vouched_for_is_heard() -> None:
     telling = telling_from(10)
-    assert telling.feed(etcd.WatchResponse(events=[put(LAYOUT.vouched, 12, b"hello")])) == [Progress(12)]
+    assert fed(telling, etcd.WatchResponse(events=[put(LAYOUT.vouched, 12, b"hello")])) == [Progress(12)]
     assert telling.vouched_at == 0
     value = Vouched("0" * 16, 11).value
-    assert telling.feed(etcd.WatchResponse(events=[put(LAYOUT.vouched, 13, value)])) == [Progress(13)]
+    assert fed(telling, etcd.WatchResponse(events=[put(LAYOUT.vouched, 13, value)])) == [Progress(13)]
     assert telling.vouched_at == 13
 
 
@@ -174,11 +205,11 @@ def test_foreign_keys_are_noted_and_skipped() -> None:
     read = Reading(LAYOUT, LEASES, Pace(), lambda key, why: noted.append(key))
     telling = Telling(read, Told("e", 10), SECRET)
     events = [put(key, 12, b"hello") for key in strange]
-    assert telling.feed(etcd.WatchResponse(events=[*events, put(name(1), 12)])) == [
+    assert fed(telling, etcd.WatchResponse(events=[*events, put(name(1), 12)])) == [
         Delta(12, (Record(Key("n", "s", "1"), b"", LEASES.id(LEASE), 12, 1),))
     ]
     assert noted == strange
-    assert telling.feed(etcd.WatchResponse(events=[delete(key, 13) for key in strange])) == [Progress(13)]
+    assert fed(telling, etcd.WatchResponse(events=[delete(key, 13) for key in strange])) == [Progress(13)]
 
 
 def test_records_show_the_shortest_time_to_live() -> None:

@@ -96,8 +96,9 @@ class Load:
             book.in_flight -= 1
             self.calls += 1
             if ok:
-                self.consecutive_failures = 0
-                self.error_rate -= self.error_rate / ERROR_RATE_SPAN
+                if self.error_rate:
+                    self.consecutive_failures = 0
+                    self.error_rate -= self.error_rate / ERROR_RATE_SPAN
             else:
                 self.failures += 1
                 self.consecutive_failures += 1
@@ -105,7 +106,8 @@ class Load:
                 rtt_s = max(rtt_s, book.options.failure_cost_s)
             self._observe(rtt_s, now)
             alarm = not ok and self.consecutive_failures == book.alarm_at
-            book.alarmed |= alarm
+            if alarm:
+                book.alarmed = True
             return alarm or book.wanted is not None
 
     def abandoned(self) -> None:

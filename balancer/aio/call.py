@@ -60,12 +60,23 @@ class Attempt(Tally):
     __slots__ = ("_call", "native", "number")
 
     _call: Call | None
+    connection: Connection
 
     def __init__(self, node: Node, connection: Connection, now: float, number: int, native: NativeCall) -> None:
-        super().__init__(node, connection, now)
-        connection.entered()
-        self.number = number
-        self.native = native
+        # All that nearly every call does is written out here and in `answered`: it is done for each.
+        self.node, self.connection, self.started, self._open = node, connection, now, True
+        self.number, self.native = number, native
+        node.load.started(now)
+        connection.active += 1
+
+    def answered(self, now: float, rtt_s: float) -> None:
+        """As `out`, for an attempt that ended well."""
+        if self._open:
+            self._open = False
+            connection = self.connection
+            if self.node.load.finished(now, rtt_s):
+                connection.alarm()
+            connection.left()
 
     def serves(self, call: Call) -> None:
         """Has the call told when the attempt ended."""
@@ -113,7 +124,7 @@ class Call(grpc.aio.Call):
     _callbacks: list[Callable[[Call], None]] | None = None
     _changed: asyncio.Future[None] | None = None
     _timer: asyncio.TimerHandle | None = None
-    _deadline: float | None = None
+    _began = 0.0
 
     def __init__(self, method: Common, request: object, arguments: Arguments, info: PickInfo) -> None:
         self._method = method
@@ -130,18 +141,14 @@ class Call(grpc.aio.Call):
         if connection is None:
             self.begin_without(now)
             return
+        self._began = now
         native = self._begun(connection, self._arguments)
         self.attempt = attempt = self.attempt_type(node, connection, now, 0, native)
-        timeout = self._arguments[0]
-        if timeout is not None:
-            self._deadline = now + timeout
         attempt.serves(self)
 
     def begin_without(self, now: float) -> None:
         """Begins with no endpoint, or with more than one to come."""
-        timeout = self._arguments[0]
-        if timeout is not None:
-            self._deadline = now + timeout
+        self._began = now
         waits = self._plan.waits(self._arguments[3])
         self._course = course = Course(self._plan, self._method.engine.rng, self._deadline, wait_for_ready=waits)
         self._attempts = {}
@@ -161,7 +168,7 @@ class Call(grpc.aio.Call):
         rtt_s = now - attempt.started if self.is_unary else NO_SAMPLE
         course = self._course
         if course is None and at_once(attempt.native.code()) is OK:
-            attempt.out(Verdict.OK, now, rtt_s)
+            attempt.answered(now, rtt_s)
             retrying = self._plan.retrying
             if retrying is not None and retrying.throttle is not None:
                 retrying.throttle.succeeded()
@@ -184,6 +191,11 @@ class Call(grpc.aio.Call):
         if self._course is None:
             self._course = self._going_on(attempt)
         self._follow(self._course.ended(attempt.number, outcome, now))
+
+    @property
+    def _deadline(self) -> float | None:
+        timeout = self._arguments[0]
+        return None if timeout is None else self._began + timeout
 
     @property
     def _committed(self) -> bool:
@@ -290,14 +302,16 @@ class Call(grpc.aio.Call):
 
     def _finish(self) -> None:
         self.over = True
-        engine = self._method.engine
-        if self._timer is not None:
-            self._timer.cancel()
-        engine.waiting.pop(self, None)
-        self._tell()
-        callbacks, self._callbacks = self._callbacks, None
-        for callback in callbacks or ():
-            self._call_back(callback)
+        if self._course is not None:
+            self._method.engine.waiting.pop(self, None)
+            if self._timer is not None:
+                self._timer.cancel()
+        if self._changed is not None:
+            self._tell()
+        if self._callbacks is not None:
+            callbacks, self._callbacks = self._callbacks, None
+            for callback in callbacks:
+                self._call_back(callback)
 
     def _call_back(self, callback: Callable[[Call], None]) -> None:
         try:

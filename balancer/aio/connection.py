@@ -58,7 +58,8 @@ class Connection:
         self._on_state = on_state
         self._streams = streams
         self._waits_for_health = waits_for_health
-        self._active = 0
+        self.active = 0
+        """Attempts under way."""
         self._draining = False
         self._retries: grpc.aio.Channel | None = None
         self.channel = dial(True)
@@ -90,7 +91,7 @@ class Connection:
     def drain(self) -> None:
         """Closes the connection once its calls have ended."""
         self._draining = True
-        if not self._active:
+        if not self.active:
             self.close_soon()
 
     def close_soon(self) -> None:
@@ -100,13 +101,9 @@ class Connection:
 
     # balancer.channels.tally.Counted
 
-    def entered(self) -> None:
-        """An attempt begins."""
-        self._active += 1
-
     def left(self) -> None:
-        self._active -= 1
-        if self._draining and not self._active:
+        self.active -= 1
+        if self._draining and not self.active:
             self.close_soon()
 
     def alarm(self) -> None:
@@ -164,7 +161,7 @@ class Connection:
             # closes ends it.
             await self._watched.close()
             await _ended(watch)
-            if self._active:  # calls that are cancelled now: of their end, too, core has yet to tell
+            if self.active:  # calls that are cancelled now: of their end, too, core has yet to tell
                 self._close_calls()
                 await asyncio.sleep(_LAST_WORDS_OF_CALLS_S)
             raise

@@ -37,7 +37,9 @@ class Method:
         self.replay_limit: int | None = None
         self._signature = signature
         self._revision = -1
-        self._natives: dict[tuple[Connection, bool], NativeMethod]
+        self._firsts: dict[Connection, NativeMethod]
+        """For first attempts; and those for attempts that others went before."""
+        self._laters: dict[Connection, NativeMethod]
         self._others: dict[str, Method] = {}
         self._front = self._in_front(engine.front)
         self._replan()
@@ -52,23 +54,26 @@ class Method:
     def _replan(self) -> None:
         """Takes over what the service config says of this method."""
         self._revision = self.engine.revision
-        self._natives = {}
+        self._firsts, self._laters = {}, {}
         self.plan = plan = self.engine.plan(self._signature)
         self.replay_limit = None if plan.retrying is None else self.engine.settings.replay_limit
 
     def at(self, connection: Connection, again: bool) -> NativeMethod:
         """This method's multi-callable on a connection. Kept here: a connection outlives many stubs."""
-        return self._natives.get((connection, again)) or self._made(connection, again)
+        natives = self._laters if again else self._firsts
+        return natives.get(connection) or self._made(connection, again)
 
     def _made(self, connection: Connection, again: bool) -> NativeMethod:
-        self._natives = {key: native for key, native in self._natives.items() if not key[0].closed}
+        natives = self._laters if again else self._firsts
+        for gone in [other for other in natives if other.closed]:
+            del natives[gone]
         signature = self._signature
         channel = connection.retries if again else connection.channel
         make = cast("Callable[..., NativeMethod]", getattr(channel, signature.kind.value))
         keeps = signature.kind.streams_requests and self.replay_limit is not None
         serializer = self._encoded if keeps else signature.serializer
         native = make(signature.path, serializer, signature.deserializer, _registered_method=signature.registered)
-        self._natives[connection, again] = native
+        natives[connection] = native
         return native
 
     def _encoded(self, kept: Kept) -> object:

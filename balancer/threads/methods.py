@@ -49,7 +49,9 @@ class Method:
         self._signature = signature
         self._revision = -1
         self._replay_limit: int | None = None
-        self._natives: dict[tuple[Connection, bool], NativeMethod] = {}
+        self._firsts: dict[Connection, NativeMethod] = {}
+        """For first attempts; and those for attempts that others went before."""
+        self._laters: dict[Connection, NativeMethod] = {}
         self._lock = threading.Lock()
         self._info_of = engine.info_of
         self._replan()
@@ -62,7 +64,8 @@ class Method:
 
     def at(self, connection: Connection, again: bool) -> NativeMethod:
         """This method's multi-callable on a connection. Kept here: a connection outlives many stubs."""
-        return self._natives.get((connection, again)) or self._made(connection, again)
+        natives = self._laters if again else self._firsts
+        return natives.get(connection) or self._made(connection, again)
 
     def _made(self, connection: Connection, again: bool) -> NativeMethod:
         signature = self._signature
@@ -70,13 +73,15 @@ class Method:
         make = cast("Callable[..., NativeMethod]", getattr(channel, signature.kind.value))
         serializer = self._encoded if signature.kind.streams_requests else signature.serializer
         with self._lock:
-            native = self._natives.get((connection, again))
+            natives = self._laters if again else self._firsts
+            native = natives.get(connection)
             if native is None:
                 native = make(
                     signature.path, serializer, signature.deserializer, _registered_method=signature.registered
                 )
-                kept = {key: other for key, other in self._natives.items() if not key[0].closed}
-                self._natives = {**kept, (connection, again): native}
+                for gone in [other for other in natives if other.closed]:
+                    del natives[gone]
+                natives[connection] = native
             return native
 
     def _encoded(self, kept: Kept) -> object:
@@ -295,30 +300,30 @@ class UnaryUnaryMethod(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: i
         engine = self.engine
         if self._revision != engine.revision:
             self._replan()
-        arguments = (timeout, metadata, credentials, wait_for_ready, compression)
         if self.plan is not PLAIN:
-            return self.blocking(False, request, arguments)
+            return self.blocking(False, request, (timeout, metadata, credentials, wait_for_ready, compression))
         info = self._info_of(self.path, metadata or ())
         started = time.monotonic()
         seen = engine.generation
         node = engine.picker.pick(info, started)
         connection: Connection | None = node.subchannel if isinstance(node, Node) else None
         if connection is None:
-            return self.blocking(False, request, arguments)
+            return self.blocking(False, request, (timeout, metadata, credentials, wait_for_ready, compression))
         if engine.resting and not engine.stir(connection):
-            return self.blocking(False, request, arguments, seen)
-        call = self._natives.get((connection, False)) or self._made(connection, False)
+            return self.blocking(False, request, (timeout, metadata, credentials, wait_for_ready, compression), seen)
+        call = self._firsts.get(connection) or self._made(connection, False)
         load = connection.node.load
         load.started(started)
         try:
             response = call(request, timeout, metadata, credentials, None, compression)
         except grpc.RpcError as error:
+            arguments = (timeout, metadata, credentials, wait_for_ready, compression)
             return self._elsewhere(error, connection, started, info, request, arguments)
         except BaseException as error:
             load.abandoned()
             connection.left()
             if isinstance(error, ValueError) and connection.closed and not engine.closed:
-                return self.blocking(False, request, arguments)
+                return self.blocking(False, request, (timeout, metadata, credentials, wait_for_ready, compression))
             raise
         ended = time.monotonic()
         if load.finished(ended, ended - started):

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from registry_client import checks
+
 if TYPE_CHECKING:
     from random import Random
+
+_MOST_FACTOR = 1_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +19,7 @@ class Backoff:
 
     `base_s`, `cap_s`: the longest first delay, and the longest delay of all, in seconds. `jitter`: the part of the
     delay that is left to chance; 1 is "full jitter" (M. Brooker, Exponential Backoff And Jitter, AWS 2015), which
-    spreads a crowd best. Raises ValueError for settings that make no sense.
+    spreads a crowd best. Raises InvalidArgument for settings that make no sense.
     """
 
     base_s: float = 0.1
@@ -24,12 +28,11 @@ class Backoff:
     jitter: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.base_s <= self.cap_s:
-            raise ValueError(f"base_s: must be above 0 and at most cap_s ({self.cap_s}), is {self.base_s}")
-        if self.factor < 1:
-            raise ValueError(f"factor: must be at least 1, is {self.factor}")
-        if not 0 <= self.jitter <= 1:
-            raise ValueError(f"jitter: must be within 0 and 1, is {self.jitter}")
+        cap_s = checks.seconds("cap_s", self.cap_s, 0.0, checks.MAX_TIMEOUT_S)
+        if not checks.seconds("base_s", self.base_s, 0.0, cap_s) > 0:
+            raise checks.wrong("base_s", f"must be above 0 and at most cap_s ({cap_s:g} seconds)", self.base_s)
+        checks.number("factor", self.factor, 1.0, _MOST_FACTOR)
+        checks.number("jitter", self.jitter, 0.0, 1.0)
 
     def delay(self, attempt: int, rng: Random) -> float:
         """Seconds to wait after `attempt` failures before this one, in a row; 0 is the first."""
@@ -49,4 +52,5 @@ class Backoff:
 
     def longer(self, times: float) -> Backoff:
         """The same with pauses so many times as long."""
-        return Backoff(self.base_s * times, self.cap_s * times, self.factor, self.jitter)
+        cap_s = min(self.cap_s * times, checks.MAX_TIMEOUT_S)
+        return Backoff(min(self.base_s * times, cap_s), cap_s, self.factor, self.jitter)

@@ -13,6 +13,7 @@ import reprlib
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import islice
 from numbers import Real
 from typing import TypeVar
 
@@ -23,7 +24,7 @@ _Any = TypeVar("_Any")
 
 MIN_TTL_S, MAX_TTL_S = 2.0, 3600.0
 MAX_DRAIN_S = 3600.0
-MAX_TIMEOUT_S = 366 * 86_400.0
+MAX_TIMEOUT_S = 30_000_000.0  # about a year; a round number, as messages show it
 MAX_NAME = 128
 MAX_WEIGHT = 1_000_000
 MAX_LABEL_BYTES = 16 * 1024
@@ -89,15 +90,20 @@ def yes_or_no(field: str, value: object) -> bool:
 
 def seconds(field: str, value: object, least: float, most: float) -> float:
     """A number of seconds within bounds."""
+    return number(field, value, least, most, " of seconds", " seconds")
+
+
+def number(field: str, value: object, least: float, most: float, of: str = "", unit: str = "") -> float:
+    """A number within bounds. `of` and `unit` say what it counts."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise wrong_type(field, "must be a number of seconds", value, _as_seconds(value))
+        raise wrong_type(field, f"must be a number{of}", value, _as_number(value))
     try:
-        number = float(value)
+        given = float(value)
     except OverflowError:
-        number = float("inf")
-    if not least <= number <= most:  # which is so for nan, too
-        raise wrong(field, f"must be {least:g} to {most:g} seconds, is {number:g}")
-    return number
+        given = float("inf")
+    if not least <= given <= most:  # which is so for nan, too
+        raise wrong(field, f"must be {least:.9g} to {most:.9g}{unit}, is {given:g}")
+    return given
 
 
 def ttl(value: object) -> float:
@@ -140,7 +146,7 @@ def some_of(field: str, kind: type[_Kind], value: object) -> list[_Kind]:
 
 
 def tags(field: str, value: object) -> tuple[str, ...]:
-    """A sequence of strings, and not one string, which would be a sequence of letters."""
+    """A sequence of strings, and not one string, which would be a sequence of letters, nor one without an end."""
     return tuple(text(field, tag, "each ") for tag in _each(field, value, "a list of strings"))
 
 
@@ -253,14 +259,20 @@ def wrong_type(field: str, rule: str, value: object, write: str = "") -> WrongTy
 
 def shown(value: object) -> str:
     """The value in a line of bounded length, whatever it is."""
-    return " ".join(_SHOW.repr(value).split())
+    try:
+        return " ".join(_SHOW.repr(value).split())
+    except Exception:  # a number of more digits than Python writes out, a subclass that cannot be shown
+        return f"something that cannot be shown ({type(value).__name__})"
 
 
 def _each(field: str, value: object, needed: str) -> Iterable[object]:
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        write = f"[{value!r}]" if isinstance(value, str) and len(value) < MAX_NAME else ""
+        write = f"[{shown(value)}]" if isinstance(value, str) and len(value) < MAX_NAME else ""
         raise wrong_type(field, f"must be {needed}", value, write)
-    return value
+    found = list(islice(value, MAX_LABEL_BYTES + 1))
+    if len(found) > MAX_LABEL_BYTES:
+        raise wrong(field, f"must be {needed}, and at most {MAX_LABEL_BYTES} of them")
+    return found
 
 
 def _as_text(value: object) -> str:
@@ -268,19 +280,20 @@ def _as_text(value: object) -> str:
         return "its .decode()"
     if isinstance(value, bool) or value is None or isinstance(value, Iterable):
         return ""
-    return repr(str(value)) if isinstance(value, int | float) else "str(…) of it"
+    is_short = isinstance(value, float) or (isinstance(value, int) and abs(value) <= MAX_INT64)
+    return repr(str(value)) if is_short else "str(…) of it"
 
 
 def _as_int(value: object) -> str:
     if isinstance(value, str) and value.isdecimal() and value.isascii() and len(value) < MAX_NAME:
         return value.lstrip("0") or "0"
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else ""
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else ""
 
 
-def _as_seconds(value: object) -> str:
+def _as_number(value: object) -> str:
     if isinstance(value, timedelta):
         return f"{value.total_seconds():g}"
     try:
         return f"{float(value):g}" if isinstance(value, str) and len(value) < MAX_NAME else ""
-    except ValueError:
+    except Exception:  # a subclass may do as it likes
         return ""

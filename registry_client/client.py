@@ -80,7 +80,7 @@ def connect(
         parse_addresses(addresses),
         checks.name("namespace", namespace, empty=True) or DEFAULT_NAMESPACE,
         checks.instance_of("credentials", grpc.ChannelCredentials, credentials),
-        _directory(cache_dir),
+        check_cache_dir(cache_dir),
         checks.timeout(timeout),
         checks.instance_of("backoff", Backoff, backoff) or Backoff(),
         checks.seconds("cache_max_age", cache_max_age, 0, MOST_CACHE_AGE_S),
@@ -89,7 +89,8 @@ def connect(
     return RegistryClient(settings)
 
 
-def _directory(given: object) -> Path | None:
+def check_cache_dir(given: object) -> Path | None:
+    """Where views are kept on disk; None for nowhere. Raises InvalidArgument for what is no path."""
     if isinstance(given, CacheDir):
         return default_dir()
     if given is None or isinstance(given, str | PathLike):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+import grpc.aio
 
 import balancer
 from balancer.aio.channel import aio_channel as _aio_channel
@@ -13,17 +17,16 @@ from balancer.resolvers import parse_target as parse_plain_target
 from balancer.resolvers import resolver_for
 from balancer.service_config import parse_service_config
 from balancer.threads.channel import blocking_channel as _blocking_channel
-from registry_client.client import CacheDir, connect
+from registry_client import checks
+from registry_client.client import CacheDir, check_cache_dir, connect
 from registry_client.errors import InvalidTarget, RegistryError
+from registry_client.instance import filter_to_proto
 from registry_client.lack import why_none
-from registry_client.target import Target, parse_target
+from registry_client.target import Target, parse_target, show_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
-
-    import grpc
-    import grpc.aio
 
     from balancer.policies.base import Policy
     from registry_client.client import RegistryClient
@@ -167,6 +170,8 @@ def aio_channel(
 
     Raises InvalidTarget, naming the part, for a mistake in the URL, and ValueError for one in another argument.
     """
+    checks.instance_of("credentials", grpc.ChannelCredentials, credentials)
+    checks.instance_of("compression", grpc.Compression, compression)
     settings = _settings(target, policy, options, balancing, filters, registry_credentials, cache_dir)
     return _aio_channel(
         settings.resolver,
@@ -195,6 +200,8 @@ def channel(
 
     Interceptors go on top of it with `grpc.intercept_channel`.
     """
+    checks.instance_of("credentials", grpc.ChannelCredentials, credentials)
+    checks.instance_of("compression", grpc.Compression, compression)
     settings = _settings(target, policy, options, balancing, filters, registry_credentials, cache_dir)
     made: grpc.Channel = _blocking_channel(
         settings.resolver,
@@ -224,21 +231,39 @@ def _settings(
     credentials: grpc.ChannelCredentials | None,
     cache_dir: str | Path | CacheDir | None,
 ) -> _Settings:
+    if not isinstance(url, str):
+        raise InvalidTarget(f"target {checks.shown(url)}: must be a string, such as 'registry://127.0.0.1:7400/player'")
+    given = _pairs(options)
+    checks.instance_of("balancing", ChannelOptions, balancing)
+    checks.instance_of("registry_credentials", grpc.ChannelCredentials, credentials)
+    check_cache_dir(cache_dir)
     if url.partition(":")[0] in _WITHOUT_REGISTRY:
         return _Settings(_checked(url, filters), policy, balancing)
     target = parse_target(url)
     rest = {name: value for name, value in target.options.items() if name not in (_TAGS, _VERSION)}
     chosen, completed = _in_url(url, lambda: from_query(rest, policy, balancing))
-    if chosen is None and parse_service_config(dict(options or ()).get(SERVICE_CONFIG)).policy is None:
+    if chosen is None and parse_service_config(given.get(SERVICE_CONFIG)).policy is None:
         chosen = DEFAULT_POLICY
     source = Source(replace(target, options={}), _filters(target.options, filters), credentials, cache_dir)
     return _Settings(RegistryResolver(source), chosen, completed)
 
 
+def _pairs(options: object) -> dict[str, Any]:
+    """gRPC's channel options. Raises InvalidArgument for what is no sequence of (name, value)."""
+    pairs = [] if options is None else options
+    if isinstance(pairs, list | tuple) and all(
+        isinstance(it, tuple | list) and len(it) == 2 and isinstance(it[0], str) for it in pairs
+    ):
+        return dict(pairs)
+    raise checks.wrong_type(
+        "options", "must be a list of (name, value)", options, "[('grpc.keepalive_time_ms', 10_000)]"
+    )
+
+
 def _checked(url: str, filters: Filters | None) -> str:
     """A `static://` or `dns://` target, if it can be read and nothing is asked of it that needs a registry."""
     if filters:
-        raise InvalidTarget(f"target {url!r}: filters need a registry:// target")
+        raise InvalidTarget(f"target {show_url(url)}: filters need a registry:// target")
     _, query = _in_url(url, lambda: resolver_for(parse_plain_target(url)))
     _in_url(url, lambda: from_query(query))
     return url
@@ -250,7 +275,10 @@ def _filters(query: Mapping[str, str], filters: Filters | None) -> Filters:
         meant["tags"] = query[_TAGS].split(",")
     if query.get(_VERSION):
         meant["version"] = query[_VERSION]
+    if filters is not None and not isinstance(filters, Mapping):
+        raise checks.wrong_type("filters", "must be a dict", filters, "{'tags': ['eu']}")
     meant.update(filters or {})
+    filter_to_proto(**meant)  # a mistake is told now, and not by every call
     return meant
 
 
@@ -258,4 +286,4 @@ def _in_url(url: str, parse: Callable[[], _Built]) -> _Built:
     try:
         return parse()
     except ValueError as error:
-        raise InvalidTarget(f"target {url!r}: {error}") from None
+        raise InvalidTarget(f"target {show_url(url)}: {error}") from None

@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from registry_client import checks
 from registry_client.instance import DEFAULT_NAMESPACE, Instance, Key
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class WatchLimits:
     """The most that one watch takes from a registry; what is larger is refused.
 
     `size`: of one step and of the whole set, in bytes as encoded. `instances`: in one step and in the whole set.
-    `parts`: messages that make up one step. Raises ValueError for less than 1.
+    `parts`: messages that make up one step. Raises InvalidArgument for what is no number above 0.
     """
 
     size: int = 64 * 1024 * 1024
@@ -38,8 +39,7 @@ class WatchLimits:
 
     def __post_init__(self) -> None:
         for name, value in (("size", self.size), ("instances", self.instances), ("parts", self.parts)):
-            if value < 1:
-                raise ValueError(f"{name}: must be at least 1, is {value}")
+            checks.whole(name, value, 1, checks.MAX_INT64)
 
 
 class Asked(NamedTuple):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SCHEME = "registry"
 DEFAULT_PORT = 7400
 MAX_DIGITS = 5
+_LONGEST_SHOWN = 300
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^\[\]:/?#\s]+)(?::(?P<port>[0-9]+))?")
 
 
@@ -105,22 +106,26 @@ def parse_target(url: str) -> Target:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme != SCHEME:
         raise InvalidTarget(
-            f"target {url!r}: must begin with {SCHEME}://, as in {SCHEME}://127.0.0.1:{DEFAULT_PORT}/player"
+            f"target {show_url(url)}: must begin with {SCHEME}://, as in {SCHEME}://127.0.0.1:{DEFAULT_PORT}/player"
         )
     rest, _, query = rest.partition("?")
     where, _, path = rest.partition("/")
     if not where:
-        raise InvalidTarget(f"target {url!r}: the address of the registry is missing after {SCHEME}://")
+        raise InvalidTarget(f"target {show_url(url)}: the address of the registry is missing after {SCHEME}://")
     names = path.rstrip("/").split("/")
     if not path or len(names) > 2:
-        raise InvalidTarget(f"target {url!r}: the path must be SERVICE or NAMESPACE/SERVICE, is {path!r}")
+        raise InvalidTarget(f"target {show_url(url)}: the path must be SERVICE or NAMESPACE/SERVICE, is {shown(path)}")
     service, namespace = names[-1], names[0] if len(names) == 2 else DEFAULT_NAMESPACE
     for part, name in (("namespace", namespace), ("service", service)):
         if NAME.fullmatch(name) is None:
-            raise InvalidTarget(
-                f"target {url!r}: the {part} {name!r} must be 1 to 128 letters, digits and any of _ . : @ ~ + -"
-            )
+            rule = "must be 1 to 128 letters, digits and any of _ . : @ ~ + -"
+            raise InvalidTarget(f"target {show_url(url)}: the {part} {shown(name)} {rule}")
     return Target(parse_addresses(where), service, namespace, _options(url, query))
+
+
+def show_url(url: str) -> str:
+    """The URL as messages quote it, of bounded length."""
+    return repr(url) if len(url) <= _LONGEST_SHOWN else shown(url)
 
 
 def _options(url: str, query: str) -> dict[str, str]:
@@ -128,9 +133,10 @@ def _options(url: str, query: str) -> dict[str, str]:
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError:
-        raise InvalidTarget(f"target {url!r}: the options {query!r} must be NAME=VALUE, joined by &") from None
+        rule = "must be NAME=VALUE, joined by &"
+        raise InvalidTarget(f"target {show_url(url)}: the options {shown(query)} {rule}") from None
     for name, value in pairs:
         if name in options:
-            raise InvalidTarget(f"target {url!r}: the option {name!r} is given twice")
+            raise InvalidTarget(f"target {show_url(url)}: the option {shown(name)} is given twice")
         options[name] = value
     return options

@@ -1,6 +1,7 @@
 """A mistake is told at once, in one line with the field and how to write it, whether a registry is there or not."""
 
 import asyncio
+import itertools
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,7 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import registry_client
-from registry_client import Instance, InvalidArgument, InvalidTarget, Locality, RegistryClient, RegistryError, sync
+from registry_client import (
+    Backoff,
+    Instance,
+    InvalidArgument,
+    InvalidTarget,
+    Locality,
+    RegistryClient,
+    RegistryError,
+    WatchLimits,
+    aio,
+    checks,
+    sync,
+)
 from registry_client.instance import check_registrable
 from registry_server.errors import InvalidField
 from registry_server.rpc import validate
@@ -62,6 +75,10 @@ OF_AN_INSTANCE: list[Mistake] = [
     ("instance.port", "must be an int, is None", {"port": None}),
     ("instance.port", "must be an int, is True", {"port": True}),
     ("instance.port", "1 to 65535, is 0", {"port": 0}),
+    ("instance.port", "cannot be shown (int)", {"port": 10**5000}),
+    ("instance.service", "write str(…)", {"service": 10**5000}),
+    ("instance.metadata", "cannot be shown", {"metadata": {"k": [10**5000]}}),
+    ("instance.tags", "at most 16384", {"tags": itertools.repeat("a")}),
     ("instance.port", "0 to 65535, is 65536", {"port": 65536}),
     ("instance.port", "is -1", {"port": -1}),
     ("instance.weight", "0 to 1000000", {"weight": 1_000_001}),
@@ -147,9 +164,30 @@ OF_CLIENTS: list[Mistake] = [
     ("timeout", "number of seconds, is None", {"timeout": None}),
     ("credentials", "ChannelCredentials", {"credentials": "ca.pem"}),
     ("backoff", "Backoff", {"backoff": 3}),
+    ("backoff", "Backoff", {"backoff": {"base_s": 1}}),
+    ("cache_max_age", "write 60", {"cache_max_age": timedelta(seconds=60)}),
+    ("watch_limits", "WatchLimits", {"watch_limits": 10}),
     ("cache_dir", "a path", {"cache_dir": 5}),
     ("cache_dir", "a path", {"cache_dir": b"cache"}),
 ]
+OF_CHANNELS: list[Mistake] = [
+    ("credentials", "ChannelCredentials", {"credentials": "ca.pem"}),
+    ("registry_credentials", "ChannelCredentials", {"registry_credentials": True}),
+    ("compression", "Compression", {"compression": "gzip"}),
+    ("balancing", "ChannelOptions", {"balancing": {"subset_size": 3}}),
+    ("cache_dir", "a path", {"cache_dir": 5}),
+    ("options", "[('grpc.", {"options": {"grpc.keepalive_time_ms": 1}}),
+    ("options", "[('grpc.", {"options": "grpc.keepalive_time_ms"}),
+    ("options", "[('grpc.", {"options": [("a", 1, 2)]}),
+    ("filters", "a dict", {"filters": "eu"}),
+    *((field, part, {"filters": filters}) for field, part, filters in OF_QUESTIONS),
+]
+WRONG_SETTINGS: list[tuple[type, str, Any]] = [
+    *((Backoff, name, wrong) for name in ("base_s", "cap_s", "factor", "jitter") for wrong in (None, "1", -1, True)),
+    *((Backoff, name, wrong) for name in ("base_s", "cap_s", "factor", "jitter") for wrong in (float("nan"), 10**5000)),
+    *((WatchLimits, name, wrong) for name in ("size", "instances", "parts") for wrong in (None, "1", 0, 1.5, 10**5000)),
+]
+WRONG_TARGETS = [None, 5, b"registry://h/a", ["registry://h/a"], {}, object(), "x" * 100_000, "registry://h/a\nb"]
 WRONG_ADDRESSES = [None, 5, b"h:1", ["h:1", None], {"h": 1}, [], "", "2001:db8::1:2:8001", object()]
 
 
@@ -181,7 +219,7 @@ def check_told(error: InvalidArgument, mistake: Mistake) -> None:
 
 
 def named(mistake: Mistake) -> str:
-    return f"{mistake[0]}-{list(mistake[2].values())!r:.30}"
+    return f"{mistake[0]}-{checks.shown(list(mistake[2].values())):.30}"
 
 
 @pytest.mark.parametrize("mistake", OF_AN_INSTANCE, ids=named)
@@ -272,6 +310,32 @@ def test_of_clients(mistake: Mistake) -> None:
         with pytest.raises(InvalidArgument) as caught:
             connect(NOBODY, **mistake[2])
         check_told(caught.value, mistake)
+
+
+@pytest.mark.parametrize(("kind", "field", "wrong"), WRONG_SETTINGS, ids=lambda it: checks.shown(it)[:30])
+def test_of_settings(kind: type, field: str, wrong: Any) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        kind(**{field: wrong})
+    assert caught.value.field in {field, "base_s"}  # a cap below the base is told of either
+
+
+@pytest.mark.parametrize("mistake", OF_CHANNELS, ids=named)
+async def test_of_channels(mistake: Mistake) -> None:
+    makes: list[Callable[..., Any]] = [registry_client.channel, aio.channel]
+    for make in makes:
+        with pytest.raises(InvalidArgument) as caught:
+            make(f"registry://{NOBODY}/player", **mistake[2])
+        check_told(caught.value, mistake)
+
+
+@pytest.mark.parametrize("wrong", WRONG_TARGETS, ids=lambda wrong: f"{wrong!r:.20}")
+async def test_of_targets(wrong: Any) -> None:
+    makes: list[Callable[..., Any]] = [registry_client.channel, aio.channel]
+    for make in makes:
+        with pytest.raises(InvalidTarget) as caught:
+            make(wrong)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("wrong", WRONG_ADDRESSES, ids=lambda wrong: type(wrong).__name__)

@@ -12,7 +12,7 @@ from tests.support.source import PACKAGES, ROOT, Source, sources, tracked_files
 Rule = Callable[[Source], Iterator[str]]
 
 # Printing is for people who asked at a command line; what a test prints is shown when it fails.
-MAY_PRINT = re.compile(r"^(examples/|tests/|protos/generate\.py|.*/(cli|__main__)\.py$)")
+MAY_PRINT = re.compile(r"^(examples/|tests/|protos/generate\.py|.*/(cli/show|__main__)\.py$)")
 # The places that poll with a deadline, play a slow peer, or measure.
 # The people of tests/faults rest between what they do, as people do; the test of it does not.
 MAY_SLEEP = re.compile(r"^tests/(support|bench|faults/(cast|nemesis|stage))\b")

@@ -1,62 +1,24 @@
-"""`registryctl`, in this process and as one of its own, against a real server."""
+"""The commands of `registryctl`, in this process and as processes of their own, against a real server."""
 
 import asyncio
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from registry_client import Locality, RegistryClient, Status
 from registry_client.cli import main
 from tests.integration.client.conftest import ids, player, until
 from tests.integration.client.test_registering import nobody_there
+from tests.support.registryctl import REGISTRYCTL, ctl, line_of, running
 from tests.support.servers import ROOT, RegistryServer
 
 COMMANDS = ["services", "instances", "watch", "register", "update", "drain", "deregister"]
-REGISTRYCTL = [sys.executable, "-m", "registry_client.cli"]
 
-
-async def ctl(*arguments: str) -> Result:
-    """Run a command that heeds no signals in a thread, as it has an event loop of its own."""
-    return await asyncio.to_thread(CliRunner().invoke, main, arguments)
-
-
-@pytest.fixture(autouse=True)
-def address(server: RegistryServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REGISTRY_SERVER", server.address)
-
-
-@contextmanager
-def running(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A command as a process."""
-    process = subprocess.Popen(
-        [*REGISTRYCTL, *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-async def line_of(process: subprocess.Popen[str]) -> str:
-    """Its next line, while this loop goes on."""
-    assert process.stdout is not None
-    line = await asyncio.to_thread(process.stdout.readline)
-    assert line, process.stderr and process.stderr.read()
-    return line
+pytestmark = pytest.mark.usefixtures("address")
 
 
 # ---- reading
@@ -138,15 +100,26 @@ async def test_a_watch_shows_what_happens(server: RegistryServer, registry: Regi
         assert "Traceback" not in process.stderr.read()
 
 
-async def test_a_watch_in_json_is_one_document_per_line(registry: RegistryClient) -> None:
+async def test_a_watch_in_json_is_one_document_per_line_and_says_when_all_that_was_there_has_been_told(
+    registry: RegistryClient,
+) -> None:
+    async with registry.register(player("p1"), drain=0):
+        with running("watch", "player", "--output", "json") as process:
+            first, current = [json.loads(await line_of(process)) for _ in range(2)]
+            assert (first["event"], first["instance"]["id"]) == ("added", "p1")
+            assert int(first["revision"]) >= int(first["instance"]["revision"])
+            assert (current["event"], current["instances"], current["revision"]) == ("current", 1, first["revision"])
+            async with registry.register(player("p2", 8002), drain=0):
+                assert json.loads(await line_of(process))["event"] == "added"
+            assert json.loads(await line_of(process))["event"] == "removed"
+            process.terminate()
+            assert process.wait(20) == 0
+
+
+async def test_a_watch_of_nobody_is_current_at_once() -> None:
     with running("watch", "player", "--output", "json") as process:
-        async with registry.register(player("p1"), drain=0):
-            document = json.loads(await line_of(process))
-            assert (document["event"], document["instance"]["id"]) == ("added", "p1")
-            assert int(document["revision"]) >= int(document["instance"]["revision"])
-        assert json.loads(await line_of(process))["event"] == "removed"
-        process.terminate()
-        assert process.wait(20) == 0
+        current = json.loads(await line_of(process))
+        assert (current["event"], current["instances"]) == ("current", 0)
 
 
 # ---- writing

@@ -1,0 +1,165 @@
+"""What commands take: the options that all have, filters, and the kinds of their values."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from registry_client.checks import MAX_DRAIN_S, MAX_TIMEOUT_S
+from registry_client.client import DEFAULT_TIMEOUT_S, RegistryClient, connect
+from registry_client.errors import InvalidTarget
+from registry_client.instance import DEFAULT_NAMESPACE, Filters, Health, Locality, Status
+from registry_client.target import parse_endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+DEFAULT_SERVER = "127.0.0.1:7400"
+OUTPUTS = ("table", "wide", "json")
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What every command takes, before its name or after it."""
+
+    server: str = DEFAULT_SERVER
+    namespace: str = DEFAULT_NAMESPACE
+    output: str = "table"
+    timeout: float = DEFAULT_TIMEOUT_S
+
+    def connect(self) -> RegistryClient:
+        """A client as the options say. The last view on disk is of no interest to a shell."""
+        return connect(self.server, namespace=self.namespace, timeout=self.timeout, cache_dir=None)
+
+    @property
+    def as_json(self) -> bool:
+        """True for JSON with the names of proto3, false for people."""
+        return self.output == "json"
+
+    @property
+    def wide(self) -> bool:
+        """True for tables with all there is, nothing of it cut."""
+        return self.output == "wide"
+
+
+class Seconds(click.ParamType[float]):
+    """A number of seconds within bounds; `open_min` = more than the lower one."""
+
+    name = "SECONDS"
+
+    def __init__(self, most: float, *, open_min: bool = False) -> None:
+        self._most = most
+        self._open_min = open_min
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        if not 0 <= seconds <= self._most or (self._open_min and seconds == 0):  # which is so for nan, too
+            self.fail(
+                f"{value} must be {'more than ' if self._open_min else ''}0 to {self._most:g} seconds", param, ctx
+            )
+        return seconds
+
+
+class Pair(click.ParamType[tuple[str, str]]):
+    """KEY=VALUE."""
+
+    name = "KEY=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = str(value).partition("=")
+        if not key or not equals:
+            self.fail(f"{value!r} must be KEY=VALUE", param, ctx)
+        return key, text
+
+
+class Address(click.ParamType[tuple[str, int]]):
+    """HOST:PORT."""
+
+    name = "HOST:PORT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return parse_endpoint(value)
+        except InvalidTarget as error:
+            self.fail(f"must be HOST:PORT: {error}", param, ctx)
+
+
+def one_of(kind: type[Status] | type[Health]) -> click.Choice[str]:
+    """The name of a member, in any case."""
+    return click.Choice([member.value for member in kind], case_sensitive=False)
+
+
+DRAIN = Seconds(MAX_DRAIN_S)
+TIMEOUT = Seconds(MAX_TIMEOUT_S, open_min=True)
+
+_COMMON = (
+    click.option(
+        "--server", "-s", metavar="ADDRESSES", help=f"HOST:PORT[,HOST:PORT…] [env REGISTRY_SERVER; {DEFAULT_SERVER}]"
+    ),
+    click.option("--namespace", "-n", metavar="NAME", help=f"[env REGISTRY_NAMESPACE; {DEFAULT_NAMESPACE}]"),
+    click.option("--output", "-o", type=click.Choice(OUTPUTS), help="[table]"),
+    click.option("--timeout", type=TIMEOUT, metavar="SECONDS", help="For one request [5]"),
+)
+
+_FILTER = (
+    click.option("--tag", "tags", multiple=True, help="Has this tag; repeatable, all must match."),
+    click.option("--metadata", "--meta", multiple=True, type=Pair(), help="Has this metadata; repeatable."),
+    click.option("--version", default="", help="Has this version."),
+    click.option("--status", "statuses", multiple=True, type=one_of(Status), help="Has this status; repeatable, any."),
+    click.option("--health", "healths", multiple=True, type=one_of(Health), help="Has this health; repeatable, any."),
+    click.option("--region", default=""),
+    click.option("--zone", default=""),
+    click.option("--sub-zone", default=""),
+    click.option("--healthy", "healthy_only", is_flag=True, help="Gets traffic: active, not ill, of a weight above 0."),
+)
+
+
+def with_common(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the common options; what stands after its name wins over what stands before it."""
+
+    @click.pass_context
+    @functools.wraps(function)
+    def wrapper(context: click.Context, /, **arguments: Any) -> Any:
+        given = {name: arguments.pop(name) for name in ("server", "namespace", "output", "timeout")}
+        named = {name: value for name, value in given.items() if value is not None}
+        return function(replace(context.find_object(Common) or Common(), **named), **arguments)
+
+    return _with(_COMMON, wrapper)
+
+
+def with_filters(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of a filter, as one argument `filters`: empty when none is given."""
+
+    @functools.wraps(function)
+    def wrapper(*positional: Any, **arguments: Any) -> Any:
+        where = Locality(*(arguments.pop(part) for part in ("region", "zone", "sub_zone")))
+        filters = Filters(
+            tags=arguments.pop("tags"),
+            metadata=dict(arguments.pop("metadata")),
+            version=arguments.pop("version"),
+            statuses=arguments.pop("statuses"),
+            healths=arguments.pop("healths"),
+            healthy_only=arguments.pop("healthy_only"),
+        )
+        given: Any = {name: value for name, value in filters.items() if value}
+        if where != Locality():
+            given["locality"] = where
+        return function(*positional, filters=given, **arguments)
+
+    return _with(_FILTER, wrapper)
+
+
+def _with(options: Iterable[Callable[..., Any]], wrapper: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(tuple(options)):
+        wrapper = option(wrapper)
+    return wrapper

@@ -1,0 +1,167 @@
+"""SHELL: the commands that look: `services`, `instances`, `watch`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from protos.registry.v1 import registry_pb2 as pb
+from registry_client.cli.ends import Signalled, run
+from registry_client.cli.instances import (
+    INSTANCES,
+    SERVICES,
+    SIGNS,
+    WIDE,
+    change_text,
+    instance_row,
+    service_row,
+    time_text,
+    wide_row,
+)
+from registry_client.cli.options import Common, with_common, with_filters
+from registry_client.cli.show import as_dict, complain, say, say_document, say_table
+from registry_client.lack import why_none
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from registry_client.client import RegistryClient
+    from registry_client.instance import Filters, Instance, ServiceSummary
+    from registry_client.view import View
+
+
+@click.command()
+@with_common
+def services(common: Common) -> None:
+    """The services of the namespace, with the number of their instances."""
+
+    async def ask() -> Sequence[ServiceSummary]:
+        async with common.connect() as registry:
+            return await registry.services()
+
+    found = run(ask())
+    if common.as_json:
+        messages = (pb.ServiceSummary(**{name: getattr(it, name) for name in _SUMMARY}) for it in found)
+        say_document({"services": [as_dict(message) for message in messages]})
+        return
+    say_table(SERVICES, list(map(service_row, found)), wide=common.wide)
+    if not found:
+        complain(f"no service is registered in namespace {common.namespace}")
+
+
+_SUMMARY = ("namespace", "service", "instances", "routable")
+
+
+@click.command()
+@click.argument("service", default="")
+@with_filters
+@with_common
+def instances(common: Common, service: str, filters: Filters) -> None:
+    """The instances of SERVICE; without it, of the whole namespace.
+
+    A terminal that is too narrow for all cuts metadata and tags, and never what other commands need. `-o wide` cuts
+    nothing and shows more.
+    """
+
+    async def ask() -> tuple[list[Instance], str]:
+        async with common.connect() as registry:
+            found = await registry.list(service, **filters)
+            return found, "" if found or common.as_json else await _why_none(registry, common, service, filters)
+
+    found, lack = run(ask())
+    if common.as_json:
+        say_document({"instances": [as_dict(it.to_proto()) for it in found]})
+        return
+    _say_instances(common, found)
+    if lack:
+        complain(lack)
+
+
+async def _why_none(registry: RegistryClient, common: Common, service: str, filters: Filters) -> str:
+    """Why there is nothing to show: nothing registered, or a filter that leaves out all that is."""
+    registered = await registry.list(service) if filters else ()
+    name = service or f"namespace {common.namespace}"
+    return why_none(name, registered, filtered=bool(filters))
+
+
+def _say_instances(common: Common, found: Sequence[Instance]) -> None:
+    row, columns = (wide_row, WIDE) if common.wide else (instance_row, INSTANCES)
+    say_table(columns, list(map(row, found)), wide=common.wide)
+
+
+def say_instance(common: Common, instance: Instance) -> None:
+    """One instance, as it is now."""
+    if common.as_json:
+        say_document({"instance": as_dict(instance.to_proto())})
+    else:
+        _say_instances(common, [instance])
+
+
+@click.command()
+@click.argument("services", nargs=-1)
+@with_filters
+@with_common
+def watch(common: Common, services: tuple[str, ...], filters: Filters) -> None:
+    """Every change of SERVICES as it happens, until Ctrl-C; without any, of the whole namespace.
+
+    Lines begin with the time and +, ~ or -: added, updated, removed. Those that are there already are added first. With
+    --output json there is one JSON document per line, and the event `current` after those that were there already.
+    While the registry is away the watch goes on and says so.
+    """
+    told = Told(common)
+
+    async def follow() -> None:
+        async with common.connect() as registry:
+            async for view in registry.watch(*services, **filters):
+                told.view(view, datetime.now().astimezone())
+
+    try:
+        run(follow())
+    except Signalled:
+        if not told.anything:
+            raise  # else Ctrl-C is how it is meant to end
+
+
+class Told:
+    """What a watch has shown so far, and how it goes on."""
+
+    def __init__(self, common: Common) -> None:
+        self._as_json = common.as_json
+        self._stale = False
+        self.anything = False
+
+    def view(self, view: View, now: datetime) -> None:
+        """Show what is new in it."""
+        if self._stale != (view.stale_for is not None):
+            self._stale = not self._stale
+            self._staleness(view, now)
+        changes = view.changes
+        for event, found in (("added", changes.added), ("updated", changes.updated), ("removed", changes.removed)):
+            for instance in found:
+                self._change(event, instance, view, now)
+        if not self.anything and self._as_json:
+            told = {"event": "current", "revision": str(view.revision), "instances": len(view.by_key)}
+            self._document(now, told)
+        self.anything = True
+
+    def _change(self, event: str, instance: Instance, view: View, now: datetime) -> None:
+        if self._as_json:
+            told = {"event": event, "revision": str(view.revision), "instance": as_dict(instance.to_proto())}
+            self._document(now, told)
+        else:
+            say(change_text(event, instance), colour=SIGNS[event][1], before=time_text(now))
+
+    def _staleness(self, view: View, now: datetime) -> None:
+        if self._as_json:
+            fresh = view.stale_for is None
+            self._document(
+                now, {"event": "fresh"} if fresh else {"event": "stale", "staleFor": f"{view.stale_for:.3f}s"}
+            )
+        else:
+            text = "the registry is away: this is what it last said" if self._stale else "the registry is back"
+            say(f"! {text}", colour="magenta", before=time_text(now))
+
+    def _document(self, now: datetime, told: Mapping[str, object]) -> None:
+        say_document({"time": now.isoformat(), **told}, indent=None)

@@ -10,6 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+import registry_client
+from protos.registry.v1 import registry_pb2 as pb
 from tests.conftest import ServerFactory
 from tests.support.raw import Owner, RawClient, Watching, clients
 from tests.support.servers import RegistryServer
@@ -163,4 +165,48 @@ async def test_owner_puts_its_record_back_when_no_server_knows_whose_it_was(
             await until(lambda: is_under(records, "a", lease), timeout_s=ttl_s, what="it is under its lease again")
             await passed(ttl_s + SLACK_S)
             assert all(step.ids == {"a"} for step in watch.steps)
+        assert owner.lost is None
+
+
+def encoded(**fields: Any) -> bytes:
+    filled = {"service": "player", "host": "10.0.0.9", "port": 9, **fields}
+    return pb.Instance(**filled).SerializeToString()
+
+
+NO_INSTANCES = [
+    *(b"hello", b"", b"\xff" * 100, b"\x4a\x02\xff\xff" + encoded(), b"x" * 300_000),
+    *(
+        encoded(host="a b\n\x1b[31m"),
+        encoded(port=0),
+        encoded(port=2**31),
+        encoded(weight=2**32 - 1),
+        encoded(status=9),
+    ),
+    *(encoded(tags=["a", "a"]), encoded(metadata={"k": "v" * 20_000}), encoded(registered_at={"seconds": 2**62})),
+    *(encoded(registered_at={"nanos": -1}), encoded(ttl={"seconds": -(2**62)}), encoded(leaves_at={"seconds": 2**40})),
+]
+
+
+async def test_what_is_no_instance_harms_nobody(
+    pair: list[RawClient], records: Etcd, replicas: list[RegistryServer], server_factory: ServerFactory
+) -> None:
+    """Said once with its key and skipped: by those who see it come, and by those who start after it."""
+    async with Owner(pair[0], "a", 8001, ttl_s=TTL_S) as owner, watched(pair, "a") as watches:
+        for number, value in enumerate(NO_INSTANCES):
+            await records.put(f"stray-{number}", value)
+        last = await pair[0].register("b", 8002)
+        for watch in watches:
+            await watch.wait(lambda watch=watch: watch.revision >= last.header.revision, "what came after")  # type: ignore[misc]
+            assert watch.ids == {"a", "b"}
+        late = await server_factory(store=replicas[0]._args[1], name="late").start_async()
+        async with RawClient(late.address) as client, registry_client.connect(late.address) as registry:
+            assert await client.ids() == {"a", "b"}
+            assert {it.id for it in await registry.list("player")} == {"a", "b"}
+        for server in (*replicas, late):
+            assert "Traceback" not in server.log_text
+            assert "\x1b" not in server.log_text
+        for server in replicas:
+            for number in range(len(NO_INSTANCES)):
+                assert server.log_text.count(f"/stray-{number}'") == 1
+        assert late.log_text.count("what is no instance") == 1
         assert owner.lost is None

@@ -55,16 +55,19 @@ class Tasks:
         def on_end(ended: asyncio.Task[None]) -> None:
             if self._closed:
                 return
-            error = None if ended.cancelled() else ended.exception()
-            level, trace = (logging.DEBUG, None) if ends else (logging.ERROR, error)
-            reason = "cancelled" if error is None else repr(error)
-            log.log(level, "%s ended unexpectedly (%s) and is begun anew", name, reason, exc_info=trace)
-            # Not at once: if the whole loop is ending, nothing may begin in it any more.
+            # Not at once: if the whole loop is ending, nothing may begin in it any more, and there is nothing to tell.
             loop = ended.get_loop()
             self._restarts = [handle for handle in self._restarts if handle.when() > loop.time()]
-            self._restarts.append(loop.call_later(RESTART_S, self._begin, make, name, ends + 1))
+            self._restarts.append(loop.call_later(RESTART_S, self._begin_anew, make, ended, ends))
 
         task.add_done_callback(on_end)
+
+    def _begin_anew(self, make: Callable[[], Coroutine[Any, Any, None]], ended: asyncio.Task[None], ends: int) -> None:
+        error = None if ended.cancelled() else ended.exception()
+        level, trace = (logging.DEBUG, None) if ends else (logging.ERROR, error)
+        reason = "cancelled" if error is None else repr(error)
+        log.log(level, "%s ended unexpectedly (%s) and is begun anew", ended.get_name(), reason, exc_info=trace)
+        self._begin(make, ended.get_name(), ends + 1)
 
     async def aclose(self) -> None:
         """Cancel what still runs and wait until it has ended. What a task raised stays with the task."""

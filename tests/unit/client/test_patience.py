@@ -100,6 +100,17 @@ async def test_a_task_that_is_kept_is_begun_anew(caplog: pytest.LogCaptureFixtur
     assert "ZeroDivisionError" in said[0].getMessage()
 
 
+def test_an_ending_loop_is_no_unexpected_end(caplog: pytest.LogCaptureFixture) -> None:
+    """A program that ends without closing its client: asyncio.run cancels every task, and that is all."""
+
+    async def main() -> None:
+        Tasks().keep(asyncio.Event().wait, "work")  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert not caplog.records
+
+
 async def test_nothing_is_begun_after_the_end() -> None:
     tasks, begun = Tasks(), 0
 

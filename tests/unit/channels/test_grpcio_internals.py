@@ -1,0 +1,76 @@
+"""The one private name of grpcio in use: the version that is installed has it, and the public way does as well."""
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import grpc
+import pytest
+from grpc._cython import cygrpc
+
+from balancer import StaticResolver, blocking_channel
+from balancer.endpoints import Endpoint
+from balancer.grpcio_internals import NAMES, look_of
+from tests.support.counting import SERVICE, counting
+from tests.support.source import sources
+from tests.support.waiting import eventually
+
+READY = grpc.ChannelConnectivity.READY
+
+
+@contextmanager
+def listening() -> Iterator[int]:
+    pool = ThreadPoolExecutor(1)
+    server = grpc.server(pool)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield port
+    server.stop(None).wait(10)
+    pool.shutdown()
+
+
+def test_the_names_are_there() -> None:
+    assert [name for _, name in NAMES] == ["_channel", "check_connectivity_state"]
+    with grpc.insecure_channel("127.0.0.1:1") as channel:
+        assert isinstance(channel._channel, cygrpc.Channel)
+        assert callable(channel._channel.check_connectivity_state)
+
+
+def test_no_other_room_touches_what_is_private() -> None:
+    private = re.compile(r"grpc\._|cygrpc|\.check_connectivity_state|from grpc import _|grpc\.aio\._")
+    found = [
+        f"{source.path}:{number}"
+        for source in sources("balancer")
+        if not source.path.startswith("balancer/grpcio_internals/")
+        for number, line in enumerate(source.text.splitlines(), 1)
+        if private.search(line)
+    ]
+    assert found == []
+
+
+class Foreign:
+    """A channel that is not grpcio's own, and has none of its own inside."""
+
+    __slots__ = ("subscribe", "unsubscribe")
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self.subscribe, self.unsubscribe = channel.subscribe, channel.unsubscribe
+
+
+@pytest.mark.parametrize("wrap", [lambda channel: channel, Foreign], ids=["grpcio's own", "the public way"])
+def test_states_are_told(wrap: type[Foreign]) -> None:
+    with listening() as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        look = look_of(wrap(channel))  # type: ignore[arg-type]
+        assert look(False) is grpc.ChannelConnectivity.IDLE
+        look(True)
+        eventually(lambda: look(True) is READY)
+
+
+def test_a_channel_works_without_the_private_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("balancer.grpcio_internals._WRAPPERS", 0)
+    with counting() as one, counting() as two:
+        resolver = StaticResolver([Endpoint(one.address), Endpoint(two.address)])
+        with blocking_channel(resolver, policy="round_robin") as channel:
+            call = channel.unary_unary(f"/{SERVICE}/Echo")
+            eventually(lambda: call(b"x", timeout=10) and one.seen["Echo"] and two.seen["Echo"])

@@ -206,7 +206,8 @@ async def test_what_is_no_instance_harms_nobody(
             assert "Traceback" not in server.log_text
             assert "\x1b" not in server.log_text
         for server in replicas:
-            for number in range(len(NO_INSTANCES)):
+            for number in range(5):  # of more of them in a minute nothing is said
                 assert server.log_text.count(f"/stray-{number}'") == 1
-        assert late.log_text.count("what is no instance") == 1
+        assert "what is no instance" in late.log_text
+        assert all(late.log_text.count(f"/stray-{number}'") <= 1 for number in range(len(NO_INSTANCES)))
         assert owner.lost is None

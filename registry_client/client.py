@@ -194,6 +194,16 @@ class RegistryClient:
         """Seconds since the view that the last answer came from was confirmed by the store; None if it was fresh."""
         return None if self._session is None else self._session.reach.stale_for
 
+    @property
+    def epoch(self) -> str:
+        """The epoch of the state that the last answer came from; empty before there was one."""
+        return "" if self._session is None else self._session.reach.epoch
+
+    @property
+    def revision(self) -> int:
+        """Its revision, which is good for `min_revision` within that epoch; 0 before there was an answer."""
+        return 0 if self._session is None else self._session.reach.revision
+
     def _here(self) -> _Session:
         session = self._session
         if session is None:

@@ -100,6 +100,9 @@ class Reach:
         self._said = False
         self._timer: asyncio.TimerHandle | None = None
         self._proof_at_s: float | None = None
+        self.epoch = ""
+        """Of the state that the last answer came from, and its revision."""
+        self.revision = 0
 
     @property
     def trouble(self) -> str:
@@ -126,6 +129,7 @@ class Reach:
 
     def answered(self, address: str, header: pb.ResponseHeader) -> None:
         """There was an answer, which is of use if the one who answers is in touch with the store."""
+        self.epoch, self.revision = header.epoch, header.revision
         if header.HasField("stale_for"):
             self._proof_at_s = self._clock() - header.stale_for.ToNanoseconds() / 1e9
             return

@@ -112,7 +112,8 @@ def main(context: click.Context, server: str, namespace: str, output: str, timeo
 
     The options may also stand after the name of the command.
     """
-    logging.basicConfig(handlers=[LogLines()], level=logging.ERROR, force=True)
+    logging.basicConfig(handlers=[LogLines()], level=logging.WARNING, force=True)
+    logging.getLogger("registry_client.link").setLevel(logging.INFO)  # which also says when it is over
     context.obj = Common(server, namespace, output, timeout)
 
 

@@ -37,14 +37,15 @@ if TYPE_CHECKING:
 def services(common: Common) -> None:
     """The services of the namespace, with the number of their instances."""
 
-    async def ask() -> Sequence[ServiceSummary]:
+    async def ask() -> tuple[Sequence[ServiceSummary], pb.ResponseHeader]:
         async with common.connect() as registry:
-            return await registry.services()
+            return await registry.services(), _header(registry)
 
-    found = run(ask())
+    found, header = run(ask())
+    _warn_of_age(header)
     if common.as_json:
         messages = (pb.ServiceSummary(**{name: getattr(it, name) for name in _SUMMARY}) for it in found)
-        say_document({"services": [as_dict(message) for message in messages]})
+        say_document({"header": as_dict(header), "services": [as_dict(message) for message in messages]})
         return
     say_table(SERVICES, list(map(service_row, found)), wide=common.wide)
     if not found:
@@ -65,18 +66,34 @@ def instances(common: Common, service: str, filters: Filters) -> None:
     nothing and shows more.
     """
 
-    async def ask() -> tuple[list[Instance], str]:
+    async def ask() -> tuple[list[Instance], pb.ResponseHeader, str]:
         async with common.connect() as registry:
-            found = await registry.list(service, **filters)
-            return found, "" if found or common.as_json else await _why_none(registry, common, service, filters)
+            found, header = await registry.list(service, **filters), _header(registry)
+            lack = "" if found or common.as_json else await _why_none(registry, common, service, filters)
+            return found, header, lack
 
-    found, lack = run(ask())
+    found, header, lack = run(ask())
+    _warn_of_age(header)
     if common.as_json:
-        say_document({"instances": [as_dict(it.to_proto()) for it in found]})
+        say_document({"header": as_dict(header), "instances": [as_dict(it.to_proto()) for it in found]})
         return
     _say_instances(common, found)
     if lack:
         complain(lack)
+
+
+def _header(registry: RegistryClient) -> pb.ResponseHeader:
+    """Of the last answer."""
+    header = pb.ResponseHeader(epoch=registry.epoch, revision=registry.revision)
+    if registry.stale_for is not None:
+        header.stale_for.FromNanoseconds(round(registry.stale_for * 1e9))
+    return header
+
+
+def _warn_of_age(header: pb.ResponseHeader) -> None:
+    if header.HasField("stale_for"):
+        age_s = header.stale_for.ToNanoseconds() / 1e9
+        complain(f"the registry cannot reach its store: this is what it knew {age_s:.1f} s ago")
 
 
 async def _why_none(registry: RegistryClient, common: Common, service: str, filters: Filters) -> str:

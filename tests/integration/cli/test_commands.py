@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import subprocess
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -13,7 +14,7 @@ from registry_client import Locality, RegistryClient, Status
 from registry_client.cli import main
 from tests.integration.client.conftest import ids, player, until
 from tests.integration.client.test_registering import nobody_there
-from tests.support.registryctl import REGISTRYCTL, ctl, line_of, running
+from tests.support.registryctl import REGISTRYCTL, complaint_of, ctl, ended, line_of, running
 from tests.support.servers import ROOT, RegistryServer
 
 COMMANDS = ["services", "instances", "watch", "register", "update", "drain", "deregister"]
@@ -46,7 +47,8 @@ async def test_json_has_the_names_of_the_proto(registry: RegistryClient) -> None
         assert (instance["status"], instance["health"], instance["weight"]) == ("ACTIVE", "UNKNOWN", 3)
         assert instance["ttl"] == "15s"
         document = json.loads((await ctl("services", "--output", "json")).stdout)
-        assert document == {"services": [{"namespace": "default", "service": "player", "instances": 1, "routable": 1}]}
+        assert document["services"] == [{"namespace": "default", "service": "player", "instances": 1, "routable": 1}]
+        assert document["header"] == {"epoch": registry.epoch, "revision": str(registry.revision)}
 
 
 @pytest.mark.parametrize(
@@ -227,6 +229,42 @@ def test_a_mistake_is_one_line_and_an_exit_code(arguments: list[str], code: int,
     [line] = result.stderr.splitlines()
     assert line.startswith("registryctl: ")
     assert says in line
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["services"],
+        ["instances"],
+        ["watch"],
+        ["register", "player", "h:1"],
+        ["update", "a", "b", "--weight", "1"],
+        ["drain", "a", "b"],
+        ["deregister", "a", "b"],
+    ],
+    ids=lambda command: command[0],
+)
+async def test_with_no_registry_every_command_says_after_a_second_what_is_tried_and_why_it_fails(
+    command: list[str],
+) -> None:
+    address, began = nobody_there(), time.monotonic()
+    with running(*command, "--server", address, "--timeout", "60") as process:
+        said = await complaint_of(process)
+        assert address in said
+        assert "onnection refused" in said
+        assert time.monotonic() - began > 1
+        process.send_signal(signal.SIGINT)
+        assert await ended(process) == (130, "")
+
+
+async def test_a_watch_says_when_the_registry_is_there_at_last(
+    server: RegistryServer, registry: RegistryClient
+) -> None:
+    server.kill()
+    with running("watch", "player") as process:
+        assert server.address in await complaint_of(process)
+        await server.start_async()
+        assert "the registry answers again" in await complaint_of(process)
 
 
 @pytest.mark.parametrize("command", [["services"], ["instances"], ["register", "player", "h:1"], ["drain", "a", "b"]])

@@ -95,14 +95,19 @@ types: $(VENV)/.dev ## mypy, strict
 	@$(BIN)/mypy
 	@$(BIN)/mypy examples tests/architecture tests/bench tests/support tests/conftest.py
 
-protos: $(VENV)/.dev ## generate the code of the .proto files
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python protos/generate.py
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. examples/game/game.proto
+# The generator has an environment of its own: it needs an older protobuf than the rest may have.
+$(VENV)-protos/.made: protos/requirements.txt
+	@$(PYTHON) -m venv $(VENV)-protos
+	@$(VENV)-protos/bin/python -m pip install --quiet --disable-pip-version-check -r protos/requirements.txt
+	@touch $@
+
+protos: $(VENV)/.dev $(VENV)-protos/.made ## generate the code of the .proto files
+	@PATH="$(abspath $(BIN)):$$PATH" $(VENV)-protos/bin/python protos/generate.py
 
 check-protos: protos ## fail when the committed generated code is not what the .proto files give
 	@git diff --exit-code --stat -- '*_pb2*.py*' || { echo "generated code has drifted: commit what 'make protos' wrote" >&2; exit 1; }
 	@test -z "$$(git ls-files --others --exclude-standard -- '*_pb2*.py*')" || { echo "generated code is not committed" >&2; exit 1; }
 
 clean: ## remove the virtual environment and everything that was built
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/.cache *.egg-info
+	rm -rf $(VENV) $(VENV)-protos build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/.cache *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

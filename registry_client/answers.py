@@ -15,7 +15,7 @@ from registry_client.instance import DEFAULT_NAMESPACE, Key
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from protos.registry.v1 import registry_pb2 as pb
+    from registry_api.registry.v1 import registry_pb2 as pb
     from registry_client.instance import Instance
 
 MAX_ID = 256  # characters of what a registry names: leases, instances, epochs, tokens of pages

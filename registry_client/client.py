@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 
 import grpc
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import answers, checks
 from registry_client.backoff import Backoff
 from registry_client.cache import MAX_AGE_S, Disk, ViewFile, default_dir

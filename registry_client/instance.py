@@ -11,7 +11,7 @@ from google.protobuf import field_mask_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import checks
 from registry_client.errors import WrongType
 

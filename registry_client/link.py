@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import grpc
 import grpc.aio
 
-from protos.registry.v1 import registry_pb2_grpc
+from registry_api.registry.v1 import registry_pb2_grpc
 from registry_client.errors import InvalidAnswer, RegistryError, RegistryUnavailable, from_rpc_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
 
-    from protos.registry.v1 import registry_pb2 as pb
-    from protos.registry.v1.registry_pb2_grpc import RegistryAsyncStub
+    from registry_api.registry.v1 import registry_pb2 as pb
+    from registry_api.registry.v1.registry_pb2_grpc import RegistryAsyncStub
     from registry_client.backoff import Backoff
     from registry_client.tasks import Tasks
 

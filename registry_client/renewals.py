@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import grpc
 import grpc.aio
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import answers
 from registry_client.errors import RegistryError, RegistryUnavailable
 from registry_client.lease import NEVER, Leases, Renewed

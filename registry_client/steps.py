@@ -14,7 +14,7 @@ from registry_client import checks
 from registry_client.instance import DEFAULT_NAMESPACE, Instance, Key
 
 if TYPE_CHECKING:
-    from protos.registry.v1 import registry_pb2 as pb
+    from registry_api.registry.v1 import registry_pb2 as pb
 
 # Ours are a tenth of that at most; both are opaque, and kept.
 MAX_TOKEN = 16 * 1024

@@ -17,7 +17,7 @@ from registry_client.steps import Asked, Member, Refused, Steps, WatchLimits, ch
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Set
 
-    from protos.registry.v1 import registry_pb2 as pb
+    from registry_api.registry.v1 import registry_pb2 as pb
     from registry_client.steps import Step
 
 SILENCE_S = 15.0  # the server sends something every 5 s at least: a stream this silent is dead

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.errors import Contended, InvalidField, LimitExceeded, NotFound, Unavailable
 from registry_server.feed import Feed
 from registry_server.model import Entry

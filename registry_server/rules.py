@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from google.protobuf.duration_pb2 import Duration
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import fields
 from registry_server.catalog import Catalog
 from registry_server.errors import NotFound, OwnershipLost

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client.cli.ends import Signalled, run
 from registry_client.cli.instances import (
     INSTANCES,

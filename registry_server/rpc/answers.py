@@ -3,7 +3,7 @@ and never again."""
 
 from collections.abc import Iterable
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import wire
 from registry_server.model import Entry
 from registry_server.rules import seconds

@@ -10,7 +10,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.history import Change
 from registry_server.model import Entry, Query
 from registry_server.rows import MAX_BYTES, Block

@@ -3,7 +3,7 @@ its own: a request is never changed."""
 
 from collections.abc import Callable, Iterable
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import fields
 from registry_server.errors import InvalidField
 from registry_server.fields import DEFAULT_TTL_S, MAX_NAME, MAX_TTL_S, MIN_TTL_S

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 
-from protos.registry.etcd.v3 import etcd_pb2 as etcd
+from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.stores.base import (
     Commit,
     Conflict,

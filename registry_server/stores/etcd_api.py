@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc.aio
 from google.protobuf.message import Message
 
-from protos.registry.etcd.v3 import etcd_pb2 as etcd
+from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 
 if TYPE_CHECKING:
     Unary = grpc.aio.UnaryUnaryMultiCallable

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 import grpc.aio
 
-from protos.registry.etcd.v3 import etcd_pb2 as etcd
+from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.stores.base import NoSuchLease, Refused, StoreAway, StoreError
 from registry_server.stores.etcd_api import Api
 from registry_server.stores.etcd_telling import OrderLost

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from protos.registry.etcd.v3 import etcd_pb2 as etcd
+from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.stores.base import Cause, Deleted, Delta, Progress, Record, Snapshot
 from registry_server.stores.etcd_leases import LeaseIds, ttl_of
 from registry_server.stores.etcd_pace import Pace

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 
-from protos.registry.etcd.v3 import etcd_pb2 as etcd
+from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.stores.base import Delta, StoreEvent
 from registry_server.stores.etcd_link import REQUEST_S, BadCredentials, Link, LinkLost, hang_up
 from registry_server.stores.etcd_pace import Pace

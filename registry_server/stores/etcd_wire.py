@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from protos.registry.etcd.v3 import etcd_pb2 as etcd
+from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.stores.base import Commit, Delete, Key, Put
 from registry_server.stores.etcd_leases import LeaseIds
 

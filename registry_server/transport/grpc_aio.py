@@ -14,7 +14,7 @@ from grpc_channelz.v1 import channelz_pb2 as channelz_pb
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.errors import InvalidField, RequestError
 from registry_server.hub import Hub, Reader, Sink
 from registry_server.rpc.health import HealthService

@@ -16,8 +16,8 @@ import grpc
 import grpc.aio
 
 import registry_client
-from protos.registry.v1 import registry_pb2 as pb
-from protos.registry.v1 import registry_pb2_grpc
+from registry_api.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2_grpc
 from tests.bench.bare_server import MANY
 from tests.bench.report import Row
 from tests.bench.stage import Stage

@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from protos.registry.etcd.v3 import etcd_pb2 as etcd
-from protos.registry.v1 import registry_pb2 as pb
-from protos.registry.v1 import registry_pb2_grpc
+from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
+from registry_api.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2_grpc
 from registry_server.stores.etcd_leases import LeaseIds
 from tests.bench.report import Row
 from tests.bench.stage import Stage, median_of, rss

@@ -11,9 +11,9 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from protos.registry.etcd.v3 import etcd_pb2 as etcd_pb
-from protos.registry.v1 import registry_pb2 as pb
-from protos.registry.v1 import registry_pb2_grpc
+from registry_api.registry.etcd.v3 import etcd_pb2 as etcd_pb
+from registry_api.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2_grpc
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 import registry_client
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import Instance, RegistryClient
 from tests.faults.history import History, Left, Registered, Renewed, Seen, Stall, Step, Tried, Written
 from tests.support.raw import RawClient, checksum, duration

@@ -13,7 +13,7 @@ import grpc
 import psutil
 import pytest
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.transport.grpc_aio import MAX_STREAMS
 from tests.support.attacks import ATTACKS, REGISTRY, under
 from tests.support.http2 import Http2

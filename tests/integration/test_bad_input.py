@@ -18,8 +18,8 @@ from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from protos.registry.v1 import registry_pb2 as pb
-from protos.registry.v1.registry_pb2_grpc import RegistryStub
+from registry_api.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1.registry_pb2_grpc import RegistryStub
 from tests.support.servers import ROOT, RegistryServer
 
 TIMEOUT_S = 20.0

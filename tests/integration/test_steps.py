@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import psutil
 import pytest
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from tests.support.http2 import Http2
 from tests.support.raw import RawClient
 from tests.support.waiting import eventually_async, passed

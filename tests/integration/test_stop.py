@@ -7,8 +7,8 @@ from typing import Any
 import grpc
 from google.rpc.status_pb2 import Status
 
-from protos.registry.v1 import registry_pb2 as pb
-from protos.registry.v1.registry_pb2_grpc import RegistryStub
+from registry_api.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1.registry_pb2_grpc import RegistryStub
 from tests.support.servers import RegistryServer
 
 TIMEOUT_S = 20.0

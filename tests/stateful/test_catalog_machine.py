@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog, Change, ghosts
 from registry_server.model import Query, checksum
 from registry_server.stores.base import Cause, Deleted, Delta, Key, Record, Snapshot

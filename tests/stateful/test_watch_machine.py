@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import catalog as catalogs
 from registry_server.hub import STALL_S
 from registry_server.stores.base import Away, Back, Cause, Deleted, Delta, Key, Progress, Record, Snapshot

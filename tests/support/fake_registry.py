@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import grpc
 import grpc.aio
 
-from protos.registry.v1 import registry_pb2 as pb
-from protos.registry.v1 import registry_pb2_grpc
+from registry_api.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2_grpc
 
 Context = grpc.aio.ServicerContext  # of whatever method
 Spoil = Callable[..., object]

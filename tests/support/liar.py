@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import grpc.aio
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client.instance import Instance
 from registry_client.steps import checksum_of
 

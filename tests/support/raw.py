@@ -23,12 +23,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2_grpc
 
-from protos.registry.v1 import registry_pb2 as pb
-from protos.registry.v1 import registry_pb2_grpc
+from registry_api.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2_grpc
 from tests.support.waiting import eventually_async
 
 if TYPE_CHECKING:
-    from protos.registry.v1.registry_pb2_grpc import RegistryAsyncStub
+    from registry_api.registry.v1.registry_pb2_grpc import RegistryAsyncStub
 
 WAIT_S = 15.0
 CALL_S = 10.0

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("protos", "registry_server", "registry_client", "balancer")
+PACKAGES = ("registry_api", "registry_server", "registry_client", "balancer")
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Source:
 
     @property
     def package(self) -> str:
-        """The top-level folder."""
-        return self.path.split("/")[0]
+        """The top-level package; what is generated into protos/ has a name of its own."""
+        return self.path.removeprefix("protos/").split("/")[0]
 
     @property
     def module(self) -> str:
         """The dotted name."""
-        return self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        return self.path.removeprefix("protos/").removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
     def imports(self) -> Iterator[tuple[int, str]]:
         """Line and dotted name of everything imported, also under TYPE_CHECKING and inside of functions."""
@@ -61,9 +61,10 @@ def tracked_files() -> list[str]:
 
 
 def sources(*folders: str) -> list[Source]:
-    """The hand-written Python files below these folders; of the whole project without any."""
-    return [
+    """The hand-written Python files of these packages; of the whole project without any."""
+    found = [
         Source(path, (ROOT / path).read_text())
         for path in tracked_files()
-        if path.endswith(".py") and "_pb2" not in path and (not folders or path.split("/")[0] in folders)
+        if path.endswith(".py") and "_pb2" not in path
     ]
+    return [source for source in found if not folders or source.package in folders]

@@ -13,7 +13,7 @@ from subprocess import Popen
 import grpc
 import pytest
 
-from protos.registry.v1 import registry_pb2_grpc
+from registry_api.registry.v1 import registry_pb2_grpc
 from registry_client import RegistryClient
 from registry_client.cli.port import is_local, listens
 from tests.integration.client.conftest import ids, player, until

@@ -12,8 +12,8 @@ from dataclasses import replace
 import grpc
 import pytest
 
-from protos.registry.v1 import registry_pb2 as pb
-from protos.registry.v1 import registry_pb2_grpc
+from registry_api.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2_grpc
 from registry_client import RegistryClient
 from tests.integration.client.conftest import player
 from tests.support.registryctl import REGISTRYCTL, Terminal, ctl, ended, line_of, running

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 import registry_client
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import RegistryClient, State
 from tests.conftest import ServerFactory
 from tests.integration.client.conftest import ids, player, recording

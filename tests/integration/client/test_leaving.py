@@ -8,7 +8,7 @@ import time
 import pytest
 
 import registry_client
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import NotFound, RegistrationLost, RegistryClient, State, sync
 from registry_client.registrar import LEAVE_S
 from tests.integration.client.conftest import WAIT_S, ids, player, until

@@ -15,8 +15,8 @@ import grpc
 import pytest
 
 import registry_client
-from protos.registry.v1 import registry_pb2 as pb
-from protos.registry.v1 import registry_pb2_grpc
+from registry_api.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2_grpc
 from registry_client import RegistryClient
 from registry_client.view import KEEP_AT_LEAST_S
 from tests.integration.client.conftest import WAIT_S, Recorder, ids, recording, until

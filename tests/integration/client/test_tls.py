@@ -8,8 +8,8 @@ import pytest
 import trustme
 
 import registry_client
-from protos.registry.v1 import registry_pb2 as pb
-from protos.registry.v1 import registry_pb2_grpc
+from registry_api.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2_grpc
 from registry_client import Instance, RegistryUnavailable
 from registry_client.link import speaks_tls
 from tests.integration.client.test_registering import nobody_there

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 import registry_client
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import InvalidAnswer, NotFound, RegistryClient, RegistryError, State, answers
 from tests.integration.client.conftest import player
 from tests.integration.client.test_registering import nobody_there

@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 import registry_client
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import Watch, WatchLimits
 from registry_client.view import ViewFold
 from tests.integration.client.conftest import WAIT_S, ids, until

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import grpc
 import pytest
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from tests.conftest import ServerFactory
 from tests.support.etcd import EtcdCluster
 from tests.support.raw import Owner, RawClient, Watching, clients, owners, refusal, retry_info

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import registry_client
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import Instance, Registration, State
 from tests.conftest import ServerFactory
 from tests.support.etcd import EtcdCluster

@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from tests.conftest import ServerFactory
 from tests.support.etcd import EtcdCluster
 from tests.support.raw import Owner, RawClient, clients, detail, owners, refusal

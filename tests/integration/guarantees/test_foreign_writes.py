@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 import registry_client
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from tests.conftest import ServerFactory
 from tests.support.raw import Owner, RawClient, Watching, clients
 from tests.support.servers import RegistryServer

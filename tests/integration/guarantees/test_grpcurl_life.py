@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from tests.support.grpcurl import Answer, _documents, grpcurl, grpcurl_path
 from tests.support.servers import RegistryServer
 from tests.support.waiting import eventually

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import grpc
 from google.rpc import error_details_pb2
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from tests.support.proxy import Proxy
 from tests.support.raw import Owner, RawClient, Watching, detail, owners, refusal
 from tests.support.servers import RegistryServer

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 import grpc
 import pytest
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from tests.conftest import ServerFactory
 from tests.support.etcd import EtcdCluster
 from tests.support.proxy import Proxy

@@ -13,7 +13,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from tests.conftest import ServerFactory
 from tests.support.etcd import EtcdCluster, free_port
 from tests.support.raw import RawClient, Watching, retry_info

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import Registration
 from tests.support.raw import RawClient, checksum, clients
 from tests.support.servers import RegistryServer

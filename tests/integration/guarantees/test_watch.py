@@ -10,7 +10,7 @@ import random
 import grpc
 import pytest
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from tests.support.bounded import bounded
 from tests.support.raw import RawClient, Watching, checksum, refusal
 from tests.support.servers import RegistryServer

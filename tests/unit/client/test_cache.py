@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import cache
 from registry_client.cache import MAX_AGE_S, MAX_BYTES, Disk, Unusable, ViewFile, default_dir
 from registry_client.instance import Instance

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client.instance import Filters, Health, Instance, Key, Locality, Status, filter_to_proto, update_to_proto
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)

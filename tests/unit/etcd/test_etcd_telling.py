@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos.registry.etcd.v3 import etcd_pb2 as etcd
+from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.stores.base import Cause, Deleted, Delta, Key, Progress, Record
 from registry_server.stores.etcd_leases import LeaseIds
 from registry_server.stores.etcd_pace import Pace

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import catalog as catalogs
 from registry_server.catalog import Catalog, Change, ghosts
 from registry_server.model import Entry, Owner, Query

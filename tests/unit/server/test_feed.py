@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import feed as feeds
 from registry_server.catalog import Catalog
 from registry_server.feed import BEAT_S, DOUBT_S, STALL_S, Feed

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog
 from registry_server.guard import MAX_STEP, RemovalGuard
 from registry_server.illness import PARTS, RETURN_S, whole_s

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog
 from registry_server.mending import MAX_DELETES, Mending
 from registry_server.model import Entry

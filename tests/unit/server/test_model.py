@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import Instance
 from registry_server.model import MAX_VALUE_BYTES, BadRecord, Entry, Query
 from registry_server.stores.base import Key, Record

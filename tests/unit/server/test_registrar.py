@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import registrar
 from registry_server.errors import Contended, InvalidField, NotFound, OwnershipLost, Unavailable
 from registry_server.rules import Leaving

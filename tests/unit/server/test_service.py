@@ -7,7 +7,7 @@ import pytest
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.errors import InvalidField, LimitExceeded, NotFound, OwnershipLost, Unavailable
 from registry_server.rpc import registry
 from registry_server.rpc.health import HealthService

@@ -11,7 +11,7 @@ from google.protobuf.any_pb2 import Any as Packed
 from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import errors
 from registry_server.transport import grpc_aio, status
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from protos.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import model
 from registry_server.catalog import Catalog
 from registry_server.errors import InvalidField

@@ -3,9 +3,9 @@
 import grpc
 import warnings
 
-from protos.registry.v1 import registry_pb2 as registry_dot_v1_dot_registry__pb2
+from registry_api.registry.v1 import registry_pb2 as registry_dot_v1_dot_registry__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.71.2'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in registry/v1/registry_pb2_grpc.py depends on'
+        + f' but the generated code in registry/v1/registry_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class RegistryStub:
+class RegistryStub(object):
     """The registry. All methods may be called on any replica; a write is answered when the replica that answers shows it.
     """
 
@@ -77,7 +77,7 @@ class RegistryStub:
                 _registered_method=True)
 
 
-class RegistryServicer:
+class RegistryServicer(object):
     """The registry. All methods may be called on any replica; a write is answered when the replica that answers shows it.
     """
 
@@ -192,7 +192,7 @@ def add_RegistryServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class Registry:
+class Registry(object):
     """The registry. All methods may be called on any replica; a write is answered when the replica that answers shows it.
     """
 

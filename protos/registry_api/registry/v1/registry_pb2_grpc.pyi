@@ -22,7 +22,7 @@ with a letter, a digit or `_`. An empty namespace means `default`.
 
 from collections import abc as _abc
 from grpc import aio as _aio
-from protos.registry.v1 import registry_pb2 as _registry_pb2
+from registry_api.registry.v1 import registry_pb2 as _registry_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys

@@ -15,6 +15,7 @@ ENV_PREFIX = "REGISTRY_"
 FILE_VARIABLE = ENV_PREFIX + "CONFIG"
 LOG_FORMATS = ("text", "json")
 MAX_PORT = 65_535
+MAX_FILE_BYTES = 1024 * 1024
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 # Both mean every interface.
@@ -77,17 +78,30 @@ def load(flags: Mapping[str, Any], env: Mapping[str, str], file: Path | None) ->
 def _from_file(path: Path, names: list[str]) -> dict[str, Any]:
     where = without_urls(str(path))
     try:
-        settings = tomllib.loads(path.read_text())
+        settings = tomllib.loads(_text(path, where))
     except OSError as error:
         raise ConfigError(f"{where}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where}: not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: not TOML of this server: nested too deeply") from None
     for name, value in settings.items():
         if name not in names:
-            raise ConfigError(f"{where}: {without_urls(name)}: no such setting; there are {', '.join(names)}")
+            raise ConfigError(f"{where}: {_shown(name)}: no such setting; there are {', '.join(names)}")
         if not isinstance(value, str):
             raise ConfigError(f"{where}: {name}: must be a string")
     return settings
+
+
+def _text(path: Path, where: str) -> str:
+    """What is in a file. A pipe would be waited for, and a device read for ever: neither is one."""
+    if not path.is_file() and path.exists() and not path.is_dir():
+        raise ConfigError(f"{where}: is no regular file")
+    with path.open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigError(f"{where}: larger than {MAX_FILE_BYTES} bytes")
+    return content.decode()
 
 
 def _is_address(text: str) -> bool:

@@ -1,7 +1,8 @@
 """Settings: flags over the environment over the file over the defaults, and every mistake names its setting."""
 
-from pathlib import Path
+from pathlib import os
 
+import Path
 import pytest
 
 from registry_server.config import ENV_PREFIX, Config, ConfigError, load
@@ -176,6 +177,25 @@ def test_a_store_url_in_the_wrong_place_is_not_told(flags: dict[str, str], tmp_p
         with pytest.raises(ConfigError) as error:
             load({}, {}, named)
         assert "hunter2" not in str(error.value)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for named in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ConfigError, match="no regular file"):
+            load({}, {}, named)
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load({}, {}, tmp_path)
+
+
+@pytest.mark.parametrize("content", ["a = " + "[" * 100_000, "# " + "x" * 2_000_000, '"\\u001b[31m\\n" = "x"', "\xff"])
+def test_a_file_that_makes_no_sense_is_one_line(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "registry.toml"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ConfigError) as error:
+        load({}, {}, path)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 1_000
 
 
 def test_repr_does_not_tell_the_store() -> None:

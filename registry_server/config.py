@@ -87,7 +87,7 @@ def _from_file(path: Path, names: list[str]) -> dict[str, Any]:
         raise ConfigError(f"{where}: not TOML of this server: nested too deeply") from None
     for name, value in settings.items():
         if name not in names:
-            raise ConfigError(f"{where}: {_shown(name)}: no such setting; there are {', '.join(names)}")
+            raise ConfigError(f"{where}: {_shown(name)[1:-1]}: no such setting; there are {', '.join(names)}")
         if not isinstance(value, str):
             raise ConfigError(f"{where}: {name}: must be a string")
     return settings

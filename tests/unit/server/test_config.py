@@ -1,8 +1,8 @@
 """Settings: flags over the environment over the file over the defaults, and every mistake names its setting."""
 
-from pathlib import os
+import os
+from pathlib import Path
 
-import Path
 import pytest
 
 from registry_server.config import ENV_PREFIX, Config, ConfigError, load

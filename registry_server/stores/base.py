@@ -14,6 +14,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+# The greatest fence: the microseconds of the year 2112. It leaves as much room again for revisions, so that no clock
+# makes a generation that is more than what clients may send.
+MAX_FENCE = 2**52
+
 
 class Key(NamedTuple):
     """Names one instance."""

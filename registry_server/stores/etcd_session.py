@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from registry_server.stores.base import (
+    MAX_FENCE,
     Away,
     Back,
     Delta,
@@ -27,7 +28,6 @@ from registry_server.stores.etcd_telling import Loading, Odd, OrderLost, Reading
 from registry_server.stores.etcd_url import EtcdURL
 from registry_server.stores.etcd_watch import Watch
 from registry_server.stores.etcd_wire import (
-    MAX_FENCE,
     Epoch,
     Found,
     Layout,

@@ -6,13 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
-from registry_server.stores.base import Commit, Delete, Key, Put
+from registry_server.stores.base import MAX_FENCE, Commit, Delete, Key, Put
 from registry_server.stores.etcd_leases import LeaseIds
 
 VERSION = "v1"
-# The greatest fence that is believed, and written: the microseconds of the year 2112. It leaves as much room again for
-# revisions, so that no generation is more than what clients may send.
-MAX_FENCE = 2**52
 _EPOCH = re.compile(r"([0-9a-f]{16}) (0|[1-9][0-9]{0,15})")
 _SECRET = re.compile(r"[0-9a-f]{64}")
 _VOUCHED = re.compile(r"([0-9a-f]{16}) (0|[1-9][0-9]{0,18})")

@@ -9,6 +9,7 @@ from itertools import islice
 
 from registry_server.illness import Pulse
 from registry_server.stores.base import (
+    MAX_FENCE,
     Cause,
     Commit,
     Conflict,
@@ -45,7 +46,7 @@ class MemoryStore(Store):
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
-        self._fence = int(wall_clock() * 1e6)
+        self._fence = max(1, min(int(wall_clock() * 1e6), MAX_FENCE))
         self._new_id = new_id
         self._epoch = new_id()
         self._revision = 1

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from registry_server.stores.base import (
+    MAX_FENCE,
     Away,
     Back,
     Cause,
@@ -30,7 +31,8 @@ from registry_server.stores.etcd_pace import Pace
 from registry_server.stores.etcd_telling import OrderLost, Reading, Telling, Told
 from registry_server.stores.etcd_url import EtcdURL
 from registry_server.stores.etcd_watch import Watch
-from registry_server.stores.etcd_wire import MAX_FENCE, Layout
+from registry_server.stores.etcd_wire import Layout
+from registry_server.stores.memory import MemoryStore
 from tests.support.etcd import EtcdCluster
 from tests.support.names import name_server
 from tests.support.proxy import Proxy
@@ -248,6 +250,19 @@ async def test_after_the_greatest_fence_epochs_go_on(backends: Backends) -> None
             await run.seen.wait(lambda: in_use(run) is not None, "in use again", timeout_s=2)
             await run.put(run.key(), lease)
         assert run.seen.of(Away) == []
+
+
+@pytest.mark.parametrize("now", [0.0, -1.0, 1e18], ids=["1970", "before", "far-future"])
+async def test_a_wrong_clock_makes_an_epoch_all_the_same(backends: Backends, now: float) -> None:
+    prefix = f"/clock-{now:g}".replace("+", "")
+    stores = (
+        EtcdStore(EtcdURL.parse(backends.etcd().url(prefix)), wall_clock=lambda: now),
+        MemoryStore(wall_clock=lambda: now),
+    )
+    for store in stores:
+        async with running(store) as run:
+            (first,) = run.seen.of(Snapshot)
+            assert 0 < first.fence <= MAX_FENCE
 
 
 async def test_foreign_keys_are_left_alone(backends: Backends) -> None:

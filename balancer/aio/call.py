@@ -125,6 +125,8 @@ class Call(grpc.aio.Call):
     _changed: asyncio.Future[None] | None = None
     _timer: asyncio.TimerHandle | None = None
     _began = 0.0
+    _channel = None
+    """An older grpc.aio asks every call that some task is in for its channel when one of its own closes: it is none."""
 
     def __init__(self, method: Common, request: object, arguments: Arguments, info: PickInfo) -> None:
         self._method = method

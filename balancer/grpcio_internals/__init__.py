@@ -2,7 +2,8 @@
 
 A channel for threads tells its state by a thread of its own that looks five times a second, or when the core inside it
 is asked, which takes half a microsecond and no thread. Where a grpcio has the name no more, or the channel is not
-grpcio's own, the public way serves.
+grpcio's own, the public way serves; so it does for an old grpcio, whose core goes on with a connection only while some
+thread waits for it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ NAMES = (("grpc.Channel", "_channel"), ("grpc._cython.cygrpc.Channel", "check_co
 """Where each stands, and what it is called."""
 
 _STATES = {state.value[0]: state for state in grpc.ChannelConnectivity}
+_GOES_ON_BY_ITSELF = (1, 80)
 _WRAPPERS = 16
 """Channels may stand in channels, as interceptors have it."""
 
@@ -25,12 +27,17 @@ _WRAPPERS = 16
 def look_of(channel: grpc.Channel) -> Callable[[bool], grpc.ChannelConnectivity]:
     """A function that tells the channel's state as it is now; given True, it has an idle channel connect."""
     core: object = channel
-    for _ in range(_WRAPPERS):
+    for _ in range(_WRAPPERS if _version() >= _GOES_ON_BY_ITSELF else 0):
         check = getattr(core, "check_connectivity_state", None)
         if check is not None:
             return lambda connect: _STATES[check(connect)]
         core = getattr(core, "_channel", None)
     return _Told(channel)
+
+
+def _version() -> tuple[int, ...]:
+    """Of grpcio; without what is no number."""
+    return tuple(int(part) for part in grpc.__version__.split(".")[:2] if part.isdecimal())
 
 
 class _Told:

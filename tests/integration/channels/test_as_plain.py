@@ -389,6 +389,19 @@ async def test_a_call_that_nobody_awaits_is_made(backend: Counting) -> None:
         await eventually_async(lambda: called.seen["Echo"] == 1)  # noqa: B023
 
 
+async def test_plain_channels_close_beside_calls_that_wait() -> None:
+    """An older grpc.aio goes through all tasks of the loop then, and knows its own calls alone."""
+    async with aio_channel("static://127.0.0.1:1") as channel:
+        call = channel.unary_unary(PATH + "Echo")(b"x", wait_for_ready=True)
+        waiting = asyncio.ensure_future(call.code())
+        await asyncio.wait({waiting}, timeout=0.05)
+        async with grpc.aio.insecure_channel("127.0.0.1:1"):
+            pass
+        assert not waiting.done()
+        call.cancel()
+        assert await waiting is grpc.StatusCode.CANCELLED
+
+
 # ---- transparent retries
 
 

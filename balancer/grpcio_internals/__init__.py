@@ -8,6 +8,7 @@ thread waits for it.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import grpc
@@ -21,6 +22,7 @@ NAMES = (("grpc.Channel", "_channel"), ("grpc._cython.cygrpc.Channel", "check_co
 _STATES = {state.value[0]: state for state in grpc.ChannelConnectivity}
 _GOES_ON_BY_ITSELF = (1, 80)
 _WRAPPERS = 16
+LAST_LOOK_S = 0.25
 """Channels may stand in channels, as interceptors have it."""
 
 
@@ -40,6 +42,13 @@ def _version() -> tuple[int, ...]:
     return tuple(int(part) for part in grpc.__version__.split(".")[:2] if part.isdecimal())
 
 
+async def ended(look: Callable[[bool], grpc.ChannelConnectivity]) -> None:
+    """To be awaited before the channel that `look` looks at is closed."""
+    if isinstance(look, _Told):
+        look.end()
+        await asyncio.sleep(LAST_LOOK_S)
+
+
 class _Told:
     """The public way: a subscription, for as long as the channel lives."""
 
@@ -50,6 +59,10 @@ class _Told:
 
     def _tell(self, state: grpc.ChannelConnectivity) -> None:
         self._state = state
+
+    def end(self) -> None:
+        """Nobody asks any more. grpcio's thread notices within `LAST_LOOK_S`, and must not find the channel closed."""
+        self._channel.unsubscribe(self._tell)
 
     def __call__(self, connect: bool) -> grpc.ChannelConnectivity:
         if connect and self._state is grpc.ChannelConnectivity.IDLE:

@@ -12,7 +12,7 @@ import grpc.aio
 
 from balancer.channels.connectivity import FROM_GRPC
 from balancer.channels.health import keep_up
-from balancer.grpcio_internals import look_of
+from balancer.grpcio_internals import ended, look_of
 from balancer.policies.base import ConnectivityState
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ class Connection:
             await asyncio.wait(tasks)
         if self._aside is not None:
             await self._aside.close()
+        await ended(self._look)
         self.channel.close()
         if self._retries is not None:
             self._retries.close()

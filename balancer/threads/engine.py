@@ -115,8 +115,7 @@ class ThreadsEngine(Engine):
             await asyncio.wait({task})
         if self._look_timer is not None:
             self._look_timer.cancel()
-        for connection in (*self._open, *self._leaving):
-            await connection.aclose()
+        await asyncio.gather(*(connection.aclose() for connection in (*self._open, *self._leaving)))
         if self._closing:
             await asyncio.wait(self._closing)
         self._wake_all()

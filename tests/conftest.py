@@ -1,5 +1,7 @@
 """Fixtures for every test, and the guards: no leaks, no skips under CI, logs shown on failure."""
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,6 +32,10 @@ settings.register_profile("no deadlines", deadline=None)
 settings.load_profile("no deadlines")
 
 ServerFactory = Callable[..., RegistryServer]
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every program that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

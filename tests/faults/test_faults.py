@@ -18,5 +18,5 @@ async def test_nothing_is_lost_and_nobody_is_thrown_out(tmp_path: Path, members:
     assert not mistakes(history), f"seed {seed}, {members} member(s)\n{story(history)}\n" + "\n".join(mistakes(history))
     # A history in which little happened proves little.
     assert len(list(history.of(Fault))) > 4
-    assert {step.replica for step in history.of(Step)} == {renewal.replica for renewal in history.of(Renewed)}
+    assert {renewal.replica for renewal in history.of(Renewed)} <= {step.replica for step in history.of(Step)}
     assert len(list(history.of(Written))) > 50

@@ -95,8 +95,13 @@ async def test_attempts_are_limited(kind: str, what: str, servers: list[ServerPr
 @WHATS
 async def test_other_codes_are_final(kind: str, what: str, servers: list[ServerProcess]) -> None:
     async with caller(kind, servers, config()) as channel:
-        with pytest.raises(grpc.RpcError) as raised:
-            await run(what, channel, {"fail": ["UNAVAILABLE", "NOT_FOUND"]})
+        # grpc.aio itself, on a plain channel too, tells of some streams that ended while it was writing a message by an
+        # error of its own, and not the server's.
+        for _ in range(10):
+            with pytest.raises(grpc.RpcError) as raised:
+                await run(what, channel, {"fail": ["UNAVAILABLE", "NOT_FOUND"]})
+            if raised.value.details() != "Internal error from Core":
+                break
         assert raised.value.code() is grpc.StatusCode.NOT_FOUND
         assert raised.value.details().startswith("attempt 1 at ")
 

@@ -41,6 +41,7 @@ async def same_everywhere(replicas: list[RawClient], revision: int) -> pb.ListRe
 async def test_register_on_one_and_watch_on_the_other(replicas: list[RegistryServer]) -> None:
     async with RawClient(replicas[0].address) as one, RawClient(replicas[1].address) as two:  # noqa: SIM117
         async with one.watching() as here, two.watching() as there:
+            await asyncio.gather(here.wait_started(), there.wait_started())
             registered = await one.register("a", 7001)
             await asyncio.gather(here.wait_ids("a"), there.wait_ids("a"))
             assert there.view["player", "a"] == registered.instance

@@ -18,8 +18,8 @@ from registry_server.history import Change as Change
 from registry_server.history import History, Log, Point, merged
 from registry_server.holdings import Holdings
 from registry_server.model import CHECKSUM_MODULUS, Address, BadRecord, Entry, Owner, Query
+from registry_server.records import Cause, Delete, Delta, Key, Record, Snapshot
 from registry_server.rows import Block, Rows
-from registry_server.stores.base import Cause, Delete, Delta, Key, Record, Snapshot
 
 # How many changes are known: of one service, and of all.
 LOG_LIMIT = 16_384

@@ -13,23 +13,8 @@ from registry_server.illness import Pulse
 from registry_server.mending import Mending
 from registry_server.observe.changes import tell
 from registry_server.observe.outages import OutageLog
-from registry_server.stores.base import (
-    Away,
-    Back,
-    Cause,
-    Commit,
-    Conflict,
-    Delta,
-    Ill,
-    Key,
-    NoSuchLease,
-    Progress,
-    Refused,
-    Snapshot,
-    Store,
-    StoreError,
-    StoreEvent,
-)
+from registry_server.records import Away, Back, Cause, Commit, Delta, Ill, Key, Progress, Snapshot, StoreEvent
+from registry_server.stores.base import Conflict, NoSuchLease, Refused, Store, StoreError
 
 log = logging.getLogger(__name__)
 

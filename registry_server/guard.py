@@ -17,7 +17,7 @@ from typing import NamedTuple
 from registry_server.holdings import Holdings
 from registry_server.illness import Illness
 from registry_server.model import Entry
-from registry_server.stores.base import Cause, Deleted, Delta, Key, Snapshot
+from registry_server.records import Cause, Deleted, Delta, Key, Snapshot
 
 # How many instances leave in one step when their waits end.
 MAX_STEP = 500

@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from registry_server.model import Entry
-from registry_server.stores.base import Cause, Key
+from registry_server.records import Cause, Key
 
 # So large a part is cut off a log that is too long, and off all when they are too long together.
 CUT_PART = 32

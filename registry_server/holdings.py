@@ -1,6 +1,6 @@
 """CORE. Which instances each lease keeps alive: mostly one, sometimes thousands."""
 
-from registry_server.stores.base import Key
+from registry_server.records import Key
 
 
 class Holdings:

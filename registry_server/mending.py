@@ -15,8 +15,8 @@ from typing import NamedTuple
 from registry_server.catalog import Change, Flaw, ghosts
 from registry_server.guard import whole_ttl_s
 from registry_server.model import Entry
+from registry_server.records import Cause, Commit, Delete, Key, Put
 from registry_server.rules import storable
-from registry_server.stores.base import Cause, Commit, Delete, Key, Put
 
 # How many records one write deletes at the most: stores have limits.
 MAX_DELETES = 100

@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import fields
 from registry_server.errors import InvalidField
-from registry_server.stores.base import Key, Record
+from registry_server.records import Key, Record
 
 CHECKSUM_MODULUS = 1 << 64
 # More than an instance with every field at its limit takes; so much of a store's value is looked at.

@@ -11,23 +11,9 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.errors import Contended, InvalidField, LimitExceeded, NotFound, Unavailable
 from registry_server.feed import Feed
 from registry_server.model import Entry
+from registry_server.records import Cause, Commit, Key, Lease, Outcome, Put, Record, Renewal
 from registry_server.rules import Leaving, Plan, Rules
-from registry_server.stores.base import (
-    Cause,
-    Commit,
-    Conflict,
-    Key,
-    Lease,
-    NoSuchLease,
-    Outcome,
-    Put,
-    Record,
-    Refused,
-    Renewal,
-    Store,
-    StoreAway,
-    StoreError,
-)
+from registry_server.stores.base import Conflict, NoSuchLease, Refused, Store, StoreAway, StoreError
 from registry_server.turns import Name, Turns
 
 # How often a write is tried when other servers change the same instance at the same time: each loses half of the time

@@ -15,7 +15,7 @@ from registry_server import fields
 from registry_server.catalog import Catalog
 from registry_server.errors import NotFound, OwnershipLost
 from registry_server.model import Entry, Owner, nanoseconds, new_generation
-from registry_server.stores.base import Cause, Commit, Delete, Key, Lease, Put
+from registry_server.records import Cause, Commit, Delete, Key, Lease, Put
 
 UPDATABLE = ("status", "weight", "metadata", "tags", "version", "health")
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import wire
 from registry_server.model import Entry
+from registry_server.records import Key, Lease, Outcome, Renewal
 from registry_server.rules import seconds
-from registry_server.stores.base import Key, Lease, Outcome, Renewal
 
 _UPSERTS = pb.WatchResponse.UPSERTS_FIELD_NUMBER
 _REMOVED = pb.WatchResponse.REMOVED_FIELD_NUMBER

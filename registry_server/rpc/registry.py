@@ -12,12 +12,12 @@ from registry_server.errors import InvalidField, NotFound, Unavailable
 from registry_server.feed import Feed
 from registry_server.hub import Hub, Reader, Sink
 from registry_server.model import CHECKSUM_MODULUS, Entry, Query
+from registry_server.records import Key
 from registry_server.registrar import Registrar
 from registry_server.rpc import answers, validate
 from registry_server.rpc.steps import Pieces
 from registry_server.rpc.watch import WatchTopic, claim_of
 from registry_server.rules import Leaving
-from registry_server.stores.base import Key
 
 # The longest wait for a revision that a reader asks for.
 MAX_WAIT_S = 10.0

@@ -13,9 +13,9 @@ from typing import NamedTuple, TypeVar
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.history import Change
 from registry_server.model import Entry, Query
+from registry_server.records import Key
 from registry_server.rows import MAX_BYTES, Block
 from registry_server.rpc import answers
-from registry_server.stores.base import Key
 
 # Encoded blocks that are kept, of all topics together.
 MAX_KEPT_BYTES = 32 * 1024 * 1024

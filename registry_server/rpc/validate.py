@@ -7,8 +7,8 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import fields
 from registry_server.errors import InvalidField
 from registry_server.fields import DEFAULT_TTL_S, MAX_NAME, MAX_TTL_S, MIN_TTL_S
+from registry_server.records import Key
 from registry_server.rules import UPDATABLE
-from registry_server.stores.base import Key
 
 MAX_DRAIN_S = 3600.0
 MAX_LEASE_IDS = 10_000

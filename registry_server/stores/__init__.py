@@ -22,7 +22,7 @@ def has_password(url: str) -> bool:
     """Whether a URL has a password in it, for everybody who sees the URL. Raises BadStoreURL."""
     if not url.startswith("etcd:"):
         return False
-    from registry_server.stores.etcd_url import EtcdURL
+    from registry_server.stores.etcd.url import EtcdURL
 
     return EtcdURL.parse(url).has_password
 
@@ -36,7 +36,7 @@ def _memory(url: str) -> Store:
 
 
 def _etcd(url: str) -> Store:
-    from registry_server.stores.etcd import EtcdStore
+    from registry_server.stores.etcd.store import EtcdStore
 
     return EtcdStore.from_url(url)
 

@@ -5,7 +5,7 @@ import sys
 
 from registry_server.holdings import Holdings
 from registry_server.illness import PARTS, whole_s
-from registry_server.stores.base import Key
+from registry_server.records import Key
 
 _SLACK = 1024
 

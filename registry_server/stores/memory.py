@@ -8,24 +8,21 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from registry_server.illness import Pulse
-from registry_server.stores.base import (
+from registry_server.records import (
     MAX_FENCE,
     Cause,
     Commit,
-    Conflict,
     Deleted,
     Delta,
-    Emit,
     Key,
     Lease,
-    NoSuchLease,
     Outcome,
     Put,
     Record,
     Renewal,
     Snapshot,
-    Store,
 )
+from registry_server.stores.base import Conflict, Emit, NoSuchLease, Store
 from registry_server.stores.leases import LeaseTable
 
 # How often leases are looked at, in seconds. What expires is noticed within one tick.

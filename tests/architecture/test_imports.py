@@ -19,6 +19,7 @@ ARROWS = {
 BRIDGE = ("registry_client/resolver.py", "balancer")
 
 CORE = (
+    "registry_server/records.py",
     "registry_server/model.py",
     "registry_server/fields.py",
     "registry_server/catalog.py",
@@ -33,11 +34,11 @@ CORE = (
     "registry_server/guard.py",
     "registry_server/illness.py",
     "registry_server/stores/leases.py",
-    "registry_server/stores/etcd_leases.py",
-    "registry_server/stores/etcd_pace.py",
-    "registry_server/stores/etcd_telling.py",
-    "registry_server/stores/etcd_turns.py",
-    "registry_server/stores/etcd_wire.py",
+    "registry_server/stores/etcd/leases.py",
+    "registry_server/stores/etcd/pace.py",
+    "registry_server/stores/etcd/telling.py",
+    "registry_server/stores/etcd/turns.py",
+    "registry_server/stores/etcd/wire.py",
     "registry_client/lack.py",
     "registry_client/answers.py",
     "registry_client/checks.py",

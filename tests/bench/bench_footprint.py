@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_api.registry.v1 import registry_pb2_grpc
-from registry_server.stores.etcd_leases import LeaseIds
+from registry_server.stores.etcd.leases import LeaseIds
 from tests.bench.report import Row
 from tests.bench.stage import Stage, median_of, rss
 from tests.bench.workload import batched, instance, registrations

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_server.stores.base import Cause, Commit, Delta, Key, Outcome, Put, Snapshot
+from registry_server.records import Cause, Commit, Delta, Key, Outcome, Put, Snapshot
 from registry_server.stores.leases import LeaseTable
 from registry_server.stores.memory import MemoryStore
 from tests.support.stores import Running, running

@@ -5,19 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from registry_server.stores.base import (
-    Cause,
-    Commit,
-    Conflict,
-    Delete,
-    Deleted,
-    Delta,
-    Key,
-    NoSuchLease,
-    Put,
-    Record,
-    Snapshot,
-)
+from registry_server.records import Cause, Commit, Delete, Deleted, Delta, Key, Put, Record, Snapshot
+from registry_server.stores.base import Conflict, NoSuchLease
 from tests.support.stores import Running
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from registry_server.stores.base import Cause, Commit, Deleted, Delta, Lease, Outcome, Put, Renewal
+from registry_server.records import Cause, Commit, Deleted, Delta, Lease, Outcome, Put, Renewal
 from tests.support.stores import Runner, Running
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from registry_server.stores.base import Away, Back, Cause, Commit, Conflict, Deleted, Delta, Outcome, Put, StoreAway
-from registry_server.stores.etcd import EtcdStore
+from registry_server.records import Away, Back, Cause, Commit, Deleted, Delta, Outcome, Put
+from registry_server.stores.base import Conflict, StoreAway
+from registry_server.stores.etcd.store import EtcdStore
 from tests.support.etcd import EtcdCluster, EtcdNode
 from tests.support.stores import Running, running
 

@@ -4,8 +4,9 @@ import contextlib
 
 import pytest
 
-from registry_server.stores.base import Away, Back, Cause, Commit, Deleted, Delta, Put, Snapshot, StoreAway
-from registry_server.stores.etcd import EtcdStore
+from registry_server.records import Away, Back, Cause, Commit, Deleted, Delta, Put, Snapshot
+from registry_server.stores.base import StoreAway
+from registry_server.stores.etcd.store import EtcdStore
 from tests.support.stores import Backends, Recorder, Running, backends, on_every_etcd, running
 
 __all__ = ["backends"]
@@ -77,7 +78,7 @@ async def test_a_cause_that_is_none_is_said_once(backends: Backends, caplog: pyt
 async def test_many_foreign_keys_are_said_up_to_a_bound(
     backends: Backends, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry_server.stores.etcd.MAX_FOREIGN", 3)
+    monkeypatch.setattr("registry_server.stores.etcd.store.MAX_FOREIGN", 3)
     etcd = backends.etcd()
     for number in range(6):
         await etcd.etcdctl_async("put", f"/flood/v1/note-{number}", "hello")
@@ -92,8 +93,8 @@ async def test_many_foreign_keys_are_said_up_to_a_bound(
 
 async def test_large_values_are_read_in_small_pages(backends: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
     etcd = backends.etcd()
-    monkeypatch.setattr("registry_server.stores.etcd_session.PAGE", 8)
-    monkeypatch.setattr("registry_server.stores.etcd_session.PAGE_BYTES", 20_000)
+    monkeypatch.setattr("registry_server.stores.etcd.session.PAGE", 8)
+    monkeypatch.setattr("registry_server.stores.etcd.session.PAGE_BYTES", 20_000)
     async with running(EtcdStore.from_url(etcd.url("/large"))) as run:
         lease = (await run.store.grant(60)).id
         for number in range(40):

@@ -6,9 +6,10 @@ from itertools import pairwise
 
 import pytest
 
-from registry_server.stores.base import Cause, Deleted, NoSuchLease, Outcome, Record, Snapshot
-from registry_server.stores.etcd import EtcdStore
-from registry_server.stores.etcd_leases import LeaseIds
+from registry_server.records import Cause, Deleted, Outcome, Record, Snapshot
+from registry_server.stores.base import NoSuchLease
+from registry_server.stores.etcd.leases import LeaseIds
+from registry_server.stores.etcd.store import EtcdStore
 from tests.support.etcd import EtcdCluster
 from tests.support.stores import Backends, Running, backends, on_every_etcd, running
 
@@ -108,7 +109,7 @@ async def test_ids_are_not_consecutive(backends: Backends) -> None:
 
 async def test_a_number_that_is_taken_is_not_given_out(backends: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter([7, 7, 7, 8])
-    monkeypatch.setattr("registry_server.stores.etcd.secrets.randbits", lambda bits: next(drawn))
+    monkeypatch.setattr("registry_server.stores.etcd.store.secrets.randbits", lambda bits: next(drawn))
     async with running(EtcdStore.from_url(backends.etcd_url())) as run:
         one, two = await run.store.grant(TTL_S), await run.store.grant(TTL_S)
         assert one.id != two.id

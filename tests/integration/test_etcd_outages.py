@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from registry_server.stores.base import (
+from registry_server.records import (
     MAX_FENCE,
     Away,
     Back,
@@ -20,18 +20,17 @@ from registry_server.stores.base import (
     Outcome,
     Progress,
     Put,
-    Refused,
     Snapshot,
-    StoreAway,
 )
-from registry_server.stores.etcd import EtcdStore
-from registry_server.stores.etcd_leases import LeaseIds
-from registry_server.stores.etcd_link import Link
-from registry_server.stores.etcd_pace import Pace
-from registry_server.stores.etcd_telling import OrderLost, Reading, Telling, Told
-from registry_server.stores.etcd_url import EtcdURL
-from registry_server.stores.etcd_watch import Watch
-from registry_server.stores.etcd_wire import Layout
+from registry_server.stores.base import Refused, StoreAway
+from registry_server.stores.etcd.leases import LeaseIds
+from registry_server.stores.etcd.link import Link
+from registry_server.stores.etcd.pace import Pace
+from registry_server.stores.etcd.store import EtcdStore
+from registry_server.stores.etcd.telling import OrderLost, Reading, Telling, Told
+from registry_server.stores.etcd.url import EtcdURL
+from registry_server.stores.etcd.watch import Watch
+from registry_server.stores.etcd.wire import Layout
 from registry_server.stores.memory import MemoryStore
 from tests.support.etcd import EtcdCluster
 from tests.support.names import name_server

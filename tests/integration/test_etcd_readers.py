@@ -3,8 +3,8 @@
 import asyncio
 import json
 
-from registry_server.stores.base import Cause, Commit, Delete, Key, Put
-from registry_server.stores.etcd import EtcdStore
+from registry_server.records import Cause, Commit, Delete, Key, Put
+from registry_server.stores.etcd.store import EtcdStore
 from tests.support.etcd import run_with_etcd3
 from tests.support.stores import Backends, Running, backends, on_every_etcd, running
 

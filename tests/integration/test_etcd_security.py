@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from registry_server.stores.base import Away, Back, Delta, Outcome, StoreAway
-from registry_server.stores.etcd import EtcdStore
-from registry_server.stores.etcd_link import BadCredentials
+from registry_server.records import Away, Back, Delta, Outcome
+from registry_server.stores.base import StoreAway
+from registry_server.stores.etcd.link import BadCredentials
+from registry_server.stores.etcd.store import EtcdStore
 from tests.support.etcd import Certificates, EtcdCluster
 from tests.support.proxy import Proxy
 from tests.support.servers import ROOT

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from registry_server.stores.base import Away, Back, Delta, Ill, Outcome, StoreEvent
-from registry_server.stores.etcd import EtcdStore
-from registry_server.stores.etcd_pace import hold_s
+from registry_server.records import Away, Back, Delta, Ill, Outcome, StoreEvent
+from registry_server.stores.etcd.pace import hold_s
+from registry_server.stores.etcd.store import EtcdStore
 from tests.support.etcd import EtcdCluster
 from tests.support.proxy import Proxy
 from tests.support.stores import Running, running

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from registry_server.stores import etcd, etcd_session
-from registry_server.stores.base import Cause, Deleted, Delta, Snapshot, StoreAway
-from registry_server.stores.etcd import EtcdStore
-from registry_server.stores.etcd_wire import Vouched
+from registry_server.records import Cause, Deleted, Delta, Snapshot
+from registry_server.stores.base import StoreAway
+from registry_server.stores.etcd import session, store
+from registry_server.stores.etcd.store import EtcdStore
+from registry_server.stores.etcd.wire import Vouched
 from tests.support.etcd import EtcdCluster
 from tests.support.stores import Backends, Running, backends, on_every_etcd, running
 
@@ -21,7 +22,7 @@ TTL_S = 60.0
 
 @pytest.fixture(autouse=True)
 def every_call_vouches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(etcd, "VOUCH_S", 0.0)
+    monkeypatch.setattr(store, "VOUCH_S", 0.0)
 
 
 async def vouched_at(cluster: EtcdCluster, prefix: str) -> Vouched:
@@ -80,7 +81,7 @@ async def test_what_was_asked_for_meanwhile_is_told_with_its_cause(backends: Bac
 
 
 async def test_one_server_vouches_for_all(backends: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(etcd, "VOUCH_S", 60.0)
+    monkeypatch.setattr(store, "VOUCH_S", 60.0)
     cluster, prefix = backends.etcd(), "/once"
     async with (
         running(EtcdStore.from_url(cluster.url(prefix))) as one,
@@ -94,7 +95,7 @@ async def test_one_server_vouches_for_all(backends: Backends, monkeypatch: pytes
         for run in (two, one, two):
             await run.store.vouch()
         assert await vouched_at(cluster, prefix) == first
-        monkeypatch.setattr(etcd, "VOUCH_S", 0.0)
+        monkeypatch.setattr(store, "VOUCH_S", 0.0)
         await two.seen.wait_revision(one.seen.revision)
         await two.store.vouch()
         assert (await vouched_at(cluster, prefix)).revision > first.revision
@@ -151,7 +152,7 @@ async def test_promise_for_a_revision_that_was_compacted_away(backends: Backends
 
 
 async def test_so_much_since_then_is_not_told_one_by_one(backends: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(etcd_session, "MAX_REPLAY", 5)
+    monkeypatch.setattr(session, "MAX_REPLAY", 5)
     cluster = backends.etcd()
     async with running(EtcdStore.from_url(cluster.url("/much"))) as run:
         lease = await some_records(run)

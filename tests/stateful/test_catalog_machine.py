@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog, Change, ghosts
 from registry_server.model import Query, checksum
-from registry_server.stores.base import Cause, Deleted, Delta, Key, Record, Snapshot
+from registry_server.records import Cause, Deleted, Delta, Key, Record, Snapshot
 from tests.support.core import record
 
 NAMES = st.builds(

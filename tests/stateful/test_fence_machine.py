@@ -19,9 +19,9 @@ from registry_server.errors import InvalidField, NotFound, OwnershipLost, Unavai
 from registry_server.feed import Feed
 from registry_server.hub import Hub
 from registry_server.model import Entry
+from registry_server.records import Lease, Snapshot, StoreEvent
 from registry_server.registrar import Registrar
 from registry_server.rules import Leaving
-from registry_server.stores.base import Lease, Snapshot, StoreEvent
 from registry_server.stores.memory import MemoryStore
 from tests.support.core import NOON, key
 

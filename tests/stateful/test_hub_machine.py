@@ -9,7 +9,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from registry_server.catalog import Change
 from registry_server.hub import BOOKMARK_INTERVAL_S, STALL_S, Reader
 from registry_server.model import Query
-from registry_server.stores.base import Key
+from registry_server.records import Key
 from tests.support.core import Sink, Timeline
 
 SERVICES = st.sampled_from(["a", "b"])

@@ -9,21 +9,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
+from registry_server.records import Cause, Commit, Delete, Deleted, Key, Outcome, Put, Snapshot
 from registry_server.stores import memory
-from registry_server.stores.base import (
-    Cause,
-    Commit,
-    Conflict,
-    Delete,
-    Deleted,
-    Key,
-    NoSuchLease,
-    Outcome,
-    Put,
-    Snapshot,
-    Store,
-)
-from registry_server.stores.etcd import EtcdStore
+from registry_server.stores.base import Conflict, NoSuchLease, Store
+from registry_server.stores.etcd.store import EtcdStore
 from registry_server.stores.memory import MemoryStore
 from tests.support.stores import Backends, Running, backends
 

@@ -9,7 +9,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import catalog as catalogs
 from registry_server.hub import STALL_S
-from registry_server.stores.base import Away, Back, Cause, Deleted, Delta, Key, Progress, Record, Snapshot
+from registry_server.records import Away, Back, Cause, Deleted, Delta, Key, Progress, Record, Snapshot
 from tests.support.core import Core, Watcher, record, settle
 
 NAMES = st.builds(

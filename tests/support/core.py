@@ -12,9 +12,10 @@ from registry_server.catalog import Catalog
 from registry_server.feed import Feed
 from registry_server.hub import Hub, Reader
 from registry_server.illness import Pulse
+from registry_server.records import Cause, Deleted, Delta, Key, Record, Snapshot
 from registry_server.registrar import Registrar
 from registry_server.rpc.registry import RegistryService
-from registry_server.stores.base import Cause, Deleted, Delta, Key, Record, Snapshot, Store
+from registry_server.stores.base import Store
 from registry_server.stores.memory import MemoryStore
 
 T = TypeVar("T")

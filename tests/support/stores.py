@@ -14,8 +14,7 @@ from typing import TypeVar
 
 import pytest
 
-from registry_server.stores import memory
-from registry_server.stores.base import (
+from registry_server.records import (
     Away,
     Back,
     Commit,
@@ -28,10 +27,11 @@ from registry_server.stores.base import (
     Put,
     Record,
     Snapshot,
-    Store,
     StoreEvent,
 )
-from registry_server.stores.etcd import EtcdStore
+from registry_server.stores import memory
+from registry_server.stores.base import Store
+from registry_server.stores.etcd.store import EtcdStore
 from registry_server.stores.memory import MemoryStore
 from tests.support.etcd import EtcdCluster
 from tests.support.newest import BUILD_S

@@ -17,7 +17,8 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import __main__ as command
 from registry_server import server
 from registry_server.config import Config
-from registry_server.stores.base import Emit, Key, Record
+from registry_server.records import Key, Record
+from registry_server.stores.base import Emit
 from registry_server.stores.memory import MemoryStore
 from tests.support.servers import RegistryServer
 

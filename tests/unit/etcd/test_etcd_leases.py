@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_server.stores.etcd_leases import LeaseIds, ttl_of
+from registry_server.stores.etcd.leases import LeaseIds, ttl_of
 
 OURS, THEIRS = LeaseIds(b"ours"), LeaseIds(b"theirs")
 TTLS = st.integers(1, 4095)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_server.stores.etcd_pace import Pace, hold_s, most_s
+from registry_server.stores.etcd.pace import Pace, hold_s, most_s
 
 TTLS = st.floats(2.0, 3600.0)
 

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
-from registry_server.stores.base import Cause, Deleted, Delta, Key, Progress, Record
-from registry_server.stores.etcd_leases import LeaseIds
-from registry_server.stores.etcd_pace import Pace
-from registry_server.stores.etcd_telling import SLICE, Loading, OrderLost, Reading, Telling, Told
-from registry_server.stores.etcd_wire import Layout, Vouched
+from registry_server.records import Cause, Deleted, Delta, Key, Progress, Record
+from registry_server.stores.etcd.leases import LeaseIds
+from registry_server.stores.etcd.pace import Pace
+from registry_server.stores.etcd.telling import SLICE, Loading, OrderLost, Reading, Telling, Told
+from registry_server.stores.etcd.wire import Layout, Vouched
 
 LAYOUT = Layout.below("/registry")
 SECRET = b"s" * 32

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_server.stores.etcd_turns import Turns
+from registry_server.stores.etcd.turns import Turns
 
 MOST = 4
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from registry_server.stores import has_password, open_store
 from registry_server.stores.base import BadStoreURL
-from registry_server.stores.etcd_url import TLS, EtcdURL, Login
+from registry_server.stores.etcd.url import TLS, EtcdURL, Login
 
 
 @pytest.fixture

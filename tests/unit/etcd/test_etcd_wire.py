@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
-from registry_server.stores.base import Commit, Delete, Key, Put
-from registry_server.stores.etcd_leases import LeaseIds
-from registry_server.stores.etcd_wire import (
+from registry_server.records import Commit, Delete, Key, Put
+from registry_server.stores.etcd.leases import LeaseIds
+from registry_server.stores.etcd.wire import (
     Epoch,
     Layout,
     Vouched,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from registry_server.catalog import Change
 from registry_server.hub import STALL_S, Hub, Ready
 from registry_server.model import Query
-from registry_server.stores.base import Key
+from registry_server.records import Key
 
 KEY = Key("default", "player", "one")
 

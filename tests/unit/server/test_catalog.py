@@ -8,7 +8,7 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import catalog as catalogs
 from registry_server.catalog import Catalog, Change, ghosts
 from registry_server.model import Entry, Owner, Query
-from registry_server.stores.base import Cause, Delete, Delta, Key, Record, Snapshot
+from registry_server.records import Cause, Delete, Delta, Key, Record, Snapshot
 from tests.support.core import gone, key, loaded, put, record
 
 ONE, TWO, THREE = key("one"), key("two"), key("three")

@@ -15,22 +15,9 @@ from registry_server.catalog import Catalog
 from registry_server.feed import BEAT_S, DOUBT_S, STALL_S, Feed
 from registry_server.hub import Hub
 from registry_server.illness import Pulse
+from registry_server.records import Away, Back, Cause, Commit, Delete, Ill, Lease, Progress, Renewal, Snapshot
 from registry_server.rules import seconds
-from registry_server.stores.base import (
-    Away,
-    Back,
-    Cause,
-    Commit,
-    Delete,
-    Emit,
-    Ill,
-    Lease,
-    Progress,
-    Renewal,
-    Snapshot,
-    Store,
-    StoreAway,
-)
+from registry_server.stores.base import Emit, Store, StoreAway
 from tests.support.core import Core, Watcher, gone, key, put, record, settle
 from tests.support.waiting import always_async, eventually_async, passed
 

@@ -14,7 +14,7 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog
 from registry_server.guard import MAX_STEP, RemovalGuard
 from registry_server.illness import PARTS, RETURN_S, whole_s
-from registry_server.stores.base import Cause, Key, Snapshot
+from registry_server.records import Cause, Key, Snapshot
 from tests.support.core import gone, key, loaded, put, record
 
 ONE, TWO = key("one"), key("two")

@@ -7,7 +7,7 @@ from registry_server.catalog import Change
 from registry_server.feed import BOOKMARK_TICK_S
 from registry_server.hub import BOOKMARK_INTERVAL_S, SLICE_S, SLICE_SENDS, STALL_S, Reader, Ready
 from registry_server.model import Query
-from registry_server.stores.base import Key
+from registry_server.records import Key
 from tests.support.core import Sink, Timeline
 
 PROMISED_BOOKMARK_S = 5.0

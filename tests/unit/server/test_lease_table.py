@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from registry_server.illness import PARTS, RETURN_S, whole_s
-from registry_server.stores.base import Cause, Commit, Delta, Outcome, Put, StoreEvent
+from registry_server.records import Cause, Commit, Delta, Outcome, Put, StoreEvent
 from registry_server.stores.leases import LeaseTable
 from registry_server.stores.memory import MemoryStore
 from tests.support.core import drive, key

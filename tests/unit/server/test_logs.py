@@ -17,7 +17,7 @@ from registry_server.observe.logs import (
     JsonFormatter,
     Repeats,
 )
-from registry_server.stores.base import Cause, Snapshot
+from registry_server.records import Cause, Snapshot
 from tests.support.core import Core, gone, key, put
 
 

@@ -7,7 +7,7 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog
 from registry_server.mending import MAX_DELETES, Mending
 from registry_server.model import Entry
-from registry_server.stores.base import Cause, Commit, Delete, Delta, Key, Put, Record
+from registry_server.records import Cause, Commit, Delete, Delta, Key, Put, Record
 from tests.support.core import gone, key, loaded, put, record
 
 ONE, TWO = key("one"), key("two")

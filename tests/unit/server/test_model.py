@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import Instance
 from registry_server.model import MAX_VALUE_BYTES, BadRecord, Entry, Query
-from registry_server.stores.base import Key, Record
+from registry_server.records import Key, Record
 from tests.support.core import key
 
 ONE = key("one")

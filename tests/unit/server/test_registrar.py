@@ -9,22 +9,9 @@ import pytest
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import registrar
 from registry_server.errors import Contended, InvalidField, NotFound, OwnershipLost, Unavailable
+from registry_server.records import Away, Back, Cause, Commit, Delta, Key, Lease, Outcome, Renewal, Snapshot, StoreEvent
 from registry_server.rules import Leaving
-from registry_server.stores.base import (
-    Away,
-    Back,
-    Cause,
-    Commit,
-    Conflict,
-    Delta,
-    Key,
-    Lease,
-    Outcome,
-    Renewal,
-    Snapshot,
-    StoreAway,
-    StoreEvent,
-)
+from registry_server.stores.base import Conflict, StoreAway
 from registry_server.stores.memory import MemoryStore
 from tests.support.core import Core, gone, key
 

@@ -8,9 +8,9 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog
 from registry_server.errors import InvalidField, NotFound, OwnershipLost
 from registry_server.model import Entry
+from registry_server.records import Cause, Commit, Delete, Key, Lease, Put, Record
 from registry_server.rpc.validate import changed_instance
 from registry_server.rules import Leaving, Rules
-from registry_server.stores.base import Cause, Commit, Delete, Key, Lease, Put, Record
 from tests.support.core import NOON, gone, key, loaded, record
 
 ONE, TWO = key("one"), key("two")

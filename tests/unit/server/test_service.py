@@ -9,9 +9,9 @@ from grpc_health.v1 import health_pb2
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.errors import InvalidField, LimitExceeded, NotFound, OwnershipLost, Unavailable
+from registry_server.records import Snapshot
 from registry_server.rpc import registry
 from registry_server.rpc.health import HealthService
-from registry_server.stores.base import Snapshot
 from registry_server.stores.memory import MemoryStore
 from tests.support.core import NOON, Core, Sink, drive, key, put, record, settle, sum_of
 

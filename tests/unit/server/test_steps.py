@@ -12,10 +12,10 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog
 from registry_server.feed import Feed
 from registry_server.hub import Hub
+from registry_server.records import Delta, StoreEvent
 from registry_server.registrar import Registrar
 from registry_server.rpc.registry import RegistryService
 from registry_server.rules import Leaving
-from registry_server.stores.base import Delta, StoreEvent
 from registry_server.stores.memory import MemoryStore
 from tests.support.waiting import eventually_async
 

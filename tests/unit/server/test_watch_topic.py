@@ -12,11 +12,11 @@ from registry_server.catalog import Catalog
 from registry_server.errors import InvalidField
 from registry_server.hub import Step
 from registry_server.model import Query
+from registry_server.records import Snapshot
 from registry_server.rows import MAX_BYTES, Block
 from registry_server.rpc import answers, watch
 from registry_server.rpc.steps import AT_ONCE, FullSet, Pieces
 from registry_server.rpc.watch import Sums, WatchTopic, claim_of
-from registry_server.stores.base import Snapshot
 from tests.support.core import Core, Fold, Sink, Watcher, counted, gone, key, loaded, put, record, settle, sum_of
 
 ONE, TWO, THREE = key("one"), key("two"), key("three")

@@ -12,13 +12,13 @@ import grpc.aio
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.stores.base import NoSuchLease, Refused, StoreAway, StoreError
-from registry_server.stores.etcd_api import Api
-from registry_server.stores.etcd_telling import OrderLost
-from registry_server.stores.etcd_url import TLS, EtcdURL, Login
-from registry_server.stores.etcd_wire import asks_in_order
+from registry_server.stores.etcd.api import Api
+from registry_server.stores.etcd.telling import OrderLost
+from registry_server.stores.etcd.url import TLS, EtcdURL, Login
+from registry_server.stores.etcd.wire import asks_in_order
 
 if TYPE_CHECKING:
-    from registry_server.stores.etcd_api import RenewalCall, Unary, WatchCall
+    from registry_server.stores.etcd.api import RenewalCall, Unary, WatchCall
 
 Q = TypeVar("Q")
 R = TypeVar("R")

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
-from registry_server.stores.base import Cause, Deleted, Delta, Progress, Record, Snapshot
-from registry_server.stores.etcd_leases import LeaseIds, ttl_of
-from registry_server.stores.etcd_pace import Pace
-from registry_server.stores.etcd_wire import Epoch, Layout, Vouched, read_secret
+from registry_server.records import Cause, Deleted, Delta, Progress, Record, Snapshot
+from registry_server.stores.etcd.leases import LeaseIds, ttl_of
+from registry_server.stores.etcd.pace import Pace
+from registry_server.stores.etcd.wire import Epoch, Layout, Vouched, read_secret
 
 # So many records at the most leave in one event when nobody wrote that; a write of the registry's deletes fewer.
 SLICE = 200

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
-from registry_server.stores.base import MAX_FENCE, Commit, Delete, Key, Put
-from registry_server.stores.etcd_leases import LeaseIds
+from registry_server.records import MAX_FENCE, Commit, Delete, Key, Put
+from registry_server.stores.etcd.leases import LeaseIds
 
 VERSION = "v1"
 _EPOCH = re.compile(r"([0-9a-f]{16}) (0|[1-9][0-9]{0,15})")

@@ -1,9 +1,8 @@
 """SHELL. The store that keeps its records in an etcd cluster, over etcd's own gRPC API (version 3).
 
-Its rooms: `etcd_wire`, `etcd_telling` and `etcd_leases` know what keys, watch responses and lease numbers mean,
-`etcd_link` is one connection, `etcd_session` one connection in use. Here is what makes a store of them: which endpoint
-is in use, and when the cluster counts as away. docs/etcd.md describes the layout of the keys and what happens in each
-kind of failure.
+Its rooms: `wire`, `telling` and `leases` know what keys, watch responses and lease numbers mean, `link` is one
+connection, `session` one connection in use. Here is what makes a store of them: which endpoint is in use, and when the
+cluster counts as away. docs/etcd.md describes the layout of the keys and what happens in each kind of failure.
 """
 
 import asyncio
@@ -15,24 +14,15 @@ import time
 from collections.abc import Callable, Sequence
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
-from registry_server.stores.base import (
-    Commit,
-    Conflict,
-    Emit,
-    Lease,
-    NoSuchLease,
-    Outcome,
-    Renewal,
-    Store,
-    StoreAway,
-)
-from registry_server.stores.etcd_leases import LeaseIds, ttl_of
-from registry_server.stores.etcd_link import BadCredentials, LeaseTaken, LinkLost
-from registry_server.stores.etcd_pace import Pace
-from registry_server.stores.etcd_session import Session, Settings, Teller, open_session
-from registry_server.stores.etcd_telling import OrderLost
-from registry_server.stores.etcd_url import EtcdURL
-from registry_server.stores.etcd_wire import Layout, conflicts, whole_seconds
+from registry_server.records import Commit, Lease, Outcome, Renewal
+from registry_server.stores.base import Conflict, Emit, NoSuchLease, Store, StoreAway
+from registry_server.stores.etcd.leases import LeaseIds, ttl_of
+from registry_server.stores.etcd.link import BadCredentials, LeaseTaken, LinkLost
+from registry_server.stores.etcd.pace import Pace
+from registry_server.stores.etcd.session import Session, Settings, Teller, open_session
+from registry_server.stores.etcd.telling import OrderLost
+from registry_server.stores.etcd.url import EtcdURL
+from registry_server.stores.etcd.wire import Layout, conflicts, whole_seconds
 
 BACKOFF_S = 0.05
 BACKOFF_MAX_S = 1.0

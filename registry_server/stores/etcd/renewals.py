@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import grpc.aio
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
-from registry_server.stores.etcd_link import Link, LinkLost, hang_up, together
-from registry_server.stores.etcd_turns import Turns
+from registry_server.stores.etcd.link import Link, LinkLost, hang_up, together
+from registry_server.stores.etcd.turns import Turns
 
 if TYPE_CHECKING:
-    from registry_server.stores.etcd_api import RenewalCall
+    from registry_server.stores.etcd.api import RenewalCall
 
 REOPEN_S = 0.2
 # What is on its way before the first answer: enough to fill the way there and back, and no queue that others stand in.

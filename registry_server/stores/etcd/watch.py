@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import grpc.aio
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
-from registry_server.stores.base import Delta, StoreEvent
-from registry_server.stores.etcd_link import REQUEST_S, BadCredentials, Link, LinkLost, hang_up
-from registry_server.stores.etcd_pace import Pace
-from registry_server.stores.etcd_telling import OrderLost, Telling, Told
+from registry_server.records import Delta, StoreEvent
+from registry_server.stores.etcd.link import REQUEST_S, BadCredentials, Link, LinkLost, hang_up
+from registry_server.stores.etcd.pace import Pace
+from registry_server.stores.etcd.telling import OrderLost, Telling, Told
 
 if TYPE_CHECKING:
-    from registry_server.stores.etcd_api import WatchCall
+    from registry_server.stores.etcd.api import WatchCall
 
 # When a timer rings so much later than it should, this process stood still, and what came meanwhile is yet to be read.
 OVERSLEPT_S = 0.2

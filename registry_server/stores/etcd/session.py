@@ -7,27 +7,16 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from registry_server.stores.base import (
-    MAX_FENCE,
-    Away,
-    Back,
-    Delta,
-    Emit,
-    Ill,
-    Progress,
-    Snapshot,
-    StoreAway,
-    StoreError,
-    StoreEvent,
-)
-from registry_server.stores.etcd_leases import LeaseIds
-from registry_server.stores.etcd_link import LOAD_S, Link, LinkLost, together
-from registry_server.stores.etcd_pace import Pace, hold_s, most_s
-from registry_server.stores.etcd_renewals import Renewals
-from registry_server.stores.etcd_telling import Loading, Odd, OrderLost, Reading, Telling, Told
-from registry_server.stores.etcd_url import EtcdURL
-from registry_server.stores.etcd_watch import Watch
-from registry_server.stores.etcd_wire import (
+from registry_server.records import MAX_FENCE, Away, Back, Delta, Ill, Progress, Snapshot, StoreEvent
+from registry_server.stores.base import Emit, StoreAway, StoreError
+from registry_server.stores.etcd.leases import LeaseIds
+from registry_server.stores.etcd.link import LOAD_S, Link, LinkLost, together
+from registry_server.stores.etcd.pace import Pace, hold_s, most_s
+from registry_server.stores.etcd.renewals import Renewals
+from registry_server.stores.etcd.telling import Loading, Odd, OrderLost, Reading, Telling, Told
+from registry_server.stores.etcd.url import EtcdURL
+from registry_server.stores.etcd.watch import Watch
+from registry_server.stores.etcd.wire import (
     Epoch,
     Found,
     Layout,
@@ -37,7 +26,7 @@ from registry_server.stores.etcd_wire import (
 )
 
 if TYPE_CHECKING:
-    from registry_server.stores.etcd_api import Unary
+    from registry_server.stores.etcd.api import Unary
 
 Q = TypeVar("Q")
 R = TypeVar("R")

@@ -1,4 +1,4 @@
-"""SHELL. From the store's events to everybody who reads: guard, catalog, hub, in one synchronous step."""
+"""SHELL. From the store's events to all who are told: guard, catalog, listeners, in one synchronous step."""
 
 import asyncio
 import contextlib
@@ -8,17 +8,15 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from registry_server.catalog import Catalog, Change, Flaw
 from registry_server.guard import RemovalGuard
-from registry_server.hub import Hub
 from registry_server.illness import Pulse
+from registry_server.listeners import Listener
 from registry_server.mending import Mending
-from registry_server.observe.changes import tell
 from registry_server.observe.outages import OutageLog
 from registry_server.records import Away, Back, Cause, Commit, Delta, Ill, Key, Progress, Snapshot, StoreEvent
 from registry_server.stores.base import Conflict, NoSuchLease, Refused, Store, StoreError
 
 log = logging.getLogger(__name__)
 
-BOOKMARK_TICK_S = 1.0
 # How many records that are no instances are named in one line of the log.
 MAX_NAMED = 3
 # How often the feed notes that it runs. When it did not for so much longer, this process was stopped or starved, and
@@ -34,15 +32,20 @@ RETRY_S = 1.0
 
 
 class Feed:
-    """The one place where the catalog changes. Everything here runs in the event loop that `run` runs in."""
+    """The one place where the catalog changes. Everything here runs in the event loop that `run` runs in.
 
-    def __init__(self, store: Store, catalog: Catalog, hub: Hub, clock: Callable[[], float]) -> None:
+    `listeners` are told what changed, in their order, and once the catalog shows it.
+    """
+
+    def __init__(
+        self, store: Store, catalog: Catalog, listeners: Sequence[Listener], clock: Callable[[], float]
+    ) -> None:
         self.catalog = catalog
         self.guard = RemovalGuard(catalog.get)
         self.loaded = asyncio.Event()
         self._loaded_at = math.inf
         self._store = store
-        self._hub = hub
+        self._listeners = tuple(listeners)
         self._clock = clock
         self._is_away = False
         self._outages = OutageLog(log.warning)
@@ -108,7 +111,6 @@ class Feed:
         """Follow the store until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._store.run(self.emit))
-            tasks.create_task(self._bookmarks())
             tasks.create_task(self._beats())
             tasks.create_task(self._mend())
             tasks.create_task(self._resolve_doubts())
@@ -141,7 +143,7 @@ class Feed:
         kept = self.guard.keep(snapshot, list(self.catalog.keys()), now)
         self._changed(self.catalog.load(snapshot, kept))
         if is_new_order:
-            self._hub.reset()
+            self._tell(lambda listener: listener.refresh_all())
         # As told, it is as good as an answer; and what was asked of another order of changes means nothing in this one.
         self._loaded_at = self._proven_from = max(snapshot.revision, snapshot.through)
         self._doubts += 1
@@ -162,8 +164,8 @@ class Feed:
             self._doubt()
 
     def _changed(self, changes: Sequence[Change], deleted: Collection[Key] = ()) -> None:
-        self._hub.changed(changes)
-        tell(changes)
+        if changes:
+            self._tell(lambda listener: listener.changed(changes))
         if len(self.guard):
             # What only waits to be removed is not in the store, so it leaves no ghost there.
             replaced = [change.key for change in changes if change.cause is Cause.REPLACED]
@@ -171,6 +173,14 @@ class Feed:
             self._arm_hold()
         if self._mending.note(changes, deleted, self._clock()):
             self._may_mend.set()
+
+    def _tell(self, what: Callable[[Listener], None]) -> None:
+        """What one listener raises takes nothing from the others, nor from the store's next events."""
+        for listener in self._listeners:
+            try:
+                what(listener)
+            except Exception:
+                log.exception("%s failed at what changed", type(listener).__name__)
 
     def _look_at_flaws(self, now: float) -> None:
         if not (flaws := self.catalog.take_new_flaws()):
@@ -303,11 +313,6 @@ class Feed:
             level = logging.DEBUG if commit.cause is Cause.REPLACED else logging.WARNING
             log.log(level, "mended: %s", commit_text(commit))
             self._mending.done(commit)
-
-    async def _bookmarks(self) -> None:
-        while True:
-            await asyncio.sleep(BOOKMARK_TICK_S)
-            self._hub.bookmark()
 
 
 def commit_text(commit: Commit) -> str:

@@ -15,15 +15,15 @@ what there is to do and asks for the next: readers that come, that go on with a 
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from registry_server.history import Change
-from registry_server.model import Query
 
-# With the second between two looks and some delay, within the 5 s that registry.proto promises.
+# With the time between two looks and some delay, within the 5 s that registry.proto promises.
 BOOKMARK_INTERVAL_S = 3.5
+BOOKMARK_TICK_S = 1.0
 # A round in which no reader finished for so long is over; those who still write are slow, and catch up later.
 STALL_S = 0.05
 # What one run does at the most: so long, so many messages, so many bytes. To write a message takes ten times what it
@@ -33,11 +33,18 @@ SLICE_SENDS = 64
 SLICE_BYTES = 1024 * 1024
 
 
+Interest = tuple[str, ...]
+"""What a topic has to look at when it changes: `(namespace, service)`, `(namespace,)` for all of its services, ALL for
+everything; or a name of its own, which nothing wakes but `Hub.wake`."""
+
+ALL: Interest = ()
+
+
 class Sink(Protocol):
     """The writing end of one reader's stream."""
 
     def send(self, parts: Sequence[bytes]) -> None:
-        """Begin to write these messages, and call `Hub.free` when they are written. Never called in between."""
+        """Begin to write these messages, and call `Reader.free` when they are written. Never called in between."""
 
 
 class Step(Protocol):
@@ -59,8 +66,11 @@ class Topic(Protocol):
     when `advance` has just said that everything is taken in.
     """
 
-    query: Query
     version: int
+
+    @property
+    def interests(self) -> Collection[Interest]:
+        """When it has to look whether it changed. They stay the same."""
 
     def advance(self) -> bool:
         """Take in what changed, as much as can be done in a moment; return whether that is all there is."""
@@ -94,6 +104,7 @@ class Ready:
 class Reader:
     """One stream. `version` is what it was last told, None for nothing yet; `step` is what it is in the middle of."""
 
+    hub: "Hub"
     sink: Sink
     subject: "_Subject"
     claim: Any = None
@@ -104,6 +115,14 @@ class Reader:
     is_free: bool = False
     round: int = 0
 
+    def free(self) -> None:
+        """What the sink was sent is written: it can take the next. Nothing if it has left."""
+        self.hub.free(self)
+
+    def leave(self) -> None:
+        """The stream is over. Once or several times, whatever it is doing."""
+        self.hub.leave(self)
+
 
 @dataclass(eq=False, slots=True)
 class _Subject:
@@ -111,6 +130,7 @@ class _Subject:
 
     key: Hashable
     topic: Topic
+    interests: frozenset[Interest]
     told_at: float
     groups: dict[int | None, set[Reader]] = field(default_factory=dict)
     readers: int = 0
@@ -136,8 +156,7 @@ class Hub:
         self._schedule = schedule
         self._armed_at = math.inf
         self._subjects: dict[Hashable, _Subject] = {}
-        self._by_service: dict[tuple[str, str], set[_Subject]] = {}
-        self._by_namespace: dict[str, set[_Subject]] = {}
+        self._interested: dict[Interest, set[_Subject]] = {}
         self._readers: set[Reader] = set()
         # What waits for the next round.
         self._dirty: dict[_Subject, None] = {}
@@ -170,7 +189,7 @@ class Hub:
         subject = self._subjects.get(key) or self._open(key, make_topic())
         if claim is not None:
             subject.topic.expect(claim)
-        reader = Reader(sink, subject, claim)
+        reader = Reader(self, sink, subject, claim)
         subject.readers += 1
         self._readers.add(reader)
         self._coming.append(reader)
@@ -212,19 +231,22 @@ class Hub:
 
     def touch(self, namespace: str, service: str) -> None:
         """Note that something about a service changed."""
-        for subject in self._by_service.get((namespace, service), ()):
-            self._dirty[subject] = None
-        for subject in self._by_namespace.get(namespace, ()):
-            self._dirty[subject] = None
+        for interest in ((namespace, service), (namespace,), ALL):
+            self._mark_dirty(interest)
         self._arm()
 
-    def reset(self) -> None:
-        """Note that the order of changes began anew: everybody has to be told everything."""
+    def wake(self, interest: Interest) -> None:
+        """Let the topics look that have just this interest."""
+        self._mark_dirty(interest)
+        self._arm()
+
+    def refresh_all(self) -> None:
+        """Let every topic look: the order of changes began anew, so everybody may have to be told everything."""
         self._dirty.update(dict.fromkeys(self._subjects.values()))
         self._arm()
 
     def bookmark(self) -> None:
-        """Tell the readers who were told nothing for a while that nothing changed. To be called every second or so."""
+        """Tell readers who were told nothing for a while that nothing changed. To be called every BOOKMARK_TICK_S."""
         now = self._clock()
         due = [subject for subject in self._subjects.values() if self._is_bookmark_due(subject, now)]
         if due and not self._is_under_way:
@@ -466,25 +488,25 @@ class Hub:
     # ---- within: subjects
 
     def _open(self, key: Hashable, topic: Topic) -> _Subject:
-        subject = self._subjects[key] = _Subject(key, topic, self._clock())
-        for index, name in self._interests(topic.query):
-            index.setdefault(name, set()).add(subject)
+        subject = self._subjects[key] = _Subject(key, topic, frozenset(topic.interests), self._clock())
+        for interest in subject.interests:
+            self._interested.setdefault(interest, set()).add(subject)
         return subject
 
     def _close(self, subject: _Subject) -> None:
         del self._subjects[subject.key]
         for waiting in (self._dirty, self._turn, self._due):
             waiting.pop(subject, None)
-        for index, name in self._interests(subject.topic.query):
-            index[name].discard(subject)
-            if not index[name]:
-                del index[name]
+        for interest in subject.interests:
+            interested = self._interested[interest]
+            interested.discard(subject)
+            if not interested:
+                del self._interested[interest]
         self._end_round_if_over()
 
-    def _interests(self, query: Query) -> Iterable[tuple[dict[Any, set[_Subject]], Hashable]]:
-        if query.services:
-            return [(self._by_service, (query.namespace, service)) for service in query.services]
-        return [(self._by_namespace, query.namespace)]
+    def _mark_dirty(self, interest: Interest) -> None:
+        for subject in self._interested.get(interest, ()):
+            self._dirty[subject] = None
 
     def _ungroup(self, reader: Reader) -> None:
         groups = reader.subject.groups

@@ -1,21 +1,21 @@
 """The composition root: makes every part, joins them, runs them, and stops them in order."""
 
 import asyncio
-import contextlib
 import errno
 import logging
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from registry_server.catalog import Catalog
 from registry_server.config import Config, ConfigError
 from registry_server.feed import Feed
-from registry_server.hub import Hub
+from registry_server.observe.changes import ChangeLog
 from registry_server.registrar import Registrar
+from registry_server.rounds import Rounds
 from registry_server.rpc.health import HealthService
 from registry_server.rpc.registry import RegistryService
 from registry_server.stores import open_store
@@ -38,17 +38,16 @@ async def serve(config: Config) -> AsyncIterator[str]:
     Raises AddressTaken, or what a store raises that no retry can mend.
     """
     _check_address(config)
-    loop = asyncio.get_running_loop()
     store = open_store(config.store)
     catalog = Catalog()
-    hub = Hub(time.monotonic, _Alarm(loop, lambda: hub.run()).set)
-    feed = Feed(store, catalog, hub, time.monotonic)
+    rounds = Rounds(time.monotonic)
+    feed = Feed(store, catalog, (rounds.hub, ChangeLog()), time.monotonic)
     rng = random.Random()  # noqa: S311 - spreads load, hides nothing
-    registry = RegistryService(Registrar(store, feed, time.time, rng), feed, hub)
-    health = HealthService(catalog, hub)
-    port = GrpcServer(registry, health, hub, rng)
+    registry = RegistryService(Registrar(store, feed, time.time, rng), feed, rounds.hub)
+    health = HealthService(catalog, rounds.hub)
+    port = GrpcServer(registry, health, rng)
     async with asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(feed.run())
+        running = [tasks.create_task(feed.run()), tasks.create_task(rounds.run())]
         try:
             await feed.loaded.wait()
             number = await _open(port, config)
@@ -58,25 +57,10 @@ async def serve(config: Config) -> AsyncIterator[str]:
                 health.stop()
                 await port.stop()
         finally:
-            following.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await following
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)
             await store.aclose()
-
-
-class _Alarm:
-    """Calls `ring` at the time it was last set to."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
-        self._loop = loop
-        self._ring = ring
-        self._handle: asyncio.Handle | None = None
-
-    def set(self, at: float) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
-        delay = at - time.monotonic()
-        self._handle = self._loop.call_later(delay, self._ring) if delay > 0 else self._loop.call_soon(self._ring)
 
 
 def _check_address(config: Config) -> None:

@@ -11,14 +11,20 @@ log = logging.getLogger(__name__)
 MAX_NAMED = 20
 
 
-def tell(changes: Sequence[Change]) -> None:
-    """One line for each of the first few changes of a step, and one for the rest of them."""
-    if not changes or not log.isEnabledFor(logging.DEBUG):
-        return
-    for change in changes[:MAX_NAMED]:
-        log.debug("%s", described(change))
-    if len(changes) > MAX_NAMED:
-        log.debug("and %d more at revision %d", len(changes) - MAX_NAMED, changes[-1].revision)
+class ChangeLog:
+    """A listener."""
+
+    def changed(self, changes: Sequence[Change]) -> None:
+        """One line for each of the first few changes of a step, and one for the rest of them."""
+        if not log.isEnabledFor(logging.DEBUG):
+            return
+        for change in changes[:MAX_NAMED]:
+            log.debug("%s", described(change))
+        if len(changes) > MAX_NAMED:
+            log.debug("and %d more at revision %d", len(changes) - MAX_NAMED, changes[-1].revision)
+
+    def refresh_all(self) -> None:
+        """What changed by it was told already."""
 
 
 def described(change: Change) -> str:

@@ -11,12 +11,11 @@ from grpc_health.v1 import health_pb2
 from registry_server.catalog import Catalog
 from registry_server.errors import InvalidField, LimitExceeded, NotFound
 from registry_server.fields import DEFAULT_NAMESPACE, MAX_NAME
-from registry_server.hub import Hub, Reader, Ready, Sink
-from registry_server.model import Query
+from registry_server.hub import Hub, Interest, Reader, Ready, Sink
 
 SERVER_NAMES = ("", "registry.v1.Registry")
-# No instance is in a namespace without a name.
-SERVER_NAMESPACE = ""
+# What those who watch the server itself wait for. No service has such a name.
+SERVER: Interest = ("health", "of", "the server")
 # As many as the protocol lets a client ask for in one answer.
 MAX_LISTED = 100
 
@@ -31,8 +30,7 @@ class HealthTopic:
         self._health = health
         self._name = name
         self._status = health.status(name)
-        namespace, service = _split(name)
-        self.query = Query(SERVER_NAMESPACE if name in SERVER_NAMES else namespace, frozenset({service}))
+        self.interests = (SERVER,) if name in SERVER_NAMES else (_split(name),)
 
     def advance(self) -> bool:
         """Look the status up."""
@@ -90,8 +88,7 @@ class HealthService:
     def stop(self) -> None:
         """The server serves no more; those who watch it are told."""
         self._is_serving = False
-        for name in SERVER_NAMES:
-            self._hub.touch(SERVER_NAMESPACE, _split(name)[1])
+        self._hub.wake(SERVER)
 
     def status(self, name: str) -> int:
         """The status of a name; SERVICE_UNKNOWN if nothing goes by it."""

@@ -139,7 +139,7 @@ class RegistryService:
         return answers.services(self._header(), page, token)
 
     def watch(self, request: pb.WatchRequest, sink: Sink) -> Reader:
-        """Watch: let the hub write to the sink from now on, until `Hub.leave`."""
+        """Watch: let the hub write to the sink from now on, until `Reader.leave`."""
         if len(request.services) > validate.MAX_SERVICES:
             raise InvalidField("services", f"must be at most {validate.MAX_SERVICES}, are {len(request.services)}")
         query = self._query(request.namespace, request.services, request.filter, "services")

@@ -3,7 +3,7 @@
 import re
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
@@ -11,6 +11,7 @@ from typing import NamedTuple
 from registry_server.catalog import Catalog
 from registry_server.errors import InvalidField
 from registry_server.history import Change
+from registry_server.hub import Interest
 from registry_server.model import CHECKSUM_MODULUS, Entry, Query
 from registry_server.rows import Block
 from registry_server.rpc import answers
@@ -78,6 +79,12 @@ class WatchTopic:
         self._begin()
 
     # ---- what changed
+
+    @property
+    def interests(self) -> Collection[Interest]:
+        """See hub.Topic."""
+        query = self.query
+        return [(query.namespace, service) for service in query.services] or [(query.namespace,)]
 
     def advance(self) -> bool:
         """See hub.Topic."""

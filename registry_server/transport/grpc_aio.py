@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.errors import InvalidField, RequestError
-from registry_server.hub import Hub, Reader, Sink
+from registry_server.hub import Reader, Sink
 from registry_server.rpc.health import HealthService
 from registry_server.rpc.registry import RegistryService
 from registry_server.transport.descriptors import Descriptors
@@ -93,8 +93,7 @@ class _Outbox(Sink):
 class GrpcServer:
     """The server's port: registry.v1, grpc.health.v1, reflection and channelz."""
 
-    def __init__(self, registry: RegistryService, health: HealthService, hub: Hub, rng: random.Random) -> None:
-        self._hub = hub
+    def __init__(self, registry: RegistryService, health: HealthService, rng: random.Random) -> None:
         self._rng = rng
         self._streams: set[asyncio.Task[Any]] = set()
         self._stopping = asyncio.Event()
@@ -158,9 +157,9 @@ class GrpcServer:
                     while True:
                         for part in await outbox.take():
                             await context.write(part)
-                        self._hub.free(reader)
+                        reader.free()
                 finally:
-                    self._hub.leave(reader)
+                    reader.leave()
 
         return grpc.unary_stream_rpc_method_handler(handle)
 

@@ -25,6 +25,7 @@ CORE = (
     "registry_server/catalog.py",
     "registry_server/holdings.py",
     "registry_server/hub.py",
+    "registry_server/listeners.py",
     "registry_server/history.py",
     "registry_server/rows.py",
     "registry_server/rpc/steps.py",

@@ -17,7 +17,6 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog
 from registry_server.errors import InvalidField, NotFound, OwnershipLost, Unavailable
 from registry_server.feed import Feed
-from registry_server.hub import Hub
 from registry_server.model import Entry
 from registry_server.records import Lease, Snapshot, StoreEvent
 from registry_server.registrar import Registrar
@@ -107,7 +106,7 @@ class FenceMachine(RuleBasedStateMachine):
                 server.catch_up()
                 return self.catalog.revision >= revision
 
-        feed = Looks(self.store, server.catalog, Hub(lambda: self.clock, lambda at: None), lambda: self.clock)
+        feed = Looks(self.store, server.catalog, (), lambda: self.clock)
         return Registrar(self.store, feed, lambda: self.wall_s, NoPause())
 
     def register(self, number: int, id_: str, owner: Owner, lease_id: str = "", **claim: Any) -> pb.Instance | None:

@@ -8,7 +8,6 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from registry_server.catalog import Change
 from registry_server.hub import BOOKMARK_INTERVAL_S, STALL_S, Reader
-from registry_server.model import Query
 from registry_server.records import Key
 from tests.support.core import Sink, Timeline
 
@@ -61,7 +60,7 @@ class NaiveTopic:
     def __init__(self, truth: Truth, question: str, laziness: int) -> None:
         self.truth = truth
         self.question = question
-        self.query = Query("default") if question == "all" else Query("default", frozenset({question}))
+        self.interests = (("default",) if question == "all" else ("default", question),)
         self.version = truth.version
         self.seen = truth.version
         self.laziness = self.left = laziness
@@ -182,7 +181,7 @@ class HubMachine(RuleBasedStateMachine):
 
     @rule(client=consumes(clients))
     def leave(self, client: Client) -> None:
-        self.hub.leave(client.reader)
+        client.reader.leave()
         client.is_gone = True
         self.present.remove(client)
 
@@ -200,7 +199,7 @@ class HubMachine(RuleBasedStateMachine):
         if client.sink.is_writing:
             client.sink.is_writing = False
             client.take()
-            self.hub.free(client.reader)
+            client.reader.free()
 
     # ---- changes and time
 
@@ -213,7 +212,7 @@ class HubMachine(RuleBasedStateMachine):
 
     @rule()
     def reset(self) -> None:
-        self.hub.reset()
+        self.hub.refresh_all()
 
     @rule(by=st.sampled_from([0.0, STALL_S / 100, STALL_S / 2, STALL_S, 3 * STALL_S, 10.0]))
     def time_passes(self, by: float) -> None:
@@ -309,7 +308,7 @@ class HubMachine(RuleBasedStateMachine):
         assert self.hub._subjects == {}
         assert self.hub._dirty == {}
         assert not self.hub._has_work()
-        assert (self.hub._by_service, self.hub._by_namespace) == ({}, {})
+        assert self.hub._interested == {}
 
 
 class TestHub(HubMachine.TestCase):  # type: ignore[misc,valid-type]

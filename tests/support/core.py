@@ -198,7 +198,7 @@ class Core:
         self.hub = self.timeline.hub
         self.store = store or MemoryStore(lambda: self.timeline.now)
         self.catalog = Catalog()
-        self.feed = Feed(self.store, self.catalog, self.hub, lambda: self.timeline.now)
+        self.feed = Feed(self.store, self.catalog, (self.hub,), lambda: self.timeline.now)
         # The timeline jumps, and the process that it stands for runs on meanwhile.
         self.feed._pulse = Pulse(self.timeline.now, math.inf, 0.0)
         self.registrar = Registrar(self.store, self.feed, lambda: NOON, random.Random(1))
@@ -233,12 +233,12 @@ class Watcher:
         if self.reader is not None and self.sink.is_writing:
             self.sink.is_writing = False
             self.fold.take(self.sink.take())
-            self.core.hub.free(self.reader)
+            self.reader.free()
 
     def leave(self) -> None:
         """The stream ends; what was being written is lost."""
         if self.reader is not None:
-            self.core.hub.leave(self.reader)
+            self.reader.leave()
             self.reader = None
 
     def join(self, *, resume: bool = True) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from registry_server.catalog import Change
 from registry_server.hub import STALL_S, Hub, Ready
-from registry_server.model import Query
 from registry_server.records import Key
 
 KEY = Key("default", "player", "one")
@@ -29,7 +28,7 @@ class Timeline:
 class Counter:
     """A topic whose state is how often it changed."""
 
-    query = Query("default", frozenset({"player"}))
+    interests = (("default", "player"),)
 
     def __init__(self) -> None:
         self.version = 0
@@ -64,13 +63,13 @@ def test_next_change_does_not_wait_for_the_look_at_a_stall() -> None:
     timeline, topic, sink = Timeline(), Counter(), Recorder()
     reader = timeline.hub.join("player", lambda: topic, sink)
     timeline.run_until(timeline.now)
-    timeline.hub.free(reader)
+    reader.free()
     for number in range(1, 6):
         topic.version = number
         timeline.hub.changed([Change(number, number, KEY, None, None)])
         timeline.run_until(timeline.now + STALL_S / 50)
         assert sink.sent[-1] == f"{number - 1}->{number}".encode()
-        timeline.hub.free(reader)
+        reader.free()
         timeline.run_until(timeline.now + STALL_S / 10)
 
 
@@ -79,11 +78,11 @@ def test_stalled_round_ends_and_others_go_on() -> None:
     readers = [timeline.hub.join("player", lambda: topic, sink) for sink in (slow, quick)]
     timeline.run_until(timeline.now)
     for reader in readers:
-        timeline.hub.free(reader)
+        reader.free()
     for number in (1, 2):
         topic.version = number
         timeline.hub.changed([Change(number, number, KEY, None, None)])
         timeline.run_until(timeline.now + 4 * STALL_S)
-        timeline.hub.free(readers[1])
+        readers[1].free()
     assert quick.sent[-1] == b"1->2"
     assert slow.sent[-1] == b"0->1"

@@ -11,9 +11,8 @@ import pytest
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import feed as feeds
-from registry_server.catalog import Catalog
+from registry_server.catalog import Catalog, Change
 from registry_server.feed import BEAT_S, DOUBT_S, STALL_S, Feed
-from registry_server.hub import Hub
 from registry_server.illness import Pulse
 from registry_server.records import Away, Back, Cause, Commit, Delete, Ill, Lease, Progress, Renewal, Snapshot
 from registry_server.rules import seconds
@@ -63,7 +62,7 @@ class Mute(Store):
 
 def feed_of(store: Store, ttl_ms: dict[str, int]) -> Feed:
     """A feed on the real clock whose instances have these times to live."""
-    feed = Feed(store, Catalog(), Hub(time.monotonic, lambda at: None), time.monotonic)
+    feed = Feed(store, Catalog(), (), time.monotonic)
     records = (record(key(id_), 5, ttl=seconds(ms / 1000)) for id_, ms in ttl_ms.items())
     feed.emit(Snapshot("e1", 10, tuple(records)))
     return feed
@@ -221,7 +220,7 @@ async def test_view_is_vouched_for_while_it_is_whole_and_only_then(monkeypatch: 
 async def test_view_is_not_vouched_for_before_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feeds, "VOUCH_S", 0.01)
     store = Mute()
-    feed = Feed(store, Catalog(), Hub(time.monotonic, lambda at: None), time.monotonic)
+    feed = Feed(store, Catalog(), (), time.monotonic)
     async with following(feed):
         feed.emit(Snapshot("e1", 10, (), through=12))
         await always_async(lambda: not store.vouched, for_s=0.1)
@@ -415,3 +414,38 @@ async def test_what_expires_after_the_store_was_ill_waits() -> None:
     core.feed.emit(Ill("silent for 3 s"))
     core.feed.emit(gone(11, ONE, cause=Cause.EXPIRED))
     assert core.catalog.get(ONE) is not None
+
+
+# ---- who is told
+
+
+class Recorder:
+    """A listener that keeps what it is told, and may fail at it."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.fails = fails
+        self.told: list[Sequence[Change] | None] = []
+
+    def changed(self, changes: Sequence[Change]) -> None:
+        self.told.append(changes)
+        if self.fails:
+            raise ValueError("of its own")
+
+    def refresh_all(self) -> None:
+        self.told.append(None)
+        if self.fails:
+            raise ValueError("of its own")
+
+
+def test_all_listeners_are_told_whatever_one_of_them_raises(caplog: pytest.LogCaptureFixture) -> None:
+    failing, other = Recorder(fails=True), Recorder()
+    feed = Feed(Mute(), Catalog(), (failing, other), time.monotonic)
+    feed.emit(Snapshot("e1", 10, (record(ONE, 5),)))
+    feed.emit(Progress(11))
+    feed.emit(gone(12, ONE))
+    assert failing.told == other.told
+    [came, anew, left] = other.told
+    assert anew is None
+    assert [change.key for change in (*(came or ()), *(left or ()))] == [ONE, ONE]
+    assert feed.catalog.revision == 12
+    assert [entry.message for entry in caplog.records] == ["Recorder failed at what changed"] * 3

@@ -4,21 +4,29 @@ work at a time than is good."""
 import pytest
 
 from registry_server.catalog import Change
-from registry_server.feed import BOOKMARK_TICK_S
-from registry_server.hub import BOOKMARK_INTERVAL_S, SLICE_S, SLICE_SENDS, STALL_S, Reader, Ready
-from registry_server.model import Query
+from registry_server.hub import (
+    ALL,
+    BOOKMARK_INTERVAL_S,
+    BOOKMARK_TICK_S,
+    SLICE_S,
+    SLICE_SENDS,
+    STALL_S,
+    Interest,
+    Reader,
+    Ready,
+)
 from registry_server.records import Key
 from tests.support.core import Sink, Timeline
 
 PROMISED_BOOKMARK_S = 5.0
-PLAYER = Query("default", frozenset({"player"}))
+PLAYER: Interest = ("default", "player")
 
 
 class Counter:
     """A topic whose state is a number. It counts what it is asked for, and may be told to be slow in taking in."""
 
-    def __init__(self, query: Query = PLAYER) -> None:
-        self.query = query
+    def __init__(self, interest: Interest = PLAYER) -> None:
+        self.interests = (interest,)
         self.version = 0
         self.rendered: list[int | None] = []
         self.refreshed = 0
@@ -83,7 +91,7 @@ class World(Timeline):
             sink = reader.sink
             assert isinstance(sink, Sink)
             sink.is_writing = False
-            self.hub.free(reader)
+            reader.free()
 
     def change(self, service: str = "player", namespace: str = "default") -> None:
         self.topic.version += 1
@@ -130,10 +138,10 @@ def test_readers_share_the_topic_of_the_first_and_it_ends_with_the_last(world: W
     world.settle()
     assert (made, world.hub.statistics().topics) == (1, 1)
     for reader in readers:
-        world.hub.leave(reader)
+        reader.leave()
     statistics = world.hub.statistics()
     assert (statistics.topics, statistics.readers) == (0, 0)
-    assert world.hub._by_service == {}
+    assert world.hub._interested == {}
     world.hub.join("same", make, Sink())
     assert made == 2
 
@@ -227,7 +235,7 @@ def test_a_change_of_another_service_wakes_nobody(world: World) -> None:
 
 @pytest.mark.parametrize("others", [0, 10, 500])
 def test_work_per_change_is_independent_of_other_services(world: World, others: int) -> None:
-    topics = [Counter(Query("default", frozenset({f"s{number}"}))) for number in range(others)]
+    topics = [Counter(("default", f"s{number}")) for number in range(others)]
     for number, topic in enumerate(topics):
         sink = Sink()
         reader = world.hub.join(number, lambda topic=topic: topic, sink)  # type: ignore[misc]
@@ -247,7 +255,7 @@ def test_work_per_change_is_independent_of_other_services(world: World, others: 
 
 
 def test_watcher_of_the_namespace_hears_of_every_service_in_it(world: World) -> None:
-    world.topic.query = Query("default")
+    world.topic.interests = (("default",),)
     reader, sink = world.join()
     for number, service in enumerate(("a", "b")):
         world.change(service)
@@ -256,6 +264,31 @@ def test_watcher_of_the_namespace_hears_of_every_service_in_it(world: World) -> 
         world.written(reader)
     world.change("a", "other")
     assert world.alarm is None
+
+
+def test_watcher_of_everything_hears_of_every_namespace(world: World) -> None:
+    world.topic.interests = (ALL,)
+    reader, sink = world.join()
+    for number, namespace in enumerate(("default", "other")):
+        world.change("a", namespace)
+        world.settle()
+        assert sink.take() == [f"{number}->{number + 1}".encode()]
+        world.written(reader)
+
+
+def test_a_name_of_its_own_is_woken_alone(world: World) -> None:
+    own, all_ = Counter(("this", "very", "one")), Counter(ALL)
+    sink, other = Sink(), Sink()
+    for topic, end in ((own, sink), (all_, other)):
+        world.written(world.hub.join(id(topic), lambda topic=topic: topic, end))  # type: ignore[misc]
+    world.settle()
+    own.refreshed = all_.refreshed = 0
+    world.change()
+    world.settle()
+    assert (own.refreshed, all_.refreshed) == (0, 1)
+    world.hub.wake(("this", "very", "one"))
+    world.settle()
+    assert (own.refreshed, all_.refreshed) == (1, 1)
 
 
 # ---- slow readers
@@ -324,7 +357,7 @@ def test_reader_that_dies_in_a_round_ends_it(world: World) -> None:
     world.advance(STALL_S / 10)
     world.written(living)
     world.change()
-    world.hub.leave(dying)
+    dying.leave()
     world.advance(STALL_S / 10)
     assert sink.take() == [b"0->1", b"1->2"]
 
@@ -334,7 +367,7 @@ def test_all_who_die_in_a_round_leave_nothing(world: World) -> None:
     world.change()
     world.advance(0)
     for reader in readers:
-        world.hub.leave(reader)
+        reader.leave()
     world.settle()
     assert world.hub.statistics().readers == 0
     _, sink = world.join()
@@ -348,8 +381,8 @@ def test_leaving_twice_and_being_free_after_leaving_do_nothing(world: World) -> 
     world.change()
     world.advance(0)
     for _ in range(2):
-        world.hub.leave(reader)
-        world.hub.free(reader)
+        reader.leave()
+        reader.free()
     assert world.hub.statistics().readers == 1
     assert world.hub._outstanding == 1
     assert sink.take() == [b"0->1"]
@@ -366,7 +399,7 @@ def test_being_free_twice_counts_once(world: World) -> None:
 def test_last_reader_of_a_topic_that_waits_for_a_round_may_leave(world: World) -> None:
     reader, _ = world.join()
     world.change()
-    world.hub.leave(reader)
+    reader.leave()
     world.settle()
     assert world.hub._dirty == {}
 
@@ -482,13 +515,13 @@ def test_bookmark_for_a_reader_that_is_behind_waits_for_the_change(world: World)
 def test_reset_tells_everybody(world: World) -> None:
     joined = [world.join() for _ in range(3)]
     world.topic.version = 9
-    world.hub.reset()
+    world.hub.refresh_all()
     world.settle()
     assert all(sink.take() == [b"0->9"] for _, sink in joined)
 
 
 def test_reset_of_an_empty_hub_asks_for_nothing(world: World) -> None:
-    world.hub.reset()
+    world.hub.refresh_all()
     assert world.alarm is None
 
 
@@ -577,7 +610,7 @@ def test_reader_that_leaves_in_the_middle_leaves_nothing(world: World) -> None:
     world.topic.step = lambda since: step  # type: ignore[method-assign,assignment,return-value]
     reader, _ = world.join(is_read=False)
     world.written(reader)
-    world.hub.leave(reader)
+    reader.leave()
     world.settle()
     assert world.hub.statistics().readers == world.hub.statistics().topics == 0
     assert not world.hub._has_work()
@@ -591,7 +624,7 @@ def test_reader_that_leaves_before_its_turn_is_told_nothing(world: World) -> Non
     world.hub.run()  # the first half is told
     for reader, sink in joined:
         if not sink.is_writing:
-            world.hub.leave(reader)
+            reader.leave()
     world.settle()
     assert sum(sink.is_writing for _, sink in joined) == SLICE_SENDS
     world.written(*(reader for reader, _ in joined))

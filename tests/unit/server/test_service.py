@@ -338,7 +338,7 @@ class Told:
         while self.sink.is_writing:
             self.sink.is_writing = False
             found += [health_pb2.HealthCheckResponse.FromString(part).status for part in self.sink.take()]
-            self.core.hub.free(self.reader)
+            self.reader.free()
             settle(self.core, [])
         return found
 

@@ -41,7 +41,7 @@ class Filled:
         self.told: list[StoreEvent] = []
         self.store = MemoryStore()
         self.hub = Hub(time.monotonic, lambda at: None)
-        self.feed = Feed(self.store, Catalog(), self.hub, time.monotonic)
+        self.feed = Feed(self.store, Catalog(), (self.hub,), time.monotonic)
         self.registrar = Registrar(self.store, self.feed, time.time, random.Random(1))
         self.service = RegistryService(self.registrar, self.feed, self.hub)
         self.lease_id = ""

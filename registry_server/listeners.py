@@ -1,0 +1,16 @@
+"""CORE: who is told what changed in the catalog. The hub is one; who keeps a history, counts or checks is another."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from registry_server.history import Change
+
+
+class Listener(Protocol):
+    """Told by the feed, synchronously, in the loop that everything runs in: it takes note, and does the work later."""
+
+    def changed(self, changes: Sequence[Change]) -> None:
+        """These came, changed or left, in this order, at least one; the catalog shows it by now."""
+
+    def refresh_all(self) -> None:
+        """The order of changes began anew: no revision from before means anything now."""

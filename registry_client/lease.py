@@ -76,6 +76,22 @@ class Input(Enum):
 
 
 _WANTED, _REGISTERED, _DOUBTED, _LOST, _LEFT = State
+# Doubt changes what is asked next, and not what an answer means.
+_ACCEPTED: dict[Input, State] = {
+    Input.ACCEPTED: _REGISTERED,
+    Input.REFUSED: _LOST,
+    Input.FORGOTTEN: _WANTED,
+    Input.LEASE_GONE: _DOUBTED,
+    Input.SHORT: _DOUBTED,
+    Input.UNPROVEN: _DOUBTED,
+    Input.SEEN: _REGISTERED,
+    Input.LOOSE: _WANTED,
+    Input.MISSING: _WANTED,
+    Input.TAKEN: _LOST,
+    Input.DISMISSED: _LOST,
+    Input.UNCLAIMED: _DOUBTED,
+    Input.LEAVE: _LEFT,
+}
 # Every pair is here: an answer may come late, when the state has moved on.
 TRANSITIONS: dict[State, dict[Input, State]] = {
     _WANTED: {
@@ -93,36 +109,8 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
         Input.UNCLAIMED: _DOUBTED,
         Input.LEAVE: _LEFT,
     },
-    _REGISTERED: {
-        Input.ACCEPTED: _REGISTERED,
-        Input.REFUSED: _LOST,
-        Input.FORGOTTEN: _WANTED,
-        Input.LEASE_GONE: _DOUBTED,
-        Input.SHORT: _DOUBTED,
-        Input.UNPROVEN: _DOUBTED,
-        Input.SEEN: _REGISTERED,
-        Input.LOOSE: _WANTED,
-        Input.MISSING: _WANTED,
-        Input.TAKEN: _LOST,
-        Input.DISMISSED: _LOST,
-        Input.UNCLAIMED: _DOUBTED,
-        Input.LEAVE: _LEFT,
-    },
-    _DOUBTED: {
-        Input.ACCEPTED: _REGISTERED,
-        Input.REFUSED: _LOST,
-        Input.FORGOTTEN: _WANTED,
-        Input.LEASE_GONE: _DOUBTED,
-        Input.SHORT: _DOUBTED,
-        Input.UNPROVEN: _DOUBTED,
-        Input.SEEN: _REGISTERED,
-        Input.LOOSE: _WANTED,
-        Input.MISSING: _WANTED,
-        Input.TAKEN: _LOST,
-        Input.DISMISSED: _LOST,
-        Input.UNCLAIMED: _DOUBTED,
-        Input.LEAVE: _LEFT,
-    },
+    _REGISTERED: _ACCEPTED,
+    _DOUBTED: _ACCEPTED,
     _LOST: dict.fromkeys(Input, _LOST) | {Input.LEAVE: _LEFT},
     _LEFT: dict.fromkeys(Input, _LEFT),
 }

@@ -1,14 +1,17 @@
-"""SHELL: a clock that stands still while this process does."""
+"""SHELL: a clock that stands still while this process does, and a patience that its standstill does not use up."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
+
+_T = TypeVar("_T")
 
 BEAT_S = 0.5
+STEP_S = 0.25  # the longest wait that is counted as a whole
 
 
 class Pulse:
@@ -55,3 +58,27 @@ class Pulse:
         since_s = self._clock() - self._beat_at_s if self._holders else 0.0
         attended_s = min(since_s, BEAT_S)
         return self._counted_s + attended_s, self._lost_s + since_s - attended_s
+
+
+async def within(work: Coroutine[Any, Any, _T], seconds: float) -> _T:
+    """What `work` returns, if it does so within so many seconds. Raises TimeoutError.
+
+    Only the time counts in which this process ran: what came while it stood still (SIGSTOP, a busy loop) waits in its
+    sockets, and is read before the wait may end.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
+    left_s = seconds
+    try:
+        while not task.done():
+            if left_s <= 0:
+                raise TimeoutError
+            step_s, begun = min(left_s, STEP_S), loop.time()
+            await asyncio.wait([task], timeout=step_s)
+            if loop.time() - begun <= 2 * step_s + STEP_S:
+                left_s -= step_s
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])

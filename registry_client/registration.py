@@ -19,7 +19,7 @@ from registry_client.errors import (
     RegistryUnavailable,
 )
 from registry_client.lease import Register, State
-from registry_client.tasks import within
+from registry_client.pulse import within
 
 if TYPE_CHECKING:
     from collections.abc import Generator

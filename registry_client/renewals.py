@@ -14,7 +14,7 @@ from registry_client import answers
 from registry_client.errors import RegistryError, RegistryUnavailable
 from registry_client.lease import NEVER, Leases, Renewed
 from registry_client.link import end
-from registry_client.tasks import within
+from registry_client.pulse import within
 
 if TYPE_CHECKING:
     from collections.abc import Callable

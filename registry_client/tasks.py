@@ -1,4 +1,4 @@
-"""SHELL: background tasks with an owner, and waiting with a patience that a standstill does not use up."""
+"""SHELL: background tasks with an owner."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ _T = TypeVar("_T")
 log = logging.getLogger(__name__)
 
 RESTART_S = 1.0  # the pause before a task that ended unexpectedly is begun again
-STEP_S = 0.25  # the longest wait that is counted as a whole
 
 
 def steady() -> float:
@@ -78,27 +77,3 @@ class Tasks:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def within(work: Coroutine[Any, Any, _T], seconds: float) -> _T:
-    """What `work` returns, if it does so within so many seconds. Raises TimeoutError.
-
-    Only the time counts in which this process ran: what came while it stood still (SIGSTOP, a busy loop) waits in its
-    sockets, and is read before the wait may end.
-    """
-    loop = asyncio.get_running_loop()
-    task = loop.create_task(work)
-    left_s = seconds
-    try:
-        while not task.done():
-            if left_s <= 0:
-                raise TimeoutError
-            step_s, begun = min(left_s, STEP_S), loop.time()
-            await asyncio.wait([task], timeout=step_s)
-            if loop.time() - begun <= 2 * step_s + STEP_S:
-                left_s -= step_s
-        return task.result()
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait([task])

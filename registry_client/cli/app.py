@@ -49,6 +49,8 @@ class _Group(click.Group):
             _nobody_reads()
         except CannotWrite as error:
             end(REFUSED, f"cannot write: {error}")
+        except OSError as error:  # from click's own writing of a help text
+            end(REFUSED, f"cannot write: {error.strerror or error}")
 
     def _main(self, args: Sequence[str] | None, prog_name: str | None, **extra: Any) -> None:
         try:

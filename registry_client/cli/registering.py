@@ -49,7 +49,16 @@ class Wish:
     wait_s: float
 
 
-@click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": True})
+class _WithCommand(click.Command):
+    """Refuses `--` with nothing after it: whoever writes that has lost the command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[-1] == "--" and "--" not in args[:-1]:
+            raise click.UsageError("no command stands after --", ctx)
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_WithCommand, context_settings={"ignore_unknown_options": False, "allow_interspersed_args": True})
 @click.argument("service")
 @click.argument("address", type=Address())
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)

@@ -93,8 +93,9 @@ async def test_whoever_stops_reading_hears_nothing(registry: RegistryClient, com
 
 
 @pytest.mark.usefixtures("address")
-async def test_an_output_that_is_full_is_one_line() -> None:
-    line = f"{shlex.join(REGISTRYCTL)} services > /dev/full"
+@pytest.mark.parametrize("arguments", ["services", "--help", "watch --help"])
+async def test_an_output_that_is_full_is_one_line(arguments: str) -> None:
+    line = f"{shlex.join(REGISTRYCTL)} {arguments} > /dev/full"
     shell = await asyncio.create_subprocess_exec("sh", "-c", line, cwd=ROOT, stderr=asyncio.subprocess.PIPE)
     _, said = await asyncio.wait_for(shell.communicate(), 20)
     assert (said, shell.returncode) == (b"registryctl: cannot write: No space left on device\n", 1)
@@ -120,6 +121,7 @@ async def test_an_output_that_is_closed_harms_nothing() -> None:
         *(["--timeout", value, "services"] for value in (*VALUES, "0", "1e9") if value != "3601"),
         *(["register", "player", "h:1", "--weight", value] for value in ("-1", "1000001", "1.5", "many", "1" * 5000)),
         *(["register", "player", address] for address in ADDRESSES),
+        ["register", "player", "h:1", "--"],
     ],
     ids=lambda arguments: " ".join(arguments)[:60],
 )

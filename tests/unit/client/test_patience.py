@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from registry_client.tasks import Tasks, steady, within
+from registry_client.pulse import within
+from registry_client.tasks import Tasks, steady
 from tests.support.waiting import eventually_async
 
 PATIENCE_S = 0.3

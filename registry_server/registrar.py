@@ -15,6 +15,7 @@ from registry_server.records import Cause, Commit, Key, Lease, Outcome, Put, Rec
 from registry_server.rules import Leaving, Plan, Rules
 from registry_server.stores.base import Conflict, NoSuchLease, Refused, Store, StoreAway, StoreError
 from registry_server.turns import Name, Turns
+from registry_server.writer import Left, Registered, Updated
 
 # How often a write is tried when other servers change the same instance at the same time: each loses half of the time
 # to one other, and three times of four to three others.
@@ -43,7 +44,7 @@ class Written(NamedTuple):
 
 
 class Registrar:
-    """All writes. Raises the errors of errors.py alone. `now` is wall-clock time in seconds, for people to read."""
+    """The Writer that writes to a store. `now` is wall-clock time in seconds, for people to read."""
 
     def __init__(self, store: Store, feed: Feed, now: Callable[[], float], rng: random.Random) -> None:
         self._store = store
@@ -54,8 +55,8 @@ class Registrar:
         self._now = now
         self._rules = Rules(feed.catalog, feed.guard, now)
 
-    async def register(self, wanted: pb.Instance, ttl_s: float, lease_id: str) -> tuple[Entry, int, Lease]:
-        """Register under a lease, a new one if `lease_id` is empty; return the instance, the revision, the lease."""
+    async def register(self, wanted: pb.Instance, ttl_s: float, lease_id: str) -> Registered:
+        """See Writer, as for all of these."""
         if wanted.generation:
             await self._check_given(wanted.generation)
         lease = await (self._existing(lease_id) if lease_id else self._granted(ttl_s))
@@ -67,10 +68,22 @@ class Registrar:
             if not lease_id:
                 await self._release((lease.id,))
             raise
-        return written.entries[0], written.revision, lease
+        return Registered(written.entries[0], written.revision, lease)
 
-    async def deregister(self, who: Leaving, drain_s: float) -> tuple[int, int]:
-        """Remove instances, or let them drain first; return how many leave, and the revision."""
+    async def deregister(self, key: Key, generation: int, drain_s: float) -> Left:
+        """See Writer."""
+        if self._feed.catalog.get(key) is None:
+            raise NotFound("instance", str(key))
+        return await self._remove(Leaving((key,), generation=generation), drain_s)
+
+    async def end_lease(self, lease_id: str, drain_s: float) -> Left:
+        """See Writer."""
+        keys = self._feed.catalog.of_lease(lease_id)
+        if not keys:
+            raise NotFound.lease(lease_id)
+        return await self._remove(Leaving(keys, lease_id), drain_s)
+
+    async def _remove(self, who: Leaving, drain_s: float) -> Left:
         lease = await self._granted(drain_s) if drain_s > 0 else None
         until = self._now() + (lease.ttl_s if lease else 0.0)
         removed = revision = 0
@@ -80,7 +93,7 @@ class Registrar:
             some = who._replace(keys=who.keys[start : start + MAX_KEYS])
             written = await (self._drain(some, lease, until) if lease else self._leave(some))
             removed, revision = removed + len(written.leaving), written.revision
-        return removed, revision
+        return Left(removed, revision)
 
     async def _leave(self, who: Leaving) -> Written:
         written = await self._write(who.keys, lambda: self._rules.deregister(who))
@@ -96,13 +109,18 @@ class Registrar:
             await self._release((lease.id,))
             raise
 
-    async def update(self, wanted: pb.Instance, paths: Sequence[str]) -> Written:
-        """Change the named fields of an instance."""
+    async def update(self, wanted: pb.Instance, paths: Sequence[str]) -> Updated:
+        """See Writer."""
         key = Key(wanted.namespace, wanted.service, wanted.id)
-        return await self._write((key,), lambda: self._rules.update(wanted, paths))
+        written = await self._write((key,), lambda: self._rules.update(wanted, paths))
+        return Updated(written.entries[0], written.revision)
+
+    def instances_of(self, lease_id: str) -> int:
+        """See Writer."""
+        return self._feed.count_of_lease(lease_id)
 
     async def keep_alive(self, lease_ids: Sequence[str]) -> list[Renewal]:
-        """Renew leases, answering in their order.
+        """See Writer.
 
         Raises Unavailable when one of them has been HELD for a third of its time to live: another replica may still
         reach the store, and will take it for dead.

@@ -13,11 +13,10 @@ from registry_server.feed import Feed
 from registry_server.hub import Hub, Reader, Sink
 from registry_server.model import CHECKSUM_MODULUS, Entry, Query
 from registry_server.records import Key
-from registry_server.registrar import Registrar
 from registry_server.rpc import answers, validate
 from registry_server.rpc.steps import Pieces
 from registry_server.rpc.watch import WatchTopic, claim_of
-from registry_server.rules import Leaving
+from registry_server.writer import Writer
 
 # The longest wait for a revision that a reader asks for.
 MAX_WAIT_S = 10.0
@@ -40,8 +39,8 @@ def _new_id() -> str:
 class RegistryService:
     """One method for each RPC. They raise the errors of errors.py, and nothing else that is expected."""
 
-    def __init__(self, registrar: Registrar, feed: Feed, hub: Hub, new_id: Callable[[], str] = _new_id) -> None:
-        self._registrar = registrar
+    def __init__(self, writer: Writer, feed: Feed, hub: Hub, new_id: Callable[[], str] = _new_id) -> None:
+        self._writer = writer
         self._feed = feed
         self._catalog = feed.catalog
         self._hub = hub
@@ -55,7 +54,7 @@ class RegistryService:
         lease_id = validate.lease_id("lease_id", request.lease_id) if request.lease_id else ""
         ttl_s = validate.ttl_s(request)
         wanted = validate.new_instance(request.instance, self._new_id)
-        entry, revision, lease = await self._registrar.register(wanted, ttl_s, lease_id)
+        entry, revision, lease = await self._writer.register(wanted, ttl_s, lease_id)
         return answers.registered(self._header(revision), entry, lease)
 
     async def deregister(self, request: pb.DeregisterRequest) -> bytes:
@@ -64,8 +63,14 @@ class RegistryService:
         generation = fields.generation("generation", request.generation)
         if generation and request.lease_id:
             raise InvalidField("generation", "goes with a key: a lease holds what is its own")
-        who = Leaving(self._leaving(request), request.lease_id, generation)
-        removed, revision = await self._registrar.deregister(who, drain_s)
+        if request.HasField("key") == bool(request.lease_id):
+            raise InvalidField("key" if request.HasField("key") else "lease_id", "give either key or lease_id")
+        if request.lease_id:
+            lease_id = validate.lease_id("lease_id", request.lease_id)
+            removed, revision = await self._writer.end_lease(lease_id, drain_s)
+        else:
+            key = validate.key("key", request.key)
+            removed, revision = await self._writer.deregister(key, generation, drain_s)
         return pb.DeregisterResponse(header=self._header(revision), removed=removed).SerializeToString()
 
     async def keep_alive(self, request: pb.KeepAliveRequest) -> bytes:
@@ -78,8 +83,8 @@ class RegistryService:
                 validate.lease_id("lease_ids", lease_id)
             await _let_others(len(lease_ids))
         answer = pb.KeepAliveResponse()
-        for renewals in _parts(await self._registrar.keep_alive(lease_ids)):
-            answer.renewals.extend(answers.renewal(it, self._feed.count_of_lease(it.lease_id)) for it in renewals)
+        for renewals in _parts(await self._writer.keep_alive(lease_ids)):
+            answer.renewals.extend(answers.renewal(it, self._writer.instances_of(it.lease_id)) for it in renewals)
             await _let_others(len(lease_ids))
         answer.header.CopyFrom(self._header())
         return answer.SerializeToString()
@@ -89,8 +94,8 @@ class RegistryService:
         if not request.HasField("instance"):
             raise InvalidField("instance", "is required")
         wanted, paths = validate.changed_instance(request.instance, request.update_mask.paths)
-        written = await self._registrar.update(wanted, paths)
-        return answers.instance(self._header(written.revision), written.entries[0])
+        entry, revision = await self._writer.update(wanted, paths)
+        return answers.instance(self._header(revision), entry)
 
     async def get(self, request: pb.GetRequest) -> bytes:
         """Get."""
@@ -166,16 +171,6 @@ class RegistryService:
         if entry is None:
             raise NotFound("instance", str(key))
         return entry
-
-    def _leaving(self, request: pb.DeregisterRequest) -> Sequence[Key]:
-        if request.HasField("key") == bool(request.lease_id):
-            raise InvalidField("key" if request.HasField("key") else "lease_id", "give either key or lease_id")
-        if request.lease_id:
-            keys = self._catalog.of_lease(validate.lease_id("lease_id", request.lease_id))
-            if not keys:
-                raise NotFound.lease(request.lease_id)
-            return keys
-        return (self._known(validate.key("key", request.key)).key,)
 
     def _query(self, namespace: str, services: Sequence[str], filter_: pb.Filter, field: str) -> Query:
         validate.filter_(filter_)

@@ -32,6 +32,7 @@ CORE = (
     "registry_server/rpc/watch.py",
     "registry_server/rules.py",
     "registry_server/wire.py",
+    "registry_server/writer.py",
     "registry_server/guard.py",
     "registry_server/illness.py",
     "registry_server/stores/leases.py",

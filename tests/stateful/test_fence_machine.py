@@ -20,7 +20,6 @@ from registry_server.feed import Feed
 from registry_server.model import Entry
 from registry_server.records import Lease, Snapshot, StoreEvent
 from registry_server.registrar import Registrar
-from registry_server.rules import Leaving
 from registry_server.stores.memory import MemoryStore
 from tests.support.core import NOON, key
 
@@ -189,7 +188,9 @@ class FenceMachine(RuleBasedStateMachine):
     def leave(self, number: int, id_: str, drain_s: float) -> None:
         self.servers[number].catch_up()
         before = self.current(id_)
-        carry_out(self.registrar(number).deregister(Leaving([key(id_)]), drain_s))
+        if self.servers[number].catalog.get(key(id_)) is None:
+            return
+        carry_out(self.registrar(number).deregister(key(id_), 0, drain_s))
         if drain_s:
             self.same_owner(id_, before)
 
@@ -201,7 +202,7 @@ class FenceMachine(RuleBasedStateMachine):
         if told is None or before is None:
             return
         try:
-            carry_out(self.registrar(number).deregister(Leaving([key(id_)], generation=told.generation), 0.0))
+            carry_out(self.registrar(number).deregister(key(id_), told.generation, 0.0))
         except OwnershipLost:
             assert self.current(id_) == before
             return

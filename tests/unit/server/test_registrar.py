@@ -10,7 +10,6 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import registrar
 from registry_server.errors import Contended, InvalidField, NotFound, OwnershipLost, Unavailable
 from registry_server.records import Away, Back, Cause, Commit, Delta, Key, Lease, Outcome, Renewal, Snapshot, StoreEvent
-from registry_server.rules import Leaving
 from registry_server.stores.base import Conflict, StoreAway
 from registry_server.stores.memory import MemoryStore
 from tests.support.core import Core, gone, key
@@ -86,8 +85,8 @@ async def test_store_away_is_unavailable_and_changes_nothing(core: Core) -> None
     writes = [
         core.registrar.register(wanted("two", 8), 15.0, ""),
         core.registrar.register(wanted("two", 8), 15.0, lease.id),
-        core.registrar.deregister(Leaving([ONE]), 0.0),
-        core.registrar.deregister(Leaving([ONE]), 5.0),
+        core.registrar.deregister(ONE, 0, 0.0),
+        core.registrar.deregister(ONE, 0, 5.0),
         core.registrar.update(wanted(weight=3), ["weight"]),
     ]
     for write in writes:
@@ -293,8 +292,8 @@ async def test_generation_that_the_view_does_not_reach_is_no_mistake(core: Core)
 async def test_same_owner_keeps_its_generation_whatever_it_does(core: Core) -> None:
     first, _, lease = await core.registrar.register(wanted(), 15.0, "")
     second, _, _ = await core.registrar.register(wanted(port=8), 15.0, lease.id)
-    (third,) = (await core.registrar.update(wanted(weight=3), ["weight"])).entries
-    await core.registrar.deregister(Leaving([ONE]), 5.0)
+    third, _ = await core.registrar.update(wanted(weight=3), ["weight"])
+    await core.registrar.deregister(ONE, 0, 5.0)
     last = core.catalog.get(ONE)
     assert last is not None
     assert {it.owner.generation for it in (first, second, third, last)} == {first.owner.generation}
@@ -331,7 +330,7 @@ async def test_deregister_lets_go_of_what_waits(core: Core) -> None:
     core.feed.emit(Back())
     core.feed.emit(gone(core.catalog.revision + 1, ONE, cause=Cause.EXPIRED))
     assert ONE in core.feed.guard
-    removed, _ = await core.registrar.deregister(Leaving([ONE]), 0.0)
+    removed, _ = await core.registrar.deregister(ONE, 0, 0.0)
     assert removed == 1
     assert core.catalog.get(ONE) is None
 
@@ -349,7 +348,7 @@ async def test_write_is_answered_from_what_was_written_when_the_view_lags(
 
 async def test_drain_keeps_it_for_its_time_and_then_it_is_gone(core: Core) -> None:
     await core.registrar.register(wanted(), 15.0, "")
-    removed, _ = await core.registrar.deregister(Leaving([ONE]), 5.0)
+    removed, _ = await core.registrar.deregister(ONE, 0, 5.0)
     assert removed == 1
     entry = core.catalog.get(ONE)
     assert entry is not None
@@ -364,7 +363,7 @@ async def test_drain_keeps_it_for_its_time_and_then_it_is_gone(core: Core) -> No
 async def test_keys_of_both(core: Core) -> None:
     _, _, lease = await core.registrar.register(wanted(), 15.0, "")
     await core.registrar.register(wanted("two", 8), 15.0, lease.id)
-    removed, revision = await core.registrar.deregister(Leaving(core.catalog.of_lease(lease.id)), 0.0)
+    removed, revision = await core.registrar.end_lease(lease.id, 0.0)
     assert (removed, list(core.catalog.keys())) == (2, list[Key]())
     assert revision == core.catalog.revision
 
@@ -373,14 +372,13 @@ async def test_lease_of_many_leaves_in_steps_and_what_is_said_of_it_is_short(cor
     _, _, lease = await core.registrar.register(wanted("x" * 128), 15.0, "")
     for port in range(8, 8 + registrar.MAX_KEYS):
         await core.registrar.register(wanted(f"{port:x>128}", port), 15.0, lease.id)
-    keys = list(core.catalog.of_lease(lease.id))
     before = fickle(core).commits
     fickle(core).conflicts = 1000
     with pytest.raises(Contended) as error:
-        await core.registrar.deregister(Leaving(keys), 0.0)
+        await core.registrar.end_lease(lease.id, 0.0)
     assert len(str(error.value)) < 1000
     fickle(core).conflicts, fickle(core).commits = 0, before
-    removed, revision = await core.registrar.deregister(Leaving(keys), 0.0)
+    removed, revision = await core.registrar.end_lease(lease.id, 0.0)
     assert (removed, fickle(core).commits - before) == (registrar.MAX_KEYS + 1, 2)
     assert revision == core.catalog.revision
     assert list(core.catalog.keys()) == []

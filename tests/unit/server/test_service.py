@@ -127,6 +127,23 @@ def test_taken_over_owner_learns_it_by_its_lease(served: Served) -> None:
     assert served.renew(old.lease_id).renewals[0].state == pb.Renewal.UNKNOWN
 
 
+# ---- who writes
+
+
+def test_writes_may_be_carried_out_by_another_registry(served: Served) -> None:
+    """Nothing of a write looks at the view of the server that is asked: what a lease holds, say, is not there."""
+    relay = Served()
+    relay.service = registry.RegistryService(served.registrar, relay.feed, relay.hub)
+    lease_id = relay.register().lease_id
+    relay.register("two", 8, lease_id)
+    assert [(it.state, it.instances) for it in relay.renew(lease_id).renewals] == [(pb.Renewal.RENEWED, 2)]
+    assert relay.deregister(key=pb.InstanceKey(service="player", id="two")).removed == 1
+    assert relay.deregister(lease_id=lease_id).removed == 1
+    assert relay.list().instances == served.list().instances == []
+    with pytest.raises(NotFound, match="no such lease"):
+        relay.deregister(lease_id=lease_id)
+
+
 # ---- deregister
 
 

@@ -15,7 +15,6 @@ from registry_server.hub import Hub
 from registry_server.records import Delta, StoreEvent
 from registry_server.registrar import Registrar
 from registry_server.rpc.registry import RegistryService
-from registry_server.rules import Leaving
 from registry_server.stores.memory import MemoryStore
 from tests.support.waiting import eventually_async
 
@@ -68,8 +67,7 @@ class Filled:
         assert answer.removed == MANY
 
     async def drain(self) -> None:
-        who = Leaving(self.feed.catalog.of_lease(self.lease_id), self.lease_id)
-        assert (await self.registrar.deregister(who, TTL_S))[0] == MANY
+        assert (await self.registrar.end_lease(self.lease_id, TTL_S)).removed == MANY
 
     async def die(self) -> None:
         """Nobody renews."""

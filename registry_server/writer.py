@@ -1,0 +1,64 @@
+"""CORE: who carries writes out: a protocol. `Registrar` does it by a store; a relay would ask another registry.
+
+Such a relay is no store, as nobody can commit by revision there: the rules are applied where the truth is.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from registry_api.registry.v1 import registry_pb2 as pb
+from registry_server.model import Entry
+from registry_server.records import Key, Lease, Renewal
+
+
+class Registered(NamedTuple):
+    """The instance as stored, the revision of the write, and the lease that holds the instance."""
+
+    entry: Entry
+    revision: int
+    lease: Lease
+
+
+class Left(NamedTuple):
+    """How many instances leave, and the revision of the last write."""
+
+    removed: int
+    revision: int
+
+
+class Updated(NamedTuple):
+    """The instance as it is now, and the revision of the write."""
+
+    entry: Entry
+    revision: int
+
+
+class Writer(Protocol):
+    """All writes. What is given has been checked, field by field. Raises the errors of errors.py alone.
+
+    A write is answered when the view of this server shows it, or a moment later where the view lags.
+    """
+
+    async def register(self, wanted: pb.Instance, ttl_s: float, lease_id: str) -> Registered:
+        """Register under a lease, a new one of `ttl_s` seconds if `lease_id` is empty.
+
+        Raises NotFound for a lease that does not exist, OwnershipLost if another owner has the id.
+        """
+
+    async def deregister(self, key: Key, generation: int, drain_s: float) -> Left:
+        """Remove an instance, after so many seconds of draining; only of this generation, unless it is 0.
+
+        Raises NotFound, or OwnershipLost if it has another generation.
+        """
+
+    async def end_lease(self, lease_id: str, drain_s: float) -> Left:
+        """Remove all instances of a lease, after so many seconds of draining. Raises NotFound if it holds none."""
+
+    async def update(self, wanted: pb.Instance, paths: Sequence[str]) -> Updated:
+        """Change the named fields of an instance. Raises NotFound."""
+
+    async def keep_alive(self, lease_ids: Sequence[str]) -> list[Renewal]:
+        """Renew leases, answering in their order. Raises Unavailable when another replica should be asked."""
+
+    def instances_of(self, lease_id: str) -> int:
+        """How many instances a lease that was just renewed keeps alive."""

@@ -10,6 +10,8 @@ LISTEN ?= 127.0.0.1:7400
 STORE ?= memory:
 JOBS ?= 2
 TESTARGS ?=
+# Of the tests, those in which other people's packages have a part.
+FLOORS := tests/unit tests/contract
 
 # A word for the shell, whatever is in it.
 quoted = '$(subst ','\'',$(1))'
@@ -18,7 +20,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help run test faults demo bench lint format types protos check-protos clean
+.PHONY: help run test floors faults demo bench lint format types protos check-protos clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +74,17 @@ test: $(VENV)/.test ## every test, on the embedded store and on real etcd, PyPI'
 	@$(BIN)/python -m tests.support.newest || true
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTARGS)
 
+# After the other environment: both write the package's egg-info.
+$(VENV)-floors/.made: pyproject.toml tests/support/floors.py | $(VENV)/.test
+	@echo "installing the oldest of all that grpc-registry needs"
+	@$(PYTHON) -m venv $(VENV)-floors
+	@$(BIN)/python -m tests.support.floors >$(VENV)-floors/constraints.txt
+	@$(VENV)-floors/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)-floors/constraints.txt -e '.[test]'
+	@touch $@
+
+floors: $(VENV)-floors/.made ## tests that touch others' packages, with the oldest of these that will do
+	@$(VENV)-floors/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -p no:cacheprovider $(FLOORS) $(TESTARGS)
+
 faults: $(VENV)/.test ## histories under random faults, each from its seed (FAULTSARGS='--seconds 600 --seed 7')
 	@$(BIN)/python -m tests.faults $(FAULTSARGS)
 
@@ -109,5 +122,5 @@ check-protos: protos ## fail when the committed generated code is not what the .
 	@test -z "$$(git ls-files --others --exclude-standard -- '*_pb2*.py*')" || { echo "generated code is not committed" >&2; exit 1; }
 
 clean: ## remove the virtual environment and everything that was built
-	rm -rf $(VENV) $(VENV)-protos build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/.cache *.egg-info
+	rm -rf $(VENV) $(VENV)-protos $(VENV)-floors build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/.cache *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -45,7 +45,7 @@ class Common:
         return self.output == "wide"
 
 
-class Seconds(click.ParamType[float]):
+class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic in newer ones alone
     """A number of seconds within bounds; `open_min` = more than the lower one."""
 
     name = "SECONDS"
@@ -66,7 +66,7 @@ class Seconds(click.ParamType[float]):
         return seconds
 
 
-class Pair(click.ParamType[tuple[str, str]]):
+class Pair(click.ParamType):  # type: ignore[type-arg]  # generic in newer ones alone
     """KEY=VALUE."""
 
     name = "KEY=VALUE"
@@ -80,7 +80,7 @@ class Pair(click.ParamType[tuple[str, str]]):
         return key, text
 
 
-class Address(click.ParamType[tuple[str, int]]):
+class Address(click.ParamType):  # type: ignore[type-arg]  # generic in newer ones alone
     """HOST:PORT."""
 
     name = "HOST:PORT"

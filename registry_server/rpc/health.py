@@ -18,6 +18,8 @@ SERVER_NAMES = ("", "registry.v1.Registry")
 SERVER: Interest = ("health", "of", "the server")
 # As many as the protocol lets a client ask for in one answer.
 MAX_LISTED = 100
+# The oldest package of grpc.health.v1 that will do has no List yet; with that one, no more has the server.
+HAS_LIST = hasattr(health_pb2, "HealthListRequest")
 
 _Response = health_pb2.HealthCheckResponse
 
@@ -57,7 +59,7 @@ class HealthTopic:
 
 
 class HealthService:
-    """Check, List and Watch."""
+    """Check, List (if `HAS_LIST`) and Watch."""
 
     def __init__(self, catalog: Catalog, hub: Hub) -> None:
         self._catalog = catalog
@@ -71,7 +73,7 @@ class HealthService:
             raise NotFound("service", request.service)
         return bytes(_Response(status=status).SerializeToString())
 
-    async def list(self, request: health_pb2.HealthListRequest) -> bytes:
+    async def list(self, request: "health_pb2.HealthListRequest") -> bytes:
         """The status of all names."""
         statuses = {name: _Response(status=self.status(name)) for name in self._names()}
         if len(statuses) > MAX_LISTED:

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.errors import InvalidField, RequestError
 from registry_server.hub import Reader, Sink
-from registry_server.rpc.health import HealthService
+from registry_server.rpc.health import HAS_LIST, HealthService
 from registry_server.rpc.registry import RegistryService
 from registry_server.transport.descriptors import Descriptors
 from registry_server.transport.status import RpcStatus, internal, shutting_down, status_of
@@ -140,11 +140,13 @@ class GrpcServer:
         }
 
     def _health_handlers(self, service: HealthService) -> dict[str, Handler]:
-        return {
+        handlers = {
             "Check": _unary(health_pb2.HealthCheckRequest, service.check),
-            "List": _unary(health_pb2.HealthListRequest, service.list),
             "Watch": self._feed(health_pb2.HealthCheckRequest, service.watch),
         }
+        if HAS_LIST:
+            handlers["List"] = _unary(health_pb2.HealthListRequest, service.list)
+        return handlers
 
     def _feed(self, kind: type[Request], subscribe: Callable[[Request, Sink], Reader]) -> Handler:
         """A stream that the hub writes to."""

@@ -43,8 +43,11 @@ ALL: Interest = ()
 class Sink(Protocol):
     """The writing end of one reader's stream."""
 
-    def send(self, parts: Sequence[bytes]) -> None:
-        """Begin to write these messages, and call `Reader.free` when they are written. Never called in between."""
+    def send(self, chunks: Sequence[bytes]) -> None:
+        """Begin to write one message, which is these chunks in their order: others may be sent the same objects.
+
+        Then call `Reader.free`, when it is written and never within. No second message comes before that.
+        """
 
 
 class Step(Protocol):

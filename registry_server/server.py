@@ -16,10 +16,14 @@ from registry_server.feed import Feed
 from registry_server.observe.changes import ChangeLog
 from registry_server.registrar import Registrar
 from registry_server.rounds import Rounds
+from registry_server.rpc import reflection
 from registry_server.rpc.health import HealthService
 from registry_server.rpc.registry import RegistryService
+from registry_server.rpc.table import Service, Table
 from registry_server.stores import open_store
+from registry_server.transport import grpc_aio
 from registry_server.transport.grpc_aio import GrpcServer
+from registry_server.transport.streams import Streams
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +49,8 @@ async def serve(config: Config) -> AsyncIterator[str]:
     rng = random.Random()  # noqa: S311 - spreads load, hides nothing
     registry = RegistryService(Registrar(store, feed, time.time, rng), feed, rounds.hub)
     health = HealthService(catalog, rounds.hub)
-    port = GrpcServer(registry, health, rng)
+    table = _table(registry.service(), health.service(), *grpc_aio.services())
+    port = GrpcServer(table, Streams(rng))
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(feed.run()), tasks.create_task(rounds.run())]
         try:
@@ -61,6 +66,10 @@ async def serve(config: Config) -> AsyncIterator[str]:
                 task.cancel()
             await asyncio.wait(running)
             await store.aclose()
+
+
+def _table(*services: Service) -> Table:
+    return Table(*services, *reflection.services(service.name for service in services))
 
 
 def _check_address(config: Config) -> None:

@@ -12,7 +12,9 @@ from registry_server.catalog import Catalog
 from registry_server.errors import InvalidField, LimitExceeded, NotFound
 from registry_server.fields import DEFAULT_NAMESPACE, MAX_NAME
 from registry_server.hub import Hub, Interest, Reader, Ready, Sink
+from registry_server.rpc.table import Broadcast, Caller, Method, Service, Unary
 
+NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 SERVER_NAMES = ("", "registry.v1.Registry")
 # What those who watch the server itself wait for. No service has such a name.
 SERVER: Interest = ("health", "of", "the server")
@@ -66,14 +68,24 @@ class HealthService:
         self._hub = hub
         self._is_serving = True
 
-    async def check(self, request: health_pb2.HealthCheckRequest) -> bytes:
+    def service(self) -> Service:
+        """What a table says of it."""
+        methods: dict[str, Method] = {
+            "Check": Unary(health_pb2.HealthCheckRequest, self.check),
+            "Watch": Broadcast(health_pb2.HealthCheckRequest, self.watch),
+        }
+        if HAS_LIST:
+            methods["List"] = Unary(health_pb2.HealthListRequest, self.list)
+        return Service(NAME, methods)
+
+    async def check(self, request: health_pb2.HealthCheckRequest, caller: Caller) -> bytes:
         """The status of one name. Raises NotFound for one that is unknown, as the protocol asks."""
         status = self.status(_name(request.service))
         if status == _Response.SERVICE_UNKNOWN:
             raise NotFound("service", request.service)
         return bytes(_Response(status=status).SerializeToString())
 
-    async def list(self, request: "health_pb2.HealthListRequest") -> bytes:
+    async def list(self, request: "health_pb2.HealthListRequest", caller: Caller) -> bytes:
         """The status of all names."""
         statuses = {name: _Response(status=self.status(name)) for name in self._names()}
         if len(statuses) > MAX_LISTED:
@@ -82,7 +94,7 @@ class HealthService:
             )
         return bytes(health_pb2.HealthListResponse(statuses=statuses).SerializeToString())
 
-    def watch(self, request: health_pb2.HealthCheckRequest, sink: Sink) -> Reader:
+    def watch(self, request: health_pb2.HealthCheckRequest, caller: Caller, sink: Sink) -> Reader:
         """Let the hub write every change of the status to the sink."""
         name = _name(request.service)
         return self._hub.join(("health", name), lambda: HealthTopic(self, name), sink)

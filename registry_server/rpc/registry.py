@@ -15,9 +15,11 @@ from registry_server.model import CHECKSUM_MODULUS, Entry, Query
 from registry_server.records import Key
 from registry_server.rpc import answers, validate
 from registry_server.rpc.steps import Pieces
+from registry_server.rpc.table import Broadcast, Caller, Conversation, Service, Unary
 from registry_server.rpc.watch import WatchTopic, claim_of
 from registry_server.writer import Writer
 
+NAME = pb.DESCRIPTOR.services_by_name["Registry"].full_name
 # The longest wait for a revision that a reader asks for.
 MAX_WAIT_S = 10.0
 # How many blocks of instances (see rows.py) a filter looks through before others have their turn.
@@ -47,7 +49,23 @@ class RegistryService:
         self._new_id = new_id
         self._pieces = Pieces()
 
-    async def register(self, request: pb.RegisterRequest) -> bytes:
+    def service(self) -> Service:
+        """What a table says of it."""
+        return Service(
+            NAME,
+            {
+                "Register": Unary(pb.RegisterRequest, self.register),
+                "Deregister": Unary(pb.DeregisterRequest, self.deregister),
+                "KeepAlive": Conversation(pb.KeepAliveRequest, self.keep_alive),
+                "Update": Unary(pb.UpdateRequest, self.update),
+                "Get": Unary(pb.GetRequest, self.get),
+                "List": Unary(pb.ListRequest, self.list),
+                "ListServices": Unary(pb.ListServicesRequest, self.list_services),
+                "Watch": Broadcast(pb.WatchRequest, self.watch),
+            },
+        )
+
+    async def register(self, request: pb.RegisterRequest, caller: Caller) -> bytes:
         """Register: see registry.proto, as for all of these."""
         if not request.HasField("instance"):
             raise InvalidField("instance", "is required")
@@ -57,7 +75,7 @@ class RegistryService:
         entry, revision, lease = await self._writer.register(wanted, ttl_s, lease_id)
         return answers.registered(self._header(revision), entry, lease)
 
-    async def deregister(self, request: pb.DeregisterRequest) -> bytes:
+    async def deregister(self, request: pb.DeregisterRequest, caller: Caller) -> bytes:
         """Deregister."""
         drain_s = validate.drain_s(request)
         generation = fields.generation("generation", request.generation)
@@ -73,7 +91,7 @@ class RegistryService:
             removed, revision = await self._writer.deregister(key, generation, drain_s)
         return pb.DeregisterResponse(header=self._header(revision), removed=removed).SerializeToString()
 
-    async def keep_alive(self, request: pb.KeepAliveRequest) -> bytes:
+    async def keep_alive(self, request: pb.KeepAliveRequest, caller: Caller) -> bytes:
         """One request on a KeepAlive stream."""
         lease_ids = request.lease_ids
         if len(lease_ids) > validate.MAX_LEASE_IDS:
@@ -89,7 +107,7 @@ class RegistryService:
         answer.header.CopyFrom(self._header())
         return answer.SerializeToString()
 
-    async def update(self, request: pb.UpdateRequest) -> bytes:
+    async def update(self, request: pb.UpdateRequest, caller: Caller) -> bytes:
         """Update."""
         if not request.HasField("instance"):
             raise InvalidField("instance", "is required")
@@ -97,14 +115,14 @@ class RegistryService:
         entry, revision = await self._writer.update(wanted, paths)
         return answers.instance(self._header(revision), entry)
 
-    async def get(self, request: pb.GetRequest) -> bytes:
+    async def get(self, request: pb.GetRequest, caller: Caller) -> bytes:
         """Get."""
         if not request.HasField("key"):
             raise InvalidField("key", "is required")
         entry = self._known(validate.key("key", request.key))
         return answers.instance(self._header(), entry)
 
-    async def list(self, request: pb.ListRequest) -> bytes:
+    async def list(self, request: pb.ListRequest, caller: Caller) -> bytes:
         """List."""
         query = self._query(request.namespace, [request.service] if request.service else [], request.filter, "service")
         size = validate.page_size(request.page_size)
@@ -132,7 +150,7 @@ class RegistryService:
                 found += meant if meant[0].key[1:] > after else [entry for entry in meant if entry.key[1:] > after]
         return found[:size], len(found) > size, total % CHECKSUM_MODULUS
 
-    async def list_services(self, request: pb.ListServicesRequest) -> bytes:
+    async def list_services(self, request: pb.ListServicesRequest, caller: Caller) -> bytes:
         """ListServices."""
         namespace = fields.namespace("namespace", request.namespace)
         size = validate.page_size(request.page_size)
@@ -143,8 +161,8 @@ class RegistryService:
         token = rest[len(page) - 1] if len(rest) > len(page) else ""
         return answers.services(self._header(), page, token)
 
-    def watch(self, request: pb.WatchRequest, sink: Sink) -> Reader:
-        """Watch: let the hub write to the sink from now on, until `Reader.leave`."""
+    def watch(self, request: pb.WatchRequest, caller: Caller, sink: Sink) -> Reader:
+        """Watch: let the hub write to the sink from now on."""
         if len(request.services) > validate.MAX_SERVICES:
             raise InvalidField("services", f"must be at most {validate.MAX_SERVICES}, are {len(request.services)}")
         query = self._query(request.namespace, request.services, request.filter, "services")

@@ -1,32 +1,19 @@
-"""SHELL. Binds rpc/ to grpc.aio: bytes in, bytes out, errors to statuses, one writer for each stream."""
+"""SHELL. Binds a table of methods to grpc.aio: bytes in, bytes out, errors to statuses, one writer for each stream."""
 
 import asyncio
 import logging
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import grpc
-from google.protobuf.message import DecodeError, Message
-from grpc_channelz.v1 import channelz
-from grpc_channelz.v1 import channelz_pb2 as channelz_pb
-from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection
 
-from registry_api.registry.v1 import registry_pb2 as pb
-from registry_server.errors import InvalidField, RequestError
-from registry_server.hub import Reader, Sink
-from registry_server.rpc.health import HAS_LIST, HealthService
-from registry_server.rpc.registry import RegistryService
-from registry_server.transport.descriptors import Descriptors
-from registry_server.transport.status import RpcStatus, internal, shutting_down, status_of
+from registry_server.rpc.table import Broadcast, Caller, Conversation, Method, Service, Session, Table, Unary, parse
+from registry_server.transport import channelz, streams
+from registry_server.transport.status import DETAILS_KEY, RpcStatus, internal, shutting_down, status_of
+from registry_server.transport.streams import GRACE_S, Streams
 
 log = logging.getLogger(__name__)
-
-REGISTRY = pb.DESCRIPTOR.services_by_name["Registry"].full_name
-HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-CHANNELZ = channelz_pb.DESCRIPTOR.services_by_name["Channelz"].full_name
 
 # What one connection may cost before anybody looks at what it sends. A stream that is over counts among these until the
 # server is done with it, so resetting streams brings no more of them.
@@ -55,14 +42,7 @@ OPTIONS = (
     ("grpc.server.max_pending_requests", MAX_PENDING[0]),
     ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING[1]),
 )
-# When the server stops, those who watch its health hear of it first, so much earlier than any stream ends.
-NOTICE_S = 0.1
-# Then streams are ended spread over so long, so that their clients do not all come back at once.
-MAX_JITTER_S = 0.5
-# Unary calls that are under way when the server stops have so long to end.
-GRACE_S = 2.0
 
-Request = TypeVar("Request", bound=Message)
 if TYPE_CHECKING:  # generic for the type checker alone
     Context = grpc.aio.ServicerContext[bytes, bytes]
     Handler = grpc.RpcMethodHandler[bytes, bytes]
@@ -70,43 +50,19 @@ else:
     Context = Handler = Any
 
 
-class _Outbox(Sink):
-    """What the hub hands out, until the one writer of the stream takes it."""
-
-    def __init__(self) -> None:
-        self._parts: Sequence[bytes] | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    def send(self, parts: Sequence[bytes]) -> None:
-        self._parts = parts
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def take(self) -> Sequence[bytes]:
-        if self._parts is None:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        parts, self._parts = self._parts, None
-        return parts or ()
+def services() -> tuple[Service, ...]:
+    """What this transport can say of itself."""
+    return (channelz.service(),)
 
 
 class GrpcServer:
-    """The server's port: registry.v1, grpc.health.v1, reflection and channelz."""
+    """A port at which the methods of a table are answered."""
 
-    def __init__(self, registry: RegistryService, health: HealthService, rng: random.Random) -> None:
-        self._rng = rng
-        self._streams: set[asyncio.Task[Any]] = set()
-        self._stopping = asyncio.Event()
+    def __init__(self, table: Table, open_streams: Streams) -> None:
+        self._streams = open_streams
         self._server = grpc.aio.server(options=OPTIONS)
-        self._server.add_generic_rpc_handlers(
-            (
-                grpc.method_handlers_generic_handler(REGISTRY, self._registry_handlers(registry)),
-                grpc.method_handlers_generic_handler(HEALTH, self._health_handlers(health)),
-            )
-        )
-        channelz.add_channelz_servicer(self._server)
-        names = (REGISTRY, HEALTH, CHANNELZ, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server, cast("Any", Descriptors()))
+        handlers = {path: self._handler(method) for path, method in table.methods.items()}
+        self._server.add_generic_rpc_handlers((_Handlers(handlers),))
 
     async def start(self, address: str) -> int:
         """Open the port; return its number. Raises OSError if the address cannot be had."""
@@ -119,114 +75,104 @@ class GrpcServer:
 
     async def stop(self) -> None:
         """End the streams, spread over a moment, and then the port."""
-        self._stopping.set()
-        loop = asyncio.get_running_loop()
-        for task in self._streams:
-            loop.call_later(NOTICE_S + self._rng.uniform(0, MAX_JITTER_S), task.cancel)
-        if self._streams:
-            await asyncio.wait(self._streams, timeout=NOTICE_S + MAX_JITTER_S + GRACE_S)
+        await self._streams.stop()
         await self._server.stop(GRACE_S)
 
-    def _registry_handlers(self, service: RegistryService) -> dict[str, Handler]:
-        return {
-            "Register": _unary(pb.RegisterRequest, service.register),
-            "Deregister": _unary(pb.DeregisterRequest, service.deregister),
-            "KeepAlive": self._conversation(pb.KeepAliveRequest, service.keep_alive),
-            "Update": _unary(pb.UpdateRequest, service.update),
-            "Get": _unary(pb.GetRequest, service.get),
-            "List": _unary(pb.ListRequest, service.list),
-            "ListServices": _unary(pb.ListServicesRequest, service.list_services),
-            "Watch": self._feed(pb.WatchRequest, service.watch),
-        }
+    def _handler(self, method: Method) -> Handler:
+        match method:
+            case Unary():
+                return grpc.unary_unary_rpc_method_handler(_answering(method))
+            case Broadcast():
+                return grpc.unary_stream_rpc_method_handler(self._broadcasting(method))
+            case Conversation() | Session():
+                return grpc.stream_stream_rpc_method_handler(self._talking(method))
 
-    def _health_handlers(self, service: HealthService) -> dict[str, Handler]:
-        handlers = {
-            "Check": _unary(health_pb2.HealthCheckRequest, service.check),
-            "Watch": self._feed(health_pb2.HealthCheckRequest, service.watch),
-        }
-        if HAS_LIST:
-            handlers["List"] = _unary(health_pb2.HealthListRequest, service.list)
-        return handlers
-
-    def _feed(self, kind: type[Request], subscribe: Callable[[Request, Sink], Reader]) -> Handler:
-        """A stream that the hub writes to."""
-
+    def _broadcasting(self, method: Broadcast[Any]) -> Any:
         async def handle(message: bytes, context: Context) -> None:
             async with self._stream(context):
-                outbox = _Outbox()
-                reader = subscribe(_parse(kind, message), outbox)
-                try:
-                    while True:
-                        for part in await outbox.take():
-                            await context.write(part)
-                        reader.free()
-                finally:
-                    reader.leave()
+                await streams.broadcast(method, _caller(context), message, context.write)
 
-        return grpc.unary_stream_rpc_method_handler(handle)
+        return handle
 
-    def _conversation(self, kind: type[Request], answer: Callable[[Request], Awaitable[bytes]]) -> Handler:
-        """A stream with one answer to every request."""
+    def _talking(self, method: Conversation[Any] | Session[Any]) -> Any:
+        async def handle(_: object, context: Context) -> None:
+            async def read() -> bytes | None:
+                message = await context.read()
+                return message if isinstance(message, bytes) else None
 
-        async def handle(_: Any, context: Context) -> None:
             async with self._stream(context):
-                while isinstance(message := await context.read(), bytes):
-                    await context.write(await answer(_parse(kind, message)))
+                if isinstance(method, Session):
+                    await streams.hold(method, _caller(context), read, context.write)
+                else:
+                    await streams.converse(method, _caller(context), read, context.write)
 
-        return grpc.stream_stream_rpc_method_handler(handle)
+        return handle
 
     @asynccontextmanager
     async def _stream(self, context: Context) -> AsyncIterator[None]:
         """A stream's life: known to the server while it runs, and ended with a status whatever happens."""
-        if self._stopping.is_set():  # a client whose stream was ended comes back at once
+        if self._streams.is_stopping:
             await _abort(context, shutting_down())
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a handler runs in a task
-        self._streams.add(task)
+        stream = _Stream()
+        self._streams.add(stream)
         try:
             yield
         except asyncio.CancelledError:
-            if not self._stopping.is_set():
+            if not stream.is_ended:
                 raise
-            task.uncancel()
+            stream.task.uncancel()
             await _abort(context, shutting_down())
         except grpc.aio.BaseError as error:  # its client reset it, or is gone
             log.debug("a stream broke off: %s", error)
             await _abort(context, internal())
         except Exception as error:
-            await _abort(context, _status_of(error))
+            await _abort(context, status_of(error))
         finally:
-            self._streams.discard(task)
+            self._streams.discard(stream)
 
 
-def _unary(kind: type[Request], method: Callable[[Request], Awaitable[bytes]]) -> Handler:
+class _Stream:
+    """A stream, which runs in the task that makes this."""
+
+    def __init__(self) -> None:
+        self.is_ended = False
+        self.task = cast("asyncio.Task[Any]", asyncio.current_task())
+
+    def end(self) -> None:
+        self.is_ended = True
+        self.task.cancel()
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """What answers a call, by its path."""
+
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+        self._handlers = handlers
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        return self._handlers.get(handler_call_details.method)
+
+
+def _answering(method: Unary[Any]) -> Any:
     async def handle(message: bytes, context: Context) -> bytes:
         try:
-            return await method(_parse(kind, message))
+            return await method.call(parse(method.request, message), _caller(context))
         except Exception as error:
-            await _abort(context, _status_of(error))
+            await _abort(context, status_of(error))
 
-    return grpc.unary_unary_rpc_method_handler(handle)
-
-
-def _parse(kind: type[Request], message: bytes) -> Request:
-    try:
-        return kind.FromString(message)
-    except DecodeError:
-        raise InvalidField("request", f"is not an encoded {kind.DESCRIPTOR.full_name}") from None
+    return handle
 
 
-def _status_of(error: Exception) -> RpcStatus:
-    if isinstance(error, RequestError):
-        return status_of(error)
-    log.error("a call failed", exc_info=error)
-    return internal()
+def _caller(context: Context) -> Caller:
+    """To be asked for when the call comes: the core is not to be asked once it has ended."""
+    return Caller(context.peer(), context.time_remaining())
 
 
 async def _abort(context: Context, status: RpcStatus) -> NoReturn:
     """End the call with that status; without a word if nobody is there to be told."""
     try:
-        await context.abort(status.code, status.message, status.trailing_metadata)
+        code = grpc.StatusCode[status.code.name]
+        await context.abort(code, status.message, ((DETAILS_KEY, status.details),))
     except grpc.aio.AbortError:
         raise
     except grpc.aio.BaseError:

@@ -1,9 +1,10 @@
-"""The one table from domain errors to gRPC statuses with google.rpc details."""
+"""SHELL. The one table from domain errors to gRPC statuses with google.rpc details, for every transport."""
 
+import logging
+from enum import IntEnum
 from typing import Any as Any_
 from typing import NamedTuple
 
-import grpc
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
@@ -12,49 +13,77 @@ from google.rpc.status_pb2 import Status
 from registry_server import errors
 from registry_server.rules import seconds
 
+log = logging.getLogger(__name__)
+
+# The trailing metadata in which the details travel.
 DETAILS_KEY = "grpc-status-details-bin"
 
 
+class Code(IntEnum):
+    """gRPC's codes, by their names and numbers."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
 class RpcStatus(NamedTuple):
-    """What a call ends with."""
+    """What a call ends with. `details` is an encoded google.rpc.Status, which repeats code and message."""
 
-    code: grpc.StatusCode
+    code: Code
     message: str
-    trailing_metadata: tuple[tuple[str, bytes], ...]
+    details: bytes
 
 
-CODES: dict[type[errors.RequestError], grpc.StatusCode] = {
-    errors.InvalidField: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.NotFound: grpc.StatusCode.NOT_FOUND,
-    errors.OwnershipLost: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.LimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.Contended: grpc.StatusCode.ABORTED,
-    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+CODES: dict[type[errors.RequestError], Code] = {
+    errors.InvalidField: Code.INVALID_ARGUMENT,
+    errors.NotFound: Code.NOT_FOUND,
+    errors.OwnershipLost: Code.FAILED_PRECONDITION,
+    errors.LimitExceeded: Code.RESOURCE_EXHAUSTED,
+    errors.Contended: Code.ABORTED,
+    errors.Unavailable: Code.UNAVAILABLE,
 }
 
 
-def status_of(error: errors.RequestError) -> RpcStatus:
-    """The status that tells the caller of the error."""
-    return _status(CODES[type(error)], str(error), _detail(error))
+def status_of(error: Exception) -> RpcStatus:
+    """The status that tells the caller of an error that a method raised. What nobody expected is logged here."""
+    if isinstance(error, errors.RequestError):
+        return _status(CODES[type(error)], str(error), _detail(error))
+    log.error("a call failed", exc_info=error)
+    return internal()
 
 
 def internal() -> RpcStatus:
     """The status for what nobody expected. It tells nothing of the inside; the server's log does."""
-    return _status(grpc.StatusCode.INTERNAL, "internal error; the server's log has the details", None)
+    return _status(Code.INTERNAL, "internal error; the server's log has the details", None)
 
 
 def shutting_down() -> RpcStatus:
     """The status that ends the streams of a server that stops: try again, on another replica at once."""
-    return _status(grpc.StatusCode.UNAVAILABLE, "the server is shutting down", _retry(0.0))
+    return _status(Code.UNAVAILABLE, "the server is shutting down", _retry(0.0))
 
 
-def _status(code: grpc.StatusCode, message: str, detail: Message | None) -> RpcStatus:
-    status = Status(code=code.value[0], message=message)
+def _status(code: Code, message: str, detail: Message | None) -> RpcStatus:
+    status = Status(code=code, message=message)
     if detail is not None:
         packed = Any()
         packed.Pack(detail)
         status.details.append(packed)
-    return RpcStatus(code, message, ((DETAILS_KEY, status.SerializeToString()),))
+    return RpcStatus(code, message, status.SerializeToString())
 
 
 def _detail(error: errors.RequestError) -> Any_:  # a message of google.rpc, which has no types

@@ -15,12 +15,15 @@ from registry_server.illness import Pulse
 from registry_server.records import Cause, Deleted, Delta, Key, Record, Snapshot
 from registry_server.registrar import Registrar
 from registry_server.rpc.registry import RegistryService
+from registry_server.rpc.table import Caller
 from registry_server.stores.base import Store
 from registry_server.stores.memory import MemoryStore
 
 T = TypeVar("T")
 
 NOON = 1_800_000_000.0
+# Who calls, where that does not matter.
+NOBODY = Caller("ipv4:192.0.2.1:1")
 
 
 def key(id_: str = "one", service: str = "player", namespace: str = "default") -> Key:
@@ -103,12 +106,12 @@ class Sink:
         self.sends = 0
         self.is_writing = False
 
-    def send(self, parts: Sequence[bytes]) -> None:
+    def send(self, chunks: Sequence[bytes]) -> None:
         assert not self.is_writing, "the hub sends to a reader that still writes"
-        assert parts, "the hub sends nothing"
+        assert chunks, "the hub sends nothing"
         self.is_writing = True
         self.sends += 1
-        self.sent += parts
+        self.sent.append(b"".join(chunks))
 
     def take(self) -> list[bytes]:
         """What came since the last take."""
@@ -210,12 +213,12 @@ class Core:
 
     def watch(self, sink: Sink, token: str = "", **question: Any) -> Reader:
         """A reader that asks a question."""
-        return self.service.watch(pb.WatchRequest(resume_token=token, **question), sink)
+        return self.service.watch(pb.WatchRequest(resume_token=token, **question), NOBODY, sink)
 
     def list(self, **question: Any) -> pb.ListResponse:
         """The answer to the same question."""
         question.setdefault("page_size", 10_000)
-        return pb.ListResponse.FromString(drive(self.service.list(pb.ListRequest(**question))))
+        return pb.ListResponse.FromString(drive(self.service.list(pb.ListRequest(**question), NOBODY)))
 
 
 class Watcher:

@@ -55,8 +55,8 @@ class Recorder:
     def __init__(self) -> None:
         self.sent: list[bytes] = []
 
-    def send(self, parts: Sequence[bytes]) -> None:
-        self.sent += parts
+    def send(self, chunks: Sequence[bytes]) -> None:
+        self.sent.append(b"".join(chunks))
 
 
 def test_next_change_does_not_wait_for_the_look_at_a_stall() -> None:

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 from google.protobuf.descriptor import Descriptor
-from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pb2 import DescriptorProto
 
 from registry_api.registry.v1 import registry_pb2 as pb
-from registry_server.transport.descriptors import Descriptors, json_name
+from registry_server.rpc.descriptors import Descriptors, json_name
 
 
 def described(messages: Iterable[DescriptorProto], prefix: str) -> Iterator[tuple[str, str]]:
@@ -26,9 +26,8 @@ def known(messages: Iterable[Descriptor]) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("symbol", ["registry.v1.Registry", "registry.v1.Registry.List", "registry.v1.Filter.tags"])
 def test_every_field_has_its_json_name(symbol: str) -> None:
-    file, proto = Descriptors().FindFileContainingSymbol(symbol), FileDescriptorProto()
-    file.CopyToProto(proto)
-    assert dict(described(proto.message_type, "registry.v1.")) == dict(
+    file = Descriptors().file_of(symbol)
+    assert dict(described(file.proto().message_type, "registry.v1.")) == dict(
         known(pb.DESCRIPTOR.message_types_by_name.values())
     )
     assert {it.name for it in file.dependencies} == {it.name for it in pb.DESCRIPTOR.dependencies}
@@ -36,9 +35,9 @@ def test_every_field_has_its_json_name(symbol: str) -> None:
 
 def test_unknown_symbol_and_file() -> None:
     with pytest.raises(KeyError):
-        Descriptors().FindFileContainingSymbol("registry.v1.Nothing.at_all")
+        Descriptors().file_of("registry.v1.Nothing.at_all")
     with pytest.raises(KeyError):
-        Descriptors().FindFileByName("nothing.proto")
+        Descriptors().file("nothing.proto")
 
 
 @pytest.mark.parametrize(

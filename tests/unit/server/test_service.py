@@ -13,7 +13,7 @@ from registry_server.records import Snapshot
 from registry_server.rpc import registry
 from registry_server.rpc.health import HealthService
 from registry_server.stores.memory import MemoryStore
-from tests.support.core import NOON, Core, Sink, drive, key, put, record, settle, sum_of
+from tests.support.core import NOBODY, NOON, Core, Sink, drive, key, put, record, settle, sum_of
 
 FENCE = 1_800_000_000_000_000
 SERVING, NOT_SERVING, UNKNOWN = 1, 2, 3
@@ -32,18 +32,18 @@ class Served(Core):
     def register(self, id_: str = "one", port: int = 7, lease_id: str = "", **fields: Any) -> pb.RegisterResponse:
         instance = pb.Instance(**{"service": "player", "id": id_, "host": "10.0.0.1", "port": port, **fields})
         request = pb.RegisterRequest(instance=instance, lease_id=lease_id)
-        return pb.RegisterResponse.FromString(drive(self.service.register(request)))
+        return pb.RegisterResponse.FromString(drive(self.service.register(request, NOBODY)))
 
     def renew(self, *lease_ids: str) -> pb.KeepAliveResponse:
         request = pb.KeepAliveRequest(lease_ids=lease_ids)
-        return pb.KeepAliveResponse.FromString(drive(self.service.keep_alive(request)))
+        return pb.KeepAliveResponse.FromString(drive(self.service.keep_alive(request, NOBODY)))
 
     def deregister(self, **fields: Any) -> pb.DeregisterResponse:
-        return pb.DeregisterResponse.FromString(drive(self.service.deregister(pb.DeregisterRequest(**fields))))
+        return pb.DeregisterResponse.FromString(drive(self.service.deregister(pb.DeregisterRequest(**fields), NOBODY)))
 
     def get(self, id_: str = "one") -> pb.GetResponse:
         request = pb.GetRequest(key=pb.InstanceKey(service="player", id=id_))
-        return pb.GetResponse.FromString(drive(self.service.get(request)))
+        return pb.GetResponse.FromString(drive(self.service.get(request, NOBODY)))
 
     def pass_time(self, by_s: float) -> None:
         self.timeline.advance(by_s)
@@ -54,7 +54,9 @@ class Served(Core):
 async def test_a_renewal_of_ten_thousand_leases_lets_others_have_their_turns() -> None:
     served, turns = Served(), 0
     renewing = asyncio.create_task(
-        served.service.keep_alive(pb.KeepAliveRequest(lease_ids=[f"lease-{number}" for number in range(10_000)]))
+        served.service.keep_alive(
+            pb.KeepAliveRequest(lease_ids=[f"lease-{number}" for number in range(10_000)]), NOBODY
+        )
     )
     while not renewing.done():
         turns += 1
@@ -202,7 +204,7 @@ def test_update_answers_with_what_is_now(served: Served) -> None:
     lease_id = served.register(weight=5).lease_id
     request = pb.UpdateRequest(instance=pb.Instance(service="player", id="one", tags=["x"]))
     request.update_mask.paths[:] = ["tags", "weight"]
-    answer = pb.UpdateResponse.FromString(drive(served.service.update(request)))
+    answer = pb.UpdateResponse.FromString(drive(served.service.update(request, NOBODY)))
     assert (answer.instance.weight, list(answer.instance.tags)) == (100, ["x"])
     assert answer.header.revision == answer.instance.revision == served.catalog.revision
     assert clean(served.get().instance) == clean(answer.instance)
@@ -275,7 +277,7 @@ def test_services_with_their_numbers(served: Served) -> None:
     served.feed.emit(put(50, key("a"), key("b")))
     served.feed.emit(put(51, key("c"), weight=0))
     served.feed.emit(put(52, key("d", "match"), key("e", "other", "prod")))
-    answer = pb.ListServicesResponse.FromString(drive(served.service.list_services(pb.ListServicesRequest())))
+    answer = pb.ListServicesResponse.FromString(drive(served.service.list_services(pb.ListServicesRequest(), NOBODY)))
     assert [(it.namespace, it.service, it.instances, it.routable) for it in answer.services] == [
         ("default", "match", 1, 1),
         ("default", "player", 3, 2),
@@ -285,7 +287,7 @@ def test_services_with_their_numbers(served: Served) -> None:
 
 def services(served: Served, **question: Any) -> pb.ListServicesResponse:
     request = pb.ListServicesRequest(**question)
-    return pb.ListServicesResponse.FromString(drive(served.service.list_services(request)))
+    return pb.ListServicesResponse.FromString(drive(served.service.list_services(request, NOBODY)))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8])
@@ -331,7 +333,7 @@ def test_bad_pages_of_services(served: Served, question: dict[str, Any]) -> None
 async def test_revision_that_does_not_come_is_unavailable(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "MAX_WAIT_S", 0.01)
     with pytest.raises(Unavailable, match="revision 999 is not reached yet"):
-        await served.service.list(pb.ListRequest(min_revision=999))
+        await served.service.list(pb.ListRequest(min_revision=999), NOBODY)
 
 
 def test_revision_that_is_there_is_not_waited_for(served: Served) -> None:
@@ -347,7 +349,7 @@ class Told:
 
     def __init__(self, served: Served, health: HealthService, name: str) -> None:
         self.core, self.sink = served, Sink()
-        self.reader = health.watch(health_pb2.HealthCheckRequest(service=name), self.sink)
+        self.reader = health.watch(health_pb2.HealthCheckRequest(service=name), NOBODY, self.sink)
 
     def take(self) -> list[int]:
         settle(self.core, [])
@@ -395,13 +397,13 @@ def test_server_that_stops_tells_so(served: Served) -> None:
 
 async def test_health_check_of_nobody(health: HealthService) -> None:
     with pytest.raises(NotFound, match="no such service: nobody"):
-        await health.check(health_pb2.HealthCheckRequest(service="nobody"))
+        await health.check(health_pb2.HealthCheckRequest(service="nobody"), NOBODY)
 
 
 async def test_health_list_has_a_limit(served: Served, health: HealthService) -> None:
     served.feed.emit(put(50, *(key("a", f"s{number}") for number in range(98))))
-    listed = health_pb2.HealthListResponse.FromString(await health.list(health_pb2.HealthListRequest()))
+    listed = health_pb2.HealthListResponse.FromString(await health.list(health_pb2.HealthListRequest(), NOBODY))
     assert len(listed.statuses) == 100
     served.feed.emit(put(51, key("a", "one-more", "prod")))
     with pytest.raises(LimitExceeded, match="101"):
-        await health.list(health_pb2.HealthListRequest())
+        await health.list(health_pb2.HealthListRequest(), NOBODY)

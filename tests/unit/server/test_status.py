@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,42 +14,46 @@ from google.rpc.status_pb2 import Status
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import errors
-from registry_server.transport import grpc_aio, status
+from registry_server.rpc.table import Caller, Service, Table, Unary
+from registry_server.transport import status
+from registry_server.transport.grpc_aio import GrpcServer
+from registry_server.transport.status import Code
+from registry_server.transport.streams import Streams
 
-EXAMPLES: dict[type[errors.RequestError], tuple[errors.RequestError, grpc.StatusCode, Any, str]] = {
+EXAMPLES: dict[type[errors.RequestError], tuple[errors.RequestError, Code, Any, str]] = {
     errors.InvalidField: (
         errors.InvalidField("instance.port", "must be 1 to 65535"),
-        grpc.StatusCode.INVALID_ARGUMENT,
+        Code.INVALID_ARGUMENT,
         error_details_pb2.BadRequest,
         "instance.port",
     ),
     errors.NotFound: (
         errors.NotFound("lease", "abc"),
-        grpc.StatusCode.NOT_FOUND,
+        Code.NOT_FOUND,
         error_details_pb2.ResourceInfo,
         "abc",
     ),
     errors.OwnershipLost: (
         errors.OwnershipLost("default/player/one", "generation 3 was taken over by generation 4"),
-        grpc.StatusCode.FAILED_PRECONDITION,
+        Code.FAILED_PRECONDITION,
         error_details_pb2.PreconditionFailure,
         "default/player/one",
     ),
     errors.LimitExceeded: (
         errors.LimitExceeded("services", "too many"),
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        Code.RESOURCE_EXHAUSTED,
         error_details_pb2.QuotaFailure,
         "services",
     ),
     errors.Unavailable: (
         errors.Unavailable("the store cannot be reached", 2.5),
-        grpc.StatusCode.UNAVAILABLE,
+        Code.UNAVAILABLE,
         error_details_pb2.RetryInfo,
         "2",
     ),
 }
 # Says all there is to say in its text.
-PLAIN = {errors.Contended: (errors.Contended("default/player/one"), grpc.StatusCode.ABORTED)}
+PLAIN = {errors.Contended: (errors.Contended("default/player/one"), Code.ABORTED)}
 
 
 def kinds(root: type[errors.RequestError] = errors.RequestError) -> Iterator[type[errors.RequestError]]:
@@ -58,10 +63,12 @@ def kinds(root: type[errors.RequestError] = errors.RequestError) -> Iterator[typ
 
 
 def details(told: status.RpcStatus) -> tuple[Status, list[Packed]]:
-    ((name, encoded),) = told.trailing_metadata
-    assert name == "grpc-status-details-bin"
-    parsed = Status.FromString(encoded)
+    parsed = Status.FromString(told.details)
     return parsed, list(parsed.details)
+
+
+def test_codes_are_those_of_grpc() -> None:
+    assert {it.name: it.value for it in Code} == {it.name: it.value[0] for it in grpc.StatusCode}
 
 
 def test_table_is_complete() -> None:
@@ -76,7 +83,7 @@ def test_every_error_has_its_code_its_text_and_its_details(kind: type[errors.Req
     told = status.status_of(error)
     parsed, (packed,) = details(told)
     assert (told.code, told.message) == (code, str(error))
-    assert (parsed.code, parsed.message) == (code.value[0], str(error))
+    assert (parsed.code, parsed.message) == (code, str(error))
     unpacked = detail()
     assert packed.Unpack(unpacked)
     assert part in str(unpacked)
@@ -102,37 +109,34 @@ def test_what_others_changed_at_the_same_time_is_aborted() -> None:
     error, code = PLAIN[errors.Contended]
     told = status.status_of(error)
     assert (told.code, told.message) == (code, str(error))
-    assert details(told)[0].code == code.value[0]
+    assert details(told)[0].code == code
 
 
 @pytest.mark.parametrize("error", [ValueError("the secret"), KeyError("the secret"), OSError(2, "the secret")])
 def test_what_nobody_expected_is_internal_and_tells_nothing(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    told = grpc_aio._status_of(error)
-    assert told.code is grpc.StatusCode.INTERNAL
+    told = status.status_of(error)
+    assert told.code is Code.INTERNAL
     assert "secret" not in told.message
-    assert b"secret" not in told.trailing_metadata[0][1]
+    assert b"secret" not in told.details
     assert "the secret" in caplog.text
 
 
 async def test_over_the_wire_too() -> None:
     """A method that fails as nobody expects, behind a real port."""
 
-    async def fails(_: object) -> bytes:
+    async def fails(request: pb.GetRequest, caller: Caller) -> bytes:
         raise RuntimeError("the secret")
 
-    server = grpc.aio.server()
-    handlers = {"Get": grpc_aio._unary(pb.GetRequest, fails)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("x.Y", handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
+    table = Table(Service("x.Y", {"Get": Unary(pb.GetRequest, fails)}))
+    server = GrpcServer(table, Streams(random.Random(1)))
+    port = await server.start("127.0.0.1:0")
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             call: Any = channel.unary_unary("/x.Y/Get")
             with pytest.raises(grpc.aio.AioRpcError) as told:
                 await call(b"", timeout=10)
     finally:
-        await server.stop(0)
-        await asyncio.wait_for(server.wait_for_termination(), 10)
+        await asyncio.wait_for(server.stop(), 10)
     assert told.value.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in str(told.value)
     assert "RuntimeError" not in str(told.value)

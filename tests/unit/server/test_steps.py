@@ -16,6 +16,7 @@ from registry_server.records import Delta, StoreEvent
 from registry_server.registrar import Registrar
 from registry_server.rpc.registry import RegistryService
 from registry_server.stores.memory import MemoryStore
+from tests.support.core import NOBODY
 from tests.support.waiting import eventually_async
 
 MANY = 20_000
@@ -63,7 +64,7 @@ class Filled:
 
     async def leave(self) -> None:
         request = pb.DeregisterRequest(lease_id=self.lease_id)
-        answer = pb.DeregisterResponse.FromString(await self.service.deregister(request))
+        answer = pb.DeregisterResponse.FromString(await self.service.deregister(request, NOBODY))
         assert answer.removed == MANY
 
     async def drain(self) -> None:

@@ -1,0 +1,106 @@
+"""CORE: every method that the server has, as data. A transport binds a table of them, and knows nothing else of rpc/.
+
+A method is its kind, the type of its requests and a plain function. Answers are encoded messages, errors those of
+errors.py. Whoever has something to say about every call (access, metrics, limits) makes a table of another one.
+"""
+
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from registry_server.errors import InvalidField
+from registry_server.hub import Sink
+
+Request = TypeVar("Request", bound=Message)
+Asked = TypeVar("Asked", bound=Message, contravariant=True)
+
+
+class Caller(NamedTuple):
+    """Who calls. Calls of one connection that have no deadline may share one."""
+
+    peer: str  # as gRPC writes addresses: ipv4:127.0.0.1:50123
+    deadline_s: float | None = None  # how long the caller waits, from when the call came; None for as long as it takes
+    identity: str = ""  # empty for somebody who did not say, or need not
+
+
+class Subscription(Protocol):
+    """What the transport tells about a stream."""
+
+    def free(self) -> None:
+        """The message that the sink was sent is written: there may be another one."""
+
+    def leave(self) -> None:
+        """The stream is over: the sink is sent nothing more. Once or several times, at any time."""
+
+
+class Dialogue(Subscription, Protocol[Asked]):
+    """A stream whose client goes on asking."""
+
+    async def received(self, request: Asked) -> None:
+        """Take in one request; the next one is read afterwards. Raises an error that ends the stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unary(Generic[Request]):
+    """One request, one answer.
+
+    `call` gives a coroutine, not any awaitable: one that has nothing to wait for is carried out by its first step.
+    """
+
+    request: type[Request]
+    call: Callable[[Request, Caller], Coroutine[Any, Any, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation(Generic[Request]):
+    """A stream with one answer to each request, one after the other."""
+
+    request: type[Request]
+    answer: Callable[[Request, Caller], Coroutine[Any, Any, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast(Generic[Request]):
+    """One request, and a stream of messages that ends when the client or the server goes."""
+
+    request: type[Request]
+    join: Callable[[Request, Caller, Sink], Subscription]
+
+
+@dataclass(frozen=True, slots=True)
+class Session(Generic[Request]):
+    """A stream on which both sides speak by themselves. It ends well when the client has said all it has to say."""
+
+    request: type[Request]
+    open: Callable[[Caller, Sink], Dialogue[Request]]
+
+
+Method = Unary[Any] | Conversation[Any] | Broadcast[Any] | Session[Any]
+
+
+class Service(NamedTuple):
+    """The methods of one gRPC service, by their names."""
+
+    name: str
+    methods: Mapping[str, Method]
+
+
+class Table:
+    """All services of a server; `methods` are theirs by path, such as `/registry.v1.Registry/Get`."""
+
+    def __init__(self, *services: Service) -> None:
+        self.services = services
+        self.methods: Mapping[str, Method] = MappingProxyType(
+            {f"/{service.name}/{name}": method for service in services for name, method in service.methods.items()}
+        )
+
+
+def parse(kind: type[Request], message: bytes) -> Request:
+    """The request in a message. Raises InvalidField if there is none in it."""
+    try:
+        return kind.FromString(message)
+    except DecodeError:
+        raise InvalidField("request", f"is not an encoded {kind.DESCRIPTOR.full_name}") from None

@@ -25,13 +25,14 @@ from registry_server.records import (
 from registry_server.stores.base import Refused, StoreAway
 from registry_server.stores.etcd.leases import LeaseIds
 from registry_server.stores.etcd.link import Link
-from registry_server.stores.etcd.pace import Pace
 from registry_server.stores.etcd.store import EtcdStore
-from registry_server.stores.etcd.telling import OrderLost, Reading, Telling, Told
+from registry_server.stores.etcd.telling import Reading, Telling
 from registry_server.stores.etcd.url import EtcdURL
 from registry_server.stores.etcd.watch import Watch
 from registry_server.stores.etcd.wire import Layout
 from registry_server.stores.memory import MemoryStore
+from registry_server.stores.pace import Pace
+from registry_server.stores.teller import OrderLost, Told
 from tests.support.etcd import EtcdCluster
 from tests.support.names import name_server
 from tests.support.proxy import Proxy

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from registry_server.records import Away, Back, Delta, Ill, Outcome, StoreEvent
-from registry_server.stores.etcd.pace import hold_s
 from registry_server.stores.etcd.store import EtcdStore
+from registry_server.stores.pace import hold_s
 from tests.support.etcd import EtcdCluster
 from tests.support.proxy import Proxy
 from tests.support.stores import Running, running

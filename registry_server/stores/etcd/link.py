@@ -13,9 +13,10 @@ import grpc.aio
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.stores.base import NoSuchLease, Refused, StoreAway, StoreError
 from registry_server.stores.etcd.api import Api
-from registry_server.stores.etcd.telling import OrderLost
 from registry_server.stores.etcd.url import TLS, EtcdURL, Login
 from registry_server.stores.etcd.wire import asks_in_order
+from registry_server.stores.teller import OrderLost
+from registry_server.stores.together import together as run_together
 
 if TYPE_CHECKING:
     from registry_server.stores.etcd.api import RenewalCall, Unary, WatchCall
@@ -200,21 +201,5 @@ async def hang_up(call: "grpc.aio.StreamStreamCall[Any, Any]") -> None:
 
 
 async def together(*work: Coroutine[Any, Any, None]) -> None:
-    """Run all of it until one part fails, and raise its error. No part is left when this ends.
-
-    Not a TaskGroup, because one that is cancelled while a part of it fails tells of the failure alone, and because up
-    to Python 3.12 it may leave its task looking cancelled. Here cancellation always wins.
-    """
-    tasks = [asyncio.create_task(part) for part in work]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-    raise _main_cause([error for task in tasks if not task.cancelled() and (error := task.exception())])
-
-
-def _main_cause(errors: list[BaseException]) -> BaseException:
-    """The error that tells most: a lost link is often only what another error left behind."""
-    return next((error for error in errors if not isinstance(error, LinkLost)), errors[0])
+    """Run all of it until one part fails, and raise the error that tells most."""
+    await run_together(*work, least=LinkLost)

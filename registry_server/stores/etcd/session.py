@@ -3,27 +3,29 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from registry_server.records import MAX_FENCE, Away, Back, Delta, Ill, Progress, Snapshot, StoreEvent
-from registry_server.stores.base import Emit, StoreAway, StoreError
+from registry_server.records import Back, Snapshot
+from registry_server.stores.base import StoreAway, StoreError
+from registry_server.stores.epoch import Epoch
 from registry_server.stores.etcd.leases import LeaseIds
 from registry_server.stores.etcd.link import LOAD_S, Link, LinkLost, together
-from registry_server.stores.etcd.pace import Pace, hold_s, most_s
 from registry_server.stores.etcd.renewals import Renewals
-from registry_server.stores.etcd.telling import Loading, Odd, OrderLost, Reading, Telling, Told
+from registry_server.stores.etcd.telling import Loading, Odd, Reading, Telling
 from registry_server.stores.etcd.url import EtcdURL
 from registry_server.stores.etcd.watch import Watch
 from registry_server.stores.etcd.wire import (
-    Epoch,
     Found,
     Layout,
     Vouched,
+    epoch_name,
     read_secret,
     written_at,
 )
+from registry_server.stores.pace import Pace, hold_s, most_s
+from registry_server.stores.teller import OrderLost, Teller, Told
 
 if TYPE_CHECKING:
     from registry_server.stores.etcd.api import Unary
@@ -38,8 +40,6 @@ PAGE_BYTES = 4_000_000
 MAX_REPLAY = 200_000
 # How often a missing key of the registry's own is written and read again; others may be at it too.
 ATTEMPTS = 5
-# An illness that was told so lately is not told again, unless it was longer.
-ILL_AGAIN_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,63 +65,14 @@ class Start:
 
 
 @dataclass(slots=True)
-class Teller:
-    """What has been told so far, by whichever link, so that each Away comes once and nothing is told twice.
+class EtcdTeller(Teller):
+    """Knows the secret of the leases as well, the last one that was seen."""
 
-    `given_out` is at least what any epoch told so far may have given out, see Snapshot.fence; `secret` is the last one
-    known.
-    """
-
-    emit: Emit
-    clock: Callable[[], float]
-    has_started: bool = False
-    told: Told | None = None
-    given_out: int = 0
     secret: bytes | None = None
-    _is_away: bool = False
-    _ill_at: float = field(default=-1e9)
-    _silence_s: float = 0.0
-
-    def start(self, opening: Sequence[Snapshot | Back], told: Told) -> None:
-        """A link is up: full sets, or the sign that the telling goes on."""
-        was_away, self._is_away, self.has_started = self._is_away, False, True
-        for event in opening:
-            if isinstance(event, Snapshot) or was_away:
-                self.emit(event)
-        self._has_told(told)
-
-    def tell(self, events: Iterable[StoreEvent], told: Told) -> None:
-        """Events that lead up to `told`."""
-        for event in events:
-            if isinstance(event, Delta | Progress):
-                # Also when it cannot be taken in: the next link must not stumble over it again.
-                self._has_told(replace(told, revision=event.revision))
-            self.emit(event)
-        self._has_told(told)
-
-    def ill(self, reason: str, silence_s: float) -> None:
-        """etcd is heard again after so long a silence."""
-        is_new = self.clock() - self._ill_at > ILL_AGAIN_S or silence_s > self._silence_s
-        if self.has_started and not self._is_away and is_new:
-            self._ill_at, self._silence_s = self.clock(), silence_s
-            self.emit(Ill(reason, silence_s))
-
-    def forget(self) -> None:
-        """What was told leads nowhere; the next link starts with the full set."""
-        self.told = None
-
-    def away(self, reason: str) -> None:
-        """The link is lost. Before the first full set there is nobody to tell."""
-        if self.has_started and not self._is_away:
-            self._is_away = True
-            self.emit(Away(reason))
-
-    def _has_told(self, told: Told) -> None:
-        self.told, self.given_out = told, max(self.given_out, told.fence + told.revision)
 
 
 @contextlib.asynccontextmanager
-async def open_session(endpoint: str, settings: Settings, teller: Teller) -> AsyncIterator["Session"]:
+async def open_session(endpoint: str, settings: Settings, teller: EtcdTeller) -> AsyncIterator["Session"]:
     """A link to an endpoint, through which nothing has been asked yet. Raises OSError when a file cannot be read."""
     link = Link(endpoint, settings.url)
     try:
@@ -134,7 +85,7 @@ async def open_session(endpoint: str, settings: Settings, teller: Teller) -> Asy
 class Session:
     """What one link does for the store."""
 
-    def __init__(self, link: Link, watch: Watch, settings: Settings, teller: Teller) -> None:
+    def __init__(self, link: Link, watch: Watch, settings: Settings, teller: EtcdTeller) -> None:
         self.link = link
         self.renewals = Renewals(link, self._renewal_answered)
         self.leases: LeaseIds
@@ -181,9 +132,9 @@ class Session:
                 raise
             raise StoreAway("the link to etcd was closed") from None
 
-    async def renew(self, numbers: Sequence[int], ttl_s: float) -> dict[int, int]:
+    async def renew(self, numbers: Sequence[int], ttl_s: float) -> dict[int, float]:
         """Renew leases, each named once, that live for `ttl_s` at least; what is answered in time is in the result."""
-        answers = await self.renewals.renew(numbers, hold_s(ttl_s), most_s(ttl_s))
+        answers = await self.renewals.desk.renew(numbers, hold_s(ttl_s), most_s(ttl_s))
         if len(answers) < len(numbers):
             self._watch.suspect()
         return answers
@@ -209,11 +160,11 @@ class Session:
 
     def _note_silence(self) -> None:
         """Before anything is told: whether what it says may be the fault of a silence."""
-        owed_s = self.renewals.unanswered_s
+        owed_s = self.renewals.desk.unanswered_s
         silence_s = max(self._watch.unanswered_s, owed_s if owed_s > self._settings.pace.ill_s else 0.0)
         if silence_s > 0:
             self._ill(silence_s)
-            self.renewals.forgive()
+            self.renewals.desk.forgive()
 
     def _ill(self, silence_s: float) -> None:
         self._teller.ill(f"{self.link.endpoint} did not answer for {silence_s:.1f} s", silence_s)
@@ -255,25 +206,14 @@ class Session:
         return (self._teller.secret or secrets.token_bytes(32)).hex().encode()
 
     def _has_no_epoch(self, found: Start) -> bool:
-        """Whether a new epoch has to begin: there is none, or this one leads back.
-
-        A watch from a revision that the cluster has not reached would wait in silence, so a cluster that is behind what
-        was told (restored from a backup) gets a new epoch; and so does one whose fence somebody set back.
-        """
-        told, epoch = self._teller.told, Epoch.read(found.epoch.value)
-        if epoch is None:
-            return True
-        if told is not None and told.epoch == epoch.name(found.cluster_id):
-            return found.revision < told.revision
-        return epoch.fence + found.revision < self._teller.given_out < MAX_FENCE
+        epoch = Epoch.read(found.epoch.value)
+        return self._teller.needs_epoch(epoch, epoch_name(epoch, found.cluster_id) if epoch else "", found.revision)
 
     def _new_epoch(self, found: Start) -> bytes:
-        """An epoch whose fence is above all that the epochs known here may have given out, also when the wall clock was
-        set back."""
+        """An epoch whose fence is above all that the epochs known here may have given out."""
         seen = Epoch.read(found.epoch.value)
         known = max(self._teller.given_out, (seen.fence if seen else 0) + found.revision)
-        fence = max(int(self._settings.wall_clock() * 1e6), known + 1)
-        return Epoch(secrets.token_hex(8), min(fence, MAX_FENCE)).value
+        return Epoch.after(known, secrets.token_hex(8), self._settings.wall_clock()).value
 
     # ---- where the telling starts
 
@@ -286,7 +226,8 @@ class Session:
         told, epoch = self._teller.told, Epoch.read(found.epoch.value)
         if epoch is None:
             raise OrderLost
-        if told is not None and told.epoch == epoch.name(found.cluster_id) and await self._remembers(told.revision):
+        goes_on = self._teller.goes_on(epoch_name(epoch, found.cluster_id))
+        if told is not None and goes_on and await self._remembers(told.revision):
             return [Back()], told
         self._settings.pace.begin()
         sets = [] if self._teller.has_started else await self._vouched_for(found, epoch, reading)

@@ -18,16 +18,15 @@ from registry_server.records import Commit, Lease, Outcome, Renewal
 from registry_server.stores.base import Conflict, Emit, NoSuchLease, Store, StoreAway
 from registry_server.stores.etcd.leases import LeaseIds, ttl_of
 from registry_server.stores.etcd.link import BadCredentials, LeaseTaken, LinkLost
-from registry_server.stores.etcd.pace import Pace
-from registry_server.stores.etcd.session import Session, Settings, Teller, open_session
-from registry_server.stores.etcd.telling import OrderLost
+from registry_server.stores.etcd.session import EtcdTeller, Session, Settings, open_session
 from registry_server.stores.etcd.url import EtcdURL
 from registry_server.stores.etcd.wire import Layout, conflicts, whole_seconds
+from registry_server.stores.pace import Pace
+from registry_server.stores.teller import Absent, OrderLost
 
 BACKOFF_S = 0.05
 BACKOFF_MAX_S = 1.0
 STEADY_S = 5.0  # a link that lived this long was a good one
-ABSENT_AGAIN_S = 60.0  # how often it is said that etcd has not been reached yet
 VOUCH_S = 1.9  # a view that anybody vouched for so lately need not be vouched for again
 MAX_FOREIGN = 1_000
 # Lease numbers are random, so two that are alike are a rare accident.
@@ -72,7 +71,7 @@ class EtcdStore(Store):
     async def run(self, emit: Emit) -> None:
         """See Store. Raises BadCredentials when etcd refuses them before the first Snapshot."""
         loop = asyncio.get_running_loop()
-        teller, absent = Teller(emit, loop.time), _Absent(loop.time)
+        teller, absent = EtcdTeller(emit, loop.time), Absent("etcd", loop.time)
         failures = 0
         while True:
             began = loop.time()
@@ -88,7 +87,7 @@ class EtcdStore(Store):
             return 0.0
         return self._rng.uniform(0, min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(rounds, 10)))
 
-    async def _serve(self, endpoint: str, teller: Teller, absent: "_Absent") -> None:
+    async def _serve(self, endpoint: str, teller: EtcdTeller, absent: Absent) -> None:
         """Tell what happens, and take writes, through one endpoint until that fails."""
         reason = ""
         try:
@@ -177,7 +176,7 @@ class EtcdStore(Store):
         answers = await self._renew(list(dict.fromkeys(number for number in numbers if number is not None)))
         return [_renewal(lease_id, number, answers) for lease_id, number in zip(lease_ids, numbers, strict=True)]
 
-    async def _renew(self, leases: Sequence[int]) -> dict[int, int]:
+    async def _renew(self, leases: Sequence[int]) -> dict[int, float]:
         if not leases:
             return {}
         shortest_s = min(map(ttl_of, leases))
@@ -194,7 +193,7 @@ async def _numbers(known: LeaseIds, lease_ids: Sequence[str]) -> list[int | None
     return numbers
 
 
-def _renewal(lease_id: str, number: int | None, answers: dict[int, int]) -> Renewal:
+def _renewal(lease_id: str, number: int | None, answers: dict[int, float]) -> Renewal:
     if number is None:
         return Renewal(lease_id, Outcome.UNKNOWN, None)
     ttl_s = answers.get(number)
@@ -219,17 +218,3 @@ class _Foreign:
         _log.warning("%s in etcd %s", ascii(key.decode(errors="backslashreplace"))[:300], why)
         if len(self._logged) == MAX_FOREIGN:
             _log.warning("more such keys are counted only")
-
-
-class _Absent:
-    """Says in the log that etcd has not been reached yet: at once, and then once a minute."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._next_at = clock()
-
-    def tell(self, reason: str) -> None:
-        """An endpoint was tried in vain."""
-        if self._clock() >= self._next_at:
-            self._next_at = self._clock() + ABSENT_AGAIN_S
-            _log.warning("etcd is not there yet, and is tried for on: %s", reason)

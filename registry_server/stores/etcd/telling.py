@@ -1,33 +1,22 @@
 """CORE of the etcd store: full sets and changes, made out of what etcd answers and what its watch says."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.records import Cause, Deleted, Delta, Progress, Record, Snapshot
+from registry_server.stores.epoch import Epoch
 from registry_server.stores.etcd.leases import LeaseIds, ttl_of
-from registry_server.stores.etcd.pace import Pace
-from registry_server.stores.etcd.wire import Epoch, Layout, Vouched, read_secret
+from registry_server.stores.etcd.wire import Layout, Vouched, epoch_name, read_secret
+from registry_server.stores.pace import Pace
+from registry_server.stores.teller import OrderLost, Told
 
 # So many records at the most leave in one event when nobody wrote that; a write of the registry's deletes fewer.
 SLICE = 200
 
 Odd = Callable[[bytes, str], None]
 """Takes note of a key that is skipped, and why."""
-
-
-class OrderLost(Exception):
-    """What was told leads nowhere: somebody wrote or removed the epoch or the secret, or etcd forgot what came next."""
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """How far the events have come: everything up to `revision` in the order that `epoch` names."""
-
-    epoch: str
-    revision: int
-    fence: int = 0
 
 
 class Reading:
@@ -80,7 +69,7 @@ class Loading:
         """The full set at a revision. Raises OrderLost when the epoch is not in it."""
         if self._epoch is None:
             raise OrderLost
-        return Snapshot(self._epoch.name(cluster_id), revision, tuple(self._records), self._epoch.fence, through)
+        return Snapshot(epoch_name(self._epoch, cluster_id), revision, tuple(self._records), self._epoch.fence, through)
 
 
 class Telling:

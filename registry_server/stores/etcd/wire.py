@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
-from registry_server.records import MAX_FENCE, Commit, Delete, Key, Put
+from registry_server.records import Commit, Delete, Key, Put
+from registry_server.stores.epoch import Epoch
 from registry_server.stores.etcd.leases import LeaseIds
 
 VERSION = "v1"
-_EPOCH = re.compile(r"([0-9a-f]{16}) (0|[1-9][0-9]{0,15})")
 _SECRET = re.compile(r"[0-9a-f]{64}")
 _VOUCHED = re.compile(r"([0-9a-f]{16}) (0|[1-9][0-9]{0,18})")
 
@@ -32,28 +32,10 @@ def asks_in_order(version: str) -> bool:
 # ---- what stands under the keys of the registry's own
 
 
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """An epoch as its key has it: what tells it from others, and its fence (see Snapshot)."""
-
-    token: str
-    fence: int
-
-    def name(self, cluster_id: int) -> str:
-        """The epoch as clients see it. A wiped cluster that is started with the same flags has the same id, hence the
-        token."""
-        return f"{cluster_id:x}.{self.token}"
-
-    @property
-    def value(self) -> bytes:
-        """What is written under the key."""
-        return f"{self.token} {self.fence}".encode()
-
-    @classmethod
-    def read(cls, value: bytes) -> "Epoch | None":
-        """The epoch in a value; None if there is none in it, or one that leaves no room for another."""
-        match = _match(_EPOCH, value)
-        return cls(match[1], int(match[2])) if match and int(match[2]) <= MAX_FENCE else None
+def epoch_name(epoch: Epoch, cluster_id: int) -> str:
+    """The epoch as clients see it. A wiped cluster that is started with the same flags has the same id, hence the
+    token."""
+    return f"{cluster_id:x}.{epoch.token}"
 
 
 @dataclass(frozen=True, slots=True)

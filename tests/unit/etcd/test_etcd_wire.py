@@ -6,13 +6,14 @@ from hypothesis import strategies as st
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.records import Commit, Delete, Key, Put
+from registry_server.stores.epoch import Epoch
 from registry_server.stores.etcd.leases import LeaseIds
 from registry_server.stores.etcd.wire import (
-    Epoch,
     Layout,
     Vouched,
     asks_in_order,
     conflicts,
+    epoch_name,
     read_secret,
     whole_seconds,
 )
@@ -84,7 +85,7 @@ def test_any_value_of_an_own_key_is_right_or_none(value: bytes) -> None:
 def test_own_values_come_back() -> None:
     epoch, vouched = Epoch("f9aa8b032f42de28", 1_764_083_735_112_907), Vouched("f9aa8b032f42de28", 2**62)
     assert (Epoch.read(epoch.value), Vouched.read(vouched.value)) == (epoch, vouched)
-    assert epoch.name(0xC1) == "c1.f9aa8b032f42de28"
+    assert epoch_name(epoch, 0xC1) == "c1.f9aa8b032f42de28"
     assert read_secret(bytes(range(32)).hex().encode()) == bytes(range(32))
 
 

@@ -1,11 +1,11 @@
-"""CORE of the etcd store: how long to wait for etcd, by the shortest time to live in use."""
+"""CORE: how long to wait for what holds the records, by the shortest time to live in use."""
 
 # What is taken for the shortest until a shorter one is seen.
 USUAL_TTL_S = 15.0
 
 
 class Pace:
-    """Times in seconds. The shorter leases live, the sooner their owners have to learn that etcd does not answer.
+    """Times in seconds. The shorter leases live, the sooner their owners have to learn that nobody answers.
 
     An owner renews every third of its time to live. A renewal that hangs is answered before a third of that has passed,
     so that the owner can try another server, and try again, before its lease ends. A silence that could cost an owner
@@ -26,7 +26,7 @@ class Pace:
 
     @property
     def idle_s(self) -> float:
-        """After so much silence, etcd is asked for a sign of life."""
+        """After so much silence, it is asked for a sign of life."""
         return _within(self._shortest_s / 8, 0.25, 2.0)
 
     @property
@@ -51,7 +51,7 @@ def hold_s(ttl_s: float) -> float:
 
 
 def most_s(ttl_s: float) -> float:
-    """The same when etcd answers others, and this one waits for its turn."""
+    """The same when others are answered, and this one waits for its turn."""
     return max(hold_s(ttl_s), ttl_s / 4)
 
 

@@ -1,4 +1,4 @@
-"""CORE of the etcd store: renewals take turns. Each lease is asked once however many wait, and nobody waits for one
+"""CORE: renewals take turns. Each lease is asked once however many wait, and nobody waits for one
 greedy caller."""
 
 from collections import Counter
@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_server.stores.etcd.turns import Turns
+from registry_server.stores.turns import Turns
 
 MOST = 4
 
 
-def turns(*wants: tuple[str, Iterable[int]], most: int = MOST) -> Turns[str]:
-    made: Turns[str] = Turns(most)
+def turns(*wants: tuple[str, Iterable[int]], most: int = MOST) -> Turns[str, int]:
+    made: Turns[str, int] = Turns(most)
     for caller, leases in wants:
         made.want(caller, leases)
     return made
 
 
-def asked(from_: Turns[str], now: float = 0.0) -> list[int]:
+def asked(from_: Turns[str, int], now: float = 0.0) -> list[int]:
     """All that may be asked now."""
     found = []
     while (lease := from_.next(now)) is not None:

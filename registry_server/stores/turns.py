@@ -1,4 +1,4 @@
-"""CORE of the etcd store: whose lease is renewed next."""
+"""CORE: whose lease is renewed next, where many are renewed through one narrow door."""
 
 import math
 from collections import deque
@@ -6,11 +6,12 @@ from collections.abc import Hashable, Iterable
 from typing import Generic, TypeVar
 
 C = TypeVar("C", bound=Hashable)
+L = TypeVar("L", bound=Hashable)
 
 MAX_LATE = 100_000
 
 
-class Turns(Generic[C]):
+class Turns(Generic[C, L]):
     """Leases that callers want renewed, one after the other through one narrow door.
 
     Fair: callers have turns, one lease a turn, so who wants one lease waits for as many others as there are callers and
@@ -24,15 +25,15 @@ class Turns(Generic[C]):
     def __init__(self, most_asked: int) -> None:
         self._most_asked = most_asked
         # What each caller wants and has not been asked for; and the callers that may have something to ask, by turns.
-        self._wants: dict[C, deque[int]] = {}
+        self._wants: dict[C, deque[L]] = {}
         self._turns: deque[C] = deque()
         self._in_turn: set[C] = set()
         # Who waits for the next asking of a lease, and what is on its way, the oldest first.
-        self._waiting: dict[int, dict[C, None]] = {}
-        self._asked: dict[int, tuple[float, list[C]]] = {}
+        self._waiting: dict[L, dict[C, None]] = {}
+        self._asked: dict[L, tuple[float, list[C]]] = {}
         self._lost_since: float | None = None
         # What had not had its turn when its caller's time was over: it comes first the next time.
-        self._late: dict[int, None] = {}
+        self._late: dict[L, None] = {}
 
     def __len__(self) -> int:
         """How many leases somebody waits for, without those on their way."""
@@ -45,12 +46,12 @@ class Turns(Generic[C]):
 
     @property
     def unanswered_since(self) -> float | None:
-        """When the oldest was asked that etcd has not answered, whether anybody still waits for it or not."""
+        """When the oldest was asked that has not been answered, whether anybody still waits for it or not."""
         if self._lost_since is not None:
             return self._lost_since
         return next((at for at, _ in self._asked.values()), None)
 
-    def want(self, caller: C, leases: Iterable[int]) -> None:
+    def want(self, caller: C, leases: Iterable[L]) -> None:
         """A new caller wants these leases renewed, each of which it names once."""
         if self._late:
             leases = sorted(leases, key=lambda lease: lease not in self._late)
@@ -71,7 +72,7 @@ class Turns(Generic[C]):
                 if not waiting:
                     del self._waiting[lease]
 
-    def next(self, now: float) -> int | None:
+    def next(self, now: float) -> L | None:
         """The lease to ask for now, which is on its way from here on; None if there is none, or too many are."""
         while self._turns and len(self._asked) < self._most_asked:
             caller = self._turns.popleft()
@@ -83,8 +84,8 @@ class Turns(Generic[C]):
                 return lease
         return None
 
-    def answered(self, lease: int) -> tuple[float, list[C]]:
-        """etcd has answered: since when it was asked, and who waits for the answer. Nobody, if it was not asked."""
+    def answered(self, lease: L) -> tuple[float, list[C]]:
+        """It was answered: since when it was asked, and who waits for the answer. Nobody, if it was not asked."""
         self._late.pop(lease, None)
         nobody: list[C] = []
         at, callers = self._asked.pop(lease, (math.inf, nobody))
@@ -114,9 +115,9 @@ class Turns(Generic[C]):
             self._in_turn.add(caller)
             self._turns.append(caller)
 
-    def _first_of(self, caller: C) -> int | None:
+    def _first_of(self, caller: C) -> L | None:
         """The first lease that it waits for and that is not on its way. What others have asked for is struck out."""
-        wants = self._wants.get(caller, deque())
+        wants = self._wants.get(caller, deque[L]())
         for _ in range(len(wants)):
             lease = wants.popleft()
             if caller not in self._waiting.get(lease, ()):

@@ -1,9 +1,9 @@
-"""CORE of the etcd store: waits shrink with the shortest time to live, and leave its owner time to act."""
+"""CORE: waits shrink with the shortest time to live, and leave its owner time to act."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_server.stores.etcd.pace import Pace, hold_s, most_s
+from registry_server.stores.pace import Pace, hold_s, most_s
 
 TTLS = st.floats(2.0, 3600.0)
 

@@ -135,7 +135,7 @@ class _Subject:
     topic: Topic
     interests: frozenset[Interest]
     told_at: float
-    groups: dict[int | None, set[Reader]] = field(default_factory=dict)
+    groups: dict[int | None, dict[Reader, None]] = field(default_factory=dict)
     readers: int = 0
 
 
@@ -371,7 +371,7 @@ class Hub:
             readers = groups.pop(version)
             step = self._step(topic, version)
             if step is None:
-                groups.setdefault(topic.version, set()).update(readers)
+                groups.setdefault(topic.version, {}).update(readers)
                 for reader in readers:
                     reader.version = topic.version
             else:
@@ -400,7 +400,7 @@ class Hub:
         self._renders += 1
         return Ready(topic.version, message)
 
-    def _queue(self, step: Step, readers: set[Reader]) -> None:
+    def _queue(self, step: Step, readers: Collection[Reader]) -> None:
         for reader in readers:
             reader.is_free = False
         self._batches.append((step, list(readers)))
@@ -431,8 +431,8 @@ class Hub:
         reader.is_free = True
         group = subject.groups.get(reader.version)
         if group is None:
-            group = subject.groups[reader.version] = set()
-        group.add(reader)
+            group = subject.groups[reader.version] = {}
+        group[reader] = None
         self._finish(reader)
         if reader.version != subject.topic.version:
             self._dirty[subject] = None
@@ -514,6 +514,6 @@ class Hub:
     def _ungroup(self, reader: Reader) -> None:
         groups = reader.subject.groups
         group = groups[reader.version]
-        group.discard(reader)
+        del group[reader]
         if not group:
             del groups[reader.version]

@@ -27,7 +27,7 @@ LOG_LIMIT_IN_ALL = 32_768
 # How many services are remembered that have no instance any more.
 GONE_LIMIT = 4_096
 DEPARTED_LIMIT = 16_384
-# The changes of a whole namespace are known as far back as those of its latest services are, of so many.
+# The changes of a whole namespace, or of all, are known as far back as those of the latest services are, of so many.
 MAX_LOGS = 1_000
 
 
@@ -50,23 +50,55 @@ class CatalogStatistics:
     log: int
 
 
-class _Namespace:
-    """`names` are the services that have instances, `recent` all that are known, by their latest changes. What services
-    did that are known no more was done up to `floor`."""
+class _Recent:
+    """Services that are known, by their latest changes. What others did that are known no more was done up to
+    `floor`."""
 
-    __slots__ = ("floor", "last", "names", "recent")
+    __slots__ = ("_last", "_services", "floor")
 
     def __init__(self, floor: Point) -> None:
         self.floor = floor
-        self.last = ""
+        self._last: _Service | None = None
+        self._services: dict[_Service, None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._services)
+
+    def __iter__(self) -> Iterator["_Service"]:
+        """Those that changed last come first."""
+        return reversed(self._services)
+
+    def note(self, service: "_Service") -> None:
+        """The service changes."""
+        if service is not self._last:
+            self._services.pop(service, None)
+            self._services[service] = None
+            self._last = service
+
+    def forget(self, service: "_Service") -> None:
+        """The service is known no more."""
+        del self._services[service]
+        self.floor = max(self.floor, Point(service.log.latest.seq, service.log.latest.revision))
+        if self._last is service:
+            self._last = None
+
+
+class _Namespace:
+    """`names` are the services that have instances, and there are so many of these."""
+
+    __slots__ = ("instances", "names", "recent")
+
+    def __init__(self, floor: Point) -> None:
+        self.instances = 0
         self.names: dict[str, None] = {}
-        self.recent: dict[str, None] = {}
+        self.recent = _Recent(floor)
 
 
 class _Service:
-    __slots__ = ("addresses", "entries", "log", "namespace", "routable", "rows")
+    __slots__ = ("addresses", "entries", "log", "name", "namespace", "routable", "rows")
 
-    def __init__(self, namespace: _Namespace, log: Log) -> None:
+    def __init__(self, name: str, namespace: _Namespace, log: Log) -> None:
+        self.name = name
         self.namespace = namespace
         self.entries: dict[str, Entry] = {}
         self.addresses: dict[Address, str] = {}
@@ -102,6 +134,8 @@ class Catalog:
         self._leases = Holdings()
         self._history = History(log_limit, log_limit_in_all)
         self._gone: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._recent = _Recent(Point(0, 0))
+        # Of namespaces that are known no more.
         self._floor = Point(0, 0)
         # Ordered, because the first of a dict is searched for among all that were deleted before it.
         self._departed: OrderedDict[Key, Owner] = OrderedDict()
@@ -113,7 +147,8 @@ class Catalog:
     # ---- writing: by events alone
 
     def load(self, snapshot: Snapshot, keep: Collection[Key] = ()) -> list[Change]:
-        """Become the snapshot, and return what that changed. The instances named by `keep` stay if it lacks them.
+        """Become the snapshot, and return what that changed. The instances named by `keep` stay if it lacks them; why
+        the others left that it lacks is not known.
 
         Another epoch, or a revision before the current one, is another order of changes: no reader can go on from what
         it knows, so the log starts anew.
@@ -124,7 +159,7 @@ class Catalog:
         for key in [key for key in self._flawed if key not in records]:
             del self._flawed[key]
         gone = [key for key in self.keys() if key not in records and key not in keep]
-        changes = [self._remove(key, Cause.EXPIRED) for key in gone]
+        changes = [self._remove(key, None) for key in gone]
         for record in sorted(records.values(), key=lambda record: record.revision):
             is_known = is_same_order and self.revision_of(record.key) == record.revision
             if not is_known or record.key in self._outlived:
@@ -205,8 +240,13 @@ class Catalog:
         return found
 
     def namespaces(self) -> tuple[str, ...]:
-        """The names of the namespaces, in order."""
-        return tuple(sorted(self._namespaces))
+        """The names of the namespaces that have instances, in order."""
+        return tuple(sorted(name for name, space in self._namespaces.items() if space.names))
+
+    def size_of(self, namespace: str) -> tuple[int, int]:
+        """How many services of a namespace have instances, and how many instances these have."""
+        space = self._namespaces.get(namespace)
+        return (len(space.names), space.instances) if space else (0, 0)
 
     def services(self, namespace: str) -> tuple[str, ...]:
         """The names of the services of a namespace that have instances, in order."""
@@ -226,22 +266,20 @@ class Catalog:
         return found.rows.flat()
 
     def blocks(self, query: Query) -> tuple[Block, ...]:
-        """An immutable snapshot of the services that a query means, in the order of service and id, whatever else the
-        query says. What did not change is shared with other snapshots."""
-        names = sorted(query.services) or self.services(query.namespace)
-        found = [it.rows.snapshot() for it in self._known_services(query.namespace, names)]
+        """An immutable snapshot of the services that a query means, in the order of namespace, service and id, whatever
+        else the query says. What did not change is shared with other snapshots."""
+        found = [it.rows.snapshot() for it in self._in_order(query)]
         return found[0] if len(found) == 1 else tuple(chain.from_iterable(found))
 
     def checksum(self, query: Query) -> int:
         """The checksum of all instances of the services that a query means, whatever else it says."""
-        names = query.services or self.services(query.namespace)
-        return sum(it.rows.digest for it in self._known_services(query.namespace, names)) % CHECKSUM_MODULUS
+        return sum(it.rows.digest for it in self._in_order(query)) % CHECKSUM_MODULUS
 
     def select(self, query: Query) -> Iterator[Entry]:
-        """The instances that a query means, in the order of service and id."""
+        """The instances that a query means, in the order of namespace, service and id."""
         takes_all = query.takes_all
-        for service in sorted(query.services) or self.services(query.namespace):
-            for entry in self.of_service(query.namespace, service):
+        for service in self._in_order(query):
+            for entry in service.rows.flat():
                 if takes_all or query.matches(entry):
                     yield entry
 
@@ -250,7 +288,7 @@ class Catalog:
         if since < self._floor_of(query).seq:
             return None
         logs = self._logs(query)
-        if not query.services:
+        if not query.names_services:
             logs = takewhile(lambda log: log.latest.seq > since, logs)
         return merged(logs, since)
 
@@ -266,16 +304,16 @@ class Catalog:
                 if first is None:
                     return None
                 seq = min(seq, first - 1)
-            elif not query.services:
+            elif not query.names_services:
                 break
         return seq
 
     def known_since(self, query: Query) -> int:
         """The first `seq` for which `changes` can be told."""
         floor = self._floor_of(query).seq
-        if query.services:
+        if query.names_services:
             return max([floor, *(log.floor.seq for log in self._logs(query))])
-        # Of a whole namespace as far as the latest of its services go; there may be very many.
+        # Of a whole namespace, or of all, as far as the latest of its services go; there may be very many.
         for number, log in enumerate(self._logs(query)):
             if number == MAX_LOGS:
                 return max(floor, log.latest.seq)
@@ -298,28 +336,35 @@ class Catalog:
 
     # ---- within
 
-    def _known_services(self, namespace: str, names: Iterable[str]) -> Iterator[_Service]:
-        for name in names:
-            service = self._services.get((namespace, name))
-            if service is not None:
-                yield service
+    def _in_order(self, query: Query) -> Iterator[_Service]:
+        """The services that a query means, in the order of namespace and name."""
+        for namespace in (query.namespace,) if query.namespace else self.namespaces():
+            for name in sorted(query.services) or self.services(namespace):
+                service = self._services.get((namespace, name))
+                if service is not None:
+                    yield service
 
     def _logs(self, query: Query) -> Iterator[Log]:
-        """The logs of the services that a query means; of a whole namespace those that changed last come first."""
-        space = self._namespaces.get(query.namespace)
-        names: Iterable[str] = query.services
-        if not query.services and space is not None:
-            names = reversed(space.recent)
-        return (service.log for service in self._known_services(query.namespace, names))
+        """The logs of the services that a query means; unless it names them, those that changed last come first."""
+        if query.names_services:
+            named = (self._services.get((query.namespace, name)) for name in query.services)
+            return (service.log for service in named if service is not None)
+        recent: Iterable[_Service] = self._recent
+        if query.namespace:
+            space = self._namespaces.get(query.namespace)
+            recent = space.recent if space is not None else ()
+        return (service.log for service in recent if not query.services or service.name in query.services)
 
     def _floor_of(self, query: Query) -> Point:
         """Up to where services that a query means may have changed that are known no more."""
+        if not query.namespace:
+            return self._recent.floor
         space = self._namespaces.get(query.namespace)
         if space is None:
             return self._floor
         if query.services and all((query.namespace, name) in self._services for name in query.services):
             return Point(0, 0)  # each has a floor of its own
-        return space.floor
+        return space.recent.floor
 
     def _put(self, record: Record) -> list[Change]:
         """Take in a record. An address belongs to one instance: whoever held it before leaves, on every replica alike,
@@ -350,7 +395,7 @@ class Catalog:
             self._new_flaws.append(flaw)
         return []
 
-    def _remove(self, key: Key, cause: Cause) -> Change:
+    def _remove(self, key: Key, cause: Cause | None) -> Change:
         return self._change(self._services[key[:2]], key, None, cause)
 
     def _change(self, service: _Service, key: Key, after: Entry | None, cause: Cause | None) -> Change:
@@ -362,11 +407,8 @@ class Catalog:
             self._note_coming_or_going(service, key, before)
         self.seq += 1
         change = Change(self.seq, self.revision, key, before, after, cause)
-        space = service.namespace
-        if space.last != key.service:
-            space.recent.pop(key.service, None)
-            space.recent[key.service] = None
-            space.last = key.service
+        service.namespace.recent.note(service)
+        self._recent.note(service)
         for name in self._history.add(service.log, change):
             self._forget(name)
         return change
@@ -375,7 +417,8 @@ class Catalog:
         space = self._namespaces.get(namespace)
         if space is None:
             space = self._namespaces[namespace] = _Namespace(self._floor)
-        service = self._services[namespace, name] = _Service(space, self._history.open((namespace, name), space.floor))
+        log = self._history.open((namespace, name), space.recent.floor)
+        service = self._services[namespace, name] = _Service(name, space, log)
         return service
 
     def _index_lease(self, key: Key, before: Entry | None, after: Entry | None) -> None:
@@ -390,8 +433,10 @@ class Catalog:
         if before is None:
             self._departed.pop(key, None)
             service.namespace.names[key.service] = None
+            service.namespace.instances += 1
             self._gone.pop(key[:2], None)
             return
+        service.namespace.instances -= 1
         self._departed[key] = before.owner
         if len(self._departed) > DEPARTED_LIMIT:
             self._departed.popitem(last=False)
@@ -407,23 +452,23 @@ class Catalog:
         if service.entries:
             return
         self._gone.pop(name, None)
-        space, latest = service.namespace, service.log.latest
+        space = service.namespace
         self._history.close(service.log)
-        del self._services[name], space.recent[name[1]]
-        space.floor = max(space.floor, Point(latest.seq, latest.revision))
-        if space.last == name[1]:
-            space.last = ""
+        del self._services[name]
+        space.recent.forget(service)
+        self._recent.forget(service)
         if not space.recent:
             del self._namespaces[name[0]]
-            self._floor = max(self._floor, space.floor)
+            self._floor = max(self._floor, space.recent.floor)
 
     def _forget_all(self) -> None:
         self.seq += 1
         self._floor = Point(self.seq, self.revision)
         for name in list(self._gone):
             self._forget(name)
+        self._recent.floor = self._floor
         for space in self._namespaces.values():
-            space.floor = self._floor
+            space.recent.floor = self._floor
         for service in self._services.values():
             self._history.drop(service.log, self._floor)
 

@@ -200,10 +200,10 @@ _ANYWHERE = ("", "", "")
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question about the instances of a namespace: of which services, and which of them.
+    """A question about instances: of which namespace, of which services, and which of them.
 
-    Equal questions are equal values, so that all who ask the same share one answer. `services` is empty for all of the
-    namespace.
+    Equal questions are equal values, so that all who ask the same share one answer. `namespace` is empty for all of
+    them, `services` is empty for all that there are.
     """
 
     namespace: str
@@ -233,6 +233,11 @@ class Query:
             (where.region, where.zone, where.sub_zone),
             filter_.routable_only,
         )
+
+    @property
+    def names_services(self) -> bool:
+        """Whether it says one by one which services it means: by name, in one namespace."""
+        return bool(self.namespace and self.services)
 
     @property
     def takes_all(self) -> bool:

@@ -98,6 +98,8 @@ class Rules:
         if current is not None and current.lease_id == lease.id and key not in self._held:
             stamped.generation = current.owner.generation
             stamped.registered_at.FromNanoseconds(current.owner.registered_ns)
+            if wanted.checks:
+                _keep_found(current.instance, stamped)
             return stamped.SerializeToString()
         if wanted.generation:
             self._check_claim(key, wanted)
@@ -162,6 +164,14 @@ def storable(entry: Entry) -> pb.Instance:
     instance.ClearField("revision")
     instance.ClearField("create_revision")
     return instance
+
+
+def _keep_found(current: pb.Instance, stamped: pb.Instance) -> None:
+    """What the checks of an instance found is not its owner's to overwrite; what the owner checks no more is gone."""
+    if current.checks:
+        stamped.health = current.health
+        names = {check.name for check in stamped.checks}
+        stamped.check_results.extend(it for it in current.check_results if it.name in names)
 
 
 def _copy_field(source: pb.Instance, target: pb.Instance, path: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import wire
 from registry_server.model import Entry
-from registry_server.records import Key, Lease, Outcome, Renewal
+from registry_server.records import Cause, Key, Lease, Outcome, Renewal
 from registry_server.rules import seconds
 
 _UPSERTS = pb.WatchResponse.UPSERTS_FIELD_NUMBER
@@ -14,10 +14,18 @@ _REMOVED = pb.WatchResponse.REMOVED_FIELD_NUMBER
 _INSTANCE = pb.RegisterResponse.INSTANCE_FIELD_NUMBER
 _INSTANCES = pb.ListResponse.INSTANCES_FIELD_NUMBER
 _SERVICES = pb.ListServicesResponse.SERVICES_FIELD_NUMBER
+_NAMESPACES = pb.ListNamespacesResponse.NAMESPACES_FIELD_NUMBER
 _STATE = {
     Outcome.RENEWED: pb.Renewal.RENEWED,
     Outcome.HELD: pb.Renewal.HELD,
     Outcome.UNKNOWN: pb.Renewal.UNKNOWN,
+}
+_CAUSE = {
+    None: pb.Departure.CAUSE_UNSPECIFIED,
+    Cause.EXPIRED: pb.Departure.EXPIRED,
+    Cause.DEREGISTERED: pb.Departure.DEREGISTERED,
+    Cause.REPLACED: pb.Departure.REPLACED,
+    Cause.DRAINED: pb.Departure.DRAINED,
 }
 
 
@@ -51,6 +59,12 @@ def listed(head: pb.ResponseHeader, entries: Iterable[Entry], next_page_token: s
     return frame.SerializeToString() + b"".join([wire.message_field(_INSTANCES, entry.encoded) for entry in entries])
 
 
+def namespaces(head: pb.ResponseHeader, summaries: Iterable[bytes], next_page_token: str) -> bytes:
+    """A ListNamespacesResponse of encoded NamespaceSummaries."""
+    frame = pb.ListNamespacesResponse(header=head, next_page_token=next_page_token)
+    return frame.SerializeToString() + b"".join([wire.message_field(_NAMESPACES, summary) for summary in summaries])
+
+
 def services(head: pb.ResponseHeader, summaries: Iterable[bytes], next_page_token: str) -> bytes:
     """A ListServicesResponse of encoded ServiceSummaries."""
     frame = pb.ListServicesResponse(header=head, next_page_token=next_page_token)
@@ -62,9 +76,9 @@ def upserts(entries: Iterable[Entry]) -> bytes:
     return b"".join([wire.message_field(_UPSERTS, entry.encoded) for entry in entries])
 
 
-def removals(keys: Iterable[Key]) -> bytes:
-    """A piece of a WatchResponse: instances that left."""
-    return b"".join([wire.message_field(_REMOVED, _key(key)) for key in keys])
+def removals(departures: Iterable[tuple[Key, Cause | None]]) -> bytes:
+    """A piece of a WatchResponse: instances that left, and why; None where that is not known."""
+    return b"".join([wire.message_field(_REMOVED, _departure(key, cause)) for key, cause in departures])
 
 
 def watch_part(head: pb.ResponseHeader, piece: bytes, *, reset: bool) -> bytes:
@@ -83,5 +97,6 @@ def watch_bookmark(head: pb.ResponseHeader, checksum: int, token: str) -> bytes:
     return pb.WatchResponse(header=head, bookmark=True, checksum=checksum, resume_token=token).SerializeToString()
 
 
-def _key(key: Key) -> bytes:
-    return pb.InstanceKey(namespace=key.namespace, service=key.service, id=key.id).SerializeToString()
+def _departure(key: Key, cause: Cause | None) -> bytes:
+    left = pb.Departure(namespace=key.namespace, service=key.service, id=key.id, cause=_CAUSE[cause])
+    return left.SerializeToString()

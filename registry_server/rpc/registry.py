@@ -13,7 +13,7 @@ from registry_server.feed import Feed
 from registry_server.hub import Hub, Reader, Sink
 from registry_server.model import CHECKSUM_MODULUS, Entry, Query
 from registry_server.records import Key
-from registry_server.rpc import answers, validate
+from registry_server.rpc import answers, pages, validate
 from registry_server.rpc.steps import Pieces
 from registry_server.rpc.table import Broadcast, Caller, Conversation, Service, Unary
 from registry_server.rpc.watch import WatchTopic, claim_of
@@ -24,10 +24,6 @@ NAME = pb.DESCRIPTOR.services_by_name["Registry"].full_name
 MAX_WAIT_S = 10.0
 # How many blocks of instances (see rows.py) a filter looks through before others have their turn.
 BLOCKS_AT_ONCE = 8
-# Clients take messages of up to 4 MiB by default.
-MAX_PAGE_BYTES = 3 * 1024 * 1024
-# What a message takes beside its own bytes where it is repeated: its number and its length.
-FIELD_BYTES = 5
 # So many lease ids are dealt with in one step.
 STEP = 1_000
 
@@ -61,6 +57,7 @@ class RegistryService:
                 "Get": Unary(pb.GetRequest, self.get),
                 "List": Unary(pb.ListRequest, self.list),
                 "ListServices": Unary(pb.ListServicesRequest, self.list_services),
+                "ListNamespaces": Unary(pb.ListNamespacesRequest, self.list_namespaces),
                 "Watch": Broadcast(pb.WatchRequest, self.watch),
             },
         )
@@ -124,19 +121,20 @@ class RegistryService:
 
     async def list(self, request: pb.ListRequest, caller: Caller) -> bytes:
         """List."""
-        query = self._query(request.namespace, [request.service] if request.service else [], request.filter, "service")
+        namespace = validate.namespace(request)
+        query = _query(namespace, [request.service] if request.service else [], request.filter, "service")
         size = validate.page_size(request.page_size)
-        after = _page_start(request.page_token)
+        after = pages.start(request.page_token, namespace, 2)
         await self._wait_for(request.min_revision)
         header = self._header()
         found, more, total = await self._found(query, after, size)
-        page = _page(found, lambda entry: len(entry.encoded))
-        token = "/".join(page[-1].key[1:]) if more or len(page) < len(found) else ""
+        page = pages.fitting(found, lambda entry: len(entry.encoded))
+        token = pages.token(namespace, page[-1].key[:3]) if more or len(page) < len(found) else ""
         return answers.listed(header, page, token, total)
 
     async def _found(self, query: Query, after: tuple[str, ...], size: int) -> tuple[Sequence[Entry], bool, int]:
-        """The first `size` instances that a query means after that service and id, whether there are more, and the
-        checksum of all that it means. What is looked at does not change meanwhile, and others have their turns."""
+        """The first `size` instances that a query means after that name, whether there are more, and the checksum
+        of all that it means. What is looked at does not change meanwhile, and others have their turns."""
         found: list[Entry] = []
         takes_all = query.takes_all
         total = self._catalog.checksum(query) if takes_all else 0
@@ -146,27 +144,36 @@ class RegistryService:
                 total += sum(entry.digest for entry in meant)
                 if number % BLOCKS_AT_ONCE == 0:
                     await asyncio.sleep(0)
-            if meant and meant[-1].key[1:] > after and len(found) <= size:
-                found += meant if meant[0].key[1:] > after else [entry for entry in meant if entry.key[1:] > after]
+            if meant and meant[-1].key[:3] > after and len(found) <= size:
+                found += meant if meant[0].key[:3] > after else [entry for entry in meant if entry.key[:3] > after]
         return found[:size], len(found) > size, total % CHECKSUM_MODULUS
 
     async def list_services(self, request: pb.ListServicesRequest, caller: Caller) -> bytes:
         """ListServices."""
-        namespace = fields.namespace("namespace", request.namespace)
+        namespace = validate.namespace(request)
         size = validate.page_size(request.page_size)
-        after = fields.name("page_token", request.page_token) if request.page_token else ""
-        names = self._catalog.services(namespace)
+        after = pages.start(request.page_token, namespace, 1)
+        spaces = (namespace,) if namespace else self._catalog.namespaces()
+        names = [(space, service) for space in spaces for service in self._catalog.services(space)]
         rest = names[bisect.bisect_right(names, after) :]
-        page = _page([self._summary(namespace, service).SerializeToString() for service in rest[:size]], len)
-        token = rest[len(page) - 1] if len(rest) > len(page) else ""
+        page = pages.fitting([self._service(*name).SerializeToString() for name in rest[:size]], len)
+        token = pages.token(namespace, rest[len(page) - 1]) if len(rest) > len(page) else ""
         return answers.services(self._header(), page, token)
+
+    async def list_namespaces(self, request: pb.ListNamespacesRequest, caller: Caller) -> bytes:
+        """ListNamespaces."""
+        size = validate.page_size(request.page_size)
+        names = self._catalog.namespaces()
+        rest = names[bisect.bisect_right(names, "".join(pages.start(request.page_token, "", 0))) :]
+        page = pages.fitting([self._namespace(name).SerializeToString() for name in rest[:size]], len)
+        token = rest[len(page) - 1] if len(rest) > len(page) else ""
+        return answers.namespaces(self._header(), page, token)
 
     def watch(self, request: pb.WatchRequest, caller: Caller, sink: Sink) -> Reader:
         """Watch: let the hub write to the sink from now on."""
         if len(request.services) > validate.MAX_SERVICES:
             raise InvalidField("services", f"must be at most {validate.MAX_SERVICES}, are {len(request.services)}")
-        query = self._query(request.namespace, request.services, request.filter, "services")
-
+        query = _query(validate.namespace(request), request.services, request.filter, "services")
         claim = claim_of(request.resume_token, query)
 
         def make_topic() -> WatchTopic:
@@ -180,9 +187,13 @@ class RegistryService:
         shown = self._catalog.revision if revision is None else revision
         return answers.header(self._catalog.epoch, shown, self._feed.stale_for_s)
 
-    def _summary(self, namespace: str, service: str) -> pb.ServiceSummary:
+    def _service(self, namespace: str, service: str) -> pb.ServiceSummary:
         instances, routable = self._catalog.count(namespace, service)
         return pb.ServiceSummary(namespace=namespace, service=service, instances=instances, routable=routable)
+
+    def _namespace(self, name: str) -> pb.NamespaceSummary:
+        services, instances = self._catalog.size_of(name)
+        return pb.NamespaceSummary(namespace=name, services=services, instances=instances)
 
     def _known(self, key: Key) -> Entry:
         entry = self._catalog.get(key)
@@ -190,16 +201,16 @@ class RegistryService:
             raise NotFound("instance", str(key))
         return entry
 
-    def _query(self, namespace: str, services: Sequence[str], filter_: pb.Filter, field: str) -> Query:
-        validate.filter_(filter_)
-        names = [fields.name(field, service) for service in services]
-        return Query.of(fields.namespace("namespace", namespace), names, filter_)
-
     async def _wait_for(self, revision: int) -> None:
         if revision < 0:
             raise InvalidField("min_revision", f"must not be negative, is {revision}")
         if not await self._feed.reach(revision, MAX_WAIT_S):
             raise Unavailable(f"revision {revision} is not reached yet; the view is at {self._catalog.revision}")
+
+
+def _query(namespace: str, services: Sequence[str], filter_: pb.Filter, field: str) -> Query:
+    validate.filter_(filter_)
+    return Query.of(namespace, [fields.name(field, service) for service in services], filter_)
 
 
 def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
@@ -211,21 +222,3 @@ async def _let_others(count: int) -> None:
     """Between the steps of a request with `count` parts, other requests have their turn."""
     if count > STEP:
         await asyncio.sleep(0)
-
-
-def _page(items: Sequence[Item], size: Callable[[Item], int]) -> Sequence[Item]:
-    """As many of them as fit into one message, but for one at least; `size` says how many bytes one is."""
-    total = 0
-    for count, item in enumerate(items):
-        total += size(item) + FIELD_BYTES
-        if total > MAX_PAGE_BYTES and count:
-            return items[:count]
-    return items
-
-
-def _page_start(token: str) -> tuple[str, ...]:
-    """The service and id after which the page begins."""
-    if not token:
-        return ()
-    service, _, id_ = token.partition("/")
-    return fields.name("page_token", service), fields.name("page_token", id_)

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.history import Change
 from registry_server.model import Entry, Query
-from registry_server.records import Key
+from registry_server.records import Cause, Key
 from registry_server.rows import MAX_BYTES, Block
 from registry_server.rpc import answers
 
@@ -156,6 +156,14 @@ class FullSet(WatchStep):
         return self._pieces.of(query, block, lambda: answers.upserts(filter(query.matches, block.entries)))
 
 
+class _Ends(NamedTuple):
+    """What was before the first change of an instance, what is after the last, and why it left, if it did."""
+
+    before: Entry | None
+    after: Entry | None
+    cause: Cause | None
+
+
 class Difference(WatchStep):
     """From an earlier version to a later one. A place is the number of changed instances before it."""
 
@@ -169,11 +177,10 @@ class Difference(WatchStep):
         super().__init__(state, stale_for_s)
         self._meant = meant
         self._changes = iter(changes)
-        # What was before the first change of an instance, and what is after the last.
-        self._ends: dict[Key, tuple[Entry | None, Entry | None]] = {}
-        self._compared: Iterator[tuple[Key, tuple[Entry | None, Entry | None]]] | None = None
+        self._ends: dict[Key, _Ends] = {}
+        self._compared: Iterator[tuple[Key, _Ends]] | None = None
         self._upserts: list[Entry] = []
-        self._removed: list[Key] = []
+        self._removed: list[tuple[Key, Cause | None]] = []
         self._is_known = False
         self._learn()
 
@@ -198,17 +205,18 @@ class Difference(WatchStep):
         count, ends = 0, self._ends
         for change in islice(self._changes, at_most):
             known = ends.get(change.key)
-            ends[change.key] = (change.before if known is None else known[0], change.after)
+            before = change.before if known is None else known.before
+            ends[change.key] = _Ends(before, change.after, change.cause)
             count += 1
         return count
 
-    def _compare(self, ends: Iterator[tuple[Key, tuple[Entry | None, Entry | None]]], at_most: int) -> int:
+    def _compare(self, ends: Iterator[tuple[Key, _Ends]], at_most: int) -> int:
         count = 0
-        for key, (first, last) in islice(ends, at_most):
+        for key, (first, last, cause) in islice(ends, at_most):
             before, after = self._meant(first), self._meant(last)
             if after is None:
                 if before is not None:
-                    self._removed.append(key)
+                    self._removed.append((key, cause if last is None else None))
             elif before is None or before.encoded != after.encoded:
                 self._upserts.append(after)
             count += 1
@@ -221,7 +229,7 @@ class Difference(WatchStep):
         upserts = _that_fit(islice(self._upserts, place, None), lambda entry: len(entry.encoded))
         place += len(upserts)
         first = place - len(self._upserts)
-        removed = _that_fit(islice(self._removed, first, None), lambda key: sum(map(len, key))) if first >= 0 else []
+        removed = _that_fit(islice(self._removed, first, None), lambda it: len(str(it[0]))) if first >= 0 else []
         place += len(removed)
         is_last = place == len(self._upserts) + len(self._removed)
         return answers.upserts(upserts) + answers.removals(removed), None if is_last else place

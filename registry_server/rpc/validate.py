@@ -32,6 +32,8 @@ def key(field: str, value: pb.InstanceKey) -> Key:
 def new_instance(asked: pb.Instance, make_id: Callable[[], str]) -> pb.Instance:
     """An instance to be registered, with its defaults filled in; `make_id` makes its id if it has none."""
     it = _own(asked)
+    if it.checks:
+        raise InvalidField("instance.checks", "must be empty: this server runs no checks")
     it.namespace = fields.namespace("instance.namespace", it.namespace)
     fields.name("instance.service", it.service)
     it.id = fields.name("instance.id", it.id) if it.id else make_id()
@@ -40,7 +42,7 @@ def new_instance(asked: pb.Instance, make_id: Callable[[], str]) -> pb.Instance:
     fields.generation("instance.generation", it.generation)
     if it.generation and it.HasField("registered_at"):
         fields.timestamp("instance.registered_at", it.registered_at)
-    for name in ("revision", "create_revision", "leaves_at"):
+    for name in ("revision", "create_revision", "leaves_at", "check_results"):
         it.ClearField(name)
     fields.settle(it)
     return it
@@ -60,6 +62,15 @@ def changed_instance(asked: pb.Instance, paths: Iterable[str]) -> tuple[pb.Insta
     fields.name("instance.id", it.id)
     fields.settle(it)
     return it, named
+
+
+def namespace(it: pb.ListRequest | pb.ListServicesRequest | pb.WatchRequest) -> str:
+    """The namespace that is asked about, empty for all of them."""
+    if not it.all_namespaces:
+        return fields.namespace("namespace", it.namespace)
+    if it.namespace:
+        raise InvalidField("namespace", "must be empty when all_namespaces is set")
+    return ""
 
 
 def filter_(it: pb.Filter) -> None:

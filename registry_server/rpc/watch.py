@@ -11,7 +11,7 @@ from typing import NamedTuple
 from registry_server.catalog import Catalog
 from registry_server.errors import InvalidField
 from registry_server.history import Change
-from registry_server.hub import Interest
+from registry_server.hub import ALL, Interest
 from registry_server.model import CHECKSUM_MODULUS, Entry, Query
 from registry_server.rows import Block
 from registry_server.rpc import answers
@@ -83,8 +83,10 @@ class WatchTopic:
     @property
     def interests(self) -> Collection[Interest]:
         """See hub.Topic."""
-        query = self.query
-        return [(query.namespace, service) for service in query.services] or [(query.namespace,)]
+        namespace, services = self.query.namespace, self.query.services
+        if not namespace:
+            return [ALL]
+        return [(namespace, service) for service in services] or [(namespace,)]
 
     def advance(self) -> bool:
         """See hub.Topic."""

@@ -28,6 +28,7 @@ CORE = (
     "registry_server/listeners.py",
     "registry_server/history.py",
     "registry_server/rows.py",
+    "registry_server/rpc/pages.py",
     "registry_server/rpc/steps.py",
     "registry_server/rpc/watch.py",
     "registry_server/rules.py",

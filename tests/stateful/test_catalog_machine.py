@@ -32,6 +32,8 @@ QUERIES = [
     Query("default", frozenset({"player"})),
     Query("prod", frozenset({"player", "match", "nobody"})),
     Query("nowhere"),
+    Query(""),
+    Query("", frozenset({"player"})),
 ]
 
 
@@ -201,8 +203,12 @@ class CatalogMachine(RuleBasedStateMachine):
     @invariant()
     def indexes_agree(self) -> None:
         names = {key[:2] for key in self.model.records}
+        assert self.catalog.namespaces() == tuple(sorted({namespace for namespace, _ in names}))
         for namespace in ("default", "prod", "nowhere"):
-            assert self.catalog.services(namespace) == tuple(sorted(s for n, s in names if n == namespace))
+            services = sorted(s for n, s in names if n == namespace)
+            assert self.catalog.services(namespace) == tuple(services)
+            instances = sum(key.namespace == namespace for key in self.model.records)
+            assert self.catalog.size_of(namespace) == (len(services), instances)
             for service in ("player", "match"):
                 records = self.model.of(namespace, service)
                 entries = self.catalog.of_service(namespace, service)
@@ -280,8 +286,9 @@ class CatalogMachine(RuleBasedStateMachine):
         assert len(self.catalog._services) <= len(occupied) + self.log_limit_in_all
         assert len(self.catalog._history._names) == len(self.catalog._services)
         assert set(self.catalog._gone) == set(self.catalog._services) - occupied
-        recent = {(namespace, name) for namespace, space in self.catalog._namespaces.items() for name in space.recent}
+        recent = {(name, it.name) for name, space in self.catalog._namespaces.items() for it in space.recent}
         assert recent == set(self.catalog._services)
+        assert set(self.catalog._recent) == set(self.catalog._services.values())
 
 
 COMMON: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": False}

@@ -34,6 +34,8 @@ QUESTIONS: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
         {},
         {"namespace": "prod"},
         {"namespace": "nowhere"},
+        {"all_namespaces": True},
+        {"all_namespaces": True, "services": ["player"]},
         {"services": ["player"], "filter": pb.Filter(tags=["x"])},
         {"services": ["match"], "filter": pb.Filter(routable_only=True)},
         {"filter": pb.Filter(version="2", statuses=[pb.ACTIVE])},

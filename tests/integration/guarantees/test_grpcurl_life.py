@@ -86,14 +86,14 @@ def test_grpcurl_leads_a_whole_life(server: RegistryServer, tmp_path: Path) -> N
         assert watch.wait(4)["upserts"][0]["status"] == "DRAINING"
         (summary,) = call(server, "ListServices", {})["services"]
         assert (summary["instances"], summary.get("routable", 0)) == (1, 0)
-        assert watch.wait(5)["removed"] == [{"namespace": "default", **KEY}]
+        assert watch.wait(5)["removed"] == [{"namespace": "default", **KEY, "cause": "DRAINED"}]
         assert call(server, "List", {"service": "player"}).get("instances", []) == []
 
         again = call(server, "Register", {"instance": ANNA})["instance"]
         before = int(registered["instance"]["generation"])
         assert int(again["generation"]) > before, "who held the id before has lost it for good"
         assert call(server, "Deregister", {"key": KEY})["removed"] == 1
-        assert watch.wait(7)["removed"] == [{"namespace": "default", **KEY}]
+        assert watch.wait(7)["removed"] == [{"namespace": "default", **KEY, "cause": "DEREGISTERED"}]
 
 
 def test_grpcurl_lists_and_describes(server: RegistryServer) -> None:

@@ -48,7 +48,7 @@ def step(
 ) -> pb.WatchResponse:
     """A response that leads to the set `after`."""
     response = pb.WatchResponse(reset=reset, upserts=upserts, resume_token=token)
-    response.removed.extend(pb.InstanceKey(namespace="default", service="player", id=name) for name in removed)
+    response.removed.extend(pb.Departure(namespace="default", service="player", id=name) for name in removed)
     response.header.epoch, response.header.revision = epoch, revision
     response.checksum = sum(checksum_of(Instance.from_proto(it)) for it in after) % (1 << 64)
     return response
@@ -661,7 +661,7 @@ class Server:
             response.more = index < parts - 1
             response.reset = reset and index == 0
             response.upserts.extend(upserts[index::parts])
-            keys = (pb.InstanceKey(namespace="default", service="player", id=name) for name in removed[index::parts])
+            keys = (pb.Departure(namespace="default", service="player", id=name) for name in removed[index::parts])
             response.removed.extend(keys)
             yield response
 

@@ -72,6 +72,23 @@ def test_who_gives_the_lease_that_holds_it_is_the_owner_and_keeps_generation_and
     assert plan.bereft == frozenset()
 
 
+CHECKS = [pb.HealthCheck(name="web", http=pb.HealthCheck.Http()), pb.HealthCheck(name="port")]
+FOUND = [pb.CheckResult(name="web", health=pb.UNHEALTHY), pb.CheckResult(name="port", health=pb.HEALTHY)]
+
+
+def test_what_checks_found_is_not_overwritten_by_the_owner() -> None:
+    checked = {"checks": CHECKS, "check_results": FOUND, "health": pb.UNHEALTHY, **HOST}
+    catalog = loaded(record(ONE, 5, lease="new", **checked))
+    it = stored(rules(catalog).register(wanted(checks=CHECKS[:1], health=pb.HEALTHY, weight=7), NEW).commit)
+    assert (it.health, it.weight, list(it.checks), list(it.check_results)) == (
+        pb.UNHEALTHY, 7, CHECKS[:1], FOUND[:1],
+    )  # fmt: skip
+    it = stored(rules(catalog).register(wanted(health=pb.HEALTHY), NEW).commit)
+    assert (it.health, list(it.check_results)) == (pb.HEALTHY, []), "nobody checks any more"
+    it = stored(rules(catalog).register(wanted(checks=CHECKS), Lease("other", 30.0)).commit)
+    assert (it.health, list(it.check_results)) == (pb.UNKNOWN, []), "of another owner"
+
+
 def test_lease_of_what_the_store_has_let_go_of_proves_nothing() -> None:
     catalog = loaded(record(ONE, 5, lease="new", generation=4, **HOST), fence=FENCE)
     plan = rules(catalog, frozenset({ONE})).register(wanted(generation=4), NEW)

@@ -1,6 +1,7 @@
 """The methods of the registry, from request to encoded answer: pages, headers, leases, drains, health."""
 
 import asyncio
+import functools
 from typing import Any
 
 import pytest
@@ -9,11 +10,12 @@ from grpc_health.v1 import health_pb2
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.errors import InvalidField, LimitExceeded, NotFound, OwnershipLost, Unavailable
+from registry_server.model import Query
 from registry_server.records import Snapshot
-from registry_server.rpc import registry
+from registry_server.rpc import pages, registry
 from registry_server.rpc.health import HealthService
 from registry_server.stores.memory import MemoryStore
-from tests.support.core import NOBODY, NOON, Core, Sink, drive, key, put, record, settle, sum_of
+from tests.support.core import NOBODY, NOON, Core, Sink, Watcher, drive, gone, key, put, record, settle, sum_of
 
 FENCE = 1_800_000_000_000_000
 SERVING, NOT_SERVING, UNKNOWN = 1, 2, 3
@@ -293,14 +295,14 @@ def services(served: Served, **question: Any) -> pb.ListServicesResponse:
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8])
 def test_pages_of_services_together_are_the_whole_in_order(served: Served, size: int) -> None:
     served.feed.emit(put(50, *(key("a", f"s{number}") for number in range(7))))
-    found, token, pages = [], "", 0
-    while pages == 0 or token:
+    found, token, count = [], "", 0
+    while count == 0 or token:
         page = services(served, page_size=size, page_token=token)
         assert 0 < len(page.services) <= size
         found += [it.service for it in page.services]
-        token, pages = page.next_page_token, pages + 1
+        token, count = page.next_page_token, count + 1
     assert found == [f"s{number}" for number in range(7)]
-    assert pages == -(-7 // size)
+    assert count == -(-7 // size)
 
 
 def test_page_of_services_fits_into_what_clients_take(served: Served) -> None:
@@ -317,7 +319,7 @@ def test_page_of_services_fits_into_what_clients_take(served: Served) -> None:
 
 
 def test_page_of_services_with_the_longest_names(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "MAX_PAGE_BYTES", 2000)
+    monkeypatch.setattr(pages, "MAX_PAGE_BYTES", 2000)
     served.feed.emit(put(50, *(key("a", f"{number}-{'s' * 126}", "n" * 128) for number in range(10))))
     page = services(served, namespace="n" * 128)
     assert len(page.services) == 7
@@ -407,3 +409,103 @@ async def test_health_list_has_a_limit(served: Served, health: HealthService) ->
     served.feed.emit(put(51, key("a", "one-more", "prod")))
     with pytest.raises(LimitExceeded, match="101"):
         await health.list(health_pb2.HealthListRequest(), NOBODY)
+
+
+# ---- namespaces
+
+
+def namespaces(served: Served, **question: Any) -> pb.ListNamespacesResponse:
+    request = pb.ListNamespacesRequest(**question)
+    return pb.ListNamespacesResponse.FromString(drive(served.service.list_namespaces(request, NOBODY)))
+
+
+def spread(served: Served) -> None:
+    """Instances in three namespaces, and one that came and went in a fourth."""
+    names = [key(id_, service, space) for space in ("default", "prod", "b") for service in "xy" for id_ in "12"]
+    served.feed.emit(put(50, *names, key("one", "left", "gone")))
+    served.feed.emit(gone(51, key("one", "left", "gone")))
+    served.feed.emit(gone(52, key("2", "y", "prod")))
+
+
+def test_namespaces_with_their_numbers(served: Served) -> None:
+    spread(served)
+    answer = namespaces(served)
+    assert [(it.namespace, it.services, it.instances) for it in answer.namespaces] == [
+        ("b", 2, 4),
+        ("default", 2, 4),
+        ("prod", 2, 3),
+    ]
+    assert (answer.header.revision, answer.next_page_token) == (52, "")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_pages_of_namespaces_together_are_the_whole_in_order(served: Served, size: int) -> None:
+    spread(served)
+    page = namespaces(served, page_size=size)
+    found = [it.namespace for it in page.namespaces]
+    while page.next_page_token:
+        page = namespaces(served, page_size=size, page_token=page.next_page_token)
+        assert 0 < len(page.namespaces) <= size
+        found += [it.namespace for it in page.namespaces]
+    assert found == ["b", "default", "prod"]
+
+
+@pytest.mark.parametrize("question", [{"page_size": -1}, {"page_size": 10_001}, {"page_token": "a/b"}])
+def test_bad_pages_of_namespaces(served: Served, question: dict[str, Any]) -> None:
+    with pytest.raises(InvalidField, match="^" + next(iter(question))):
+        namespaces(served, **question)
+
+
+@pytest.mark.parametrize("size", [1, 3, 10_000])
+@pytest.mark.parametrize("service", ["", "x"])
+def test_pages_of_all_namespaces_together_are_the_whole_in_order(served: Served, size: int, service: str) -> None:
+    spread(served)
+    parts, token, question = [], "", {"all_namespaces": True, "service": service, "page_size": size}
+    while not parts or token:
+        page = served.list(page_token=token, **question)
+        parts.append([(it.namespace, it.service, it.id) for it in page.instances])
+        token = page.next_page_token
+        assert page.checksum == sum_of(served.list(all_namespaces=True, service=service).instances)
+    found = [name for part in parts for name in part]
+    query = Query("", frozenset([service] if service else []))
+    assert found == sorted(entry.key[:3] for entry in served.catalog.select(query))
+    assert len(found) == (6 if service else 11)
+    assert max(map(len, parts)) <= size
+
+
+@pytest.mark.parametrize("size", [1, 2, 10_000])
+def test_pages_of_services_of_all_namespaces(served: Served, size: int) -> None:
+    spread(served)
+    page = services(served, all_namespaces=True, page_size=size)
+    found = [(it.namespace, it.service) for it in page.services]
+    while page.next_page_token:
+        page = services(served, all_namespaces=True, page_size=size, page_token=page.next_page_token)
+        found += [(it.namespace, it.service) for it in page.services]
+    assert found == [(space, service) for space in ("b", "default", "prod") for service in "xy"]
+
+
+def test_all_namespaces_and_one_cannot_both_be_meant(served: Served) -> None:
+    asked = {"all_namespaces": True, "namespace": "prod"}
+    for ask in (served.list, functools.partial(services, served), functools.partial(served.watch, Sink())):
+        with pytest.raises(InvalidField, match=r"^namespace: must be empty when all_namespaces is set"):
+            ask(**asked)
+
+
+def test_a_token_of_one_list_is_none_of_the_other(served: Served) -> None:
+    spread(served)
+    one, all_ = served.list(page_size=1), served.list(page_size=1, all_namespaces=True)
+    for token, question in ((one.next_page_token, {"all_namespaces": True}), (all_.next_page_token, {})):
+        with pytest.raises(InvalidField, match=r"^page_token: is not one that this list gave out"):
+            served.list(page_token=token, **question)
+
+
+def test_a_watch_of_all_namespaces_hears_of_each(served: Served) -> None:
+    spread(served)
+    watcher = Watcher(served, all_namespaces=True)
+    watcher.catch_up()
+    served.feed.emit(put(60, key("new", "z", "another")))
+    served.feed.emit(gone(61, key("1", "x", "b")))
+    watcher.catch_up()
+    assert watcher.fold.resets == 1
+    assert set(watcher.fold.instances) == set(served.catalog.keys())
+    assert {name.namespace for name in watcher.fold.instances} == {"another", "b", "default", "prod"}

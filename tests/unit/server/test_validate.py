@@ -86,8 +86,13 @@ def test_what_is_given_stays() -> None:
 
 
 def test_what_the_server_sets_is_ignored() -> None:
-    it = accepted(revision=7, create_revision=-1, generation=3, leaves_at={"seconds": 5})
+    it = accepted(revision=7, create_revision=-1, generation=3, leaves_at={"seconds": 5}, check_results=[{"name": "x"}])
     assert (it.revision, it.create_revision, it.generation, it.HasField("leaves_at")) == (0, 0, 3, False)
+    assert list(it.check_results) == []
+
+
+def test_checks_that_nobody_would_carry_out_are_refused() -> None:
+    assert refused(checks=[{"name": "web", "http": {"path": "/healthz"}}]) == "instance.checks"
 
 
 def test_unknown_fields_are_not_kept() -> None:

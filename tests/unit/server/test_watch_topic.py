@@ -12,7 +12,7 @@ from registry_server.catalog import Catalog
 from registry_server.errors import InvalidField
 from registry_server.hub import Step
 from registry_server.model import Query
-from registry_server.records import Snapshot
+from registry_server.records import Cause, Snapshot
 from registry_server.rows import MAX_BYTES, Block
 from registry_server.rpc import answers, watch
 from registry_server.rpc.steps import AT_ONCE, FullSet, Pieces
@@ -215,8 +215,47 @@ def test_equal_questions_are_one_question() -> None:
 
 
 def test_different_questions_have_different_fingerprints() -> None:
-    questions = [PLAYER, Query("default"), Query("other", PLAYER.services), *(query for query, _, _ in FILTERS)]
+    questions = [PLAYER, Query("default"), Query("other", PLAYER.services), Query(""), Query("", PLAYER.services)]
+    questions += [query for query, _, _ in FILTERS]
     assert len({query.fingerprint for query in questions}) == len(questions)
+
+
+# ---- why they left
+
+
+def test_who_left_is_told_with_why() -> None:
+    names = {cause: key(cause.value) for cause in Cause}
+    catalog = loaded(record(ONE, 5, tags=["x"]), record(TWO, 6, tags=["x"]), *(record(it, 7) for it in names.values()))
+    topic, filtered = topic_of(catalog), topic_of(catalog, Query("default", frozenset({"player"}), frozenset({"x"})))
+    before, within = topic.refresh(), filtered.refresh()
+    for place, (cause, name) in enumerate(names.items()):
+        catalog.apply(gone(11 + place, name, cause=cause))
+    told = {it.id: pb.Departure.Cause.Name(it.cause) for it in only(topic.render(before)).removed}
+    assert told == {cause.value: cause.name for cause in Cause}
+    catalog.apply(put(30, ONE))
+    catalog.load(Snapshot("e1", 40, (record(ONE, 30),)))
+    told = {it.id: pb.Departure.Cause.Name(it.cause) for it in only(filtered.render(within)).removed}
+    assert told == {"one": "CAUSE_UNSPECIFIED", "two": "CAUSE_UNSPECIFIED"}, "no longer within the filter; nobody knows"
+
+
+def test_of_several_causes_the_last_is_told() -> None:
+    catalog = loaded(record(ONE, 5))
+    topic = topic_of(catalog)
+    before = topic.refresh()
+    catalog.apply(gone(11, ONE, cause=Cause.DEREGISTERED))
+    catalog.apply(put(12, ONE))
+    catalog.apply(gone(13, ONE, cause=Cause.EXPIRED))
+    (left,) = only(topic.render(before)).removed
+    assert left == pb.Departure(namespace="default", service="player", id="one", cause=pb.Departure.EXPIRED)
+
+
+def test_what_replaced_an_instance_is_why_it_left() -> None:
+    catalog = loaded(record(ONE, 5, host="10.0.0.1", port=7))
+    topic = topic_of(catalog)
+    before = topic.refresh()
+    catalog.apply(put(11, TWO, host="10.0.0.1", port=7))
+    response = only(topic.render(before))
+    assert (ids(response), response.removed[0].cause) == ((["two"], ["one"]), pb.Departure.REPLACED)
 
 
 # ---- tokens

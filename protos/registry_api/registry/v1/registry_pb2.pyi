@@ -4,7 +4,7 @@ isort:skip_file
 grpc-registry, version 1 of its API: a service registry that any gRPC program can use.
 
 Programs register themselves with Register, hold a lease with KeepAlive, and leave with Deregister. Everybody else
-reads with Get, List and ListServices, or is told of every change by Watch.
+reads with Get, List, ListServices and ListNamespaces, or is told of every change by Watch.
 
 ERRORS. Every error is a google.rpc.Status with details:
 
@@ -13,11 +13,16 @@ ERRORS. Every error is a google.rpc.Status with details:
   FAILED_PRECONDITION  the id belongs to another owner, or leaves; google.rpc.PreconditionFailure
   UNAVAILABLE          the store cannot be reached just now; google.rpc.RetryInfo says when to try again.
                        Reads and watches go on meanwhile, from the last view.
+  UNAUTHENTICATED      the caller did not say who it is, or could not prove it
+  PERMISSION_DENIED    the caller is known, and may not do this
   ABORTED              another writer changed the same instance at the same time, several times over: try again
   RESOURCE_EXHAUSTED   a limit of the server was reached; google.rpc.QuotaFailure names it
 
 NAMES. Namespaces, services and ids are 1 to 128 characters, letters, digits and any of `_ . : @ ~ + -`, and begin
 with a letter, a digit or `_`. An empty namespace means `default`.
+
+Field numbers that are reserved in messages are kept for what is to come: settings that stand beside instances, such as
+traffic policies.
 """
 
 from collections import abc as _abc
@@ -184,6 +189,312 @@ class InstanceKey(_message.Message):
 Global___InstanceKey: _TypeAlias = InstanceKey  # noqa: Y015
 
 @_typing.final
+class HealthCheck(_message.Message):
+    """How the server is to find out whether an instance is well. What it finds becomes the health of the instance, which is
+    the worst that any of its checks says.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Http(_message.Message):
+        """An HTTP request that has to be answered with one of the statuses."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class HeadersEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.str
+            def __init__(
+                self,
+                *,
+                key: _builtins.str = ...,
+                value: _builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        TLS_FIELD_NUMBER: _builtins.int
+        PATH_FIELD_NUMBER: _builtins.int
+        PORT_FIELD_NUMBER: _builtins.int
+        METHOD_FIELD_NUMBER: _builtins.int
+        HEADERS_FIELD_NUMBER: _builtins.int
+        HOST_FIELD_NUMBER: _builtins.int
+        STATUSES_FIELD_NUMBER: _builtins.int
+        BODY_FIELD_NUMBER: _builtins.int
+        INSECURE_FIELD_NUMBER: _builtins.int
+        tls: _builtins.bool
+        """Over TLS. The certificate is looked at unless `insecure`."""
+        path: _builtins.str
+        """Begins with `/`, default `/`."""
+        port: _builtins.int
+        """Default: the port of the instance."""
+        method: _builtins.str
+        """Default `GET`."""
+        host: _builtins.str
+        """The `Host` that is asked for. Default: the host of the instance."""
+        body: _builtins.bytes
+        """Sent with the request."""
+        insecure: _builtins.bool
+        """With `tls`: any certificate is good."""
+        @_builtins.property
+        def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+        @_builtins.property
+        def statuses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+            """Default: 200 to 399."""
+
+        def __init__(
+            self,
+            *,
+            tls: _builtins.bool = ...,
+            path: _builtins.str = ...,
+            port: _builtins.int = ...,
+            method: _builtins.str = ...,
+            headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+            host: _builtins.str = ...,
+            statuses: _abc.Iterable[_builtins.int] | None = ...,
+            body: _builtins.bytes = ...,
+            insecure: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "headers", b"headers", "host", b"host", "insecure", b"insecure", "method", b"method", "path", b"path", "port", b"port", "statuses", b"statuses", "tls", b"tls"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Tcp(_message.Message):
+        """A connection that has to be taken."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PORT_FIELD_NUMBER: _builtins.int
+        port: _builtins.int
+        """Default: the port of the instance."""
+        def __init__(
+            self,
+            *,
+            port: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["port", b"port"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Grpc(_message.Message):
+        """grpc.health.v1, whose Check has to say SERVING."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SERVICE_FIELD_NUMBER: _builtins.int
+        PORT_FIELD_NUMBER: _builtins.int
+        TLS_FIELD_NUMBER: _builtins.int
+        AUTHORITY_FIELD_NUMBER: _builtins.int
+        service: _builtins.str
+        """The name that is asked for; empty is the whole server."""
+        port: _builtins.int
+        """Default: the port of the instance."""
+        tls: _builtins.bool
+        """Over TLS."""
+        authority: _builtins.str
+        """Default: the host of the instance."""
+        def __init__(
+            self,
+            *,
+            service: _builtins.str = ...,
+            port: _builtins.int = ...,
+            tls: _builtins.bool = ...,
+            authority: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "port", b"port", "service", b"service", "tls", b"tls"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Ttl(_message.Message):
+        """Nobody is asked: the owner reports by Update, and fails when it does not within the interval."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Custom(_message.Message):
+        """A kind of check that was added to the server."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class SettingsEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.str
+            def __init__(
+                self,
+                *,
+                key: _builtins.str = ...,
+                value: _builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        TYPE_FIELD_NUMBER: _builtins.int
+        SETTINGS_FIELD_NUMBER: _builtins.int
+        type: _builtins.str
+        """The name it was added by."""
+        @_builtins.property
+        def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+        def __init__(
+            self,
+            *,
+            type: _builtins.str = ...,
+            settings: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings", "type", b"type"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HTTP_FIELD_NUMBER: _builtins.int
+    TCP_FIELD_NUMBER: _builtins.int
+    GRPC_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    CUSTOM_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    INITIAL_DELAY_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    SUCCESSES_FIELD_NUMBER: _builtins.int
+    CRITICAL_AFTER_FIELD_NUMBER: _builtins.int
+    DEREGISTER_AFTER_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Unique among the checks of the instance."""
+    failures: _builtins.int
+    """So many failures in a row make the check UNHEALTHY; default 3."""
+    successes: _builtins.int
+    """So many successes in a row make it HEALTHY again; default 2."""
+    @_builtins.property
+    def http(self) -> Global___HealthCheck.Http: ...
+    @_builtins.property
+    def tcp(self) -> Global___HealthCheck.Tcp: ...
+    @_builtins.property
+    def grpc(self) -> Global___HealthCheck.Grpc: ...
+    @_builtins.property
+    def ttl(self) -> Global___HealthCheck.Ttl: ...
+    @_builtins.property
+    def custom(self) -> Global___HealthCheck.Custom: ...
+    @_builtins.property
+    def interval(self) -> _duration_pb2.Duration:
+        """From one look to the next; default 5 s."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """A look that takes longer has failed; default 3 s."""
+
+    @_builtins.property
+    def initial_delay(self) -> _duration_pb2.Duration:
+        """From the registration to the first look."""
+
+    @_builtins.property
+    def critical_after(self) -> _duration_pb2.Duration:
+        """UNHEALTHY for so long, it is CRITICAL. 0 is never."""
+
+    @_builtins.property
+    def deregister_after(self) -> _duration_pb2.Duration:
+        """CRITICAL for so long, the instance is removed. 0 is never."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        http: Global___HealthCheck.Http | None = ...,
+        tcp: Global___HealthCheck.Tcp | None = ...,
+        grpc: Global___HealthCheck.Grpc | None = ...,
+        ttl: Global___HealthCheck.Ttl | None = ...,
+        custom: Global___HealthCheck.Custom | None = ...,
+        interval: _duration_pb2.Duration | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        initial_delay: _duration_pb2.Duration | None = ...,
+        failures: _builtins.int = ...,
+        successes: _builtins.int = ...,
+        critical_after: _duration_pb2.Duration | None = ...,
+        deregister_after: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["critical_after", b"critical_after", "custom", b"custom", "deregister_after", b"deregister_after", "grpc", b"grpc", "http", b"http", "initial_delay", b"initial_delay", "interval", b"interval", "kind", b"kind", "tcp", b"tcp", "timeout", b"timeout", "ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["critical_after", b"critical_after", "custom", b"custom", "deregister_after", b"deregister_after", "failures", b"failures", "grpc", b"grpc", "http", b"http", "initial_delay", b"initial_delay", "interval", b"interval", "kind", b"kind", "name", b"name", "successes", b"successes", "tcp", b"tcp", "timeout", b"timeout", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["http", "tcp", "grpc", "ttl", "custom"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___HealthCheck: _TypeAlias = HealthCheck  # noqa: Y015
+
+@_typing.final
+class CheckResult(_message.Message):
+    """What one check of an instance found last."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    CHECKED_AT_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Of the check."""
+    health: Global___Health.ValueType
+    output: _builtins.str
+    """For people: what was answered, or what went wrong."""
+    failures: _builtins.int
+    """In a row, up to now."""
+    @_builtins.property
+    def checked_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        health: Global___Health.ValueType = ...,
+        output: _builtins.str = ...,
+        checked_at: _timestamp_pb2.Timestamp | None = ...,
+        failures: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checked_at", b"checked_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checked_at", b"checked_at", "failures", b"failures", "health", b"health", "name", b"name", "output", b"output"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckResult: _TypeAlias = CheckResult  # noqa: Y015
+
+@_typing.final
 class Instance(_message.Message):
     """One running process serving one service. It is routable, that is, it gets traffic, when its status is ACTIVE, its
     health is UNKNOWN or HEALTHY, and its weight is above 0.
@@ -223,12 +534,14 @@ class Instance(_message.Message):
     LOCALITY_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     HEALTH_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     CREATE_REVISION_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     REGISTERED_AT_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
     LEAVES_AT_FIELD_NUMBER: _builtins.int
+    CHECK_RESULTS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty means `default`."""
     service: _builtins.str
@@ -249,6 +562,7 @@ class Instance(_message.Message):
     """
     status: Global___Status.ValueType
     health: Global___Health.ValueType
+    """An owner that registers again does not overwrite what its checks found."""
     revision: _builtins.int
     """Below: set by the server.
 
@@ -279,6 +593,12 @@ class Instance(_message.Message):
     @_builtins.property
     def locality(self) -> Global___Locality: ...
     @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___HealthCheck]:
+        """How the server is to look whether it is well. A server that runs no checks refuses an instance that asks for some,
+        with INVALID_ARGUMENT.
+        """
+
+    @_builtins.property
     def registered_at(self) -> _timestamp_pb2.Timestamp:
         """When it was first registered by this owner, by the clock of the server that took the registration. An owner that
         registers again sends it back with the generation it held: that is how it is known when an answer was lost.
@@ -293,6 +613,10 @@ class Instance(_message.Message):
         """Set while it drains towards its deregistration (Deregister with `drain`): when it leaves, whatever its owner renews.
         An owner that finds it without having asked for it was deregistered by somebody else.
         """
+
+    @_builtins.property
+    def check_results(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckResult]:
+        """What the checks found, one for each that has looked."""
 
     def __init__(
         self,
@@ -309,16 +633,18 @@ class Instance(_message.Message):
         locality: Global___Locality | None = ...,
         status: Global___Status.ValueType = ...,
         health: Global___Health.ValueType = ...,
+        checks: _abc.Iterable[Global___HealthCheck] | None = ...,
         revision: _builtins.int = ...,
         create_revision: _builtins.int = ...,
         generation: _builtins.int = ...,
         registered_at: _timestamp_pb2.Timestamp | None = ...,
         ttl: _duration_pb2.Duration | None = ...,
         leaves_at: _timestamp_pb2.Timestamp | None = ...,
+        check_results: _abc.Iterable[Global___CheckResult] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "leaves_at", b"leaves_at", "locality", b"locality", "registered_at", b"registered_at", "ttl", b"ttl", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "create_revision", b"create_revision", "generation", b"generation", "health", b"health", "host", b"host", "id", b"id", "leaves_at", b"leaves_at", "locality", b"locality", "metadata", b"metadata", "namespace", b"namespace", "port", b"port", "registered_at", b"registered_at", "revision", b"revision", "service", b"service", "status", b"status", "tags", b"tags", "ttl", b"ttl", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "check_results", b"check_results", "checks", b"checks", "create_revision", b"create_revision", "generation", b"generation", "health", b"health", "host", b"host", "id", b"id", "leaves_at", b"leaves_at", "locality", b"locality", "metadata", b"metadata", "namespace", b"namespace", "port", b"port", "registered_at", b"registered_at", "revision", b"revision", "service", b"service", "status", b"status", "tags", b"tags", "ttl", b"ttl", "version", b"version", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
     _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
@@ -763,6 +1089,7 @@ class ListRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
+    ALL_NAMESPACES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty means `default`."""
     service: _builtins.str
@@ -775,6 +1102,8 @@ class ListRequest(_message.Message):
     """Waits until the server has seen this revision of its epoch, as long as the deadline allows (at most 10 s), and fails
     with UNAVAILABLE otherwise. With the revision from an answer to a write, on any replica, that write is seen.
     """
+    all_namespaces: _builtins.bool
+    """Every namespace, in place of one."""
     @_builtins.property
     def filter(self) -> Global___Filter: ...
     def __init__(
@@ -786,10 +1115,11 @@ class ListRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         min_revision: _builtins.int = ...,
+        all_namespaces: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "min_revision", b"min_revision", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token", "service", b"service"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_namespaces", b"all_namespaces", "filter", b"filter", "min_revision", b"min_revision", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token", "service", b"service"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -834,22 +1164,26 @@ class ListServicesRequest(_message.Message):
     NAMESPACE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ALL_NAMESPACES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty means `default`."""
     page_size: _builtins.int
     """At most this many services in the answer: 1 to 10,000, 0 means 1,000."""
     page_token: _builtins.str
     """next_page_token of the page before."""
+    all_namespaces: _builtins.bool
+    """Every namespace, in place of one."""
     def __init__(
         self,
         *,
         namespace: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        all_namespaces: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_namespaces", b"all_namespaces", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -868,7 +1202,7 @@ class ListServicesResponse(_message.Message):
     def header(self) -> Global___ResponseHeader: ...
     @_builtins.property
     def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceSummary]:
-        """In the order of their names. A service with no instance is not listed."""
+        """In the order of namespace and name. A service with no instance is not listed."""
 
     def __init__(
         self,
@@ -918,6 +1252,89 @@ class ServiceSummary(_message.Message):
 Global___ServiceSummary: _TypeAlias = ServiceSummary  # noqa: Y015
 
 @_typing.final
+class ListNamespacesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most this many namespaces in the answer: 1 to 10,000, 0 means 1,000."""
+    page_token: _builtins.str
+    """next_page_token of the page before."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListNamespacesRequest: _TypeAlias = ListNamespacesRequest  # noqa: Y015
+
+@_typing.final
+class ListNamespacesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    NAMESPACES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def header(self) -> Global___ResponseHeader: ...
+    @_builtins.property
+    def namespaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamespaceSummary]:
+        """In the order of their names. A namespace with no instance is not listed."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___ResponseHeader | None = ...,
+        namespaces: _abc.Iterable[Global___NamespaceSummary] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "namespaces", b"namespaces", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListNamespacesResponse: _TypeAlias = ListNamespacesResponse  # noqa: Y015
+
+@_typing.final
+class NamespaceSummary(_message.Message):
+    """One namespace, in numbers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    SERVICES_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    services: _builtins.int
+    """How many services have instances."""
+    instances: _builtins.int
+    """How many instances are registered."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        services: _builtins.int = ...,
+        instances: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances", "namespace", b"namespace", "services", b"services"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NamespaceSummary: _TypeAlias = NamespaceSummary  # noqa: Y015
+
+@_typing.final
 class WatchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -925,6 +1342,7 @@ class WatchRequest(_message.Message):
     SERVICES_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    ALL_NAMESPACES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty means `default`."""
     resume_token: _builtins.str
@@ -932,9 +1350,11 @@ class WatchRequest(_message.Message):
     server still knows what changed since, and starts with a full set otherwise. A token made for another namespace,
     other services or another filter is refused with INVALID_ARGUMENT.
     """
+    all_namespaces: _builtins.bool
+    """Every namespace, also those to come, in place of one."""
     @_builtins.property
     def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """At most 1,000; none means every service of the namespace, also those to come."""
+        """At most 1,000; none means every service, also those to come."""
 
     @_builtins.property
     def filter(self) -> Global___Filter: ...
@@ -945,14 +1365,81 @@ class WatchRequest(_message.Message):
         services: _abc.Iterable[_builtins.str] | None = ...,
         filter: Global___Filter | None = ...,
         resume_token: _builtins.str = ...,
+        all_namespaces: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "namespace", b"namespace", "resume_token", b"resume_token", "services", b"services"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_namespaces", b"all_namespaces", "filter", b"filter", "namespace", b"namespace", "resume_token", b"resume_token", "services", b"services"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
+
+@_typing.final
+class Departure(_message.Message):
+    """An instance that left a set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Cause:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _CauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Departure._Cause.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        CAUSE_UNSPECIFIED: Departure._Cause.ValueType  # 0
+        """It is still registered and no longer within the filter, or it is gone and nobody knows why."""
+        EXPIRED: Departure._Cause.ValueType  # 1
+        """Its lease ran out."""
+        DEREGISTERED: Departure._Cause.ValueType  # 2
+        """Its owner or an operator asked for it."""
+        REPLACED: Departure._Cause.ValueType  # 3
+        """Another instance registered its host and port."""
+        DRAINED: Departure._Cause.ValueType  # 4
+        """The time it was given to drain is over."""
+        UNHEALTHY: Departure._Cause.ValueType  # 5
+        """Its checks failed for too long."""
+
+    class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
+        """Why it left."""
+
+    CAUSE_UNSPECIFIED: Departure.Cause.ValueType  # 0
+    """It is still registered and no longer within the filter, or it is gone and nobody knows why."""
+    EXPIRED: Departure.Cause.ValueType  # 1
+    """Its lease ran out."""
+    DEREGISTERED: Departure.Cause.ValueType  # 2
+    """Its owner or an operator asked for it."""
+    REPLACED: Departure.Cause.ValueType  # 3
+    """Another instance registered its host and port."""
+    DRAINED: Departure.Cause.ValueType  # 4
+    """The time it was given to drain is over."""
+    UNHEALTHY: Departure.Cause.ValueType  # 5
+    """Its checks failed for too long."""
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    service: _builtins.str
+    id: _builtins.str
+    cause: Global___Departure.Cause.ValueType
+    """Of several, where it came and left more than once since the last response, the last."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        service: _builtins.str = ...,
+        id: _builtins.str = ...,
+        cause: Global___Departure.Cause.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "id", b"id", "namespace", b"namespace", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Departure: _TypeAlias = Departure  # noqa: Y015
 
 @_typing.final
 class WatchResponse(_message.Message):
@@ -993,8 +1480,8 @@ class WatchResponse(_message.Message):
         """Instances that are new or changed, whole."""
 
     @_builtins.property
-    def removed(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceKey]:
-        """Instances that left the set: gone, or no longer within the filter."""
+    def removed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Departure]:
+        """Instances that left the set, and why."""
 
     def __init__(
         self,
@@ -1002,7 +1489,7 @@ class WatchResponse(_message.Message):
         header: Global___ResponseHeader | None = ...,
         reset: _builtins.bool = ...,
         upserts: _abc.Iterable[Global___Instance] | None = ...,
-        removed: _abc.Iterable[Global___InstanceKey] | None = ...,
+        removed: _abc.Iterable[Global___Departure] | None = ...,
         bookmark: _builtins.bool = ...,
         checksum: _builtins.int = ...,
         resume_token: _builtins.str = ...,

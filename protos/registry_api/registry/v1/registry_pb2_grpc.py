@@ -70,6 +70,11 @@ class RegistryStub(object):
                 request_serializer=registry_dot_v1_dot_registry__pb2.ListServicesRequest.SerializeToString,
                 response_deserializer=registry_dot_v1_dot_registry__pb2.ListServicesResponse.FromString,
                 _registered_method=True)
+        self.ListNamespaces = channel.unary_unary(
+                '/registry.v1.Registry/ListNamespaces',
+                request_serializer=registry_dot_v1_dot_registry__pb2.ListNamespacesRequest.SerializeToString,
+                response_deserializer=registry_dot_v1_dot_registry__pb2.ListNamespacesResponse.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/registry.v1.Registry/Watch',
                 request_serializer=registry_dot_v1_dot_registry__pb2.WatchRequest.SerializeToString,
@@ -121,7 +126,7 @@ class RegistryServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def List(self, request, context):
-        """The instances of a service, or of a whole namespace, in the order of service and id.
+        """The instances of a service, of a whole namespace, or of all namespaces, in the order of namespace, service and id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -129,6 +134,13 @@ class RegistryServicer(object):
 
     def ListServices(self, request, context):
         """The services of a namespace, with the number of their instances.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNamespaces(self, request, context):
+        """The namespaces that have instances, with the number of their services and instances.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,6 +190,11 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.ListServices,
                     request_deserializer=registry_dot_v1_dot_registry__pb2.ListServicesRequest.FromString,
                     response_serializer=registry_dot_v1_dot_registry__pb2.ListServicesResponse.SerializeToString,
+            ),
+            'ListNamespaces': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNamespaces,
+                    request_deserializer=registry_dot_v1_dot_registry__pb2.ListNamespacesRequest.FromString,
+                    response_serializer=registry_dot_v1_dot_registry__pb2.ListNamespacesResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -375,6 +392,33 @@ class Registry(object):
             '/registry.v1.Registry/ListServices',
             registry_dot_v1_dot_registry__pb2.ListServicesRequest.SerializeToString,
             registry_dot_v1_dot_registry__pb2.ListServicesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNamespaces(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/registry.v1.Registry/ListNamespaces',
+            registry_dot_v1_dot_registry__pb2.ListNamespacesRequest.SerializeToString,
+            registry_dot_v1_dot_registry__pb2.ListNamespacesResponse.FromString,
             options,
             channel_credentials,
             insecure,

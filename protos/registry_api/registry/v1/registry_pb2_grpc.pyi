@@ -4,7 +4,7 @@ isort:skip_file
 grpc-registry, version 1 of its API: a service registry that any gRPC program can use.
 
 Programs register themselves with Register, hold a lease with KeepAlive, and leave with Deregister. Everybody else
-reads with Get, List and ListServices, or is told of every change by Watch.
+reads with Get, List, ListServices and ListNamespaces, or is told of every change by Watch.
 
 ERRORS. Every error is a google.rpc.Status with details:
 
@@ -13,11 +13,16 @@ ERRORS. Every error is a google.rpc.Status with details:
   FAILED_PRECONDITION  the id belongs to another owner, or leaves; google.rpc.PreconditionFailure
   UNAVAILABLE          the store cannot be reached just now; google.rpc.RetryInfo says when to try again.
                        Reads and watches go on meanwhile, from the last view.
+  UNAUTHENTICATED      the caller did not say who it is, or could not prove it
+  PERMISSION_DENIED    the caller is known, and may not do this
   ABORTED              another writer changed the same instance at the same time, several times over: try again
   RESOURCE_EXHAUSTED   a limit of the server was reached; google.rpc.QuotaFailure names it
 
 NAMES. Namespaces, services and ids are 1 to 128 characters, letters, digits and any of `_ . : @ ~ + -`, and begin
 with a letter, a digit or `_`. An empty namespace means `default`.
+
+Field numbers that are reserved in messages are kept for what is to come: settings that stand beside instances, such as
+traffic policies.
 """
 
 from collections import abc as _abc
@@ -67,9 +72,11 @@ class RegistryStub:
     Get: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetRequest, _registry_pb2.GetResponse]
     """One instance by its key."""
     List: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListRequest, _registry_pb2.ListResponse]
-    """The instances of a service, or of a whole namespace, in the order of service and id."""
+    """The instances of a service, of a whole namespace, or of all namespaces, in the order of namespace, service and id."""
     ListServices: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListServicesRequest, _registry_pb2.ListServicesResponse]
     """The services of a namespace, with the number of their instances."""
+    ListNamespaces: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListNamespacesRequest, _registry_pb2.ListNamespacesResponse]
+    """The namespaces that have instances, with the number of their services and instances."""
     Watch: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.WatchResponse]
     """The full set and then every change of it. See WatchResponse for how a client folds it."""
 
@@ -95,9 +102,11 @@ class RegistryAsyncStub(RegistryStub):
     Get: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetRequest, _registry_pb2.GetResponse]  # type: ignore[assignment]
     """One instance by its key."""
     List: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListRequest, _registry_pb2.ListResponse]  # type: ignore[assignment]
-    """The instances of a service, or of a whole namespace, in the order of service and id."""
+    """The instances of a service, of a whole namespace, or of all namespaces, in the order of namespace, service and id."""
     ListServices: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListServicesRequest, _registry_pb2.ListServicesResponse]  # type: ignore[assignment]
     """The services of a namespace, with the number of their instances."""
+    ListNamespaces: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListNamespacesRequest, _registry_pb2.ListNamespacesResponse]  # type: ignore[assignment]
+    """The namespaces that have instances, with the number of their services and instances."""
     Watch: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.WatchResponse]  # type: ignore[assignment]
     """The full set and then every change of it. See WatchResponse for how a client folds it."""
 
@@ -156,7 +165,7 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ListRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListResponse, _abc.Awaitable[_registry_pb2.ListResponse]]:
-        """The instances of a service, or of a whole namespace, in the order of service and id."""
+        """The instances of a service, of a whole namespace, or of all namespaces, in the order of namespace, service and id."""
 
     @_abc_1.abstractmethod
     def ListServices(
@@ -165,6 +174,14 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListServicesResponse, _abc.Awaitable[_registry_pb2.ListServicesResponse]]:
         """The services of a namespace, with the number of their instances."""
+
+    @_abc_1.abstractmethod
+    def ListNamespaces(
+        self,
+        request: _registry_pb2.ListNamespacesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListNamespacesResponse, _abc.Awaitable[_registry_pb2.ListNamespacesResponse]]:
+        """The namespaces that have instances, with the number of their services and instances."""
 
     @_abc_1.abstractmethod
     def Watch(

@@ -12,6 +12,7 @@ from registry_server.catalog import Catalog
 from registry_server.feed import Feed
 from registry_server.hub import Hub, Reader
 from registry_server.illness import Pulse
+from registry_server.observe.changes import ChangeLog
 from registry_server.records import Cause, Deleted, Delta, Key, Record, Snapshot
 from registry_server.registrar import Registrar
 from registry_server.rpc.registry import RegistryService
@@ -201,7 +202,7 @@ class Core:
         self.hub = self.timeline.hub
         self.store = store or MemoryStore(lambda: self.timeline.now)
         self.catalog = Catalog()
-        self.feed = Feed(self.store, self.catalog, (self.hub,), lambda: self.timeline.now)
+        self.feed = Feed(self.store, self.catalog, (self.hub, ChangeLog()), lambda: self.timeline.now)
         # The timeline jumps, and the process that it stands for runs on meanwhile.
         self.feed._pulse = Pulse(self.timeline.now, math.inf, 0.0)
         self.registrar = Registrar(self.store, self.feed, lambda: NOON, random.Random(1))

@@ -42,12 +42,11 @@ def grpcio(request: pb.ServerReflectionRequest) -> pb.ServerReflectionResponse:
 def files(answer: pb.ServerReflectionResponse) -> Iterator[FileDescriptorProto]:
     for encoded in answer.file_descriptor_response.file_descriptor_proto:
         file = FileDescriptorProto.FromString(encoded)
-        for message in file.message_type:
+        messages = list(file.message_type)
+        for message in messages:
+            messages += message.nested_type
             for field in message.field:
                 field.ClearField("json_name")
-            for nested in message.nested_type:
-                for field in nested.field:
-                    field.ClearField("json_name")
         yield file
 
 

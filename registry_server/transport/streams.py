@@ -119,17 +119,14 @@ async def hold(method: Session[Any], caller: Caller, read: Read, write: Write) -
     raises."""
     outbox = Outbox()
     dialogue = method.open(caller, outbox)
+    writing = asyncio.create_task(_write_all(outbox, dialogue, write))
     try:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_write_all(outbox, dialogue, write))
-            while (message := await read()) is not None:
-                await dialogue.received(parse(method.request, message))
-            dialogue.leave()
-            outbox.close()
-    except BaseExceptionGroup as group:
-        raise group.exceptions[0] from None
+        while (message := await read()) is not None:
+            await dialogue.received(parse(method.request, message))
     finally:
         dialogue.leave()
+        outbox.close()
+        await writing  # never cut off: a stream of grpc.aio might not end any more
 
 
 async def _write_all(outbox: Outbox, subscription: Subscription, write: Write) -> None:

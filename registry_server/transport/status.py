@@ -11,7 +11,6 @@ from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 
 from registry_server import errors
-from registry_server.rules import seconds
 
 log = logging.getLogger(__name__)
 
@@ -108,4 +107,6 @@ def _detail(error: errors.RequestError) -> Any_:  # a message of google.rpc, whi
 
 
 def _retry(after_s: float) -> Any_:
-    return error_details_pb2.RetryInfo(retry_delay=seconds(after_s))
+    info = error_details_pb2.RetryInfo()
+    info.retry_delay.FromNanoseconds(round(after_s * 1e9))
+    return info

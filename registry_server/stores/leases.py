@@ -92,8 +92,10 @@ class LeaseTable:
         """Nobody could renew for so long, up to now: that time does not count.
 
         Where it was long beside the time between two renewals, an owner has lost its connection over it, and its lease
-        lives its whole time from now, and long enough to come back.
+        lives its whole time from now, and long enough to come back. Who was given that keeps it, though the process
+        stands still again meanwhile.
         """
         for lease_id, ttl_s in self._ttl_s.items():
-            left_s = self._deadline[lease_id] + for_s - now
-            self._deadline[lease_id] = now + (whole_s(ttl_s, for_s) if ttl_s <= for_s * PARTS else min(left_s, ttl_s))
+            deadline = self._deadline[lease_id]
+            given_s = whole_s(ttl_s, for_s) if ttl_s <= for_s * PARTS else min(deadline + for_s - now, ttl_s)
+            self._deadline[lease_id] = max(now + given_s, deadline)

@@ -18,8 +18,9 @@ from registry_server.history import Change as Change
 from registry_server.history import History, Log, Point, merged
 from registry_server.holdings import Holdings
 from registry_server.model import CHECKSUM_MODULUS, Address, BadRecord, Entry, Owner, Query
-from registry_server.records import Cause, Delete, Delta, Key, Record, Snapshot
+from registry_server.records import Cause, Delete, Delta, Key, Kind, Record, Snapshot
 from registry_server.rows import Block, Rows
+from registry_server.settings import Settings
 
 # How many changes are known: of one service, and of all.
 LOG_LIMIT = 16_384
@@ -122,13 +123,14 @@ class _Service:
 
 
 class Catalog:
-    """All instances, by service, by address and by lease; and the latest changes."""
+    """All instances, by service, by address and by lease; the latest changes; and beside them the settings."""
 
     def __init__(self, log_limit: int = LOG_LIMIT, log_limit_in_all: int = LOG_LIMIT_IN_ALL) -> None:
         self.epoch = ""
         self.fence = 0
         self.revision = 0
         self.seq = 0
+        self.settings = Settings()
         self._namespaces: dict[str, _Namespace] = {}
         self._services: dict[tuple[str, ...], _Service] = {}
         self._leases = Holdings()
@@ -154,7 +156,8 @@ class Catalog:
         it knows, so the log starts anew.
         """
         is_same_order = self.is_continued_by(snapshot)
-        records = {record.key: record for record in snapshot.records}
+        self.settings.load(snapshot)
+        records = {record.key: record for record in snapshot.records if record.key.kind is Kind.INSTANCE}
         self.epoch, self.fence, self.revision = snapshot.epoch, snapshot.fence, snapshot.revision
         for key in [key for key in self._flawed if key not in records]:
             del self._flawed[key]
@@ -176,11 +179,13 @@ class Catalog:
     def apply(self, delta: Delta) -> list[Change]:
         """Take in what one revision changed, and return what that changed here."""
         self.revision = max(self.revision, delta.revision)
+        self.settings.apply(delta)
         changes = [self._remove(key, cause) for key, cause in _known(self, delta)]
         for deleted in delta.deletes:
             self._flawed.pop(deleted.key, None)
         for record in delta.puts:
-            changes += self._put(record)
+            if record.key.kind is Kind.INSTANCE:
+                changes += self._put(record)
         return changes
 
     def remove(self, keys: Iterable[Key], cause: Cause) -> list[Change]:
@@ -194,9 +199,9 @@ class Catalog:
     # ---- reading
 
     def get(self, key: Key) -> Entry | None:
-        """The instance of that name."""
+        """The instance of that name; None for the name of a setting."""
         service = self._services.get(key[:2])
-        return service.entries.get(key.id) if service else None
+        return service.entries.get(key.id) if service and key.kind is Kind.INSTANCE else None
 
     def at_address(self, namespace: str, service: str, address: Address) -> Entry | None:
         """The instance of the service that listens there."""

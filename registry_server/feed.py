@@ -134,6 +134,8 @@ class Feed:
             case Ill(reason, silence_s):
                 self._outages.ill(reason, now)
                 self.guard.store_ill(now, silence_s)
+        if settings := self.catalog.settings.take_changes():
+            self._tell(lambda listener: listener.settings_changed(settings))
         self._look_at_flaws(now)
         self._advance(now)
 

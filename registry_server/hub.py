@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from registry_server.history import Change
+from registry_server.settings import SettingChange
 
 # With the time between two looks and some delay, within the 5 s that registry.proto promises.
 BOOKMARK_INTERVAL_S = 3.5
@@ -231,6 +232,9 @@ class Hub:
         """Note what changed; a round follows, now or after the rest."""
         for namespace, service in {change.key[:2] for change in changes}:
             self.touch(namespace, service)
+
+    def settings_changed(self, changes: Sequence[SettingChange]) -> None:
+        """No reader is told of settings."""
 
     def touch(self, namespace: str, service: str) -> None:
         """Note that something about a service changed."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from registry_server.history import Change
+from registry_server.settings import SettingChange
 
 
 class Listener(Protocol):
@@ -11,6 +12,9 @@ class Listener(Protocol):
 
     def changed(self, changes: Sequence[Change]) -> None:
         """These came, changed or left, in this order, at least one; the catalog shows it by now."""
+
+    def settings_changed(self, changes: Sequence[SettingChange]) -> None:
+        """The same of settings."""
 
     def refresh_all(self) -> None:
         """The order of changes began anew: no revision from before means anything now."""

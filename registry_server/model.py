@@ -84,7 +84,7 @@ class Entry(NamedTuple):
         it = _parsed(record)
         it.revision, it.create_revision = record.revision, record.create_revision
         it.generation = _generation(it.generation, record.revision, fence)
-        namespace, service, id_ = record.key
+        namespace, service, id_, _ = record.key
         address = (it.host, it.port)
         return cls(
             Key(intern(namespace), intern(service), id_),

@@ -6,7 +6,7 @@ registry's: `rules.py` decides what a write changes, `catalog.py` shows what the
 
 import math
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import NamedTuple
 
 # The greatest fence: the microseconds of the year 2112. It leaves as much room again for revisions, so that no clock
@@ -14,15 +14,26 @@ from typing import NamedTuple
 MAX_FENCE = 2**52
 
 
+class Kind(StrEnum):
+    """What a record is: an instance, or something that is set beside the instances."""
+
+    INSTANCE = "instance"
+    POLICY = "policy"  # how the traffic of a service, or of a namespace, is to be treated
+    REPLICA = "replica"  # a server of this registry
+
+
 class Key(NamedTuple):
-    """Names one instance."""
+    """Names one record. What is set for a whole namespace has no service, and what is set for all no namespace."""
 
     namespace: str
     service: str
     id: str
+    kind: Kind = Kind.INSTANCE
 
     def __str__(self) -> str:
-        return "/".join(self)
+        if self.kind is Kind.INSTANCE:
+            return "/".join(self[:3])
+        return f"{self.kind} {'/'.join(name or '-' for name in self[:3])}"
 
 
 class Cause(Enum):
@@ -38,7 +49,8 @@ class Cause(Enum):
 
 
 class Put(NamedTuple):
-    """Write `value` under `key`, held by `lease_id` from now on.
+    """Write `value` under `key`, held by `lease_id` from now on, or until it is deleted if that is empty, which it
+    never is for an instance.
 
     `expect` is the revision the record must still have, 0 for no record; the whole commit fails if it does not.
     """
@@ -47,6 +59,11 @@ class Put(NamedTuple):
     value: bytes
     lease_id: str
     expect: int
+
+    @property
+    def needs_lease(self) -> bool:
+        """Whether it is written under a lease, or not at all."""
+        return self.lease_id != "" or self.key.kind is Kind.INSTANCE
 
 
 class Delete(NamedTuple):
@@ -96,7 +113,7 @@ class Renewal(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One record as the store holds it. `value` is an encoded `Instance` without its revisions."""
+    """One record as the store holds it. `value` is, of an instance, an encoded `Instance` without its revisions."""
 
     key: Key
     value: bytes

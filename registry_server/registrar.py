@@ -187,7 +187,7 @@ class Registrar:
                 await self._release(planned.bereft)
             entries = tuple([self._entry(put, revision) for put in planned.commit.puts])
             return Written(revision, entries, planned.leaving)
-        first = "/".join(names[0])
+        first = "/".join(names[0][:3])
         raise Contended(first if len(names) <= 2 else f"{len(names)} instances, {first} the first")
 
     async def _commit(self, commit: Commit) -> int:

@@ -1,8 +1,8 @@
 """The Store contract: where the truth lives.
 
-A store keeps records under keys, each held by a lease, and tells of every change in one stream of events. It knows
-nothing of the rules of the registry (take-over, addresses, generations): `rules.py` decides what a write changes, and
-the store does it all or not at all. `tests/contract` runs one suite against every implementation.
+A store keeps records under keys, held by leases, and tells of every change in one stream of events. It knows nothing
+of what they hold, nor of the rules of the registry (take-over, addresses, generations): `rules.py` decides what a
+write changes, and the store does it all or not at all. `tests/contract` runs one suite against every implementation.
 
 Adding a store is one file with a subclass of `Store`, and one line in `stores/__init__.py` or an entry point.
 """
@@ -51,7 +51,7 @@ class BadStoreURL(StoreError, ValueError):
 
 
 class Store(ABC):
-    """Records under leases, and one stream of what changes.
+    """Records under leases, and one stream of what changes. What is no instance may stand without a lease.
 
     The methods that write may be called once `run` has emitted its first Snapshot. They raise StoreAway, at once or
     within a second or two, while the store cannot be reached.

@@ -137,7 +137,7 @@ class MemoryStore(Store):
         if differ:
             raise Conflict(differ, self._revision)
         for put in commit.puts:
-            if put.lease_id not in self._leases:
+            if put.needs_lease and put.lease_id not in self._leases:
                 raise NoSuchLease(put.lease_id)
 
     def _revision_of(self, key: Key) -> int:
@@ -153,7 +153,8 @@ class MemoryStore(Store):
         if before is None or before.lease_id != put.lease_id:
             if before is not None:
                 self._leases.detach(before.lease_id, put.key)
-            self._leases.attach(put.lease_id, put.key)
+            if put.lease_id:
+                self._leases.attach(put.lease_id, put.key)
         created = before.create_revision if before else self._revision
         record = Record(put.key, put.value, put.lease_id, self._revision, created)
         self._records[put.key] = record

@@ -20,6 +20,7 @@ BRIDGE = ("registry_client/resolver.py", "balancer")
 
 CORE = (
     "registry_server/records.py",
+    "registry_server/settings.py",
     "registry_server/model.py",
     "registry_server/fields.py",
     "registry_server/catalog.py",
@@ -37,6 +38,7 @@ CORE = (
     "registry_server/guard.py",
     "registry_server/illness.py",
     "registry_server/stores/leases.py",
+    "registry_server/stores/names.py",
     "registry_server/stores/etcd/leases.py",
     "registry_server/stores/pace.py",
     "registry_server/stores/etcd/telling.py",

@@ -108,13 +108,14 @@ async def test_release_after_the_last_record_was_taken_over(run: Running) -> Non
 async def test_expiry_takes_all_its_records_in_one_delta(run: Running, runner: Runner) -> None:
     lasting = await run.store.grant(60)
     lease = await run.store.grant(runner.short_ttl_s)
-    keys = [run.key() for _ in range(5)]
-    kept = run.key()
-    await run.commit(Commit(puts=(*(Put(key, b"", lease.id, 0) for key in keys), Put(kept, b"", lasting.id, 0))))
+    keys = [*(run.key() for _ in range(5)), run.setting()]
+    kept, bare = run.key(), run.setting()
+    puts = [*(Put(key, b"", lease.id, 0) for key in keys), Put(kept, b"", lasting.id, 0), Put(bare, b"", "", 0)]
+    await run.commit(Commit(puts=tuple(puts)))
     delta = await told_gone(run, lease, runner)
     assert set(delta.deletes) == {Deleted(key, Cause.EXPIRED) for key in keys}
     assert delta.puts == ()
-    assert set(run.seen.view) == {kept}
+    assert set(run.seen.view) == {kept, bare}
     assert await renewed(run, lease.id, lasting.id) == [Outcome.UNKNOWN, Outcome.RENEWED]
 
 

@@ -9,11 +9,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog, Change, ghosts
 from registry_server.model import Query, checksum
-from registry_server.records import Cause, Deleted, Delta, Key, Record, Snapshot
-from tests.support.core import record
+from registry_server.records import Cause, Deleted, Delta, Key, Kind, Record, Snapshot
+from tests.support.core import record, setting_record
 
 NAMES = st.builds(
-    Key, st.sampled_from(["default", "prod"]), st.sampled_from(["player", "match"]), st.sampled_from("abcd")
+    Key,
+    st.sampled_from(["default", "prod"]),
+    st.sampled_from(["player", "match"]),
+    st.sampled_from("abcd"),
+    st.just(Kind.INSTANCE),
 )
 # Few addresses, so that they collide.
 FIELDS = st.fixed_dictionaries(
@@ -26,6 +30,9 @@ FIELDS = st.fixed_dictionaries(
     }
 )
 LEASES = st.sampled_from(["l1", "l2", "l3"])
+# Settings have the names of instances, and are none.
+SETTINGS = st.builds(Key._replace, NAMES, kind=st.sampled_from([Kind.POLICY, Kind.REPLICA]))
+SETS = st.dictionaries(SETTINGS, st.one_of(st.none(), st.binary(max_size=2)), max_size=2)
 PUTS = st.lists(st.tuples(NAMES, FIELDS, LEASES), max_size=4, unique_by=lambda put: put[0])
 QUERIES = [
     Query("default"),
@@ -98,6 +105,8 @@ class CatalogMachine(RuleBasedStateMachine):
         self.revision = 10
         self.epoch = 1
         self.remembered: list[tuple[int, dict[Query, dict[Key, int]]]] = []
+        self.settings: dict[Key, Record] = {}
+        self.told_settings: dict[Key, Record] = {}
 
     @initialize(puts=PUTS)
     def first_load(self, puts: list[tuple[Key, dict[str, Any], str]]) -> None:
@@ -105,13 +114,24 @@ class CatalogMachine(RuleBasedStateMachine):
 
     # ---- what the store tells
 
-    @rule(puts=PUTS, names=st.lists(NAMES, max_size=3, unique=True), cause=st.sampled_from(Cause))
-    def delta(self, puts: list[tuple[Key, dict[str, Any], str]], names: list[Key], cause: Cause) -> None:
+    @rule(puts=PUTS, names=st.lists(NAMES, max_size=3, unique=True), cause=st.sampled_from(Cause), sets=SETS)
+    def delta(
+        self,
+        puts: list[tuple[Key, dict[str, Any], str]],
+        names: list[Key],
+        cause: Cause,
+        sets: dict[Key, bytes | None],
+    ) -> None:
         self.revision += 1
+        unset = tuple(Deleted(name, cause) for name, value in sets.items() if value is None)
+        settings = {name: setting_record(name, self.revision, it) for name, it in sets.items() if it is not None}
+        self.settings |= settings
+        for deleted in unset:
+            self.settings.pop(deleted.key, None)
         put_names = {name for name, _, _ in puts}
         deletes = tuple(Deleted(name, cause) for name in names if name not in put_names)
         records = tuple(record(name, self.revision, lease=lease, **fields) for name, fields, lease in puts)
-        changes = self.catalog.apply(Delta(self.revision, records, deletes))
+        changes = self.catalog.apply(Delta(self.revision, (*settings.values(), *records), deletes + unset))
         for deleted in deletes:
             self.model.remove(deleted.key)
         for it in records:
@@ -165,7 +185,9 @@ class CatalogMachine(RuleBasedStateMachine):
         )
 
     def load(self, records: tuple[Record, ...], keep: set[Key] = frozenset(), *, forgets: bool = False) -> None:  # type: ignore[assignment]
-        snapshot = Snapshot(f"e{self.epoch}", self.revision, records)
+        if forgets:
+            self.settings = {name: it for name, it in self.settings.items() if name.id in "ab"}
+        snapshot = Snapshot(f"e{self.epoch}", self.revision, (*records, *self.settings.values()))
         is_new_order = not self.catalog.is_continued_by(snapshot)
         assert is_new_order or not forgets
         changes = self.catalog.load(snapshot, keep)
@@ -186,6 +208,15 @@ class CatalogMachine(RuleBasedStateMachine):
         assert all(self.catalog.get(ghost.key) is None for ghost in ghosts(changes))
 
     # ---- what must hold
+
+    @invariant()
+    def settings_are_what_was_set(self) -> None:
+        for _, name, before, after in self.catalog.settings.take_changes():
+            assert self.told_settings.pop(name, None) == before != after
+            self.told_settings |= {name: after} if after else {}
+        assert self.told_settings == self.settings
+        assert {it.key: it for kind in Kind for it in self.catalog.settings.of(kind)} == self.settings
+        assert all(self.catalog.get(name) is None for name in self.settings)
 
     @invariant()
     def holds_what_the_model_holds(self) -> None:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from registry_server.records import Cause, Commit, Delete, Deleted, Key, Outcome, Put, Snapshot
+from registry_server.records import Cause, Commit, Delete, Deleted, Key, Kind, Outcome, Put, Snapshot
 from registry_server.stores import memory
 from registry_server.stores.base import Conflict, NoSuchLease, Store
 from registry_server.stores.etcd.store import EtcdStore
@@ -22,10 +22,17 @@ T = TypeVar("T")
 
 TTL_S = 600.0
 NAMES = st.builds(
-    Key, st.sampled_from(["default", "größe"]), st.sampled_from(["player", "a/b"]), st.sampled_from("xyz")
+    Key,
+    st.sampled_from(["default", "größe"]),
+    st.sampled_from(["player", "a/b"]),
+    st.sampled_from("xyz"),
+    st.sampled_from([Kind.INSTANCE, Kind.INSTANCE, Kind.POLICY]),
 )
+# A name, what is done, and by how much the expected revision is wrong.
 WRITES = st.lists(
-    st.tuples(NAMES, st.sampled_from(["put", "delete"]), st.binary(max_size=3), st.sampled_from([0, 0, 0, 0, 1])),
+    st.tuples(
+        NAMES, st.sampled_from(["put", "bare put", "delete"]), st.binary(max_size=3), st.sampled_from([0, 0, 0, 0, 1])
+    ),
     min_size=1,
     max_size=4,
     unique_by=lambda write: write[0],
@@ -138,16 +145,17 @@ class StoreMachine(RuleBasedStateMachine):
         puts, deletes = [], []
         for key, kind, value, off_by in writes:
             expect = self.model.revision(key) + off_by
-            if kind == "put":
-                puts.append(Put(key, value, lease, expect))
+            if kind != "delete":
+                is_bare = kind == "bare put" and key.kind is not Kind.INSTANCE
+                puts.append(Put(key, value, "" if is_bare else lease, expect))
             elif expect:  # to delete what is not there is no write
                 deletes.append(Delete(key, expect))
         if puts or deletes:
-            self.attempt(Commit(tuple(puts), tuple(deletes), cause), lease)
+            self.attempt(Commit(tuple(puts), tuple(deletes), cause))
 
-    def attempt(self, commit: Commit, lease: str) -> None:
+    def attempt(self, commit: Commit) -> None:
         conflicts = self.model.conflicts(commit)
-        no_lease = bool(commit.puts) and lease not in self.model.leases
+        no_lease = any(put.lease_id and put.lease_id not in self.model.leases for put in commit.puts)
         if conflicts or no_lease:
             with pytest.raises((Conflict,) * bool(conflicts) + (NoSuchLease,) * no_lease) as refused:
                 self.do(self.run.store.commit(commit))

@@ -9,11 +9,15 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import catalog as catalogs
 from registry_server.hub import STALL_S
-from registry_server.records import Away, Back, Cause, Deleted, Delta, Key, Progress, Record, Snapshot
+from registry_server.records import Away, Back, Cause, Deleted, Delta, Key, Kind, Progress, Record, Snapshot
 from tests.support.core import Core, Watcher, record, settle
 
 NAMES = st.builds(
-    Key, st.sampled_from(["default", "default", "prod"]), st.sampled_from(["player", "match"]), st.sampled_from("abcd")
+    Key,
+    st.sampled_from(["default", "default", "prod"]),
+    st.sampled_from(["player", "match"]),
+    st.sampled_from("abcd"),
+    st.just(Kind.INSTANCE),
 )
 FIELDS = st.fixed_dictionaries(
     {

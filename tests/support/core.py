@@ -13,7 +13,7 @@ from registry_server.feed import Feed
 from registry_server.hub import Hub, Reader
 from registry_server.illness import Pulse
 from registry_server.observe.changes import ChangeLog
-from registry_server.records import Cause, Deleted, Delta, Key, Record, Snapshot
+from registry_server.records import Cause, Deleted, Delta, Key, Kind, Record, Snapshot
 from registry_server.registrar import Registrar
 from registry_server.rpc.registry import RegistryService
 from registry_server.rpc.table import Caller
@@ -39,6 +39,16 @@ def record(name: Key, revision: int, *, lease: str = "lease", created: int | Non
     filled = {**address, "version": "1.0.0", "weight": 100, "generation": 1, "ttl": {"seconds": 15}, **fields}
     value = pb.Instance(namespace=name.namespace, service=name.service, id=name.id, **filled)
     return Record(name, value.SerializeToString(), lease, revision, revision if created is None else created)
+
+
+def setting(id_: str = "one", service: str = "player", kind: Kind = Kind.POLICY) -> Key:
+    """The name of a setting, which may be that of an instance as well."""
+    return Key("default", service, id_, kind)
+
+
+def setting_record(name: Key, revision: int, value: bytes = b"set", lease: str = "") -> Record:
+    """A setting as a store tells of it."""
+    return Record(name, value, lease, revision, revision)
 
 
 def put(revision: int, *names: Key, **fields: Any) -> Delta:

@@ -23,6 +23,7 @@ from registry_server.records import (
     Delta,
     Ill,
     Key,
+    Kind,
     Progress,
     Put,
     Record,
@@ -181,6 +182,10 @@ class Running:
     def key(self, name: str = "") -> Key:
         """A key that nothing has used yet."""
         return Key("default", "player", name or f"instance-{next(self.keys)}")
+
+    def setting(self, name: str = "", service: str = "player") -> Key:
+        """The same of a setting."""
+        return Key("default", service, name or f"setting-{next(self.keys)}", Kind.POLICY)
 
     async def put(self, key: Key, lease_id: str, value: bytes = b"value", expect: int | None = None) -> int:
         """Commit one record, by default over what the view has. Returns once it was told."""

@@ -149,7 +149,7 @@ class EtcdStore(Store):
         if not commit.changes:
             return (await session.write(session.link.api.range, self._settings.layout.where())).header.revision
         for put in commit.puts:
-            if session.leases.find(put.lease_id) is None:
+            if put.needs_lease and session.leases.find(put.lease_id) is None:
                 raise NoSuchLease(put.lease_id)
         request = self._settings.layout.txn(commit, session.leases)
         response = await session.write(session.link.api.txn, request)

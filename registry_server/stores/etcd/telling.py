@@ -29,7 +29,7 @@ class Reading:
         self._odd = odd
 
     def record(self, kv: etcd.KeyValue) -> Record | None:
-        """The record of an instance. Its lease is empty if it has none, or one that the registry did not grant."""
+        """The record that a key holds. Its lease is empty if it has none, or one that the registry did not grant."""
         key = self.layout.parse(kv.key)
         if key is None:
             if kv.key not in self.layout.own:

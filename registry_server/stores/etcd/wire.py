@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.records import Commit, Delete, Key, Put
+from registry_server.stores import names
 from registry_server.stores.epoch import Epoch
 from registry_server.stores.etcd.leases import LeaseIds
 
@@ -70,14 +71,6 @@ def _match(pattern: re.Pattern[str], value: bytes) -> re.Match[str] | None:
 # ---- keys
 
 
-def _escape(name: str) -> str:
-    return name.replace("%", "%25").replace("/", "%2F")
-
-
-def _unescape(name: str) -> str:
-    return name.replace("%2F", "/").replace("%25", "%")
-
-
 @dataclass(frozen=True, slots=True)
 class Layout:
     """What is where below the prefix; docs/etcd.md is the manual page of it."""
@@ -116,23 +109,19 @@ class Layout:
 
     @property
     def own(self) -> tuple[bytes, ...]:
-        """All keys that name no instance and belong to the registry all the same."""
+        """All keys that name no record and belong to the registry all the same."""
         return self.epoch, self.cause, self.secret, self.vouched
 
-    def instance(self, key: Key) -> bytes:
+    def record(self, key: Key) -> bytes:
         """Where the record of `key` is."""
-        return self.root + ("instances/" + "/".join(map(_escape, key))).encode()
+        return self.root + names.path_of(key).encode()
 
     def parse(self, name: bytes) -> Key | None:
-        """The instance that `name` stands for; None for any other key."""
+        """The record that `name` stands for; None for any other key."""
         try:
-            kind, *names = name.removeprefix(self.root).decode().split("/")
+            return names.key_of(name.removeprefix(self.root).decode())
         except UnicodeDecodeError:
             return None
-        if kind != "instances" or len(names) != len(Key._fields) or not all(names):
-            return None
-        key = Key(*map(_unescape, names))
-        return key if self.instance(key) == name else None
 
     # ---- requests
 
@@ -165,7 +154,7 @@ class Layout:
 
     def txn(self, commit: Commit, leases: LeaseIds) -> etcd.TxnRequest:
         """The whole of `commit`; when a record has changed, the revisions of all of them instead."""
-        expected = [(self.instance(item.key), item.expect) for item in _items(commit)]
+        expected = [(self.record(item.key), item.expect) for item in _items(commit)]
         return etcd.TxnRequest(
             compare=[_unchanged(name, revision) for name, revision in expected],
             success=list(self._writes(commit, leases)),
@@ -174,12 +163,12 @@ class Layout:
 
     def _writes(self, commit: Commit, leases: LeaseIds) -> Iterator[etcd.RequestOp]:
         for delete in commit.deletes:
-            yield etcd.RequestOp(delete_range=etcd.DeleteRangeRequest(key=self.instance(delete.key)))
+            yield etcd.RequestOp(delete_range=etcd.DeleteRangeRequest(key=self.record(delete.key)))
         if commit.deletes:
             yield etcd.RequestOp(put=etcd.PutRequest(key=self.cause, value=commit.cause.value.encode()))
         for put in commit.puts:
             lease = leases.find(put.lease_id) or 0
-            yield etcd.RequestOp(put=etcd.PutRequest(key=self.instance(put.key), value=put.value, lease=lease))
+            yield etcd.RequestOp(put=etcd.PutRequest(key=self.record(put.key), value=put.value, lease=lease))
 
 
 def _look(name: bytes, *, keys_only: bool = False) -> etcd.RequestOp:

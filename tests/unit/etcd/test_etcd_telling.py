@@ -39,7 +39,7 @@ def delete(key: bytes, revision: int) -> etcd.Event:
 
 
 def name(number: int) -> bytes:
-    return LAYOUT.instance(Key("n", "s", str(number)))
+    return LAYOUT.record(Key("n", "s", str(number)))
 
 
 @st.composite

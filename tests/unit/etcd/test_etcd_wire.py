@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
-from registry_server.records import Commit, Delete, Key, Put
+from registry_server.records import Commit, Delete, Key, Kind, Put
 from registry_server.stores.epoch import Epoch
 from registry_server.stores.etcd.leases import LeaseIds
 from registry_server.stores.etcd.wire import (
@@ -23,7 +23,9 @@ LEASES = LeaseIds(b"secret")
 NAMES = st.text(
     alphabet=st.one_of(st.sampled_from("/%25F"), st.characters(exclude_categories=["Cs"])), min_size=1, max_size=8
 )
-KEYS = st.builds(Key, NAMES, NAMES, NAMES)
+LEFT_OUT = st.one_of(st.sampled_from(["", "-", "%2D"]), NAMES)
+SETTINGS = st.builds(Key, LEFT_OUT, LEFT_OUT, NAMES, st.sampled_from([Kind.POLICY, Kind.REPLICA]))
+KEYS = st.one_of(st.builds(Key, NAMES, NAMES, NAMES, st.just(Kind.INSTANCE)), SETTINGS)
 
 
 # ---- names
@@ -31,38 +33,58 @@ KEYS = st.builds(Key, NAMES, NAMES, NAMES)
 
 @given(KEYS)
 def test_key_comes_back(key: Key) -> None:
-    assert LAYOUT.parse(LAYOUT.instance(key)) == key
+    assert LAYOUT.parse(LAYOUT.record(key)) == key
 
 
 @given(KEYS, KEYS)
 def test_different_keys_have_different_names(one: Key, two: Key) -> None:
-    assert (one == two) == (LAYOUT.instance(one) == LAYOUT.instance(two))
+    assert (one == two) == (LAYOUT.record(one) == LAYOUT.record(two))
 
 
 @given(KEYS)
 def test_every_key_is_in_the_range(key: Key) -> None:
-    for name in (LAYOUT.instance(key), *LAYOUT.own):
+    for name in (LAYOUT.record(key), *LAYOUT.own):
         assert LAYOUT.root <= name < LAYOUT.end
 
 
 @given(st.binary(max_size=30))
 def test_any_bytes_are_a_key_of_ours_or_none(rest: bytes) -> None:
-    for name in (LAYOUT.root + rest, LAYOUT.root + b"instances/" + rest):
+    for name in (LAYOUT.root + rest, LAYOUT.root + b"instances/" + rest, LAYOUT.root + b"settings/policy/" + rest):
         key = LAYOUT.parse(name)
-        assert key is None or LAYOUT.instance(key) == name
+        assert key is None or LAYOUT.record(key) == name
 
 
 def test_name_as_people_see_it() -> None:
     assert (
-        LAYOUT.instance(Key("default", "player", "größe 1")) == "/registry/v1/instances/default/player/größe 1".encode()
+        LAYOUT.record(Key("default", "player", "größe 1")) == "/registry/v1/instances/default/player/größe 1".encode()
     )
-    assert LAYOUT.instance(Key("a/b", "50%", "x")) == b"/registry/v1/instances/a%2Fb/50%25/x"
+    assert LAYOUT.record(Key("a/b", "50%", "x")) == b"/registry/v1/instances/a%2Fb/50%25/x"
+    assert LAYOUT.record(Key("a/b", "player", "x", Kind.POLICY)) == b"/registry/v1/settings/policy/a%2Fb/player/x"
+    assert LAYOUT.record(Key("a", "", "x", Kind.POLICY)) == b"/registry/v1/settings/policy/a/-/x"
+    assert LAYOUT.record(Key("", "", "-", Kind.REPLICA)) == b"/registry/v1/settings/replica/-/-/%2D"
 
 
 @pytest.mark.parametrize(
     "rest", ["instances///", "instances/a/b/", "instances//b/c", "instances/a/b", "instances/a/b/c/d"]
 )
 def test_a_key_without_three_names_is_not_ours(rest: str) -> None:
+    assert LAYOUT.parse(LAYOUT.root + rest.encode()) is None
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "settings/policy/a/b",
+        "settings/policy/a/b/",
+        "settings/policy/a/b/-",
+        "settings/policy//b/c",
+        "settings/policy/a/b/c/d",
+        "settings/instance/a/b/c",
+        "settings/weather/a/b/c",
+        "settings/POLICY/a/b/c",
+    ],
+)
+def test_what_names_no_setting_is_not_ours(rest: str) -> None:
     assert LAYOUT.parse(LAYOUT.root + rest.encode()) is None
 
 
@@ -122,7 +144,7 @@ def test_conflicts_are_the_keys_that_differ() -> None:
 def test_commit_writes_its_cause_only_with_deletes() -> None:
     key = Key("n", "s", "i")
     for commit, keys in (
-        (Commit(puts=(Put(key, b"", LEASES.id(LEASES.number(15, 5)), 0),)), [LAYOUT.instance(key)]),
+        (Commit(puts=(Put(key, b"", LEASES.id(LEASES.number(15, 5)), 0),)), [LAYOUT.record(key)]),
         (Commit(deletes=(Delete(key, 3),)), [LAYOUT.cause]),
     ):
         operations = LAYOUT.txn(commit, LEASES).success

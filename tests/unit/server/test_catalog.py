@@ -8,8 +8,8 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import catalog as catalogs
 from registry_server.catalog import Catalog, Change, ghosts
 from registry_server.model import Entry, Owner, Query
-from registry_server.records import Cause, Delete, Delta, Key, Record, Snapshot
-from tests.support.core import gone, key, loaded, put, record
+from registry_server.records import Cause, Delete, Deleted, Delta, Key, Kind, Record, Snapshot
+from tests.support.core import gone, key, loaded, put, record, setting, setting_record
 
 ONE, TWO, THREE = key("one"), key("two"), key("three")
 PLAYER = Query("default", frozenset({"player"}))
@@ -472,6 +472,56 @@ def test_seq_counts_removals_that_are_not_the_stores() -> None:
     (change,) = catalog.remove([ONE], Cause.EXPIRED)
     assert (change.seq, change.revision) == (seq + 1, revision)
     assert catalog.changes(PLAYER, seq) == [change]
+
+
+# ---- settings
+
+
+def test_a_setting_is_in_no_answer_about_instances() -> None:
+    one, two, other = setting("one"), setting("two"), setting("one", "other")
+    catalog = loaded(record(ONE, 5), setting_record(one, 6, lease="lease"), setting_record(two, 7))
+    seq, checksum = catalog.seq, catalog.checksum(PLAYER)
+    assert catalog.apply(Delta(11, (setting_record(two, 11), setting_record(other, 11)))) == []
+    assert ids(catalog) == ["one"]
+    assert catalog.services("default") == ("player",)
+    assert catalog.of_lease("lease") == (ONE,)
+    assert (catalog.seq, catalog.checksum(PLAYER), catalog.revision) == (seq, checksum, 11)
+    assert (catalog.get(one), catalog.revision_of(one), catalog.flaws) == (None, 0, 0)
+
+
+def test_settings_are_found_by_kind_namespace_and_service() -> None:
+    names = [setting("a"), setting("b", ""), setting("c", "other"), setting("", "", Kind.REPLICA)]
+    settings = loaded(*(setting_record(name, 5) for name in names)).settings
+    assert [it.key for it in settings.of(Kind.POLICY)] == names[:3]
+    assert [it.key for it in settings.of(Kind.POLICY, "default", "")] == [names[1]]
+    assert [it.key for it in settings.of(Kind.POLICY, service="player")] == [names[0]]
+    assert [*settings.of(Kind.POLICY, "elsewhere")] == []
+    assert [it.key for it in settings.of(Kind.REPLICA)] == [names[3]]
+    assert len(settings) == 4
+
+
+def test_what_is_set_again_in_a_full_set_is_told_if_it_changed() -> None:
+    kept, changed, left, new = (setting(name) for name in ("kept", "changed", "left", "new"))
+    catalog = loaded(*(setting_record(name, 5) for name in (kept, changed, left)))
+    before = {name: catalog.settings.get(name) for name in (changed, left)}
+    catalog.settings.take_changes()
+    records = [setting_record(kept, 5), setting_record(changed, 12, b"other"), setting_record(new, 13)]
+    catalog.load(Snapshot("e1", 13, tuple(records)))
+    assert [*catalog.settings.take_changes()] == [
+        (13, left, before[left], None),
+        (13, changed, before[changed], records[1]),
+        (13, new, None, records[2]),
+    ]
+    assert [*catalog.settings.take_changes()] == []
+
+
+def test_the_end_of_an_instance_is_not_the_end_of_a_setting_of_its_name() -> None:
+    catalog = loaded(record(ONE, 5), setting_record(setting("one"), 6))
+    assert [change.key for change in catalog.apply(gone(11, ONE))] == [ONE]
+    assert catalog.settings.get(setting("one")) is not None
+    catalog.apply(put(12, ONE))
+    assert catalog.apply(Delta(13, deletes=(Deleted(setting("one"), Cause.EXPIRED),))) == []
+    assert (ids(catalog), len(catalog.settings)) == (["one"], 0)
 
 
 # ---- what a change costs

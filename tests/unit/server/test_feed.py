@@ -14,10 +14,24 @@ from registry_server import feed as feeds
 from registry_server.catalog import Catalog, Change
 from registry_server.feed import BEAT_S, DOUBT_S, STALL_S, Feed
 from registry_server.illness import Pulse
-from registry_server.records import Away, Back, Cause, Commit, Delete, Ill, Lease, Progress, Renewal, Snapshot
+from registry_server.records import (
+    Away,
+    Back,
+    Cause,
+    Commit,
+    Delete,
+    Deleted,
+    Delta,
+    Ill,
+    Lease,
+    Progress,
+    Renewal,
+    Snapshot,
+)
 from registry_server.rules import seconds
+from registry_server.settings import SettingChange
 from registry_server.stores.base import Emit, Store, StoreAway
-from tests.support.core import Core, Watcher, gone, key, put, record, settle
+from tests.support.core import Core, Watcher, gone, key, put, record, setting, setting_record, settle
 from tests.support.waiting import always_async, eventually_async, passed
 
 ONE, TWO = key("one"), key("two")
@@ -425,9 +439,15 @@ class Recorder:
     def __init__(self, *, fails: bool = False) -> None:
         self.fails = fails
         self.told: list[Sequence[Change] | None] = []
+        self.settings: list[SettingChange] = []
 
     def changed(self, changes: Sequence[Change]) -> None:
         self.told.append(changes)
+        if self.fails:
+            raise ValueError("of its own")
+
+    def settings_changed(self, changes: Sequence[SettingChange]) -> None:
+        self.settings += changes
         if self.fails:
             raise ValueError("of its own")
 
@@ -449,3 +469,34 @@ def test_all_listeners_are_told_whatever_one_of_them_raises(caplog: pytest.LogCa
     assert [change.key for change in (*(came or ()), *(left or ()))] == [ONE, ONE]
     assert feed.catalog.revision == 12
     assert [entry.message for entry in caplog.records] == ["Recorder failed at what changed"] * 3
+
+
+# ---- settings
+
+
+def test_settings_are_told_beside_the_instances() -> None:
+    failing, other = Recorder(fails=True), Recorder()
+    feed = Feed(Mute(), Catalog(), (failing, other), time.monotonic)
+    name = setting()
+    first, second = setting_record(name, 5), setting_record(name, 11, b"other")
+    feed.emit(Snapshot("e1", 10, (first,)))
+    feed.emit(Delta(11, (second, record(ONE, 11))))
+    feed.emit(Progress(12))
+    feed.emit(gone(13, name))
+    assert other.settings == [(10, name, None, first), (11, name, first, second), (13, name, second, None)]
+    assert other.settings == failing.settings
+    assert [[change.key for change in told or ()] for told in other.told] == [[], [ONE]]
+
+
+async def test_no_setting_is_held_back_or_mended() -> None:
+    """Neither during an outage, nor for want of a lease."""
+    feed = Feed(Mute(), Catalog(), (), time.monotonic)
+    names = [setting("one"), setting("two")]
+    feed.emit(Snapshot("e1", 10, (record(ONE, 5), *(setting_record(name, 5) for name in names))))
+    feed.emit(Away("gone"))
+    feed.emit(Back())
+    feed.emit(Delta(11, deletes=(Deleted(ONE, Cause.EXPIRED), Deleted(names[0], Cause.EXPIRED))))
+    assert ([*map(str, feed.catalog.keys())], len(feed.guard)) == (["default/player/one"], 1)
+    assert feed.catalog.settings.get(names[0]) is None
+    feed.emit(Snapshot("e2", 1, ()))
+    assert (len(feed.guard), len(feed.catalog.settings), len(feed._mending)) == (1, 0, 0)

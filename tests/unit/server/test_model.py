@@ -50,6 +50,7 @@ INSTANCES = st.builds(
     leaves_at=st.none() | st.builds(dict, seconds=st.integers(-(2**63), 2**63 - 1)),
 )
 NAMES = st.text(max_size=4) | st.sampled_from(["default", "player", "one", "a/b", "x" * 129])
+KEYS = st.tuples(NAMES, NAMES, NAMES).map(lambda names: Key(*names))
 
 
 def entry_or_reason(encoded: bytes, name: Key) -> Entry | str:
@@ -59,7 +60,10 @@ def entry_or_reason(encoded: bytes, name: Key) -> Entry | str:
         return str(bad)
 
 
-@given(st.binary(max_size=60) | INSTANCES.map(pb.Instance.SerializeToString), st.builds(Key, NAMES, NAMES, NAMES))
+@given(
+    st.binary(max_size=60) | INSTANCES.map(pb.Instance.SerializeToString),
+    KEYS,
+)
 @example(b"", ONE)
 @example(b"hello", ONE)
 @example(value() + b"\xff\xff", ONE)

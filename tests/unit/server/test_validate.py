@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import fields
 from registry_server.errors import InvalidField
+from registry_server.records import Key
 from registry_server.rpc import validate
 from registry_server.rules import UPDATABLE, seconds
 
@@ -151,7 +152,7 @@ def test_key_names_its_part(field: str) -> None:
 
 
 def test_key_has_the_default_namespace() -> None:
-    assert validate.key("key", pb.InstanceKey(service="player", id="one")) == ("default", "player", "one")
+    assert validate.key("key", pb.InstanceKey(service="player", id="one")) == Key("default", "player", "one")
 
 
 # ---- addresses

@@ -89,8 +89,8 @@ class GrpcServer:
 
     def _broadcasting(self, method: Broadcast[Any]) -> Any:
         async def handle(message: bytes, context: Context) -> None:
-            async with self._stream(context):
-                await streams.broadcast(method, _caller(context), message, context.write)
+            async with self._stream(context) as stream:
+                await streams.broadcast(method, _caller(context), message, stream.write)
 
         return handle
 
@@ -100,23 +100,23 @@ class GrpcServer:
                 message = await context.read()
                 return message if isinstance(message, bytes) else None
 
-            async with self._stream(context):
+            async with self._stream(context) as stream:
                 if isinstance(method, Session):
                     await streams.hold(method, _caller(context), read, context.write)
                 else:
-                    await streams.converse(method, _caller(context), read, context.write)
+                    await streams.converse(method, _caller(context), read, stream.write)
 
         return handle
 
     @asynccontextmanager
-    async def _stream(self, context: Context) -> AsyncIterator[None]:
+    async def _stream(self, context: Context) -> AsyncIterator["_Stream"]:
         """A stream's life: known to the server while it runs, and ended with a status whatever happens."""
         if self._streams.is_stopping:
             await _abort(context, shutting_down())
-        stream = _Stream()
+        stream = _Stream(context)
         self._streams.add(stream)
         try:
-            yield
+            yield stream
         except asyncio.CancelledError:
             if not stream.is_ended:
                 raise
@@ -132,15 +132,30 @@ class GrpcServer:
 
 
 class _Stream:
-    """A stream, which runs in the task that makes this."""
+    """A stream, which runs in the task that makes this.
 
-    def __init__(self) -> None:
+    What it writes is never cut off: after a first message that was, gRPC's core does not end the stream any more.
+    """
+
+    def __init__(self, context: Context) -> None:
         self.is_ended = False
         self.task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._context = context
+        self._is_writing = False
 
     def end(self) -> None:
         self.is_ended = True
-        self.task.cancel()
+        if not self._is_writing:
+            self.task.cancel()
+
+    async def write(self, message: bytes) -> None:
+        self._is_writing = True
+        try:
+            await self._context.write(message)
+        finally:
+            self._is_writing = False
+        if self.is_ended:
+            raise asyncio.CancelledError
 
 
 class _Handlers(grpc.GenericRpcHandler):

@@ -126,7 +126,7 @@ async def hold(method: Session[Any], caller: Caller, read: Read, write: Write) -
     finally:
         dialogue.leave()
         outbox.close()
-        await writing  # never cut off: a stream of grpc.aio might not end any more
+        await writing  # never cut off: after a first message that was, gRPC's core does not end the stream any more
 
 
 async def _write_all(outbox: Outbox, subscription: Subscription, write: Write) -> None:

@@ -7,6 +7,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
+from registry_server.transport import streams
 from tests.integration.transport.conftest import Stage, failure
 from tests.support.raw import detail
 from tests.support.transports import Everything, serving, value
@@ -38,6 +39,24 @@ async def test_streams_that_are_never_at_rest_end_so_too(stage: Stage) -> None:
     await asyncio.wait_for(stage.server.stop(), 10)
     said = [(end.code(), end.details()) for end in await asyncio.gather(*ends)]
     assert said == [(grpc.StatusCode.UNAVAILABLE, SHUTTING_DOWN)] * len(calls)
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_streams_whose_first_message_is_being_written_end_so_too(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    monkeypatch.setattr(streams, "NOTICE_S", 0.0)
+    monkeypatch.setattr(streams, "MAX_JITTER_S", 0.0)
+    ends = [asyncio.create_task(failure(read_on(stage.listen()))) for _ in range(10)]
+    await stage.service.heard_by(10)
+    stopping = asyncio.create_task(stage.server.stop())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    stage.service.tell(value("x" * 100_000))
+    assert {(end.code(), end.details()) for end in await asyncio.gather(*ends)} == {
+        (grpc.StatusCode.UNAVAILABLE, SHUTTING_DOWN)
+    }
+    await asyncio.wait_for(stopping, 10)
 
 
 async def read_on(call: Any) -> None:

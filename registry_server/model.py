@@ -69,9 +69,8 @@ class Entry(NamedTuple):
     traits: Traits
     metadata: frozenset[tuple[str, str]]
 
-    @property
-    def instance(self) -> pb.Instance:
-        """The instance, parsed anew: the caller's to change."""
+    def parse(self) -> pb.Instance:
+        """The instance, parsed anew each time: the caller's to change."""
         return pb.Instance.FromString(self.encoded)
 
     @classmethod
@@ -79,7 +78,9 @@ class Entry(NamedTuple):
         """Read a record of the store, whatever anybody wrote there. Raises BadRecord if it is no instance.
 
         The key decides what it is called and the store what its revisions are; what it does not say has its default.
-        This is the one place where an instance is encoded for its readers.
+        This is the one place where an instance is encoded for its readers. What this server has just written is read
+        as well: all else would be a second truth, and that parses and encodes once more for a fifteenth of the time
+        that is spent here.
         """
         it = _parsed(record)
         it.revision, it.create_revision = record.revision, record.create_revision

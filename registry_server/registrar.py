@@ -204,7 +204,7 @@ class Registrar:
         entry = self._feed.catalog.get(put.key)
         if entry is not None and entry.revision == revision:
             return entry
-        created = revision if put.expect == 0 else entry.instance.create_revision if entry else revision
+        created = revision if put.expect == 0 else entry.parse().create_revision if entry else revision
         return Entry.of(Record(put.key, put.value, put.lease_id, revision, created), self._feed.catalog.fence)
 
     async def _granted(self, ttl_s: float) -> Lease:

@@ -99,7 +99,7 @@ class Rules:
             stamped.generation = current.owner.generation
             stamped.registered_at.FromNanoseconds(current.owner.registered_ns)
             if wanted.checks:
-                _keep_found(current.instance, stamped)
+                _keep_found(current.parse(), stamped)
             return stamped.SerializeToString()
         if wanted.generation:
             self._check_claim(key, wanted)
@@ -160,7 +160,7 @@ def seconds(value: float) -> Duration:
 
 def storable(entry: Entry) -> pb.Instance:
     """The instance as it is written again: without its revisions, which are the store's to say."""
-    instance = entry.instance
+    instance = entry.parse()
     instance.ClearField("revision")
     instance.ClearField("create_revision")
     return instance

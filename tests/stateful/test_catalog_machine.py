@@ -228,7 +228,7 @@ class CatalogMachine(RuleBasedStateMachine):
             expected = parsed(self.model.records[key])
             expected.revision = entry.revision
             expected.create_revision = self.model.records[key].create_revision
-            assert entry.instance == expected
+            assert entry.parse() == expected
             assert pb.Instance.FromString(entry.encoded) == expected
 
     @invariant()

@@ -117,8 +117,8 @@ class FenceMachine(RuleBasedStateMachine):
         except (OwnershipLost, InvalidField, NotFound, Unavailable):
             assert self.store._records.get(key(id_)) == before
             raise
-        owner.told[id_], owner.lease[id_] = entry.instance, lease
-        return entry.instance
+        owner.told[id_], owner.lease[id_] = entry.parse(), lease
+        return entry.parse()
 
     @rule(number=SERVERS, id_=IDS, who=OWNERS)
     def new_owner(self, number: int, id_: str, who: int) -> None:

@@ -195,7 +195,7 @@ def test_another_epoch_takes_records_whose_revision_is_the_same() -> None:
     catalog.load(Snapshot("e2", 10, (record(ONE, 5, version="new"),)))
     entry = catalog.get(ONE)
     assert entry is not None
-    assert entry.instance.version == "new"
+    assert entry.parse().version == "new"
 
 
 def test_what_is_kept_stays_though_the_set_lacks_it() -> None:
@@ -288,7 +288,7 @@ def test_revision_of_an_earlier_order_says_nothing_of_what_is_there_now() -> Non
     catalog.load(Snapshot("e2", 5, (record(ONE, 5, weight=2),)))
     entry = catalog.get(ONE)
     assert entry is not None
-    assert entry.instance.weight == 2
+    assert entry.parse().weight == 2
 
 
 @pytest.mark.parametrize("comes_first", [True, False])

@@ -58,7 +58,7 @@ def test_record_that_lost_its_lease_is_put_back_as_it_was() -> None:
     assert commit is not None
     ((name, value, lease_id, expect),) = commit.puts
     assert (name, lease_id, expect) == (ONE, "owner", 11)
-    restored, former = pb.Instance.FromString(value), before.instance
+    restored, former = pb.Instance.FromString(value), before.parse()
     assert (restored.metadata["a"], restored.generation) == ("b", former.generation)
     assert (restored.revision, restored.create_revision) == (0, 0)
 
@@ -170,7 +170,7 @@ def test_what_is_no_instance_any_more_is_put_back_as_it_was() -> None:
         commit = here.next()
         assert commit is not None
         assert [(it.lease_id, it.expect) for it in commit.puts] == [("owner", revision)]
-    assert pb.Instance.FromString(commit.puts[0].value).host == here.former(ONE).instance.host
+    assert pb.Instance.FromString(commit.puts[0].value).host == here.former(ONE).parse().host
 
 
 def test_what_is_no_instance_any_more_is_deleted_after_one_ttl_when_its_holder_is_dead() -> None:

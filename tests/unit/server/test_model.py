@@ -73,7 +73,7 @@ def test_any_value_is_an_instance_that_everybody_reads_alike_or_a_bad_record(enc
         assert len(found) < 300
         assert found.isprintable()
         return
-    it = found.instance
+    it = found.parse()
     assert (it.namespace, it.service, it.id) == name == found.key
     assert (it.revision, it.create_revision, found.revision) == (5, 3, 5)
     text = f"{it.namespace}/{it.service}/{it.id}@{it.revision}"
@@ -121,13 +121,13 @@ def test_names_that_nobody_can_ask_for_are_no_instance(name: Key) -> None:
 
 def test_the_key_decides() -> None:
     """Whatever the value says: a copy under another key is another instance."""
-    it = entry(value(namespace="prod", service="chat", id="x", revision=99, create_revision=99)).instance
+    it = entry(value(namespace="prod", service="chat", id="x", revision=99, create_revision=99)).parse()
     assert (it.namespace, it.service, it.id, it.revision, it.create_revision) == ("default", "player", "one", 5, 3)
 
 
 def test_what_is_not_set_has_its_default_for_everybody() -> None:
     found = entry(pb.Instance(host="10.0.0.1", port=7).SerializeToString())
-    it = found.instance
+    it = found.parse()
     assert (it.version, it.weight, it.ttl.seconds, found.routable, found.traits.ttl_s) == ("1.0.0", 100, 15, True, 15.0)
 
 
@@ -150,7 +150,7 @@ def test_what_is_not_set_has_its_default_for_everybody() -> None:
     ],
 )
 def test_generation_of_a_record(stored: int, generation: int) -> None:
-    assert entry(value(generation=stored)).owner.generation == entry(value(generation=stored)).instance.generation
+    assert entry(value(generation=stored)).owner.generation == entry(value(generation=stored)).parse().generation
     assert entry(value(generation=stored)).owner.generation == generation
 
 
@@ -204,7 +204,7 @@ def test_a_question_parses_no_instance(monkeypatch: pytest.MonkeyPatch) -> None:
     def parsed(self: Entry) -> pb.Instance:
         raise DecodeError
 
-    monkeypatch.setattr(Entry, "instance", property(parsed))
+    monkeypatch.setattr(Entry, "parse", parsed)
     question = pb.Filter(tags=["a"], metadata={"k": "v"}, version="1.0.0", locality={"zone": "z"}, routable_only=True)
     assert not Query.of("default", ["player"], question).matches(found)
     question.ClearField("locality")

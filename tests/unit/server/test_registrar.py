@@ -344,7 +344,7 @@ async def test_write_is_answered_from_what_was_written_when_the_view_lags(
     fickle(core)._emit = told.append  # type: ignore[assignment]
     entry, revision, _ = await core.registrar.register(wanted(), 15.0, "")
     assert core.catalog.get(ONE) is None
-    assert (entry.key, entry.instance.revision, entry.instance.create_revision) == (ONE, revision, revision)
+    assert (entry.key, entry.parse().revision, entry.parse().create_revision) == (ONE, revision, revision)
     assert entry.owner.generation == core.catalog.fence + revision
 
 
@@ -354,7 +354,7 @@ async def test_drain_keeps_it_for_its_time_and_then_it_is_gone(core: Core) -> No
     assert removed == 1
     entry = core.catalog.get(ONE)
     assert entry is not None
-    assert entry.instance.status == pb.DRAINING
+    assert entry.parse().status == pb.DRAINING
     now = fickle(core)._clock()
     fickle(core).tick(now + 4.9)
     assert core.catalog.get(ONE) is not None

@@ -37,7 +37,7 @@ def stored(commit: Commit) -> pb.Instance:
 def shown(commit: Commit, revision: int = 11) -> pb.Instance:
     """The one instance that is put, as it is seen when that is done at a revision."""
     (put,) = commit.puts
-    return Entry.of(Record(put.key, put.value, put.lease_id, revision, revision), FENCE).instance
+    return Entry.of(Record(put.key, put.value, put.lease_id, revision, revision), FENCE).parse()
 
 
 # ---- register
@@ -273,10 +273,10 @@ def test_the_view_itself_is_never_changed() -> None:
     catalog = loaded(record(ONE, 5, lease="a"))
     entry = catalog.get(ONE)
     assert entry is not None
-    before = entry.instance.SerializeToString(deterministic=True)
+    before = entry.parse().SerializeToString(deterministic=True)
     rules(catalog).drain(Leaving([ONE]), NEW, NOON)
     rules(catalog).update(wanted(weight=5), ["weight"])
-    assert entry.instance.SerializeToString(deterministic=True) == before
+    assert entry.parse().SerializeToString(deterministic=True) == before
 
 
 # ---- update

@@ -115,7 +115,7 @@ def test_difference_holds_what_changed_alone_in_the_order_of_revisions() -> None
     response = only(topic.render(before))
     assert not response.reset
     assert ids(response) == (["three", "one"], ["two"])
-    assert response.checksum == sum_of(it.instance for it in catalog.select(PLAYER))
+    assert response.checksum == sum_of(it.parse() for it in catalog.select(PLAYER))
 
 
 def test_what_came_and_went_is_not_told() -> None:
@@ -458,7 +458,7 @@ def test_topic_takes_in_so_much_at_a_time() -> None:
     for number in range(3 * AT_ONCE):
         catalog.apply(put(11 + number, key(f"{number}"), tags=["x"] * (number % 2)))
     assert 3 <= looks(topic) <= 5
-    assert only(topic.mark()).checksum == sum_of(it.instance for it in catalog.select(tagged))
+    assert only(topic.mark()).checksum == sum_of(it.parse() for it in catalog.select(tagged))
 
 
 def test_changes_of_one_revision_are_taken_in_together() -> None:
@@ -605,7 +605,7 @@ def test_checksum_is_kept_up_and_not_made_anew(monkeypatch: pytest.MonkeyPatch) 
         catalog.apply(put(11 + number, ONE))
         topic.refresh()
     assert len(digests) == 20
-    assert only(topic.mark()).checksum == sum_of(it.instance for it in catalog.select(PLAYER))
+    assert only(topic.mark()).checksum == sum_of(it.parse() for it in catalog.select(PLAYER))
 
 
 # ---- encodings do not grow with readers

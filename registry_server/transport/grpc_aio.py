@@ -11,7 +11,7 @@ import grpc
 from registry_server.rpc.table import Broadcast, Caller, Conversation, Method, Service, Session, Table, Unary, parse
 from registry_server.transport import channelz, streams
 from registry_server.transport.status import DETAILS_KEY, RpcStatus, internal, shutting_down, status_of
-from registry_server.transport.streams import GRACE_S, Streams
+from registry_server.transport.streams import Streams
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class GrpcServer:
     async def stop(self) -> None:
         """End the streams, spread over a moment, and then the port."""
         await self._streams.stop()
-        await self._server.stop(GRACE_S)
+        await self._server.stop(streams.GRACE_S)
 
     def _handler(self, method: Method) -> Handler:
         match method:

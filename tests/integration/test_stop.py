@@ -50,7 +50,7 @@ async def test_streams_end_with_a_status_also_of_those_who_come_back(registry_se
         first = task.result()[0]
         assert first.code() is grpc.StatusCode.UNAVAILABLE
         assert first.details() == "the server is shutting down"
-        metadata = dict(first.trailing_metadata() or ())
+        metadata = dict([*(first.trailing_metadata() or ())])
         status = Status.FromString(metadata["grpc-status-details-bin"])
         assert [it.type_url for it in status.details] == ["type.googleapis.com/google.rpc.RetryInfo"]
         # A call that no handler has taken up when the port closes is CANCELLED by gRPC itself.

@@ -60,7 +60,7 @@ def checksum(instances: Iterable[pb.Instance]) -> int:
 
 def detail(error: grpc.aio.AioRpcError, kind: Any) -> Any:
     """The google.rpc detail of that kind which an error carries. Raises AssertionError when there is none."""
-    raw = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin")
+    raw = dict([*(error.trailing_metadata() or ())]).get("grpc-status-details-bin")
     assert isinstance(raw, bytes), f"no details: {error!r}"
     for packed in status_pb2.Status.FromString(raw).details:
         message = kind()

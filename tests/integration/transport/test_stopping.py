@@ -9,8 +9,9 @@ from google.rpc import error_details_pb2
 
 from registry_server.transport import streams
 from tests.integration.transport.conftest import Stage, failure
+from tests.support.http2 import Http2, framed
 from tests.support.raw import detail
-from tests.support.transports import Everything, serving, value
+from tests.support.transports import NAME, Everything, serving, value
 from tests.support.waiting import eventually_async
 
 SHUTTING_DOWN = "the server is shutting down"
@@ -57,6 +58,21 @@ async def test_streams_whose_first_message_is_being_written_end_so_too(
         (grpc.StatusCode.UNAVAILABLE, SHUTTING_DOWN)
     }
     await asyncio.wait_for(stopping, 10)
+
+
+@pytest.mark.parametrize("path", ["Listen", "Talk"])
+async def test_who_does_not_read_holds_up_no_end(stage: Stage, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setattr(streams, "GRACE_S", 0.2)
+    async with Http2(stage.address, window=1000) as slow:
+        slow.say(slow.begin(f"/{NAME}/{path}"), framed(b""))
+        await slow.flush()
+        await stage.service.heard_by(1)
+        (reader,) = stage.service.listeners
+        reader.tell(value("x" * 5000))
+        await eventually_async(lambda: sum(slow.received.values()) == 1000)
+        assert reader.is_writing
+        await asyncio.wait_for(stage.server.stop(), 5)
+        assert reader.left
 
 
 async def read_on(call: Any) -> None:

@@ -54,7 +54,7 @@ async def test_an_unknown_method_is_unimplemented(stage: Stage, path: str) -> No
 @pytest.mark.parametrize("name", FAILURES)
 async def test_an_error_has_its_code_its_text_and_its_details(stage: Stage, name: str) -> None:
     error, told = FAILURES[name](), await failure(stage.ask("Fail", name))
-    status = Status.FromString(dict(told.trailing_metadata() or ())["grpc-status-details-bin"])
+    status = Status.FromString(dict([*(told.trailing_metadata() or ())])["grpc-status-details-bin"])
     assert (status.code, status.message) == (told.code().value[0], told.details())
     if isinstance(error, RequestError):
         assert (told.code().value[0], told.details()) == (CODES[type(error)], str(error))

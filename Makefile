@@ -11,7 +11,9 @@ STORE ?= memory:
 JOBS ?= 2
 TESTARGS ?=
 # Of the tests, those in which other people's packages have a part.
-FLOORS := tests/unit tests/contract
+FLOORS := tests/unit tests/contract tests/integration/transport tests/integration/cli tests/integration/test_grpcurl.py \
+  tests/integration/channels/test_as_plain.py tests/integration/channels/test_connectivity.py \
+  tests/integration/client/test_registering.py tests/integration/client/test_watching.py
 
 # A word for the shell, whatever is in it.
 quoted = '$(subst ','\'',$(1))'

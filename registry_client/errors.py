@@ -18,7 +18,7 @@ _Detail = TypeVar("_Detail", bound="Message")
 _CONNECTING = (
     re.compile(
         r"failed to connect to all addresses; last error: [A-Z_]+: (?:ipv[46]:)?(?P<where>\S+): "
-        r"(?:Failed to connect to remote host: )?(?P<why>.+)"
+        r"(?:Failed to connect to remote host: )?(?:connect: )?(?P<why>.+?)(?: \(\d+\))?"
     ),
     re.compile(r"errors resolving (?P<where>\S+): \[field:hostname lookup error:.*? for \S+: (?P<why>[^:\]]+)\]"),
 )

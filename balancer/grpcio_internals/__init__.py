@@ -22,8 +22,8 @@ NAMES = (("grpc.Channel", "_channel"), ("grpc._cython.cygrpc.Channel", "check_co
 _STATES = {state.value[0]: state for state in grpc.ChannelConnectivity}
 _GOES_ON_BY_ITSELF = (1, 80)
 _WRAPPERS = 16
-LAST_LOOK_S = 0.25
 """Channels may stand in channels, as interceptors have it."""
+LAST_LOOK_S = 0.45
 
 
 def look_of(channel: grpc.Channel) -> Callable[[bool], grpc.ChannelConnectivity]:
@@ -55,17 +55,27 @@ class _Told:
     def __init__(self, channel: grpc.Channel) -> None:
         self._channel = channel
         self._state = grpc.ChannelConnectivity.IDLE
-        channel.subscribe(self._tell)
+        self._is_subscribed = False
+        self._was_told = False
 
     def _tell(self, state: grpc.ChannelConnectivity) -> None:
-        self._state = state
+        """What is told first is how it was before it was to connect."""
+        if self._was_told or state is not grpc.ChannelConnectivity.IDLE:
+            self._state = state
+        self._was_told = True
 
     def end(self) -> None:
         """Nobody asks any more. grpcio's thread notices within `LAST_LOOK_S`, and must not find the channel closed."""
         self._channel.unsubscribe(self._tell)
 
     def __call__(self, connect: bool) -> grpc.ChannelConnectivity:
-        if connect and self._state is grpc.ChannelConnectivity.IDLE:
+        begins = connect and self._state is grpc.ChannelConnectivity.IDLE
+        if begins:  # grpcio's thread takes up to 0.2 s to notice, and an idle channel is one that need not be kept
+            self._state = grpc.ChannelConnectivity.CONNECTING
+        if not self._is_subscribed:
+            self._is_subscribed = True
+            self._channel.subscribe(self._tell, try_to_connect=begins)
+        elif begins:
             self._channel.subscribe(_nothing, try_to_connect=True)
             self._channel.unsubscribe(_nothing)
         return self._state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import inspect
 import os
 import pty
 import select
@@ -14,7 +15,7 @@ import sys
 import termios
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from click.testing import CliRunner
 
@@ -31,9 +32,16 @@ REGISTRYCTL = (sys.executable, "-m", "registry_client.cli")
 WAIT_S = 20.0
 
 
+def runner() -> CliRunner:
+    """Runs commands in this process; it keeps the two outputs apart, which older ones of click do only when asked."""
+    asks = "mix_stderr" in inspect.signature(CliRunner).parameters
+    arguments: dict[str, Any] = {"mix_stderr": False} if asks else {}
+    return CliRunner(**arguments)
+
+
 async def ctl(*arguments: str) -> Result:
     """Run a command to its end in a thread, as it has an event loop of its own."""
-    return await asyncio.to_thread(CliRunner().invoke, main, arguments)
+    return await asyncio.to_thread(runner().invoke, main, arguments)
 
 
 @contextmanager

@@ -247,7 +247,7 @@ async def custom_metadata(stub: TestStub) -> Seen:
     await unary
     duplex = stub.FullDuplexCall(metadata=grpc.aio.Metadata(*METADATA))
     await duplex.write(outputs(1))
-    early = dict(await duplex.initial_metadata())
+    early = dict(iter(await duplex.initial_metadata()))
     await duplex.read()
     await duplex.done_writing()
     return {

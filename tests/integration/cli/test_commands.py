@@ -8,13 +8,12 @@ import subprocess
 import time
 
 import pytest
-from click.testing import CliRunner
 
 from registry_client import Locality, RegistryClient, Status
 from registry_client.cli import main
 from tests.integration.client.conftest import ids, player, until
 from tests.integration.client.test_registering import nobody_there
-from tests.support.registryctl import REGISTRYCTL, complaint_of, ctl, ended, line_of, running
+from tests.support.registryctl import REGISTRYCTL, complaint_of, ctl, ended, line_of, runner, running
 from tests.support.servers import ROOT, RegistryServer
 
 COMMANDS = ["services", "instances", "watch", "register", "update", "drain", "deregister"]
@@ -224,7 +223,7 @@ async def test_update_drain_and_deregister(registry: RegistryClient) -> None:
     ],
 )
 def test_a_mistake_is_one_line_and_an_exit_code(arguments: list[str], code: int, says: str) -> None:
-    result = CliRunner().invoke(main, arguments)
+    result = runner().invoke(main, arguments)
     assert result.exit_code == code, result.output
     [line] = result.stderr.splitlines()
     assert line.startswith("registryctl: ")
@@ -269,7 +268,7 @@ async def test_a_watch_says_when_the_registry_is_there_at_last(
 
 @pytest.mark.parametrize("command", [["services"], ["instances"], ["register", "player", "h:1"], ["drain", "a", "b"]])
 def test_a_registry_that_cannot_be_reached_is_exit_code_3(command: list[str]) -> None:
-    result = CliRunner().invoke(main, [*command, "--server", nobody_there(), "--timeout", "0.3"])
+    result = runner().invoke(main, [*command, "--server", nobody_there(), "--timeout", "0.3"])
     assert result.exit_code == 3, result.output
     [line] = result.stderr.splitlines()
     assert line.startswith("registryctl: ")

@@ -1,6 +1,7 @@
 """The one private name of grpcio in use: the version that is installed has it, and the public way does as well."""
 
 import re
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -65,6 +66,20 @@ def test_states_are_told(wrap: type[Foreign]) -> None:
         assert look(False) is grpc.ChannelConnectivity.IDLE
         look(True)
         eventually(lambda: look(True) is READY)
+
+
+def test_a_channel_that_is_to_connect_is_not_told_idle() -> None:
+    """Who looks would take it for one that has nothing to do, and close it."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        grpc.insecure_channel(f"127.0.0.1:{listener.getsockname()[1]}") as channel,
+    ):
+        told: list[grpc.ChannelConnectivity] = []
+        look = look_of(Foreign(channel))  # type: ignore[arg-type]
+        looked = {look(True)}
+        channel.subscribe(told.append)
+        eventually(lambda: looked.add(look(False)) or grpc.ChannelConnectivity.CONNECTING in told)
+        assert looked == {grpc.ChannelConnectivity.CONNECTING}
 
 
 def test_a_channel_works_without_the_private_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,3 +112,12 @@ def test_details_that_are_no_message_do_no_harm(code: str) -> None:
             trailers = grpc.aio.Metadata(("grpc-status-details-bin", encoded))
             raised = grpc.aio.AioRpcError(grpc.StatusCode[code], grpc.aio.Metadata(), trailers, "no")
             assert str(from_rpc_error(raised)) == "no"
+
+
+@pytest.mark.parametrize(
+    "why", ["Connection refused", "Failed to connect to remote host: connect: Connection refused (111)"]
+)
+def test_why_it_could_not_connect_is_told_in_few_words(why: str) -> None:
+    """The one is what gRPC says today, the other what it said of old."""
+    said = f"failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:7400: {why}"
+    assert errors.plain(said) == "127.0.0.1:7400: connection refused"

@@ -30,11 +30,6 @@ class LeaseTable:
     def __len__(self) -> int:
         return len(self._ttl_s)
 
-    @property
-    def next_deadline(self) -> float | None:
-        """No lease ends before this; None if there is none."""
-        return self._heap[0][0] if self._heap else None
-
     def grant(self, lease_id: str, ttl_s: float, now: float) -> None:
         """Add a lease that holds nothing."""
         self._ttl_s[lease_id] = ttl_s
@@ -87,6 +82,11 @@ class LeaseTable:
             else:
                 due.append(lease_id)
         return due
+
+    def again(self, lease_id: str) -> None:
+        """A lease that `expire` gave has not ended, and is looked at again."""
+        if lease_id in self._deadline:
+            heapq.heappush(self._heap, (self._deadline[lease_id], lease_id))
 
     def stood_still(self, for_s: float, now: float) -> None:
         """Nobody could renew for so long, up to now: that time does not count.

@@ -39,6 +39,10 @@ class Desk(Generic[L]):
         self._clock = asyncio.get_running_loop().time
         self._answered_at = 0.0
 
+    def __contains__(self, lease: object) -> bool:
+        """Whether somebody waits for this lease, or it is on its way."""
+        return lease in self._turns
+
     # ---- who wants something renewed
 
     async def renew(self, leases: Sequence[L], silence_s: float, most_s: float) -> dict[L, float]:

@@ -39,6 +39,10 @@ class Turns(Generic[C, L]):
         """How many leases somebody waits for, without those on their way."""
         return len(self._waiting)
 
+    def __contains__(self, lease: object) -> bool:
+        """Whether somebody waits for this lease, or it is on its way."""
+        return lease in self._waiting or lease in self._asked
+
     @property
     def asked(self) -> int:
         """How many renewals are on their way."""

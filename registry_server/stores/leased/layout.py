@@ -1,0 +1,110 @@
+"""CORE of Leased: what stands where in a backend, and what is in it. docs/stores.md is the manual page of it."""
+
+import math
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from registry_server.records import Cause, Key
+
+# The registry's own names: the epoch; who left by the last write that deletes, and why; and a value that is written to
+# see how far the backend is.
+EPOCH, LEFT, BEAT = "epoch", "left", "beat"
+
+_LEASES = "leases/"
+_LEASE_ID = re.compile(r"[0-9a-f]{32}-([1-9][0-9]{0,9})")
+
+
+# ---- leases
+
+
+def lease_id(ttl_s: float, token: str) -> str:
+    """The id of a new lease. `token` is 32 hexadecimal digits that nobody guesses; the time to live is in it."""
+    return f"{token}-{max(1, math.ceil(ttl_s * 1000))}"
+
+
+def ttl_of(lease_id: str) -> float | None:
+    """The time to live of a lease, in seconds; None if that is no id of one."""
+    match = _LEASE_ID.fullmatch(lease_id)
+    return int(match[1]) / 1000 if match else None
+
+
+def lease_name(lease_id: str) -> str:
+    """Where a lease is. Its value has no meaning; what counts is when it was last written."""
+    return _LEASES + lease_id
+
+
+def lease_at(name: str) -> str | None:
+    """The lease that is there; None if it is the name of something else."""
+    id_ = name.removeprefix(_LEASES)
+    return id_ if name.startswith(_LEASES) and ttl_of(id_) is not None else None
+
+
+# ---- records
+
+
+def record_name(key: Key) -> str:
+    """Where a record is."""
+    return "instances/" + "/".join(map(_escape, key))
+
+
+def key_at(name: str) -> Key | None:
+    """The key of the record that is there; None if it is the name of something else."""
+    kind, *names = name.split("/")
+    if kind != "instances" or len(names) != len(Key._fields) or not all(names):
+        return None
+    key = Key(*map(_unescape, names))
+    return key if record_name(key) == name else None
+
+
+def packed(lease_id: str, value: bytes) -> bytes:
+    """A record as it is kept: the lease that holds it on the first line, the rest is its value."""
+    return lease_id.encode() + b"\n" + value
+
+
+def unpacked(value: bytes) -> tuple[str, bytes]:
+    """Lease and value of a record as it is kept. What somebody else wrote is a value without a lease."""
+    head, line, rest = value.partition(b"\n")
+    lease = head.decode("ascii", errors="replace")
+    if line and (not lease or ttl_of(lease) is not None):
+        return lease, rest
+    return "", value
+
+
+def _escape(name: str) -> str:
+    return name.replace("%", "%25").replace("/", "%2F")
+
+
+def _unescape(name: str) -> str:
+    return name.replace("%2F", "/").replace("%25", "%")
+
+
+# ---- who left, and why
+
+
+class Left(NamedTuple):
+    """The names that the last write that was asked for deleted, and why. What is not among them has run out."""
+
+    cause: Cause
+    names: frozenset[str]
+
+    @classmethod
+    def read(cls, value: bytes) -> "Left":
+        """What is written there."""
+        cause, *names = value.decode(errors="replace").split("\n")
+        try:
+            return cls(Cause(cause), frozenset(names))
+        except ValueError:
+            return cls(Cause.EXPIRED, frozenset())
+
+    def cause_of(self, name: str) -> Cause:
+        """Why this one left."""
+        return self.cause if name in self.names else Cause.EXPIRED
+
+
+def left(cause: Cause, names: Iterable[str]) -> bytes:
+    """What is written with a write that deletes."""
+    return "\n".join((cause.value, *names)).encode()
+
+
+NOBODY = Left(Cause.EXPIRED, frozenset())

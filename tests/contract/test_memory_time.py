@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from registry_server.records import Cause, Commit, Delta, Key, Outcome, Put, Snapshot
 from registry_server.stores.leases import LeaseTable
 from registry_server.stores.memory import MemoryStore
-from tests.support.stores import Running, running
+from registry_server.testing import Running, running
 
 KEY = Key("default", "player", "one")
 

@@ -10,8 +10,8 @@ import pytest
 from registry_server.records import Away, Back, Cause, Commit, Deleted, Delta, Outcome, Put
 from registry_server.stores.base import Conflict, StoreAway
 from registry_server.stores.etcd.store import EtcdStore
+from registry_server.testing import Running, running
 from tests.support.etcd import EtcdCluster, EtcdNode
-from tests.support.stores import Running, running
 
 TTL_S = 30.0
 FAILOVER_S = 15.0

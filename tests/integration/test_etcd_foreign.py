@@ -7,7 +7,8 @@ import pytest
 from registry_server.records import Away, Back, Cause, Commit, Deleted, Delta, Put, Snapshot
 from registry_server.stores.base import StoreAway
 from registry_server.stores.etcd.store import EtcdStore
-from tests.support.stores import Backends, Recorder, Running, backends, on_every_etcd, running
+from registry_server.testing import Recorder, Running, running
+from tests.support.stores import Backends, backends, on_every_etcd
 
 __all__ = ["backends"]
 

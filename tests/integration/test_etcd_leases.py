@@ -10,8 +10,9 @@ from registry_server.records import Cause, Deleted, Outcome, Record, Snapshot
 from registry_server.stores.base import NoSuchLease
 from registry_server.stores.etcd.leases import LeaseIds
 from registry_server.stores.etcd.store import EtcdStore
+from registry_server.testing import Running, running
 from tests.support.etcd import EtcdCluster
-from tests.support.stores import Backends, Running, backends, on_every_etcd, running
+from tests.support.stores import Backends, backends, on_every_etcd
 
 __all__ = ["backends"]
 

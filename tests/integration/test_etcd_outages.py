@@ -33,10 +33,11 @@ from registry_server.stores.etcd.wire import Layout
 from registry_server.stores.memory import MemoryStore
 from registry_server.stores.pace import Pace
 from registry_server.stores.teller import OrderLost, Told
+from registry_server.testing import Running, running
 from tests.support.etcd import EtcdCluster
 from tests.support.names import name_server
 from tests.support.proxy import Proxy
-from tests.support.stores import Backends, Running, backends, on_every_etcd, running
+from tests.support.stores import Backends, backends, on_every_etcd
 
 __all__ = ["backends"]
 

@@ -5,8 +5,9 @@ import json
 
 from registry_server.records import Cause, Commit, Delete, Key, Put
 from registry_server.stores.etcd.store import EtcdStore
+from registry_server.testing import Running, running
 from tests.support.etcd import run_with_etcd3
-from tests.support.stores import Backends, Running, backends, on_every_etcd, running
+from tests.support.stores import Backends, backends, on_every_etcd
 
 __all__ = ["backends"]
 

@@ -13,10 +13,11 @@ from registry_server.records import Away, Back, Delta, Outcome
 from registry_server.stores.base import StoreAway
 from registry_server.stores.etcd.link import BadCredentials
 from registry_server.stores.etcd.store import EtcdStore
+from registry_server.testing import Running, running
 from tests.support.etcd import Certificates, EtcdCluster
 from tests.support.proxy import Proxy
 from tests.support.servers import ROOT
-from tests.support.stores import EVERY_ETCD, Running, running
+from tests.support.stores import EVERY_ETCD
 
 USER, PASSWORD = "registry", "größer & s3cret/@:"
 TTL_S = 30.0

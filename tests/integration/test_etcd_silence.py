@@ -11,9 +11,9 @@ import pytest
 from registry_server.records import Away, Back, Delta, Ill, Outcome, StoreEvent
 from registry_server.stores.etcd.store import EtcdStore
 from registry_server.stores.pace import hold_s
+from registry_server.testing import Running, running
 from tests.support.etcd import EtcdCluster
 from tests.support.proxy import Proxy
-from tests.support.stores import Running, running
 from tests.support.waiting import eventually_async
 
 # With some for a busy machine.

@@ -10,8 +10,9 @@ from registry_server.stores.base import StoreAway
 from registry_server.stores.etcd import session, store
 from registry_server.stores.etcd.store import EtcdStore
 from registry_server.stores.etcd.wire import Vouched
+from registry_server.testing import Running, running
 from tests.support.etcd import EtcdCluster
-from tests.support.stores import Backends, Running, backends, on_every_etcd, running
+from tests.support.stores import Backends, backends, on_every_etcd
 
 __all__ = ["backends"]
 

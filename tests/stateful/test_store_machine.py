@@ -14,7 +14,8 @@ from registry_server.stores import memory
 from registry_server.stores.base import Conflict, NoSuchLease, Store
 from registry_server.stores.etcd.store import EtcdStore
 from registry_server.stores.memory import MemoryStore
-from tests.support.stores import Backends, Running, backends
+from registry_server.testing import Running
+from tests.support.stores import Backends, backends
 
 __all__ = ["backends"]
 

@@ -1,11 +1,14 @@
-"""CORE of Leased: what stands where in a backend, and what is in it. docs/stores.md is the manual page of it."""
+"""CORE of Leased: what stands where in a backend, beside the records (stores/names.py), and what is in it.
+
+docs/stores.md is the manual page of it.
+"""
 
 import math
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from registry_server.records import Cause, Key
+from registry_server.records import Cause
 
 # The registry's own names: the epoch; who left by the last write that deletes, and why; and a value that is written to
 # see how far the backend is.
@@ -43,20 +46,6 @@ def lease_at(name: str) -> str | None:
 # ---- records
 
 
-def record_name(key: Key) -> str:
-    """Where a record is."""
-    return "instances/" + "/".join(map(_escape, key))
-
-
-def key_at(name: str) -> Key | None:
-    """The key of the record that is there; None if it is the name of something else."""
-    kind, *names = name.split("/")
-    if kind != "instances" or len(names) != len(Key._fields) or not all(names):
-        return None
-    key = Key(*map(_unescape, names))
-    return key if record_name(key) == name else None
-
-
 def packed(lease_id: str, value: bytes) -> bytes:
     """A record as it is kept: the lease that holds it on the first line, the rest is its value."""
     return lease_id.encode() + b"\n" + value
@@ -69,14 +58,6 @@ def unpacked(value: bytes) -> tuple[str, bytes]:
     if line and (not lease or ttl_of(lease) is not None):
         return lease, rest
     return "", value
-
-
-def _escape(name: str) -> str:
-    return name.replace("%", "%25").replace("/", "%2F")
-
-
-def _unescape(name: str) -> str:
-    return name.replace("%2F", "/").replace("%25", "%")
 
 
 # ---- who left, and why

@@ -23,6 +23,7 @@ from registry_server.stores.epoch import Epoch
 from registry_server.stores.leased import layout
 from registry_server.stores.leased.silence import Silence
 from registry_server.stores.leased.view import Ending, View
+from registry_server.stores.names import path_of
 from registry_server.stores.pace import Pace, hold_s, most_s
 from registry_server.stores.renewals import Desk
 from registry_server.stores.teller import Absent, OrderLost, Teller, Told
@@ -215,12 +216,12 @@ class Leased(Store):
         if not commit.changes:
             return await self._ask([], {layout.BEAT: self._mark()})
         items: list[Put | Delete] = [*commit.puts, *commit.deletes]
-        lease_ids = dict.fromkeys(put.lease_id for put in commit.puts)
+        lease_ids = dict.fromkeys(put.lease_id for put in commit.puts if put.needs_lease)
         for lease_id in lease_ids:
             if layout.ttl_of(lease_id) is None:
                 raise NoSuchLease(lease_id)
-        keys = {layout.record_name(item.key): item.key for item in items}
-        checks = [Check(layout.record_name(item.key), item.expect) for item in items]
+        keys = {path_of(item.key): item.key for item in items}
+        checks = [Check(path_of(item.key), item.expect) for item in items]
         checks += [Check(layout.lease_name(lease_id), PRESENT) for lease_id in lease_ids]
         if len(checks) + 1 > self._backend.most:
             raise Refused(f"{len(items)} records in one write, which are more than this store takes")
@@ -236,11 +237,11 @@ class Leased(Store):
             raise StoreAway(UNTOLD) from None
 
     def _writes(self, commit: Commit) -> dict[str, bytes | None]:
-        gone = [layout.record_name(delete.key) for delete in commit.deletes if delete.expect]
+        gone = [path_of(delete.key) for delete in commit.deletes if delete.expect]
         writes: dict[str, bytes | None] = dict.fromkeys(gone)
         if gone:
             writes[layout.LEFT] = layout.left(commit.cause, gone)
-        return writes | {layout.record_name(put.key): layout.packed(put.lease_id, put.value) for put in commit.puts}
+        return writes | {path_of(put.key): layout.packed(put.lease_id, put.value) for put in commit.puts}
 
     async def aclose(self) -> None:
         """See Store."""

@@ -13,6 +13,7 @@ from registry_server.records import Deleted, Delta, Key, Progress, Record
 from registry_server.stores.backend import Change, Check, Everything, Item
 from registry_server.stores.leased import layout
 from registry_server.stores.leases import LeaseTable
+from registry_server.stores.names import key_of, path_of
 from registry_server.stores.pace import Pace
 from registry_server.stores.teller import OrderLost
 
@@ -53,7 +54,7 @@ class View:
 
     def difference(self, everything: Everything) -> Change:
         """What changed between what is known and all that there is, as far as that can be told."""
-        known = {*map(layout.lease_name, self._lease_revisions), *map(layout.record_name, self._records)}
+        known = {*map(layout.lease_name, self._lease_revisions), *map(path_of, self._records)}
         new = [item for item in everything.items if item.revision > self._revision and item.name != layout.EPOCH]
         return Change(everything.revision, tuple(new), tuple(known.difference(item.name for item in everything.items)))
 
@@ -89,7 +90,7 @@ class View:
                 self.leases.grant(lease_id, ttl_s, now)
 
     def _take_record(self, item: Item) -> Record | None:
-        key = layout.key_at(item.name)
+        key = key_of(item.name)
         if key is None:
             return None
         lease_id, value = layout.unpacked(item.value)
@@ -103,7 +104,7 @@ class View:
 
     def _drop_records(self, names: Iterable[str]) -> Iterator[tuple[Key, str]]:
         for name in names:
-            key = layout.key_at(name)
+            key = key_of(name)
             if key is not None and self._forget(key):
                 yield key, name
 
@@ -153,9 +154,7 @@ class View:
 
     def _ending(self, lease_id: str | None, keys: Iterable[Key]) -> Ending:
         checks = [] if lease_id is None else [self.check(lease_id)]
-        return Ending(
-            lease_id, (*checks, *(Check(layout.record_name(key), self._records[key].revision) for key in keys))
-        )
+        return Ending(lease_id, (*checks, *(Check(path_of(key), self._records[key].revision) for key in keys)))
 
     def put_back(self, ending: Ending) -> None:
         """It did not end: look at it again."""
@@ -163,7 +162,7 @@ class View:
             self.leases.again(ending.lease_id)
             return
         for check in ending.checks:
-            key = layout.key_at(check.name)
+            key = key_of(check.name)
             if key is not None and self._is_bereft(key):
                 self._bereft[key] = None
 

@@ -9,8 +9,8 @@ from registry_server.illness import PARTS, RETURN_S, whole_s
 from registry_server.records import Cause, Commit, Delta, Outcome, Put, StoreEvent
 from registry_server.stores.leases import LeaseTable
 from registry_server.stores.memory import MemoryStore
+from registry_server.testing import running
 from tests.support.core import drive, key
-from tests.support.stores import running
 
 
 def test_no_early_expiry() -> None:

@@ -1,0 +1,49 @@
+"""Every store keeps the contract, which is a class of tests that other people's stores may inherit from as well."""
+
+import pytest
+
+from registry_server.stores import memory
+from registry_server.stores.base import Store
+from registry_server.stores.etcd.store import EtcdStore
+from registry_server.stores.leased import Leased
+from registry_server.stores.memory import MemoryStore
+from registry_server.testing import StoreContract
+from tests.support.backend import DictBackend
+from tests.support.stores import MAY_BUILD, Backends
+
+
+class TestMemory(StoreContract):
+    short_ttl_s = 0.6
+    slack_s = memory.TICK_S + 0.9
+
+    @pytest.fixture
+    def store(self) -> Store:
+        return MemoryStore()
+
+
+class TestLeased(StoreContract):
+    """On the backend that docs/stores.md shows."""
+
+    short_ttl_s = 0.6
+    slack_s = 1.0
+
+    @pytest.fixture
+    def store(self) -> Store:
+        return Leased(DictBackend())
+
+
+class TestEtcd(StoreContract):
+    """etcd looks for leases to end twice a second, and ends them through its log."""
+
+    slack_s = 0.5 + 1.5
+
+    @pytest.fixture
+    def store(self, backends: Backends) -> Store:
+        return EtcdStore.from_url(backends.etcd_url(newest=False))
+
+
+@MAY_BUILD
+class TestNewestEtcd(TestEtcd):
+    @pytest.fixture
+    def store(self, backends: Backends) -> Store:
+        return EtcdStore.from_url(backends.etcd_url(newest=True))

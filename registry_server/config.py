@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from registry_server.stores import open_store
+from registry_server.stores import check_url
 from registry_server.stores.base import BadStoreURL
 
 ENV_PREFIX = "REGISTRY_"
@@ -45,7 +45,7 @@ class Config:
         _one_of("log_format", self.log_format, LOG_FORMATS)
         _one_of("log_level", self.log_level, LOG_LEVELS)
         try:
-            open_store(self.store)
+            check_url(self.store)
         except BadStoreURL as error:
             raise ConfigError(f"store: {error}") from None
 

@@ -6,33 +6,63 @@ A URL may have a password in it, also where it has a mistake: no message quotes 
 from collections.abc import Callable
 
 from registry_server.stores.base import BadStoreURL, Store
+from registry_server.stores.schemes import Scheme, Schemes, installed
+
+__all__ = ["Scheme", "check_url", "has_password", "open_store", "register"]
 
 
 def open_store(url: str) -> Store:
     """The store that a URL names, not connected yet. Raises BadStoreURL."""
-    scheme, colon, _ = url.partition(":")
-    maker = _MAKERS.get(scheme) if colon else None
-    if maker is None:
-        known = ", ".join(f"{name}:" for name in _MAKERS)
-        raise BadStoreURL(f"store URL: there is no such kind of store; the URL must begin with one of {known}")
-    return maker(url)
+    made: object = _SCHEMES.of(url).open(url)
+    if not isinstance(made, Store):
+        raise BadStoreURL(f"store URL: its kind of store makes a {type(made).__name__}, which is no Store")
+    return made
+
+
+def check_url(url: str) -> None:
+    """Opens nothing, and makes no store. Raises BadStoreURL."""
+    _SCHEMES.of(url).check(url)
 
 
 def has_password(url: str) -> bool:
     """Whether a URL has a password in it, for everybody who sees the URL. Raises BadStoreURL."""
-    if not url.startswith("etcd:"):
-        return False
-    from registry_server.stores.etcd.url import EtcdURL
+    return _SCHEMES.of(url).has_password(url)
 
-    return EtcdURL.parse(url).has_password
+
+def register(name: str, maker: Callable[[str], Store] | Scheme) -> None:
+    """A kind of store for all of this process: URLs that begin with `name:` are given to `maker`.
+
+    Raises ValueError when the name is no scheme, or taken. A package that others install brings its kinds by the entry
+    points `grpc_registry.stores` instead.
+    """
+    _SCHEMES.register(name, maker)
+
+
+# ---- the built-in kinds; each is imported when it is used
+
+
+def _check_memory(url: str) -> None:
+    if url != "memory:":
+        raise BadStoreURL("store URL: the embedded store takes no settings; write memory:")
 
 
 def _memory(url: str) -> Store:
     from registry_server.stores.memory import MemoryStore
 
-    if url != "memory:":
-        raise BadStoreURL("store URL: the embedded store takes no settings; write memory:")
+    _check_memory(url)
     return MemoryStore()
+
+
+def _check_etcd(url: str) -> None:
+    from registry_server.stores.etcd.url import EtcdURL
+
+    EtcdURL.parse(url)
+
+
+def _etcd_has_password(url: str) -> bool:
+    from registry_server.stores.etcd.url import EtcdURL
+
+    return EtcdURL.parse(url).has_password
 
 
 def _etcd(url: str) -> Store:
@@ -41,5 +71,8 @@ def _etcd(url: str) -> Store:
     return EtcdStore.from_url(url)
 
 
-# Imported when it is used: nobody pays for a store that he has not.
-_MAKERS: dict[str, Callable[[str], Store]] = {"memory": _memory, "etcd": _etcd}
+# They do not come by entry points: `memory:` works wherever the code does, installed or not, and finding what is
+# installed takes longer than all else that a start does. What `register` adds is of the process, as modules are.
+_SCHEMES = Schemes(
+    {"memory": Scheme(_memory, _check_memory), "etcd": Scheme(_etcd, _check_etcd, _etcd_has_password)}, installed
+)

@@ -72,7 +72,7 @@ def _etcd(url: str) -> Store:
 
 
 # They do not come by entry points: `memory:` works wherever the code does, installed or not, and finding what is
-# installed takes longer than all else that a start does. What `register` adds is of the process, as modules are.
-_SCHEMES = Schemes(
-    {"memory": Scheme(_memory, _check_memory), "etcd": Scheme(_etcd, _check_etcd, _etcd_has_password)}, installed
-)
+# installed takes longer than all else that a start does.
+_BUILT_IN = {"memory": Scheme(_memory, _check_memory), "etcd": Scheme(_etcd, _check_etcd, _etcd_has_password)}
+# What `register` adds is of the process, as modules are.
+_SCHEMES = Schemes(_BUILT_IN, installed)

@@ -2,13 +2,13 @@
 
 import pytest
 
-from registry_server.stores import memory
+from registry_server.stores import memory, open_store
 from registry_server.stores.base import Store
 from registry_server.stores.etcd.store import EtcdStore
 from registry_server.stores.leased import Leased
 from registry_server.stores.memory import MemoryStore
 from registry_server.testing import StoreContract
-from tests.support.backend import DictBackend
+from tests.support.backend import Documented
 from tests.support.stores import MAY_BUILD, Backends
 
 
@@ -21,15 +21,12 @@ class TestMemory(StoreContract):
         return MemoryStore()
 
 
-class TestLeased(StoreContract):
-    """On the backend that docs/stores.md shows."""
+class TestLeased(Documented):
+    """On the backend that docs/stores.md shows, and as it says."""
 
-    short_ttl_s = 0.6
-    slack_s = 1.0
 
-    @pytest.fixture
-    def store(self) -> Store:
-        return Leased(DictBackend())
+def test_documented_kind_of_store_is_one() -> None:
+    assert isinstance(open_store("dict:"), Leased)
 
 
 class TestEtcd(StoreContract):

@@ -1,4 +1,4 @@
-"""The backend that docs/stores.md shows, as it stands there."""
+"""What docs/stores.md shows, as it stands there: a backend, and the contract as tests of it."""
 
 import re
 from typing import Any
@@ -8,12 +8,9 @@ from tests.support.source import ROOT
 PAGE = ROOT / "docs" / "stores.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
 
+NAMES: dict[str, Any] = {}
+for block in BLOCKS:
+    exec(compile(block, PAGE.name, "exec"), NAMES)
 
-def documented(block: str) -> dict[str, Any]:
-    """The names that a block of the page defines."""
-    names: dict[str, Any] = {}
-    exec(compile(block, PAGE.name, "exec"), names)
-    return names
-
-
-DictBackend = documented(BLOCKS[0].partition("shared = ")[0])["DictBackend"]
+DictBackend = NAMES["DictBackend"]
+Documented = NAMES["TestMine"]

@@ -11,7 +11,7 @@ from registry_server import stores
 from registry_server.stores import check_url, has_password, open_store, register
 from registry_server.stores.base import BadStoreURL
 from registry_server.stores.memory import MemoryStore
-from registry_server.stores.schemes import Scheme, Schemes, installed
+from registry_server.stores.schemes import Schemes, installed
 
 MODULE = """
 from registry_server.stores import Scheme
@@ -59,10 +59,10 @@ def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("mine_stores", None)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this test registers is gone after it."""
-    monkeypatch.setattr(stores, "_SCHEMES", Schemes({"memory": Scheme(lambda url: MemoryStore())}, installed))
+    """What this test registers is gone after it, and what others did is not there."""
+    monkeypatch.setattr(stores, "_SCHEMES", Schemes(stores._BUILT_IN, installed))
 
 
 def said(url: str) -> str:
@@ -124,24 +124,24 @@ def test_broken_kind_harms_no_other(others: Path) -> None:
     assert isinstance(open_store("memory:"), MemoryStore)
 
 
-def test_registered_kind_is_used(own: None) -> None:
+def test_registered_kind_is_used() -> None:
     urls: list[str] = []
     register("x-1.y+z", lambda url: urls.append(url) or MemoryStore())
     check_url("x-1.y+z:whatever")
     assert urls == []
     assert isinstance(open_store("x-1.y+z:whatever"), MemoryStore)
     assert urls == ["x-1.y+z:whatever"]
-    with pytest.raises(BadStoreURL, match=r"one of memory:, x-1\.y\+z:$"):
+    with pytest.raises(BadStoreURL, match=r"one of memory:, etcd:, x-1\.y\+z:$"):
         open_store("other:")
 
 
-def test_registered_comes_before_installed(own: None, others: Path) -> None:
+def test_registered_comes_before_installed(others: Path) -> None:
     register("broken", lambda url: MemoryStore())
     assert isinstance(open_store("broken:"), MemoryStore)
 
 
 @pytest.mark.parametrize("name", ["memory", "", "Mine", "1x", "a b", "a:", "a/b"])
-def test_names_that_cannot_be_registered(name: str, own: None) -> None:
+def test_names_that_cannot_be_registered(name: str) -> None:
     with pytest.raises(ValueError, match="kind of store"):
         register(name, lambda url: MemoryStore())
 

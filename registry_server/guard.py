@@ -25,7 +25,7 @@ MAX_STEP = 500
 MAX_PROMISED = 200_000
 
 
-class _Held(NamedTuple):
+class _Waiting(NamedTuple):
     """What was known of an instance when its removal began to wait; its time to live is in whole seconds."""
 
     ttl_s: int
@@ -39,7 +39,7 @@ class RemovalGuard:
         self._lookup = lookup
         self._illness = Illness()
         self._is_away = False
-        self._held: dict[Key, _Held] = {}
+        self._waiting: dict[Key, _Waiting] = {}
         # The same by time to live, which alone decides when a wait ends; and by lease.
         self._by_ttl: dict[int, dict[Key, None]] = {}
         self._leases = Holdings()
@@ -49,16 +49,16 @@ class RemovalGuard:
 
     def __contains__(self, key: object) -> bool:
         """Whether the view has this instance only because its removal waits: the store has it no more."""
-        return key in self._held
+        return key in self._waiting
 
     def __len__(self) -> int:
         """How many removals wait."""
-        return len(self._held)
+        return len(self._waiting)
 
     @property
     def next_due(self) -> float | None:
         """No removal has waited long enough before this; None if none waits, or the store is away."""
-        return self._earliest if self._held and not self._is_away else None
+        return self._earliest if self._waiting and not self._is_away else None
 
     def excused_until(self, ttl_s: float) -> float:
         """Until when the end of an instance of that time to live may be the fault of others; minus infinity if not."""
@@ -116,7 +116,7 @@ class RemovalGuard:
         self._is_away = False
         self._illness.note(now, was_felt=bool(current) or snapshot.through > snapshot.revision)
         present = {record.key for record in snapshot.records}
-        for key in self._held.keys() & present:
+        for key in self._waiting.keys() & present:
             self._free(key)
         return frozenset(
             key for key in current if key not in present and self._must_wait(Deleted(key, Cause.EXPIRED), now)
@@ -150,7 +150,7 @@ class RemovalGuard:
         if deleted.cause is not Cause.EXPIRED:
             self._free(deleted.key)
             return False
-        if deleted.key in self._held:
+        if deleted.key in self._waiting:
             return True
         entry = self._lookup(deleted.key)
         if entry is None:
@@ -164,20 +164,20 @@ class RemovalGuard:
         return True
 
     def _hold(self, entry: Entry, ttl_s: int) -> None:
-        self._held[entry.key] = _Held(ttl_s, entry.lease_id)
+        self._waiting[entry.key] = _Waiting(ttl_s, entry.lease_id)
         self._by_ttl.setdefault(ttl_s, {})[entry.key] = None
         self._leases.add(entry.lease_id, entry.key)
         self._earliest = min(self._earliest, self._deadline(ttl_s))
 
     def _free(self, key: Key) -> bool:
-        held = self._held.pop(key, None)
-        if held is None:
+        waited = self._waiting.pop(key, None)
+        if waited is None:
             return False
-        keys = self._by_ttl[held.ttl_s]
+        keys = self._by_ttl[waited.ttl_s]
         del keys[key]
         if not keys:
-            del self._by_ttl[held.ttl_s]
-        self._leases.remove(held.lease_id, key)
+            del self._by_ttl[waited.ttl_s]
+        self._leases.remove(waited.lease_id, key)
         return True
 
 

@@ -38,11 +38,11 @@ class Leaving(NamedTuple):
 
 
 class Rules:
-    """`held` are the instances that the view still shows though the store has let go of them (guard.py)."""
+    """`lingering` are the instances that the view still shows though the store has let go of them (guard.py)."""
 
-    def __init__(self, catalog: Catalog, held: Container[Key], now: Callable[[], float]) -> None:
+    def __init__(self, catalog: Catalog, lingering: Container[Key], now: Callable[[], float]) -> None:
         self._catalog = catalog
-        self._held = held
+        self._lingering = lingering
         self._now = now
 
     def register(self, wanted: pb.Instance, lease: Lease) -> Plan:
@@ -79,7 +79,7 @@ class Rules:
         """Change the named fields. Raises NotFound, and InvalidField if tags and metadata become too large together."""
         key = Key(wanted.namespace, wanted.service, wanted.id)
         current = self._catalog.get(key)
-        if current is None or key in self._held:
+        if current is None or key in self._lingering:
             raise NotFound("instance", str(key))
         changed = storable(current)
         for path in paths:
@@ -95,7 +95,7 @@ class Rules:
         stamped = pb.Instance()
         stamped.CopyFrom(wanted)
         stamped.ttl.CopyFrom(seconds(lease.ttl_s))
-        if current is not None and current.lease_id == lease.id and key not in self._held:
+        if current is not None and current.lease_id == lease.id and key not in self._lingering:
             stamped.generation = current.owner.generation
             stamped.registered_at.FromNanoseconds(current.owner.registered_ns)
             if wanted.checks:
@@ -135,10 +135,12 @@ class Rules:
         return [entry for entry in entries if who.lease_id in ("", entry.lease_id)]
 
     def _deletes(self, entries: Iterable[Entry]) -> tuple[Delete, ...]:
-        return tuple(Delete(entry.key, self._expect(entry.key)) for entry in entries if entry.key not in self._held)
+        return tuple(
+            Delete(entry.key, self._expect(entry.key)) for entry in entries if entry.key not in self._lingering
+        )
 
     def _expect(self, key: Key) -> int:
-        return 0 if key in self._held else self._catalog.revision_of(key)
+        return 0 if key in self._lingering else self._catalog.revision_of(key)
 
 
 def _plan_of(entries: Sequence[Entry], commit: Commit) -> Plan:

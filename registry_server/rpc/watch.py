@@ -43,10 +43,10 @@ def claim_of(token: str, query: Query) -> Claim | None:
     match = _TOKEN.fullmatch(token)
     if match is None:
         raise InvalidField("resume_token", "is not one that this service gave out")
-    epoch, revision, fingerprint, held = match.groups()
+    epoch, revision, fingerprint, checksum = match.groups()
     if fingerprint != query.fingerprint:
         raise InvalidField("resume_token", "was given out for another namespace, other services or another filter")
-    return Claim(epoch, int(revision), int(held, 16))
+    return Claim(epoch, int(revision), int(checksum, 16))
 
 
 class WatchTopic:

@@ -43,7 +43,7 @@ ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class Setup:
     """What every link of one store is made with."""
 
     url: EtcdURL
@@ -72,12 +72,12 @@ class EtcdTeller(Teller):
 
 
 @contextlib.asynccontextmanager
-async def open_session(endpoint: str, settings: Settings, teller: EtcdTeller) -> AsyncIterator["Session"]:
+async def open_session(endpoint: str, setup: Setup, teller: EtcdTeller) -> AsyncIterator["Session"]:
     """A link to an endpoint, through which nothing has been asked yet. Raises OSError when a file cannot be read."""
-    link = Link(endpoint, settings.url)
+    link = Link(endpoint, setup.url)
     try:
-        async with Watch(link, settings.pace) as watch:
-            yield Session(link, watch, settings, teller)
+        async with Watch(link, setup.pace) as watch:
+            yield Session(link, watch, setup, teller)
     finally:
         await link.aclose()
 
@@ -85,13 +85,13 @@ async def open_session(endpoint: str, settings: Settings, teller: EtcdTeller) ->
 class Session:
     """What one link does for the store."""
 
-    def __init__(self, link: Link, watch: Watch, settings: Settings, teller: EtcdTeller) -> None:
+    def __init__(self, link: Link, watch: Watch, setup: Setup, teller: EtcdTeller) -> None:
         self.link = link
         self.renewals = Renewals(link, self._renewal_answered)
         self.leases: LeaseIds
         self._watch = watch
-        self._settings = settings
-        self._layout = settings.layout
+        self._setup = setup
+        self._layout = setup.layout
         self._teller = teller
         self._telling: Telling
         self._vouched_revision = 0
@@ -105,7 +105,7 @@ class Session:
         await self.link.login()
         found = await self._start()
         self._vouched_revision = found.vouched.revision
-        reading = Reading(self._layout, self.leases, self._settings.pace, self._settings.odd)
+        reading = Reading(self._layout, self.leases, self._setup.pace, self._setup.odd)
         opening, told = await self._opening(found, reading)
         self._telling = Telling(reading, told, self._teller.secret or b"")
         await self._watch.open(self._telling)
@@ -155,13 +155,13 @@ class Session:
     # ---- silence
 
     def _renewal_answered(self, took_s: float) -> None:
-        if took_s > self._settings.pace.ill_s:
+        if took_s > self._setup.pace.ill_s:
             self._ill(took_s)
 
     def _note_silence(self) -> None:
         """Before anything is told: whether what it says may be the fault of a silence."""
         owed_s = self.renewals.desk.unanswered_s
-        silence_s = max(self._watch.unanswered_s, owed_s if owed_s > self._settings.pace.ill_s else 0.0)
+        silence_s = max(self._watch.unanswered_s, owed_s if owed_s > self._setup.pace.ill_s else 0.0)
         if silence_s > 0:
             self._ill(silence_s)
             self.renewals.desk.forgive()
@@ -198,7 +198,7 @@ class Session:
 
     async def _write_own(self, name: bytes, seen: Found, value: bytes) -> None:
         if seen.revision and seen.value:
-            self._settings.odd(name, "was replaced, for it did not hold what it should")
+            self._setup.odd(name, "was replaced, for it did not hold what it should")
         await self.link.ask(self.link.api.txn, self._layout.replace(name, value, seen.revision))
 
     def _new_secret(self) -> bytes:
@@ -213,7 +213,7 @@ class Session:
         """An epoch whose fence is above all that the epochs known here may have given out."""
         seen = Epoch.read(found.epoch.value)
         known = max(self._teller.given_out, (seen.fence if seen else 0) + found.revision)
-        return Epoch.after(known, secrets.token_hex(8), self._settings.wall_clock()).value
+        return Epoch.after(known, secrets.token_hex(8), self._setup.wall_clock()).value
 
     # ---- where the telling starts
 
@@ -229,7 +229,7 @@ class Session:
         goes_on = self._teller.goes_on(epoch_name(epoch, found.cluster_id))
         if told is not None and goes_on and await self._remembers(told.revision):
             return [Back()], told
-        self._settings.pace.begin()
+        self._setup.pace.begin()
         sets = [] if self._teller.has_started else await self._vouched_for(found, epoch, reading)
         if not sets or found.revision - sets[0].revision > MAX_REPLAY:
             sets.append(await self._load(reading))
@@ -247,7 +247,7 @@ class Session:
         """The full set that was vouched for, if there is one and it can be had."""
         vouched = Vouched.read(found.vouched.value)
         if vouched is None and found.vouched.value:
-            self._settings.odd(self._layout.vouched, "holds nothing that was vouched for")
+            self._setup.odd(self._layout.vouched, "holds nothing that was vouched for")
         if vouched is None or vouched.token != epoch.token:
             return []
         if not found.epoch.revision <= vouched.revision <= found.revision:

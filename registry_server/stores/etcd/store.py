@@ -18,7 +18,7 @@ from registry_server.records import Commit, Lease, Outcome, Renewal
 from registry_server.stores.base import Conflict, Emit, NoSuchLease, Store, StoreAway
 from registry_server.stores.etcd.leases import LeaseIds, ttl_of
 from registry_server.stores.etcd.link import BadCredentials, LeaseTaken, LinkLost
-from registry_server.stores.etcd.session import EtcdTeller, Session, Settings, open_session
+from registry_server.stores.etcd.session import EtcdTeller, Session, Setup, open_session
 from registry_server.stores.etcd.url import EtcdURL
 from registry_server.stores.etcd.wire import Layout, conflicts, whole_seconds
 from registry_server.stores.pace import Pace
@@ -45,7 +45,7 @@ class EtcdStore(Store):
     ) -> None:
         self._foreign = _Foreign()
         self._pace = Pace()
-        self._settings = Settings(url, Layout.below(url.prefix), self._pace, self._foreign.skip, wall_clock)
+        self._setup = Setup(url, Layout.below(url.prefix), self._pace, self._foreign.skip, wall_clock)
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, hides nothing
         self._endpoints = self._rng.sample(url.endpoints, len(url.endpoints))
         self._session: Session | None = None
@@ -91,7 +91,7 @@ class EtcdStore(Store):
         """Tell what happens, and take writes, through one endpoint until that fails."""
         reason = ""
         try:
-            async with open_session(endpoint, self._settings, teller) as session:
+            async with open_session(endpoint, self._setup, teller) as session:
                 await session.start()
                 self._session, self._leases = session, session.leases
                 await session.run()
@@ -147,11 +147,11 @@ class EtcdStore(Store):
         """See Store. One transaction of etcd. Raises Refused when it is larger than etcd takes."""
         session = self._live()
         if not commit.changes:
-            return (await session.write(session.link.api.range, self._settings.layout.where())).header.revision
+            return (await session.write(session.link.api.range, self._setup.layout.where())).header.revision
         for put in commit.puts:
             if put.needs_lease and session.leases.find(put.lease_id) is None:
                 raise NoSuchLease(put.lease_id)
-        request = self._settings.layout.txn(commit, session.leases)
+        request = self._setup.layout.txn(commit, session.leases)
         response = await session.write(session.link.api.txn, request)
         if not response.succeeded:
             raise Conflict(conflicts(commit, response), response.header.revision)

@@ -267,7 +267,7 @@ def test_change_costs_the_same_however_many_wait() -> None:
     """Tens of thousands come back after an outage, and each of them is a change."""
     guard = after_outage(some())
     removed(guard, BACK_AT + 1, ONE)
-    guard._held = NeverSearched(guard._held)
+    guard._waiting = NeverSearched(guard._waiting)
     guard._by_ttl = NeverSearched(guard._by_ttl)
     removed(guard, BACK_AT + 2, TWO)
     guard.store_ill(BACK_AT + 3)

@@ -19,8 +19,8 @@ NEW = Lease("new", 30.0)
 FENCE = 1000
 
 
-def rules(catalog: Catalog, held: frozenset[Key] = frozenset()) -> Rules:
-    return Rules(catalog, held, lambda: NOON + 0.25)
+def rules(catalog: Catalog, lingering: frozenset[Key] = frozenset()) -> Rules:
+    return Rules(catalog, lingering, lambda: NOON + 0.25)
 
 
 def wanted(name: Key = ONE, **fields: Any) -> pb.Instance:

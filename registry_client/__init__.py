@@ -30,7 +30,18 @@ from registry_client.errors import (
     RegistryUnavailable,
     Unauthenticated,
 )
-from registry_client.instance import Endpoint, Health, Instance, Key, Locality, ServiceSummary, Status
+from registry_client.instance import (
+    Cause,
+    Endpoint,
+    Health,
+    Instance,
+    Key,
+    Locality,
+    NamespaceSummary,
+    Removed,
+    ServiceSummary,
+    Status,
+)
 from registry_client.lease import State
 from registry_client.registrar import Registration
 from registry_client.signals import run_until_signal
@@ -46,6 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Backoff",
+    "Cause",
     "Changes",
     "ClientClosed",
     "Conflict",
@@ -59,6 +71,7 @@ __all__ = [
     "LimitExceeded",
     "Locality",
     "Misuse",
+    "NamespaceSummary",
     "NeverRegistered",
     "NotFound",
     "PermissionDenied",
@@ -67,6 +80,7 @@ __all__ = [
     "RegistryClient",
     "RegistryError",
     "RegistryUnavailable",
+    "Removed",
     "ServiceSummary",
     "State",
     "Status",

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from registry_client import checks
 from registry_client.errors import RegistryError
@@ -25,13 +25,14 @@ from registry_client.errors import RegistryError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from registry_client.instance import Instance
+    from registry_client.instance import Instance, Removed
     from registry_client.view import View
     from registry_client.watcher import Watch
 
 log = logging.getLogger(__name__)
 
 Callback = Callable[["Instance"], Awaitable[object] | object]
+RemovedCallback = Callable[["Removed"], Awaitable[object] | object]
 END_S = 1.0  # how long an ended subscription waits for the callback that is under way
 # In a callback, and in all that it starts: whose callback that is.
 _WITHIN: ContextVar[Subscription | None] = ContextVar("registry_client_within", default=None)
@@ -40,7 +41,7 @@ _WITHIN: ContextVar[Subscription | None] = ContextVar("registry_client_within", 
 class Call(NamedTuple):
     """One callback to be called, and for which instance."""
 
-    callback: Callback
+    callback: Callable[[Any], Awaitable[object] | object]
     instance: Instance
 
 
@@ -50,7 +51,7 @@ class Callbacks:
 
     added: Callback | None = None
     updated: Callback | None = None
-    removed: Callback | None = None
+    removed: RemovedCallback | None = None
 
     def __post_init__(self) -> None:
         for name, callback in (("added", self.added), ("updated", self.updated), ("removed", self.removed)):
@@ -60,7 +61,11 @@ class Callbacks:
     def batches(self, view: View) -> list[list[Call]]:
         """What to call for a view, in order; within a batch all are coroutine functions, or none is."""
         changes = view.changes
-        told = ((self.added, changes.added), (self.updated, changes.updated), (self.removed, changes.removed))
+        told: tuple[tuple[Callable[[Any], object] | None, Sequence[Instance]], ...] = (
+            (self.added, changes.added),
+            (self.updated, changes.updated),
+            (self.removed, changes.removed),
+        )
         return [[Call(callback, it) for it in instances] for callback, instances in told if callback and instances]
 
 
@@ -176,7 +181,7 @@ def leave_within() -> None:
         subscription.leave_within()
 
 
-def _is_async(callback: Callback) -> bool:
+def _is_async(callback: Callable[[Any], object]) -> bool:
     return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(getattr(callback, "__call__", None))  # noqa: B004
 
 

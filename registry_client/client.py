@@ -18,7 +18,7 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import answers, checks
 from registry_client.backoff import Backoff
 from registry_client.cache import MAX_AGE_S, Disk, ViewFile, default_dir
-from registry_client.callbacks import Callback, Callbacks, Subscription, leave_within
+from registry_client.callbacks import Callback, Callbacks, RemovedCallback, Subscription, leave_within
 from registry_client.errors import ClientClosed, Misuse
 from registry_client.instance import (
     DEFAULT_NAMESPACE,
@@ -26,6 +26,7 @@ from registry_client.instance import (
     Filters,
     Instance,
     Key,
+    NamespaceSummary,
     ServiceSummary,
     check_registrable,
     filter_to_proto,
@@ -300,10 +301,12 @@ class RegistryClient:
         min_revision: int = 0,
         page_size: int = 0,
         namespace: str = "",
+        all_namespaces: bool = False,
         timeout: float | None = None,
         **filters: Unpack[Filters],
     ) -> list[Instance]:
-        """The instances of a service, or of the whole namespace, in the order of service and id.
+        """The instances of a service, or of the whole namespace, or of all of them, in the order of namespace, service
+        and id.
 
         Filters: `tags`, `metadata`, `version`, `statuses`, `healths`, `locality`, `healthy_only`; see `Filters`.
         `min_revision`: wait until the registry has seen that revision. All pages are fetched, of `page_size` each (0:
@@ -311,7 +314,8 @@ class RegistryClient:
         """
         session, seconds, pages = self._here(), self._seconds(timeout), answers.Pages()
         request = pb.ListRequest(
-            namespace=self._space(namespace),
+            namespace=self._asked_space(namespace, all_namespaces),
+            all_namespaces=all_namespaces,
             service=checks.name("service", service, empty=True),
             page_size=checks.whole("page_size", page_size, 0, checks.MAX_PAGE),
             min_revision=checks.whole("min_revision", min_revision, 0, checks.MAX_INT64),
@@ -321,35 +325,57 @@ class RegistryClient:
         while True:
             doing = f"list {service or 'all services'}"
             answer = await session.link.call(lambda stub: stub.List, request, seconds, doing)
-            names = [(it.service, it.id) for it in answer.instances]
+            names = [(it.namespace, it.service, it.id) for it in answer.instances]
             request.page_token = pages.next_token(names, answer.ByteSize(), answer.next_page_token)
             found += map(Instance.from_proto, answer.instances)
             if not request.page_token:
                 return found
 
-    async def services(self, *, namespace: str = "", timeout: float | None = None) -> Sequence[ServiceSummary]:
-        """The services that have instances, in the order of their names."""
+    async def services(
+        self, *, namespace: str = "", all_namespaces: bool = False, timeout: float | None = None
+    ) -> Sequence[ServiceSummary]:
+        """The services that have instances, in the order of namespace and name."""
         session, seconds, pages = self._here(), self._seconds(timeout), answers.Pages()
-        request = pb.ListServicesRequest(namespace=self._space(namespace))
+        space = self._asked_space(namespace, all_namespaces)
+        request = pb.ListServicesRequest(namespace=space, all_namespaces=all_namespaces)
         found: list[ServiceSummary] = []
         while True:
             answer = await session.link.call(lambda stub: stub.ListServices, request, seconds, "list services")
-            names = [(it.service,) for it in answer.services]
+            names = [(it.namespace, it.service) for it in answer.services]
             request.page_token = pages.next_token(names, answer.ByteSize(), answer.next_page_token)
             found += [ServiceSummary(it.namespace, it.service, it.instances, it.routable) for it in answer.services]
             if not request.page_token:
                 return found
 
+    async def namespaces(self, *, timeout: float | None = None) -> Sequence[NamespaceSummary]:
+        """The namespaces that have instances, in the order of their names."""
+        session, seconds, pages = self._here(), self._seconds(timeout), answers.Pages()
+        request = pb.ListNamespacesRequest()
+        found: list[NamespaceSummary] = []
+        while True:
+            answer = await session.link.call(lambda stub: stub.ListNamespaces, request, seconds, "list namespaces")
+            names = [(it.namespace,) for it in answer.namespaces]
+            request.page_token = pages.next_token(names, answer.ByteSize(), answer.next_page_token)
+            found += [NamespaceSummary(it.namespace, it.services, it.instances) for it in answer.namespaces]
+            if not request.page_token:
+                return found
+
     # ---- watching
 
-    def watch(self, *services: str, namespace: str = "", **filters: Unpack[Filters]) -> Watch:
+    def watch(
+        self, *services: str, namespace: str = "", all_namespaces: bool = False, **filters: Unpack[Filters]
+    ) -> Watch:
         """Follow services, or without any name the whole namespace: `async for view in registry.watch("player")`.
 
-        Filters as in `list`. See `Watch` for when views come, and `View` for what is in them.
+        `all_namespaces`: of every namespace, also of those to come. Filters as in `list`. See `Watch` for when views
+        come, and `View` for what is in them.
         """
         session = self._here()
         question = pb.WatchRequest(
-            namespace=self._space(namespace), services=_services(services), filter=filter_to_proto(**filters)
+            namespace=self._asked_space(namespace, all_namespaces),
+            all_namespaces=all_namespaces,
+            services=_services(services),
+            filter=filter_to_proto(**filters),
         )
         directory, max_age_s = self._settings.cache_dir, self._settings.cache_max_age_s
         file = ViewFile(directory, self.addresses, question, max_age_s) if directory else None
@@ -361,19 +387,21 @@ class RegistryClient:
         *services: str,
         added: Callback | None = None,
         updated: Callback | None = None,
-        removed: Callback | None = None,
+        removed: RemovedCallback | None = None,
         namespace: str = "",
+        all_namespaces: bool = False,
         **filters: Unpack[Filters],
     ) -> Subscription:
         """Call back for every instance that is added, updated, removed, until the result is cancelled.
 
-        Callbacks are functions of one Instance (as it is now; a removed one as it was last), called one after the
-        other: coroutine functions in this loop, plain ones in a thread of this subscription, which is theirs to block.
-        What they raise is logged and ends nothing. While one takes its time the next ones wait, and then hear of what
-        differs from what was told before. Raises InvalidArgument.
+        Callbacks are functions of one Instance (as it is now; a removed one as it was last, with its `cause`), called
+        one after the other: coroutine functions in this loop, plain ones in a thread of this subscription, which is
+        theirs to block. What they raise is logged and ends nothing. While one takes its time the next ones wait, and
+        then hear of what differs from what was told before. Raises InvalidArgument.
         """
         callbacks = Callbacks(added, updated, removed)
-        subscription = Subscription(self.watch(*services, namespace=namespace, **filters), callbacks)
+        watch = self.watch(*services, namespace=namespace, all_namespaces=all_namespaces, **filters)
+        subscription = Subscription(watch, callbacks)
         subscription.begin(self._here().tasks.start(subscription.run(), "registry-callbacks"))
         return subscription
 
@@ -385,6 +413,14 @@ class RegistryClient:
 
     def _space(self, namespace: str) -> str:
         return checks.name("namespace", namespace, empty=True) or self.namespace
+
+    def _asked_space(self, namespace: str, all_namespaces: bool) -> str:
+        """The namespace of a question; empty when it is about all of them."""
+        if not checks.yes_or_no("all_namespaces", all_namespaces):
+            return self._space(namespace)
+        if namespace:
+            raise checks.wrong("namespace", "must be empty with all_namespaces", namespace)
+        return ""
 
     def _seconds(self, timeout: float | None) -> float:
         return self._settings.timeout_s if timeout is None else checks.timeout(timeout)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple, NoReturn, Self, TypedDict, TypeVar, Unpack
@@ -57,6 +57,25 @@ class Health(StrEnum):
     HEALTHY = "HEALTHY"
     UNHEALTHY = "UNHEALTHY"
     CRITICAL = "CRITICAL"
+
+
+class Cause(StrEnum):
+    """Why an instance left. UNSPECIFIED: it is no longer within the filter, or nobody knows."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    EXPIRED = "EXPIRED"
+    DEREGISTERED = "DEREGISTERED"
+    REPLACED = "REPLACED"
+    DRAINED = "DRAINED"
+    UNHEALTHY = "UNHEALTHY"
+
+    @classmethod
+    def from_proto(cls, number: int) -> Self:
+        """The cause as the registry tells it; one of a newer registry is UNSPECIFIED."""
+        return cls(_CAUSES.get(number, "UNSPECIFIED"))
+
+
+_CAUSES: Mapping[int, str] = {number: name.removeprefix("CAUSE_") for name, number in pb.Departure.Cause.items()}
 
 
 class Key(NamedTuple):
@@ -220,6 +239,23 @@ class Instance:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Removed(Instance):
+    """An instance that left, as it was last, and why: its lease ran out (EXPIRED), it was DEREGISTERED, another one
+    registered its address (REPLACED), its time to drain was over (DRAINED), or its checks failed (UNHEALTHY)."""
+
+    cause: Cause = Cause.UNSPECIFIED
+
+    @classmethod
+    def of(cls, instance: Instance, cause: Cause) -> Self:
+        """That instance, whatever it holds."""
+        made = cls.__new__(cls)
+        for it in fields(Instance):
+            object.__setattr__(made, it.name, getattr(instance, it.name))
+        object.__setattr__(made, "cause", cause)
+        return made
+
+
 # What a message can hold, for the fields that are numbers.
 _NUMBERS = (
     ("port", 0, 65535),
@@ -275,6 +311,15 @@ class ServiceSummary:
     routable: int
 
 
+@dataclass(frozen=True, slots=True)
+class NamespaceSummary:
+    """One namespace in numbers: how many of its services have instances, and how many instances these have."""
+
+    namespace: str
+    services: int
+    instances: int
+
+
 class Filters(TypedDict, total=False):
     """Which instances are meant: all conditions that are given must hold."""
 
@@ -313,16 +358,16 @@ class Fields(TypedDict, total=False):
     health: Health | str
 
 
-def update_to_proto(key: Key, fields: Fields) -> pb.UpdateRequest:
+def update_to_proto(key: Key, changes: Fields) -> pb.UpdateRequest:
     """An update of the named fields as it goes over the wire. Raises InvalidArgument for what it cannot be."""
-    _check_names("update_mask", fields, Fields)
-    if not fields:
+    _check_names("update_mask", changes, Fields)
+    if not changes:
         names = ", ".join(sorted(Fields.__annotations__))
         raise WrongType(f"update_mask: name one or more of {names}", "update_mask")
-    values: dict[str, Any] = dict(fields)
+    values: dict[str, Any] = dict(changes)
     changed = Instance(service=key.service, host="", port=0, id=key.id, namespace=key.namespace, **values)
     _check_changeable(changed)
-    return pb.UpdateRequest(instance=changed.to_proto(), update_mask=field_mask_pb2.FieldMask(paths=sorted(fields)))
+    return pb.UpdateRequest(instance=changed.to_proto(), update_mask=field_mask_pb2.FieldMask(paths=sorted(changes)))
 
 
 def check_registrable(instance: object) -> Instance:

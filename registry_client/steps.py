@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from registry_client import checks
-from registry_client.instance import DEFAULT_NAMESPACE, Instance, Key
+from registry_client.instance import DEFAULT_NAMESPACE, Cause, Instance, Key
 
 if TYPE_CHECKING:
     from registry_api.registry.v1 import registry_pb2 as pb
@@ -70,7 +70,7 @@ class Step:
     epoch: str
     reset: bool
     upserts: list[Member] = field(default_factory=list)
-    removed: list[Key] = field(default_factory=list)
+    removed: dict[Key, Cause] = field(default_factory=dict)
     parts: int = 0
     size: int = 0
 
@@ -131,7 +131,8 @@ class Steps:
                 raise Refused(f"it answers another question: {_short(key)} was not asked for")
             step.upserts.append(Member(key, instance, message.ByteSize(), checksum_of(instance)))
         for it in response.removed:
-            step.removed.append(Key(it.namespace or DEFAULT_NAMESPACE, it.service, it.id))
+            key = Key(it.namespace or DEFAULT_NAMESPACE, it.service, it.id)
+            step.removed[key] = Cause.from_proto(it.cause)
 
 
 def checksum_of(instance: Instance) -> int:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from registry_client.backoff import Backoff
     from registry_client.callbacks import Subscription as AioSubscription
     from registry_client.errors import RegistrationLost
-    from registry_client.instance import Fields, Filters, Instance, ServiceSummary
+    from registry_client.instance import Fields, Filters, Instance, NamespaceSummary, Removed, ServiceSummary
     from registry_client.lease import State
     from registry_client.registrar import Registration as AioRegistration
     from registry_client.steps import WatchLimits
@@ -270,30 +270,46 @@ class RegistryClient:
         min_revision: int = 0,
         page_size: int = 0,
         namespace: str = "",
+        all_namespaces: bool = False,
         timeout: float | None = None,
         **filters: Unpack[Filters],
     ) -> list[Instance]:
-        """The instances of a service, or of the whole namespace, in the order of service and id."""
+        """The instances of a service, or of the whole namespace, or of all of them, in the order of namespace, service
+        and id."""
         return self._thread.run(
             self._inner.list(
                 service,
                 min_revision=min_revision,
                 page_size=page_size,
                 namespace=namespace,
+                all_namespaces=all_namespaces,
                 timeout=timeout,
                 **filters,
             )
         )
 
-    def services(self, *, namespace: str = "", timeout: float | None = None) -> Sequence[ServiceSummary]:
-        """The services that have instances, in the order of their names."""
-        return self._thread.run(self._inner.services(namespace=namespace, timeout=timeout))
+    def services(
+        self, *, namespace: str = "", all_namespaces: bool = False, timeout: float | None = None
+    ) -> Sequence[ServiceSummary]:
+        """The services that have instances, in the order of namespace and name."""
+        return self._thread.run(
+            self._inner.services(namespace=namespace, all_namespaces=all_namespaces, timeout=timeout)
+        )
 
-    def watch(self, *services: str, namespace: str = "", **filters: Unpack[Filters]) -> Watch:
-        """Follow services, or without any name the whole namespace: `for view in registry.watch("player")`."""
+    def namespaces(self, *, timeout: float | None = None) -> Sequence[NamespaceSummary]:
+        """The namespaces that have instances, in the order of their names."""
+        return self._thread.run(self._inner.namespaces(timeout=timeout))
+
+    def watch(
+        self, *services: str, namespace: str = "", all_namespaces: bool = False, **filters: Unpack[Filters]
+    ) -> Watch:
+        """Follow services, or without any name the whole namespace: `for view in registry.watch("player")`.
+
+        `all_namespaces`: of every namespace, also of those to come.
+        """
 
         async def begin() -> AioWatch:
-            return self._inner.watch(*services, namespace=namespace, **filters)
+            return self._inner.watch(*services, namespace=namespace, all_namespaces=all_namespaces, **filters)
 
         return Watch(self._thread, self._thread.run(begin()))
 
@@ -302,8 +318,9 @@ class RegistryClient:
         *services: str,
         added: Callable[[Instance], object] | None = None,
         updated: Callable[[Instance], object] | None = None,
-        removed: Callable[[Instance], object] | None = None,
+        removed: Callable[[Removed], object] | None = None,
         namespace: str = "",
+        all_namespaces: bool = False,
         **filters: Unpack[Filters],
     ) -> Subscription:
         """Call back for every instance that is added, updated, removed, until the result is cancelled.
@@ -318,6 +335,7 @@ class RegistryClient:
                 updated=updated,
                 removed=removed,
                 namespace=namespace,
+                all_namespaces=all_namespaces,
                 **filters,
             )
 

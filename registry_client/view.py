@@ -11,7 +11,7 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from registry_client.instance import Endpoint, FrozenDict, Instance, Key
+from registry_client.instance import Cause, Endpoint, FrozenDict, Instance, Key, Removed
 from registry_client.steps import Asked, Member, Refused, Steps, WatchLimits, check_bounds, checksum_of
 
 if TYPE_CHECKING:
@@ -31,11 +31,12 @@ _LAST_PORT = 65535
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What differs from the view yielded before: `updated` as they are now, `removed` as they were last."""
+    """What differs from the view yielded before: `updated` as they are now, `removed` as they were last, and why each
+    left (`cause`)."""
 
     added: tuple[Instance, ...] = ()
     updated: tuple[Instance, ...] = ()
-    removed: tuple[Instance, ...] = ()
+    removed: tuple[Removed, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.added or self.updated or self.removed)
@@ -181,6 +182,8 @@ class ViewFold:
         self._away = True
         self._server_stale = False
         self._touched: dict[Key, Instance | None] = {}  # as they were when the last view was taken
+        self._causes: dict[Key, Cause] = {}  # why those of them left that did
+        self._told_causes: dict[Key, Cause] = {}  # by the last step
 
     # ---- streams
 
@@ -223,7 +226,9 @@ class ViewFold:
         self.token = response.resume_token
         self._needs_reset = False
         self._prove(response.header, now)
-        return Folded.CHANGED if self._show(step.reset, touched, now) else Folded.PROVEN
+        changed = self._show(step.reset, touched, now)
+        self._told_causes = {}
+        return Folded.CHANGED if changed else Folded.PROVEN
 
     def _check_checksum(self, response: pb.WatchResponse) -> None:
         if self._checksum != response.checksum:
@@ -242,6 +247,7 @@ class ViewFold:
             self._put(member)
         for key in step.removed:
             self._take(key)
+        self._told_causes = step.removed
         return {member.key for member in step.upserts}.union(step.removed)
 
     def _put(self, member: Member) -> None:
@@ -339,10 +345,13 @@ class ViewFold:
         if was == instance:
             return False
         # Who came and went unseen leaves no trace, so that a reader who reads nothing costs no more than two sets.
+        self._causes.pop(key, None)
         if self._touched.setdefault(key, was) == instance:
             del self._touched[key]
         if instance is None:
             del self._shown[key]
+            if key in self._touched:
+                self._causes[key] = self._told_causes.get(key, Cause.UNSPECIFIED)
         else:
             self._shown[key] = instance
         return True
@@ -401,6 +410,7 @@ class ViewFold:
         """The view as it is now, with what changed since the last one taken."""
         changes = self._changes()
         self._touched.clear()
+        self._causes.clear()
         self._is_unseen = False
         return self._view(now, changes)
 
@@ -413,7 +423,7 @@ class ViewFold:
         for key, was in sorted(self._touched.items(), key=lambda item: item[0]):
             current = self._shown.get(key)
             if current is None and was is not None:
-                removed.append(was)
+                removed.append(Removed.of(was, self._causes[key]))
             elif current is not None and was is None:
                 added.append(current)
             elif current is not None:

@@ -14,7 +14,7 @@ import click
 
 from registry_client.cli.ends import Signalled
 from registry_client.cli.options import DEFAULT_SERVER, OUTPUTS, TIMEOUT, Common
-from registry_client.cli.reading import instances, services, watch
+from registry_client.cli.reading import instances, namespaces, services, watch
 from registry_client.cli.registering import register
 from registry_client.cli.show import (
     REFUSED,
@@ -119,5 +119,5 @@ def main(context: click.Context, server: str, namespace: str, output: str, timeo
     context.obj = Common(server, namespace, output, timeout)
 
 
-for command in (services, instances, watch, register, update, drain, deregister):
+for command in (namespaces, services, instances, watch, register, update, drain, deregister):
     main.add_command(command)

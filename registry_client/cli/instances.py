@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from registry_client.cli.table import Column
+from registry_client.instance import Cause, Removed
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from registry_client.instance import Instance, Locality, ServiceSummary
+    from registry_client.instance import Instance, Locality, NamespaceSummary, ServiceSummary
 
+NAMESPACE = Column("NAMESPACE")
+NAMESPACES = (NAMESPACE, Column("SERVICES"), Column("INSTANCES"))
 SERVICES = (Column("SERVICE"), Column("INSTANCES"), Column("ROUTABLE"))
 # SERVICE, ID and ADDRESS are what every other command needs.
 INSTANCES = (
@@ -29,6 +32,10 @@ WIDE = (*INSTANCES, Column("TTL"), Column("GENERATION"), Column("REGISTERED"))
 SIGNS = {"added": ("+", "green"), "updated": ("~", "yellow"), "removed": ("-", "red")}
 
 
+def namespace_row(it: NamespaceSummary) -> tuple[str, ...]:
+    return it.namespace, str(it.services), str(it.instances)
+
+
 def service_row(it: ServiceSummary) -> tuple[str, ...]:
     return it.service, str(it.instances), str(it.routable)
 
@@ -45,10 +52,12 @@ def wide_row(it: Instance) -> tuple[str, ...]:
     return *instance_row(it), ttl, str(it.generation), registered
 
 
-def change_text(event: str, it: Instance) -> str:
+def change_text(event: str, it: Instance, *, with_namespace: bool = False) -> str:
     """What happened to an instance, and all there is to tell of it."""
     service, name, *rest = instance_row(it)
-    return " ".join(part for part in (f"{SIGNS[event][0]} {service}/{name}", *rest) if part)
+    space = f"{it.namespace}/" if with_namespace else ""
+    why = it.cause.lower() if isinstance(it, Removed) and it.cause is not Cause.UNSPECIFIED else ""
+    return " ".join(part for part in (f"{SIGNS[event][0]} {space}{service}/{name}", *rest, why) if part)
 
 
 def time_text(now: datetime) -> str:

@@ -124,6 +124,14 @@ _FILTER = (
 )
 
 
+def with_all_namespaces(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the option to mean every namespace, whatever `--namespace` and the environment say."""
+    return _with(
+        (click.option("--all-namespaces", "-A", is_flag=True, help="Of every namespace, which is shown then."),),
+        function,
+    )
+
+
 def with_common(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the common options; what stands after its name wins over what stands before it."""
 

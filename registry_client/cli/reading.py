@@ -1,9 +1,10 @@
-"""SHELL: the commands that look: `services`, `instances`, `watch`."""
+"""SHELL: the commands that look: `namespaces`, `services`, `instances`, `watch`."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -11,55 +12,81 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client.cli.ends import Signalled, run
 from registry_client.cli.instances import (
     INSTANCES,
+    NAMESPACE,
+    NAMESPACES,
     SERVICES,
     SIGNS,
     WIDE,
     change_text,
     instance_row,
+    namespace_row,
     service_row,
     time_text,
     wide_row,
 )
-from registry_client.cli.options import Common, with_common, with_filters
+from registry_client.cli.options import Common, with_all_namespaces, with_common, with_filters
 from registry_client.cli.show import as_dict, complain, say, say_document, say_table
+from registry_client.instance import Instance, Removed, ServiceSummary
 from registry_client.lack import why_none
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from registry_client.cli.table import Column
     from registry_client.client import RegistryClient
-    from registry_client.instance import Filters, Instance, ServiceSummary
+    from registry_client.instance import Filters, NamespaceSummary
     from registry_client.view import View
+
+Named = TypeVar("Named", bound=Instance | ServiceSummary)
 
 
 @click.command()
 @with_common
-def services(common: Common) -> None:
-    """The services of the namespace, with the number of their instances."""
+def namespaces(common: Common) -> None:
+    """The namespaces, with the number of their services and instances."""
 
-    async def ask() -> tuple[Sequence[ServiceSummary], pb.ResponseHeader]:
+    async def ask() -> tuple[Sequence[NamespaceSummary], pb.ResponseHeader]:
         async with common.connect() as registry:
-            return await registry.services(), _header(registry)
+            return await registry.namespaces(), _header(registry)
 
     found, header = run(ask())
     _warn_of_age(header)
     if common.as_json:
-        messages = (pb.ServiceSummary(**{name: getattr(it, name) for name in _SUMMARY}) for it in found)
+        messages = (pb.NamespaceSummary(**asdict(it)) for it in found)
+        say_document({"header": as_dict(header), "namespaces": [as_dict(message) for message in messages]})
+        return
+    say_table(NAMESPACES, list(map(namespace_row, found)), wide=common.wide)
+    if not found:
+        complain("nothing is registered")
+
+
+@click.command()
+@with_all_namespaces
+@with_common
+def services(common: Common, all_namespaces: bool) -> None:
+    """The services of the namespace, with the number of their instances."""
+
+    async def ask() -> tuple[Sequence[ServiceSummary], pb.ResponseHeader]:
+        async with common.connect() as registry:
+            return await registry.services(all_namespaces=all_namespaces), _header(registry)
+
+    found, header = run(ask())
+    _warn_of_age(header)
+    if common.as_json:
+        messages = (pb.ServiceSummary(**asdict(it)) for it in found)
         say_document({"header": as_dict(header), "services": [as_dict(message) for message in messages]})
         return
-    say_table(SERVICES, list(map(service_row, found)), wide=common.wide)
+    _say_rows(common, SERVICES, service_row, found, with_namespace=all_namespaces)
     if not found:
-        complain(f"no service is registered in namespace {common.namespace}")
-
-
-_SUMMARY = ("namespace", "service", "instances", "routable")
+        complain(f"no service is registered in {_where(common, all_namespaces)}")
 
 
 @click.command()
 @click.argument("service", default="")
+@with_all_namespaces
 @with_filters
 @with_common
-def instances(common: Common, service: str, filters: Filters) -> None:
+def instances(common: Common, service: str, filters: Filters, all_namespaces: bool) -> None:
     """The instances of SERVICE; without it, of the whole namespace.
 
     A terminal that is too narrow for all cuts metadata and tags, and never what other commands need. `-o wide` cuts
@@ -68,8 +95,11 @@ def instances(common: Common, service: str, filters: Filters) -> None:
 
     async def ask() -> tuple[list[Instance], pb.ResponseHeader, str]:
         async with common.connect() as registry:
-            found, header = await registry.list(service, **filters), _header(registry)
-            lack = "" if found or common.as_json else await _why_none(registry, common, service, filters)
+            found = await registry.list(service, all_namespaces=all_namespaces, **filters)
+            header, lack = _header(registry), ""
+            if not found and not common.as_json:
+                registered = await registry.list(service, all_namespaces=all_namespaces) if filters else ()
+                lack = why_none(service or _where(common, all_namespaces), registered, filtered=bool(filters))
             return found, header, lack
 
     found, header, lack = run(ask())
@@ -77,7 +107,7 @@ def instances(common: Common, service: str, filters: Filters) -> None:
     if common.as_json:
         say_document({"header": as_dict(header), "instances": [as_dict(it.to_proto()) for it in found]})
         return
-    _say_instances(common, found)
+    _say_instances(common, found, with_namespace=all_namespaces)
     if lack:
         complain(lack)
 
@@ -96,16 +126,28 @@ def _warn_of_age(header: pb.ResponseHeader) -> None:
         complain(f"the registry cannot reach its store: this is what it knew {age_s:.1f} s ago")
 
 
-async def _why_none(registry: RegistryClient, common: Common, service: str, filters: Filters) -> str:
-    """Why there is nothing to show: nothing registered, or a filter that leaves out all that is."""
-    registered = await registry.list(service) if filters else ()
-    name = service or f"namespace {common.namespace}"
-    return why_none(name, registered, filtered=bool(filters))
+def _where(common: Common, all_namespaces: bool) -> str:
+    return "any namespace" if all_namespaces else f"namespace {common.namespace}"
 
 
-def _say_instances(common: Common, found: Sequence[Instance]) -> None:
+def _say_instances(common: Common, found: Sequence[Instance], *, with_namespace: bool = False) -> None:
     row, columns = (wide_row, WIDE) if common.wide else (instance_row, INSTANCES)
-    say_table(columns, list(map(row, found)), wide=common.wide)
+    _say_rows(common, columns, row, found, with_namespace=with_namespace)
+
+
+def _say_rows(
+    common: Common,
+    columns: Sequence[Column],
+    row: Callable[[Named], tuple[str, ...]],
+    found: Sequence[Named],
+    *,
+    with_namespace: bool,
+) -> None:
+    """A row for each, behind its namespace if that is to be shown."""
+    if with_namespace:
+        say_table((NAMESPACE, *columns), [(it.namespace, *row(it)) for it in found], wide=common.wide)
+    else:
+        say_table(columns, list(map(row, found)), wide=common.wide)
 
 
 def say_instance(common: Common, instance: Instance) -> None:
@@ -118,20 +160,21 @@ def say_instance(common: Common, instance: Instance) -> None:
 
 @click.command()
 @click.argument("services", nargs=-1)
+@with_all_namespaces
 @with_filters
 @with_common
-def watch(common: Common, services: tuple[str, ...], filters: Filters) -> None:
+def watch(common: Common, services: tuple[str, ...], filters: Filters, all_namespaces: bool) -> None:
     """Every change of SERVICES as it happens, until Ctrl-C; without any, of the whole namespace.
 
-    Lines begin with the time and +, ~ or -: added, updated, removed. Those that are there already are added first. With
-    --output json there is one JSON document per line, and the event `current` after those that were there already.
-    While the registry is away the watch goes on and says so.
+    Lines begin with the time and +, ~ or -: added, updated, removed (and why). Those that are there already are added
+    first. With --output json there is one JSON document per line, and the event `current` after those that were there
+    already. While the registry is away the watch goes on and says so.
     """
-    told = Told(common)
+    told = Told(common, with_namespace=all_namespaces)
 
     async def follow() -> None:
         async with common.connect() as registry:
-            async for view in registry.watch(*services, **filters):
+            async for view in registry.watch(*services, all_namespaces=all_namespaces, **filters):
                 told.view(view, datetime.now().astimezone())
 
     try:
@@ -144,8 +187,9 @@ def watch(common: Common, services: tuple[str, ...], filters: Filters) -> None:
 class Told:
     """What a watch has shown so far, and how it goes on."""
 
-    def __init__(self, common: Common) -> None:
+    def __init__(self, common: Common, *, with_namespace: bool = False) -> None:
         self._as_json = common.as_json
+        self._with_namespace = with_namespace
         self._stale = False
         self.anything = False
 
@@ -165,10 +209,12 @@ class Told:
 
     def _change(self, event: str, instance: Instance, view: View, now: datetime) -> None:
         if self._as_json:
-            told = {"event": event, "revision": str(view.revision), "instance": as_dict(instance.to_proto())}
+            why = {"cause": instance.cause.value} if isinstance(instance, Removed) else {}
+            told = {"event": event, "revision": str(view.revision), **why, "instance": as_dict(instance.to_proto())}
             self._document(now, told)
         else:
-            say(change_text(event, instance), colour=SIGNS[event][1], before=time_text(now))
+            text = change_text(event, instance, with_namespace=self._with_namespace)
+            say(text, colour=SIGNS[event][1], before=time_text(now))
 
     def _staleness(self, view: View, now: datetime) -> None:
         if self._as_json:

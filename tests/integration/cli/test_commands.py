@@ -16,7 +16,7 @@ from tests.integration.client.test_registering import nobody_there
 from tests.support.registryctl import REGISTRYCTL, complaint_of, ctl, ended, line_of, runner, running
 from tests.support.servers import ROOT, RegistryServer
 
-COMMANDS = ["services", "instances", "watch", "register", "update", "drain", "deregister"]
+COMMANDS = ["namespaces", "services", "instances", "watch", "register", "update", "drain", "deregister"]
 
 pytestmark = pytest.mark.usefixtures("address")
 
@@ -82,6 +82,33 @@ async def test_namespaces(registry: RegistryClient) -> None:
             assert "p1" in (await ctl(*arguments)).stdout
 
 
+async def test_all_namespaces(registry: RegistryClient) -> None:
+    async with registry.register(player("p1", namespace="prod"), drain=0), registry.register(player("p2"), drain=0):
+        tables = {
+            ("namespaces",): ["NAMESPACE SERVICES INSTANCES", "default 1 1", "prod 1 1"],
+            ("services", "-A"): ["NAMESPACE SERVICE INSTANCES ROUTABLE", "default player 1 1", "prod player 1 1"],
+            ("instances", "-A", "-n", "x"): ["NAMESPACE SERVICE ID ADDRESS", "default player p2", "prod player p1"],
+        }
+        for command, lines in tables.items():
+            shown = [" ".join(line.split()) for line in (await ctl(*command)).stdout.splitlines()]
+            assert all(line.startswith(start) for line, start in zip(shown, lines, strict=True)), shown
+        documents = json.loads((await ctl("namespaces", "-o", "json")).stdout)
+        assert documents["namespaces"][1] == {"namespace": "prod", "services": 1, "instances": 1}
+        with running("watch", "-A") as process:
+            assert "+ default/player/p2 10.0.0.5:8001 ACTIVE" in await line_of(process)
+            assert "+ prod/player/p1 10.0.0.5:8001 ACTIVE" in await line_of(process)
+            await registry.deregister("player", "p2")
+            line = await line_of(process)
+            assert "- default/player/p2 10.0.0.5:8001" in line
+            assert line.rstrip().endswith(" deregistered")
+    for command, why in {
+        ("instances", "-A", "--tag", "eu"): "no instance of any namespace is registered",
+        ("services", "--all-namespaces"): "no service is registered in any namespace",
+        ("namespaces",): "nothing is registered",
+    }.items():
+        assert (await ctl(*command)).stderr == f"registryctl: {why}\n"
+
+
 async def test_a_watch_shows_what_happens(server: RegistryServer, registry: RegistryClient) -> None:
     with running("watch", "player") as process:
         registration = await registry.register(player("p1"), ttl=2)
@@ -112,7 +139,8 @@ async def test_a_watch_in_json_is_one_document_per_line_and_says_when_all_that_w
             assert (current["event"], current["instances"], current["revision"]) == ("current", 1, first["revision"])
             async with registry.register(player("p2", 8002), drain=0):
                 assert json.loads(await line_of(process))["event"] == "added"
-            assert json.loads(await line_of(process))["event"] == "removed"
+            removed = json.loads(await line_of(process))
+            assert (removed["event"], removed["cause"]) == ("removed", "DEREGISTERED")
             process.terminate()
             assert process.wait(20) == 0
 

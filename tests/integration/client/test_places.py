@@ -57,6 +57,7 @@ ASKS: dict[str, Callable[[RegistryClient], Any]] = {
     "get": lambda it: it.get("player", "p1"),
     "list": lambda it: it.list("player"),
     "services": lambda it: it.services(),
+    "namespaces": lambda it: it.namespaces(),
     "update": lambda it: it.update("player", "p1", weight=1),
     "deregister": lambda it: it.deregister("player", "p1"),
     "register": lambda it: it.register(player()),

@@ -26,6 +26,9 @@ def test_everything_once(registry: sync.RegistryClient) -> None:
         assert registry.get("player", "p1") == registration.instance
         assert [it.id for it in registry.list("player", tags=["game"], healthy_only=True)] == ["p1"]
         assert [it.service for it in registry.services()] == ["player"]
+        assert [it.namespace for it in registry.services(all_namespaces=True)] == ["default"]
+        assert [it.namespace for it in registry.namespaces()] == ["default"]
+        assert [it.id for it in registry.list(all_namespaces=True)] == ["p1"]
         assert registry.update("player", "p1", weight=5).weight == 5
         assert registry.deregister("player", "p1") == 1
         with pytest.raises(NotFound):

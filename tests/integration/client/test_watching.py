@@ -1,6 +1,7 @@
 """Watching, against a real server."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 
@@ -31,7 +32,7 @@ async def test_views_follow_what_happens(registry: RegistryClient) -> None:
         view = await anext(watch)
         assert [(it.id, it.weight) for it in view.changes.updated] == [("p1", 7)]
     view = await anext(watch)
-    assert [it.id for it in view.changes.removed] == ["p1"]
+    assert [(it.id, it.weight, it.cause) for it in view.changes.removed] == [("p1", 7, "DEREGISTERED")]
     assert not view.instances
 
 
@@ -55,6 +56,28 @@ async def test_several_services_and_all_of_them(registry: RegistryClient) -> Non
         assert ids(await anext(registry.watch("nobody"))) == []
 
 
+async def test_all_namespaces(server: RegistryServer, registry: RegistryClient) -> None:
+    watch = registry.watch("player", all_namespaces=True)
+    assert (await anext(watch)).instances == ()
+    others = [player("p1", namespace="prod", tags=["eu"]), player("p1", namespace="b")]
+    others.append(Instance(service="chat", host="10.0.0.6", port=1, id="x"))
+    async with registry.register(player("p1")), contextlib.AsyncExitStack() as stack:
+        for other in others:
+            await stack.enter_async_context(registry.register(other))
+        listed = await registry.list(all_namespaces=True, page_size=1)
+        keys = ["b/player/p1", "default/chat/x", "default/player/p1", "prod/player/p1"]
+        assert [str(it.key) for it in listed] == keys
+        view = await until(watch, lambda view: len(view.instances) == 3)
+        assert [it.namespace for it in view.instances] == ["b", "default", "prod"]
+        assert [it.namespace for it in await registry.list("player", all_namespaces=True, tags="eu")] == ["prod"]
+        names = [(it.namespace, it.service) for it in await registry.services(all_namespaces=True)]
+        assert names == [("b", "player"), ("default", "chat"), ("default", "player"), ("prod", "player")]
+        spaces = [(it.namespace, it.services, it.instances) for it in await registry.namespaces()]
+        assert spaces == [("b", 1, 1), ("default", 2, 2), ("prod", 1, 1)]
+    with pytest.raises(InvalidArgument, match="namespace: must be empty with all_namespaces"):
+        registry.watch(namespace="prod", all_namespaces=True)
+
+
 async def test_a_filter_lets_instances_come_and_go(registry: RegistryClient) -> None:
     watch = registry.watch("player", tags=["eu"], healthy_only=True)
     async with registry.register(player("p1", tags=["eu"])), registry.register(player("p2", 8002, tags=["us"])):
@@ -63,7 +86,7 @@ async def test_a_filter_lets_instances_come_and_go(registry: RegistryClient) -> 
         await until(watch, lambda view: ids(view) == ["p1", "p2"])
         await registry.update("player", "p1", status="DRAINING")
         view = await until(watch, lambda view: ids(view) == ["p2"])
-        assert [it.id for it in view.changes.removed] == ["p1"]
+        assert [(it.id, it.cause) for it in view.changes.removed] == [("p1", "UNSPECIFIED")]
 
 
 async def test_a_question_that_makes_no_sense_ends_the_watch(registry: RegistryClient) -> None:
@@ -109,7 +132,7 @@ async def test_callbacks_hear_of_everything_and_may_fail(
         heard.append(("updated", instance.id))
 
     subscription = registry.on_change(
-        "player", added=added, updated=updated, removed=lambda it: heard.append(("removed", it.id))
+        "player", added=added, updated=updated, removed=lambda it: heard.append((it.cause, it.id))
     )
     with caplog.at_level(logging.CRITICAL):
         registration = await registry.register(player("p1"))
@@ -117,7 +140,7 @@ async def test_callbacks_hear_of_everything_and_may_fail(
         await registry.update("player", "p1", weight=9)
         await eventually_async(lambda: heard == [("added", "p1"), ("updated", "p1")])
         await registration.aclose(drain=0)
-        await eventually_async(lambda: heard[-1] == ("removed", "p1"))
+        await eventually_async(lambda: heard[-1] == ("DEREGISTERED", "p1"))
         assert subscription.is_active
         subscription.cancel()
         await eventually_async(lambda: not subscription.is_active)

@@ -12,7 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry_api.registry.v1 import registry_pb2 as pb
-from registry_client.instance import Filters, Health, Instance, Key, Locality, Status, filter_to_proto, update_to_proto
+from registry_client.instance import (
+    Cause,
+    Filters,
+    Health,
+    Instance,
+    Key,
+    Locality,
+    Removed,
+    Status,
+    filter_to_proto,
+    update_to_proto,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 INSTANCES = st.builds(
@@ -48,6 +59,22 @@ def test_instances_are_values(instance: Instance) -> None:
     assert pickle.loads(pickle.dumps(instance)) == instance
     assert hash(instance) == hash(replace(instance))
     assert asdict(instance)["metadata"] == instance.metadata
+
+
+@given(INSTANCES, st.sampled_from(Cause))
+def test_who_left_is_an_instance_with_a_cause(instance: Instance, cause: Cause) -> None:
+    left = Removed.of(instance, cause)
+    assert (left.cause, left.to_proto(), left.key, left.routable) == (
+        cause, instance.to_proto(), instance.key, instance.routable,
+    )  # fmt: skip
+    assert pickle.loads(pickle.dumps(left)) == left == Removed.of(instance, cause)
+    assert all(left != Removed.of(instance, other) for other in Cause if other is not cause)
+
+
+def test_causes_are_those_of_the_proto() -> None:
+    names = {name.removeprefix("CAUSE_"): number for name, number in pb.Departure.Cause.items()}
+    assert {cause.value: names[cause.value] for cause in Cause} == names
+    assert [Cause.from_proto(number) for number in names.values()] == list(names)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from registry_api.registry.v1 import registry_pb2 as pb
-from registry_client.instance import Instance, Key
+from registry_client.instance import Cause, Instance, Key
 from registry_client.steps import Asked, WatchLimits
 from registry_client.view import (
     KEEP_AT_LEAST_S,
@@ -41,6 +41,7 @@ def step(
     *,
     upserts: Iterable[pb.Instance] = (),
     removed: Iterable[str] = (),
+    cause: pb.Departure.Cause = pb.Departure.CAUSE_UNSPECIFIED,
     reset: bool = False,
     epoch: str = "e1",
     revision: int = 1,
@@ -48,7 +49,9 @@ def step(
 ) -> pb.WatchResponse:
     """A response that leads to the set `after`."""
     response = pb.WatchResponse(reset=reset, upserts=upserts, resume_token=token)
-    response.removed.extend(pb.Departure(namespace="default", service="player", id=name) for name in removed)
+    response.removed.extend(
+        pb.Departure(namespace="default", service="player", id=name, cause=cause) for name in removed
+    )
     response.header.epoch, response.header.revision = epoch, revision
     response.checksum = sum(checksum_of(Instance.from_proto(it)) for it in after) % (1 << 64)
     return response
@@ -124,6 +127,33 @@ def test_changes_cover_what_a_slow_reader_skipped() -> None:
     changes = fold.take(3.0).changes
     assert [it.id for it in changes.removed] == ["a"]  # b came and went unseen
     assert not changes.added
+
+
+def test_who_left_says_why() -> None:
+    a, b = player("a"), player("b")
+    fold = following(a, b)
+    fold.on_response(step([b], removed=["a"], cause=pb.Departure.DRAINED, revision=2), 1.0)
+    fold.on_response(step([a, b], upserts=[a], revision=3), 2.0)
+    fold.on_response(step([a], removed=["b"], cause=pb.Departure.REPLACED, revision=4), 3.0)
+    fold.on_response(step([], removed=["a"], cause=pb.Departure.EXPIRED, revision=5), 4.0)
+    assert [(it.id, it.cause) for it in fold.take(4.0).changes.removed] == [("a", "EXPIRED"), ("b", "REPLACED")]
+    fold.on_response(step([b], upserts=[b], revision=6), 5.0)
+    assert fold.take(5.0).changes.removed == ()
+    assert (fold._causes, fold._told_causes) == ({}, {})
+
+
+def test_who_is_not_there_after_a_full_set_left_for_no_reason_that_is_told() -> None:
+    fold = following(player("a"), player("b"))
+    fold.on_response(step([player("b")], removed=["a"], cause=pb.Departure.EXPIRED, revision=2), 1.0)
+    reconnect(fold, full(player("a"), revision=3), 2.0)
+    assert [(it.id, it.cause) for it in fold.take(2.0).changes.removed] == [("b", "UNSPECIFIED")]
+
+
+@pytest.mark.parametrize("number", [99, -1])
+def test_a_cause_of_a_newer_registry_is_none(number: int) -> None:
+    fold = following(player("a"))
+    fold.on_response(step([], removed=["a"], cause=number, revision=2), 1.0)  # type: ignore[arg-type]
+    assert [it.cause for it in fold.take(1.0).changes.removed] == [Cause.UNSPECIFIED]
 
 
 def test_what_changed_and_changed_back_is_no_change() -> None:

@@ -43,7 +43,7 @@ from registry_client.instance import (
     Status,
 )
 from registry_client.lease import State
-from registry_client.registrar import Registration
+from registry_client.registration import Registration
 from registry_client.signals import run_until_signal
 from registry_client.steps import WatchLimits
 from registry_client.view import Changes, View

@@ -35,7 +35,9 @@ from registry_client.instance import (
 from registry_client.link import Link, Reach
 from registry_client.place import Place, check_forks
 from registry_client.pulse import Pulse
-from registry_client.registrar import Registrar, Registration, Wish
+from registry_client.registrar import Registrar
+from registry_client.registration import Registration
+from registry_client.stay import Wish
 from registry_client.steps import WatchLimits
 from registry_client.target import parse_addresses
 from registry_client.tasks import Tasks, steady

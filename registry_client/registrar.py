@@ -22,9 +22,9 @@ from registry_client.errors import (
 )
 from registry_client.instance import Instance
 from registry_client.lease import NEVER, PAUSE_PART, Holding, Leases, LookUp, Register, State
-from registry_client.registration import Registration, Stay, Wish
 from registry_client.renewals import Renewals
 from registry_client.signals import SignalDrains
+from registry_client.stay import Stay, Wish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from registry_client.link import Link
     from registry_client.place import Place
     from registry_client.tasks import Tasks
-
-__all__ = ["Registrar", "Registration", "Wish"]
 
 log = logging.getLogger(__name__)
 

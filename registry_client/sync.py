@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from registry_client.errors import RegistrationLost
     from registry_client.instance import Fields, Filters, Instance, NamespaceSummary, Removed, ServiceSummary
     from registry_client.lease import State
-    from registry_client.registrar import Registration as AioRegistration
+    from registry_client.registration import Registration as AioRegistration
     from registry_client.steps import WatchLimits
     from registry_client.view import View
     from registry_client.watcher import Watch as AioWatch

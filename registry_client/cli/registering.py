@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
 
     from registry_client.client import RegistryClient
-    from registry_client.registrar import Registration
+    from registry_client.registration import Registration
 
 WAIT_S = 60.0
 _MOST_WAIT_S = 3600.0

@@ -85,11 +85,12 @@ class _Recent:
 
 
 class _Namespace:
-    """`names` are the services that have instances, and there are so many of these."""
+    """`names` are the services that have instances; there are so many of these, and `digest` is the sum of theirs."""
 
-    __slots__ = ("instances", "names", "recent")
+    __slots__ = ("digest", "instances", "names", "recent")
 
     def __init__(self, floor: Point) -> None:
+        self.digest = 0
         self.instances = 0
         self.names: dict[str, None] = {}
         self.recent = _Recent(floor)
@@ -278,7 +279,9 @@ class Catalog:
 
     def checksum(self, query: Query) -> int:
         """The checksum of all instances of the services that a query means, whatever else it says."""
-        return sum(it.rows.digest for it in self._in_order(query)) % CHECKSUM_MODULUS
+        if query.services:
+            return sum(it.rows.digest for it in self._in_order(query)) % CHECKSUM_MODULUS
+        return sum(space.digest for space in self._known_namespaces(query)) % CHECKSUM_MODULUS
 
     def select(self, query: Query) -> Iterator[Entry]:
         """The instances that a query means, in the order of namespace, service and id."""
@@ -341,6 +344,12 @@ class Catalog:
 
     # ---- within
 
+    def _known_namespaces(self, query: Query) -> Iterable[_Namespace]:
+        if not query.namespace:
+            return self._namespaces.values()
+        space = self._namespaces.get(query.namespace)
+        return (space,) if space is not None else ()
+
     def _in_order(self, query: Query) -> Iterator[_Service]:
         """The services that a query means, in the order of namespace and name."""
         for namespace in (query.namespace,) if query.namespace else self.namespaces():
@@ -354,11 +363,9 @@ class Catalog:
         if query.names_services:
             named = (self._services.get((query.namespace, name)) for name in query.services)
             return (service.log for service in named if service is not None)
-        recent: Iterable[_Service] = self._recent
         if query.namespace:
-            space = self._namespaces.get(query.namespace)
-            recent = space.recent if space is not None else ()
-        return (service.log for service in recent if not query.services or service.name in query.services)
+            return (service.log for space in self._known_namespaces(query) for service in space.recent)
+        return (it.log for it in self._recent if not query.services or it.name in query.services)
 
     def _floor_of(self, query: Query) -> Point:
         """Up to where services that a query means may have changed that are known no more."""
@@ -408,6 +415,7 @@ class Catalog:
         service.replace(key.id, before, after)
         self._outlived.discard(key)
         self._index_lease(key, before, after)
+        service.namespace.digest += (after.digest if after else 0) - (before.digest if before else 0)
         if before is None or after is None:
             self._note_coming_or_going(service, key, before)
         self.seq += 1

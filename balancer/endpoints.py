@@ -1,4 +1,4 @@
-"""Values that a resolver yields: endpoints, and the closed union of what is known about them."""
+"""CORE: values that a resolver yields: endpoints, and the closed union of what is known about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is going on at an endpoint: calls in flight, latency, errors. Counted here, judged by policies and outlier
+"""CORE: what is going on at an endpoint: calls in flight, latency, errors. Counted here, judged by policies and outlier
 detection.
 
 A `Load` outlives picker swaps. Reading an estimate never changes it.

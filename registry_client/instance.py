@@ -1,4 +1,4 @@
-"""The values users see: instances, endpoints, filters. Frozen, and translated to and from the wire here alone."""
+"""CORE: the values users see: instances, endpoints, filters. Frozen, and translated to and from the wire here alone."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy

@@ -1,4 +1,4 @@
-"""CORE. The view that every read is answered from, changed by events of the store alone.
+"""CORE: the view that every read is answered from, changed by events of the store alone.
 
 Services are independent of one another: what a change costs depends on its own service alone. Beside the current state
 of each stands a bounded log of what changed (history.py), by which a reader that knows an earlier state gets the

@@ -1,4 +1,5 @@
-"""What can be wrong with a request, as data. `transport/status.py` holds the one table from these to gRPC statuses."""
+"""CORE: what can be wrong with a request, as data. `transport/status.py` holds the one table from these to gRPC
+statuses."""
 
 # Of a secret, so much is shown: enough to tell it from others, and to find a lease in etcd by.
 SHOWN = 16

@@ -1,4 +1,4 @@
-"""SHELL. From the store's events to all who are told: guard, catalog, listeners, in one synchronous step."""
+"""SHELL: from the store's events to all who are told: guard, catalog, listeners, in one synchronous step."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""CORE. What may stand in the fields of an instance: the same rules for a request and for what a store holds.
+"""CORE: what may stand in the fields of an instance: the same rules for a request and for what a store holds.
 
 Each check names the field it finds wrong by raising InvalidField, and returns the value as it is kept.
 """

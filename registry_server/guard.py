@@ -1,4 +1,4 @@
-"""CORE. Keeps the illness of the store from looking like the death of instances.
+"""CORE: keeps the illness of the store from looking like the death of instances.
 
 While the store is away nobody can renew, so leases may run out that their owners would have kept, and a store that
 comes back empty has forgotten them all. So for one time to live after the store was last ill, an instance whose lease

@@ -1,4 +1,4 @@
-"""CORE. The latest changes of each service, bounded for each and for all together.
+"""CORE: the latest changes of each service, bounded for each and for all together.
 
 Whoever knows an earlier state gets the difference by them. When there are too many in all, those of the service that
 has the most are forgotten: a busy service never costs a quiet one its history.

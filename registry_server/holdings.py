@@ -1,4 +1,4 @@
-"""CORE. Which instances each lease keeps alive: mostly one, sometimes thousands."""
+"""CORE: which instances each lease keeps alive: mostly one, sometimes thousands."""
 
 from registry_server.records import Key
 

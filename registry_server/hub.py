@@ -1,4 +1,4 @@
-"""CORE. Carries what changed to everybody who watches it, in rounds with rest, and no more at a time than is good.
+"""CORE: carries what changed to everybody who watches it, in rounds with rest, and no more at a time than is good.
 
 Readers of the same thing share a Topic; readers that were told the same so far form a group, and one Step serves the
 group. A change starts a round at once if none is under way: every reader that is free gets what it lacks. The next

@@ -1,4 +1,4 @@
-"""CORE. Times in which renewals may have been lost, and for which leases that matters.
+"""CORE: times in which renewals may have been lost, and for which leases that matters.
 
 An owner renews every third of its time to live, so a lease outlives a short spell in which nobody passes renewals on. A
 spell matters to leases that are at most so many times as long as itself: those of them that end less than one time to

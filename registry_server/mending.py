@@ -1,4 +1,4 @@
-"""CORE. What the store holds and should not, and what is to be written to mend it.
+"""CORE: what the store holds and should not, and what is to be written to mend it.
 
 A *ghost* lost its address to an instance that another replica registered at the same time: it is deleted. A *stray* was
 written by somebody else, and has no lease, or is no instance any more: it is put back as it was, under the lease that

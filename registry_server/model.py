@@ -1,4 +1,4 @@
-"""CORE. One instance as the server sees it, and the questions that can be asked about instances."""
+"""CORE: one instance as the server sees it, and the questions that can be asked about instances."""
 
 import hashlib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""CORE. What the store and everybody else say to each other: keys, records, leases, writes, and what is told of them.
+"""CORE: what the store and everybody else say to each other: keys, records, leases, writes, and what is told of them.
 
 These are plain values. Who keeps them is a store's (`stores/base.py` is its contract), what they mean is the
 registry's: `rules.py` decides what a write changes, `catalog.py` shows what there is.

@@ -1,4 +1,4 @@
-"""SHELL. Carries writes out: asks the rules, commits to the store, and waits until the view shows it."""
+"""SHELL: carries writes out: asks the rules, commits to the store, and waits until the view shows it."""
 
 import asyncio
 import contextlib

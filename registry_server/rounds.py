@@ -1,4 +1,4 @@
-"""SHELL. Runs the hub in the event loop: at the times it asks for, and when it is time to look for bookmarks."""
+"""SHELL: runs the hub in the event loop: at the times it asks for, and when it is time to look for bookmarks."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""CORE. The instances of one service in the order of their ids, in blocks that are shared with whoever reads them.
+"""CORE: the instances of one service in the order of their ids, in blocks that are shared with whoever reads them.
 
 A block that was handed out does not change any more: the next change works on a copy of it. So a snapshot costs a few
 references, readers that stand still share all that did not change meanwhile, and what was made of a block (its encoded

@@ -1,4 +1,4 @@
-"""CORE. The rules of the registry: what a write changes, given what is there.
+"""CORE: the rules of the registry: what a write changes, given what is there.
 
 Each function looks at the catalog and returns what the store is to do, all or nothing. If the store has moved on
 meanwhile, the commit conflicts and the function is asked again (registrar.py).

@@ -1,4 +1,4 @@
-"""CORE. What is set beside the instances: records of every kind but theirs, as the store tells of them.
+"""CORE: what is set beside the instances: records of every kind but theirs, as the store tells of them.
 
 What a value means is known to the room that wrote it. Nothing of what happens to instances happens to a setting: it is
 never held back, never counted, in no List and no Watch.

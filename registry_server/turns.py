@@ -1,4 +1,4 @@
-"""SHELL. Those who write the same thing take turns, in the order in which they came.
+"""SHELL: those who write the same thing take turns, in the order in which they came.
 
 Two writers of one record cannot both have their way in the same moment, and who loses plans anew. Among many that is
 work for nothing, and somebody loses every time. So within one server they queue; writers on different servers still

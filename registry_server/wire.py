@@ -1,4 +1,4 @@
-"""CORE. Protobuf's wire format, as much as is needed to join messages from parts that are encoded already.
+"""CORE: Protobuf's wire format, as much as is needed to join messages from parts that are encoded already.
 
 An encoded message is a sequence of fields in any order, so a message with many instances is put together by joining
 encoded fields. That is how an instance is encoded once, when it changes, however many answers and streams carry it.

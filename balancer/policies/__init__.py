@@ -1,4 +1,4 @@
-"""The policies, one file each, and how a name becomes one.
+"""CORE: the policies, one file each, and how a name becomes one.
 
 `policy("least_connections?choices=full")` is the policy of that name with these options; names of a user's own
 policies come from the entry point group `grpc_registry.policies`, each a callable that takes the options as keywords

@@ -1,4 +1,4 @@
-"""What a policy is: one small protocol, and the values that pass through it.
+"""CORE: what a policy is: one small protocol, and the values that pass through it.
 
 A policy of your own needs one method::
 

@@ -1,4 +1,4 @@
-"""Checks of the options of policies, which may come as text from a URL."""
+"""CORE: checks of the options of policies, which may come as text from a URL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""consistent_hash: calls with the same key go to the same node, and a node that comes or goes moves its own keys alone.
+"""CORE: consistent_hash: calls with the same key go to the same node, and a node that comes or goes moves its own keys
+alone.
 
 A ring (see `ring`) or Maglev's table (see `maglev`), with bounded loads if asked for (see `hashing.Bound`). Nodes are
 connected when the first call falls on them, as in gRFC A42's ring_hash.

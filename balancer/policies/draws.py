@@ -1,4 +1,4 @@
-"""Drawing nodes at random by weight: what random, weighted_random and the two-choices policies are made of.
+"""CORE: drawing nodes at random by weight: what random, weighted_random and the two-choices policies are made of.
 
 Inversion of the cumulative weights of the weight classes: one random number picks the class (by bisection) and the
 node in it.

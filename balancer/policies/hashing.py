@@ -1,4 +1,4 @@
-"""Where keys go: the hash, the walk over candidates that consistent_hash and ip_hash share, and bounded loads.
+"""CORE: where keys go: the hash, the walk over candidates that consistent_hash and ip_hash share, and bounded loads.
 
 The hash is BLAKE2b, cut to 64 bits: the same in every process and on every machine, at C speed, and nobody can craft
 keys that all fall on one node faster than by trying.

@@ -1,4 +1,4 @@
-"""ip_hash: calls for the same IP address go to the same node.
+"""CORE: ip_hash: calls for the same IP address go to the same node.
 
 nginx's ip_hash (src/http/modules/ngx_http_upstream_ip_hash_module.c) in purpose, and with `prefix=24` in what it
 hashes, but over a ring in place of a remainder: when a node leaves, the others keep their clients.

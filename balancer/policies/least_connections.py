@@ -1,4 +1,5 @@
-"""least_connections: the node with the fewest calls in flight for its weight, of all, or of two drawn in a large fleet.
+"""CORE: least_connections: the node with the fewest calls in flight for its weight, of all, or of two drawn in a large
+fleet.
 
 All is Envoy's FULL_SCAN and nginx's least_conn, two choices are Finagle's P2C with LeastLoaded and Envoy's
 LEAST_REQUEST. Of two drawn from ten the only idle node is one in a fifth of the picks, so small fleets are compared in

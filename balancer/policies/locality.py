@@ -1,4 +1,4 @@
-"""Locality-aware balancing: near and preferred endpoints first, and over to the next only what they cannot carry.
+"""CORE: locality-aware balancing: near and preferred endpoints first, and over to the next only what they cannot carry.
 
 Endpoints form levels: by priority, and within a priority by distance (own zone, own region, elsewhere). Levels share
 the traffic as Envoy's priorities do (docs: arch_overview/upstream/load_balancing/priority): a level of which the part

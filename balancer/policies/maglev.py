@@ -1,4 +1,4 @@
-"""Maglev's lookup table: one index per pick, and shares that differ by at most one entry per turn.
+"""CORE: Maglev's lookup table: one index per pick, and shares that differ by at most one entry per turn.
 
 Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, section 3.4; weights as in
 Envoy (source/extensions/load_balancing_policies/maglev): a node takes part in as many turns as its weight relative to

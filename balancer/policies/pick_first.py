@@ -1,4 +1,5 @@
-"""pick_first: the first endpoint of the list that connects takes all calls (gRFC A62; grpc/doc/load-balancing.md)."""
+"""CORE: pick_first: the first endpoint of the list that connects takes all calls (gRFC A62;
+grpc/doc/load-balancing.md)."""
 
 from __future__ import annotations
 

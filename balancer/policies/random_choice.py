@@ -1,4 +1,4 @@
-"""random: each call is drawn anew, every node alike (Envoy's `RANDOM`)."""
+"""CORE: random: each call is drawn anew, every node alike (Envoy's `RANDOM`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""response_time: the node that is expected to answer soonest, of two drawn.
+"""CORE: response_time: the node that is expected to answer soonest, of two drawn.
 
 Peak EWMA with two choices, after Finagle's P2CPeakEwma: the latency estimate (see `balancer.load`) times the calls
 that would be in flight. The peak makes a node that turns slow lose its traffic with the first slow answer; the decay

@@ -1,4 +1,4 @@
-"""The hash ring: each node owns the arcs that end at its points (Karger et al., "Consistent Hashing and Random
+"""CORE: the hash ring: each node owns the arcs that end at its points (Karger et al., "Consistent Hashing and Random
 Trees", 1997).
 
 A point is one integer: the upper bits of a hash, and in the lower bits the slot of its node. The ring is cut into

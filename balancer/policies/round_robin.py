@@ -1,4 +1,4 @@
-"""round_robin: every node in turn (grpc/doc/load-balancing.md)."""
+"""CORE: round_robin: every node in turn (grpc/doc/load-balancing.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Taking turns, by weight: what round_robin and weighted_round_robin are made of.
+"""CORE: taking turns, by weight: what round_robin and weighted_round_robin are made of.
 
 Weighted turns are dealt out by earliest deadline first among the classes of equal weight, the k-th turn (from 0) of a
 class with total weight W being due at (k + 1/2) / W. That is the Sainte-Laguë (Webster) divisor method of

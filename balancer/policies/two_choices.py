@@ -1,4 +1,4 @@
-"""The better of two nodes drawn at random.
+"""CORE: the better of two nodes drawn at random.
 
 Two choices instead of one take the longest queue from log n / log log n to log log n (Mitzenmacher, "The Power of Two
 Choices in Randomized Load Balancing", 1996), and unlike the best of all they do not send every client to the same

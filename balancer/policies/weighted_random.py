@@ -1,4 +1,4 @@
-"""weighted_random: each call is drawn anew, in proportion to the weights (see `draws`)."""
+"""CORE: weighted_random: each call is drawn anew, in proportion to the weights (see `draws`)."""
 
 from __future__ import annotations
 

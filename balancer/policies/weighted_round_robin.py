@@ -1,4 +1,4 @@
-"""weighted_round_robin: each node as often as its weight says, evenly spread over the period (see `turns`)."""
+"""CORE: weighted_round_robin: each node as often as its weight says, evenly spread over the period (see `turns`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Nodes grouped by weight: fleets have few distinct weights, so choosing among the groups is cheap at any size."""
+"""CORE: nodes grouped by weight: fleets have few distinct weights, so choosing among the groups is cheap at any
+size."""
 
 from __future__ import annotations
 

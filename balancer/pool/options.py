@@ -1,4 +1,4 @@
-"""How a pool behaves whatever the policy."""
+"""CORE: how a pool behaves whatever the policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pool tells about itself."""
+"""CORE: what a pool tells about itself."""
 
 from __future__ import annotations
 

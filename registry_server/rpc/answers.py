@@ -1,4 +1,4 @@
-"""CORE. Encoded answers. Those with many instances are joined from parts: an instance is encoded when it changes,
+"""CORE: encoded answers. Those with many instances are joined from parts: an instance is encoded when it changes,
 and never again."""
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""CORE. The steps of a Watch, in messages that are made one at a time and shared by the readers that are in step.
+"""CORE: the steps of a Watch, in messages that are made one at a time and shared by the readers that are in step.
 
 A full set is told block by block (rows.py) and a large difference piece by piece, so no set is ever encoded in one go,
 and a reader that stands still holds one message of its own: all else it shares.

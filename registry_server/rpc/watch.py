@@ -1,4 +1,4 @@
-"""CORE. What a Watch stream is told: the topic of a query, its checksum, and the tokens to resume by."""
+"""CORE: what a Watch stream is told: the topic of a query, its checksum, and the tokens to resume by."""
 
 import re
 from array import array

@@ -1,4 +1,4 @@
-"""The Store contract: where the truth lives.
+"""CORE: the Store contract: where the truth lives.
 
 A store keeps records under keys, held by leases, and tells of every change in one stream of events. It knows nothing
 of what they hold, nor of the rules of the registry (take-over, addresses, generations): `rules.py` decides what a

@@ -1,4 +1,4 @@
-"""CORE. Leases on a deadline heap, for the stores that are embedded."""
+"""CORE: leases on a deadline heap, for the stores that are embedded."""
 
 import heapq
 import sys

@@ -1,4 +1,4 @@
-"""CORE. Where a record is, for stores whose keys are text: `instances/NAMESPACE/SERVICE/ID`, and what is set beside
+"""CORE: where a record is, for stores whose keys are text: `instances/NAMESPACE/SERVICE/ID`, and what is set beside
 them, `settings/KIND/NAMESPACE/SERVICE/ID`.
 
 A `/` in a name is written `%2F`, a `%` is written `%25`. In the path of a setting a `-` stands for a name that is left

@@ -1,4 +1,4 @@
-"""SHELL. Where renewals are asked for, shared fairly by all who want some; who carries them out asks what is next."""
+"""SHELL: where renewals are asked for, shared fairly by all who want some; who carries them out asks what is next."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""SHELL. Several pieces of work that end together."""
+"""SHELL: several pieces of work that end together."""
 
 import asyncio
 from collections.abc import Coroutine

@@ -1,4 +1,4 @@
-"""SHELL. grpc.channelz.v1: what gRPC's core counts of channels, servers and sockets in this process."""
+"""SHELL: grpc.channelz.v1: what gRPC's core counts of channels, servers and sockets in this process."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""SHELL. Binds a table of methods to grpc.aio: bytes in, bytes out, errors to statuses, one writer for each stream."""
+"""SHELL: binds a table of methods to grpc.aio: bytes in, bytes out, errors to statuses, one writer for each stream."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""SHELL. The one table from domain errors to gRPC statuses with google.rpc details, for every transport."""
+"""SHELL: the one table from domain errors to gRPC statuses with google.rpc details, for every transport."""
 
 import logging
 from enum import IntEnum

@@ -1,4 +1,4 @@
-"""SHELL. The life of streams, the same on every transport: who they are, and how they end when the server stops.
+"""SHELL: the life of streams, the same on every transport: who they are, and how they end when the server stops.
 
 A transport that waits while it writes, as grpc.aio does, runs them by the functions here; one that is called back
 needs `Streams` alone.

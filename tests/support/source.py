@@ -4,7 +4,7 @@ import ast
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -62,9 +62,11 @@ def tracked_files() -> list[str]:
 
 def sources(*folders: str) -> list[Source]:
     """The hand-written Python files of these packages; of the whole project without any."""
-    found = [
-        Source(path, (ROOT / path).read_text())
-        for path in tracked_files()
-        if path.endswith(".py") and "_pb2" not in path
-    ]
-    return [source for source in found if not folders or source.package in folders]
+    return [source for source in _sources() if not folders or source.package in folders]
+
+
+@cache
+def _sources() -> tuple[Source, ...]:
+    """Read and parsed once for all tests of a process."""
+    paths = [path for path in tracked_files() if path.endswith(".py") and "_pb2" not in path]
+    return tuple(Source(path, (ROOT / path).read_text()) for path in paths)

@@ -1,4 +1,4 @@
-"""SHELL. The methods of etcd's own API that the store uses, by their paths, with the messages of `etcd.proto`."""
+"""SHELL: the methods of etcd's own API that the store uses, by their paths, with the messages of `etcd.proto`."""
 
 from typing import TYPE_CHECKING, TypeVar
 

@@ -1,4 +1,4 @@
-"""CORE of the etcd store: the numbers and the ids of leases."""
+"""CORE: the numbers and the ids of leases."""
 
 import hashlib
 import hmac

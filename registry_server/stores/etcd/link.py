@@ -1,4 +1,4 @@
-"""SHELL. One connection to one etcd server: its channel, login, and requests with deadlines.
+"""SHELL: one connection to one etcd server: its channel, login, and requests with deadlines.
 
 A link is thrown away when it fails; the next one starts afresh, with certificates and password read again.
 """

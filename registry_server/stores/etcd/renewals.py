@@ -1,4 +1,4 @@
-"""SHELL. The stream on which leases are renewed: one for a link, shared by all who want something of it."""
+"""SHELL: the stream on which leases are renewed: one for a link, shared by all who want something of it."""
 
 import asyncio
 import contextlib

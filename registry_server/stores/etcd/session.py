@@ -1,4 +1,4 @@
-"""SHELL. A link in use: where the telling starts, the watch that continues it, the renewals, and the writes."""
+"""SHELL: a link in use: where the telling starts, the watch that continues it, the renewals, and the writes."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""SHELL. The store that keeps its records in an etcd cluster, over etcd's own gRPC API (version 3).
+"""SHELL: the store that keeps its records in an etcd cluster, over etcd's own gRPC API (version 3).
 
 Its rooms: `wire`, `telling` and `leases` know what keys, watch responses and lease numbers mean, `link` is one
 connection, `session` one connection in use. Here is what makes a store of them: which endpoint is in use, and when the

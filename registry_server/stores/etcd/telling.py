@@ -1,4 +1,4 @@
-"""CORE of the etcd store: full sets and changes, made out of what etcd answers and what its watch says."""
+"""CORE: full sets and changes, made out of what etcd answers and what its watch says."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""SHELL. The watch stream of a link, and the proof that it is alive: silence is broken by asking for progress."""
+"""SHELL: the watch stream of a link, and the proof that it is alive: silence is broken by asking for progress."""
 
 import asyncio
 import contextlib

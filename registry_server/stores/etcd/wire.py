@@ -1,4 +1,4 @@
-"""CORE of the etcd store: what is where below the prefix, and the requests that read and write it."""
+"""CORE: what is where below the prefix, and the requests that read and write it."""
 
 import math
 import re

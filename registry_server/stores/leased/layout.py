@@ -1,4 +1,4 @@
-"""CORE of Leased: what stands where in a backend, beside the records (stores/names.py), and what is in it.
+"""CORE: what stands where in a backend, beside the records (stores/names.py), and what is in it.
 
 docs/stores.md is the manual page of it.
 """

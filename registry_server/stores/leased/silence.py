@@ -1,4 +1,4 @@
-"""CORE of Leased: for how long the backend has not answered."""
+"""CORE: for how long the backend has not answered."""
 
 
 class Silence:

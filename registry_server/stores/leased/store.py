@@ -1,4 +1,4 @@
-"""SHELL. The store that is made of a backend (stores/backend.py): telling, writes, renewals, and the ends of leases."""
+"""SHELL: the store that is made of a backend (stores/backend.py): telling, writes, renewals, and the ends of leases."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""CORE of Leased: what is known of a backend, and which leases have to end.
+"""CORE: what is known of a backend, and which leases have to end.
 
 Every replica has a view of its own and ends leases by it: a lease lives its whole time from when this replica was told
 that it was last written. That is later than it was written, so no lease ends early; and that it ends takes a

@@ -87,8 +87,7 @@ class Rows:
             self._firsts[place] = id_
         block.size += len(after.encoded)
         block.digest += after.digest
-        if len(block.ids) > MAX_ROWS or block.size > MAX_BYTES:
-            self._split(place)
+        self._split(place)
 
     def _replace(self, before: Entry, after: Entry) -> None:
         place = self._place(after.key.id)
@@ -98,8 +97,7 @@ class Rows:
         self.digest += differs
         block.digest += differs
         block.size += len(after.encoded) - len(before.encoded)
-        if block.size > MAX_BYTES:
-            self._split(place)
+        self._split(place)
 
     def remove(self, before: Entry) -> None:
         """Take an instance out."""
@@ -137,12 +135,15 @@ class Rows:
         self._firsts.insert(place, block.ids[0])
 
     def _split(self, place: int) -> None:
+        """Cut the block in two, and what is still too large again: instances differ in size."""
         block = self._blocks[place]
-        if len(block.ids) == 1:
+        if len(block.ids) == 1 or (len(block.ids) <= MAX_ROWS and block.size <= MAX_BYTES):
             return
         middle = len(block.ids) // 2
         self._blocks[place] = Block(block.ids[:middle], block.entries[:middle], self._snapshots)
         self._insert(place + 1, Block(block.ids[middle:], block.entries[middle:], self._snapshots))
+        self._split(place + 1)
+        self._split(place)
 
     def _merge(self, place: int) -> None:
         """Join the block with its neighbour if both are small."""

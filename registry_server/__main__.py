@@ -17,8 +17,7 @@ import click
 from registry_server import config as configs
 from registry_server.config import Config, ConfigError
 from registry_server.observe import logs
-from registry_server.stores import has_password
-from registry_server.stores.base import StoreError
+from registry_server.stores import StoreError, has_password
 
 EXIT_USAGE = 2
 # How often garbage is looked for, in seconds; after so many looks among the older too, and after so many of those

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from registry_server.stores import check_url
-from registry_server.stores.base import BadStoreURL
+from registry_server.stores import BadStoreURL, check_url
 
 ENV_PREFIX = "REGISTRY_"
 FILE_VARIABLE = ENV_PREFIX + "CONFIG"

@@ -5,10 +5,10 @@ A URL may have a password in it, also where it has a mistake: no message quotes 
 
 from collections.abc import Callable
 
-from registry_server.stores.base import BadStoreURL, Store
+from registry_server.stores.base import BadStoreURL, Store, StoreError
 from registry_server.stores.schemes import Scheme, Schemes, installed
 
-__all__ = ["Scheme", "check_url", "has_password", "open_store", "register"]
+__all__ = ["BadStoreURL", "Scheme", "StoreError", "check_url", "has_password", "open_store", "register"]
 
 
 def open_store(url: str) -> Store:

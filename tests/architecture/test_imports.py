@@ -30,6 +30,9 @@ LOCKS_ALLOWED = ("balancer/load.py", "balancer/policies/*.py")
 RANDOM_ALLOWED = {"Random", "SystemRandom"}
 
 
+# Rooms that others know by their `__init__.py`, and who may look behind it: who writes, who is told, the shared tests.
+FACES = {"registry_server.stores": ("registry_server.registrar", "registry_server.feed", "registry_server.testing")}
+
 # What cores may know that is none: exceptions that have a gRPC status, and what is told of a connection.
 KNOWN_TO_CORES = ("registry_client.errors", "registry_server.stores.teller")
 
@@ -104,6 +107,33 @@ def test_arrows_point_one_way() -> None:
 
 def test_nobody_imports_the_server() -> None:
     assert [wrong for source in sources() for wrong in server_imports(source)] == []
+
+
+def behind_faces(arrows: dict[str, set[str]]) -> list[str]:
+    """Who looks behind the `__init__.py` of a room that is known by it."""
+    return [
+        f"{name} imports {target}"
+        for room, known_to in FACES.items()
+        for name, targets in arrows.items()
+        for target in sorted(targets)
+        if target.startswith(f"{room}.") and not name.startswith((room, *known_to))
+    ]
+
+
+def test_rooms_are_known_by_their_faces() -> None:
+    assert behind_faces(arrows_among(_modules())) == []
+
+
+def test_a_look_behind_a_face_is_seen() -> None:
+    text = "from registry_server.stores import BadStoreURL, memory\nfrom registry_server.stores.base import Store"
+    modules = _modules() | {
+        "registry_server.config": Source("registry_server/config.py", text),
+        "registry_server.feed": Source("registry_server/feed.py", text),
+    }
+    assert behind_faces(arrows_among(modules)) == [
+        "registry_server.config imports registry_server.stores.base",
+        "registry_server.config imports registry_server.stores.memory",
+    ]
 
 
 def test_captions_are_alike() -> None:

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from itertools import chain, takewhile
 from typing import NamedTuple
 
-from registry_server.history import Change as Change
-from registry_server.history import History, Log, Point, merged
+from registry_server.history import Change, History, Log, Point, merged
 from registry_server.holdings import Holdings
 from registry_server.model import CHECKSUM_MODULUS, Address, BadRecord, Entry, Owner, Query
 from registry_server.records import Cause, Delete, Delta, Key, Kind, Record, Snapshot

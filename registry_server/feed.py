@@ -6,8 +6,9 @@ import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from registry_server.catalog import Catalog, Change, Flaw
+from registry_server.catalog import Catalog, Flaw
 from registry_server.guard import RemovalGuard
+from registry_server.history import Change
 from registry_server.illness import Pulse
 from registry_server.listeners import Listener
 from registry_server.mending import Mending

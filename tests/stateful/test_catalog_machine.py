@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from registry_api.registry.v1 import registry_pb2 as pb
-from registry_server.catalog import Catalog, Change, ghosts
+from registry_server.catalog import Catalog, ghosts
+from registry_server.history import Change
 from registry_server.model import Query, checksum
 from registry_server.records import Cause, Deleted, Delta, Key, Kind, Record, Snapshot
 from tests.support.core import record, setting_record

@@ -6,7 +6,8 @@ import pytest
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import catalog as catalogs
-from registry_server.catalog import Catalog, Change, ghosts
+from registry_server.catalog import Catalog, ghosts
+from registry_server.history import Change
 from registry_server.model import Entry, Owner, Query
 from registry_server.records import Cause, Delete, Deleted, Delta, Key, Kind, Record, Snapshot
 from tests.support.core import gone, key, loaded, put, record, setting, setting_record

@@ -3,7 +3,7 @@ work at a time than is good."""
 
 import pytest
 
-from registry_server.catalog import Change
+from registry_server.history import Change
 from registry_server.hub import (
     ALL,
     BOOKMARK_INTERVAL_S,

@@ -8,6 +8,7 @@ from tests.support.source import Source, sources
 
 ROOM = "registry_server/transport/"
 MAY_KNOW = ("registry_server.rpc.table.", "registry_server.errors", "registry_server.transport.")
+MAY_USE_GRPCIO = (f"{ROOM}grpc_aio.py", f"{ROOM}channelz.py", "registry_server/stores/etcd/")
 MAY_BE_KNOWN_BY = "registry_server/server.py"
 
 
@@ -22,6 +23,26 @@ def wrong_knowledge(source: Source) -> Iterator[str]:
             yield f"{source.path}:{line} is a transport and imports {name}"
         if is_of_transport and not is_transport and source.path != MAY_BE_KNOWN_BY:
             yield f"{source.path}:{line} imports {name}"
+
+
+def grpcio(source: Source) -> Iterator[str]:
+    """Who imports grpcio, and is neither its transport nor etcd's client. Messages alone (`_pb2`) are no grpcio."""
+    if source.path.startswith(MAY_USE_GRPCIO):
+        return
+    for line, name in source.imports():
+        if name.split(".")[0] == "grpc" or "_pb2_grpc" in name:
+            yield f"{source.path}:{line} imports {name}"
+
+
+def test_only_its_transport_and_etcd_use_grpcio() -> None:
+    assert [wrong for source in sources("registry_server") for wrong in grpcio(source)] == []
+
+
+@pytest.mark.parametrize("text", ["import grpc", "from grpc import aio", "from grpc_health.v1 import health_pb2_grpc"])
+def test_grpcio_is_seen(text: str) -> None:
+    assert list(grpcio(Source("registry_server/rpc/health.py", text)))
+    assert list(grpcio(Source(f"{ROOM}status.py", text)))
+    assert not list(grpcio(Source("registry_server/rpc/health.py", "from grpc_health.v1 import health_pb2")))
 
 
 def test_transports_know_the_table_and_nothing_else() -> None:

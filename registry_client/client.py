@@ -32,16 +32,16 @@ from registry_client.instance import (
     filter_to_proto,
     update_to_proto,
 )
+from registry_client.keeper import Keeper
 from registry_client.link import Link, Reach
 from registry_client.place import Place, check_forks
 from registry_client.pulse import Pulse
-from registry_client.registrar import Registrar
 from registry_client.registration import Registration
 from registry_client.stay import Wish
 from registry_client.steps import WatchLimits
 from registry_client.target import parse_addresses
 from registry_client.tasks import Tasks, steady
-from registry_client.watcher import Feed, Links, Means, Watch
+from registry_client.watcher import Following, Links, Means, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,12 +130,12 @@ class _Session:
         self.means = Means(
             self._watch_links, it.backoff, rng, Pulse(time.monotonic), self._disk, self.place, it.watch_limits
         )
-        self.registrar = Registrar(self.link, self.tasks, self.place, it.backoff, rng, steady, it.timeout_s)
+        self.keeper = Keeper(self.link, self.tasks, self.place, it.backoff, rng, steady, it.timeout_s)
 
     async def aclose(self) -> None:
         """Deregister, end what runs, and close the channels, whatever fails on the way."""
         try:
-            await self.registrar.aclose()
+            await self.keeper.aclose()
         finally:
             self.reach.close()
             try:
@@ -232,12 +232,12 @@ class RegistryClient:
         SIGTERM or SIGINT first drains and deregisters, a second one ends at once (main thread only). Raises
         InvalidArgument for what a registry would refuse.
         """
-        registrar = self._here().registrar
+        keeper = self._here().keeper
         checked = check_registrable(instance)
         named = checked if checked.namespace else replace(checked, namespace=self.namespace)
         limit = None if timeout is None else checks.timeout(timeout)
         by_signals = checks.yes_or_no("drain_on_signals", drain_on_signals)
-        return Registration(registrar, Wish(named, checks.ttl(ttl), checks.drain(drain), limit, by_signals))
+        return Registration(keeper, Wish(named, checks.ttl(ttl), checks.drain(drain), limit, by_signals))
 
     async def deregister(
         self, service: str, instance_id: str, *, drain: float = 0.0, namespace: str = "", timeout: float | None = None
@@ -277,7 +277,7 @@ class RegistryClient:
             check=lambda it: answers.check_found(it, key),
         )
         updated = Instance.from_proto(answer.instance)
-        session.registrar.updated(updated)
+        session.keeper.updated(updated)
         return updated
 
     # ---- asking
@@ -381,8 +381,8 @@ class RegistryClient:
         )
         directory, max_age_s = self._settings.cache_dir, self._settings.cache_max_age_s
         file = ViewFile(directory, self.addresses, question, max_age_s) if directory else None
-        feed = Feed(session.means, question, file)
-        return Watch(feed, session.tasks.start(feed.run(), "registry-watch"))
+        following = Following(session.means, question, file)
+        return Watch(following, session.tasks.start(following.run(), "registry-watch"))
 
     def on_change(
         self,

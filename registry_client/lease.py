@@ -1,4 +1,4 @@
-"""CORE: what a client must do to stay registered. It decides; the shell (registrar.py) calls and reports back.
+"""CORE: what a client must do to stay registered. It decides; the shell (keeper.py) calls and reports back.
 
 A registration is a desired state, so nothing here counts tries or gives up. Each one is in one of five states:
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from registry_client.instance import Instance
-    from registry_client.registrar import Registrar
+    from registry_client.keeper import Keeper
     from registry_client.stay import Stay, Wish
 
 log = logging.getLogger(__name__)
@@ -43,15 +43,15 @@ class Registration:
     `aclose` ends it. It is entered once, in the event loop of its client.
     """
 
-    def __init__(self, registrar: Registrar, wish: Wish) -> None:
-        self._registrar = registrar
+    def __init__(self, keeper: Keeper, wish: Wish) -> None:
+        self._keeper = keeper
         self._wish = wish
         self._stay: Stay | None = None
         self._is_entered = False
         self._was_used = False  # entered, or ended before
 
     def __del__(self) -> None:
-        if self._was_used or os.getpid() != self._registrar.place.pid:
+        if self._was_used or os.getpid() != self._keeper.place.pid:
             return
         it = self._wish.instance
         text = (
@@ -87,20 +87,20 @@ class Registration:
     @property
     def invisible_for(self) -> float | None:
         """Seconds since the registry last was known to show it; None while it is."""
-        return None if self._stay is None else self._stay.holding.invisible_for(self._registrar.clock())
+        return None if self._stay is None else self._stay.holding.invisible_for(self._keeper.clock())
 
     @property
     def trouble(self) -> str:
         """What was tried last to register it and why that failed; empty while all is well."""
         if self._stay is None or (self.state is State.REGISTERED and self.invisible_for is None):
             return ""
-        return self._stay.trouble or self._registrar.trouble
+        return self._stay.trouble or self._keeper.trouble
 
     async def wait_lost(self) -> RegistrationLost:
         """Wait until somebody else has taken the id or had it leave, and return what says so; leaving the block then
         raises it. Raises ClientClosed when it is ended by its owner, Misuse before it was entered.
         """
-        self._registrar.place.check("the registration")
+        self._keeper.place.check("the registration")
         if self._stay is None:
             raise Misuse("the registration was not entered yet")
         await self._stay.ended.wait()
@@ -113,12 +113,12 @@ class Registration:
     async def start(self) -> Self:
         """Register, and wait until that is done. Raises RegistryError when the registry refuses, or after `timeout`."""
         self._was_used = True
-        self._registrar.check()
+        self._keeper.check()
         is_first, stay = self._stay is None, self._stay
         if stay is None:
             if self._wish.drain_on_signals:
-                self._registrar.signals.add(self, self.aclose, self._registrar.place.loop)
-            stay = self._stay = self._registrar.want(self._wish)
+                self._keeper.signals.add(self, self.aclose, self._keeper.place.loop)
+            stay = self._stay = self._keeper.want(self._wish)
         try:
             await self._wait_settled(stay)
         except BaseException:
@@ -162,8 +162,8 @@ class Registration:
         """
         drain_s = self._wish.drain_s if drain is None else checks.drain(drain)
         self._was_used = True
-        if self._stay is None or os.getpid() != self._registrar.place.pid:
+        if self._stay is None or os.getpid() != self._keeper.place.pid:
             return
-        self._registrar.place.check("the registration")
-        self._registrar.signals.remove(self)
-        await asyncio.shield(self._registrar.leave(self._stay, drain_s))
+        self._keeper.place.check("the registration")
+        self._keeper.signals.remove(self)
+        await asyncio.shield(self._keeper.leave(self._stay, drain_s))

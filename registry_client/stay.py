@@ -1,4 +1,4 @@
-"""SHELL: one registration as the registrar keeps it: what was asked for, and how it stands."""
+"""SHELL: one registration as the keeper keeps it: what was asked for, and how it stands."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Wish:
 
 
 class Stay:
-    """One registration as the registrar keeps it, from being wanted to having left."""
+    """One registration as the keeper keeps it, from being wanted to having left."""
 
     def __init__(self, holding: Holding) -> None:
         self.holding = holding

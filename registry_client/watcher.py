@@ -155,7 +155,7 @@ class Stream:
         return self.answered_at_s is not None and not self.refused and now - self.answered_at_s >= LASTING_S
 
 
-class Feed:
+class Following:
     """One question followed over streams and addresses. `run` is its task; readers wait on `wait_new`."""
 
     def __init__(self, means: Means, question: pb.WatchRequest, file: ViewFile | None) -> None:
@@ -483,8 +483,8 @@ class Watch:
     the registry refuses the question. Dropping the iterator ends the watch; `aclose`, or `async with`, ends it at once.
     """
 
-    def __init__(self, feed: Feed, task: asyncio.Task[None]) -> None:
-        self._feed = feed
+    def __init__(self, following: Following, task: asyncio.Task[None]) -> None:
+        self._following = following
         self._task = task
         # A loop that is left by `break` drops its iterator, and nobody can say so but the collector.
         self._finalizer = weakref.finalize(self, _cancel_soon, task)
@@ -493,24 +493,24 @@ class Watch:
     @property
     def view(self) -> View | None:
         """The latest view as it is now, without changes; None before there is one."""
-        return self._feed.peek()
+        return self._following.peek()
 
     @property
     def trouble(self) -> str:
         """Why no registry tells of changes just now; empty while one does, and in the first second."""
-        return self._feed.trouble
+        return self._following.trouble
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> View:
-        return await self._feed.wait_new()
+        return await self._following.wait_new()
 
     async def aclose(self) -> None:
         """End the watch. May be called more than once."""
-        if self._feed.is_over:
+        if self._following.is_over:
             return
-        self._feed.check_place()
+        self._following.check_place()
         self._finalizer.detach()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)

@@ -83,7 +83,7 @@ async def at_work(*addresses: str, ttl_s: float = TTL_S) -> AsyncIterator[tuple[
 
 def address_in_use(registrations: list[Registration]) -> str:
     """Which registry the owner of all of them talks to just now."""
-    return registrations[0]._registrar._link.current.address
+    return registrations[0]._keeper._link.current.address
 
 
 def player(number: int) -> Instance:

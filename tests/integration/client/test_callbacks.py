@@ -174,7 +174,7 @@ async def test_what_waits_for_a_callback_that_never_ends_is_bounded(
         await eventually_async(lambda: len(threads()) == 1)
         for number in range(30):
             await (await owner.register(player(f"q{number}", 9001 + number))).aclose(drain=0)
-        fold = subscription._watch._feed._fold
+        fold = subscription._watch._following._fold
         revision = (await owner.update("player", "p1", weight=3)).revision
         await eventually_async(lambda: fold.peek(0.0).revision >= revision)
         assert len(fold._touched) <= 1

@@ -10,7 +10,7 @@ import pytest
 import registry_client
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import NotFound, RegistrationLost, RegistryClient, State, sync
-from registry_client.registrar import LEAVE_S
+from registry_client.keeper import LEAVE_S
 from tests.integration.client.conftest import WAIT_S, ids, player, until
 from tests.support.fake_registry import FakeRegistry, serving
 from tests.support.servers import RegistryServer

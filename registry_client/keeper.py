@@ -64,7 +64,7 @@ class Farewell:
         self._until_s = None
 
 
-class Registrar:
+class Keeper:
     """All registrations of one client, on as few leases as possible and one stream of renewals."""
 
     def __init__(

@@ -1,7 +1,8 @@
 """The Store contract against a naive model: whatever is done, in whatever order, both hold and tell the same."""
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+import itertools
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
 import pytest
@@ -9,12 +10,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from registry_server.records import Cause, Commit, Delete, Deleted, Key, Kind, Outcome, Put, Snapshot
+from registry_server.records import Cause, Commit, Delete, Deleted, Key, Kind, Lease, Outcome, Put, Renewal, Snapshot
 from registry_server.stores import memory
-from registry_server.stores.base import Conflict, NoSuchLease, Store
+from registry_server.stores.base import Conflict, Emit, NoSuchLease, Store
 from registry_server.stores.etcd.store import EtcdStore
+from registry_server.stores.leased import Leased
+from registry_server.stores.leased import store as leased
 from registry_server.stores.memory import MemoryStore
-from registry_server.testing import Running
+from registry_server.testing import Recorder, Running
+from tests.support.backend import DictBackend, Link
 from tests.support.stores import Backends, backends
 
 __all__ = ["backends"]
@@ -202,6 +206,71 @@ class MemoryMachine(StoreMachine):
             self.store.tick(self.now)
 
 
+class LeasedMachine(StoreMachine):
+    """Two replicas on one backend, of which one looks only now and then. They take turns; both have to be the model."""
+
+    def open(self) -> Store:
+        self.now, shared = 0.0, DictBackend()
+        links = Link(shared), Link(shared, looks_now_and_then=True)
+        self.replicas = Replicas([Leased(link, lambda: self.now) for link in links])
+        return self.replicas
+
+    async def expire(self, lease_id: str) -> None:
+        for part in (0.6 * TTL_S, 0.6 * TTL_S):
+            await self.replicas.keep_alive(sorted(self.model.leases - {lease_id}))
+            await self.replicas.is_told()
+            self.now += part
+            for store in self.replicas.stores:
+                await store.tick()
+
+    @invariant()
+    def other_view_is_the_model(self) -> None:
+        self.do(self.replicas.is_told())
+        seen = self.replicas.other
+        view = {key: (record.value, record.lease_id, record.revision) for key, record in seen.view.items()}
+        assert view == self.model.records
+        seen.check()
+
+
+class Replicas(Store):
+    """Several stores that are one registry: whoever writes goes from one to the next. The last one has a recorder."""
+
+    def __init__(self, stores: list[Leased]) -> None:
+        self.stores = stores
+        self.other = Recorder()
+        self._turns = itertools.cycle(stores)
+
+    async def run(self, emit: Emit) -> None:
+        self.other = Recorder()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.stores[-1].run(self.other))
+            await self.other.wait(lambda: bool(self.other.events), "a first event")
+            tasks.create_task(self.stores[0].run(emit))
+
+    async def is_told(self) -> None:
+        """Everything that was written is told by both."""
+        revision = await self.stores[0].commit(Commit())
+        for store in self.stores:
+            assert await store.is_told(revision, 10)
+
+    async def grant(self, ttl_s: float) -> Lease:
+        return await next(self._turns).grant(ttl_s)
+
+    async def keep_alive(self, lease_ids: Sequence[str]) -> list[Renewal]:
+        return await next(self._turns).keep_alive(lease_ids)
+
+    async def release(self, lease_id: str) -> None:
+        await self.is_told()
+        await next(self._turns).release(lease_id)
+
+    async def commit(self, commit: Commit) -> int:
+        return await next(self._turns).commit(commit)
+
+    async def aclose(self) -> None:
+        for store in self.stores:
+            await store.aclose()
+
+
 class EtcdMachine(StoreMachine):
     """A prefix of its own on a real etcd. A revoked lease leaves as an expired one does."""
 
@@ -219,6 +288,7 @@ def no_stalls() -> Iterator[None]:
     """A clock that jumps looks like a process that was stopped; here it is not."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "STALL_S", float("inf"))
+        patch.setattr(leased, "STALL_S", float("inf"))
         yield
 
 
@@ -239,4 +309,5 @@ def configured(machine: type[StoreMachine], max_examples: int, steps: int, fixtu
 
 
 TestMemory = configured(MemoryMachine, 100, 40, "no_stalls")
+TestLeased = configured(LeasedMachine, 100, 40, "no_stalls")
 TestEtcd = configured(EtcdMachine, 25, 30, "etcd_for_machine")

@@ -141,10 +141,10 @@ class Leased(Store):
             raise OrderLost
         # That it can be written shows that it is there, and how far it is.
         reached = await self._transact([], {layout.BEAT: self._mark()})
-        now, away_s = self._clock(), self._clock() - self._told_at
-        if self._teller.goes_on(epoch.token):
-            self._view.leases.stood_still(away_s, now)
-            self._teller.start([Back()], Told(epoch.token, everything.revision, epoch.fence))
+        now, told = self._clock(), self._teller.told
+        if told is not None and self._teller.goes_on(epoch.token):
+            self._view.leases.stood_still(now - self._told_at, now)
+            self._teller.start([Back()], told)
             self._take(self._view.difference(everything))
         else:
             self._pace.begin()
@@ -172,7 +172,7 @@ class Leased(Store):
         self._telling.set()
         self._telling = asyncio.Event()
 
-    async def _is_told(self, revision: int, within_s: float) -> bool:
+    async def is_told(self, revision: int, within_s: float) -> bool:
         """Wait until everything up to a revision was told, and say whether it was."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
@@ -188,7 +188,7 @@ class Leased(Store):
             if self._clock() - self._told_at < self._pace.idle_s:
                 continue
             revision = await self._transact([], {layout.BEAT: self._mark()})
-            if not await self._is_told(revision, self._pace.patience_s):
+            if not await self.is_told(revision, self._pace.patience_s):
                 raise StoreAway(f"a write was not told of within {self._pace.patience_s:.1f} s")
 
     # ---- writes
@@ -204,7 +204,8 @@ class Leased(Store):
         """See Store. What holds nothing is seen in the view, once it has all that this process wrote."""
         if layout.ttl_of(lease_id) is None:
             return
-        if not await self._is_told(self._written, ANSWER_S):
+        self._reached()
+        if not await self.is_told(self._written, ANSWER_S):
             raise StoreAway("what was written has not been told of")
         leases = self._view.leases
         if lease_id in leases and not leases.keys(lease_id):
@@ -249,9 +250,12 @@ class Leased(Store):
 
     async def _ask(self, checks: Sequence[Check], writes: Mapping[str, bytes | None]) -> int:
         """A transaction of somebody who writes. Raises StoreError."""
+        self._reached()
+        return await self._transact(checks, writes)
+
+    def _reached(self) -> None:
         if self._desk is None:
             raise StoreAway("the store cannot be reached")
-        return await self._transact(checks, writes)
 
     async def _transact(self, checks: Sequence[Check], writes: Mapping[str, bytes | None]) -> int:
         number = self._silence.asked(self._clock())

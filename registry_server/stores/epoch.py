@@ -8,6 +8,10 @@ from registry_server.records import MAX_FENCE
 _EPOCH = re.compile(r"([0-9a-f]{16}) (0|[1-9][0-9]{0,15})")
 
 
+class OrderLost(Exception):
+    """What was told leads nowhere: somebody wrote or removed the epoch, or what came next was forgotten."""
+
+
 @dataclass(frozen=True, slots=True)
 class Epoch:
     """An epoch as its key has it: what tells it from others, and its fence (see Snapshot)."""

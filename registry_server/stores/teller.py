@@ -16,10 +16,6 @@ ABSENT_AGAIN_S = 60.0
 _log = logging.getLogger(__name__)
 
 
-class OrderLost(Exception):
-    """What was told leads nowhere: somebody wrote or removed the epoch, or what came next was forgotten."""
-
-
 @dataclass(frozen=True, slots=True)
 class Told:
     """How far the events have come: everything up to `revision` in the order that `epoch` names."""

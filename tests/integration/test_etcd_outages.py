@@ -23,6 +23,7 @@ from registry_server.records import (
     Snapshot,
 )
 from registry_server.stores.base import Refused, StoreAway
+from registry_server.stores.epoch import OrderLost
 from registry_server.stores.etcd.leases import LeaseIds
 from registry_server.stores.etcd.link import Link
 from registry_server.stores.etcd.store import EtcdStore
@@ -32,7 +33,7 @@ from registry_server.stores.etcd.watch import Watch
 from registry_server.stores.etcd.wire import Layout
 from registry_server.stores.memory import MemoryStore
 from registry_server.stores.pace import Pace
-from registry_server.stores.teller import OrderLost, Told
+from registry_server.stores.teller import Told
 from registry_server.testing import Running, running
 from tests.support.etcd import EtcdCluster
 from tests.support.names import name_server

@@ -12,10 +12,10 @@ import grpc.aio
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.stores.base import NoSuchLease, Refused, StoreAway, StoreError
+from registry_server.stores.epoch import OrderLost
 from registry_server.stores.etcd.api import Api
 from registry_server.stores.etcd.url import TLS, EtcdURL, Login
 from registry_server.stores.etcd.wire import asks_in_order
-from registry_server.stores.teller import OrderLost
 from registry_server.stores.together import together as run_together
 
 if TYPE_CHECKING:

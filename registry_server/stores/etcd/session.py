@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from registry_server.records import Back, Snapshot
 from registry_server.stores.base import StoreAway, StoreError
-from registry_server.stores.epoch import Epoch
+from registry_server.stores.epoch import Epoch, OrderLost
 from registry_server.stores.etcd.leases import LeaseIds
 from registry_server.stores.etcd.link import LOAD_S, Link, LinkLost, together
 from registry_server.stores.etcd.renewals import Renewals
@@ -25,7 +25,7 @@ from registry_server.stores.etcd.wire import (
     written_at,
 )
 from registry_server.stores.pace import Pace, hold_s, most_s
-from registry_server.stores.teller import OrderLost, Teller, Told
+from registry_server.stores.teller import Teller, Told
 
 if TYPE_CHECKING:
     from registry_server.stores.etcd.api import Unary

@@ -16,13 +16,14 @@ from collections.abc import Callable, Sequence
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.records import Commit, Lease, Outcome, Renewal
 from registry_server.stores.base import Conflict, Emit, NoSuchLease, Store, StoreAway
+from registry_server.stores.epoch import OrderLost
 from registry_server.stores.etcd.leases import LeaseIds, ttl_of
 from registry_server.stores.etcd.link import BadCredentials, LeaseTaken, LinkLost
 from registry_server.stores.etcd.session import EtcdTeller, Session, Setup, open_session
 from registry_server.stores.etcd.url import EtcdURL
 from registry_server.stores.etcd.wire import Layout, conflicts, whole_seconds
 from registry_server.stores.pace import Pace
-from registry_server.stores.teller import Absent, OrderLost
+from registry_server.stores.teller import Absent
 
 BACKOFF_S = 0.05
 BACKOFF_MAX_S = 1.0

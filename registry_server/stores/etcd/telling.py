@@ -6,11 +6,11 @@ from itertools import groupby
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.records import Cause, Deleted, Delta, Progress, Record, Snapshot
-from registry_server.stores.epoch import Epoch
+from registry_server.stores.epoch import Epoch, OrderLost
 from registry_server.stores.etcd.leases import LeaseIds, ttl_of
 from registry_server.stores.etcd.wire import Layout, Vouched, epoch_name, read_secret
 from registry_server.stores.pace import Pace
-from registry_server.stores.teller import OrderLost, Told
+from registry_server.stores.teller import Told
 
 # So many records at the most leave in one event when nobody wrote that; a write of the registry's deletes fewer.
 SLICE = 200

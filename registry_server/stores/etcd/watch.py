@@ -9,10 +9,11 @@ import grpc.aio
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.records import Delta, StoreEvent
+from registry_server.stores.epoch import OrderLost
 from registry_server.stores.etcd.link import REQUEST_S, BadCredentials, Link, LinkLost, hang_up
 from registry_server.stores.etcd.telling import Telling
 from registry_server.stores.pace import Pace
-from registry_server.stores.teller import OrderLost, Told
+from registry_server.stores.teller import Told
 
 if TYPE_CHECKING:
     from registry_server.stores.etcd.api import WatchCall

@@ -19,14 +19,14 @@ from registry_server.stores.backend import (
     Everything,
 )
 from registry_server.stores.base import Conflict, Emit, NoSuchLease, Refused, Store, StoreAway, StoreError
-from registry_server.stores.epoch import Epoch
+from registry_server.stores.epoch import Epoch, OrderLost
 from registry_server.stores.leased import layout
 from registry_server.stores.leased.silence import Silence
 from registry_server.stores.leased.view import Ending, View
 from registry_server.stores.names import path_of
 from registry_server.stores.pace import Pace, hold_s, most_s
 from registry_server.stores.renewals import Desk
-from registry_server.stores.teller import Absent, OrderLost, Teller, Told
+from registry_server.stores.teller import Absent, Teller, Told
 from registry_server.stores.together import together
 
 # How often leases are looked at, in seconds; when that comes so much later than it should, this process stood still.

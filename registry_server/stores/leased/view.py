@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from registry_server.records import Deleted, Delta, Key, Progress, Record
 from registry_server.stores.backend import Change, Check, Everything, Item
+from registry_server.stores.epoch import OrderLost
 from registry_server.stores.leased import layout
 from registry_server.stores.leases import LeaseTable
 from registry_server.stores.names import key_of, path_of
 from registry_server.stores.pace import Pace
-from registry_server.stores.teller import OrderLost
 
 
 class Known(NamedTuple):

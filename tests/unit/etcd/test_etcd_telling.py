@@ -6,11 +6,12 @@ from hypothesis import strategies as st
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.records import Cause, Deleted, Delta, Key, Progress, Record
+from registry_server.stores.epoch import OrderLost
 from registry_server.stores.etcd.leases import LeaseIds
 from registry_server.stores.etcd.telling import SLICE, Loading, Reading, Telling
 from registry_server.stores.etcd.wire import Layout, Vouched
 from registry_server.stores.pace import Pace
-from registry_server.stores.teller import OrderLost, Told
+from registry_server.stores.teller import Told
 
 LAYOUT = Layout.below("/registry")
 SECRET = b"s" * 32

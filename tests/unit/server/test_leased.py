@@ -200,6 +200,20 @@ async def test_a_standstill_of_its_own_does_not_count(fleet: Fleet) -> None:
     assert one.view == {}
 
 
+@pytest.mark.parametrize("is_noticed", [True, False])
+async def test_a_clock_that_went_on_without_it_shows_a_standstill(
+    is_noticed: bool, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leased, "STALL_S", 0.2 if is_noticed else float("inf"))
+    one = await fleet.add()
+    await one.holding(key())
+    one.clock.now += 60
+    if is_noticed:
+        await one.run.seen.stays(lambda: key() in one.view, 3 * leased.TICK_S)
+    else:
+        await one.run.seen.wait(lambda: key() not in one.view, "the end of the lease")
+
+
 async def test_while_the_backend_is_silent_nothing_ends_and_then_it_is_told(fleet: Fleet) -> None:
     one = await fleet.add()
     lease = await one.holding(key())

@@ -73,7 +73,7 @@ run: $(VENV)/.base $(VENV)/.grpcurl ## start the server (LISTEN=HOST:PORT, STORE
 	@exec $(BIN)/registry-server
 
 test: $(VENV)/.test ## every test, on the embedded store and on real etcd, PyPI's and (with Go) the newest
-	@$(BIN)/python -m tests.support.newest || true
+	@$(BIN)/python -m tests.support.programs
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTARGS)
 
 # After the other environment: both write the package's egg-info.

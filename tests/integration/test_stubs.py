@@ -1,30 +1,21 @@
 """docs/stubs.md, carried out as it stands against a real server: with the tools of the language where they are."""
 
 import os
-import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ServerFactory
-from tests.support.servers import ROOT
+from tests.support.stubs import blocks, environment, languages
 
-SECTION = re.compile(r"^## (\w+)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # By language: the tool it needs, the files its blocks are, and what its program says.
 LANGUAGES = {
     "Go": ("go", {"go": "main.go"}, "RENEWED\nfrom-go 10.0.0.5:8001\n"),
     "Node": ("npm", {"js": "client.js"}, "RENEWED\nfrom-node 10.0.0.5:8002\n"),
     "Java": ("mvn", {"java": "src/main/java/Main.java", "xml": "pom.xml"}, "from-java 10.0.0.5:8003\n"),
 }
-
-
-def blocks(language: str) -> dict[str, str]:
-    section = dict(SECTION.findall((ROOT / "docs" / "stubs.md").read_text()))[language]
-    return dict(BLOCK.findall(section))
 
 
 @pytest.mark.timeout(600)
@@ -42,18 +33,18 @@ def test_the_commands_of_the_docs_make_stubs_that_work(
         path.write_text(given[kind])
     tools = tmp_path / "bin"
     tools.mkdir()
-    protoc = tools / "protoc"
-    protoc.write_text(f'#!/bin/sh\nexec {sys.executable} -m grpc_tools.protoc "$@"\n')
-    protoc.chmod(0o755)
-    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "GOBIN": str(tools), "PROTOS": str(ROOT / "protos")}
     commands = given["sh"].replace("127.0.0.1:7400", server_factory().start().address)
     done = subprocess.run(
-        ["sh", "-ec", commands], cwd=tmp_path / "game", env=environment, capture_output=True, text=True, check=False
+        ["sh", "-ec", commands],
+        cwd=tmp_path / "game",
+        env={**os.environ, **environment(tools)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert says in done.stdout
 
 
 def test_every_language_of_the_docs_is_tried() -> None:
-    assert [name for name, _ in SECTION.findall((ROOT / "docs" / "stubs.md").read_text())] == list(LANGUAGES)
+    assert languages() == list(LANGUAGES)

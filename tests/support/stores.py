@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.building import BUILD_S
 from tests.support.etcd import EtcdCluster
-from tests.support.newest import BUILD_S
 
 
 class Backends:

@@ -42,6 +42,8 @@ class Transport(Protocol):
 
 # A new transport is one line here.
 TRANSPORTS: dict[str, Callable[[Table, Streams], Transport]] = {"grpc": GrpcServer}
+# ... and one here: what a real server is started with to have it.
+FLAGS: dict[str, tuple[str, ...]] = {"grpc": ()}
 
 
 def value(text: str) -> bytes:

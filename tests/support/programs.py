@@ -1,0 +1,29 @@
+"""All programs that tests need and have to build; `python -m tests.support.programs` builds them ahead."""
+
+import sys
+import time
+
+from tests.support.building import NotBuilt, Program
+from tests.support.clients import CLIENTS
+from tests.support.go_tools import GO_TOOLS
+from tests.support.newest import NEWEST_ETCD
+
+ALL = (NEWEST_ETCD, *GO_TOOLS.values(), *(client.program for client in CLIENTS.values() if client.program))
+
+
+def ahead(program: Program) -> None:
+    """Build it now, if it is to be built, and say what comes of it."""
+    if program.home.exists():
+        return
+    began = time.monotonic()
+    try:
+        program.built()
+    except NotBuilt as error:
+        print(f"the tests with {program.name} will be skipped: {error}", file=sys.stderr)
+    else:
+        print(f"built {program.name} ({time.monotonic() - began:.0f} s)")
+
+
+if __name__ == "__main__":
+    for each in ALL:
+        ahead(each)

@@ -20,10 +20,8 @@ log = logging.getLogger(__name__)
 
 # How many records that are no instances are named in one line of the log.
 MAX_NAMED = 3
-# How often the feed notes that it runs. When it did not for so much longer, this process was stopped or starved, and
-# passed on no renewal meanwhile.
+# How often the feed notes that it runs. When it did not, this process was stopped or starved, and passed on no renewal.
 BEAT_S = 0.1
-STALL_S = 0.2
 # A standstill puts the view in doubt when the store has not confirmed it for so long by the end of it.
 DOUBT_S = 3.0
 # How often the view is vouched for.
@@ -50,7 +48,7 @@ class Feed:
         self._clock = clock
         self._is_away = False
         self._outages = OutageLog(log.warning)
-        self._pulse = Pulse(clock(), BEAT_S, STALL_S)
+        self._pulse = Pulse(clock(), BEAT_S)
         self._waiting: dict[asyncio.Future[None], int] = {}
         self._mending = Mending(self.guard.excused_until)
         self._may_mend = asyncio.Event()

@@ -15,6 +15,8 @@ import math
 PARTS = 6.0
 # After a spell owners have at least so long, or as long as it was, to come back.
 RETURN_S = 5.0
+# When a timer rings so much later than it should, this process stood still.
+STALL_S = 0.2
 # Lengths are rounded up to powers of two, from an eighth of a second to more than the longest time to live needs.
 _SHORTEST, _LONGEST = -3, 10
 
@@ -55,7 +57,7 @@ class Pulse:
     Whoever runs it beats at least every `every_s` seconds. A gap that is longer by `late_s` was a standstill.
     """
 
-    def __init__(self, now: float, every_s: float, late_s: float) -> None:
+    def __init__(self, now: float, every_s: float, late_s: float = STALL_S) -> None:
         self._beat_at = now
         self._every_s = every_s
         self._late_s = late_s

@@ -27,8 +27,6 @@ from registry_server.stores.leases import LeaseTable
 
 # How often leases are looked at, in seconds. What expires is noticed within one tick.
 TICK_S = 0.1
-# When a tick comes so much later than it should, the process was stopped or starved, and could not hear renewals.
-STALL_S = 0.2
 # So many instances leave in one step when leases end; in between, everybody else has a turn.
 STEP = 200
 
@@ -56,7 +54,7 @@ class MemoryStore(Store):
         """Tell of every change; look for leases to end once a tick."""
         self._emit = emit
         emit(Snapshot(self._epoch, self._revision, tuple(self._records.values()), self._fence, self._revision))
-        pulse = Pulse(self._clock(), TICK_S, STALL_S)
+        pulse = Pulse(self._clock(), TICK_S)
         while True:
             await asyncio.sleep(TICK_S)
             now = self._clock()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import grpc.aio
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
+from registry_server.illness import Pulse
 from registry_server.records import Delta, StoreEvent
 from registry_server.stores.epoch import OrderLost
 from registry_server.stores.etcd.link import REQUEST_S, BadCredentials, Link, LinkLost, hang_up
@@ -18,8 +19,6 @@ from registry_server.stores.teller import Told
 if TYPE_CHECKING:
     from registry_server.stores.etcd.api import WatchCall
 
-# When a timer rings so much later than it should, this process stood still, and what came meanwhile is yet to be read.
-OVERSLEPT_S = 0.2
 STEP_S = 0.25
 # So many records are told of in one step; in between, everybody else has a turn.
 TOLD_AT_ONCE = 200
@@ -126,13 +125,13 @@ class Watch:
 
     async def _answer_comes(self, limit_s: float) -> None:
         """Raises LinkLost when nothing is heard for so long, without the time in which this process stood still."""
+        pulse = Pulse(self._clock(), limit_s)
         while True:
-            deadline = self._clock() + limit_s
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout(limit_s):
                     await self._heard.wait()
             except TimeoutError:
-                if self._clock() - deadline < OVERSLEPT_S:
+                if not pulse.beat(self._clock()):
                     raise LinkLost(f"{self._link.endpoint}: no answer for {limit_s:g} s") from None
             else:
                 return

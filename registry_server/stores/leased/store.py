@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
+from registry_server.illness import Pulse
 from registry_server.records import Back, Commit, Delete, Lease, Outcome, Put, Renewal, Snapshot
 from registry_server.stores.backend import (
     ABSENT,
@@ -29,9 +30,8 @@ from registry_server.stores.renewals import Desk
 from registry_server.stores.teller import Absent, Teller, Told
 from registry_server.stores.together import together
 
-# How often leases are looked at, in seconds; when that comes so much later than it should, this process stood still.
+# How often leases are looked at, in seconds.
 TICK_S = 0.1
-STALL_S = 0.2
 # How long the full set may take, and the answer to a write; then the backend is away.
 LOAD_S = 30.0
 ANSWER_S = 1.5
@@ -334,10 +334,9 @@ class Leased(Store):
 
     async def _expire(self) -> None:
         while True:
-            began = self._clock()
+            pulse = Pulse(self._clock(), TICK_S)  # anew: a backend that takes its time is no standstill of this process
             await asyncio.sleep(TICK_S)
-            late_s = self._clock() - began - TICK_S
-            await self.tick(late_s if late_s > STALL_S else 0.0)
+            await self.tick(pulse.beat(self._clock()))
 
     async def tick(self, stood_still_s: float = 0.0) -> None:
         """End leases whose time has passed. Time in which this process stood still, and could not pass on a renewal,

@@ -12,7 +12,7 @@ import pytest
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import feed as feeds
 from registry_server.catalog import Catalog
-from registry_server.feed import BEAT_S, DOUBT_S, STALL_S, Feed
+from registry_server.feed import BEAT_S, DOUBT_S, Feed
 from registry_server.history import Change
 from registry_server.illness import Pulse
 from registry_server.records import (
@@ -266,7 +266,7 @@ async def test_reach_gives_up_in_time_and_leaves_nothing_behind() -> None:
 
 def alert(core: Core) -> Core:
     """Its timeline is the clock of a process that stood still whenever the clock jumped."""
-    core.feed._pulse = Pulse(core.timeline.now, BEAT_S, STALL_S)
+    core.feed._pulse = Pulse(core.timeline.now, BEAT_S)
     core.feed.emit(Snapshot("e1", 10, (record(ONE, 5, ttl={"seconds": 15}),)))
     return core
 

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
 
+from registry_server.illness import Pulse
 from registry_server.records import (
     Away,
     Back,
@@ -98,7 +100,7 @@ class Fleet:
 @pytest.fixture
 async def fleet(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fleet]:
     # A clock that jumps looks like a process that was stopped; here it is not.
-    monkeypatch.setattr(leased, "STALL_S", float("inf"))
+    monkeypatch.setattr(leased, "Pulse", partial(Pulse, late_s=float("inf")))
     async with contextlib.AsyncExitStack() as stack:
         yield Fleet(stack)
 

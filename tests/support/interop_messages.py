@@ -7,6 +7,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 _PACKAGE = "grpc.testing"
 _TYPES = descriptor_pb2.FieldDescriptorProto
 _SCALARS = {
+    "bool": _TYPES.TYPE_BOOL,
     "int32": _TYPES.TYPE_INT32,
     "bytes": _TYPES.TYPE_BYTES,
     "string": _TYPES.TYPE_STRING,
@@ -24,9 +25,10 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "response_size": (2, "int32"),
         "payload": (3, "Payload"),
         "response_status": (7, "EchoStatus"),
+        "fill_server_id": (9, "bool"),
         "orca_per_query_report": (11, "TestOrcaReport"),
     },
-    "SimpleResponse": {"payload": (1, "Payload")},
+    "SimpleResponse": {"payload": (1, "Payload"), "server_id": (4, "string")},
     "StreamingInputCallRequest": {"payload": (1, "Payload")},
     "StreamingInputCallResponse": {"aggregated_payload_size": (1, "int32")},
     "ResponseParameters": {"size": (1, "int32"), "interval_us": (2, "int32")},

@@ -11,9 +11,9 @@ from balancer.aio.requests import StreamRequest
 from balancer.aio.responses import StreamResponse, UnaryResponse
 
 if TYPE_CHECKING:
-    from balancer.aio.call import Arguments
     from balancer.aio.connection import Connection
     from balancer.aio.native import NativeCall
+    from balancer.channels.types import Arguments
 
 if TYPE_CHECKING:
     _UnaryUnary = grpc.aio.UnaryUnaryCall[object, object]
@@ -26,7 +26,7 @@ else:  # generic for type checkers alone: not every grpcio lets them be subscrip
 
 
 class _UnaryRequest(Call):
-    def _begun(self, connection: Connection, arguments: Arguments, *, again: bool = False) -> NativeCall:
+    def _native(self, connection: Connection, arguments: Arguments, *, again: bool = False) -> NativeCall:
         timeout, metadata, credentials, _, compression = arguments
         return self._method.at(connection, again)(
             self._request, timeout=timeout, metadata=metadata, credentials=credentials, compression=compression

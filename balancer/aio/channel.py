@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import grpc
 import grpc.aio
 
-from balancer.aio.dial import Dialler
+from balancer.aio.dial import AioDialler
 from balancer.aio.engine import AioEngine
 from balancer.aio.methods import METHODS, Method
 from balancer.aio.native import CLOSED
@@ -57,7 +57,7 @@ def aio_channel(
     grpc.aio raises for those that it gets.
     """
     settings = settings_of(resolver, policy, options, balancing)
-    dialler = Dialler(credentials, compression, interceptors or ())
+    dialler = AioDialler(credentials, compression, interceptors or ())
     dialler.check(settings.dial_options(settings.service_config))
     return BalancedChannel(settings, dialler, rng or random.Random())  # noqa: S311
 
@@ -65,7 +65,7 @@ def aio_channel(
 class BalancedChannel(Makers[Method], grpc.aio.Channel):  # type: ignore[misc]
     """A channel over many endpoints; made by `aio_channel`."""
 
-    def __init__(self, settings: Settings, dialler: Dialler, rng: random.Random) -> None:
+    def __init__(self, settings: Settings, dialler: AioDialler, rng: random.Random) -> None:
         self.engine = AioEngine(settings, dialler, rng)
 
     def method(self, signature: Signature) -> Method:

@@ -39,7 +39,7 @@ class Owner(Protocol):
 class Connection:
     """The connection to one endpoint: a plain grpc.aio channel, watched by one task.
 
-    `dial` makes the channel, with gRPC options to add. `on_state` is told the first state and every other one.
+    `dial` makes the channel, with gRPC options to add. `on_state` is told every state from connecting on.
     `streams` are kept up while the connection is ready; with `waits_for_health` it counts as connecting until a stream
     of its own says otherwise (gRFC A17).
     """
@@ -139,6 +139,9 @@ class Connection:
         """Whatever goes wrong in telling: the connection is watched on."""
         self.connect()
         state = self._watched.get_state()
+        if state is grpc.ChannelConnectivity.IDLE:  # still: it has been asked to connect a moment ago
+            await self._stays(state, ())
+            state = self._watched.get_state()
         while state is not grpc.ChannelConnectivity.SHUTDOWN:
             streams = self._streams if state is grpc.ChannelConnectivity.READY else ()
             waits = bool(streams) and self._waits_for_health

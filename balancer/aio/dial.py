@@ -8,7 +8,6 @@ front is made with what stands there, the connections with what stood there firs
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -17,19 +16,16 @@ import grpc
 import grpc.aio
 
 from balancer.aio.native import at_once
+from balancer.channels.dial import INSECURE, NOWHERE, SECURE, Dialler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from balancer.channels.options import GrpcOptions
 
-_INSECURE: Callable[..., grpc.aio.Channel] = inspect.unwrap(grpc.aio.insecure_channel)
-_SECURE: Callable[..., grpc.aio.Channel] = inspect.unwrap(grpc.aio.secure_channel)
-_NOWHERE = "dns:///balanced.invalid:1"
 
-
-class Dialler:
-    """Makes channels with the credentials and the compression that a balanced channel was given."""
+class AioDialler(Dialler):
+    """As `Dialler`, with interceptors in front."""
 
     def __init__(
         self,
@@ -37,20 +33,13 @@ class Dialler:
         compression: grpc.Compression | None,
         interceptors: Sequence[grpc.aio.ClientInterceptor],
     ) -> None:
-        self._credentials = credentials
-        self._compression = compression
+        super().__init__(credentials, compression)
         self._interceptors = tuple(interceptors)
-        self._traced = grpc.aio.insecure_channel is not _INSECURE or grpc.aio.secure_channel is not _SECURE
-
-    def dial(self, address: str, options: GrpcOptions) -> grpc.aio.Channel:
-        """A connection to an endpoint. It does nothing until it is asked to connect."""
-        if self._credentials is None:
-            return _INSECURE(address, options, self._compression)
-        return _SECURE(address, self._credentials, options, self._compression)
+        self._traced = grpc.aio.insecure_channel is not INSECURE or grpc.aio.secure_channel is not SECURE
 
     def check(self, options: GrpcOptions) -> None:
         """Raises what grpc.aio raises for arguments that no channel can be made with."""
-        at_once(self.dial(_NOWHERE, options).close())
+        at_once(self.dial_aio(NOWHERE, options).close())
 
     def front(self) -> grpc.aio.Channel | None:
         """The channel that interceptors stand in; None when there are none.
@@ -61,8 +50,8 @@ class Dialler:
             return None
         interceptors = [*self._interceptors, *_INNERMOST]
         if self._credentials is None:
-            return grpc.aio.insecure_channel(_NOWHERE, None, None, interceptors=interceptors)
-        return grpc.aio.secure_channel(_NOWHERE, self._credentials, None, None, interceptors=interceptors)
+            return grpc.aio.insecure_channel(NOWHERE, None, None, interceptors=interceptors)
+        return grpc.aio.secure_channel(NOWHERE, self._credentials, None, None, interceptors=interceptors)
 
 
 begin_of: ContextVar[Callable[[grpc.aio.ClientCallDetails, object], Any]] = ContextVar("begin_of")

@@ -23,7 +23,7 @@ from balancer.pool.picker import Open
 if TYPE_CHECKING:
     from random import Random
 
-    from balancer.aio.dial import Dialler
+    from balancer.aio.dial import AioDialler
     from balancer.channels.options import Settings
     from balancer.policies.base import PickInfo
     from balancer.pool.picker import Pick, Picker
@@ -43,7 +43,7 @@ class Waiter(Protocol):
 class AioEngine(Engine):
     """What an asyncio channel's methods and calls share. Everything happens in one loop."""
 
-    def __init__(self, settings: Settings, dialler: Dialler, rng: Random) -> None:
+    def __init__(self, settings: Settings, dialler: AioDialler, rng: Random) -> None:
         super().__init__(settings, rng)
         self.loop = _loop()
         self.front = dialler.front()
@@ -112,7 +112,7 @@ class AioEngine(Engine):
 
         def dial(retries: bool) -> grpc.aio.Channel:
             options = self.settings.dial_options(config, retries=retries, number=number)
-            return self._dialler.dial(node.endpoint.address, options)
+            return self._dialler.dial_aio(node.endpoint.address, options)
 
         def on_state(state: ConnectivityState) -> None:
             if node.subchannel is connection:

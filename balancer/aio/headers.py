@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 
-from balancer.aio.call import Attempt, Call
+from balancer.aio.call import Call
 from balancer.calls.retry import HEADERS_SETTLE_S
 
 if TYPE_CHECKING:
+    from balancer.aio.journey import Attempt
     from balancer.policies.base import Node
 
 
@@ -35,7 +36,7 @@ class Streaming(Call):
     def _watch_headers(self, attempt: Attempt) -> None:
         if self._headers is not None:
             self._headers.cancel()
-        self._headers = self._method.engine.loop.create_task(_see_headers(weakref.ref(self), attempt))
+        self._headers = self._engine.loop.create_task(_see_headers(weakref.ref(self), attempt))
 
     @property
     def _committed(self) -> bool:

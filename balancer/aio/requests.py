@@ -7,9 +7,8 @@ only the first is looked at, for a call that never had a connection goes elsewhe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
-from itertools import chain
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from typing import TYPE_CHECKING, cast
 
 import grpc
 import grpc.aio
@@ -18,12 +17,13 @@ from balancer.aio.headers import Streaming
 from balancer.calls.replay import Replay
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
-    from balancer.aio.call import Arguments, Attempt, Common
     from balancer.aio.connection import Connection
+    from balancer.aio.journey import Attempt, Common
     from balancer.aio.native import NativeCall, NativeWriter
     from balancer.calls.replay import Kept
+    from balancer.channels.types import Arguments
     from balancer.policies.base import PickInfo
 
 _OVER = "RPC already finished."
@@ -31,109 +31,38 @@ _HALF_CLOSED = 'RPC is half closed after calling "done_writing".'
 _MIXED = "The iterator and read/write APIs may not be mixed on a single RPC."
 
 
-class Source(Protocol):
-    """What the application iterates over."""
+class Source:
+    """What the application iterates over, read by one attempt after the other. `keeps`: a policy may try again, so
+    requests are `Kept` ones; otherwise they are the application's own."""
 
-    def reader(self) -> object:
-        """All requests for the next attempt; the one before gets no more."""
-
-    def close(self) -> None:
-        """The call is over: an attempt that had been replaced waits for nothing any more."""
-
-
-class Passing:
-    """Requests that only pass by. The second one is asked for when the first was sent: then there was a connection."""
-
-    def __init__(self, requests: AsyncIterable[object] | Iterable[object], replay: Replay) -> None:
+    def __init__(self, requests: AsyncIterable[object] | Iterable[object], replay: Replay, *, keeps: bool) -> None:
+        self._requests = aiter(requests if isinstance(requests, AsyncIterable) else _in_turn(requests))
         self._replay = replay
-        self._first: list[object] = []
-        self._sync = None if isinstance(requests, AsyncIterable) else self._noted(iter(requests))
-        self._async = AsyncPassing(aiter(requests), self) if isinstance(requests, AsyncIterable) else None
-
-    def reader(self) -> object:
-        if self._async is not None:
-            self._async.again = bool(self._first)
-            return self._async
-        assert self._sync is not None  # noqa: S101 - one of the two
-        return chain(tuple(self._first), self._sync)
-
-    def close(self) -> None:
-        """Nobody waits."""
-
-    def _noted(self, requests: Iterator[object]) -> Iterator[object]:
-        for request in requests:
-            self.note(request)
-            yield request
-            break
-        self._replay.commit()
-        yield from requests
-
-    def note(self, request: object) -> None:
-        """The first request."""
-        self._first = [request]
-
-    def pass_first(self) -> object:
-        return self._first[0]
-
-    def gone(self) -> None:
-        """The second request is asked for."""
-        self._replay.commit()
-        self._first = []
-
-
-class AsyncPassing(AsyncIterator[object]):
-    """The same for asynchronous iterators: from the second on their own."""
-
-    def __init__(self, requests: AsyncIterator[object], source: Passing) -> None:
-        self._requests = requests
-        self._source = source
-        self._taken = 0
-        self.again = False
-        """The first request is to be given once more."""
-
-    def __anext__(self) -> Awaitable[object]:
-        return self._next() if self._taken < 2 or self.again else self._requests.__anext__()
-
-    async def _next(self) -> object:
-        if self.again:
-            self.again = False
-            return self._source.pass_first()
-        if self._taken:
-            self._source.gone()
-        request = await anext(self._requests)
-        self._taken += 1
-        if self._taken == 1:
-            self._source.note(request)
-        return request
-
-
-class Keeping:
-    """Requests that are kept, read by one attempt after the other."""
-
-    def __init__(self, requests: AsyncIterable[object] | Iterable[object], replay: Replay) -> None:
-        self._async = aiter(requests) if isinstance(requests, AsyncIterable) else None
-        self._sync = None if isinstance(requests, AsyncIterable) else iter(requests)
-        self._replay = replay
+        self.keeps = keeps
         self._reader: Reader | None = None
         self._taker: tuple[Reader, asyncio.Task[object] | None] | None = None
         self._taken = asyncio.Event()
         self._end: BaseException | None = None
 
     def reader(self) -> Reader:
+        """All requests for the next attempt; the one before it gets no more."""
         self._reader = Reader(self)
         return self._reader
 
     def close(self) -> None:
+        """The call is over: an attempt that had been replaced waits for nothing any more."""
         if self._taker is not None and self._taker[0] is not self._reader and self._taker[1] is not None:
             self._taker[1].cancel()
 
-    async def next(self, reader: Reader) -> Kept:
+    async def next(self, reader: Reader) -> object:
         """The next request for a reader. One that was replaced while it waited leaves it to its successor."""
         while reader is self._reader:
             kept = self._replay.at(reader.position)
             if kept is not None:
                 reader.position += 1
-                return kept
+                if not self.keeps and self._replay.committed:
+                    reader.passing = self._requests.__anext__
+                return kept if self.keeps else kept.request
             if self._end is not None:
                 raise self._end
             if self._taker is not None:
@@ -144,14 +73,11 @@ class Keeping:
 
     async def _take(self, reader: Reader) -> None:
         """Into the replay; or notes how the source ended."""
+        self._taker = reader, asyncio.current_task()
+        self._taken.clear()
         try:
-            if self._sync is not None:
-                self._replay.take(next(self._sync))
-                return
-            self._taker = reader, asyncio.current_task()
-            self._taken.clear()
-            self._replay.take(await anext(cast("AsyncIterator[object]", self._async)))
-        except (StopIteration, StopAsyncIteration):
+            self._replay.take(await anext(self._requests))
+        except StopAsyncIteration:
             self._end = StopAsyncIteration()
         except Exception as error:  # of the application's: the attempt ends with it
             self._end = error
@@ -160,16 +86,28 @@ class Keeping:
             self._taken.set()
 
 
-class Reader(AsyncIterator["Kept"]):
+async def _in_turn(requests: Iterable[object]) -> AsyncIterator[object]:
+    for request in requests:
+        yield request
+
+
+class Reader(AsyncIterator[object]):
     """The requests of a call for one attempt."""
 
-    __slots__ = ("_source", "position")
+    __slots__ = ("_source", "passing", "position")
 
-    def __init__(self, source: Keeping) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
         self.position = 0
+        self.passing: Callable[[], Awaitable[object]] | None = None
+        """Set once nothing is kept any more: requests come straight from the application."""
 
-    async def __anext__(self) -> Kept:
+    def __anext__(self) -> Awaitable[object]:
+        if self.passing is not None:
+            return self.passing()
+        return self._after_the_server() if self._source.keeps else self._source.next(self)
+
+    async def _after_the_server(self) -> object:
         # The server may have ended the call: what came of that is seen to first, for grpc.aio takes a message that it
         # cannot send any more for an error of its own, and the server's word is lost. The first turn of the loop
         # polls, the second does what was polled.
@@ -190,10 +128,10 @@ class StreamRequest(Streaming):
         super().__init__(method, request, arguments, info)
         self._replay = Replay(method.replay_limit)
         if request is not None:
-            kind = Passing if method.replay_limit is None else Keeping
-            self._source = kind(cast("Iterable[object]", request), self._replay)
+            keeps = method.replay_limit is not None
+            self._source = Source(cast("Iterable[object]", request), self._replay, keeps=keeps)
 
-    def _begun(self, connection: Connection, arguments: Arguments, *, again: bool = False) -> NativeCall:
+    def _native(self, connection: Connection, arguments: Arguments, *, again: bool = False) -> NativeCall:
         timeout, metadata, credentials, _, compression = arguments
         requests = None if self._source is None else self._source.reader()
         return self._method.at(connection, again)(
@@ -211,7 +149,7 @@ class StreamRequest(Streaming):
     def _started(self, attempt: Attempt) -> None:
         super()._started(attempt)
         if self._source is None and (self._replay.taken or self._done_writing_flag):
-            self._catching_up = self._method.engine.loop.create_task(self._catch_up(attempt))
+            self._catching_up = self._engine.loop.create_task(self._catch_up(attempt))
 
     async def _catch_up(self, attempt: Attempt) -> None:
         """Gives an attempt what was written to the ones before."""
@@ -242,12 +180,14 @@ class StreamRequest(Streaming):
         if self._done_writing_flag:
             raise asyncio.InvalidStateError(_HALF_CLOSED)
         attempt = await self._writable()
-        position, kept = self._replay.taken, self._replay.take(request)
+        position = self._replay.taken
+        self._replay.take(request)
+        kept = self._replay.at(position)
         while attempt is not None:
             try:
                 await cast("NativeWriter", attempt.native).write(self._form(kept))
             except (grpc.RpcError, asyncio.InvalidStateError):
-                if self.is_last(attempt) or self._replay.at(position) is None:
+                if self.is_last(attempt) or self._replay.committed:
                     raise
             else:
                 return

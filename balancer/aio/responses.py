@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, cast
 import grpc
 import grpc.aio
 
-from balancer.aio.call import Attempt, Call, LooseAttempt
+from balancer.aio.call import Call
 from balancer.aio.headers import Streaming
+from balancer.aio.journey import Attempt, LooseAttempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator

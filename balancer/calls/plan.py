@@ -29,6 +29,11 @@ class Plan:
         """Whether a call waits until an endpoint is ready. What the caller says wins."""
         return bool(self.wait_for_ready if asked is None else asked)
 
+    def succeeded(self) -> None:
+        """A call without hedging went well at its first attempt."""
+        if self.retrying is not None and self.retrying.throttle is not None:
+            self.retrying.throttle.succeeded()
+
 
 PLAIN = Plan()
 """Nothing but what the caller asks for."""

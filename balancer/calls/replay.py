@@ -59,7 +59,8 @@ class Replay:
     def at(self, position: int) -> Kept | None:
         """The request at this position; None when it is yet to be taken from the caller.
 
-        An attempt asks for one position after the other, beginning at 0 unless `committed`.
+        An attempt asks for one position after the other, beginning at 0 unless `committed`: then what went before is
+        dropped.
         """
         if self.committed:
             while self._kept and self._gone < position:
@@ -68,15 +69,11 @@ class Replay:
         return self._kept[position - self._gone] if self._gone <= position < self.taken else None
 
     def take(self, request: object) -> Kept:
-        """One more request came from the caller, for the attempt under way, which has had all others."""
+        """One more request came from the caller; an attempt that has had all others asks for it by `at`."""
         kept = Kept(request, self)
         if self._limit is None and self.taken:
             self.commit()
-        if self.committed:
-            self._kept.clear()
-            self._gone = self.taken + 1
-        else:
-            self._kept.append(kept)
+        self._kept.append(kept)
         self.taken += 1
         return kept
 

@@ -162,10 +162,6 @@ class Retries:
         self._backoffs += 1
         return self._policy.backoff_s(self._backoffs, rng)
 
-    def marked(self, metadata: tuple[tuple[str, str | bytes], ...]) -> tuple[tuple[str, str | bytes], ...]:
-        """The call's metadata for the attempt to come, which tells the server how many went before."""
-        return marked(metadata, self.previous)
-
 
 def marked(metadata: tuple[tuple[str, str | bytes], ...], previous: int) -> tuple[tuple[str, str | bytes], ...]:
     """`metadata` of an attempt that `previous` others went before."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from balancer.channels.types import Deserializer, Serializer
 
 M = TypeVar("M")
@@ -48,6 +50,25 @@ class Signature:
         self.registered = bool(registered)
 
 
+Maker: TypeAlias = "Callable[..., M]"
+
+
+def _maker(kind: Kind) -> Maker[M]:
+    """A channel's method that makes the multi-callables of one kind."""
+
+    def make(
+        self: Makers[M],
+        method: str,
+        request_serializer: Serializer | None = None,
+        response_deserializer: Deserializer | None = None,
+        _registered_method: bool | None = False,
+    ) -> M:
+        return self.method(Signature(kind, method, request_serializer, response_deserializer, _registered_method))
+
+    make.__name__ = kind.value
+    return make
+
+
 class Makers(Generic[M]):
     """A channel's makers of multi-callables, all by way of one method."""
 
@@ -55,48 +76,7 @@ class Makers(Generic[M]):
         """The multi-callable of a method."""
         raise NotImplementedError
 
-    def unary_unary(
-        self,
-        method: str,
-        request_serializer: Serializer | None = None,
-        response_deserializer: Deserializer | None = None,
-        _registered_method: bool | None = False,
-    ) -> M:
-        return self._made(Kind.UNARY_UNARY, method, request_serializer, response_deserializer, _registered_method)
-
-    def unary_stream(
-        self,
-        method: str,
-        request_serializer: Serializer | None = None,
-        response_deserializer: Deserializer | None = None,
-        _registered_method: bool | None = False,
-    ) -> M:
-        return self._made(Kind.UNARY_STREAM, method, request_serializer, response_deserializer, _registered_method)
-
-    def stream_unary(
-        self,
-        method: str,
-        request_serializer: Serializer | None = None,
-        response_deserializer: Deserializer | None = None,
-        _registered_method: bool | None = False,
-    ) -> M:
-        return self._made(Kind.STREAM_UNARY, method, request_serializer, response_deserializer, _registered_method)
-
-    def stream_stream(
-        self,
-        method: str,
-        request_serializer: Serializer | None = None,
-        response_deserializer: Deserializer | None = None,
-        _registered_method: bool | None = False,
-    ) -> M:
-        return self._made(Kind.STREAM_STREAM, method, request_serializer, response_deserializer, _registered_method)
-
-    def _made(
-        self,
-        kind: Kind,
-        path: str,
-        serializer: Serializer | None,
-        deserializer: Deserializer | None,
-        registered: bool | None,
-    ) -> M:
-        return self.method(Signature(kind, path, serializer, deserializer, registered))
+    unary_unary: Maker[M] = _maker(Kind.UNARY_UNARY)
+    unary_stream: Maker[M] = _maker(Kind.UNARY_STREAM)
+    stream_unary: Maker[M] = _maker(Kind.STREAM_UNARY)
+    stream_stream: Maker[M] = _maker(Kind.STREAM_STREAM)

@@ -8,7 +8,6 @@ and returns a `Policy`.
 from __future__ import annotations
 
 from functools import partial
-from importlib.metadata import entry_points
 from inspect import Parameter, signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -26,6 +25,7 @@ from balancer.policies.weighted_round_robin import WeightedRoundRobin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from importlib.metadata import EntryPoints
 
     from balancer.policies.base import Policy
 
@@ -36,7 +36,7 @@ ENTRY_POINTS = "grpc_registry.policies"
 
 def names() -> list[str]:
     """All names that `policy` takes, the built-in ones first."""
-    return [*BUILT_IN, *sorted(set(entry_points(group=ENTRY_POINTS).names) - BUILT_IN.keys())]
+    return [*BUILT_IN, *sorted(_of_users().names - BUILT_IN.keys())]
 
 
 def policy(spec: str | Policy, options: Mapping[str, Any] | None = None) -> Policy:
@@ -63,9 +63,15 @@ def _factory(name: str) -> Factory:
     built_in = BUILT_IN.get(name)
     if built_in is not None:
         return built_in
-    for entry in entry_points(group=ENTRY_POINTS, name=name):
+    for entry in _of_users().select(name=name):
         return cast("Factory", entry.load())
     raise ValueError(f"unknown policy {name!r}; known are {', '.join(names())}")
+
+
+def _of_users() -> EntryPoints:
+    from importlib.metadata import entry_points  # takes longer than all the rest of the balancer
+
+    return entry_points(group=ENTRY_POINTS)
 
 
 def _check_options(name: str, factory: Factory, given: Iterable[str]) -> None:

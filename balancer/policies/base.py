@@ -16,11 +16,11 @@ swap (in flight, latencies) is in each node's `load`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from random import Random
 
     from balancer.endpoints import Endpoint
@@ -114,8 +114,6 @@ class PickInfo:
 
 ANY = PickInfo()
 """For a call with nothing to say."""
-
-Choose: TypeAlias = Callable[[PickInfo, float], Node]
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,26 +23,24 @@ from math import inf
 from typing import TYPE_CHECKING, assert_never
 
 from balancer.endpoints import Absent, Failed, Pending, Resolved
-from balancer.load import Load, LoadBook
+from balancer.load import LoadBook
 from balancer.policies.base import (
-    ANY,
     Connect,
     ConnectivityState,
     Node,
-    PickInfo,
     Revisable,
     connect_of,
     policy_name,
 )
 from balancer.pool.idling import Idling
 from balancer.pool.lack import none_usable
-from balancer.pool.options import PoolOptions, SlowStart
+from balancer.pool.options import PoolOptions
 from balancer.pool.outlier import Detector
 from balancer.pool.picker import Choosing, Fail, Open, Pick, Picker, Wait
 from balancer.pool.roster import Roster
 from balancer.pool.scales import Scales
 from balancer.pool.seats import Seats, Verdict
-from balancer.pool.statistics import NodeStatistics, PoolStatistics, node_statistics
+from balancer.pool.statistics import PoolStatistics, node_statistics
 from balancer.pool.subset import Membership, Subset
 
 if TYPE_CHECKING:
@@ -51,25 +49,6 @@ if TYPE_CHECKING:
 
     from balancer.endpoints import Endpoint, Resolution
     from balancer.policies.base import Chooser, Policy
-
-__all__ = [
-    "ANY",
-    "ConnectivityState",
-    "Fail",
-    "Node",
-    "NodeStatistics",
-    "Open",
-    "Pick",
-    "PickInfo",
-    "Picker",
-    "Plan",
-    "Pool",
-    "PoolOptions",
-    "PoolStatistics",
-    "SlowStart",
-    "Wait",
-]
-
 
 CONNECTION_DELAY_S = 0.25
 """How long pick_first gives one address before it tries the next beside it (gRFC A61)."""
@@ -247,10 +226,6 @@ class Pool:
     def node(self, endpoint: Endpoint) -> Node | None:
         """The node of an endpoint with this address and id."""
         return self._roster.get(endpoint)
-
-    def stranger(self, endpoint: Endpoint) -> Node:
-        """A node outside the pool whose calls count in its total: for a call to an endpoint that has left."""
-        return Node(endpoint, Load(self._book))
 
     def statistics(self, now: float) -> PoolStatistics:
         """A snapshot of everything there is to know, all nodes included."""

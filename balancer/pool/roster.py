@@ -52,9 +52,6 @@ class Roster:
     def get(self, endpoint: Endpoint) -> Node | None:
         return self._nodes.get(key_of(endpoint))
 
-    def has(self, node: Node) -> bool:
-        return self._nodes.get(key_of(node.endpoint)) is node
-
     def in_order(self) -> list[Node]:
         """As the resolver listed them."""
         listed = (self._nodes[key_of(endpoint)] for endpoint in self._endpoints)

@@ -13,7 +13,7 @@ import grpc
 
 from balancer.channels.kinds import Makers, Signature
 from balancer.channels.options import ChannelOptions, GrpcOptions, settings_of
-from balancer.threads.dial import Dialler
+from balancer.threads.dial import ThreadsDialler
 from balancer.threads.engine import ThreadsEngine
 from balancer.threads.methods import METHODS, Method
 
@@ -42,7 +42,7 @@ def blocking_channel(
     with any channel.
     """
     settings = settings_of(resolver, policy, options, balancing)
-    dialler = Dialler(credentials, compression)
+    dialler = ThreadsDialler(credentials, compression)
     dialler.check(settings.dial_options(settings.service_config))
     return BalancedChannel(settings, dialler, rng or random.Random())  # noqa: S311
 
@@ -50,7 +50,7 @@ def blocking_channel(
 class BalancedChannel(Makers[Method], grpc.Channel):  # type: ignore[misc]
     """A channel over many endpoints; made by `blocking_channel`."""
 
-    def __init__(self, settings: Settings, dialler: Dialler, rng: random.Random) -> None:
+    def __init__(self, settings: Settings, dialler: ThreadsDialler, rng: random.Random) -> None:
         self.engine = ThreadsEngine(settings, dialler, rng)
 
     def method(self, signature: Signature) -> Method:

@@ -62,7 +62,7 @@ class Connection:
         self._lock = threading.Lock()
         self._retries: grpc.Channel | None = None
         self._aside: grpc.aio.Channel | None = None
-        self._told: grpc.ChannelConnectivity | None = None
+        self._told = grpc.ChannelConnectivity.IDLE
         self._tasks: list[asyncio.Task[None]] = []
         self.draining = False
         self.closed = False
@@ -100,8 +100,9 @@ class Connection:
         self._look(True)
 
     def look(self) -> ConnectivityState | None:
-        """The connection's state if it is another than at the last look."""
-        state = self._look(False)
+        """The connection's state if it is another than at the last look. One that is idle still, though it was asked to
+        connect, is asked again."""
+        state = self._look(self._told is grpc.ChannelConnectivity.IDLE)
         if state is self._told:
             return None
         self._told = state

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from balancer.channels.options import Settings
     from balancer.policies.base import PickInfo
     from balancer.pool.picker import Pick, Picker
-    from balancer.threads.dial import Dialler
+    from balancer.threads.dial import ThreadsDialler
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Waiter(Protocol):
 class ThreadsEngine(Engine):
     """What a channel's methods and calls share."""
 
-    def __init__(self, settings: Settings, dialler: Dialler, rng: Random) -> None:
+    def __init__(self, settings: Settings, dialler: ThreadsDialler, rng: Random) -> None:
         super().__init__(settings, rng)
         self.connectivity = Connectivity()
         self.workers = Workers("balancer-call")
@@ -73,7 +73,7 @@ class ThreadsEngine(Engine):
         self.resting = False
         """Nobody looks at the connections: whoever calls has to."""
         self._dialler = dialler
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop
         self._stopping: asyncio.Event
@@ -91,7 +91,7 @@ class ThreadsEngine(Engine):
         self._held: dict[Waiter, None] = {}
 
     def start(self) -> None:
-        with self._changed:
+        with self._lock:
             if self._thread is not None or self.closed:
                 return
             self._loop = asyncio.new_event_loop()
@@ -123,12 +123,11 @@ class ThreadsEngine(Engine):
 
     def close(self) -> None:
         """Cancels what is under way and ends the private loop. Idempotent; from any thread."""
-        with self._changed:
+        with self._lock:
             self.closed = True
             self.picker = Closed(lambda: ValueError(CLOSED))
             self.state = ConnectivityState.SHUTDOWN
             self.generation += 1
-            self._changed.notify_all()
         self.connectivity.unsubscribe_all()
         self.workers.close()
         if self._thread is not None and self._thread is not threading.current_thread():
@@ -172,13 +171,6 @@ class ThreadsEngine(Engine):
         self._is_wanted = True
         if not isinstance(self.pick(ANY), Open):
             self.soon(self._connect_one)
-
-    def wait(self, seen: int | None, until: float | None) -> None:
-        """Waits in the caller's thread for a picker newer than generation `seen`, until then, or until the channel
-        closes."""
-        timeout = None if until is None else max(0.0, until - time.monotonic())
-        with self._changed:
-            self._changed.wait_for(lambda: self.closed or seen not in (None, self.generation), timeout)
 
     def look_at_loads(self) -> None:
         if self.driver is not None:
@@ -345,7 +337,7 @@ class ThreadsEngine(Engine):
             return self._dialler.dial(address, settings.dial_options(config, retries=retries, number=number))
 
         def dial_aside() -> grpc.aio.Channel:
-            return self._dialler.dial_aside(address, settings.dial_options(config, number=number))
+            return self._dialler.dial_aio(address, settings.dial_options(config, number=number))
 
         streams = streams_of(driver, node, options)
         return Connection(self, node, dial, dial_aside, streams, waits_for_health=options.health_service is not None)
@@ -359,12 +351,11 @@ class ThreadsEngine(Engine):
             self._look_soon()
 
     def install(self, picker: Picker, state: ConnectivityState) -> None:
-        with self._changed:
+        with self._lock:
             if self.closed:
                 return
             self.picker, self.state = picker, state
             self.generation += 1
-            self._changed.notify_all()
         self.connectivity.update(state)
         self._wake_all()
         if self._is_wanted:

@@ -18,7 +18,6 @@ CODES = {code.value[0]: code for code in grpc.StatusCode}
 CLOSED = "Cannot invoke RPC on closed channel!"
 CHANNEL_CLOSED = "Channel closed!"
 LOCALLY_CANCELLED = "Locally cancelled by application!"
-DROPPED = "Cancelled upon garbage collection!"
 
 
 if TYPE_CHECKING:

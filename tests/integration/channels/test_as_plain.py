@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import queue
 import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 import grpc
@@ -280,10 +282,12 @@ def aio_mistakes(channel: Any) -> dict[str, Callable[[], Any]]:
         "response": lambda: answer(lambda: channel.unary_unary(PATH + "Echo", None, refuses)(b"x", timeout=10)),
         "serializer": lambda: answer(lambda: channel.unary_unary(PATH + "Echo", refuses)(b"x", timeout=10)),
         "upload": lambda: answer(lambda: channel.stream_unary(PATH + "Upload")(cut_short_aio(), timeout=10)),
-        "upload, not asynchronous": lambda: answer(
-            lambda: channel.stream_unary(PATH + "Upload")(cut_short(), timeout=10)
-        ),
+        "upload of a list": lambda: answer(lambda: channel.stream_unary(PATH + "Upload")(cut_short(), timeout=10)),
         "chat": lambda: read(channel.stream_stream(PATH + "Chat")(cut_short_aio(), timeout=10)),
+        "serializer of no bytes": lambda: answer(lambda: channel.unary_unary(PATH + "Echo", len)(b"x", timeout=10)),
+        "upload of no bytes": lambda: answer(
+            lambda: channel.stream_unary(PATH + "Upload", len)(cut_short_aio(), timeout=10)
+        ),
         "metadata key": lambda: answer(lambda: echo(b"x", metadata=(("Not Allowed", "x"),), timeout=10)),
         "metadata value": lambda: answer(lambda: echo(b"x", metadata=(("key", 5),), timeout=10)),
         "metadata shape": lambda: answer(lambda: echo(b"x", metadata=(("key",),), timeout=10)),
@@ -293,8 +297,8 @@ def aio_mistakes(channel: Any) -> dict[str, Callable[[], Any]]:
 
 
 AIO_MISTAKES = (
-    "response", "serializer", "upload", "upload of a list", "chat", "metadata key",
-    "metadata value", "metadata shape", "metadata that is none", "timeout",
+    "response", "serializer", "upload", "upload of a list", "chat", "serializer of no bytes", "upload of no bytes",
+    "metadata key", "metadata value", "metadata shape", "metadata that is none", "timeout",
 )  # fmt: skip
 
 
@@ -468,6 +472,61 @@ def test_a_serializer_that_blocks_holds_up_nobody(backend: Counting) -> None:
         assert channel.unary_unary(PATH + "Echo")(b"y", timeout=5) == b"y"
         release.set()
         waiting.join(10)
+
+
+@pytest.mark.parametrize("options", [None, TRIES_AGAIN], ids=["plain", "retry"])
+@pytest.mark.parametrize("how", ["iterator", "write"])
+async def test_a_chat_goes_on_after_its_first_response(backend: Counting, options: Any, how: str) -> None:
+    """From the first response on nothing is kept for another attempt; what comes then is sent all the same."""
+    numbers = [b"%d" % number for number in range(5)]
+    async for _, channel in both_aio(backend, options):
+        due: asyncio.Queue[bytes] = asyncio.Queue()
+        call = channel.stream_stream(PATH + "Chat")(_taken_from(due) if how == "iterator" else None, timeout=10)
+        answers: Any = aiter(call)
+        for number in numbers:
+            if how == "iterator":
+                due.put_nowait(number)
+            else:
+                await call.write(number)
+            assert await anext(answers) == number
+        call.cancel()
+
+
+async def _taken_from(due: asyncio.Queue[bytes]) -> AsyncIterator[bytes]:
+    while True:
+        yield await due.get()
+
+
+@pytest.mark.parametrize("options", [None, TRIES_AGAIN], ids=["plain", "retry"])
+def test_a_chat_in_threads_goes_on_after_its_first_response(backend: Counting, options: Any) -> None:
+    numbers = [b"%d" % number for number in range(5)]
+    for _, channel in both(backend, options):
+        due: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        call = channel.stream_stream(PATH + "Chat")(iter(due.get, None), timeout=10)
+        for number in numbers:
+            due.put(number)
+            assert next(call) == number
+        due.put(None)
+        assert list(call) == []
+
+
+@pytest.mark.parametrize("how", ["call", "future"])
+def test_a_call_that_had_to_wait_begins_in_its_callers_context(backend: Counting, how: str) -> None:
+    """As tools that trace calls expect it: the first call of a channel, too, which waits for a connection."""
+    tenant, seen = ContextVar("tenant", default="nobody"), []
+
+    def serializer(request: bytes) -> bytes:
+        seen.append(tenant.get())
+        return request
+
+    def begin() -> bytes:
+        tenant.set("somebody")
+        method: Any = channel.unary_unary(PATH + "Echo", serializer)
+        return bytes(method(b"x", timeout=10) if how == "call" else method.future(b"x", timeout=10).result())
+
+    with blocking_channel(f"static://{backend.address}") as channel:
+        assert copy_context().run(begin) == b"x"
+    assert seen == ["somebody"]
 
 
 # ---- options

@@ -1,15 +1,18 @@
 """The requests of a stream, which another attempt may have to be given again."""
 
+import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from itertools import islice
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balancer.aio.requests import Source as AioSource
 from balancer.calls.replay import Replay
 from balancer.threads.requests import Source
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, eventually_async
 
 LIMIT = 1000
 
@@ -123,3 +126,32 @@ def test_reader_replaced_while_it_waits_leaves_the_request_to_its_successor() ->
     thread.join(10)
     eventually(lambda: got == [0])
     assert rest(new) == [0, 1]
+
+
+async def test_what_a_replaced_attempt_waited_for_goes_to_its_successor() -> None:
+    """Also when the successor has had a response meanwhile, so that nothing is kept any more."""
+    due: asyncio.Queue[object] = asyncio.Queue()
+    asked_for: list[int] = []
+
+    async def asked() -> AsyncIterator[object]:
+        for number in range(9):
+            asked_for.append(number)
+            if (request := await due.get()) is None:
+                return
+            yield request
+
+    replay = Replay(LIMIT)
+    source = AioSource(asked(), replay, keeps=True)
+    first = source.reader()
+    due.put_nowait(b"0")
+    assert (await anext(first)).request == b"0"  # type: ignore[attr-defined]
+    waiting = asyncio.ensure_future(anext(first))
+    await eventually_async(lambda: asked_for == [0, 1])
+    second = source.reader()
+    replay.commit()
+    for request in (b"1", b"2", None):
+        due.put_nowait(request)
+    assert [kept.request async for kept in second] == [b"0", b"1", b"2"]  # type: ignore[attr-defined]
+    with pytest.raises(StopAsyncIteration):
+        await waiting
+    assert replay.size <= 1

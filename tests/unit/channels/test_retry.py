@@ -35,11 +35,12 @@ def test_backoff_grows_to_its_cap_with_jitter(retry: int, seed: int) -> None:
 
 def test_attempts_are_limited_and_marked() -> None:
     retries, rng = Retrying(POLICY).begin(), Random(1)
-    assert retries.marked((("a", "b"),)) == (("a", "b"),)
+    assert marked((("a", "b"),), retries.previous) == (("a", "b"),)
     assert retries.pause_after(UNAVAILABLE, (), rng) is not None
-    assert retries.marked((("a", "b"),)) == (("a", "b"), (ATTEMPTS_HEADER, "1"))
+    first = marked((("a", "b"),), retries.previous)
+    assert first == (("a", "b"), (ATTEMPTS_HEADER, "1"))
     assert retries.pause_after(UNAVAILABLE, (), rng) is not None
-    assert retries.marked(retries.marked((("a", "b"),))) == (("a", "b"), (ATTEMPTS_HEADER, "2"))
+    assert marked(first, retries.previous) == (("a", "b"), (ATTEMPTS_HEADER, "2"))
     assert retries.pause_after(UNAVAILABLE, (), rng) is None
 
 

@@ -15,6 +15,11 @@ LANGUAGES = {
     "Go": ("go", {"go": "main.go"}, "RENEWED\nfrom-go 10.0.0.5:8001\n"),
     "Node": ("npm", {"js": "client.js"}, "RENEWED\nfrom-node 10.0.0.5:8002\n"),
     "Java": ("mvn", {"java": "src/main/java/Main.java", "xml": "pom.xml"}, "from-java 10.0.0.5:8003\n"),
+    "Rust": (
+        "cargo",
+        {"toml": "Cargo.toml", "rs": "build.rs", "rust": "src/main.rs"},
+        "RENEWED\nfrom-rust 10.0.0.5:8004\n",
+    ),
 }
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.building import CACHE, Program, run
+from tests.support.building import Program, run
 from tests.support.go_tools import GO_SOURCE, GO_TOOLS
 from tests.support.source import ROOT
-from tests.support.stubs import PROTOS, STUBS, blocks, environment
+from tests.support.stubs import CARGO_TARGET, PROTOS, STUBS, blocks, environment
 
 SOURCES = ROOT / "tests" / "integration" / "clients"
 _API = PROTOS / "registry" / "v1" / "registry.proto"
@@ -49,9 +49,11 @@ def _node(home: Path) -> None:
 
 
 def _rust(home: Path) -> None:
-    given = {**environment(home), "CARGO_TARGET_DIR": str(CACHE / "cargo")}
-    run(["cargo", "build", "--quiet"], _copy("rust", home), given)
-    shutil.copy(CACHE / "cargo" / "debug" / "client", home / "client")
+    source, given = _copy("rust", home), blocks("Rust")
+    (source / "Cargo.toml").write_text(given["toml"])
+    (source / "build.rs").write_text(given["rs"])
+    run(["cargo", "build", "--quiet"], source, environment(home))
+    shutil.copy(CARGO_TARGET / "debug" / "game", home / "client")
 
 
 def _copy(language: str, home: Path) -> Path:
@@ -76,7 +78,9 @@ CLIENTS = {
         Program("client-node", "npm", "https://nodejs.org", (SOURCES / "node",), _node),
         lambda home: ["node", str(home / "source" / "client.js")],
     ),
-    "Rust": Client(Program("client-rust", "cargo", "https://rustup.rs", (SOURCES / "rust", _API), _rust), _binary),
+    "Rust": Client(
+        Program("client-rust", "cargo", "https://rustup.rs", (SOURCES / "rust", _API, STUBS), _rust), _binary
+    ),
     "Python, blocking": _python("blocking.py"),
     "Python, asyncio": _python("in_asyncio.py"),
 }

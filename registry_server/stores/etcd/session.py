@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from registry_server.records import Back, Snapshot
-from registry_server.stores.base import StoreAway, StoreError
+from registry_server.records import Back, Commit, Snapshot
+from registry_server.stores.base import Conflict, StoreAway, StoreError
 from registry_server.stores.epoch import Epoch, OrderLost
 from registry_server.stores.etcd.leases import LeaseIds
 from registry_server.stores.etcd.link import LOAD_S, Link, LinkLost, together
@@ -21,9 +21,11 @@ from registry_server.stores.etcd.wire import (
     Layout,
     Vouched,
     epoch_name,
+    outcomes,
     read_secret,
     written_at,
 )
+from registry_server.stores.etcd.writes import Writes
 from registry_server.stores.pace import Pace, hold_s, most_s
 from registry_server.stores.teller import Teller, Told
 
@@ -88,6 +90,7 @@ class Session:
     def __init__(self, link: Link, watch: Watch, setup: Setup, teller: EtcdTeller) -> None:
         self.link = link
         self.renewals = Renewals(link, self._renewal_answered)
+        self._writes = Writes(self._send)
         self.leases: LeaseIds
         self._watch = watch
         self._setup = setup
@@ -114,7 +117,10 @@ class Session:
     async def run(self) -> None:
         """Tell what the watch says until the link fails, with the error that says how."""
         await together(
-            self.renewals.run(), self._watch.prove_alive(), self._watch.follow(self._note_silence, self._teller.tell)
+            self.renewals.run(),
+            self._writes.run(),
+            self._watch.prove_alive(),
+            self._watch.follow(self._note_silence, self._teller.tell),
         )
 
     # ---- writes
@@ -131,6 +137,13 @@ class Session:
             if _is_cancelled():
                 raise
             raise StoreAway("the link to etcd was closed") from None
+
+    async def commit(self, commit: Commit) -> int:
+        """See Store.commit; for a commit that changes something."""
+        return await self._writes.commit(commit)
+
+    async def _send(self, commits: Sequence[Commit]) -> Sequence[int | Conflict]:
+        return outcomes(commits, await self.write(self.link.api.txn, self._layout.txn(commits, self.leases)))
 
     async def renew(self, numbers: Sequence[int], ttl_s: float) -> dict[int, float]:
         """Renew leases, each named once, that live for `ttl_s` at least; what is answered in time is in the result."""

@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.records import Commit, Lease, Outcome, Renewal
-from registry_server.stores.base import Conflict, Emit, NoSuchLease, Store, StoreAway
+from registry_server.stores.base import Emit, NoSuchLease, Store, StoreAway
 from registry_server.stores.epoch import OrderLost
 from registry_server.stores.etcd.leases import LeaseIds, ttl_of
 from registry_server.stores.etcd.link import BadCredentials, LeaseTaken, LinkLost
 from registry_server.stores.etcd.session import EtcdTeller, Session, Setup, open_session
 from registry_server.stores.etcd.url import EtcdURL
-from registry_server.stores.etcd.wire import Layout, conflicts, whole_seconds
+from registry_server.stores.etcd.wire import Layout, whole_seconds
 from registry_server.stores.pace import Pace
 from registry_server.stores.teller import Absent
 
@@ -145,18 +145,15 @@ class EtcdStore(Store):
                 await session.write(session.link.api.revoke, etcd.LeaseRevokeRequest(id=number))
 
     async def commit(self, commit: Commit) -> int:
-        """See Store. One transaction of etcd. Raises Refused when it is larger than etcd takes."""
+        """See Store. A transaction of etcd, which may share its request with others. Raises Refused when it is larger
+        than etcd takes."""
         session = self._live()
         if not commit.changes:
             return (await session.write(session.link.api.range, self._setup.layout.where())).header.revision
         for put in commit.puts:
             if put.needs_lease and session.leases.find(put.lease_id) is None:
                 raise NoSuchLease(put.lease_id)
-        request = self._setup.layout.txn(commit, session.leases)
-        response = await session.write(session.link.api.txn, request)
-        if not response.succeeded:
-            raise Conflict(conflicts(commit, response), response.header.revision)
-        return response.header.revision
+        return await session.commit(commit)
 
     async def vouch(self) -> None:
         """See Store."""

@@ -2,12 +2,13 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.records import Commit, Delete, Key, Put
 from registry_server.stores import names
+from registry_server.stores.base import Conflict
 from registry_server.stores.epoch import Epoch
 from registry_server.stores.etcd.leases import LeaseIds
 
@@ -152,27 +153,42 @@ class Layout:
         )
         return etcd.WatchRequest(create=create)
 
-    def txn(self, commit: Commit, leases: LeaseIds) -> etcd.TxnRequest:
-        """The whole of `commit`; when a record has changed, the revisions of all of them instead."""
-        expected = [(self.record(item.key), item.expect) for item in _items(commit)]
-        return etcd.TxnRequest(
-            compare=[_unchanged(name, revision) for name, revision in expected],
-            success=list(self._writes(commit, leases)),
-            failure=[_look(name, keys_only=True) for name, _ in expected],
-        )
+    def txn(self, commits: Sequence[Commit], leases: LeaseIds) -> etcd.TxnRequest:
+        """Each of `commits` as a whole, or, when a record has changed, the revisions of all that it names.
 
-    def _writes(self, commit: Commit, leases: LeaseIds) -> Iterator[etcd.RequestOp]:
-        for delete in commit.deletes:
-            yield etcd.RequestOp(delete_range=etcd.DeleteRangeRequest(key=self.record(delete.key)))
+        Several are a transaction each inside one, so that one that is refused takes nothing from the others.
+        """
+        request = etcd.TxnRequest()
+        if len(commits) == 1:
+            self._write_cause(request, commits[0])
+            self._fill(request, commits[0], leases)
+            return request
+        self._write_cause(request, next((it for it in commits if it.deletes), commits[0]))
+        for commit in commits:
+            self._fill(request.success.add().txn, commit, leases)
+        return request
+
+    def _write_cause(self, request: etcd.TxnRequest, commit: Commit) -> None:
         if commit.deletes:
-            yield etcd.RequestOp(put=etcd.PutRequest(key=self.cause, value=commit.cause.value.encode()))
-        for put in commit.puts:
-            lease = leases.find(put.lease_id) or 0
-            yield etcd.RequestOp(put=etcd.PutRequest(key=self.record(put.key), value=put.value, lease=lease))
+            put = request.success.add().put
+            put.key, put.value = self.cause, commit.cause.value.encode()
+
+    def _fill(self, request: etcd.TxnRequest, commit: Commit, leases: LeaseIds) -> None:
+        for item in _items(commit):
+            name = self.record(item.key)
+            _expect(request.compare.add(), name, item.expect)
+            operation = request.success.add()
+            if isinstance(item, Put):
+                put = operation.put
+                put.key, put.value, put.lease = name, item.value, leases.find(item.lease_id) or 0
+            else:
+                operation.delete_range.key = name
+            found = request.failure.add().range
+            found.key, found.keys_only = name, True
 
 
-def _look(name: bytes, *, keys_only: bool = False) -> etcd.RequestOp:
-    return etcd.RequestOp(range=etcd.RangeRequest(key=name, keys_only=keys_only))
+def _look(name: bytes) -> etcd.RequestOp:
+    return etcd.RequestOp(range=etcd.RangeRequest(key=name))
 
 
 def _items(commit: Commit) -> list[Put | Delete]:
@@ -180,10 +196,31 @@ def _items(commit: Commit) -> list[Put | Delete]:
 
 
 def _unchanged(name: bytes, revision: int) -> etcd.Compare:
-    return etcd.Compare(key=name, target=etcd.Compare.MOD_REVISION, result=etcd.Compare.EQUAL, mod_revision=revision)
+    compare = etcd.Compare()
+    _expect(compare, name, revision)
+    return compare
+
+
+def _expect(compare: etcd.Compare, name: bytes, revision: int) -> None:
+    compare.key, compare.target, compare.result = name, etcd.Compare.MOD_REVISION, etcd.Compare.EQUAL
+    compare.mod_revision = revision
 
 
 # ---- answers
+
+
+def outcomes(commits: Sequence[Commit], response: etcd.TxnResponse) -> list[int | Conflict]:
+    """What became of each of the commits that one request holds: its revision, or why it was refused."""
+    revision = response.header.revision
+    if len(commits) == 1:
+        return [_outcome(commits[0], response, revision)]
+    # Before theirs may stand the answer to the cause.
+    answers = response.responses[len(response.responses) - len(commits) :]
+    return [_outcome(commit, answer.txn, revision) for commit, answer in zip(commits, answers, strict=True)]
+
+
+def _outcome(commit: Commit, response: etcd.TxnResponse, revision: int) -> int | Conflict:
+    return revision if response.succeeded else Conflict(conflicts(commit, response), revision)
 
 
 def conflicts(commit: Commit, response: etcd.TxnResponse) -> list[Key]:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.records import Commit, Delete, Key, Kind, Put
+from registry_server.stores.base import Conflict
 from registry_server.stores.epoch import Epoch
 from registry_server.stores.etcd.leases import LeaseIds
 from registry_server.stores.etcd.wire import (
@@ -14,6 +15,7 @@ from registry_server.stores.etcd.wire import (
     asks_in_order,
     conflicts,
     epoch_name,
+    outcomes,
     read_secret,
     whole_seconds,
 )
@@ -141,13 +143,34 @@ def test_conflicts_are_the_keys_that_differ() -> None:
     assert conflicts(commit, etcd.TxnResponse(responses=answers)) == [keys[2], keys[3]]
 
 
+def test_each_of_several_commits_has_an_outcome_of_its_own() -> None:
+    one, two, three = (Key("n", "s", name) for name in "abc")
+    commits = [
+        Commit(puts=(Put(one, b"", "1", 0),)),
+        Commit(deletes=(Delete(two, 8),)),
+        Commit((Put(three, b"", "1", 5),)),
+    ]
+    request = LAYOUT.txn(commits, LEASES)
+    assert [it.WhichOneof("request") for it in request.success] == ["put", "txn", "txn", "txn"]
+    assert not request.compare
+    refused = etcd.TxnResponse(responses=[etcd.ResponseOp(range=etcd.RangeResponse())])
+    answers = [
+        etcd.ResponseOp(),
+        *(etcd.ResponseOp(txn=it) for it in (etcd.TxnResponse(succeeded=True), refused, refused)),
+    ]
+    response = etcd.TxnResponse(header=etcd.ResponseHeader(revision=9), succeeded=True, responses=answers)
+    written, *others = outcomes(commits, response)
+    assert written == 9
+    assert [(it.keys, it.revision) for it in others if isinstance(it, Conflict)] == [((two,), 9), ((three,), 9)]
+
+
 def test_commit_writes_its_cause_only_with_deletes() -> None:
     key = Key("n", "s", "i")
     for commit, keys in (
         (Commit(puts=(Put(key, b"", LEASES.id(LEASES.number(15, 5)), 0),)), [LAYOUT.record(key)]),
         (Commit(deletes=(Delete(key, 3),)), [LAYOUT.cause]),
     ):
-        operations = LAYOUT.txn(commit, LEASES).success
+        operations = LAYOUT.txn([commit], LEASES).success
         assert [operation.put.key for operation in operations if operation.HasField("put")] == keys
 
 

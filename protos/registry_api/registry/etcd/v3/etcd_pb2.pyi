@@ -207,24 +207,28 @@ class RequestOp(_message.Message):
     RANGE_FIELD_NUMBER: _builtins.int
     PUT_FIELD_NUMBER: _builtins.int
     DELETE_RANGE_FIELD_NUMBER: _builtins.int
+    TXN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def range(self) -> Global___RangeRequest: ...
     @_builtins.property
     def put(self) -> Global___PutRequest: ...
     @_builtins.property
     def delete_range(self) -> Global___DeleteRangeRequest: ...
+    @_builtins.property
+    def txn(self) -> Global___TxnRequest: ...
     def __init__(
         self,
         *,
         range: Global___RangeRequest | None = ...,
         put: Global___PutRequest | None = ...,
         delete_range: Global___DeleteRangeRequest | None = ...,
+        txn: Global___TxnRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delete_range", b"delete_range", "put", b"put", "range", b"range", "request", b"request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delete_range", b"delete_range", "put", b"put", "range", b"range", "request", b"request", "txn", b"txn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete_range", b"delete_range", "put", b"put", "range", b"range", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete_range", b"delete_range", "put", b"put", "range", b"range", "request", b"request", "txn", b"txn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["range", "put", "delete_range"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["range", "put", "delete_range", "txn"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
 
@@ -235,18 +239,22 @@ class ResponseOp(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RANGE_FIELD_NUMBER: _builtins.int
+    TXN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def range(self) -> Global___RangeResponse: ...
+    @_builtins.property
+    def txn(self) -> Global___TxnResponse: ...
     def __init__(
         self,
         *,
         range: Global___RangeResponse | None = ...,
+        txn: Global___TxnResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range", "response", b"response"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range", "response", b"response", "txn", b"txn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["range", b"range", "response", b"response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["range", b"range", "response", b"response", "txn", b"txn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["range"]  # noqa: Y015
+    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["range", "txn"]  # noqa: Y015
     _WhichOneofArgType_response: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_response) -> _WhichOneofReturnType_response | None: ...
 
@@ -314,7 +322,9 @@ Global___Compare: _TypeAlias = Compare  # noqa: Y015
 
 @_typing.final
 class TxnRequest(_message.Message):
-    """If all conditions hold, `success` at one revision, else `failure`."""
+    """If all conditions hold, `success` at one revision, else `failure`. Transactions in a transaction each have conditions of
+    their own, which are looked at before anything is written.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

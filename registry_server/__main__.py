@@ -60,6 +60,7 @@ class _Command(click.Command):
     type=click.Path(path_type=Path),
     help="A TOML file of these settings. [env REGISTRY_CONFIG]",
 )
+@click.option("--transport", metavar="KIND", help="grpc, or http2: faster and new, needs the package ngh2. [grpc]")
 @click.option("--log-format", metavar="FORMAT", help="text or json. [text]")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error. [info]")
 @click.version_option(package_name="grpc-registry")

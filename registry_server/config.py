@@ -15,6 +15,7 @@ FILE_VARIABLE = ENV_PREFIX + "CONFIG"
 LOG_FORMATS = ("text", "json")
 MAX_PORT = 65_535
 MAX_FILE_BYTES = 1024 * 1024
+TRANSPORTS = ("grpc", "http2")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 # Both mean every interface.
@@ -37,10 +38,12 @@ class Config:
     store: str = field(default="memory:", repr=False)
     log_format: str = "text"  # text or json
     log_level: str = "info"  # debug, info, warning or error
+    transport: str = "grpc"  # grpc (grpc.aio), or http2 (libnghttp2, by the package ngh2): faster, and new
 
     def __post_init__(self) -> None:
         if not _is_address(self.listen):
             raise ConfigError(f"listen: must be HOST:PORT with a port of 0 to 65535, is {_shown(self.listen)}")
+        _one_of("transport", self.transport, TRANSPORTS)
         _one_of("log_format", self.log_format, LOG_FORMATS)
         _one_of("log_level", self.log_level, LOG_LEVELS)
         try:

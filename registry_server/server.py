@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from registry_server.catalog import Catalog
 from registry_server.config import Config, ConfigError
@@ -21,8 +21,6 @@ from registry_server.rpc.health import HealthService
 from registry_server.rpc.registry import RegistryService
 from registry_server.rpc.table import Service, Table
 from registry_server.stores import open_store
-from registry_server.transport import grpc_aio
-from registry_server.transport.grpc_aio import GrpcServer
 from registry_server.transport.streams import Streams
 
 log = logging.getLogger(__name__)
@@ -49,8 +47,7 @@ async def serve(config: Config) -> AsyncIterator[str]:
     rng = random.Random()  # noqa: S311 - spreads load, hides nothing
     registry = RegistryService(Registrar(store, feed, time.time, rng), feed, rounds.hub)
     health = HealthService(catalog, rounds.hub)
-    table = _table(registry.service(), health.service(), *grpc_aio.services())
-    port = GrpcServer(table, Streams(rng))
+    port = _port(config, Streams(rng), registry.service(), health.service())
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(feed.run()), tasks.create_task(rounds.run())]
         try:
@@ -66,6 +63,29 @@ async def serve(config: Config) -> AsyncIterator[str]:
                 task.cancel()
             await asyncio.wait(running)
             await store.aclose()
+
+
+class Port(Protocol):
+    """What a transport makes of a table of methods."""
+
+    async def start(self, address: str) -> int:
+        """Listen there; gives the number of the port. Raises OSError."""
+
+    async def stop(self) -> None:
+        """End what is under way, in order."""
+
+
+def _port(config: Config, streams: Streams, *services: Service) -> Port:
+    """The transport that is asked for. Only that one is loaded. Raises ConfigError if it cannot be."""
+    if config.transport == "grpc":
+        from registry_server.transport import grpc_aio
+
+        return grpc_aio.GrpcServer(_table(*services, *grpc_aio.services()), streams)
+    try:
+        from registry_server.transport.http2 import server as http2
+    except ImportError as error:
+        raise ConfigError(f"transport: http2 needs the package ngh2, which cannot be loaded: {error}") from None
+    return http2.Http2Server(_table(*services, *http2.services()), streams)
 
 
 def _table(*services: Service) -> Table:
@@ -103,7 +123,7 @@ def _lacks(family: int, address: Any) -> OSError | None:
     return None
 
 
-async def _open(port: GrpcServer, config: Config) -> int:
+async def _open(port: Port, config: Config) -> int:
     try:
         return await port.start(f"{config.host}:{config.port}")
     except OSError as error:

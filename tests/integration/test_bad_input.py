@@ -462,6 +462,7 @@ def check_refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
         (["--store", "etcd://localhost?no-such-setting=1"], ["store", "1st parameter", "password_file"]),
         (["--store", "etcd://localhost?ca=/no/such/file.pem"], ["store", "ca", "no readable file"]),
         (["--log-format", "xml"], ["log_format", "xml", "json"]),
+        (["--transport", "quic"], ["transport", "quic", "grpc, http2"]),
         (["--log-level", "loud"], ["log_level", "loud", "info"]),
         (["--config", "/no/such/file.toml"], ["/no/such/file.toml"]),
         (["--config", "/"], ["/", "directory"]),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from registry_api.registry.v1 import registry_pb2 as pb
+from tests.support import floods
 from tests.support.http2 import Http2, framed
 from tests.support.servers import ROOT
 
@@ -45,24 +46,34 @@ async def rapid_reset(address: str, seconds: float) -> None:
 
 async def _reset(address: str, until: float) -> None:
     while time.monotonic() < until:
-        async with Http2(address) as connection:
-            while time.monotonic() < until and not connection.is_closed:
-                for _ in range(20):
-                    connection.cancel(connection.call(f"{REGISTRY}/List", pb.ListRequest(service="player")))
-                await connection.flush()
+        with contextlib.suppress(ConnectionError):  # it is cut off
+            await _reset_on_one(address, until)
+
+
+async def _reset_on_one(address: str, until: float) -> None:
+    async with Http2(address) as connection:
+        while time.monotonic() < until and not connection.is_closed:
+            for _ in range(20):
+                connection.cancel(connection.call(f"{REGISTRY}/List", pb.ListRequest(service="player")))
+            await connection.flush()
 
 
 async def too_many_streams(address: str, seconds: float) -> None:
     """Watches without number on one connection, whatever the server allows; a new one when it is cut off."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        async with Http2(address) as connection:
-            connection.ignore_limit()
-            while time.monotonic() < until and not connection.is_closed:
-                for _ in range(50):
-                    connection.call(f"{REGISTRY}/Watch", pb.WatchRequest())
-                await connection.flush()
-                await asyncio.sleep(0.01)
+        with contextlib.suppress(ConnectionError):
+            await _too_many_on_one(address, until)
+
+
+async def _too_many_on_one(address: str, until: float) -> None:
+    async with Http2(address) as connection:
+        connection.ignore_limit()
+        while time.monotonic() < until and not connection.is_closed:
+            for _ in range(50):
+                connection.call(f"{REGISTRY}/Watch", pb.WatchRequest())
+            await connection.flush()
+            await asyncio.sleep(0.01)
 
 
 async def reset_while_written_to(address: str, seconds: float) -> None:
@@ -97,7 +108,26 @@ async def headers_that_are_no_text(address: str, seconds: float) -> None:
 
 ATTACKS: dict[str, Callable[[str, float], Coroutine[Any, Any, None]]] = {
     attack.__name__: attack
-    for attack in (half_messages, rapid_reset, too_many_streams, reset_while_written_to, headers_that_are_no_text)
+    for attack in (
+        half_messages,
+        rapid_reset,
+        too_many_streams,
+        reset_while_written_to,
+        headers_that_are_no_text,
+        floods.resets_without_data,
+        floods.continuations,
+        floods.headers_by_the_thousand,
+        floods.settings,
+        floods.pings,
+        floods.pings_whose_answers_nobody_reads,
+        floods.data_without_data,
+        floods.windows_beyond_all_bounds,
+        floods.windows_that_never_open,
+        floods.slow_prefaces,
+        floods.slow_headers,
+        floods.idle_connections,
+        floods.bombs,
+    )
 }
 
 

@@ -13,6 +13,7 @@ from registry_server import errors
 from registry_server.hub import Sink
 from registry_server.rpc.table import Broadcast, Caller, Conversation, Service, Session, Table, Unary
 from registry_server.transport.grpc_aio import GrpcServer
+from registry_server.transport.http2.server import Http2Server
 from registry_server.transport.streams import Streams
 from tests.support.waiting import eventually_async
 
@@ -41,9 +42,9 @@ class Transport(Protocol):
 
 
 # A new transport is one line here.
-TRANSPORTS: dict[str, Callable[[Table, Streams], Transport]] = {"grpc": GrpcServer}
+TRANSPORTS: dict[str, Callable[[Table, Streams], Transport]] = {"grpc": GrpcServer, "http2": Http2Server}
 # ... and one here: what a real server is started with to have it.
-FLAGS: dict[str, tuple[str, ...]] = {"grpc": ()}
+FLAGS: dict[str, tuple[str, ...]] = {"grpc": ("--transport", "grpc"), "http2": ("--transport", "http2")}
 
 
 def value(text: str) -> bytes:

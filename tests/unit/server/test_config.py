@@ -16,7 +16,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_defaults() -> None:
-    assert load({}, {}, None) == Config("127.0.0.1:7400", "memory:", "text", "info")
+    assert load({}, {}, None) == Config("127.0.0.1:7400", "memory:", "text", "info", "grpc")
 
 
 def test_order_of_the_sources(file: Path) -> None:
@@ -39,7 +39,7 @@ def test_the_environment_can_name_the_file(file: Path, tmp_path: Path) -> None:
         load({}, {"REGISTRY_CONFIG": str(tmp_path / "none.toml")}, None)
 
 
-@pytest.mark.parametrize("name", ["listen", "store", "log_format", "log_level"])
+@pytest.mark.parametrize("name", ["listen", "store", "transport", "log_format", "log_level"])
 @pytest.mark.parametrize("source", ["flag", "environment", "file"])
 def test_every_mistake_names_its_setting(name: str, source: str, tmp_path: Path) -> None:
     flags, env, path = {}, {}, None
@@ -128,7 +128,10 @@ def test_store_urls(url: str) -> None:
     ("text", "said"),
     [
         ("listen = 7400", "listen: must be a string"),
-        ("[server]\nlisten = 'x'", "server: no such setting; there are listen, store, log_format, log_level"),
+        (
+            "[server]\nlisten = 'x'",
+            "server: no such setting; there are listen, store, log_format, log_level, transport",
+        ),
         ("lisen = '127.0.0.1:1'", "lisen: no such setting"),
         ("listen = ", "not TOML"),
         ("listen = '1'\nlisten = '2'", "not TOML"),
@@ -165,7 +168,8 @@ def test_settings_cannot_be_changed() -> None:
 
 @pytest.mark.parametrize(
     "flags",
-    [{name: "etcd://me:hunter2@h"} for name in ("listen", "store", "log_format", "log_level")] + [{"store": "hunter2"}],
+    [{name: "etcd://me:hunter2@h"} for name in ("listen", "store", "transport", "log_format", "log_level")]
+    + [{"store": "hunter2"}],
 )
 def test_a_store_url_in_the_wrong_place_is_not_told(flags: dict[str, str], tmp_path: Path) -> None:
     if flags.keys() != {"store"} or flags["store"] == "hunter2":

@@ -1,0 +1,417 @@
+"""SHELL: one call of each kind: from the bytes that come on its stream to what is written there.
+
+A call is told what comes and what was written, and does all else by its `Wire`. It ends once, by `stop`: because it
+answered, failed, or its client went. No call keeps a task while it waits for its client.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from registry_server.rpc.table import (
+    Broadcast,
+    Caller,
+    Conversation,
+    Dialogue,
+    Method,
+    Session,
+    Subscription,
+    Unary,
+    parse,
+)
+from registry_server.transport.http2.framing import (
+    OK,
+    FramingError,
+    Head,
+    Header,
+    Malformed,
+    Messages,
+    TooLarge,
+    Unsupported,
+)
+from registry_server.transport.http2.shared import Shared, trailers_of
+from registry_server.transport.status import Code, RpcStatus, internal, shutting_down, status_of
+
+Kind = TypeVar("Kind", bound=Method)
+
+# What a caller is told who breaks the rules of framing.
+CODES: dict[type[FramingError], Code] = {
+    Malformed: Code.INTERNAL,
+    Unsupported: Code.UNIMPLEMENTED,
+    TooLarge: Code.RESOURCE_EXHAUSTED,
+}
+_TOO_LATE = RpcStatus(Code.DEADLINE_EXCEEDED, "the deadline has passed", b"")
+_NOT_ASKED = RpcStatus(Code.DEADLINE_EXCEEDED, "the request did not come in time", b"")
+_ONE_REQUEST = RpcStatus(Code.UNIMPLEMENTED, "this method takes one request", b"")
+_NOT_WHOLE = RpcStatus(Code.INTERNAL, "the last message is not whole", b"")
+_TOO_MUCH = RpcStatus(Code.RESOURCE_EXHAUSTED, "too much waits to become whole messages", b"")
+
+
+class Wire(Protocol):
+    """The connection of a call, as the call sees it."""
+
+    def begin(self, call: "Call[Any]", message: bytes) -> None:
+        """Have `call.run` called with that message when it is its turn."""
+
+    def answer(self, call: "Call[Any]", message: bytes) -> None:
+        """Write the only message, and end well."""
+
+    def write(self, call: "Call[Any]", message: Sequence[bytes]) -> None:
+        """Write one message, framed; `call.written` follows, never at once."""
+
+    def end(self, call: "Call[Any]", trailers: Sequence[Header]) -> None:
+        """End the stream once what was written has left; calls `call.stop`."""
+
+    def taken(self, call: "Call[Any]", count: int) -> None:
+        """The client may send so many bytes more."""
+
+    def expect(self, call: "Call[Any]", *, is_owed: bool) -> None:
+        """Note whether the client owes the rest of a request, for which it has not for ever."""
+
+    def hold(self, change: int) -> None:
+        """So many more bytes of it are held here."""
+
+
+class Call(Generic[Kind]):
+    """What is the same for all kinds."""
+
+    __slots__ = (
+        "_caller",
+        "_has_begun",
+        "_messages",
+        "_method",
+        "_shared",
+        "_task",
+        "_timer",
+        "_untaken",
+        "_until",
+        "_wire",
+        "answers_in",
+        "has_answered",
+        "held",
+        "is_half_closed",
+        "is_over",
+        "stream_id",
+    )
+    takes_one = True
+
+    def __init__(self, wire: Wire, shared: Shared, stream_id: int, method: Kind, head: Head, caller: Caller) -> None:
+        self.stream_id = stream_id
+        self.answers_in = head.answers_in
+        self.held = 0  # bytes that its client sent and that are kept
+        # What the connection keeps: whether the head of the answer is written, whether the client has ended its side.
+        self.has_answered = False
+        self.is_half_closed = False
+        self.is_over = False
+        self._wire = wire
+        self._shared = shared
+        self._method = method
+        self._caller = caller
+        self._messages = Messages(shared.limits.max_message_bytes, head.encoding)
+        self._has_begun = False  # has taken its one message
+        self._untaken = 0
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._until = None if head.timeout_s is None else shared.loop.time() + head.timeout_s
+
+    # ---- what happens to it
+
+    def begin(self) -> None:
+        """Its headers have come, and the connection knows it."""
+        self._wire.expect(self, is_owed=True)
+
+    def data(self, data: bytes, *, is_last: bool) -> None:
+        """A piece of its client's messages has come."""
+        self._untaken += len(data)
+        self._messages.feed(data)
+        if is_last:
+            self.half_close()
+        elif self._messages.is_ready:
+            self._go_on()
+        else:
+            self._let_more_come()
+        self._count_held()
+
+    def half_close(self) -> None:
+        """Its client has said all it has to say."""
+        self.is_half_closed = True
+        if len(self._messages) and not self._messages.is_ready:
+            self.fail(_NOT_WHOLE)
+        else:
+            self._go_on()
+
+    def written(self) -> None:
+        """What it wrote has left."""
+
+    def end(self) -> None:
+        """The server stops."""
+        self.fail(shutting_down())
+
+    def late(self) -> None:
+        """The client has not said in time what it asks."""
+        self.fail(_NOT_ASKED)
+
+    def shed(self) -> None:
+        """Too much is held, and this call holds more than others."""
+        self.fail(_TOO_MUCH)
+
+    def watch_deadline(self) -> None:
+        """Start the timer of the deadline, if there is one to wait for."""
+        if self._until is not None and not self.is_over and self._timer is None:
+            self._timer = self._shared.loop.call_at(self._until, self.fail, _TOO_LATE)
+
+    def stop(self) -> None:
+        """It is over: nothing of it is left here."""
+        self.is_over = True
+        if self._task is not None:
+            self._task.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wire.expect(self, is_owed=False)
+        self._let_more_come()
+        if self.held:
+            held, self.held = self.held, 0
+            self._wire.hold(-held)
+
+    def fail(self, status: RpcStatus) -> None:
+        """End it with that status."""
+        if not self.is_over:
+            self._wire.end(self, trailers_of(status))
+
+    # ---- within
+
+    def _go_on(self) -> None:
+        """There is a message, or there will be none."""
+        raise NotImplementedError
+
+    def _take(self) -> bytes | None:
+        """The next message; None if it is none, which ends the call."""
+        try:
+            message = self._messages.take()
+        except FramingError as error:
+            self.fail(RpcStatus(CODES[type(error)], str(error), b""))
+            return None
+        if not self._messages.is_ready:
+            self._let_more_come()
+        self._count_held()
+        return message
+
+    def _take_only(self) -> bytes | None:
+        """The one message of a call that has one; None where there is another number, which ends the call."""
+        if self._messages.is_ready and not self._has_begun:
+            self._has_begun = True
+            return self._take()
+        if not self._has_begun or len(self._messages):
+            self.fail(_ONE_REQUEST)
+        return None
+
+    def _let_more_come(self) -> None:
+        """No message waits here: the client may send on."""
+        if self._untaken:
+            untaken, self._untaken = self._untaken, 0
+            self._wire.taken(self, untaken)
+
+    def _count_held(self) -> None:
+        held = len(self._messages)
+        if held == self.held or self.is_over:
+            return
+        change, self.held = held - self.held, held
+        if not self.takes_one:
+            self._wire.expect(self, is_owed=held > 0 and not self._messages.is_ready)
+        self._wire.hold(change)
+
+    def run(self, message: bytes) -> None:
+        """Begin with a message."""
+        self._task = self._shared.loop.create_task(self._carry_out(message))
+
+    async def _carry_out(self, message: bytes) -> None:
+        """Run the method, and go on with what it gives. It does not outlive the call."""
+        try:
+            answer = await self._work(message)
+        except asyncio.CancelledError:
+            self._task = None
+            self.fail(internal())  # unless it is over, and was cancelled for that
+            raise
+        except Exception as error:
+            self._task = None
+            self.fail(status_of(error))
+        else:
+            self._task = None
+            if not self.is_over:
+                self._carried_out(answer)
+
+    async def _work(self, message: bytes) -> bytes | None:
+        """The method."""
+        raise NotImplementedError
+
+    def _carried_out(self, answer: bytes | None) -> None:
+        """It is over, and gave that."""
+        raise NotImplementedError
+
+    def _keep(self) -> None:
+        """It is a stream now, which lives until one of both sides ends it."""
+        self._shared.streams.add(self)
+        self.watch_deadline()
+
+
+class UnaryCall(Call[Unary[Any]]):
+    """One request, one answer."""
+
+    __slots__ = ()
+
+    def _go_on(self) -> None:
+        if (message := self._take_only()) is not None:
+            self._wire.expect(self, is_owed=False)
+            self._wire.begin(self, message)
+
+    def run(self, message: bytes) -> None:
+        """See Call."""
+        super().run(message)
+        if self._until is not None:
+            self._shared.begun(self)
+
+    async def _work(self, message: bytes) -> bytes:
+        return await self._method.call(parse(self._method.request, message), self._caller)
+
+    def _carried_out(self, answer: bytes | None) -> None:
+        self._wire.answer(self, answer or b"")
+
+
+class BroadcastCall(Call[Broadcast[Any]]):
+    """One request, and what the hub hands out: a hub.Sink."""
+
+    __slots__ = ("_subscription",)
+
+    def begin(self) -> None:
+        """See Call."""
+        self._subscription: Subscription | None = None
+        super().begin()
+
+    def _go_on(self) -> None:
+        if (message := self._take_only()) is None:
+            return
+        self._wire.expect(self, is_owed=False)
+        try:
+            request = parse(self._method.request, message)
+            self._subscription = self._method.join(request, self._caller, self)
+        except Exception as error:
+            self.fail(status_of(error))
+        else:
+            self._keep()
+
+    def send(self, chunks: Sequence[bytes]) -> None:
+        """See hub.Sink."""
+        self._wire.write(self, self._shared.framed(chunks, self.answers_in))
+
+    def written(self) -> None:
+        """The hub may hand out more."""
+        if self._subscription is not None:
+            self._subscription.free()
+
+    def stop(self) -> None:
+        """It leaves the hub."""
+        super().stop()
+        self._shared.streams.discard(self)
+        if self._subscription is not None:
+            self._subscription.leave()
+
+
+class ConversationCall(Call[Conversation[Any]]):
+    """One answer to each request, one after the other: the next request is taken when the last answer has left."""
+
+    __slots__ = ("_is_writing",)
+    takes_one = False
+
+    def begin(self) -> None:
+        """See Call."""
+        self._is_writing = False
+        self._keep()
+
+    def _go_on(self) -> None:
+        if self._task is not None or self._is_writing or self.is_over:
+            return
+        if self._messages.is_ready:
+            if (message := self._take()) is not None:
+                self.run(message)
+        elif self.is_half_closed:
+            self._wire.end(self, OK)
+
+    async def _work(self, message: bytes) -> bytes:
+        return await self._method.answer(parse(self._method.request, message), self._caller)
+
+    def _carried_out(self, answer: bytes | None) -> None:
+        self._is_writing = True
+        self._wire.write(self, self._shared.framed((answer or b"",), self.answers_in))
+
+    def written(self) -> None:
+        """On with the next."""
+        self._is_writing = False
+        self._go_on()
+
+    def stop(self) -> None:
+        """It is no open stream any more."""
+        super().stop()
+        self._shared.streams.discard(self)
+
+
+class SessionCall(Call[Session[Any]]):
+    """Both sides speak by themselves: a hub.Sink. The next request is taken when the last one was taken in."""
+
+    __slots__ = ("_dialogue", "_is_writing")
+    takes_one = False
+
+    def begin(self) -> None:
+        """See Call."""
+        self._is_writing = False
+        self._dialogue: Dialogue[Any] | None = None
+        self._keep()
+        try:
+            self._dialogue = self._method.open(self._caller, self)
+        except Exception as error:
+            self.fail(status_of(error))
+
+    def _go_on(self) -> None:
+        if self._task is not None or self.is_over or self._dialogue is None:
+            return
+        if self._messages.is_ready:
+            if (message := self._take()) is not None:
+                self.run(message)
+        elif self.is_half_closed:
+            self._dialogue.leave()
+            if not self._is_writing:
+                self._wire.end(self, OK)
+
+    async def _work(self, message: bytes) -> None:
+        if self._dialogue is not None:
+            await self._dialogue.received(parse(self._method.request, message))
+
+    def _carried_out(self, answer: bytes | None) -> None:
+        self._go_on()
+
+    def send(self, chunks: Sequence[bytes]) -> None:
+        """See hub.Sink."""
+        self._is_writing = True
+        self._wire.write(self, self._shared.framed(chunks, self.answers_in))
+
+    def written(self) -> None:
+        """The other side may hand out more."""
+        self._is_writing = False
+        if self._dialogue is not None:
+            self._dialogue.free()
+        if self.is_half_closed:
+            self._go_on()
+
+    def stop(self) -> None:
+        """The dialogue ends."""
+        super().stop()
+        self._shared.streams.discard(self)
+        if self._dialogue is not None:
+            self._dialogue.leave()
+
+
+KINDS: dict[type[Any], type[Call[Any]]] = {
+    Unary: UnaryCall,
+    Conversation: ConversationCall,
+    Broadcast: BroadcastCall,
+    Session: SessionCall,
+}

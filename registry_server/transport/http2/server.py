@@ -1,0 +1,95 @@
+"""SHELL: the port: listens, counts the seconds, and closes in order."""
+
+import asyncio
+import contextlib
+import resource
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from registry_server.rpc.table import Service, Table
+from registry_server.transport.http2.connection import Connection, configuration
+from registry_server.transport.http2.shared import Peer, Shared
+from registry_server.transport.http2.sockets import bound
+from registry_server.transport.limits import Limits
+from registry_server.transport.streams import GRACE_S, Streams
+
+BACKLOG = 4096
+TICK_S = 1.0
+# So many connections have their tick in a row, before others have their turn.
+TICKS_AT_ONCE = 500
+# Files that the server needs for other things than connections.
+OTHER_FILES = 100
+# How long farewells may take.
+FAREWELL_S = 0.3
+DEFAULT_LIMITS = Limits()
+
+
+def services() -> tuple[Service, ...]:
+    """What this transport can say of itself: nothing. Channelz tells of grpcio's core alone."""
+    return ()
+
+
+class Http2Server:
+    """A port at which the methods of a table are answered. `tls` has to offer `h2` by ALPN."""
+
+    def __init__(
+        self,
+        table: Table,
+        open_streams: Streams,
+        limits: Limits = DEFAULT_LIMITS,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._streams = open_streams
+        self._tls = tls
+        self._shared = Shared(table, open_streams, _that_can_be(limits))
+        self._listening: list[asyncio.Server] = []
+        self._ticking: asyncio.Task[None] | None = None
+
+    async def start(self, address: str) -> int:
+        """Open the port, HOST:PORT or unix:PATH; return its number. Raises OSError if the address cannot be had."""
+        loop = asyncio.get_running_loop()
+        make = partial(Connection, self._shared, configuration(self._shared.limits))
+        sockets = bound(address)
+        for it in sockets:
+            create = loop.create_unix_server if it.family == socket.AF_UNIX else loop.create_server
+            self._listening.append(await create(make, sock=it, backlog=BACKLOG, ssl=self._tls))
+        self._ticking = loop.create_task(self._tick())
+        return int(sockets[0].getsockname()[1]) if sockets[0].family != socket.AF_UNIX else 0
+
+    async def stop(self) -> None:
+        """Let nobody in any more, end the streams, spread over a moment, and close when the last call is over."""
+        for it in self._listening:
+            it.close()
+        await self._streams.stop()
+        self._each(lambda it: it.retire())
+        await self._shared.wait_gone(GRACE_S)
+        self._each(lambda it: it.end_calls())
+        await self._shared.wait_gone(FAREWELL_S)
+        self._each(lambda it: it.abort())
+        await self._shared.wait_gone(FAREWELL_S)
+        if self._ticking is not None:
+            self._ticking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._ticking
+
+    def _each(self, act: Callable[[Peer], None]) -> None:
+        for connection in list(self._shared.connections):
+            act(connection)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            for number, connection in enumerate(list(self._shared.connections), 1):
+                connection.tick()
+                if number % TICKS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+
+
+def _that_can_be(limits: Limits) -> Limits:
+    """No more connections than the system lets this process have files."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(1, files - OTHER_FILES) if files != resource.RLIM_INFINITY else limits.max_connections
+    return replace(limits, max_connections=min(limits.max_connections, most))

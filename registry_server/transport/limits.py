@@ -1,0 +1,36 @@
+"""CORE: what a client may cost before anybody looks at what it asks, by name. Every transport keeps to what it can."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Safe for a server that anybody can reach, and out of the way of everybody else."""
+
+    # A stream that is over counts among these until the server is done with it, so resetting streams brings no more.
+    max_streams: int = 256
+    max_message_bytes: int = 1024 * 1024
+    max_header_bytes: int = 16 * 1024
+    max_connections: int = 20_000
+    # Of all messages that have begun to come and are not whole, or wait for their turn; of all connections.
+    max_held_bytes: int = 64 * 1024 * 1024
+    # Answers of one connection that its client does not take; beyond it new calls are refused.
+    max_unread_bytes: int = 16 * 1024 * 1024
+    # Streams reset by their client: so many at once, and so many a second. Who hedges resets often.
+    max_resets: tuple[int, int] = (10_000, 1_000)
+    # Frames that ask for nothing (pings, settings, data without data) between two that do, a second.
+    max_idle_frames: int = 1_000
+    # Calls of one connection that are begun in a row, before others have their turn.
+    max_begun: int = 32
+
+    # In seconds: how long a connection may take to say what it is, and a call to say what it asks; after how long a
+    # silence a ping is sent, and how long its answer may take; how long a connection may be without a call, and how
+    # old it may become, 0 for as long as it likes.
+    handshake_s: int = 10
+    request_s: int = 60
+    keepalive_s: int = 20
+    keepalive_timeout_s: int = 5
+    max_idle_s: int = 0
+    max_age_s: int = 0
+    # How long the calls of a connection that has to go may still take.
+    leaving_s: int = 30

@@ -18,7 +18,6 @@ shell connects and closes. Picks come from an immutable `Picker`, swapped whole,
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, assert_never
 
@@ -32,8 +31,8 @@ from balancer.policies.base import (
     connect_of,
     policy_name,
 )
+from balancer.pool.connecting import connecting
 from balancer.pool.idling import Idling
-from balancer.pool.lack import none_usable
 from balancer.pool.options import PoolOptions
 from balancer.pool.outlier import Detector
 from balancer.pool.picker import Choosing, Fail, Open, Pick, Picker, Wait
@@ -41,7 +40,7 @@ from balancer.pool.roster import Roster
 from balancer.pool.scales import Scales
 from balancer.pool.seats import Seats, Verdict
 from balancer.pool.statistics import PoolStatistics, node_statistics
-from balancer.pool.subset import Membership, Subset
+from balancer.pool.subset import Membership, Subset, none_usable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -49,9 +48,6 @@ if TYPE_CHECKING:
 
     from balancer.endpoints import Endpoint, Resolution
     from balancer.policies.base import Chooser, Policy
-
-CONNECTION_DELAY_S = 0.25
-"""How long pick_first gives one address before it tries the next beside it (gRFC A61)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +72,19 @@ class Pool:
         self._policy = policy
         self._options = options = options or PoolOptions()
         self._rng = rng
-        self._connect = _connect(policy, options)
         outlier = options.outlier
         self._book = LoadBook(options.load, alarm_at=outlier.consecutive_failures if outlier else None)
         self._detector = Detector(outlier, now) if outlier else None
         self._roster = Roster(self._book)
+        self._connecting = connecting(policy, options, self._roster)
         self._membership = _membership(policy, options)
         self._seats = Seats(options.panic_threshold)
         self._scales = Scales(options.slow_start, self._seats, now)
-        self._idling = Idling(self._book, options.idle_timeout_s, now, one_by_one=self._connect is Connect.LAZY)
+        self._idling = Idling(self._book, options.idle_timeout_s, now, one_by_one=self._connecting.picks_idle)
         self._open: dict[Node, None] = {}
-        self._order: list[Node] = []
-        self._dormant = False
+        self._asleep = False
+        """Nothing is called, so nothing is connected."""
         self._now = now
-        self._next_first: float | None = None
-        """pick_first: when the next address is tried though none has failed."""
         self._resolved = False
         self._lack: Wait | Fail = Wait()
         self._last_failed: Node | None = None
@@ -119,11 +113,11 @@ class Pool:
 
     def choose_by(self, policy: Policy, now: float) -> Plan:
         """Another policy picks from now on. Nodes keep their loads, and the connections that the policy wants."""
-        self._now, self._next_first = now, None
+        self._now = now
         self._policy, self._chooser = policy, None
-        self._connect = _connect(policy, self._options)
-        self._idling.one_by_one = self._connect is Connect.LAZY
-        self._dormant = self._dormant and self._connect is not Connect.LAZY
+        self._connecting = connecting(policy, self._options, self._roster)
+        self._idling.one_by_one = self._connecting.picks_idle
+        self._asleep = self._asleep and not self._connecting.picks_idle
         before = self._membership.members
         self._membership = _membership(policy, self._options)
         self._membership.update(self._roster, ())
@@ -133,9 +127,9 @@ class Pool:
             self._leave(node)
         for node in members:
             self._judge(node, now)
-        self._order = self._ordered(list(members))
-        wanted = members if self._connect is Connect.ALL and not self._dormant else ()
-        return replace(self._planned([node for node in wanted if node not in self._open], left), swapped=True)
+        self._connecting.listed(tuple(members), members)
+        wanted = [node for node in self._wanted_of(members) if node not in self._open]
+        return replace(self._planned(wanted, left), swapped=True)
 
     def on_state(self, node: Node, state: ConnectivityState, now: float, error: str = "") -> Plan:
         """A node's connection changed. `error` tells why, for TRANSIENT_FAILURE.
@@ -177,8 +171,8 @@ class Pool:
         return self._planned()
 
     def tick(self, now: float) -> Plan:
-        """Does what time brings: ejections begin and end, slow start grows, idle connections close, and pick_first does
-        not wait for one address alone."""
+        """Does what time brings: ejections begin and end, slow start grows, idle connections close, the next address is
+        tried."""
         self._now = now
         for node in self._ejections(now):
             self._judge(node, now)
@@ -192,8 +186,7 @@ class Pool:
             due.append(now if self._book.alarmed else self._detector.next_tick())
         if self._open:
             due.append(self._idling.next_look(now))
-        if self._next_first is not None:
-            due.append(self._next_first)
+        due.append(self._connecting.next_look)
         return min((when for when in due if when is not None), default=None)
 
     # What follows from it
@@ -245,7 +238,7 @@ class Pool:
         self._resolved = True
         delta = self._roster.update(endpoints)
         created = list(delta.created)
-        if self._options.shuffle and getattr(self._policy, "shuffle", self._connect is not Connect.FIRST):
+        if self._options.shuffle and self._connecting.shuffles:
             self._rng.shuffle(created)
         joined, left = self._membership.update((*created, *delta.changed), delta.gone)
         if not self._membership.members:
@@ -259,17 +252,9 @@ class Pool:
         for node in delta.changed:
             self._scales.weigh(node)
             self._seats.reweigh(node)  # another zone or metadata matters to some policies, too
-        if self._connect is Connect.FIRST:
-            self._order = self._ordered(created)
-        open_now = joined if self._connect is Connect.ALL and not self._dormant else ()
-        return self._planned(open_now, dict.fromkeys((*left, *delta.gone)) if self._options.connections else ())
-
-    def _ordered(self, created: list[Node]) -> list[Node]:
-        members = self._membership.members
-        if getattr(self._policy, "shuffle", False):
-            known = [node for node in self._order if node in members]
-            return known + [node for node in created if node in members]
-        return [node for node in self._roster.in_order() if node in members]
+        self._connecting.listed(created, self._membership.members)
+        close = dict.fromkeys((*left, *delta.gone)) if self._options.connections else ()
+        return self._planned(self._wanted_of(joined), close)
 
     def _join(self, node: Node, now: float) -> None:
         if not self._options.connections:
@@ -313,7 +298,7 @@ class Pool:
     def _verdict(self, node: Node) -> Verdict:
         if node.failing:
             return Verdict.DOWN
-        if self._connect is not Connect.LAZY and node.state is not ConnectivityState.READY:
+        if not self._connecting.picks_idle and node.state is not ConnectivityState.READY:
             return Verdict.WAITING
         if node.ejected_since is not None or not node.serving:
             return Verdict.SICK
@@ -329,28 +314,31 @@ class Pool:
 
     def _on_idle(self, node: Node, now: float) -> Plan:
         """The connection ended without an error: asked for again at once unless a pick is to ask for it."""
-        if self._dormant:
+        if self._asleep:
             return Plan()
         failing, was_open = node.failing, node in self._open
         node.state = ConnectivityState.IDLE
         self._judge(node, now)
-        if self._connect is Connect.FIRST and not failing and was_open:
+        if self._connecting.lets_go and not failing and was_open:
             del self._open[node]
             plan = self._planned()
             return plan if node in plan.open else replace(plan, close=(*plan.close, node))
-        return self._planned((node,) if failing or self._connect is Connect.ALL else ())
+        return self._planned((node,) if failing else self._connecting.wanted((node,)))
+
+    def _wanted_of(self, nodes: Collection[Node]) -> Collection[Node]:
+        return () if self._asleep else self._connecting.wanted(nodes)
 
     def _woken(self, now: float) -> Iterable[Node]:
         """After the whole pool was idle, the first sign of life brings back all connections the policy wants."""
-        if not self._dormant:
+        if not self._asleep:
             return ()
-        self._dormant = False
+        self._asleep = False
         self._idling.woken(now)
-        return self._membership.members if self._connect is Connect.ALL else ()
+        return self._connecting.wanted(self._membership.members)
 
     def _idle(self, now: float) -> list[Node]:
         idle = self._idling.idle(self._open, now)
-        self._dormant |= bool(idle) and self._connect is not Connect.LAZY
+        self._asleep |= bool(idle) and not self._connecting.picks_idle
         for node in idle:
             self._disconnected(node)
             self._judge(node, now)
@@ -364,32 +352,16 @@ class Pool:
             return ()
         return (wanted,) if wanted.state is ConnectivityState.IDLE else ()
 
-    def _first(self) -> tuple[Iterable[Node], list[Node]]:
-        """pick_first: what to open and close. One attempt after the other, the next when one has failed or taken 250 ms
-        (gRFC A61); when all failed, all go on trying (gRFC A62)."""
-        chosen = next(iter(self._seats.usable), None)
-        if chosen is not None:
-            others = [node for node in self._open if node is not chosen]
-            for node in others:
-                self._disconnected(node)
-                self._seats.put(node, self._verdict(node))
-            self._next_first = None
-            return (), others
-        under_way = any(not node.failing for node in self._open)
-        if self._dormant or (under_way and self._next_first is not None and self._now < self._next_first):
-            return (), []
-        fresh = tuple(islice((node for node in self._order if node not in self._open and not node.failing), 1))
-        self._next_first = self._now + CONNECTION_DELAY_S if fresh else None
-        return fresh, []
-
     # The answer
 
     def _planned(self, opened: Iterable[Node] = (), close: Iterable[Node] = ()) -> Plan:
         self._seats.settle()
         opened, closed = tuple(opened), tuple(close)
-        if self._connect is Connect.FIRST:
-            first, others = self._first()
-            opened, closed = (*opened, *first), (*closed, *others)
+        more, others = self._connecting.settle(self._seats.usable, self._open, self._now, asleep=self._asleep)
+        for node in others:
+            self._disconnected(node)
+            self._seats.put(node, self._verdict(node))
+        opened, closed = (*opened, *more), (*closed, *others)
         self._open.update(dict.fromkeys(opened))
         return Plan(opened, closed, self._swap())
 
@@ -411,8 +383,8 @@ class Pool:
         members = self._membership.members
         if not members:
             return self._lack
-        if self._dormant:
-            return Open(tuple(members) if self._connect is Connect.ALL else tuple(self._order[:1]))
+        if self._asleep:
+            return Open(tuple(self._connecting.first_needed(members)))
         if self._seats.state() is not ConnectivityState.TRANSIENT_FAILURE:
             return Wait()
         if not self._seats.down:
@@ -436,10 +408,6 @@ class Pool:
         if self._picker.explain():
             self._spoken = self._picker
         self._picker = picker
-
-
-def _connect(policy: Policy, options: PoolOptions) -> Connect:
-    return Connect.LAZY if options.lazy or not options.connections else connect_of(policy)
 
 
 def _membership(policy: Policy, options: PoolOptions) -> Membership:

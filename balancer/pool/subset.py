@@ -9,6 +9,7 @@ own, or failover would have nowhere to go.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import Counter
 from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -17,6 +18,7 @@ from balancer.policies.hashing import hash64
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from balancer.endpoints import Endpoint
     from balancer.policies.base import Node
 
 Entry: TypeAlias = "tuple[int, str, str, Node]"
@@ -117,3 +119,15 @@ def _place(node: Node, group: dict[Node, None], belongs: bool) -> None:
         group[node] = None
     else:
         group.pop(node, None)
+
+
+NOTHING = "the target has no endpoints"
+
+
+def none_usable(endpoints: Iterable[Endpoint]) -> str:
+    """Why none of these may be picked, supposing that none may: how many there are, and what speaks against them."""
+    reasons = Counter("of weight 0" if endpoint.weight == 0 else "draining or ill" for endpoint in endpoints)
+    if not reasons:
+        return NOTHING
+    told = ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
+    return f"{NOTHING} that get traffic: of {reasons.total()} known, {told}"

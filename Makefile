@@ -11,7 +11,7 @@ STORE ?= memory:
 JOBS ?= 2
 TESTARGS ?=
 # Of the tests, those in which other people's packages have a part.
-FLOORS := tests/unit tests/contract tests/integration/transport tests/integration/cli/test_ends.py tests/integration/test_grpcurl.py \
+FLOORS := tests/unit tests/contract tests/integration/transport tests/integration/test_grpcurl.py \
   tests/integration/channels/test_as_plain.py tests/integration/channels/test_connectivity.py \
   tests/integration/client/test_registering.py tests/integration/client/test_watching.py
 

@@ -72,7 +72,7 @@ async def test_who_does_not_read_holds_up_no_end(stage: Stage, monkeypatch: pyte
         await eventually_async(lambda: sum(slow.received.values()) == 1000)
         assert reader.is_writing
         await asyncio.wait_for(stage.server.stop(), 5)
-        assert reader.left
+        await eventually_async(lambda: bool(reader.left))
 
 
 async def read_on(call: Any) -> None:

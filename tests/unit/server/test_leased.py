@@ -308,15 +308,20 @@ async def test_while_it_is_away(fleet: Fleet) -> None:
     assert one.run.seen.of(Away)[0].reason == "the link is cut"
 
 
-async def test_a_watch_that_tells_nothing_is_an_outage(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("what", "reason"), [("hears", "was not told of"), ("answers", "no answer in time")])
+async def test_a_link_that_says_nothing_is_an_outage(
+    what: str, reason: str, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pace, "USUAL_TTL_S", 0.6)
+    monkeypatch.setattr(leased, "ANSWER_S", 0.3)
     one = await fleet.add()
     await one.holding(key(), ttl_s=0.6)
-    one.link.hears.clear()
+    way: asyncio.Event = getattr(one.link, what)
+    way.clear()
     one.clock.now += 0.5
     await one.run.seen.wait(lambda: one.run.seen.is_away, "away", 3)
-    assert "was not told of" in one.run.seen.of(Away)[0].reason
-    one.link.hears.set()
+    assert reason in one.run.seen.of(Away)[0].reason
+    way.set()
     await one.run.seen.wait(lambda: not one.run.seen.is_away, "back")
 
 

@@ -63,7 +63,6 @@ class Leased(Store):
         self._wall_clock = wall_clock
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, hides nothing
         self._most = min(backend.most, MOST)
-        self._mark = _Marks()
         self._pace = Pace()
         self._view = View(self._pace)
         self._silence = Silence()
@@ -140,7 +139,7 @@ class Leased(Store):
                 await self._transact([check], {layout.EPOCH: new.value})
             raise OrderLost
         # That it can be written shows that it is there, and how far it is.
-        reached = await self._transact([], {layout.BEAT: self._mark()})
+        reached = await self._transact([], {layout.BEAT: b""})
         now, told = self._clock(), self._teller.told
         if told is not None and self._teller.goes_on(epoch.token):
             self._view.leases.stood_still(now - self._told_at, now)
@@ -187,7 +186,7 @@ class Leased(Store):
             await asyncio.sleep(self._pace.idle_s)
             if self._clock() - self._told_at < self._pace.idle_s:
                 continue
-            revision = await self._transact([], {layout.BEAT: self._mark()})
+            revision = await self._transact([], {layout.BEAT: b""})
             if not await self.is_told(revision, self._pace.patience_s):
                 raise StoreAway(f"a write was not told of within {self._pace.patience_s:.1f} s")
 
@@ -197,7 +196,7 @@ class Leased(Store):
         """See Store. A lease is a value of its own, whose last change is its last renewal."""
         lease_id = layout.lease_id(ttl_s, secrets.token_hex(16))
         name = layout.lease_name(lease_id)
-        await self._ask([Check(name, ABSENT)], {name: self._mark()})
+        await self._ask([], {name: b""})
         return Lease(lease_id, layout.ttl_of(lease_id) or ttl_s)
 
     async def release(self, lease_id: str) -> None:
@@ -215,7 +214,7 @@ class Leased(Store):
     async def commit(self, commit: Commit) -> int:
         """See Store. One transaction, which also checks that the leases live."""
         if not commit.changes:
-            return await self._ask([], {layout.BEAT: self._mark()})
+            return await self._ask([], {layout.BEAT: b""})
         items: list[Put | Delete] = [*commit.puts, *commit.deletes]
         lease_ids = dict.fromkeys(put.lease_id for put in commit.puts if put.needs_lease)
         for lease_id in lease_ids:
@@ -318,7 +317,7 @@ class Leased(Store):
         left = {layout.lease_name(lease_id): lease_id for lease_id in lease_ids}
         while left:
             try:
-                await self._transact([Check(name, PRESENT) for name in left], dict.fromkeys(left, self._mark()))
+                await self._transact([Check(name, PRESENT) for name in left], dict.fromkeys(left, b""))
             except ChecksFailed as failed:
                 gone = failed.names & left.keys()
                 if not gone:
@@ -366,15 +365,3 @@ class Leased(Store):
         except (StoreAway, Refused):
             return list(endings)
         return []
-
-
-class _Marks:
-    """Values without a meaning, none of which comes twice."""
-
-    def __init__(self) -> None:
-        self._token = secrets.token_hex(4)
-        self._count = 0
-
-    def __call__(self) -> bytes:
-        self._count += 1
-        return f"{self._token} {self._count}".encode()

@@ -28,6 +28,7 @@ from registry_server.records import (
     Snapshot,
 )
 from registry_server.stores import pace
+from registry_server.stores.backend import Change
 from registry_server.stores.base import Refused, StoreAway, StoreError
 from registry_server.stores.leased import Leased
 from registry_server.stores.leased import store as leased
@@ -92,9 +93,10 @@ class Fleet:
     stack: contextlib.AsyncExitStack
     shared: Any = field(default_factory=DictBackend)
 
-    async def add(self, offset_s: float = 0.0, **link: Any) -> Replica:
+    async def add(self, offset_s: float = 0.0, wall_s: float = 1.7e9, **link: Any) -> Replica:
         way, clock = Link(self.shared, **link), Clock(1000.0 + offset_s)
-        return Replica(way, clock, await self.stack.enter_async_context(running(Leased(way, clock))))
+        store = Leased(way, clock, lambda: wall_s)
+        return Replica(way, clock, await self.stack.enter_async_context(running(store)))
 
 
 @pytest.fixture
@@ -219,6 +221,7 @@ async def test_a_clock_that_went_on_without_it_shows_a_standstill(
 async def test_while_the_backend_is_silent_nothing_ends_and_then_it_is_told(fleet: Fleet) -> None:
     one = await fleet.add()
     lease = await one.holding(key())
+    await one.holding(key("other"))
     one.clock.now = 1009
     one.link.answers.clear()
     renewing = asyncio.create_task(one.renew(lease))
@@ -228,6 +231,11 @@ async def test_while_the_backend_is_silent_nothing_ends_and_then_it_is_told(flee
     one.link.answers.set()
     assert await renewing is Outcome.RENEWED
     assert [ill.silence_s for ill in one.run.seen.of(Ill)] == [2.0]
+    await one.told()
+    await one.at(1021)
+    assert set(one.view) == {key(), key("other")}
+    await one.at(1021.1)
+    assert one.view == {}
 
 
 async def test_silence_is_told_before_what_others_ended_meanwhile(fleet: Fleet) -> None:
@@ -260,6 +268,28 @@ async def test_failed_writes_are_a_silence_until_one_is_answered(fleet: Fleet) -
     assert [ill.silence_s for ill in one.run.seen.of(Ill)] == [4.0]
 
 
+async def test_what_could_not_be_ended_is_tried_again(fleet: Fleet) -> None:
+    one = await fleet.add()
+    await one.holding(key())
+    one.link.refuses = True
+    one.clock.now = 1010.1
+    await one.store.tick()
+    one.link.refuses = False
+    await one.run.commit(Commit())
+    await one.at(1010.2)
+    assert one.view == {}
+
+
+async def test_what_could_not_be_renewed_is_tried_again(fleet: Fleet) -> None:
+    one = await fleet.add()
+    lease = await one.holding(key())
+    one.link.refuses = True
+    renewing = asyncio.create_task(one.renew(lease))
+    await one.run.seen.stays(lambda: True, 0.01)
+    one.link.refuses = False
+    assert await renewing is Outcome.RENEWED
+
+
 # ---- outages
 
 
@@ -286,6 +316,32 @@ async def test_after_an_outage_the_difference_is_told_and_leases_have_their_time
     assert key("kept") in one.view
     await one.at(1040.1)
     assert one.view == {}
+
+
+async def test_a_short_outage_gives_back_no_more_than_it_took(fleet: Fleet) -> None:
+    one = await fleet.add()
+    await one.holding(key())
+    one.clock.now = 1009
+    await one.run.commit(Commit())
+    one.link.cut()
+    await one.run.seen.wait(lambda: one.run.seen.is_away, "away")
+    one.clock.now = 1009.2
+    one.link.mend()
+    await one.run.seen.wait(lambda: not one.run.seen.is_away, "back")
+    await one.at(1010.1)
+    assert key() in one.view
+    await one.at(1010.3)
+    assert one.view == {}
+
+
+async def test_a_change_that_is_told_twice_is_one(fleet: Fleet) -> None:
+    one = await fleet.add()
+    await one.holding(key("a"))
+    [changes] = fleet.shared.watchers
+    told = Change(fleet.shared.revision, deletes=("instances/default/player/a",))
+    changes.put_nowait(told)
+    await one.holding(key("b"))
+    assert set(one.view) == {key("a"), key("b")}
 
 
 async def test_while_it_is_away(fleet: Fleet) -> None:
@@ -365,7 +421,7 @@ async def test_what_no_retry_can_mend_ends_the_start(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("revision", [1, 10_000])
 async def test_an_emptied_backend_is_a_new_epoch(revision: int, fleet: Fleet) -> None:
-    one = await fleet.add()
+    one = await fleet.add(wall_s=0.0)
     await one.holding(key())
     first = one.run.seen.of(Snapshot)[0]
     given_out = first.fence + one.run.seen.revision
@@ -382,7 +438,7 @@ async def test_an_emptied_backend_is_a_new_epoch(revision: int, fleet: Fleet) ->
 
 
 async def test_a_backend_that_was_set_back_is_a_new_epoch(fleet: Fleet) -> None:
-    one = await fleet.add()
+    one = await fleet.add(wall_s=0.0)
     backup, at = dict(fleet.shared.items), fleet.shared.revision
     first = one.run.seen.of(Snapshot)[0]
     await one.holding(key())
@@ -537,6 +593,7 @@ async def test_a_lease_that_another_replica_granted_is_renewed_before_it_is_told
 async def test_release_sees_what_was_just_written(fleet: Fleet) -> None:
     one = await fleet.add()
     lease = (await one.store.grant(TTL_S)).id
+    await one.told()
     one.link.hears.clear()
     await one.store.commit(Commit(puts=(Put(key(), b"", lease, 0),)))
     releasing = asyncio.create_task(one.store.release(lease))

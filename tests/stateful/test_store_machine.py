@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Coroutine, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
+from registry_server.illness import Pulse
 from registry_server.records import Cause, Commit, Delete, Deleted, Key, Kind, Lease, Outcome, Put, Renewal, Snapshot
 from registry_server.stores import memory
 from registry_server.stores.base import Conflict, Emit, NoSuchLease, Store
@@ -287,8 +289,8 @@ class EtcdMachine(StoreMachine):
 def no_stalls() -> Iterator[None]:
     """A clock that jumps looks like a process that was stopped; here it is not."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory, "STALL_S", float("inf"))
-        patch.setattr(leased, "STALL_S", float("inf"))
+        for store in (memory, leased):
+            patch.setattr(store, "Pulse", partial(Pulse, late_s=float("inf")))
         yield
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 from balancer.endpoints import Failed, Resolution, Resolved
 from balancer.policies.base import ConnectivityState, Node, Policy
 from balancer.pool.picker import Picker
-from balancer.pool.pool import Plan, Pool
+from balancer.pool.pool import Moves, Pool
 from balancer.resolvers import Resolver
 
 log = logging.getLogger(__name__)
@@ -123,13 +123,13 @@ class Driver:
             self._connections.configured(resolution)
         self._carry_out(self.pool.apply(resolution, time.monotonic()))
 
-    def _carry_out(self, plan: Plan, *, wake: bool = False) -> None:
-        for node in plan.close:
+    def _carry_out(self, moves: Moves, *, wake: bool = False) -> None:
+        for node in moves.close:
             self._connections.close_node(node)
-        for node in plan.open:
+        for node in moves.open:
             self._connections.open_node(node)
         # A lazily connected node that becomes ready changes no picker, and yet calls wait for it.
-        if plan.swapped or wake or self.pool.state is not self._state:
+        if moves.swapped or wake or self.pool.state is not self._state:
             self._state = self.pool.state
             self._connections.install(self.pool.picker, self._state)
         self._schedule()

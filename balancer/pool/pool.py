@@ -1,12 +1,12 @@
 """CORE: which endpoints are to have a connection, and which of them may be picked.
 
-A pool is told what happened (`apply`, `on_state`, `on_health`, `tick`) by one owner and answers with a `Plan`; the
+A pool is told what happened (`apply`, `on_state`, `on_health`, `tick`) by one owner and answers with `Moves`; the
 shell connects and closes. Picks come from an immutable `Picker`, swapped whole, from any thread.
 
-    plan = pool.apply(Resolved((Endpoint("10.0.0.5:8001"),)), now)
-    for node in plan.open: ...      # connect; report what becomes of it with pool.on_state(node, state, now)
-    for node in plan.close: ...     # let its calls end, then close
-    if plan.swapped: picker = pool.picker
+    moves = pool.apply(Resolved((Endpoint("10.0.0.5:8001"),)), now)
+    for node in moves.open: ...      # connect; report what becomes of it with pool.on_state(node, state, now)
+    for node in moves.close: ...     # let its calls end, then close
+    if moves.swapped: picker = pool.picker
 
     match picker.pick(ANY, now):
         case Node() as node: ...    # node.load.started(now); call; node.load.finished(now, rtt_s, ok)
@@ -38,7 +38,7 @@ from balancer.pool.outlier import Detector
 from balancer.pool.picker import Choosing, Fail, Open, Pick, Picker, Wait
 from balancer.pool.roster import Roster
 from balancer.pool.scales import Scales
-from balancer.pool.seats import Seats, Verdict
+from balancer.pool.seats import Seats, Standing
 from balancer.pool.statistics import PoolStatistics, node_statistics
 from balancer.pool.subset import Membership, Subset, none_usable
 
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Moves:
     """What the shell is to do. `open` and `close` never name the same node."""
 
     open: tuple[Node, ...] = ()
@@ -94,12 +94,12 @@ class Pool:
 
     # What happened
 
-    def apply(self, resolution: Resolution, now: float) -> Plan:
-        """Takes over what the resolver says. Survivors keep their nodes; an identical set gives an empty plan."""
+    def apply(self, resolution: Resolution, now: float) -> Moves:
+        """Takes over what the resolver says. Survivors keep their nodes; an identical set asks for nothing."""
         self._now = now
         match resolution:
             case Pending():
-                return Plan()
+                return Moves()
             case Resolved(endpoints, lack=lack):
                 return self._take_over(endpoints, lack, now)
             case Absent(reason):
@@ -107,11 +107,11 @@ class Pool:
             case Failed(error):
                 if not self._resolved:  # stale beats empty
                     self._lack = Fail(error)
-                return self._planned()
+                return self._moves()
             case _:
                 assert_never(resolution)
 
-    def choose_by(self, policy: Policy, now: float) -> Plan:
+    def choose_by(self, policy: Policy, now: float) -> Moves:
         """Another policy picks from now on. Nodes keep their loads, and the connections that the policy wants."""
         self._now = now
         self._policy, self._chooser = policy, None
@@ -129,16 +129,16 @@ class Pool:
             self._judge(node, now)
         self._connecting.listed(tuple(members), members)
         wanted = [node for node in self._wanted_of(members) if node not in self._open]
-        return replace(self._planned(wanted, left), swapped=True)
+        return replace(self._moves(wanted, left), swapped=True)
 
-    def on_state(self, node: Node, state: ConnectivityState, now: float, error: str = "") -> Plan:
+    def on_state(self, node: Node, state: ConnectivityState, now: float, error: str = "") -> Moves:
         """A node's connection changed. `error` tells why, for TRANSIENT_FAILURE.
 
         News of a node that is not used any more is ignored, and so is SHUTDOWN: the pool itself decides what closes.
         """
         self._now = now
         if node not in self._membership.members or state is ConnectivityState.SHUTDOWN:
-            return Plan()
+            return Moves()
         if state is ConnectivityState.IDLE:
             return self._on_idle(node, now)
         opened = self._woken(now)
@@ -152,14 +152,14 @@ class Pool:
             node.failing, node.error = True, error
             self._last_failed = node
         self._judge(node, now)
-        return self._planned(opened)
+        return self._moves(opened)
 
-    def on_health(self, node: Node, serving: bool, now: float) -> Plan:
+    def on_health(self, node: Node, serving: bool, now: float) -> Moves:
         """The back end's own health service spoke (gRFC A17)."""
         node.serving = serving
         return self._judged((node,), now)
 
-    def set_weight(self, node: Node, weight: float | None, now: float) -> Plan:
+    def set_weight(self, node: Node, weight: float | None, now: float) -> Moves:
         """The back end reported its capacity (ORCA, gRFC A58); None = back to the configured weight.
 
         Raises ValueError unless `weight` is finite and above 0.
@@ -168,16 +168,16 @@ class Pool:
             raise ValueError(f"weight: must be finite and above 0, is {weight}")
         node.reported_weight = weight
         self._scales.weigh(node)
-        return self._planned()
+        return self._moves()
 
-    def tick(self, now: float) -> Plan:
+    def tick(self, now: float) -> Moves:
         """Does what time brings: ejections begin and end, slow start grows, idle connections close, the next address is
         tried."""
         self._now = now
         for node in self._ejections(now):
             self._judge(node, now)
         self._scales.grow(now)
-        return self._planned(self._wanted(), close=self._idle(now))
+        return self._moves(self._wanted(), close=self._idle(now))
 
     def next_tick(self, now: float) -> float | None:
         """When `tick` next has something to do, on the clock of `now`; None = not before something else happens."""
@@ -234,7 +234,7 @@ class Pool:
 
     # Members
 
-    def _take_over(self, endpoints: tuple[Endpoint, ...], lack: str, now: float) -> Plan:
+    def _take_over(self, endpoints: tuple[Endpoint, ...], lack: str, now: float) -> Moves:
         self._resolved = True
         delta = self._roster.update(endpoints)
         created = list(delta.created)
@@ -254,7 +254,7 @@ class Pool:
             self._seats.reweigh(node)  # another zone or metadata matters to some policies, too
         self._connecting.listed(created, self._membership.members)
         close = dict.fromkeys((*left, *delta.gone)) if self._options.connections else ()
-        return self._planned(self._wanted_of(joined), close)
+        return self._moves(self._wanted_of(joined), close)
 
     def _join(self, node: Node, now: float) -> None:
         if not self._options.connections:
@@ -282,27 +282,27 @@ class Pool:
 
     # Who may be picked
 
-    def _judged(self, nodes: Iterable[Node], now: float) -> Plan:
+    def _judged(self, nodes: Iterable[Node], now: float) -> Moves:
         for node in nodes:
             self._judge(node, now)
-        return self._planned()
+        return self._moves()
 
     def _judge(self, node: Node, now: float) -> None:
         if node not in self._membership.members:
             return
-        verdict = self._verdict(node)
-        if verdict is Verdict.USABLE and self._seats.verdict(node) is not verdict:
+        standing = self._standing(node)
+        if standing is Standing.USABLE and self._seats.standing(node) is not standing:
             self._scales.begin(node, now)
-        self._seats.put(node, verdict)
+        self._seats.put(node, standing)
 
-    def _verdict(self, node: Node) -> Verdict:
+    def _standing(self, node: Node) -> Standing:
         if node.failing:
-            return Verdict.DOWN
+            return Standing.DOWN
         if not self._connecting.picks_idle and node.state is not ConnectivityState.READY:
-            return Verdict.WAITING
+            return Standing.WAITING
         if node.ejected_since is not None or not node.serving:
-            return Verdict.SICK
-        return Verdict.USABLE
+            return Standing.SICK
+        return Standing.USABLE
 
     def _ejections(self, now: float) -> list[Node]:
         if self._detector is None:
@@ -312,18 +312,18 @@ class Pool:
 
     # Connections
 
-    def _on_idle(self, node: Node, now: float) -> Plan:
+    def _on_idle(self, node: Node, now: float) -> Moves:
         """The connection ended without an error: asked for again at once unless a pick is to ask for it."""
         if self._asleep:
-            return Plan()
+            return Moves()
         failing, was_open = node.failing, node in self._open
         node.state = ConnectivityState.IDLE
         self._judge(node, now)
         if self._connecting.lets_go and not failing and was_open:
             del self._open[node]
-            plan = self._planned()
-            return plan if node in plan.open else replace(plan, close=(*plan.close, node))
-        return self._planned((node,) if failing else self._connecting.wanted((node,)))
+            moves = self._moves()
+            return moves if node in moves.open else replace(moves, close=(*moves.close, node))
+        return self._moves((node,) if failing else self._connecting.wanted((node,)))
 
     def _wanted_of(self, nodes: Collection[Node]) -> Collection[Node]:
         return () if self._asleep else self._connecting.wanted(nodes)
@@ -354,16 +354,16 @@ class Pool:
 
     # The answer
 
-    def _planned(self, opened: Iterable[Node] = (), close: Iterable[Node] = ()) -> Plan:
+    def _moves(self, opened: Iterable[Node] = (), close: Iterable[Node] = ()) -> Moves:
         self._seats.settle()
         opened, closed = tuple(opened), tuple(close)
         more, others = self._connecting.settle(self._seats.usable, self._open, self._now, asleep=self._asleep)
         for node in others:
             self._disconnected(node)
-            self._seats.put(node, self._verdict(node))
+            self._seats.put(node, self._standing(node))
         opened, closed = (*opened, *more), (*closed, *others)
         self._open.update(dict.fromkeys(opened))
-        return Plan(opened, closed, self._swap())
+        return Moves(opened, closed, self._swap())
 
     def _swap(self) -> bool:
         """Whether another picker is called for; one with something to choose from is made when it is asked for."""

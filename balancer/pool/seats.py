@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from balancer.policies.base import Node
 
 
-class Verdict(enum.Enum):
+class Standing(enum.Enum):
     """What can be said of a member."""
 
     USABLE = "usable"
@@ -27,12 +27,12 @@ class Verdict(enum.Enum):
 
 
 class Seats:
-    """Every member by verdict. `panic`: the sick are used like the well (Envoy's panic mode)."""
+    """Every member by standing. `panic`: the sick are used like the well (Envoy's panic mode)."""
 
     def __init__(self, panic_threshold: float) -> None:
         self._panic_threshold = panic_threshold
-        self._verdicts: dict[Node, tuple[Verdict, ConnectivityState]] = {}
-        self._counts: Counter[Verdict] = Counter()
+        self._standings: dict[Node, tuple[Standing, ConnectivityState]] = {}
+        self._counts: Counter[Standing] = Counter()
         self._states: Counter[ConnectivityState] = Counter()
         self._sick: dict[Node, None] = {}
         self._down: dict[Node, None] = {}
@@ -44,22 +44,22 @@ class Seats:
         self._reweighed: dict[Node, None] = {}
         self._unwell_changed = False
 
-    def put(self, node: Node, verdict: Verdict) -> None:
+    def put(self, node: Node, standing: Standing) -> None:
         """A member and what is now said of it."""
-        before = self._verdicts.get(node)
-        after = (verdict, node.state)
+        before = self._standings.get(node)
+        after = (standing, node.state)
         if before == after:
             return
         if before is not None:
             self._count(before, -1)
-        self._verdicts[node] = after
+        self._standings[node] = after
         self._count(after, 1)
-        if before is None or before[0] is not verdict:
-            self._move(node, verdict)
+        if before is None or before[0] is not standing:
+            self._move(node, standing)
 
     def remove(self, node: Node) -> None:
         """No member any more; one that was none is ignored."""
-        before = self._verdicts.pop(node, None)
+        before = self._standings.pop(node, None)
         if before is not None:
             self._count(before, -1)
             self._move(node, None)
@@ -70,7 +70,7 @@ class Seats:
 
     def settle(self) -> None:
         """Begins or ends panic, as the part of unwell members says."""
-        unwell = self._counts[Verdict.SICK] + self._counts[Verdict.DOWN]
+        unwell = self._counts[Standing.SICK] + self._counts[Standing.DOWN]
         # Nothing is known yet of those that wait: a fleet that is being connected to is not an ill one.
         panic = len(self) - unwell < self._panic_threshold * len(self)
         if panic == self.panic:
@@ -82,13 +82,13 @@ class Seats:
             else:
                 self._leave(node)
 
-    def verdict(self, node: Node) -> Verdict | None:
+    def standing(self, node: Node) -> Standing | None:
         """None: no member."""
-        seat = self._verdicts.get(node)
+        seat = self._standings.get(node)
         return seat[0] if seat else None
 
     def __len__(self) -> int:
-        return len(self._verdicts)
+        return len(self._standings)
 
     def state(self) -> ConnectivityState:
         """All members together: the best state any of them is in, TRANSIENT_FAILURE being the worst."""
@@ -120,21 +120,21 @@ class Seats:
         self._unwell_changed = False
         return change
 
-    def _count(self, seat: tuple[Verdict, ConnectivityState], step: int) -> None:
-        verdict, state = seat
+    def _count(self, seat: tuple[Standing, ConnectivityState], step: int) -> None:
+        standing, state = seat
         # gRPC's sticky failure: a member that failed counts as failed until it is ready, connecting or not.
-        unwell = verdict in (Verdict.SICK, Verdict.DOWN)
-        self._counts[verdict] += step
+        unwell = standing in (Standing.SICK, Standing.DOWN)
+        self._counts[standing] += step
         self._states[ConnectivityState.TRANSIENT_FAILURE if unwell else state] += step
 
-    def _move(self, node: Node, verdict: Verdict | None) -> None:
+    def _move(self, node: Node, standing: Standing | None) -> None:
         for group in (self._sick, self._down):
             if group.pop(node, self) is None:
                 self._unwell_changed = True
-        if verdict in (Verdict.SICK, Verdict.DOWN):
-            (self._sick if verdict is Verdict.SICK else self._down)[node] = None
+        if standing in (Standing.SICK, Standing.DOWN):
+            (self._sick if standing is Standing.SICK else self._down)[node] = None
             self._unwell_changed = True
-        usable = verdict is Verdict.USABLE or (verdict is Verdict.SICK and self.panic)
+        usable = standing is Standing.USABLE or (standing is Standing.SICK and self.panic)
         if usable and node not in self.usable:
             self._join(node)
         elif not usable and node in self.usable:

@@ -18,7 +18,7 @@ from balancer.endpoints import Endpoint, Resolved
 from balancer.policies import policy
 from balancer.policies.base import ConnectivityState, Node, PickInfo
 from balancer.pool.options import PoolOptions
-from balancer.pool.pool import Plan, Pool
+from balancer.pool.pool import Moves, Pool
 
 ALONE = PoolOptions(connections=False, idle_timeout_s=None, shuffle=False)
 
@@ -56,7 +56,7 @@ def pool_of(name: str, given: tuple[Endpoint, ...], *, seed: int = 1, options: P
     return pool
 
 
-def connect(pool: Pool, plan: Plan, now: float = 0.0) -> None:
+def connect(pool: Pool, plan: Moves, now: float = 0.0) -> None:
     """Every connection that the pool asks for comes up at once."""
     for node in plan.open:
         for state in (ConnectivityState.CONNECTING, ConnectivityState.READY):

@@ -7,14 +7,14 @@ from balancer.policies import policy
 from balancer.policies.base import ANY, ConnectivityState, Node, PickInfo
 from balancer.pool.options import PoolOptions
 from balancer.pool.picker import Fail, Open, Wait
-from balancer.pool.pool import Plan, Pool
+from balancer.pool.pool import Moves, Pool
 from tests.support.fleet import connect, endpoints
 
 IDLE, CONNECTING, READY, FAILURE, _ = ConnectivityState
 GIVEN = endpoints(5)
 
 
-def started(name: str, **options: object) -> tuple[Pool, Plan]:
+def started(name: str, **options: object) -> tuple[Pool, Moves]:
     subject = Pool(
         policy(name),
         options=PoolOptions(shuffle=False, **options),  # type: ignore[arg-type]
@@ -33,7 +33,7 @@ def idle_node(subject: Pool, key: str) -> Node:
 
 def test_hashing_opens_only_what_keys_fall_on() -> None:
     subject, plan = started("consistent_hash")
-    assert plan == Plan(swapped=True)
+    assert plan == Moves(swapped=True)
     assert subject.state is IDLE
     node = idle_node(subject, "k")
     subject.on_state(node, CONNECTING, 0.0)
@@ -49,7 +49,7 @@ def test_key_of_a_failed_node_goes_to_the_next_on_the_ring() -> None:
     subject.on_state(node, FAILURE, 0.0, "refused")
     other = idle_node(subject, "k")
     assert other is not node
-    connect(subject, Plan(open=(other,)))
+    connect(subject, Moves(open=(other,)))
     assert subject.picker.pick(PickInfo("k"), 0.0) is other
     subject.on_state(node, READY, 1.0)
     assert subject.picker.pick(PickInfo("k"), 1.0) is node
@@ -66,7 +66,7 @@ def test_failed_node_that_goes_idle_is_opened_again() -> None:
 def test_ready_node_that_goes_idle_waits_for_a_pick() -> None:
     subject, _ = started("consistent_hash")
     node = idle_node(subject, "k")
-    connect(subject, Plan(open=(node,)))
+    connect(subject, Moves(open=(node,)))
     assert subject.on_state(node, IDLE, 1.0).open == ()
     assert idle_node(subject, "k") is node
 
@@ -81,7 +81,7 @@ def test_all_failed_is_a_failure() -> None:
 def test_unused_connection_of_a_lazy_pool_is_closed_and_used_ones_are_not() -> None:
     subject, _ = started("consistent_hash", idle_timeout_s=60.0)
     nodes = list(subject.members)[:3]
-    connect(subject, Plan(open=tuple(nodes)))
+    connect(subject, Moves(open=tuple(nodes)))
     nodes[0].load.started(1.0)
     nodes[0].load.finished(2.0, 1.0)
     nodes[1].load.started(1.0)  # and never ends

@@ -13,7 +13,7 @@ from balancer.policies import policy
 from balancer.policies.base import ANY, Connect, ConnectivityState, Node, connect_of
 from balancer.policies.locality import LocalityAware, shares
 from balancer.pool.options import PoolOptions
-from balancer.pool.pool import Plan, Pool
+from balancer.pool.pool import Moves, Pool
 from tests.support.fleet import ALONE, connect
 
 FAILURE = ConnectivityState.TRANSIENT_FAILURE
@@ -95,7 +95,7 @@ def test_zone_that_is_still_connecting_is_not_taken_for_ill() -> None:
     plan = subject.apply(Resolved((*zone("here", HERE), *zone("near", NEAR))), 0.0)
     near = tuple(node for node in plan.open if node.endpoint.locality == NEAR)
     here = tuple(node for node in plan.open if node.endpoint.locality == HERE)
-    connect(subject, Plan(open=(*near, here[0])))
+    connect(subject, Moves(open=(*near, here[0])))
     assert where(subject) == {"here": 1.0}
 
 

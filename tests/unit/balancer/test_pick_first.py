@@ -6,14 +6,14 @@ from balancer.endpoints import Resolved
 from balancer.policies import policy
 from balancer.policies.base import ANY, ConnectivityState, Node
 from balancer.pool.picker import Fail, Wait
-from balancer.pool.pool import Plan, Pool
+from balancer.pool.pool import Moves, Pool
 from tests.support.fleet import endpoints
 
 IDLE, CONNECTING, READY, FAILURE, SHUTDOWN = ConnectivityState
 GIVEN = endpoints(3)
 
 
-def started(spec: str = "pick_first", seed: int = 1) -> tuple[Pool, list[Node], Plan]:
+def started(spec: str = "pick_first", seed: int = 1) -> tuple[Pool, list[Node], Moves]:
     subject = Pool(policy(spec), rng=Random(seed), now=0.0)
     plan = subject.apply(Resolved(GIVEN), 0.0)
     nodes = [node for node in map(subject.node, GIVEN) if node is not None]
@@ -35,7 +35,7 @@ def test_next_is_tried_when_one_fails_and_the_failed_one_is_closed_then() -> Non
     assert subject.on_state(first, FAILURE, 0.0, "refused").open == (second,)
     assert subject.picker.pick(ANY, 0.0) == Wait()
     plan = subject.on_state(second, READY, 1.0)
-    assert plan == Plan(close=(first,), swapped=True)
+    assert plan == Moves(close=(first,), swapped=True)
     assert subject.picker.pick(ANY, 1.0) is second
     assert third.state is IDLE
 
@@ -59,13 +59,13 @@ def test_connection_that_ends_begins_at_the_top_of_the_list() -> None:
     subject.on_state(first, FAILURE, 0.0, "refused")
     subject.on_state(second, READY, 0.0)
     plan = subject.on_state(second, IDLE, 1.0)
-    assert plan == Plan(open=(first,), close=(second,), swapped=True)
+    assert plan == Moves(open=(first,), close=(second,), swapped=True)
 
 
 def test_only_connection_that_ends_is_opened_again() -> None:
     subject, (first, *_), _ = started()
     subject.on_state(first, READY, 0.0)
-    assert subject.on_state(first, IDLE, 1.0) == Plan(open=(first,), swapped=True)
+    assert subject.on_state(first, IDLE, 1.0) == Moves(open=(first,), swapped=True)
 
 
 def test_broken_connection_goes_on_with_the_next() -> None:
@@ -78,7 +78,7 @@ def test_it_stays_where_it_is_while_that_is_in_the_list() -> None:
     subject, (first, *_), _ = started()
     subject.on_state(first, READY, 0.0)
     assert subject.picker.pick(ANY, 0.0) is first
-    assert subject.apply(Resolved((*GIVEN[1:], GIVEN[0])), 1.0) == Plan()
+    assert subject.apply(Resolved((*GIVEN[1:], GIVEN[0])), 1.0) == Moves()
     plan = subject.apply(Resolved(GIVEN[1:]), 2.0)
     assert plan.close == (first,)
     assert [node.endpoint for node in plan.open] == [GIVEN[1]]

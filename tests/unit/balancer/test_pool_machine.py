@@ -12,7 +12,7 @@ from balancer.policies import policy
 from balancer.policies.base import ANY, ConnectivityState, Node, PickInfo
 from balancer.pool.options import PoolOptions
 from balancer.pool.picker import Fail, Open, Wait
-from balancer.pool.pool import Plan, Pool
+from balancer.pool.pool import Moves, Pool
 
 IDLE, CONNECTING, READY, FAILURE, SHUTDOWN = ConnectivityState
 ENDPOINTS = st.lists(
@@ -48,7 +48,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.open: set[Node] = set()
         self.lack: Wait | Fail = Wait()
 
-    def follow(self, plan: Plan) -> None:
+    def follow(self, plan: Moves) -> None:
         assert not set(plan.open) & set(plan.close)
         before = self.picker
         self.picker = self.pool.picker
@@ -68,7 +68,7 @@ class PoolMachine(RuleBasedStateMachine):
         """Equal endpoints in new objects, in another order."""
         if isinstance(self.lack, Fail) and self.lack.reason == "the target has no endpoints":
             same = tuple(replace(endpoint) for endpoint in reversed(self.known.values()))
-            assert self.pool.apply(Resolved(same), self.now) == Plan()
+            assert self.pool.apply(Resolved(same), self.now) == Moves()
 
     @rule()
     def vanish(self) -> None:

@@ -9,7 +9,7 @@ from balancer.policies import policy
 from balancer.policies.base import ANY, ConnectivityState, Node, PickInfo
 from balancer.pool.options import PoolOptions
 from balancer.pool.picker import Fail, Open, Wait
-from balancer.pool.pool import Plan, Pool
+from balancer.pool.pool import Moves, Pool
 from tests.support.fleet import connect, endpoints
 
 IDLE, CONNECTING, READY, FAILURE, SHUTDOWN = ConnectivityState
@@ -40,12 +40,12 @@ def test_before_any_resolution_calls_wait() -> None:
     subject = pool()
     assert pick(subject) == Wait()
     assert subject.state is CONNECTING
-    assert subject.apply(Pending(), 0.0) == Plan()
+    assert subject.apply(Pending(), 0.0) == Moves()
 
 
 def test_failed_before_any_good_one_fails() -> None:
     subject = pool()
-    assert subject.apply(Failed("no such host"), 0.0) == Plan(swapped=True)
+    assert subject.apply(Failed("no such host"), 0.0) == Moves(swapped=True)
     assert pick(subject) == Fail("no such host")
     assert subject.state is FAILURE
     subject.apply(Failed("timed out"), 1.0)
@@ -56,14 +56,14 @@ def test_failed_after_a_good_one_changes_nothing() -> None:
     subject, nodes = resolved()
     subject.on_state(nodes[0], READY, 0.0)
     assert pick(subject) is nodes[0]
-    assert subject.apply(Failed("timed out"), 1.0) == Plan()
+    assert subject.apply(Failed("timed out"), 1.0) == Moves()
     assert pick(subject) is nodes[0]
 
 
 def test_failed_after_an_empty_one_changes_nothing() -> None:
     subject = pool()
     subject.apply(Resolved(()), 0.0)
-    assert subject.apply(Failed("timed out"), 1.0) == Plan()
+    assert subject.apply(Failed("timed out"), 1.0) == Moves()
     assert pick(subject) == Fail("the target has no endpoints")
 
 
@@ -119,7 +119,7 @@ def test_connection_that_ends_is_opened_again() -> None:
     for node in nodes:
         subject.on_state(node, READY, 0.0)
     plan = subject.on_state(nodes[1], IDLE, 1.0)
-    assert plan == Plan(open=(nodes[1],), swapped=True)
+    assert plan == Moves(open=(nodes[1],), swapped=True)
     assert {pick(subject) for _ in range(6)} == {nodes[0], nodes[2]}
 
 
@@ -133,17 +133,17 @@ def test_connection_that_broke_is_not_picked() -> None:
 
 def test_identical_set_is_an_empty_plan() -> None:
     subject, nodes = resolved()
-    connect(subject, Plan(open=nodes))
+    connect(subject, Moves(open=nodes))
     before = subject.picker
     equal = tuple(Endpoint(endpoint.address) for endpoint in GIVEN)
     for same in (GIVEN, equal, GIVEN[::-1], (*GIVEN, GIVEN[0])):
-        assert subject.apply(Resolved(same), 1.0) == Plan()
+        assert subject.apply(Resolved(same), 1.0) == Moves()
     assert subject.picker is before
 
 
 def test_survivors_keep_their_nodes() -> None:
     subject, nodes = resolved()
-    connect(subject, Plan(open=nodes))
+    connect(subject, Moves(open=nodes))
     nodes[1].load.started(0.0)
     plan = subject.apply(Resolved((Endpoint(GIVEN[1].address, weight=9), Endpoint("new:1"))), 1.0)
     assert set(plan.close) == {nodes[0], nodes[2]}
@@ -170,13 +170,13 @@ def test_of_two_with_one_key_the_first_counts() -> None:
 def test_news_of_a_node_that_has_left_is_ignored() -> None:
     subject, nodes = resolved()
     subject.apply(Resolved(GIVEN[1:]), 0.0)
-    assert subject.on_state(nodes[0], READY, 1.0) == Plan()
+    assert subject.on_state(nodes[0], READY, 1.0) == Moves()
     assert nodes[0].state is SHUTDOWN
 
 
 def test_excluded_node_is_avoided_while_there_is_another() -> None:
     subject, nodes = resolved()
-    connect(subject, Plan(open=nodes))
+    connect(subject, Moves(open=nodes))
     assert {pick(subject, nodes[0]) for _ in range(10)} == {nodes[1], nodes[2]}
     assert {pick(subject, *nodes[:2]) for _ in range(10)} == {nodes[2]}
     assert pick(subject, *nodes) in nodes
@@ -184,7 +184,7 @@ def test_excluded_node_is_avoided_while_there_is_another() -> None:
 
 def test_not_serving_back_end_is_not_picked_and_comes_back() -> None:
     subject, nodes = resolved(panic_threshold=0.0)
-    connect(subject, Plan(open=nodes))
+    connect(subject, Moves(open=nodes))
     assert subject.on_health(nodes[0], False, 1.0).swapped
     assert {pick(subject) for _ in range(6)} == {nodes[1], nodes[2]}
     for node in nodes[1:]:
@@ -198,7 +198,7 @@ def test_not_serving_back_end_is_not_picked_and_comes_back() -> None:
 def test_panic_uses_those_that_say_they_do_not_serve() -> None:
     """Two of three not serving is less than half well: the word of the health service is worth nothing then."""
     subject, nodes = resolved()
-    connect(subject, Plan(open=nodes))
+    connect(subject, Moves(open=nodes))
     subject.on_health(nodes[0], False, 1.0)
     assert len({pick(subject) for _ in range(6)}) == 2
     subject.on_health(nodes[1], False, 1.0)
@@ -229,7 +229,7 @@ def test_panic_begins_once_the_others_have_failed() -> None:
 
 def test_panic_does_not_pick_those_that_cannot_be_reached() -> None:
     subject, nodes = resolved()
-    connect(subject, Plan(open=nodes))
+    connect(subject, Moves(open=nodes))
     subject.on_state(nodes[0], FAILURE, 1.0, "refused")
     subject.on_health(nodes[1], False, 1.0)
     assert subject.statistics(1.0).panic
@@ -248,16 +248,16 @@ def test_another_policy_before_there_are_endpoints(name: str) -> None:
 
 def test_another_policy_takes_the_nodes_over() -> None:
     subject, nodes = resolved("weighted_round_robin")
-    connect(subject, Plan(open=nodes))
+    connect(subject, Moves(open=nodes))
     nodes[0].load.started(0.0)
     plan = subject.choose_by(policy("least_connections?choices=full"), 1.0)
-    assert plan == Plan(swapped=True)
+    assert plan == Moves(swapped=True)
     assert nodes[0] not in {pick(subject) for _ in range(6)}
 
 
 def test_pick_first_keeps_one_connection_of_the_policy_before() -> None:
     subject, nodes = resolved()
-    connect(subject, Plan(open=nodes))
+    connect(subject, Moves(open=nodes))
     plan = subject.choose_by(policy("pick_first"), 1.0)
     assert (plan.open, plan.close, plan.swapped) == ((), nodes[1:], True)
     assert {pick(subject) for _ in range(6)} == {nodes[0]}
@@ -282,7 +282,7 @@ def test_subset_is_drawn_anew_for_a_policy_that_has_one() -> None:
 
 def test_reported_weight_replaces_the_configured_one() -> None:
     subject, nodes = resolved("weighted_round_robin")
-    connect(subject, Plan(open=nodes))
+    connect(subject, Moves(open=nodes))
     assert subject.set_weight(nodes[0], 4.0, 0.0).swapped
     picks = [pick(subject) for _ in range(6)]
     assert picks.count(nodes[0]) == 4

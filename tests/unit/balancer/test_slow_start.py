@@ -9,7 +9,7 @@ from balancer.endpoints import Resolved
 from balancer.policies import policy
 from balancer.policies.base import ANY, ConnectivityState, Node
 from balancer.pool.options import PoolOptions, SlowStart
-from balancer.pool.pool import Plan, Pool
+from balancer.pool.pool import Moves, Pool
 from tests.support.fleet import connect, endpoints
 
 READY, FAILURE = ConnectivityState.READY, ConnectivityState.TRANSIENT_FAILURE
@@ -20,9 +20,9 @@ def started(number: int = 2, **fields: float) -> tuple[Pool, tuple[Node, ...]]:
     options = PoolOptions(slow_start=SlowStart(**fields), idle_timeout_s=None, shuffle=False)
     pool = Pool(policy("weighted_round_robin"), options=options, rng=Random(1), now=0.0)
     plan = pool.apply(Resolved(endpoints(number, weight=10)), 0.0)
-    connect(pool, Plan(open=plan.open[:-1]))
+    connect(pool, Moves(open=plan.open[:-1]))
     pool.tick(1_000.0)
-    connect(pool, Plan(open=plan.open[-1:]), 1_000.0)
+    connect(pool, Moves(open=plan.open[-1:]), 1_000.0)
     return pool, plan.open
 
 

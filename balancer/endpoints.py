@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +84,7 @@ class Resolved:
     endpoints: tuple[Endpoint, ...]
     stale_for_s: float | None = None
     """Age in seconds of a set that could not be refreshed; None when it is current."""
-    service_config: Mapping[str, Any] | None = None
+    service_config: Mapping[str, object] | None = None
     """gRPC service config in its JSON form; None = the resolver has none to give."""
     lack: str = ""
     """Of an empty set: why there is nothing to call, for the errors of calls."""

@@ -16,7 +16,7 @@ from itertools import repeat
 from random import Random
 from threading import Lock
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from balancer.accounts import Accounts
 from balancer.endpoints import Endpoint, Resolved
@@ -136,7 +136,7 @@ class LoadBalancer:
         told = node_statistics(node, now)
         return replace(told, calls=account.own.calls, failures=account.own.failures) if account else told
 
-    def _look(self, given: tuple[Any, ...], now: float) -> _Set:
+    def _look(self, given: tuple[object, ...], now: float) -> _Set:
         """The set of what is given, brought up to date. Equal elements are found by identity, at C speed."""
         with self._owner:
             known = next((known for known in reversed(self._sets.values()) if known.is_of(given)), None)
@@ -148,8 +148,9 @@ class LoadBalancer:
             self._current = known
             return known
 
-    def _take_over(self, given: tuple[Any, ...], now: float) -> _Set:
-        endpoints = given if all(map(isinstance, given, repeat(Endpoint))) else tuple(map(as_endpoint, given))
+    def _take_over(self, given: tuple[object, ...], now: float) -> _Set:
+        as_they_are = all(map(isinstance, given, repeat(Endpoint)))
+        endpoints = cast("tuple[Endpoint, ...]", given) if as_they_are else tuple(map(as_endpoint, given))
         content = frozenset(endpoints)
         before = self._sets.get(content) or self._predecessor(content, endpoints)
         pool = before.pool if before else self._new_pool(now)
@@ -207,10 +208,10 @@ class _Set:
     def __init__(
         self,
         pool: Pool,
-        given: tuple[Any, ...] | None = None,
+        given: tuple[object, ...] | None = None,
         endpoints: tuple[Endpoint, ...] = (),
         content: frozenset[Endpoint] = frozenset(),
-        stand_ins: Mapping[Endpoint, Any] = MappingProxyType({}),
+        stand_ins: Mapping[Endpoint, object] = MappingProxyType({}),
     ) -> None:
         self.pool = pool
         self.given = given
@@ -222,7 +223,7 @@ class _Set:
         self.picker = pool.picker
         self.due: float | None = None
 
-    def is_of(self, given: tuple[Any, ...]) -> bool:
+    def is_of(self, given: tuple[object, ...]) -> bool:
         mine = self.given
         return mine is given or (mine is not None and len(mine) == len(given) and mine == given)
 

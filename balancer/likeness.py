@@ -19,8 +19,6 @@ here. An object is read once: whoever changes one gives another.
 
 from __future__ import annotations
 
-from typing import Any
-
 from balancer.endpoints import ANYWHERE, Endpoint, Locality
 
 UNROUTABLE = frozenset({"DRAINING", "DOWN", "UNHEALTHY", "CRITICAL"})
@@ -66,6 +64,6 @@ def _routable(process: object) -> bool:
     return not any(_word(getattr(process, name, None)) in UNROUTABLE for name in ("status", "health"))
 
 
-def _word(given: Any) -> str:
+def _word(given: object) -> str:
     value = getattr(given, "value", given)
     return value.upper() if isinstance(value, str) else ""

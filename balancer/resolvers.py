@@ -20,13 +20,15 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 from urllib.parse import parse_qsl
 
 from balancer.endpoints import Endpoint, Failed, Locality, Resolution, Resolved
 
 Push = Callable[[Resolution], None]
-AddressInfo: TypeAlias = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]
+AddressInfo: TypeAlias = tuple[
+    socket.AddressFamily, socket.SocketKind, int, str, tuple[str | int, ...] | tuple[int, bytes]
+]
 
 
 @runtime_checkable

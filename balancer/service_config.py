@@ -7,13 +7,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TypeVar
 
 from balancer.calls.retry import ATTEMPTS_LIMIT, HedgingPolicy, RetryPolicy, Throttle
 from balancer.policies import names
 from balancer.policies import policy as policy_named
 from balancer.policies.ring import VIRTUAL_NODES
 from balancer.pool.outlier import FailurePercentage, OutlierOptions, SuccessRate
+
+T = TypeVar("T")
 
 _CODES = (
     "OK",
@@ -86,7 +88,7 @@ class ServiceConfig:
         return None
 
 
-def parse_service_config(config: str | bytes | Mapping[str, Any] | None) -> ServiceConfig:
+def parse_service_config(config: str | bytes | Mapping[str, object] | None) -> ServiceConfig:
     """A service config from JSON text or from its mapping; None gives an empty one.
 
     Raises ValueError that names the field for what A2 and A6 do not allow, and when no policy of `loadBalancingConfig`
@@ -107,13 +109,13 @@ def parse_service_config(config: str | bytes | Mapping[str, Any] | None) -> Serv
         _methods(fields.get("methodConfig", [])),
         None if throttling is None else _throttle(_object("retryThrottling", throttling)),
         policy,
-        health.get("serviceName"),
+        _optional(health, "serviceName", lambda value: _string("healthCheckConfig.serviceName", value)),
         outlier,
-        _limits(_list("methodConfig", fields.get("methodConfig", []))),
+        _limits(_object("methodConfig", entry) for entry in _list("methodConfig", fields.get("methodConfig", []))),
     )
 
 
-def _limits(entries: Iterable[Mapping[str, Any]]) -> str | None:
+def _limits(entries: Iterable[Mapping[str, object]]) -> str | None:
     """The part of the entries that limits the sizes of messages; None when there is none."""
     kept = [
         {"name": entry.get("name", []), **{key: entry[key] for key in _SIZES if key in entry}}
@@ -123,7 +125,7 @@ def _limits(entries: Iterable[Mapping[str, Any]]) -> str | None:
     return json.dumps({"methodConfig": kept}) if kept else None
 
 
-def _methods(entries: Any) -> dict[tuple[str, str], MethodConfig]:
+def _methods(entries: object) -> dict[tuple[str, str], MethodConfig]:
     methods: dict[tuple[str, str], MethodConfig] = {}
     for index, entry in enumerate(_list("methodConfig", entries)):
         where = f"methodConfig[{index}]"
@@ -137,14 +139,15 @@ def _methods(entries: Any) -> dict[tuple[str, str], MethodConfig]:
     return methods
 
 
-def _name(where: str, fields: Mapping[str, Any]) -> tuple[str, str]:
-    service, method = fields.get("service") or "", fields.get("method") or ""
+def _name(where: str, fields: Mapping[str, object]) -> tuple[str, str]:
+    service = _string(f"{where}.service", fields.get("service") or "")
+    method = _string(f"{where}.method", fields.get("method") or "")
     if method and not service:
         raise ValueError(f"{where}: method {method!r} without its service")
     return service, method
 
 
-def _method(where: str, fields: Mapping[str, Any]) -> MethodConfig:
+def _method(where: str, fields: Mapping[str, object]) -> MethodConfig:
     for key in _SIZES:
         if key in fields:
             _size(f"{where}.{key}", fields[key])
@@ -158,7 +161,7 @@ def _method(where: str, fields: Mapping[str, Any]) -> MethodConfig:
     )
 
 
-def _retry(where: str, fields: Mapping[str, Any]) -> RetryPolicy:
+def _retry(where: str, fields: Mapping[str, object]) -> RetryPolicy:
     policy = RetryPolicy(
         _attempts(where, fields),
         _positive(f"{where}.initialBackoff", _duration(f"{where}.initialBackoff", fields.get("initialBackoff"))),
@@ -171,7 +174,7 @@ def _retry(where: str, fields: Mapping[str, Any]) -> RetryPolicy:
     return policy
 
 
-def _hedging(where: str, fields: Mapping[str, Any]) -> HedgingPolicy:
+def _hedging(where: str, fields: Mapping[str, object]) -> HedgingPolicy:
     return HedgingPolicy(
         _attempts(where, fields),
         _duration(f"{where}.hedgingDelay", fields.get("hedgingDelay", "0s")),
@@ -179,14 +182,14 @@ def _hedging(where: str, fields: Mapping[str, Any]) -> HedgingPolicy:
     )
 
 
-def _attempts(where: str, fields: Mapping[str, Any]) -> int:
+def _attempts(where: str, fields: Mapping[str, object]) -> int:
     attempts = fields.get("maxAttempts")
     if not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 2:
         raise ValueError(f"{where}.maxAttempts: must be a whole number above 1, is {attempts!r}")
     return min(attempts, ATTEMPTS_LIMIT)
 
 
-def _throttle(fields: Mapping[str, Any]) -> Throttle:
+def _throttle(fields: Mapping[str, object]) -> Throttle:
     tokens = _positive("retryThrottling.maxTokens", fields.get("maxTokens"))
     if tokens > 1000:
         raise ValueError(f"retryThrottling.maxTokens: must not be above 1000, is {tokens:g}")
@@ -198,7 +201,7 @@ def policy_of_grpc(name: str | None) -> str | None:
     return None if name is None else _POLICIES.get(name, name if name in names() else None)
 
 
-def _policy(fields: Mapping[str, Any]) -> tuple[str | None, OutlierOptions | None]:
+def _policy(fields: Mapping[str, object]) -> tuple[str | None, OutlierOptions | None]:
     """Policy and outlier detection of the first entry that is known here, as gRFC A24 has it."""
     entries = _list("loadBalancingConfig", fields.get("loadBalancingConfig", []))
     if not entries:
@@ -215,14 +218,14 @@ def _policy(fields: Mapping[str, Any]) -> tuple[str | None, OutlierOptions | Non
     raise ValueError(f"loadBalancingConfig: no policy is known of {unknown}; known are {', '.join(known)}")
 
 
-def _entry(entry: Any) -> tuple[str, Any]:
+def _entry(entry: object) -> tuple[str, object]:
     named = _object("loadBalancingConfig", entry)
     if len(named) != 1:
         raise ValueError("loadBalancingConfig: each entry names exactly one policy")
     return next(iter(named.items()))
 
 
-def _spec(name: str, config: Mapping[str, Any]) -> str:
+def _spec(name: str, config: Mapping[str, object]) -> str:
     """What `balancer.policies.policy` takes, checked by it."""
     ours = _POLICIES.get(name, name)
     options = _TRANSLATED[name](config) if name in _TRANSLATED else config
@@ -235,7 +238,7 @@ def _spec(name: str, config: Mapping[str, Any]) -> str:
     return spec
 
 
-def _text(where: str, value: Any) -> str:
+def _text(where: str, value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():  # JSON knows one kind of number
@@ -245,22 +248,22 @@ def _text(where: str, value: Any) -> str:
     return str(value)
 
 
-def _no_options(_config: Mapping[str, Any]) -> dict[str, Any]:
+def _no_options(_config: Mapping[str, object]) -> dict[str, object]:
     return {}
 
 
-def _pick_first(config: Mapping[str, Any]) -> dict[str, Any]:
+def _pick_first(config: Mapping[str, object]) -> dict[str, object]:
     shuffle = config.get("shuffleAddressList", config.get("shuffle", False))
     return {"shuffle": True} if _boolean("pick_first.shuffleAddressList", shuffle) else {}
 
 
-def _least_request(config: Mapping[str, Any]) -> dict[str, Any]:
+def _least_request(config: Mapping[str, object]) -> dict[str, object]:
     # A48 allows a number above two to be taken as another one; here it is two, or all of a small fleet.
     count = _whole("least_request_experimental.choiceCount", config.get("choiceCount", _MOST), 2, _MOST)
     return {"choices": 2} if count == 2 else {}
 
 
-def _ring_hash(config: Mapping[str, Any]) -> dict[str, Any]:
+def _ring_hash(config: Mapping[str, object]) -> dict[str, object]:
     where = "ring_hash_experimental"
     least = _whole(f"{where}.minRingSize", config.get("minRingSize", 1), 1, _RING_LIMIT)
     _whole(f"{where}.maxRingSize", config.get("maxRingSize", _RING_LIMIT), least, _RING_LIMIT)
@@ -269,7 +272,7 @@ def _ring_hash(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"virtual_nodes": points} if points > VIRTUAL_NODES else {}
 
 
-def _outlier(where: str, fields: Mapping[str, Any]) -> OutlierOptions | None:
+def _outlier(where: str, fields: Mapping[str, object]) -> OutlierOptions | None:
     """gRFC A50. None when neither rule is asked for: nothing would ever be ejected."""
     rate = _optional(fields, "successRateEjection", lambda value: _success_rate(f"{where}.successRateEjection", value))
     failures = _optional(
@@ -292,7 +295,7 @@ def _outlier(where: str, fields: Mapping[str, Any]) -> OutlierOptions | None:
     )
 
 
-def _success_rate(where: str, value: Any) -> SuccessRate:
+def _success_rate(where: str, value: object) -> SuccessRate:
     fields = _object(where, value)
     return SuccessRate(
         _whole(f"{where}.stdevFactor", fields.get("stdevFactor", 1900), 0, _MOST),
@@ -302,7 +305,7 @@ def _success_rate(where: str, value: Any) -> SuccessRate:
     )
 
 
-def _failures(where: str, value: Any) -> FailurePercentage:
+def _failures(where: str, value: object) -> FailurePercentage:
     fields = _object(where, value)
     return FailurePercentage(
         _whole(f"{where}.threshold", fields.get("threshold", 85), 0, 100),
@@ -312,7 +315,7 @@ def _failures(where: str, value: Any) -> FailurePercentage:
     )
 
 
-_TRANSLATED: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = MappingProxyType(
+_TRANSLATED: Mapping[str, Callable[[Mapping[str, object]], dict[str, object]]] = MappingProxyType(
     {
         "pick_first": _pick_first,
         "round_robin": _no_options,
@@ -323,40 +326,46 @@ _TRANSLATED: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = Mappi
 )
 
 
-def _optional(fields: Mapping[str, Any], key: str, parse: Callable[[Any], Any]) -> Any:
+def _optional(fields: Mapping[str, object], key: str, parse: Callable[[object], T]) -> T | None:
     return None if fields.get(key) is None else parse(fields[key])
 
 
-def _object(where: str, value: Any) -> Mapping[str, Any]:
+def _object(where: str, value: object) -> Mapping[str, object]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{where}: must be an object, is {value!r}")  # noqa: TRY004 - a mistake in the config, not in the program
     return value
 
 
-def _list(where: str, value: Any) -> list[Any] | tuple[Any, ...]:
+def _list(where: str, value: object) -> list[object] | tuple[object, ...]:
     if not isinstance(value, list | tuple):
         raise ValueError(f"{where}: must be a list, is {value!r}")  # noqa: TRY004
     return value
 
 
-def _boolean(where: str, value: Any) -> bool:
+def _string(where: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: must be a text, is {value!r}")  # noqa: TRY004
+    return value
+
+
+def _boolean(where: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{where}: must be true or false, is {value!r}")  # noqa: TRY004
     return value
 
 
-def _size(where: str, value: Any) -> int:
+def _size(where: str, value: object) -> int:
     """A number of bytes; JSON has them as text, too."""
     return _whole(where, int(value) if isinstance(value, str) and value.isdecimal() else value, 0, _MOST)
 
 
-def _positive(where: str, value: Any) -> float:
+def _positive(where: str, value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
         raise ValueError(f"{where}: must be a number above 0, is {value!r}")
     return float(value)
 
 
-def _whole(where: str, value: Any, least: int, most: int) -> int:
+def _whole(where: str, value: object, least: int, most: int) -> int:
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
@@ -367,18 +376,18 @@ def _whole(where: str, value: Any, least: int, most: int) -> int:
     return int(value)
 
 
-def _duration(where: str, value: Any) -> float:
+def _duration(where: str, value: object) -> float:
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError(f"{where}: must be a duration such as '1.5s', is {value!r}")
     return float(match[0][:-1])
 
 
-def _codes(where: str, values: Any) -> frozenset[int]:
+def _codes(where: str, values: object) -> frozenset[int]:
     return frozenset(_code(where, value) for value in _list(where, values))
 
 
-def _code(where: str, value: Any) -> int:
+def _code(where: str, value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(_CODES):
         return value
     if isinstance(value, str) and value.upper() in _CODES:

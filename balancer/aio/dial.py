@@ -54,38 +54,38 @@ class AioDialler(Dialler):
         return grpc.aio.secure_channel(NOWHERE, self._credentials, None, None, interceptors=interceptors)
 
 
-begin_of: ContextVar[Callable[[grpc.aio.ClientCallDetails, object], Any]] = ContextVar("begin_of")
+begin_of: ContextVar[Callable[[grpc.aio.ClientCallDetails, object], object]] = ContextVar("begin_of")
 """Begins the balanced call of the method that was called; set while a call goes through the front."""
 
 
-Continuation = Callable[..., Awaitable[Any]]
+Continuation = Callable[..., Awaitable[object]]
 
 
 class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(
         self, continuation: Continuation, client_call_details: grpc.aio.ClientCallDetails, request: object
-    ) -> Any:
+    ) -> Any:  # as the base class has it, whose types are variables
         return begin_of.get()(client_call_details, request)
 
 
 class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(
         self, continuation: Continuation, client_call_details: grpc.aio.ClientCallDetails, request: object
-    ) -> Any:
+    ) -> Any:  # as the base class has it, whose types are variables
         return begin_of.get()(client_call_details, request)
 
 
 class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
     async def intercept_stream_unary(
         self, continuation: Continuation, client_call_details: grpc.aio.ClientCallDetails, request_iterator: object
-    ) -> Any:
+    ) -> Any:  # as the base class has it, whose types are variables
         return begin_of.get()(client_call_details, request_iterator)
 
 
 class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
     async def intercept_stream_stream(
         self, continuation: Continuation, client_call_details: grpc.aio.ClientCallDetails, request_iterator: object
-    ) -> Any:
+    ) -> Any:  # as the base class has it, whose types are variables
         return begin_of.get()(client_call_details, request_iterator)
 
 

@@ -87,7 +87,7 @@ class AioEngine(Engine):
 
         False when there is one again: the node may be asked once more.
         """
-        connection = node.subchannel
+        connection = node.connection
         if connection is None or self.driver is None:
             return True
         state = connection.state
@@ -99,10 +99,10 @@ class AioEngine(Engine):
     # balancer.channels.driver.Connections
 
     def open_node(self, node: Node) -> None:
-        if node.subchannel is None:
-            node.subchannel = self._dialled(node)
+        if node.connection is None:
+            node.connection = self._dialled(node)
         else:
-            node.subchannel.connect()
+            node.connection.connect()
 
     def _dialled(self, node: Node) -> Connection:
         driver, options = self.driver, self.options
@@ -115,7 +115,7 @@ class AioEngine(Engine):
             return self._dialler.dial_aio(node.endpoint.address, options)
 
         def on_state(state: ConnectivityState) -> None:
-            if node.subchannel is connection:
+            if node.connection is connection:
                 driver.report(node, state, NO_CONNECTION)
 
         connection = Connection(
@@ -126,7 +126,7 @@ class AioEngine(Engine):
         return connection
 
     def close_node(self, node: Node) -> None:
-        connection, node.subchannel = node.subchannel, None
+        connection, node.connection = node.connection, None
         if connection is not None:
             connection.drain()
 

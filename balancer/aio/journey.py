@@ -126,7 +126,7 @@ class AioJourney(Journey[Attempt, "Connection"]):
 
     def begin_on(self, node: Node, now: float) -> None:
         """Begins at an endpoint that is ready. Raises what grpc.aio raises for arguments that make no sense."""
-        connection: Connection | None = node.subchannel
+        connection: Connection | None = node.connection
         if connection is None:
             self.begin_without(now)
             return

@@ -30,7 +30,7 @@ class Connections(Protocol):
     """The half that acts: what a channel does for its driver. Nothing here blocks, raises, or calls back at once."""
 
     def open_node(self, node: Node) -> None:
-        """Connect, if it is not: `node.subchannel` is this half's own. What becomes of it goes to `Driver.report`."""
+        """Connect, if it is not: `node.connection` is this half's own. What becomes of it goes to `Driver.report`."""
 
     def close_node(self, node: Node) -> None:
         """Let the node's calls end, then close its connection."""

@@ -117,7 +117,7 @@ class Engine:
 
 def ready(pick: Pick) -> Pick:
     """The pick, or `Wait` when its node's connection is closed already and the next picker is on its way."""
-    return Wait() if isinstance(pick, Node) and pick.subchannel is None else pick
+    return Wait() if isinstance(pick, Node) and pick.connection is None else pick
 
 
 def wanted(pick: Pick) -> tuple[Node, ...]:

@@ -94,7 +94,7 @@ class Journey(Generic[L, C]):
 
     def _begin(self, course: Course, step: Begin) -> Step:
         now = time.monotonic()
-        connection: C | None = step.node.subchannel
+        connection: C | None = step.node.connection
         if connection is None:
             return course.not_begun(step.number, now)
         again = step.previous > 0

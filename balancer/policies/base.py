@@ -51,10 +51,11 @@ class Connect(enum.Enum):
 class Node:
     """One endpoint in a pool. It survives updates and picker swaps; the pool alone changes it.
 
-    A shell may read everything and writes `subchannel` alone.
+    A shell may read everything and writes `connection` alone.
     """
 
     __slots__ = (
+        "connection",
         "ejected_since",
         "endpoint",
         "error",
@@ -65,7 +66,6 @@ class Node:
         "reported_weight",
         "serving",
         "state",
-        "subchannel",
         "weight",
     )
 
@@ -90,8 +90,8 @@ class Node:
         """Weight learned from the back end (ORCA, gRFC A58); replaces the endpoint's when set."""
         self.weight = float(endpoint.weight)
         """Effective weight: reported or configured, times `ramp`. Always above 0 for a usable node."""
-        self.subchannel: Any = None
-        """The shell's slot: its connection to this endpoint. The core never looks at it."""
+        self.connection: Any = None
+        """The shell's slot, for its own kind of connection to this endpoint. The core never looks at it."""
 
     def __repr__(self) -> str:
         return (

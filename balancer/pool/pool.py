@@ -55,7 +55,7 @@ class Moves:
     """What the shell is to do. `open` and `close` never name the same node."""
 
     open: tuple[Node, ...] = ()
-    """Connect. Reconnecting after a failure is the subchannel's own business."""
+    """Connect. Reconnecting after a failure is the connection's own business."""
     close: tuple[Node, ...] = ()
     """Close the connection once its calls have ended (drain). A node may be opened again later unless SHUTDOWN."""
     swapped: bool = False

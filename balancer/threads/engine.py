@@ -155,7 +155,7 @@ class ThreadsEngine(Engine):
         """A pick for a call without an attempt. Raises ValueError when the channel is closed."""
         pick = ready(self.picker.pick(info, time.monotonic()))
         if isinstance(pick, Node):
-            return pick if not self.resting or self.stir(pick.subchannel) else Wait()
+            return pick if not self.resting or self.stir(pick.connection) else Wait()
         if isinstance(pick, Open) and self.driver is not None:
             driver, nodes = self.driver, wanted(pick)
             self.soon(lambda: driver.connect(nodes))
@@ -260,7 +260,7 @@ class ThreadsEngine(Engine):
             self.driver.connect(self.one_idle())
 
     def _look_at(self, node: Node, details: str) -> None:
-        connection = node.subchannel
+        connection = node.connection
         if connection is not None:
             connection.connect()
             self._look_at_one(connection, details)
@@ -272,7 +272,7 @@ class ThreadsEngine(Engine):
     def _look_at_one(self, connection: Connection, details: str = NO_CONNECTION) -> bool:
         state = connection.look()
         node = connection.node
-        if state is not None and self.driver is not None and node.subchannel is connection:
+        if state is not None and self.driver is not None and node.connection is connection:
             self.driver.report(node, state, details)
         return state is not None
 
@@ -321,11 +321,11 @@ class ThreadsEngine(Engine):
     # balancer.channels.driver.Connections
 
     def open_node(self, node: Node) -> None:
-        if node.subchannel is not None:
-            node.subchannel.connect()
+        if node.connection is not None:
+            node.connection.connect()
         else:
-            node.subchannel = self._dialled(node)
-            self._open[node.subchannel] = None
+            node.connection = self._dialled(node)
+            self._open[node.connection] = None
         self._look_soon()
 
     def _dialled(self, node: Node) -> Connection:
@@ -343,7 +343,7 @@ class ThreadsEngine(Engine):
         return Connection(self, node, dial, dial_aside, streams, waits_for_health=options.health_service is not None)
 
     def close_node(self, node: Node) -> None:
-        connection, node.subchannel = node.subchannel, None
+        connection, node.connection = node.connection, None
         if connection is not None:
             connection.draining = True
             del self._open[connection]

@@ -81,7 +81,7 @@ class Method(BalancedMethod[NativeMethod]):
             return None, None
         seen = engine.generation
         pick = engine.picker.pick(info, now)
-        connection: Connection | None = pick.subchannel if isinstance(pick, Node) else None
+        connection: Connection | None = pick.connection if isinstance(pick, Node) else None
         if connection is not None and engine.resting and not engine.stir(connection):
             return None, seen
         return connection, None

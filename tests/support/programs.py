@@ -2,6 +2,7 @@
 
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.support.building import NotBuilt, Program
 from tests.support.clients import CLIENTS
@@ -9,6 +10,8 @@ from tests.support.go_tools import GO_TOOLS
 from tests.support.newest import NEWEST_ETCD
 
 ALL = (NEWEST_ETCD, *GO_TOOLS.values(), *(client.program for client in CLIENTS.values() if client.program))
+# Some of them wait for the network most of the time.
+AT_A_TIME = 2
 
 
 def ahead(program: Program) -> None:
@@ -25,5 +28,5 @@ def ahead(program: Program) -> None:
 
 
 if __name__ == "__main__":
-    for each in ALL:
-        ahead(each)
+    with ThreadPoolExecutor(AT_A_TIME) as builders:
+        list(builders.map(ahead, ALL))

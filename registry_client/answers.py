@@ -9,8 +9,9 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING
 
+from registry_api.limits import DEFAULT_NAMESPACE
 from registry_client.errors import InvalidAnswer, RegistryUnavailable
-from registry_client.instance import DEFAULT_NAMESPACE, Key
+from registry_client.instance import Key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,25 +17,26 @@ from itertools import islice
 from numbers import Real
 from typing import TypeVar
 
+from registry_api.limits import (
+    ENDS_IN_NUMBER,
+    HOST,
+    MAX_DRAIN_S,
+    MAX_LABEL_BYTES,
+    MAX_NAME,
+    MAX_TTL_S,
+    MAX_WEIGHT,
+    MIN_TTL_S,
+    NAME,
+    NAME_RULE,
+)
 from registry_client.errors import InvalidArgument, WrongType
 
 _Kind = TypeVar("_Kind", bound=StrEnum)
 _Any = TypeVar("_Any")
 
-MIN_TTL_S, MAX_TTL_S = 2.0, 3600.0
-MAX_DRAIN_S = 3600.0
 MAX_TIMEOUT_S = 30_000_000.0  # about a year; a round number, as messages show it
-MAX_NAME = 128
-MAX_WEIGHT = 1_000_000
-MAX_LABEL_BYTES = 16 * 1024
-MAX_SERVICES = 1_000
-MAX_PAGE = 10_000
 MAX_INT64 = 2**63 - 1
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@~+-]{0,127}")
-_HOST = re.compile(r"(?!.{254})[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?")
-# Such a name would be an IPv4 address, and no right one (https://url.spec.whatwg.org/#ends-in-a-number-checker).
-_ENDS_IN_NUMBER = re.compile(r"(?:^|\.)\d+\.?$", re.ASCII)
 # These stand for many, for none, or mean nothing without a zone: nobody can call them.
 _NOBODYS = tuple(map(ipaddress.ip_network, ("0.0.0.0/8", "224.0.0.0/3", "::/128", "ff00::/8", "fe80::/10")))
 _WITH_PORT = re.compile(r"(?P<host>\[[^\]]*\]|[^:/]+):(?P<port>\d+)", re.ASCII)
@@ -64,10 +65,7 @@ def name(field: str, value: object, *, empty: bool = False) -> str:
     if NAME.fullmatch(given) is None and (given or not empty):
         if not given:
             raise wrong(field, "is required")
-        rule = (
-            f"must be 1 to {MAX_NAME} letters, digits and any of _ . : @ ~ + -, beginning with a letter, a digit or _"
-        )
-        raise wrong(field, f"{rule}, is {shown(given)}")
+        raise wrong(field, f"{NAME_RULE}, is {shown(given)}")
     return given
 
 
@@ -180,7 +178,7 @@ def host(field: str, value: object) -> str:
     given = text(field, value)
     if not given:
         raise wrong(field, "is required")
-    if not (_is_ip(given) or (_HOST.fullmatch(given) and not _ENDS_IN_NUMBER.search(given))):
+    if not (_is_ip(given) or (HOST.fullmatch(given) and not ENDS_IN_NUMBER.search(given))):
         raise wrong(field, f"must be an IP address or a DNS name{_host_hint(given)}, is {shown(given)}")
     if _is_ip(given) and not _is_callable(given):
         raise wrong(field, "must be an address that callers reach, such as '10.0.0.5', or a DNS name", given)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 
 import grpc
 
+from registry_api.limits import DEFAULT_NAMESPACE, DEFAULT_TTL_S, MAX_PAGE, MAX_SERVICES
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import answers, checks
 from registry_client.backoff import Backoff
@@ -21,7 +22,6 @@ from registry_client.cache import MAX_AGE_S, Disk, ViewFile, default_dir
 from registry_client.callbacks import Callback, Callbacks, RemovedCallback, Subscription, leave_within
 from registry_client.errors import ClientClosed, Misuse
 from registry_client.instance import (
-    DEFAULT_NAMESPACE,
     Fields,
     Filters,
     Instance,
@@ -46,7 +46,6 @@ from registry_client.watcher import Following, Links, Means, Watch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DEFAULT_TTL_S = 15.0
 # Long enough for every watcher to hear that an instance drains before it is gone.
 DEFAULT_DRAIN_S = 0.2
 DEFAULT_TIMEOUT_S = 5.0
@@ -319,7 +318,7 @@ class RegistryClient:
             namespace=self._asked_space(namespace, all_namespaces),
             all_namespaces=all_namespaces,
             service=checks.name("service", service, empty=True),
-            page_size=checks.whole("page_size", page_size, 0, checks.MAX_PAGE),
+            page_size=checks.whole("page_size", page_size, 0, MAX_PAGE),
             min_revision=checks.whole("min_revision", min_revision, 0, checks.MAX_INT64),
             filter=filter_to_proto(**filters),
         )
@@ -433,6 +432,6 @@ def _services(named: tuple[object, ...]) -> list[str]:
     if len(named) == 1 and isinstance(named[0], Iterable) and not isinstance(named[0], str | bytes):
         raise checks.wrong_type("services", "must be strings", named[0], 'watch("a", "b")')
     names = sorted({checks.name("services", name) for name in named})
-    if len(names) > checks.MAX_SERVICES:
-        raise checks.wrong("services", f"must be at most {checks.MAX_SERVICES}, are {len(names)}")
+    if len(names) > MAX_SERVICES:
+        raise checks.wrong("services", f"must be at most {MAX_SERVICES}, are {len(names)}")
     return names

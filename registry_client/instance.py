@@ -11,11 +11,11 @@ from google.protobuf import field_mask_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from registry_api.limits import DEFAULT_NAMESPACE, DEFAULT_VERSION, DEFAULT_WEIGHT, MAX_WEIGHT
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import checks
 from registry_client.errors import WrongType
 
-DEFAULT_NAMESPACE = "default"
 # A ttl above this is no ttl: whoever sent it made a mistake.
 _LONGEST_TTL_S = 366 * 24 * 3600.0
 
@@ -122,8 +122,8 @@ class Instance:
     port: int
     id: str = ""
     namespace: str = ""
-    version: str = "1.0.0"
-    weight: int = 100
+    version: str = DEFAULT_VERSION
+    weight: int = DEFAULT_WEIGHT
     tags: Sequence[str] = ()
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
     locality: Locality = Locality()
@@ -205,7 +205,7 @@ class Instance:
             ("id", message.id),
             ("namespace", message.namespace or DEFAULT_NAMESPACE),
             ("version", message.version),
-            ("weight", message.weight if message.HasField("weight") else 100),
+            ("weight", message.weight if message.HasField("weight") else DEFAULT_WEIGHT),
             ("tags", tuple(message.tags)),
             ("metadata", FrozenDict(message.metadata)),
             ("locality", Locality(where.region, where.zone, where.sub_zone)),
@@ -259,7 +259,7 @@ class Removed(Instance):
 # What a message can hold, for the fields that are numbers.
 _NUMBERS = (
     ("port", 0, 65535),
-    ("weight", 0, checks.MAX_WEIGHT),
+    ("weight", 0, MAX_WEIGHT),
     ("revision", 0, checks.MAX_INT64),
     ("create_revision", 0, checks.MAX_INT64),
     ("generation", 0, checks.MAX_INT64),

@@ -10,8 +10,9 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from registry_api.limits import DEFAULT_NAMESPACE
 from registry_client import checks
-from registry_client.instance import DEFAULT_NAMESPACE, Cause, Instance, Key
+from registry_client.instance import Cause, Instance, Key
 
 if TYPE_CHECKING:
     from registry_api.registry.v1 import registry_pb2 as pb

@@ -16,11 +16,11 @@ import threading
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from registry_api.limits import DEFAULT_NAMESPACE, DEFAULT_TTL_S
 from registry_client import checks, client
 from registry_client.cache import MAX_AGE_S
-from registry_client.client import DEFAULT_DRAIN_S, DEFAULT_TIMEOUT_S, DEFAULT_TTL_S, CacheDir
+from registry_client.client import DEFAULT_DRAIN_S, DEFAULT_TIMEOUT_S, CacheDir
 from registry_client.errors import ClientClosed, Misuse, RegistryError
-from registry_client.instance import DEFAULT_NAMESPACE
 from registry_client.place import check_forks, check_process
 from registry_client.registration import mark_used
 from registry_client.signals import SignalDrains

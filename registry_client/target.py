@@ -9,10 +9,10 @@ from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from registry_client.checks import NAME, shown
+from registry_api.limits import DEFAULT_NAMESPACE, NAME
 from registry_client.checks import host as check_host
+from registry_client.checks import shown
 from registry_client.errors import InvalidArgument, InvalidTarget
-from registry_client.instance import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,33 +10,30 @@ import re
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from registry_api.limits import (
+    DEFAULT_NAMESPACE,
+    DEFAULT_VERSION,
+    DEFAULT_WEIGHT,
+    ENDS_IN_NUMBER,
+    HOST,
+    MAX_GENERATION,
+    MAX_LABEL_BYTES,
+    MAX_NAME,
+    MAX_WEIGHT,
+    NAME,
+    NAME_RULE,
+)
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.errors import InvalidField
 
-DEFAULT_NAMESPACE = "default"
-DEFAULT_VERSION = "1.0.0"
-DEFAULT_WEIGHT = 100
-DEFAULT_TTL_S = 15.0
-MIN_TTL_S = 2.0
-MAX_TTL_S = 3600.0
-MAX_NAME = 128
-MAX_WEIGHT = 1_000_000
-MAX_METADATA_BYTES = 16 * 1024
-# Numbers up to this are whole in every language, in JSON too. Microseconds since 1970 reach it in the year 2255.
-MAX_GENERATION = 2**53
 # What google.protobuf.Timestamp can say, in seconds since 1970.
 _YEAR_1_S, _YEAR_10000_S = -62_135_596_800, 253_402_300_800
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@~+-]{0,127}")
-_HOST = re.compile(r"(?!.{254})[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?")
 _BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _IPV4 = re.compile(rf"{_BYTE}(?:\.{_BYTE}){{3}}", re.ASCII)
-# Such a name would be an IPv4 address, and a wrong one (https://url.spec.whatwg.org/#ends-in-a-number-checker).
-_ENDS_IN_NUMBER = re.compile(r"(?:^|\.)\d+\.?$")
 _ANY = (ipaddress.ip_network("0.0.0.0/8"), ipaddress.ip_network("::/128"))
 _NOBODY = (ipaddress.ip_network("240.0.0.0/4"),)
 _ZONED = (ipaddress.ip_network("fe80::/10"),)
-_NAME_RULE = f"must be 1 to {MAX_NAME} letters, digits and any of _ . : @ ~ + -, beginning with a letter, a digit or _"
 _STATUSES = frozenset(pb.Status.values())
 _HEALTHS = frozenset(pb.Health.values())
 
@@ -46,8 +43,8 @@ _HEALTHS = frozenset(pb.Health.values())
 
 def name(field: str, value: str) -> str:
     """The name of a namespace, service or instance."""
-    if _NAME.fullmatch(value) is None:
-        raise InvalidField(field, "is required" if not value else _NAME_RULE)
+    if NAME.fullmatch(value) is None:
+        raise InvalidField(field, "is required" if not value else NAME_RULE)
     return value
 
 
@@ -64,7 +61,7 @@ def host(field: str, value: str) -> str:
         raise InvalidField(field, "is required")
     if ":" in value:
         return _ipv6(field, value)
-    if _HOST.fullmatch(value) is None or _ENDS_IN_NUMBER.search(value) is not None:
+    if HOST.fullmatch(value) is None or ENDS_IN_NUMBER.search(value) is not None:
         raise InvalidField(field, "must be an IP address or a DNS name")
     return value
 
@@ -165,13 +162,13 @@ def settle(it: pb.Instance) -> None:
 
 def size(it: pb.Instance) -> None:
     """Tags and metadata together must not be too large."""
-    if it.ByteSize() <= MAX_METADATA_BYTES:
+    if it.ByteSize() <= MAX_LABEL_BYTES:
         return
     tags = sum(len(tag.encode()) for tag in it.tags)
     total = tags + sum(len(label.encode()) + len(value.encode()) for label, value in it.metadata.items())
-    if total > MAX_METADATA_BYTES:
-        field = "instance.tags" if tags > MAX_METADATA_BYTES else "instance.metadata"
-        raise InvalidField(field, f"tags and metadata together must be at most {MAX_METADATA_BYTES} bytes, are {total}")
+    if total > MAX_LABEL_BYTES:
+        field = "instance.tags" if tags > MAX_LABEL_BYTES else "instance.metadata"
+        raise InvalidField(field, f"tags and metadata together must be at most {MAX_LABEL_BYTES} bytes, are {total}")
 
 
 def _labels(it: pb.Instance) -> None:

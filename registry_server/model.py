@@ -10,6 +10,7 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from registry_api.limits import DEFAULT_TTL_S, MAX_TTL_S
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import fields
 from registry_server.errors import InvalidField
@@ -123,9 +124,9 @@ def _parsed(record: Record) -> pb.Instance:
 
 def _check_times(it: pb.Instance) -> None:
     if it.HasField("ttl"):
-        fields.duration_s("ttl", it.ttl, 1e-9, fields.MAX_TTL_S)
+        fields.duration_s("ttl", it.ttl, 1e-9, MAX_TTL_S)
     else:
-        it.ttl.seconds = int(fields.DEFAULT_TTL_S)
+        it.ttl.seconds = int(DEFAULT_TTL_S)
     if it.HasField("registered_at"):
         fields.timestamp("registered_at", it.registered_at)
     if it.HasField("leaves_at"):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from registry_api.limits import DEFAULT_NAMESPACE
 from registry_client.cli.ends import Signalled
 from registry_client.cli.options import DEFAULT_SERVER, OUTPUTS, TIMEOUT, Common
 from registry_client.cli.reading import instances, namespaces, services, watch
@@ -29,7 +30,6 @@ from registry_client.cli.show import (
 from registry_client.cli.writing import deregister, drain, update
 from registry_client.client import DEFAULT_TIMEOUT_S
 from registry_client.errors import InvalidTarget, RegistryError, RegistryUnavailable
-from registry_client.instance import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from registry_api.limits import DEFAULT_TTL_S, DEFAULT_VERSION, DEFAULT_WEIGHT, MAX_WEIGHT
 from registry_client.answers import shown_lease
 from registry_client.cli.command import Command
 from registry_client.cli.ends import Signalled, run
 from registry_client.cli.options import DRAIN, Address, Common, Pair, Seconds, one_of, with_common
 from registry_client.cli.port import is_local, listens, wait_until_it_listens
 from registry_client.cli.show import REFUSED, as_dict, complain, say, say_document
-from registry_client.client import DEFAULT_DRAIN_S, DEFAULT_TTL_S
+from registry_client.client import DEFAULT_DRAIN_S
 from registry_client.errors import NotFound
 from registry_client.instance import Instance, Locality, Status
 
@@ -63,8 +64,8 @@ class _WithCommand(click.Command):
 @click.argument("address", type=Address())
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option("--id", "instance_id", default="", help="Made by the registry if not given.")
-@click.option("--weight", type=click.IntRange(0, 1_000_000), default=100, show_default=True)
-@click.option("--version", default="1.0.0", show_default=True)
+@click.option("--weight", type=click.IntRange(0, MAX_WEIGHT), default=DEFAULT_WEIGHT, show_default=True)
+@click.option("--version", default=DEFAULT_VERSION, show_default=True)
 @click.option("--tag", "tags", multiple=True, help="Repeatable.")
 @click.option("--metadata", "--meta", multiple=True, type=Pair(), help="Repeatable.")
 @click.option("--region", default="")

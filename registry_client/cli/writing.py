@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from registry_api.limits import MAX_WEIGHT
 from registry_client.cli.ends import run
 from registry_client.cli.options import DRAIN, Common, Pair, one_of, with_common
 from registry_client.cli.reading import say_instance
@@ -16,7 +17,7 @@ from registry_client.instance import Fields, Health, Instance, Status
 @click.command()
 @click.argument("service")
 @click.argument("instance_id", metavar="ID")
-@click.option("--weight", type=click.IntRange(0, 1_000_000))
+@click.option("--weight", type=click.IntRange(0, MAX_WEIGHT))
 @click.option("--status", type=one_of(Status))
 @click.option("--health", type=one_of(Health))
 @click.option("--version")

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from grpc_health.v1 import health_pb2
 
+from registry_api.limits import DEFAULT_NAMESPACE, MAX_NAME
 from registry_server.catalog import Catalog
 from registry_server.errors import InvalidField, LimitExceeded, NotFound
-from registry_server.fields import DEFAULT_NAMESPACE, MAX_NAME
 from registry_server.hub import Hub, Interest, Reader, Ready, Sink
 from registry_server.rpc.table import Broadcast, Caller, Method, Service, Unary
 

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+from registry_api.limits import MAX_LEASE_IDS, MAX_SERVICES
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import fields
 from registry_server.errors import InvalidField, NotFound, Unavailable
@@ -91,8 +92,8 @@ class RegistryService:
     async def keep_alive(self, request: pb.KeepAliveRequest, caller: Caller) -> bytes:
         """One request on a KeepAlive stream."""
         lease_ids = request.lease_ids
-        if len(lease_ids) > validate.MAX_LEASE_IDS:
-            raise InvalidField("lease_ids", f"must be at most {validate.MAX_LEASE_IDS}, are {len(lease_ids)}")
+        if len(lease_ids) > MAX_LEASE_IDS:
+            raise InvalidField("lease_ids", f"must be at most {MAX_LEASE_IDS}, are {len(lease_ids)}")
         for part in _parts(lease_ids):
             for lease_id in part:
                 validate.lease_id("lease_ids", lease_id)
@@ -171,8 +172,8 @@ class RegistryService:
 
     def watch(self, request: pb.WatchRequest, caller: Caller, sink: Sink) -> Reader:
         """Watch: let the hub write to the sink from now on."""
-        if len(request.services) > validate.MAX_SERVICES:
-            raise InvalidField("services", f"must be at most {validate.MAX_SERVICES}, are {len(request.services)}")
+        if len(request.services) > MAX_SERVICES:
+            raise InvalidField("services", f"must be at most {MAX_SERVICES}, are {len(request.services)}")
         query = _query(validate.namespace(request), request.services, request.filter, "services")
         claim = claim_of(request.resume_token, query)
 

@@ -3,18 +3,12 @@ its own: a request is never changed."""
 
 from collections.abc import Callable, Iterable
 
+from registry_api.limits import DEFAULT_PAGE, DEFAULT_TTL_S, MAX_DRAIN_S, MAX_NAME, MAX_PAGE, MAX_TTL_S, MIN_TTL_S
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import fields
 from registry_server.errors import InvalidField
-from registry_server.fields import DEFAULT_TTL_S, MAX_NAME, MAX_TTL_S, MIN_TTL_S
 from registry_server.records import Key
 from registry_server.rules import UPDATABLE
-
-MAX_DRAIN_S = 3600.0
-MAX_LEASE_IDS = 10_000
-MAX_SERVICES = 1_000
-MAX_PAGE = 10_000
-DEFAULT_PAGE = 1_000
 
 _STATUSES = frozenset(pb.Status.values())
 _HEALTHS = frozenset(pb.Health.values())

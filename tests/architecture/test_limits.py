@@ -1,0 +1,41 @@
+"""registry.proto is the reference manual: its comments say the numbers that both sides go by."""
+
+import re
+
+import pytest
+
+from registry_api import limits
+from tests.support.source import ROOT
+
+MANUAL = " ".join(re.findall(r"//\s*(.*)", (ROOT / "protos/registry/v1/registry.proto").read_text()))
+
+
+def hours(seconds: float) -> str:
+    return f"{seconds / 3600:g} h"
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        f"1 to {limits.MAX_NAME} characters, letters, digits and any of `_ . : @ ~ + -`",
+        f"Default `{limits.DEFAULT_VERSION}`; at most {limits.MAX_NAME} characters",
+        f"Default {limits.DEFAULT_WEIGHT}, at most {limits.MAX_WEIGHT:,}",
+        f"Tags and metadata together are at most {limits.MAX_LABEL_BYTES // 1024} KiB",
+        f"{limits.MIN_TTL_S:g} s to {hours(limits.MAX_TTL_S)}, default {limits.DEFAULT_TTL_S:g} s",
+        f"stay DRAINING that long, at most {hours(limits.MAX_DRAIN_S)}",
+        f"At most {limits.MAX_LEASE_IDS:,} a message",
+        f"At most this many instances in the answer: 1 to {limits.MAX_PAGE:,}, 0 means {limits.DEFAULT_PAGE:,}",
+        f"At most {limits.MAX_SERVICES:,}; none means every service",
+    ],
+)
+def test_the_manual_says_it(says: str) -> None:
+    assert says in MANUAL
+
+
+def test_a_name_is_what_the_rule_says() -> None:
+    assert limits.NAME.fullmatch("x" * limits.MAX_NAME)
+    assert not limits.NAME.fullmatch("x" * (limits.MAX_NAME + 1))
+    assert str(limits.MAX_NAME) in limits.NAME_RULE
+    assert [it for it in map(chr, range(0x250)) if limits.NAME.fullmatch(f"a{it}") and not it.isalnum()] == sorted(
+        limits.NAME_RULE.partition("any of ")[2].partition(",")[0].split()
+    )

@@ -10,6 +10,7 @@ import pytest
 from registry_server import stores
 from registry_server.stores import check_url, has_password, open_store, register
 from registry_server.stores.base import BadStoreURL
+from registry_server.stores.etcd.store import EtcdStore
 from registry_server.stores.memory import MemoryStore
 from registry_server.stores.schemes import Schemes, installed
 
@@ -87,8 +88,9 @@ def test_installed_kind_is_used(url: str, others: Path) -> None:
 
 
 def test_checking_asks_the_kind_and_makes_no_store(others: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MemoryStore, "__init__", lambda self: pytest.fail("made a store"))
-    for url in ("mine:right", "memory:", "plain:"):
+    for kind in (MemoryStore, EtcdStore):
+        monkeypatch.setattr(kind, "__init__", lambda self: pytest.fail("made a store"))
+    for url in ("mine:right", "memory:", "plain:", "etcd://h"):
         check_url(url)
     with pytest.raises(BadStoreURL, match="not so"):
         check_url("mine:wrong")

@@ -30,7 +30,7 @@ class Desk(Generic[L]):
     `on_answer` is called with the seconds that an answer took, before anybody gets it.
     """
 
-    def __init__(self, most_asked: int, on_answer: Callable[[float], None]) -> None:
+    def __init__(self, most_asked: int, on_answer: Callable[[float], None] = lambda took_s: None) -> None:
         self.may_ask = asyncio.Event()
         self._on_answer = on_answer
         self._turns: Turns[_Caller[L], L] = Turns(most_asked)

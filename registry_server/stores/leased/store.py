@@ -95,7 +95,7 @@ class Leased(Store):
         try:
             async with contextlib.aclosing(self._backend.watch()) as changes:
                 await self._open(await self._everything(changes))
-                self._desk = Desk(self._most, lambda took_s: None)
+                self._desk = Desk(self._most)
                 await together(
                     self._tell(changes), self._renew(self._desk), self._expire(), self._prove_alive(), least=StoreAway
                 )
@@ -150,7 +150,7 @@ class Leased(Store):
             self._view = View(self._pace)
             records = self._view.load(everything, now)
             snapshot = Snapshot(epoch.token, everything.revision, records, epoch.fence, reached)
-            self._told_at = now
+            self._told_at, self._written = now, reached  # what was written in another order means nothing in this one
             self._teller.start([snapshot], Told(epoch.token, everything.revision, epoch.fence))
 
     async def _tell(self, changes: AsyncGenerator[Everything | Change]) -> None:

@@ -436,6 +436,9 @@ async def test_an_emptied_backend_is_a_new_epoch(revision: int, fleet: Fleet) ->
     assert last.epoch != first.epoch
     assert last.fence + last.revision > given_out
     assert one.view == {}
+    lease = await one.store.grant(TTL_S)
+    await one.store.release(lease.id)
+    assert await one.renew(lease.id) is Outcome.UNKNOWN
 
 
 async def test_a_backend_that_was_set_back_is_a_new_epoch(fleet: Fleet) -> None:

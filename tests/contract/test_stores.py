@@ -13,7 +13,7 @@ from tests.support.stores import MAY_BUILD, Backends
 
 
 class TestMemory(StoreContract):
-    short_ttl_s = 0.6
+    short_ttl_s = 0.8
     slack_s = memory.TICK_S + 0.9
 
     @pytest.fixture

@@ -19,8 +19,8 @@ N = TypeVar("N")
 """A plain channel's multi-callable."""
 
 
-class Connection(Protocol):
-    """The connection to one endpoint, as far as a method needs it."""
+class Carrier(Protocol):
+    """The connection to one endpoint, as far as a method needs it: what carries its calls."""
 
     closed: bool
 
@@ -44,9 +44,9 @@ class BalancedMethod(Generic[N]):
         self.engine = engine
         self._signature = signature
         self._revision = -1
-        self._firsts: dict[Connection, N] = {}
+        self._firsts: dict[Carrier, N] = {}
         """For first attempts; and those for attempts that others went before."""
-        self._laters: dict[Connection, N] = {}
+        self._laters: dict[Carrier, N] = {}
         self._lock = threading.Lock()
         self._replan()
 
@@ -63,13 +63,13 @@ class BalancedMethod(Generic[N]):
             self._replan()
         return arguments if self.plan is PLAIN else (self.plan.timeout(arguments[0]), *arguments[1:])
 
-    def at(self, connection: Connection, again: bool) -> N:
+    def at(self, connection: Carrier, again: bool) -> N:
         """This method's multi-callable on a connection; `again`: for attempts that others went before. Kept here: a
         connection outlives many stubs."""
         natives = self._laters if again else self._firsts
         return natives.get(connection) or self._made(connection, again)
 
-    def _made(self, connection: Connection, again: bool) -> N:
+    def _made(self, connection: Carrier, again: bool) -> N:
         signature = self._signature
         channel = connection.retries if again else connection.channel
         make = cast("Callable[..., N]", getattr(channel, signature.kind.value))

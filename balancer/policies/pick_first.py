@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from balancer.policies.base import Chooser, Node, NodeSet, PickInfo
 
 
-class First:
+class OneForAll:
     """Sticks to one node. The pool keeps nodes in the order in which they became usable."""
 
     __slots__ = ("_node",)
@@ -38,4 +38,4 @@ class PickFirst:
         self.shuffle = shuffle
 
     def chooser(self, nodes: NodeSet, _rng: Random) -> Chooser:
-        return First(nodes.usable[0])
+        return OneForAll(nodes.usable[0])

@@ -38,7 +38,7 @@ class NotListening(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Order:
     """What was asked for. `wait_port`: before registering wait until its port listens; None = as is best."""
 
     common: Common
@@ -116,41 +116,41 @@ def register(
     instance = Instance(
         service=service, host=host, port=port, id=instance_id, metadata=dict(metadata), locality=where, **fields
     )
-    sys.exit(_keep(Wish(common, instance, ttl, drain, command, wait_port, wait_timeout)))
+    sys.exit(_keep(Order(common, instance, ttl, drain, command, wait_port, wait_timeout)))
 
 
-def _keep(wish: Wish) -> int:
-    keeper = Keeper(wish)
+def _keep(order: Order) -> int:
+    stint = Stint(order)
     try:
-        return run(keeper.keep())
+        return run(stint.keep())
     except Signalled as signalled:
         # Ctrl-C is how it is meant to end, once it is registered.
-        return 0 if keeper.registered else signalled.exit_code
+        return 0 if stint.registered else signalled.exit_code
     except NotListening as error:
         complain(error)
     except OSError as error:
-        if not wish.command:
+        if not order.command:
             raise
-        complain(f"{wish.command[0]}: {error.strerror}")
+        complain(f"{order.command[0]}: {error.strerror}")
     return REFUSED
 
 
-class Keeper:
-    """Carries a wish out, once."""
+class Stint:
+    """Carries an order out, once."""
 
-    def __init__(self, wish: Wish) -> None:
-        self._wish = wish
+    def __init__(self, order: Order) -> None:
+        self._order = order
         self.registered = False
         self._lost = False
 
     async def keep(self) -> int:
         """Until it is lost, or the command has ended: the exit code. Cancelling it has the instance leave."""
-        wish = self._wish
-        async with wish.common.connect() as registry:
-            if wish.command:
+        order = self._order
+        async with order.common.connect() as registry:
+            if order.command:
                 return await self._keep_with_command(registry)
-            registration = self._registration(registry, wish.common.timeout)
-            if wish.wait_port:
+            registration = self._registration(registry, order.common.timeout)
+            if order.wait_port:
                 await self._listening()
             async with registration:
                 self._tell(registration)
@@ -158,14 +158,14 @@ class Keeper:
         return REFUSED
 
     def _registration(self, registry: RegistryClient, timeout_s: float | None) -> Registration:
-        wish = self._wish
-        return registry.register(wish.instance, wish.ttl, drain=wish.drain, timeout=timeout_s)
+        order = self._order
+        return registry.register(order.instance, order.ttl, drain=order.drain, timeout=timeout_s)
 
     async def _keep_with_command(self, registry: RegistryClient) -> int:
-        wish, where = self._wish, self._wish.instance
-        waits = await is_local(where.host) if wish.wait_port is None else wish.wait_port
+        order, where = self._order, self._order.instance
+        waits = await is_local(where.host) if order.wait_port is None else order.wait_port
         # Made before the command is started: what is wrong with it is told now. While that runs, nothing is too late.
-        registration = self._registration(registry, None if waits else wish.common.timeout)
+        registration = self._registration(registry, None if waits else order.common.timeout)
         try:
             if waits:
                 await _ask(registry, where)
@@ -173,7 +173,7 @@ class Keeper:
                     complain(f"something listens at {where.address} already, before the command has started")
             else:
                 await self._register(registration)
-            async with Command(wish.command) as command:
+            async with Command(order.command) as command:
                 try:
                     return await self._keep_while_running(command, registration, waits=waits)
                 except asyncio.CancelledError:  # by a signal, and it has left the registry
@@ -184,7 +184,7 @@ class Keeper:
     async def _keep_while_running(self, command: Command, registration: Registration, *, waits: bool) -> int:
         try:
             if waits and not await _while_running(command, self._listening()):
-                complain(f"the command has ended before anything listened at {self._wish.instance.address}")
+                complain(f"the command has ended before anything listened at {self._order.instance.address}")
             elif not waits or await _while_running(command, self._register(registration)):
                 await _while_running(command, self._lose(registration))
             return await command.wait() or (REFUSED if self._lost else 0)
@@ -197,16 +197,16 @@ class Keeper:
 
     async def _listening(self) -> None:
         """Wait until something listens. Raises NotListening when that takes too long."""
-        wish, where = self._wish, self._wish.instance
+        order, where = self._order, self._order.instance
         waiting = asyncio.ensure_future(wait_until_it_listens(where.host, where.port))
         try:
-            await asyncio.wait([waiting], timeout=min(_PATIENCE_S, wish.wait_s))
-            if not waiting.done() and wish.wait_s > _PATIENCE_S:
+            await asyncio.wait([waiting], timeout=min(_PATIENCE_S, order.wait_s))
+            if not waiting.done() and order.wait_s > _PATIENCE_S:
                 complain(f"waiting until something listens at {where.address}")
-                await asyncio.wait([waiting], timeout=wish.wait_s - _PATIENCE_S)
+                await asyncio.wait([waiting], timeout=order.wait_s - _PATIENCE_S)
             if not waiting.done():
                 hint = "see --wait-timeout, --no-wait-port"
-                raise NotListening(f"nothing listens at {where.address} after {wish.wait_s:g} s ({hint})")
+                raise NotListening(f"nothing listens at {where.address} after {order.wait_s:g} s ({hint})")
         finally:
             waiting.cancel()
 
@@ -219,7 +219,7 @@ class Keeper:
     def _tell(self, registration: Registration) -> None:
         self.registered = True
         it = registration.instance
-        if self._wish.common.as_json:
+        if self._order.common.as_json:
             told = {
                 "instance": as_dict(it.to_proto()),
                 "leaseId": registration.lease_id,

@@ -30,7 +30,7 @@ class Everything(NamedTuple):
     items: tuple[Item, ...]
 
 
-class Change(NamedTuple):
+class Changed(NamedTuple):
     """What changed since the last telling, up to a revision, which is more than the last one.
 
     Mostly it is one transaction. A backend that looks now and then may put several into one and leave out what did not
@@ -66,7 +66,7 @@ class Backend(Protocol):
         """So many names one transaction may check or write, at the most; 256 is enough for all that is written."""
         ...
 
-    def watch(self) -> AsyncGenerator[Everything | Change]:
+    def watch(self) -> AsyncGenerator[Everything | Changed]:
         """Everything first, and then each change after it, in order and without a gap, as soon as it happens.
 
         Opens what has to be opened, and closes it when the generator is closed. Raises StoreAway, or OSError, when the

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
-from registry_server.stores.turns import Turns
+from registry_server.stores.turns import RenewalTurns
 
 L = TypeVar("L", bound=Hashable)
 
@@ -33,7 +33,7 @@ class Desk(Generic[L]):
     def __init__(self, most_asked: int, on_answer: Callable[[float], None] = lambda took_s: None) -> None:
         self.may_ask = asyncio.Event()
         self._on_answer = on_answer
-        self._turns: Turns[_Caller[L], L] = Turns(most_asked)
+        self._turns: RenewalTurns[_Caller[L], L] = RenewalTurns(most_asked)
         self._callers: set[_Caller[L]] = set()
         self._is_over = False
         self._clock = asyncio.get_running_loop().time

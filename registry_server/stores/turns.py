@@ -11,7 +11,7 @@ L = TypeVar("L", bound=Hashable)
 MAX_LATE = 100_000
 
 
-class Turns(Generic[C, L]):
+class RenewalTurns(Generic[C, L]):
     """Leases that callers want renewed, one after the other through one narrow door.
 
     Fair: callers have turns, one lease a turn, so who wants one lease waits for as many others as there are callers and

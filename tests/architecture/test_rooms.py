@@ -181,3 +181,50 @@ def test_one_place_is_the_only_one(rule: Alone) -> None:
 def test_another_place_is_seen(rule: Alone) -> None:
     elsewhere = rule.within.replace("*", "elsewhere.py") if rule.within != "*" else "registry_server/elsewhere.py"
     assert list(rule.wrong(Source(elsewhere, rule.planted)))
+
+
+# ---- one word for one thing
+
+
+# The front for threads has the names of what is behind it; the tests of a store are no part of the server.
+FRONTS = ("registry_client/sync.py", "registry_server/testing/*")
+# Channels for asyncio and for threads are made of parts that correspond.
+TWINS = ("balancer/aio/", "balancer/threads/")
+
+
+def words_of_several_meanings(found: list[Source]) -> list[str]:
+    """Classes of one name at several addresses of a package."""
+    at: dict[tuple[str, str], set[str]] = {}
+    for source in found:
+        if any(fnmatch(source.path, front) for front in FRONTS):
+            continue
+        place = source.path.replace(*TWINS)
+        for node in source.tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                at.setdefault((source.package, node.name), set()).add(place)
+    return [f"{name}: {', '.join(sorted(places))}" for (_, name), places in at.items() if len(places) > 1]
+
+
+def test_a_word_means_one_thing_in_a_package() -> None:
+    assert words_of_several_meanings(sources(*DESCRIBED)) == []
+
+
+def test_a_word_of_two_meanings_is_seen() -> None:
+    text = "class Feed: ..."
+    assert words_of_several_meanings([Source("balancer/a.py", text), Source("balancer/b.py", text)])
+    assert not words_of_several_meanings([Source(f"{twin}call.py", text) for twin in TWINS])
+    assert not words_of_several_meanings([Source("balancer/a.py", text), Source("registry_client/a.py", text)])
+
+
+_WORD = re.compile(r"^\| (\w+) \| [^|]+ \| (`[^|]+`) \|$", re.MULTILINE)
+
+
+def test_words_are_where_the_document_says() -> None:
+    words = _WORD.findall(DOCUMENT.partition("## Words")[2].partition("\n## ")[0])
+    assert len(words) > 20
+    assert [word for word, cell in words for path in re.findall(r"`([^`]+)`", cell) if not _is_there(word, path)] == []
+
+
+def _is_there(word: str, path: str) -> bool:
+    tree = next(source.tree for source in sources() if source.path == path)
+    return any(isinstance(node, ast.ClassDef) and node.name == word for node in tree.body)

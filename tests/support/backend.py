@@ -5,7 +5,7 @@ import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
-from registry_server.stores.backend import Change, Check, ChecksFailed, Everything, Item
+from registry_server.stores.backend import Changed, Check, ChecksFailed, Everything, Item
 from tests.support.source import ROOT
 
 PAGE = ROOT / "docs" / "stores.md"
@@ -33,7 +33,7 @@ class Link:
         self.answers.set()
         self.transactions: list[dict[str, bytes | None]] = []
         self._looks_now_and_then = looks_now_and_then
-        self._changes: asyncio.Queue[Change | None] = asyncio.Queue()
+        self._changes: asyncio.Queue[Changed | None] = asyncio.Queue()
 
     def cut(self) -> None:
         self.is_cut = True
@@ -42,7 +42,7 @@ class Link:
     def mend(self) -> None:
         self.is_cut = False
 
-    async def watch(self) -> AsyncGenerator[Everything | Change]:
+    async def watch(self) -> AsyncGenerator[Everything | Changed]:
         self._reach()
         self._changes = asyncio.Queue()
         self.shared.watchers.add(self._changes)
@@ -58,13 +58,13 @@ class Link:
         finally:
             self.shared.watchers.discard(self._changes)
 
-    def _difference(self, told: dict[str, Item]) -> Change:
+    def _difference(self, told: dict[str, Item]) -> Changed:
         """What is different by now, whatever there was in between."""
         while not self._changes.empty():
             self._changes.get_nowait()
         items: dict[str, Item] = self.shared.items
         puts = [item for name, item in items.items() if told.get(name) != item]
-        return Change(self.shared.revision, tuple(puts), tuple(name for name in told if name not in items))
+        return Changed(self.shared.revision, tuple(puts), tuple(name for name in told if name not in items))
 
     async def transact(self, checks: Sequence[Check], writes: Mapping[str, bytes | None]) -> int:
         self._reach()

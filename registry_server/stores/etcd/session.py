@@ -74,17 +74,17 @@ class EtcdTeller(Teller):
 
 
 @contextlib.asynccontextmanager
-async def open_session(endpoint: str, setup: Setup, teller: EtcdTeller) -> AsyncIterator["Session"]:
+async def open_session(endpoint: str, setup: Setup, teller: EtcdTeller) -> AsyncIterator["LinkInUse"]:
     """A link to an endpoint, through which nothing has been asked yet. Raises OSError when a file cannot be read."""
     link = Link(endpoint, setup.url)
     try:
         async with Watch(link, setup.pace) as watch:
-            yield Session(link, watch, setup, teller)
+            yield LinkInUse(link, watch, setup, teller)
     finally:
         await link.aclose()
 
 
-class Session:
+class LinkInUse:
     """What one link does for the store."""
 
     def __init__(self, link: Link, watch: Watch, setup: Setup, teller: EtcdTeller) -> None:

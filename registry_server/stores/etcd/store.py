@@ -19,7 +19,7 @@ from registry_server.stores.base import Emit, NoSuchLease, Store, StoreAway
 from registry_server.stores.epoch import OrderLost
 from registry_server.stores.etcd.leases import LeaseIds, ttl_of
 from registry_server.stores.etcd.link import BadCredentials, LeaseTaken, LinkLost
-from registry_server.stores.etcd.session import EtcdTeller, Session, Setup, open_session
+from registry_server.stores.etcd.session import EtcdTeller, LinkInUse, Setup, open_session
 from registry_server.stores.etcd.url import EtcdURL
 from registry_server.stores.etcd.wire import Layout, whole_seconds
 from registry_server.stores.pace import Pace
@@ -49,7 +49,7 @@ class EtcdStore(Store):
         self._setup = Setup(url, Layout.below(url.prefix), self._pace, self._foreign.skip, wall_clock)
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, hides nothing
         self._endpoints = self._rng.sample(url.endpoints, len(url.endpoints))
-        self._session: Session | None = None
+        self._session: LinkInUse | None = None
         self._leases: LeaseIds | None = None
 
     @classmethod
@@ -159,7 +159,7 @@ class EtcdStore(Store):
         """See Store."""
         await self._live().vouch(VOUCH_S)
 
-    def _live(self) -> Session:
+    def _live(self) -> LinkInUse:
         if self._session is None:
             raise StoreAway("etcd cannot be reached")
         return self._session

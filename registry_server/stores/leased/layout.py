@@ -63,14 +63,14 @@ def unpacked(value: bytes) -> tuple[str, bytes]:
 # ---- who left, and why
 
 
-class Left(NamedTuple):
+class Ended(NamedTuple):
     """The names that the last write that was asked for deleted, and why. What is not among them has run out."""
 
     cause: Cause
     names: frozenset[str]
 
     @classmethod
-    def read(cls, value: bytes) -> "Left":
+    def read(cls, value: bytes) -> "Ended":
         """What is written there."""
         cause, *names = value.decode(errors="replace").split("\n")
         try:
@@ -88,4 +88,4 @@ def left(cause: Cause, names: Iterable[str]) -> bytes:
     return "\n".join((cause.value, *names)).encode()
 
 
-NOBODY = Left(Cause.EXPIRED, frozenset())
+NOBODY = Ended(Cause.EXPIRED, frozenset())

@@ -14,7 +14,7 @@ from registry_server.stores.backend import (
     ABSENT,
     PRESENT,
     Backend,
-    Change,
+    Changed,
     Check,
     ChecksFailed,
     Everything,
@@ -117,7 +117,7 @@ class Leased(Store):
                 self._desk = None
         return "it ended the telling"
 
-    async def _everything(self, changes: AsyncGenerator[Everything | Change]) -> Everything:
+    async def _everything(self, changes: AsyncGenerator[Everything | Changed]) -> Everything:
         try:
             async with asyncio.timeout(LOAD_S):
                 first = await anext(changes, None)
@@ -153,14 +153,14 @@ class Leased(Store):
             self._told_at, self._written = now, reached  # what was written in another order means nothing in this one
             self._teller.start([snapshot], Told(epoch.token, everything.revision, epoch.fence))
 
-    async def _tell(self, changes: AsyncGenerator[Everything | Change]) -> None:
+    async def _tell(self, changes: AsyncGenerator[Everything | Changed]) -> None:
         async for change in changes:
-            if not isinstance(change, Change):
+            if not isinstance(change, Changed):
                 raise StoreAway("it told a full set in between")
             self._take(change)
         raise StoreAway("it ended the telling")
 
-    def _take(self, change: Change) -> None:
+    def _take(self, change: Changed) -> None:
         now, told = self._clock(), self._teller.told
         if told is None or change.revision <= told.revision:
             return

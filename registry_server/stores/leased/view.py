@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from registry_server.records import Deleted, Delta, Key, Progress, Record
-from registry_server.stores.backend import Change, Check, Everything, Item
+from registry_server.stores.backend import Changed, Check, Everything, Item
 from registry_server.stores.epoch import OrderLost
 from registry_server.stores.leased import layout
 from registry_server.stores.leases import LeaseTable
@@ -52,18 +52,18 @@ class View:
         self._take_leases(everything.items, now)
         return tuple(filter(None, map(self._take_record, everything.items)))
 
-    def difference(self, everything: Everything) -> Change:
+    def difference(self, everything: Everything) -> Changed:
         """What changed between what is known and all that there is, as far as that can be told."""
         known = {*map(layout.lease_name, self._lease_revisions), *map(path_of, self._records)}
         new = [item for item in everything.items if item.revision > self._revision and item.name != layout.EPOCH]
-        return Change(everything.revision, tuple(new), tuple(known.difference(item.name for item in everything.items)))
+        return Changed(everything.revision, tuple(new), tuple(known.difference(item.name for item in everything.items)))
 
-    def take(self, change: Change, now: float) -> Iterator[Delta | Progress]:
+    def take(self, change: Changed, now: float) -> Iterator[Delta | Progress]:
         """The events that a change makes, at each revision one. Raises OrderLost when it begins another epoch."""
         if layout.EPOCH in change.deletes or any(item.name == layout.EPOCH for item in change.puts):
             raise OrderLost
         self._revision = change.revision
-        why = next((layout.Left.read(item.value) for item in change.puts if item.name == layout.LEFT), layout.NOBODY)
+        why = next((layout.Ended.read(item.value) for item in change.puts if item.name == layout.LEFT), layout.NOBODY)
         self._take_leases(change.puts, now)
         puts = sorted(filter(None, map(self._take_record, change.puts)), key=lambda record: record.revision)
         gone = tuple([Deleted(key, why.cause_of(name)) for key, name in self._drop_records(change.deletes)])

@@ -28,7 +28,7 @@ from registry_server.records import (
     Snapshot,
 )
 from registry_server.stores import pace
-from registry_server.stores.backend import Change
+from registry_server.stores.backend import Changed
 from registry_server.stores.base import Refused, StoreAway, StoreError
 from registry_server.stores.leased import Leased
 from registry_server.stores.leased import store as leased
@@ -339,7 +339,7 @@ async def test_a_change_that_is_told_twice_is_one(fleet: Fleet) -> None:
     one = await fleet.add()
     await one.holding(key("a"))
     [changes] = fleet.shared.watchers
-    told = Change(fleet.shared.revision, deletes=("instances/default/player/a",))
+    told = Changed(fleet.shared.revision, deletes=("instances/default/player/a",))
     changes.put_nowait(told)
     await one.holding(key("b"))
     assert set(one.view) == {key("a"), key("b")}

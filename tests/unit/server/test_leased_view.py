@@ -3,7 +3,7 @@
 import pytest
 
 from registry_server.records import Key, Progress, Record
-from registry_server.stores.backend import Change, Check, Everything, Item
+from registry_server.stores.backend import Changed, Check, Everything, Item
 from registry_server.stores.leased.layout import lease_id, lease_name, packed
 from registry_server.stores.leased.silence import Silence
 from registry_server.stores.leased.view import Ending, View
@@ -69,7 +69,7 @@ def record(which: int, revision: int, under: int) -> Item:
 def told(*items: Item, deletes: tuple[str, ...] = (), now: float = 0.0, view: View | None = None) -> View:
     """A view that was told of a change."""
     view = view or View(Pace())
-    list(view.take(Change(max((item.revision for item in items), default=100), items, deletes), now))
+    list(view.take(Changed(max((item.revision for item in items), default=100), items, deletes), now))
     return view
 
 
@@ -134,7 +134,7 @@ def test_short_leases_are_seen_by_the_pace() -> None:
 
 
 def test_a_change_of_nothing_that_counts_is_progress() -> None:
-    assert list(View(Pace()).take(Change(7, (Item("beat", b"", 7, 7),)), 0)) == [Progress(7)]
+    assert list(View(Pace()).take(Changed(7, (Item("beat", b"", 7, 7),)), 0)) == [Progress(7)]
 
 
 @pytest.mark.parametrize("under", [0, 1])

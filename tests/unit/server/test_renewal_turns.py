@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_server.stores.turns import Turns
+from registry_server.stores.turns import RenewalTurns
 
 MOST = 4
 
 
-def turns(*wants: tuple[str, Iterable[int]], most: int = MOST) -> Turns[str, int]:
-    made: Turns[str, int] = Turns(most)
+def turns(*wants: tuple[str, Iterable[int]], most: int = MOST) -> RenewalTurns[str, int]:
+    made: RenewalTurns[str, int] = RenewalTurns(most)
     for caller, leases in wants:
         made.want(caller, leases)
     return made
 
 
-def asked(from_: Turns[str, int], now: float = 0.0) -> list[int]:
+def asked(from_: RenewalTurns[str, int], now: float = 0.0) -> list[int]:
     """All that may be asked now."""
     found = []
     while (lease := from_.next(now)) is not None:
@@ -135,7 +135,7 @@ class World:
     """Callers and an etcd around the turns, and what must hold of them at any time."""
 
     def __init__(self) -> None:
-        self.turns: Turns[int] = Turns(MOST)
+        self.turns: RenewalTurns[int] = RenewalTurns(MOST)
         self.callers = count()
         self.wants: dict[int, set[int]] = {}
         self.on_way: Counter[int] = Counter()
@@ -186,7 +186,7 @@ def test_everybody_is_answered_in_the_end_and_each_lease_is_on_its_way_once(step
 
 @pytest.mark.parametrize("callers", [10_000])
 def test_a_turn_costs_the_same_however_many_wait(callers: int) -> None:
-    all_: Turns[int] = Turns(MOST)
+    all_: RenewalTurns[int] = RenewalTurns(MOST)
     for caller in range(callers):
         all_.want(caller, [caller])
     for lease in range(callers):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import grpc
 import grpc.aio
 
 from balancer.aio.native import at_once
+from balancer.channels import connection
 from balancer.channels.connectivity import FROM_GRPC
 from balancer.channels.health import Stream, keep_up
 from balancer.policies.base import ConnectivityState
@@ -18,7 +19,11 @@ from balancer.policies.base import ConnectivityState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from balancer.channels.tally import Tally
+    from balancer.channels.connection import Way
+    from balancer.channels.options import GrpcOptions
+    from balancer.policies.base import Node
+
+Dial: TypeAlias = "Callable[[str, GrpcOptions], grpc.aio.Channel]"
 
 log = logging.getLogger(__name__)
 
@@ -27,57 +32,40 @@ _LAST_WORDS_S = 1.0
 _LAST_WORDS_OF_CALLS_S = 0.05
 
 
-class Owner(Protocol):
+class Owner(connection.Owner, Protocol):
     """Whom a connection tells."""
 
     loop: asyncio.AbstractEventLoop
 
-    def look_at_loads(self) -> None:
-        """The pool should look at its loads."""
+    def told(self, connection: Connection, state: ConnectivityState) -> None:
+        """The connection's state, from connecting on."""
 
 
-class Connection:
-    """The connection to one endpoint: a plain grpc.aio channel, watched by one task.
+class Connection(connection.BalancedConnection[grpc.aio.Channel]):
+    """The connection to one endpoint: plain grpc.aio channels, watched by one task, with the back end's streams on them
+    while it is ready."""
 
-    `dial` makes the channel, with gRPC options to add. `on_state` is told every state from connecting on.
-    `streams` are kept up while the connection is ready; with `waits_for_health` it counts as connecting until a stream
-    of its own says otherwise (gRFC A17).
-    """
+    _owner: Owner
 
-    def __init__(
-        self,
-        owner: Owner,
-        dial: Callable[[bool], grpc.aio.Channel],
-        on_state: Callable[[ConnectivityState], None],
-        streams: tuple[Stream, ...],
-        *,
-        waits_for_health: bool,
-    ) -> None:
-        self._owner = owner
-        self._dial = dial
-        self._on_state = on_state
-        self._streams = streams
-        self._waits_for_health = waits_for_health
+    def __init__(self, owner: Owner, node: Node, way: Way, dial: Dial) -> None:
+        self._dial_to = dial
+        super().__init__(owner, node, way)
         self.active = 0
         """Attempts under way."""
         self._draining = False
-        self._retries: grpc.aio.Channel | None = None
-        self.channel = dial(True)
-        """For first attempts."""
         # gRPC's core tells of a channel's end only when nobody holds a call of it any more, and users keep calls. So
         # what is watched is another channel on the same connection: all that is to be told of it is told as it closes.
-        self._watched = dial(True)
-        self.closed = False
+        self._watched = self._dial(way.firsts)
         self.task = owner.loop.create_task(self._watch(), name="balancer-watch")
         self.task.add_done_callback(self._close)
 
-    @property
-    def retries(self) -> grpc.aio.Channel:
-        """For attempts that others went before: gRPC core, where its own retries are on, takes away the header that
-        tells a server how many. A connection of its own, made when it is first needed."""
-        if self._retries is None:
-            self._retries = self._dial(False)
-        return self._retries
+    def _dial(self, options: GrpcOptions) -> grpc.aio.Channel:
+        return self._dial_to(self._way.address, options)
+
+    def _shut(self, channel: grpc.aio.Channel) -> None:
+        # With no grace there is nothing to wait for: the coroutine ends at its first step.
+        with contextlib.suppress(RuntimeError):
+            at_once(channel.close())
 
     @property
     def state(self) -> ConnectivityState:
@@ -106,34 +94,12 @@ class Connection:
         if self._draining and not self.active:
             self.close_soon()
 
-    def alarm(self) -> None:
-        self._owner.look_at_loads()
-
-    def stray(self, tally: Tally) -> None:
-        load = tally.node.load
-
-        def out() -> None:
-            load.abandoned()
-            self.left()
-
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and with it all that would be counted
-            self._owner.loop.call_soon_threadsafe(out)
-
     # The watch
 
     def _close(self, _task: asyncio.Task[None]) -> None:
-        # With no grace there is nothing to wait for: the coroutine ends at its first step. Not in a `finally` of the
-        # watch, which never begins when it is cancelled at once.
-        self.closed = True
-        self._close_calls()
-        with contextlib.suppress(RuntimeError):
-            at_once(self._watched.close())
-
-    def _close_calls(self) -> None:
-        for channel in (self.channel, self._retries):
-            if channel is not None:
-                with contextlib.suppress(RuntimeError):
-                    at_once(channel.close())
+        # Not in a `finally` of the watch, which never begins when it is cancelled at once.
+        self._shut_calls()
+        self._shut(self._watched)
 
     async def _watch(self) -> None:
         """Whatever goes wrong in telling: the connection is watched on."""
@@ -143,10 +109,10 @@ class Connection:
             await self._stays(state, ())
             state = self._watched.get_state()
         while state is not grpc.ChannelConnectivity.SHUTDOWN:
-            streams = self._streams if state is grpc.ChannelConnectivity.READY else ()
-            waits = bool(streams) and self._waits_for_health
+            streams = self._way.streams if state is grpc.ChannelConnectivity.READY else ()
+            waits = bool(streams) and self._way.waits_for_health
             try:
-                self._on_state(ConnectivityState.CONNECTING if waits else FROM_GRPC[state])
+                self._owner.told(self, ConnectivityState.CONNECTING if waits else FROM_GRPC[state])
             except Exception:
                 log.exception("a connection's state could not be told")
             await self._stays(state, streams)
@@ -165,7 +131,7 @@ class Connection:
             await self._watched.close()
             await _ended(watch)
             if self.active:  # calls that are cancelled now: of their end, too, core has yet to tell
-                self._close_calls()
+                self._shut_calls()
                 await asyncio.sleep(_LAST_WORDS_OF_CALLS_S)
             raise
         except grpc.aio.UsageError:

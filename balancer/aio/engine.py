@@ -7,7 +7,6 @@ import contextlib
 import logging
 import time
 import warnings
-from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
 import grpc.aio
@@ -16,11 +15,11 @@ from balancer.aio.connection import Connection
 from balancer.aio.native import CLOSED
 from balancer.channels.driver import NO_CONNECTION
 from balancer.channels.engine import Closed, Engine, ready, wanted
-from balancer.channels.health import streams_of
 from balancer.policies.base import ANY, ConnectivityState, Node
 from balancer.pool.picker import Open
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from random import Random
 
     from balancer.aio.dial import AioDialler
@@ -51,7 +50,6 @@ class AioEngine(Engine):
         """Calls that wait for the next picker."""
         self._dialler = dialler
         self._next: asyncio.Future[None] | None = None
-        self._numbers = count()
         self._connections: set[Connection] = set()
 
     def start(self) -> None:
@@ -105,25 +103,17 @@ class AioEngine(Engine):
             node.connection.connect()
 
     def _dialled(self, node: Node) -> Connection:
-        driver, options = self.driver, self.options
-        assert driver is not None  # noqa: S101 - it is what asks
-        config = self.config
-        number = next(self._numbers)
-
-        def dial(retries: bool) -> grpc.aio.Channel:
-            options = self.settings.dial_options(config, retries=retries, number=number)
-            return self._dialler.dial_aio(node.endpoint.address, options)
-
-        def on_state(state: ConnectivityState) -> None:
-            if node.connection is connection:
-                driver.report(node, state, NO_CONNECTION)
-
-        connection = Connection(
-            self, dial, on_state, streams_of(driver, node, options), waits_for_health=options.health_service is not None
-        )
+        connection = Connection(self, node, self.way_to(node), self._dialler.dial_aio)
         self._connections.add(connection)
         connection.task.add_done_callback(lambda _task: self._connections.discard(connection))
         return connection
+
+    def told(self, connection: Connection, state: ConnectivityState) -> None:
+        if self.driver is not None and connection.node.connection is connection:
+            self.driver.report(connection.node, state, NO_CONNECTION)
+
+    def soon(self, function: Callable[[], object]) -> None:
+        self.loop.call_soon_threadsafe(function)
 
     def close_node(self, node: Node) -> None:
         connection, node.connection = node.connection, None

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import logging
 import time
-from itertools import islice
+from itertools import count, islice
 from typing import TYPE_CHECKING, Protocol
 
 from balancer.calls.plan import Plan, plan_for
+from balancer.channels.connection import Way
 from balancer.channels.driver import Driver
+from balancer.channels.health import streams_of
 from balancer.channels.kinds import Kind
 from balancer.channels.options import info_maker
 from balancer.policies.base import ConnectivityState, Node
@@ -76,6 +78,7 @@ class Engine:
         self.closed = False
         self.picker: Picks = Dormant(self.start)
         self.driver: Driver | None = None
+        self._numbers = count()
 
     def start(self) -> None:
         """Begins to resolve and to connect, once."""
@@ -94,6 +97,20 @@ class Engine:
         settings = self.settings
         pool = Pool(settings.policy, options=settings.options.pool, rng=self.rng, now=time.monotonic())
         return Driver(settings.resolver, pool, connections, loop)
+
+    def way_to(self, node: Node) -> Way:
+        """How the node is connected to, as the service config has it by now. The connection shares gRPC's own with no
+        other."""
+        driver, config, options = self.driver, self.config, self.options
+        assert driver is not None  # noqa: S101 - it is what asks
+        number = next(self._numbers)
+        return Way(
+            node.endpoint.address,
+            self.settings.dial_options(config, number=number),
+            self.settings.dial_options(config, retries=False, number=number),
+            streams_of(driver, node, options),
+            options.health_service is not None,
+        )
 
     def one_idle(self) -> Iterable[Node]:
         """An endpoint that nobody has tried: for a channel that is wanted connected though no call waits."""

@@ -3,84 +3,55 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
 from typing import TYPE_CHECKING, Protocol
 
 import grpc
 import grpc.aio
 
+from balancer.channels import connection
 from balancer.channels.connectivity import FROM_GRPC
 from balancer.channels.health import keep_up
 from balancer.grpcio_internals import ended, look_of
 from balancer.policies.base import ConnectivityState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from balancer.channels.health import Stream
-    from balancer.channels.tally import Tally
+    from balancer.channels.connection import Way
+    from balancer.channels.options import GrpcOptions
     from balancer.policies.base import Node
+    from balancer.threads.dial import ThreadsDialler
 
 
-class Owner(Protocol):
+class Owner(connection.Owner, Protocol):
     """Whom a connection tells. From any thread."""
-
-    def look_at_loads(self) -> None:
-        """The pool should look at its loads."""
 
     def one_left(self) -> None:
         """An attempt has ended on a connection that is to close once all have."""
 
-    def soon(self, function: Callable[[], object]) -> None:
-        """Calls it in the private loop."""
 
-
-class Connection:
+class Connection(connection.BalancedConnection[grpc.Channel]):
     """The connection to one endpoint. It belongs to the private loop, but for `channel` and `retries`.
 
     Where the back end is to tell of itself, it does so on a connection of its own, a grpc.aio channel in the private
     loop: streams on the calls' own would cost a thread each.
     """
 
-    def __init__(
-        self,
-        owner: Owner,
-        node: Node,
-        dial: Callable[[bool], grpc.Channel],
-        dial_aside: Callable[[], grpc.aio.Channel],
-        streams: tuple[Stream, ...],
-        *,
-        waits_for_health: bool,
-    ) -> None:
-        self.node = node
-        self._owner = owner
-        self._dial = dial
-        self._dial_aside = dial_aside
-        self._streams = streams
-        self._waits_for_health = waits_for_health
-        self._lock = threading.Lock()
-        self._retries: grpc.Channel | None = None
+    _owner: Owner
+
+    def __init__(self, owner: Owner, node: Node, way: Way, dialler: ThreadsDialler) -> None:
+        self._dialler = dialler
+        super().__init__(owner, node, way)
         self._aside: grpc.aio.Channel | None = None
         self._told = grpc.ChannelConnectivity.IDLE
         self._tasks: list[asyncio.Task[None]] = []
         self.draining = False
-        self.closed = False
-        self.channel = dial(True)
-        """For first attempts."""
         self._look = look_of(self.channel)
         self.connect()
 
-    @property
-    def retries(self) -> grpc.Channel:
-        """For attempts that others went before: gRPC core, where its own retries are on, takes away the header that
-        tells a server how many. A connection of its own, made when it is first needed."""
-        with self._lock:
-            if self._retries is None:
-                self._retries = self._dial(False)
-            if self.closed:
-                self._retries.close()
-            return self._retries
+    def _dial(self, options: GrpcOptions) -> grpc.Channel:
+        return self._dialler.dial(self._way.address, options)
+
+    def _shut(self, channel: grpc.Channel) -> None:
+        channel.close()
 
     @property
     def is_ready(self) -> bool:
@@ -111,14 +82,14 @@ class Connection:
             return FROM_GRPC[state]
         self._begin_streams()
         # Until its health service has spoken, a back end counts as connecting (gRFC A17).
-        return ConnectivityState.CONNECTING if self._waits_for_health else ConnectivityState.READY
+        return ConnectivityState.CONNECTING if self._way.waits_for_health else ConnectivityState.READY
 
     def _begin_streams(self) -> None:
-        if self._streams:
+        if self._way.streams:
             if self._aside is None:
-                self._aside = self._dial_aside()
+                self._aside = self._dialler.dial_aio(self._way.address, self._way.firsts)
             loop = asyncio.get_running_loop()
-            self._tasks = [loop.create_task(keep_up(stream, self._aside)) for stream in self._streams]
+            self._tasks = [loop.create_task(keep_up(stream, self._aside)) for stream in self._way.streams]
 
     def _end_streams(self) -> None:
         tasks, self._tasks = self._tasks, []
@@ -136,19 +107,10 @@ class Connection:
         if self._aside is not None:
             await self._aside.close()
         await ended(self._look)
-        self.channel.close()
-        if self._retries is not None:
-            self._retries.close()
+        self._shut_calls()
 
     # balancer.channels.tally.Counted
 
     def left(self) -> None:
         if self.draining:
             self._owner.one_left()
-
-    def alarm(self) -> None:
-        self._owner.look_at_loads()
-
-    def stray(self, tally: Tally) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and with it all that would be counted
-            self._owner.soon(tally.node.load.abandoned)

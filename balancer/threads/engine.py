@@ -11,13 +11,11 @@ import logging
 import threading
 import time
 import weakref
-from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
 from balancer.channels.connectivity import IDLING
 from balancer.channels.driver import NO_CONNECTION
 from balancer.channels.engine import Closed, Engine, ready, wanted
-from balancer.channels.health import streams_of
 from balancer.policies.base import ANY, ConnectivityState, Node
 from balancer.pool.picker import Open, Wait
 from balancer.threads.connection import Connection
@@ -28,9 +26,6 @@ from balancer.threads.workers import Workers
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
-
-    import grpc
-    import grpc.aio
 
     from balancer.channels.options import Settings
     from balancer.policies.base import PickInfo
@@ -77,7 +72,6 @@ class ThreadsEngine(Engine):
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop
         self._stopping: asyncio.Event
-        self._numbers = count()
         self._open: dict[Connection, None] = {}
         self._leaving: dict[Connection, None] = {}
         """Connections that end once their calls have."""
@@ -324,23 +318,9 @@ class ThreadsEngine(Engine):
         if node.connection is not None:
             node.connection.connect()
         else:
-            node.connection = self._dialled(node)
+            node.connection = Connection(self, node, self.way_to(node), self._dialler)
             self._open[node.connection] = None
         self._look_soon()
-
-    def _dialled(self, node: Node) -> Connection:
-        settings, config, options, driver = self.settings, self.config, self.options, self.driver
-        assert driver is not None  # noqa: S101 - it is what asks
-        address, number = node.endpoint.address, next(self._numbers)
-
-        def dial(retries: bool) -> grpc.Channel:
-            return self._dialler.dial(address, settings.dial_options(config, retries=retries, number=number))
-
-        def dial_aside() -> grpc.aio.Channel:
-            return self._dialler.dial_aio(address, settings.dial_options(config, number=number))
-
-        streams = streams_of(driver, node, options)
-        return Connection(self, node, dial, dial_aside, streams, waits_for_health=options.health_service is not None)
 
     def close_node(self, node: Node) -> None:
         connection, node.connection = node.connection, None

@@ -39,6 +39,14 @@ class TestEtcd(StoreContract):
         return EtcdStore.from_url(backends.etcd_url(newest=False))
 
 
+class TestEtcdByGrpc(TestEtcd):
+    """As on a machine for which there is no `ngh2`."""
+
+    @pytest.fixture
+    def store(self, backends: Backends) -> Store:
+        return EtcdStore.from_url(backends.etcd_url(newest=False) + "&client=grpc")
+
+
 @MAY_BUILD
 class TestNewestEtcd(TestEtcd):
     @pytest.fixture

@@ -28,7 +28,7 @@ from registry_server.stores.etcd.leases import LeaseIds
 from registry_server.stores.etcd.link import Link
 from registry_server.stores.etcd.store import EtcdStore
 from registry_server.stores.etcd.telling import Reading, Telling
-from registry_server.stores.etcd.url import EtcdURL
+from registry_server.stores.etcd.url import Client, EtcdURL
 from registry_server.stores.etcd.watch import Watch
 from registry_server.stores.etcd.wire import Layout
 from registry_server.stores.memory import MemoryStore
@@ -36,7 +36,7 @@ from registry_server.stores.pace import Pace
 from registry_server.stores.teller import Told
 from registry_server.testing import Running, running
 from tests.support.etcd import EtcdCluster
-from tests.support.names import name_server
+from tests.support.names import NAME, Names, name_server
 from tests.support.proxy import Proxy
 from tests.support.stores import Backends, backends, on_every_etcd
 
@@ -319,12 +319,19 @@ async def test_missed_changes_are_told_one_by_one(backends: Backends) -> None:
         assert run.deleted == [Deleted(first, Cause.DEREGISTERED)]
 
 
-async def test_etcd_moves_to_another_address_of_its_name(etcd: EtcdCluster) -> None:
+@pytest.mark.parametrize("client", Client)
+async def test_etcd_moves_to_another_address_of_its_name(
+    etcd: EtcdCluster, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def endpoint(names: Names, port: int) -> str:
+        names.asked_by_sockets(monkeypatch)
+        return names.target(port) if client is Client.GRPC else f"{NAME}:{port}"
+
     async with (
         name_server("127.0.0.1") as names,
         Proxy(etcd.nodes[0].endpoint) as old,
         Proxy(etcd.nodes[0].endpoint, host="127.0.0.2", port=old.port),
-        running(EtcdStore(EtcdURL((names.target(old.port),)))) as run,
+        running(EtcdStore(EtcdURL((endpoint(names, old.port),), prefix=f"/moved-{client}", client=client))) as run,
     ):
         lease = await with_records(run)
         told, started = len(run.seen.events), time.monotonic()

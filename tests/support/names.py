@@ -1,4 +1,7 @@
-"""A name server of the test's own: answers every question for an IPv4 address with the address it is told to."""
+"""A name server of the test's own: answers every question for an IPv4 address with the address it is told to.
+
+It is asked by those who say so to gRPC (`target`); `asked_by_sockets` has it answer the others in this process as well.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ import asyncio
 import contextlib
 import socket
 import struct
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    import pytest
+
 _A = 1
+NAME = "back-end.example"
 
 
 class Names(asyncio.DatagramProtocol):
@@ -24,7 +30,15 @@ class Names(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     def target(self, port: int) -> str:
-        return f"dns://127.0.0.1:{self.port}/back-end.example:{port}"
+        return f"dns://127.0.0.1:{self.port}/{NAME}:{port}"
+
+    def asked_by_sockets(self, patch: pytest.MonkeyPatch) -> None:
+        real = socket.getaddrinfo
+
+        def getaddrinfo(host: str, *args: Any, **more: Any) -> Any:
+            return real(self.address if host == NAME else host, *args, **more)
+
+        patch.setattr(socket, "getaddrinfo", getaddrinfo)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.DatagramTransport", transport)

@@ -4,8 +4,10 @@ A link is thrown away when it fails; the next one starts afresh, with certificat
 """
 
 import asyncio
+import contextlib
+import ssl
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -13,13 +15,10 @@ import grpc.aio
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.stores.base import NoSuchLease, Refused, StoreAway, StoreError
 from registry_server.stores.epoch import OrderLost
-from registry_server.stores.etcd.api import Api
-from registry_server.stores.etcd.url import TLS, EtcdURL, Login
+from registry_server.stores.etcd.api import Api, Channel, RenewalCall, Stream, Unary, WatchCall
+from registry_server.stores.etcd.url import TLS, Client, EtcdURL, Login
 from registry_server.stores.etcd.wire import asks_in_order
 from registry_server.stores.together import together as run_together
-
-if TYPE_CHECKING:
-    from registry_server.stores.etcd.api import RenewalCall, Unary, WatchCall
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -28,8 +27,8 @@ REQUEST_S = 2.0
 LOGIN_S = 3.0  # etcd hashes the password with bcrypt
 LOAD_S = 10.0
 
-# Fresh connections, made at once to where the name leads now, and half-dead ones noticed: what the watch cannot prove,
-# pings do. etcd refuses pings that come more often than every 5 s.
+# Of grpc.aio: fresh connections, made at once to where the name leads now, and half-dead ones noticed: what the
+# watch cannot prove, pings do. etcd refuses pings that come more often than every 5 s.
 _CHANNEL_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
@@ -72,7 +71,7 @@ class Link:
         self._login = url.login
         self.token: str | None = None
         self._one_login = asyncio.Lock()
-        self._channel = _channel(endpoint, url.tls)
+        self._channel = _channel(endpoint, url)
         self.api = Api(self._channel)
 
     async def aclose(self) -> None:
@@ -81,7 +80,7 @@ class Link:
 
     # ---- requests
 
-    async def write(self, method: "Unary[Q, R]", request: Q) -> R:
+    async def write(self, method: Unary[Q, R], request: Q) -> R:
         """Call a unary `method` for a writer. Raises StoreError as the Store contract says, or LeaseTaken."""
         try:
             return await self._request(method, request, REQUEST_S)
@@ -90,7 +89,7 @@ class Link:
         except (LinkLost, BadCredentials, OSError) as refused:  # at the new login
             raise StoreAway(str(refused)) from refused
 
-    async def ask(self, method: "Unary[Q, R]", request: Q, timeout_s: float = REQUEST_S) -> R:
+    async def ask(self, method: Unary[Q, R], request: Q, timeout_s: float = REQUEST_S) -> R:
         """Call a unary `method` that the link cannot do without. Raises LinkLost, BadCredentials or OrderLost."""
         try:
             return await self._request(method, request, timeout_s)
@@ -99,7 +98,7 @@ class Link:
                 raise OrderLost from error
             raise self.lost(error) from error
 
-    async def _request(self, method: "Unary[Q, R]", request: Q, timeout_s: float) -> R:
+    async def _request(self, method: Unary[Q, R], request: Q, timeout_s: float) -> R:
         """Call a unary `method`, logging in again when the token is refused."""
         token = self.token
         try:
@@ -126,11 +125,11 @@ class Link:
 
     # ---- streams
 
-    def open_watch(self) -> "WatchCall":
+    def open_watch(self) -> WatchCall:
         """A new watch stream, which etcd ends when its member loses sight of the leader."""
         return self.api.watch(metadata=self._metadata(("hasleader", "true")))
 
-    def open_renewals(self) -> "RenewalCall":
+    def open_renewals(self) -> RenewalCall:
         """A new stream of lease renewals."""
         return self.api.renew(metadata=self._metadata())
 
@@ -162,11 +161,27 @@ class Link:
         return answer.token
 
 
-def _channel(endpoint: str, tls: TLS | None) -> grpc.aio.Channel:
-    if tls is None:
+def _channel(endpoint: str, url: EtcdURL) -> Channel:
+    """The cheap one, unless the URL wants another or there is no `ngh2`. Raises OSError."""
+    if url.client is not Client.GRPC:
+        with contextlib.suppress(ImportError):
+            from registry_server.stores.etcd import http2
+
+            return http2.Channel(endpoint, _context(url.tls) if url.tls else None)
+    if url.tls is None:
         return grpc.aio.insecure_channel(endpoint, options=_CHANNEL_OPTIONS)
-    ca, key, cert = (path.read_bytes() if path else None for path in (tls.ca, tls.key, tls.cert))
+    ca, key, cert = (path.read_bytes() if path else None for path in (url.tls.ca, url.tls.key, url.tls.cert))
     return grpc.aio.secure_channel(endpoint, grpc.ssl_channel_credentials(ca, key, cert), options=_CHANNEL_OPTIONS)
+
+
+def _context(tls: TLS) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=tls.ca)
+    # As everywhere but in Python 3.13 and later: authorities that people made by hand lack an extension or two.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.set_alpn_protocols(["h2"])
+    if tls.cert is not None:
+        context.load_cert_chain(tls.cert, tls.key)
+    return context
 
 
 # ---- errors
@@ -194,7 +209,7 @@ def _write_error(error: grpc.aio.AioRpcError, endpoint: str) -> StoreError:
 # ---- streams and tasks
 
 
-async def hang_up(call: "grpc.aio.StreamStreamCall[Any, Any]") -> None:
+async def hang_up(call: Stream[Any]) -> None:
     """Cancel a stream and wait until it has ended."""
     call.cancel()
     await call.code()

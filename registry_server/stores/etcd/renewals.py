@@ -3,16 +3,13 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import grpc.aio
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
+from registry_server.stores.etcd.api import RenewalCall
 from registry_server.stores.etcd.link import Link, LinkLost, hang_up, together
 from registry_server.stores.renewals import Desk
-
-if TYPE_CHECKING:
-    from registry_server.stores.etcd.api import RenewalCall
 
 REOPEN_S = 0.2
 # What is on its way before the first answer: enough to fill the way there and back, and no queue that others stand in.
@@ -53,7 +50,7 @@ class Renewals:
         if self._link.is_stale_token(await call.details(), _LOST_DETAILS):
             await self._link.login(instead_of=token)
 
-    async def _send(self, call: "RenewalCall") -> None:
+    async def _send(self, call: RenewalCall) -> None:
         # When writing fails the call has ended, and reading tells why: cancelling the reader would hide it.
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             while True:
@@ -62,7 +59,7 @@ class Renewals:
                 while (lease := self.desk.next()) is not None:
                     await call.write(etcd.LeaseKeepAliveRequest(id=lease))
 
-    async def _receive(self, call: "RenewalCall") -> None:
+    async def _receive(self, call: RenewalCall) -> None:
         while isinstance(response := await call.read(), etcd.LeaseKeepAliveResponse):
             self.desk.answer(response.id, response.ttl)
         raise LinkLost("etcd ended the stream of renewals")

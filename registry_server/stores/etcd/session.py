@@ -5,11 +5,12 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from registry_server.records import Back, Commit, Snapshot
 from registry_server.stores.base import Conflict, StoreAway, StoreError
 from registry_server.stores.epoch import Epoch, OrderLost
+from registry_server.stores.etcd.api import Unary
 from registry_server.stores.etcd.leases import LeaseIds
 from registry_server.stores.etcd.link import LOAD_S, Link, LinkLost, together
 from registry_server.stores.etcd.renewals import Renewals
@@ -28,9 +29,6 @@ from registry_server.stores.etcd.wire import (
 from registry_server.stores.etcd.writes import Writes
 from registry_server.stores.pace import Pace, hold_s, most_s
 from registry_server.stores.teller import Teller, Told
-
-if TYPE_CHECKING:
-    from registry_server.stores.etcd.api import Unary
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -125,7 +123,7 @@ class LinkInUse:
 
     # ---- writes
 
-    async def write(self, method: "Unary[Q, R]", request: Q) -> R:
+    async def write(self, method: Unary[Q, R], request: Q) -> R:
         """A request of a writer. Raises StoreError; then the watch has to prove that the link is alive."""
         try:
             return await self.link.write(method, request)

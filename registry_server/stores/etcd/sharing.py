@@ -24,7 +24,7 @@ class Waits(Protocol):
 W = TypeVar("W", bound=Waits)
 
 
-class Queue(Generic[W]):
+class Lots(Generic[W]):
     """Commits that wait, taken in the order in which they came.
 
     Together go those that name different records, and delete for one cause, because that is written once for each

@@ -8,6 +8,8 @@ import os
 import re
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
@@ -17,7 +19,7 @@ SCHEME = "etcd://"
 DEFAULT_PORT = 2379
 DEFAULT_PREFIX = "/grpc-registry"
 
-_PARAMETERS = ("ca", "cert", "key", "user", "password", "password_file", "prefix", "tls")
+_PARAMETERS = ("ca", "cert", "key", "user", "password", "password_file", "prefix", "tls", "client")
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[A-Za-z0-9._-]+)(?::(?P<port>.*))?")
 _PORT = re.compile(r"[0-9]{1,5}")
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -52,6 +54,13 @@ class TLS:
     key: Path | None = None
 
 
+class Client(StrEnum):
+    """What speaks to etcd: asyncio and libnghttp2 (the package ngh2), or grpcio. Left out, the first there is."""
+
+    HTTP2 = "http2"
+    GRPC = "grpc"
+
+
 @dataclass(frozen=True, slots=True)
 class EtcdURL:
     """Where an etcd cluster is and how to speak to it. `endpoints` are `host:port`, ready for gRPC."""
@@ -60,6 +69,7 @@ class EtcdURL:
     prefix: str = DEFAULT_PREFIX
     login: Login | None = None
     tls: TLS | None = None
+    client: Client | None = None
 
     @property
     def has_password(self) -> bool:
@@ -76,6 +86,7 @@ class EtcdURL:
             prefix=_prefix(parameters.get("prefix", DEFAULT_PREFIX)),
             login=_login(userinfo, parameters),
             tls=_tls(parameters),
+            client=_client(parameters),
         )
 
 
@@ -175,6 +186,17 @@ def _tls(parameters: dict[str, str]) -> TLS | None:
     if asked == "false" and (ca or cert):
         raise _bad("tls=false contradicts ca and cert")
     return TLS(ca, cert, key) if asked == "true" or ca or cert else None
+
+
+def _client(parameters: dict[str, str]) -> Client | None:
+    asked = parameters.get("client")
+    if asked is None:
+        return None
+    if asked not in list(Client):
+        raise _bad("client is neither http2 nor grpc")
+    if asked == Client.HTTP2 and find_spec("ngh2") is None:
+        raise _bad("client=http2 needs the package ngh2, which is not installed")
+    return Client(asked)
 
 
 def _readable(name: str, path: str | None) -> Path | None:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import TYPE_CHECKING
 
 import grpc.aio
 
@@ -11,13 +10,11 @@ from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.illness import Pulse
 from registry_server.records import Delta, StoreEvent
 from registry_server.stores.epoch import OrderLost
+from registry_server.stores.etcd.api import WatchCall
 from registry_server.stores.etcd.link import REQUEST_S, BadCredentials, Link, LinkLost, hang_up
 from registry_server.stores.etcd.telling import Telling
 from registry_server.stores.pace import Pace
 from registry_server.stores.teller import Told
-
-if TYPE_CHECKING:
-    from registry_server.stores.etcd.api import WatchCall
 
 STEP_S = 0.25
 # So many records are told of in one step; in between, everybody else has a turn.
@@ -102,7 +99,7 @@ class Watch:
     # ---- within
 
     @property
-    def _call(self) -> "WatchCall":
+    def _call(self) -> WatchCall:
         assert self._stream is not None  # noqa: S101 - opened first
         return self._stream
 

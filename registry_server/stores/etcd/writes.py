@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from registry_server.records import Commit
 from registry_server.stores.base import Conflict, NoSuchLease, Refused, StoreAway, StoreError
-from registry_server.stores.etcd.sharing import Queue
+from registry_server.stores.etcd.sharing import Lots
 
 MAX_WAITING = 10_000
 
@@ -39,7 +39,7 @@ class Writes:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._queue: Queue[_Waiting] = Queue()
+        self._lots: Lots[_Waiting] = Lots()
         self._some = asyncio.Event()
         self._is_over = False
 
@@ -47,10 +47,10 @@ class Writes:
         """See Store.commit; for a commit that changes something."""
         if self._is_over:
             raise StoreAway("the link to etcd was closed")
-        if len(self._queue) >= MAX_WAITING:
+        if len(self._lots) >= MAX_WAITING:
             raise StoreAway("too many writes wait for etcd")
         waiting = _Waiting(commit, asyncio.get_running_loop().create_future())
-        self._queue.add(waiting)
+        self._lots.add(waiting)
         self._some.set()
         return await waiting.outcome
 
@@ -75,7 +75,7 @@ class Writes:
             raise
 
     def _take(self) -> list[_Waiting]:
-        while lot := self._queue.take():
+        while lot := self._lots.take():
             if wanted := [it for it in lot if not it.outcome.done()]:
                 return wanted
         return []
@@ -102,7 +102,7 @@ class Writes:
         await self._carry_out(lot[middle:])
 
     def _fail_waiting(self, reason: str) -> None:
-        for waiting in self._queue.take_all():
+        for waiting in self._lots.take_all():
             waiting.ends(StoreAway(reason))
 
 

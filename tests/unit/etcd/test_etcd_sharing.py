@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry_server.records import Cause, Commit, Delete, Key, Kind, Put
-from registry_server.stores.etcd.sharing import MAX_BYTES, MAX_TOGETHER, Queue
+from registry_server.stores.etcd.sharing import MAX_BYTES, MAX_TOGETHER, Lots
 from registry_server.stores.names import path_of
 
 KEYS = st.builds(
@@ -29,13 +29,13 @@ class Waiting:
 
 
 def lots_of(commits: list[Commit]) -> list[list[Waiting]]:
-    queue: Queue[Waiting] = Queue()
+    line: Lots[Waiting] = Lots()
     for waiting in map(Waiting, range(len(commits)), commits):
-        queue.add(waiting)
+        line.add(waiting)
     lots = []
-    while lot := queue.take():
+    while lot := line.take():
         lots.append(lot)
-    assert len(queue) == 0
+    assert len(line) == 0
     return lots
 
 

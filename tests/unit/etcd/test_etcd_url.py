@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from registry_server.stores import has_password, open_store
 from registry_server.stores.base import BadStoreURL
-from registry_server.stores.etcd.url import TLS, EtcdURL, Login
+from registry_server.stores.etcd import url as url_module
+from registry_server.stores.etcd.url import TLS, Client, EtcdURL, Login
 
 
 @pytest.fixture
@@ -56,6 +57,20 @@ def test_tls(query: str, tls: TLS | None) -> None:
     assert EtcdURL.parse(f"etcd://h{query}").tls == tls
 
 
+@pytest.mark.parametrize(
+    ("query", "client"), [("", None), ("?client=grpc", Client.GRPC), ("?client=http2", Client.HTTP2)]
+)
+def test_client(query: str, client: Client | None) -> None:
+    assert EtcdURL.parse(f"etcd://h{query}").client is client
+
+
+def test_client_that_is_not_installed_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(url_module, "find_spec", lambda name: None)
+    with pytest.raises(BadStoreURL, match="needs the package ngh2"):
+        EtcdURL.parse("etcd://h?client=http2")
+    assert EtcdURL.parse("etcd://h?client=grpc").client is Client.GRPC
+
+
 def test_ca_alone_means_tls(file: Path) -> None:
     assert EtcdURL.parse(f"etcd://h?ca={file}").tls == TLS(file)
 
@@ -81,6 +96,7 @@ def test_ca_alone_means_tls(file: Path) -> None:
         ("etcd://h:" + "9" * 5000, "the port of the 1st address"),
         ("etcd://h/db", "a path has no meaning"),
         ("etcd://h#x", "nothing follows a '#'"),
+        ("etcd://h?client=curl", "client is neither http2 nor grpc"),
         ("etcd://h?cacert=x", "the 1st parameter is none of ca, cert, key"),
         ("etcd://h?tls=true&pasword_file=x", "the 2nd parameter is none of ca, cert, key, user, password"),
         ("etcd://h?tls=true&pasword_file=x", "nearest: password_file"),

@@ -1,0 +1,446 @@
+"""SHELL: calls to etcd over asyncio and libnghttp2 (PyPI's `ngh2`), which makes every byte of HTTP/2.
+
+A `Channel` of api.py, for less than half of what grpc.aio costs: what is asked in one turn of the loop leaves in one
+write, and what comes in one read is taken in one go. No pings: each request has its deadline, and the watch proves that
+the link is alive.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import ClassVar, Generic, cast
+from urllib.parse import unquote
+
+import grpc
+import grpc.aio
+import ngh2
+from ngh2 import events
+
+from registry_server.stores.etcd.api import Metadata, Opens, Q, R
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+PREFIX = 5  # of a message: whether it is packed, which we never ask for, and its length
+WINDOW = 1024 * 1024
+ALL_WINDOWS = 16 * WINDOW
+WRITE_BYTES = 64 * 1024
+# A stream that has so many messages unread gets no more until they are read.
+MAX_UNREAD = 64
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_CONFIGURATION = ngh2.Configuration(auto_window_update=False)
+
+
+class Channel:
+    """One connection to `address` (HOST:PORT) at a time, made when it is needed; with TLS if there is a context."""
+
+    def __init__(self, address: str, tls: ssl.SSLContext | None) -> None:
+        self._address = address
+        self._tls = tls
+        self._connection: Connection | None = None
+        self._connecting = asyncio.Lock()
+        self._is_closed = False
+
+    def unary_unary(
+        self, method: str, request_serializer: Callable[[Q], bytes], response_deserializer: Callable[[bytes], R]
+    ) -> "Unary[Q, R]":
+        """See api.Channel, as for all of these."""
+        return Unary(self, self._head(method), request_serializer, response_deserializer)
+
+    def stream_stream(
+        self, method: str, request_serializer: Callable[[Q], bytes], response_deserializer: Callable[[bytes], R]
+    ) -> Opens[Q]:
+        """See api.Channel."""
+        head = self._head(method)
+
+        def opens(*, metadata: Metadata = ()) -> "Stream[Q, R]":
+            return Stream(self, (*head, *_encoded(metadata)), request_serializer, response_deserializer)
+
+        return opens
+
+    async def close(self) -> None:
+        """See api.Channel."""
+        self._is_closed = True
+        if self._connection is not None:
+            self._connection.close()
+
+    @property
+    def connection(self) -> "Connection | None":
+        """The connection, if there is one that takes calls."""
+        connection = self._connection
+        return connection if connection is not None and connection.is_open else None
+
+    async def connect(self) -> "Connection":
+        """The connection, a new one if need be. Raises AioRpcError."""
+        async with self._connecting:
+            if self._is_closed:
+                raise failure(grpc.StatusCode.CANCELLED, "the channel is closed")
+            if (connection := self.connection) is not None:
+                return connection
+            self._connection = connection = await self._connected()
+            return connection
+
+    async def _connected(self) -> "Connection":
+        host, _, port = self._address.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        loop = asyncio.get_running_loop()
+        try:
+            _, connection = await loop.create_connection(Connection, host, int(port), ssl=self._tls)
+        except OSError as error:
+            raise failure(grpc.StatusCode.UNAVAILABLE, f"failed to connect: {error}") from error
+        if self._is_closed:
+            connection.close()
+        return connection
+
+    def _head(self, path: str) -> tuple[tuple[bytes, bytes], ...]:
+        """What every request of a method begins with."""
+        return (
+            (b":method", b"POST"),
+            (b":scheme", b"https" if self._tls else b"http"),
+            (b":path", path.encode()),
+            (b":authority", self._address.encode()),
+            (b"te", b"trailers"),
+            (b"content-type", b"application/grpc"),
+            (b"user-agent", b"grpc-registry"),
+        )
+
+
+class Connection(asyncio.Protocol):
+    """An asyncio protocol round one connection of the library, written to once a turn of the loop."""
+
+    def __init__(self) -> None:
+        self._h2 = ngh2.Connection(ngh2.Role.CLIENT, _CONFIGURATION)
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._calls: dict[int, Call] = {}
+        self._is_touched = False
+        self._is_paused = False
+        self._is_leaving = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes new calls."""
+        return self._transport is not None and not self._transport.is_closing() and not self._is_leaving
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Say our settings."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._h2.initiate_connection({ngh2.Setting.INITIAL_WINDOW_SIZE: WINDOW, ngh2.Setting.ENABLE_PUSH: 0})
+        self._h2.set_local_window_size(ALL_WINDOWS)
+        self._touch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """All calls have failed."""
+        self._transport = None
+        self._fail_all(f"the connection was lost: {exc}" if exc else "the connection was closed")
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what came."""
+        try:
+            self._h2.receive_data(data)
+            for event in self._h2.events():
+                if (note := self._NOTES.get(type(event))) is not None:
+                    note(self, event)
+        except ngh2.NGH2Error as error:
+            self._fail_all(f"what came is no HTTP/2: {error}")
+            self.close()
+        self._touch()
+
+    def pause_writing(self) -> None:
+        """The socket takes no more for now."""
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._is_paused = False
+        self._touch()
+
+    def close(self) -> None:
+        """Close at once; all calls have failed."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # ---- what calls do
+
+    def begin(self, call: "Call", head: Headers) -> None:
+        """Begin a call. Raises AioRpcError."""
+        try:
+            call.stream = self._h2.send_request(head)
+        except ngh2.NGH2Error as error:
+            raise failure(grpc.StatusCode.UNAVAILABLE, f"no new call: {error}") from error
+        self._calls[call.stream] = call
+        self._touch()
+
+    def send(self, call: "Call", message: bytes, *, is_last: bool = False) -> None:
+        """Send a message."""
+        try:
+            self._h2.send_data(call.stream, b"\0" + len(message).to_bytes(4, "big") + message, end_stream=is_last)
+        except ngh2.NGH2Error as error:
+            self._end(call.stream, grpc.StatusCode.UNAVAILABLE, str(error))
+        self._touch()
+
+    def cancel(self, call: "Call") -> None:
+        """Nobody waits for its answer any more."""
+        if self._calls.pop(call.stream, None) is not None:
+            try:
+                self._h2.reset_stream(call.stream)
+            except ngh2.NGH2Error:
+                return  # it has just ended
+            self._touch()
+
+    def taken(self, call: "Call", count: int) -> None:
+        """So many bytes of what came were taken."""
+        try:
+            self._h2.acknowledge_received_data(count, call.stream)
+        except ngh2.NGH2Error:
+            return  # the stream has ended
+        self._touch()
+
+    # ---- what the library tells
+
+    def _note_headers(self, event: events.ResponseReceived | events.TrailersReceived) -> None:
+        headers = dict(event.headers)
+        if (code := headers.get(b"grpc-status")) is not None:
+            self._end(
+                event.stream_id, _code(code), unquote(headers.get(b"grpc-message", b"").decode("ascii", "replace"))
+            )
+        elif (status := headers.get(b":status", b"200")) != b"200":
+            self._end(event.stream_id, grpc.StatusCode.UNAVAILABLE, f"HTTP status {status.decode('ascii', 'replace')}")
+
+    def _note_data(self, event: events.DataReceived) -> None:
+        call = self._calls.get(event.stream_id)
+        if call is not None:
+            call.data(event.data)
+        elif event.data:
+            self._h2.acknowledge_received_data(len(event.data), event.stream_id)
+
+    def _note_closed(self, event: events.StreamClosed) -> None:
+        self._end(event.stream_id, grpc.StatusCode.UNAVAILABLE, f"the stream was closed with code {event.error_code}")
+
+    def _note_leaving(self, event: events.GoAwayReceived) -> None:
+        self._is_leaving = True
+
+    def _note_end(self, event: events.ConnectionClosed) -> None:
+        self.close()
+
+    _NOTES: ClassVar[dict[type[events.Event], Callable[..., None]]] = {
+        events.ResponseReceived: _note_headers,
+        events.TrailersReceived: _note_headers,
+        events.DataReceived: _note_data,
+        events.StreamClosed: _note_closed,
+        events.GoAwayReceived: _note_leaving,
+        events.ConnectionClosed: _note_end,
+    }
+
+    # ---- within
+
+    def _end(self, stream: int, code: grpc.StatusCode, details: str) -> None:
+        if (call := self._calls.pop(stream, None)) is not None:
+            call.end(code, details)
+
+    def _fail_all(self, why: str) -> None:
+        for stream in list(self._calls):
+            self._end(stream, grpc.StatusCode.UNAVAILABLE, why)
+
+    def _touch(self) -> None:
+        if not self._is_touched:
+            self._is_touched = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_touched = False
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        while not self._is_paused and (data := self._h2.data_to_send(WRITE_BYTES)):
+            transport.write(data)
+
+
+class Call:
+    """One stream: the messages that came and were not read, and how it ended."""
+
+    def __init__(self, connection: Connection, head: Headers) -> None:
+        self.stream = 0
+        self.messages: deque[bytes] = deque()
+        self.status: tuple[grpc.StatusCode, str] | None = None
+        self._connection = connection
+        self._rest = bytearray()
+        self._owed = 0
+        self._waiter: asyncio.Future[None] | None = None
+        connection.begin(self, head)
+
+    def send(self, message: bytes, *, is_last: bool = False) -> None:
+        """Send a message."""
+        self._connection.send(self, message, is_last=is_last)
+
+    async def changes(self) -> None:
+        """Wait until something comes."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def next(self) -> bytes:
+        """The next message, which is read by that."""
+        message = self.messages.popleft()
+        if self._owed and len(self.messages) < MAX_UNREAD:
+            owed, self._owed = self._owed, 0
+            self._connection.taken(self, owed)
+        return message
+
+    def cancel(self) -> None:
+        """Nobody waits for an answer any more."""
+        if self.status is None:
+            self._connection.cancel(self)
+            self.end(grpc.StatusCode.CANCELLED, "cancelled here")
+
+    # ---- what the connection tells
+
+    def data(self, data: bytes) -> None:
+        """Take in some bytes."""
+        if len(self.messages) < MAX_UNREAD:
+            self._connection.taken(self, len(data))
+        else:
+            self._owed += len(data)
+        rest = self._rest
+        rest += data
+        at = 0
+        while len(rest) - at >= PREFIX and len(rest) - at >= (end := PREFIX + _length(rest, at)):
+            self.messages.append(bytes(rest[at + PREFIX : at + end]))
+            at += end
+        del rest[:at]
+        self._wake()
+
+    def end(self, code: grpc.StatusCode, details: str) -> None:
+        """It is over."""
+        if self.status is None:
+            self.status = code, details
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Unary(Generic[Q, R]):
+    """A method that is answered once."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        head: tuple[tuple[bytes, bytes], ...],
+        serialize: Callable[[Q], bytes],
+        parse: Callable[[bytes], R],
+    ) -> None:
+        self._channel = channel
+        self._head = head
+        self._serialize = serialize
+        self._parse = parse
+
+    async def __call__(self, request: Q, *, timeout: float, metadata: Metadata = ()) -> R:
+        """Call it. Raises AioRpcError."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._answered(self._serialize(request), timeout, metadata)
+        except TimeoutError:
+            raise failure(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer for {timeout:g} s") from None
+
+    async def _answered(self, request: bytes, timeout_s: float, metadata: Metadata) -> R:
+        connection = self._channel.connection or await self._channel.connect()
+        deadline = (b"grpc-timeout", b"%dm" % (timeout_s * 1e3))
+        call = Call(connection, (*self._head, deadline, *_encoded(metadata)))
+        call.send(request, is_last=True)
+        try:
+            while call.status is None:
+                await call.changes()
+        finally:
+            call.cancel()
+        code, details = call.status
+        if code is not grpc.StatusCode.OK:
+            raise failure(code, details)
+        if not call.messages:
+            raise failure(grpc.StatusCode.INTERNAL, "no answer came")
+        return self._parse(call.messages[0])
+
+
+class Stream(Generic[Q, R]):
+    """A call of a method with messages both ways."""
+
+    def __init__(
+        self, channel: Channel, head: Headers, serialize: Callable[[Q], bytes], parse: Callable[[bytes], R]
+    ) -> None:
+        self._channel = channel
+        self._head = head
+        self._serialize = serialize
+        self._parse = parse
+        self._call: Call | None = None
+        self._is_cancelled = False
+
+    async def write(self, request: Q) -> None:
+        """Send a message. Raises AioRpcError when the call has ended."""
+        call = self._call or await self._begun()
+        if call.status is not None:
+            raise failure(*call.status)
+        call.send(self._serialize(request))
+
+    async def read(self) -> object:
+        """The next message, or that there is none any more. Raises AioRpcError when the call failed."""
+        call = self._call or await self._begun()
+        while not call.messages:
+            if call.status is None:
+                await call.changes()
+            elif call.status[0] is grpc.StatusCode.OK:
+                return grpc.aio.EOF
+            else:
+                raise failure(*call.status)
+        return self._parse(call.next())
+
+    def cancel(self) -> bool:
+        """End it."""
+        self._is_cancelled = True
+        if self._call is not None:
+            self._call.cancel()
+        return True
+
+    async def code(self) -> grpc.StatusCode:
+        """How it ended; of a call that has."""
+        return self._status[0]
+
+    async def details(self) -> str:
+        """How it ended, in words; of a call that has."""
+        return self._status[1]
+
+    @property
+    def _status(self) -> tuple[grpc.StatusCode, str]:
+        return (self._call.status if self._call else None) or (grpc.StatusCode.CANCELLED, "cancelled here")
+
+    async def _begun(self) -> Call:
+        connection = self._channel.connection or await self._channel.connect()
+        if self._is_cancelled:
+            raise failure(*self._status)
+        if self._call is None:
+            self._call = Call(connection, self._head)
+        return self._call
+
+
+def failure(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
+    """What grpc.aio raises when a call fails."""
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)
+
+
+def _length(data: bytearray, at: int) -> int:
+    return int.from_bytes(data[at + 1 : at + PREFIX], "big")
+
+
+def _code(value: bytes) -> grpc.StatusCode:
+    return _CODES.get(int(value), grpc.StatusCode.UNKNOWN) if value.isdigit() else grpc.StatusCode.UNKNOWN
+
+
+def _text(value: bytes) -> str:
+    return value.decode("ascii", "replace")
+
+
+def _encoded(metadata: Metadata) -> Headers:
+    return [(name.encode(), value.encode()) for name, value in metadata]

@@ -63,6 +63,25 @@ class _Command(click.Command):
 @click.option("--transport", metavar="KIND", help="grpc, or http2: faster and new, needs the package ngh2. [grpc]")
 @click.option("--log-format", metavar="FORMAT", help="text or json. [text]")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error. [info]")
+@click.option("--checks", metavar="on|off", help="Whether instances may have health checks, which it runs. [on]")
+@click.option(
+    "--service-checks",
+    metavar="RULES",
+    help="Checks for instances that bring none: 'player=http:/healthz interval=5; *=tcp'. []",
+)
+@click.option(
+    "--check-local",
+    metavar="yes|no|auto",
+    help="Whether checks may look at this machine and its link; auto: if it listens there alone. [auto]",
+)
+@click.option("--check-ca", metavar="FILE", help="Certificates that checks trust. [the system's]")
+@click.option("--check-concurrency", metavar="N", help="How many looks at the same time. [256]")
+@click.option(
+    "--cut-off-share",
+    metavar="SHARE",
+    help="When more of what was well fails at once, it takes itself for cut off, and reports nobody. [0.5]",
+)
+@click.option("--cut-off-least", metavar="N", help="And at least so many checks. [5]")
 @click.version_option(package_name="grpc-registry")
 def main(file: Path | None, **flags: str | None) -> None:
     """Run a registry server until SIGTERM or SIGINT.

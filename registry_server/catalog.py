@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import chain, takewhile
 from typing import NamedTuple
 
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.history import Change, History, Log, Point, merged
 from registry_server.holdings import Holdings
 from registry_server.model import CHECKSUM_MODULUS, Address, BadRecord, Entry, Owner, Query
@@ -38,6 +39,17 @@ class Flaw(NamedTuple):
     revision: int
     reason: str
     entry: Entry | None = None
+
+
+class Count(NamedTuple):
+    """A service in numbers: instances, those that are routable, those of each health, and those that are draining."""
+
+    instances: int = 0
+    routable: int = 0
+    healthy: int = 0
+    unhealthy: int = 0
+    critical: int = 0
+    draining: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +108,7 @@ class _Namespace:
 
 
 class _Service:
-    __slots__ = ("addresses", "entries", "log", "name", "namespace", "routable", "rows")
+    __slots__ = ("addresses", "draining", "entries", "healths", "log", "name", "namespace", "routable", "rows")
 
     def __init__(self, name: str, namespace: _Namespace, log: Log) -> None:
         self.name = name
@@ -105,21 +117,28 @@ class _Service:
         self.addresses: dict[Address, str] = {}
         self.rows = Rows()
         self.routable = 0
+        self.draining = 0
+        self.healths = [0] * len(pb.Health.values())
         self.log = log
 
     def replace(self, id_: str, before: Entry | None, after: Entry | None) -> None:
         if before is not None:
-            self.routable -= before.routable
+            self._count(before, -1)
             if self.addresses.get(before.address) == id_:
                 del self.addresses[before.address]
         if after is not None:
             self.entries[id_] = after
             self.addresses[after.address] = id_
-            self.routable += after.routable
+            self._count(after, 1)
             self.rows.put(before, after)
         elif before is not None:
             del self.entries[id_]
             self.rows.remove(before)
+
+    def _count(self, entry: Entry, by: int) -> None:
+        self.routable += by * entry.routable
+        self.draining += by * (entry.traits.status == pb.DRAINING)
+        self.healths[entry.traits.health] += by
 
 
 class Catalog:
@@ -262,6 +281,14 @@ class Catalog:
         """How many instances a service has, and how many of them are routable."""
         found = self._services.get((namespace, service))
         return (len(found.entries), found.routable) if found else (0, 0)
+
+    def summary(self, namespace: str, service: str) -> Count:
+        """A service in numbers."""
+        found = self._services.get((namespace, service))
+        if found is None:
+            return Count()
+        _, healthy, unhealthy, critical = found.healths
+        return Count(len(found.entries), found.routable, healthy, unhealthy, critical, found.draining)
 
     def of_service(self, namespace: str, service: str) -> tuple[Entry, ...]:
         """An immutable snapshot of a service, in the order of ids; made at most once per change."""

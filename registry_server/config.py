@@ -1,6 +1,7 @@
 """Every setting of the server. Flags win over the environment, that over the file, that over the defaults."""
 
 import ipaddress
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -8,6 +9,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from registry_api.registry.v1 import registry_pb2 as pb
+from registry_checks.rules import BadCheck, settle_all
+from registry_checks.text import BadText, parse
 from registry_server.stores import BadStoreURL, check_url
 
 ENV_PREFIX = "REGISTRY_"
@@ -16,12 +20,14 @@ LOG_FORMATS = ("text", "json")
 MAX_PORT = 65_535
 MAX_FILE_BYTES = 1024 * 1024
 TRANSPORTS = ("grpc", "http2")
+MAX_CONCURRENCY = 100_000
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 # Both mean every interface.
 _EVERYWHERE = ("", "*")
 _ADDRESS = re.compile(r"(?:\*|[A-Za-z0-9_.-]*|\[(?P<ipv6>[^\[\]]+)\]):(?P<port>[0-9]{1,5})")
 
+_SERVICE = re.compile(r"[A-Za-z0-9_.:@~+/-]+|\*")
 _URL = re.compile(r"\w+://[^\s)]+|[^\s(]*@[^\s)]*")
 
 
@@ -39,6 +45,15 @@ class Config:
     log_format: str = "text"  # text or json
     log_level: str = "info"  # debug, info, warning or error
     transport: str = "grpc"  # grpc (grpc.aio), or http2 (libnghttp2, by the package ngh2): faster, and new
+    checks: str = "on"  # whether instances may have health checks, which this server then runs: on or off
+    # Checks for instances that bring none: `SERVICE=CHECK; NAMESPACE/SERVICE=CHECK; *=CHECK`, each also on a line.
+    service_checks: str = ""
+    # Whether this machine and its link may be looked at: yes, no, or auto, which is if the server listens there alone.
+    check_local: str = "auto"
+    check_ca: str = ""  # a file of certificates that HTTPS and gRPC checks trust, in place of the system's
+    check_concurrency: str = "256"  # how many looks at the same time
+    cut_off_share: str = "0.5"  # the server takes itself for cut off when more than this share of what was well fails
+    cut_off_least: str = "5"  # and at least so many
 
     def __post_init__(self) -> None:
         if not _is_address(self.listen):
@@ -46,16 +61,42 @@ class Config:
         _one_of("transport", self.transport, TRANSPORTS)
         _one_of("log_format", self.log_format, LOG_FORMATS)
         _one_of("log_level", self.log_level, LOG_LEVELS)
+        self._look_at_checks()
         try:
             check_url(self.store)
         except BadStoreURL as error:
             raise ConfigError(f"store: {error}") from None
+
+    def _look_at_checks(self) -> None:
+        _one_of("checks", self.checks, ("on", "off"))
+        _one_of("check_local", self.check_local, ("auto", "yes", "no"))
+        _number("check_concurrency", self.check_concurrency, 1, MAX_CONCURRENCY)
+        _number("cut_off_share", self.cut_off_share, 0, 1)
+        _number("cut_off_least", self.cut_off_least, 1, MAX_CONCURRENCY)
+        if self.check_ca and not Path(self.check_ca).is_file():
+            raise ConfigError(f"check_ca: no such file: {_shown(self.check_ca)}")
+        self.rules()
 
     @property
     def host(self) -> str:
         """The host part of `listen`, as it is shown."""
         host = self.listen.rpartition(":")[0]
         return "0.0.0.0" if host in _EVERYWHERE else host  # noqa: S104 - which is asked for
+
+    def rules(self) -> dict[str, list[pb.HealthCheck]]:
+        """The checks of `service_checks`, settled, by what stands before the `=`. Raises ConfigError."""
+        found: dict[str, list[pb.HealthCheck]] = {}
+        for line in filter(str.strip, re.split("[;\n]", self.service_checks)):
+            service, equals, check = line.partition("=")
+            if not equals or not _SERVICE.fullmatch(service.strip()):
+                raise ConfigError(f"service_checks: {_shown(line.strip())} must be SERVICE=CHECK")
+            found.setdefault(service.strip(), []).append(_check(check))
+        for service, checks in found.items():
+            try:
+                settle_all(checks)
+            except BadCheck as wrong:
+                raise ConfigError(f"service_checks: {service}: {wrong}") from None
+        return found
 
     @property
     def port(self) -> int:
@@ -114,6 +155,22 @@ def _is_address(text: str) -> bool:
         return match["ipv6"] is None or bool(ipaddress.IPv6Address(match["ipv6"]))
     except ValueError:
         return False
+
+
+def _check(text: str) -> pb.HealthCheck:
+    try:
+        return parse(text)
+    except BadText as wrong:
+        raise ConfigError(f"service_checks: {wrong}") from None
+
+
+def _number(name: str, value: str, least: float, most: float) -> None:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not least <= number <= most:
+        raise ConfigError(f"{name}: must be a number of {least:g} to {most:g}, is {_shown(value)}")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -44,7 +44,7 @@ class Feed:
         self.loaded = asyncio.Event()
         self._loaded_at = math.inf
         self._store = store
-        self._listeners = tuple(listeners)
+        self._listeners: tuple[Listener, ...] = tuple(listeners)
         self._clock = clock
         self._is_away = False
         self._outages = OutageLog(log.warning)
@@ -59,6 +59,10 @@ class Feed:
         self._proven_from = math.inf
         self._doubts = 0
         self._in_doubt = asyncio.Event()
+
+    def tell_too(self, listener: Listener) -> None:
+        """Tell one more, who could not be there before because it writes what it is told of. Before `run`."""
+        self._listeners = (*self._listeners, listener)
 
     # ---- what readers and writers ask
 

@@ -43,13 +43,14 @@ class Traits(NamedTuple):
 
 
 class Owner(NamedTuple):
-    """Who has an id, or had it last: its generation, where and since when (in ns) it is registered, and whether it is
-    deregistered: it leaves, or left, at the end of a drain."""
+    """Who has an id, or had it last: its generation, where and since when (in ns) it is registered, whether it is
+    deregistered (it leaves, or left, at the end of a drain), and its health."""
 
     generation: int
     address: Address
     registered_ns: int
     is_leaving: bool
+    health: int = pb.UNKNOWN
 
 
 class Entry(NamedTuple):
@@ -69,6 +70,7 @@ class Entry(NamedTuple):
     owner: Owner
     traits: Traits
     metadata: frozenset[tuple[str, str]]
+    has_checks: bool
 
     def parse(self) -> pb.Instance:
         """The instance, parsed anew each time: the caller's to change."""
@@ -96,9 +98,10 @@ class Entry(NamedTuple):
             digest(record.key, record.revision),
             is_routable(it),
             address,
-            Owner(it.generation, address, nanoseconds(it.registered_at), it.HasField("leaves_at")),
+            Owner(it.generation, address, nanoseconds(it.registered_at), it.HasField("leaves_at"), it.health),
             _traits(it),
             frozenset(map(_pair, it.metadata.items())) if it.metadata else frozenset(),
+            bool(it.checks),
         )
 
 

@@ -43,6 +43,7 @@ class Cause(Enum):
     DEREGISTERED = "deregistered"  # its owner or an operator asked for it
     REPLACED = "replaced"  # another instance registered its address
     DRAINED = "drained"  # the time it was given to drain is over
+    UNHEALTHY = "unhealthy"  # its checks failed for too long
 
 
 # ---- what a write asks for (named tuples, because a write makes half a dozen of these)

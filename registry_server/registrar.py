@@ -115,6 +115,15 @@ class Registrar:
         written = await self._write((key,), lambda: self._rules.update(wanted, paths))
         return Updated(written.entries[0], written.revision)
 
+    async def found(self, key: Key, generation: int, results: Sequence[pb.CheckResult]) -> None:
+        """Write what checks found of an instance, unless it has left or has another generation by now."""
+        await self._write((key,), lambda: self._rules.found(key, generation, results))
+
+    async def remove_sick(self, key: Key, generation: int) -> None:
+        """Remove an instance whose checks failed for too long, unless it has another generation by now."""
+        written = await self._write((key,), lambda: self._rules.remove_sick(key, generation))
+        self._feed.let_go(written.leaving, Cause.UNHEALTHY)
+
     def instances_of(self, lease_id: str) -> int:
         """See Writer."""
         return self._feed.count_of_lease(lease_id)

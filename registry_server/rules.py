@@ -13,7 +13,8 @@ from google.protobuf.duration_pb2 import Duration
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import fields
 from registry_server.catalog import Catalog
-from registry_server.errors import NotFound, OwnershipLost
+from registry_server.errors import InvalidField, NotFound, OwnershipLost
+from registry_server.health import findings
 from registry_server.model import Entry, Owner, nanoseconds, new_generation
 from registry_server.records import Cause, Commit, Delete, Key, Lease, Put
 
@@ -76,19 +77,51 @@ class Rules:
         return _plan_of(entries, Commit(puts=tuple([self._put_draining(entry, lease, until) for entry in entries])))
 
     def update(self, wanted: pb.Instance, paths: Iterable[str]) -> Plan:
-        """Change the named fields. Raises NotFound, and InvalidField if tags and metadata become too large together."""
+        """Change the named fields. Raises NotFound, and InvalidField if tags and metadata become too large together, or
+        for a health that its checks find and nobody says."""
         key = Key(wanted.namespace, wanted.service, wanted.id)
         current = self._catalog.get(key)
         if current is None or key in self._lingering:
             raise NotFound("instance", str(key))
         changed = storable(current)
         for path in paths:
-            _copy_field(wanted, changed, path)
+            if path == "health" and changed.checks:
+                self._report(changed, wanted.health)
+            else:
+                _copy_field(wanted, changed, path)
         fields.size(changed)
-        put = Put(key, changed.SerializeToString(), current.lease_id, self._expect(key))
-        return Plan(Commit((put,)))
+        return Plan(Commit((self._put(current, changed),)))
+
+    def found(self, key: Key, generation: int, results: Iterable[pb.CheckResult]) -> Plan:
+        """Write what checks found of an instance, if that is still the one that they looked at."""
+        current = self._examined(key, generation)
+        if current is None:
+            return Plan(Commit())
+        changed = storable(current)
+        findings.take_in(changed, results)
+        return Plan(Commit((self._put(current, changed),)))
+
+    def remove_sick(self, key: Key, generation: int) -> Plan:
+        """Remove an instance whose checks failed for too long, if it is still the one that they looked at."""
+        current = self._examined(key, generation)
+        if current is None:
+            return Plan(Commit())
+        return _plan_of([current], Commit(deletes=self._deletes([current]), cause=Cause.UNHEALTHY))
 
     # ---- within
+
+    def _examined(self, key: Key, generation: int) -> Entry | None:
+        current = self._catalog.get(key)
+        is_there = current is not None and key not in self._lingering and current.owner.generation == generation
+        return current if is_there else None
+
+    def _report(self, changed: pb.Instance, health: pb.Health.ValueType) -> None:
+        if not findings.report(changed, health, self._now()):
+            raise InvalidField("instance.health", "is what the checks of the instance find; only a ttl check is told")
+
+    def _put(self, current: Entry, changed: pb.Instance) -> Put:
+        """The instance as it was, with something of it changed."""
+        return Put(current.key, changed.SerializeToString(), current.lease_id, self._expect(current.key))
 
     def _stamped(self, key: Key, wanted: pb.Instance, lease: Lease, current: Entry | None) -> bytes:
         """The value to store: the instance as wanted, with what is the server's to say."""
@@ -103,6 +136,9 @@ class Rules:
             return stamped.SerializeToString()
         if wanted.generation:
             self._check_claim(key, wanted)
+            latest = self._catalog.last_owner(key)
+            if wanted.checks and latest is not None and latest.address == (wanted.host, wanted.port):
+                stamped.health = pb.Health.ValueType(latest.health)  # it goes on where it was when it left
         if not (wanted.generation and wanted.HasField("registered_at")):
             stamped.registered_at.FromMicroseconds(round(self._now() * 1e6))
         stamped.generation = new_generation(self._catalog.fence)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from registry_server.catalog import Catalog
 from registry_server.config import Config, ConfigError
 from registry_server.feed import Feed
+from registry_server.health.making import make_door, make_prober
 from registry_server.observe.changes import ChangeLog
 from registry_server.registrar import Registrar
 from registry_server.rounds import Rounds
@@ -45,11 +46,15 @@ async def serve(config: Config) -> AsyncIterator[str]:
     rounds = Rounds(time.monotonic)
     feed = Feed(store, catalog, (rounds.hub, ChangeLog()), time.monotonic)
     rng = random.Random()  # noqa: S311 - spreads load, hides nothing
-    registry = RegistryService(Registrar(store, feed, time.time, rng), feed, rounds.hub)
+    registrar = Registrar(store, feed, time.time, rng)
+    door, prober = make_door(config), make_prober(config, store, catalog.settings, registrar, rng)
+    if door.runs:
+        feed.tell_too(prober)
+    registry = RegistryService(registrar, feed, rounds.hub, door=door)
     health = HealthService(catalog, rounds.hub)
     port = _port(config, Streams(rng), registry.service(), health.service())
     async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(feed.run()), tasks.create_task(rounds.run())]
+        running = [tasks.create_task(it) for it in (feed.run(), rounds.run(), prober.run())]
         try:
             await feed.loaded.wait()
             number = await _open(port, config)
@@ -62,6 +67,7 @@ async def serve(config: Config) -> AsyncIterator[str]:
             for task in running:
                 task.cancel()
             await asyncio.wait(running)
+            await prober.aclose()
             await store.aclose()
 
 

@@ -26,6 +26,7 @@ _CAUSE = {
     Cause.DEREGISTERED: pb.Departure.DEREGISTERED,
     Cause.REPLACED: pb.Departure.REPLACED,
     Cause.DRAINED: pb.Departure.DRAINED,
+    Cause.UNHEALTHY: pb.Departure.UNHEALTHY,
 }
 
 
@@ -65,9 +66,11 @@ def namespaces(head: pb.ResponseHeader, summaries: Iterable[bytes], next_page_to
     return frame.SerializeToString() + b"".join([wire.message_field(_NAMESPACES, summary) for summary in summaries])
 
 
-def services(head: pb.ResponseHeader, summaries: Iterable[bytes], next_page_token: str) -> bytes:
+def services(
+    head: pb.ResponseHeader, summaries: Iterable[bytes], next_page_token: str, probers: Iterable[pb.Prober]
+) -> bytes:
     """A ListServicesResponse of encoded ServiceSummaries."""
-    frame = pb.ListServicesResponse(header=head, next_page_token=next_page_token)
+    frame = pb.ListServicesResponse(header=head, next_page_token=next_page_token, probers=probers)
     return frame.SerializeToString() + b"".join([wire.message_field(_SERVICES, summary) for summary in summaries])
 
 

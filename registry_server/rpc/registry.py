@@ -11,9 +11,11 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import fields
 from registry_server.errors import InvalidField, NotFound, Unavailable
 from registry_server.feed import Feed
+from registry_server.health import findings
+from registry_server.health.door import NO_CHECKS, Door
 from registry_server.hub import Hub, Reader, Sink
 from registry_server.model import CHECKSUM_MODULUS, Entry, Query
-from registry_server.records import Key
+from registry_server.records import Key, Kind
 from registry_server.rpc import answers, pages, validate
 from registry_server.rpc.steps import Pieces
 from registry_server.rpc.table import Broadcast, Caller, Conversation, Service, Unary
@@ -38,8 +40,16 @@ def _new_id() -> str:
 class RegistryService:
     """One method for each RPC. They raise the errors of errors.py, and nothing else that is expected."""
 
-    def __init__(self, writer: Writer, feed: Feed, hub: Hub, new_id: Callable[[], str] = _new_id) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        feed: Feed,
+        hub: Hub,
+        new_id: Callable[[], str] = _new_id,
+        door: Door = NO_CHECKS,
+    ) -> None:
         self._writer = writer
+        self._door = door
         self._feed = feed
         self._catalog = feed.catalog
         self._hub = hub
@@ -70,6 +80,7 @@ class RegistryService:
         lease_id = validate.lease_id("lease_id", request.lease_id) if request.lease_id else ""
         ttl_s = validate.ttl_s(request)
         wanted = validate.new_instance(request.instance, self._new_id)
+        self._door.check(wanted)
         entry, revision, lease = await self._writer.register(wanted, ttl_s, lease_id)
         return answers.registered(self._header(revision), entry, lease)
 
@@ -159,7 +170,7 @@ class RegistryService:
         rest = names[bisect.bisect_right(names, after) :]
         page = pages.fitting([self._service(*name).SerializeToString() for name in rest[:size]], len)
         token = pages.token(namespace, rest[len(page) - 1]) if len(rest) > len(page) else ""
-        return answers.services(self._header(), page, token)
+        return answers.services(self._header(), page, token, self._probers())
 
     async def list_namespaces(self, request: pb.ListNamespacesRequest, caller: Caller) -> bytes:
         """ListNamespaces."""
@@ -189,8 +200,13 @@ class RegistryService:
         return answers.header(self._catalog.epoch, shown, self._feed.stale_for_s)
 
     def _service(self, namespace: str, service: str) -> pb.ServiceSummary:
-        instances, routable = self._catalog.count(namespace, service)
-        return pb.ServiceSummary(namespace=namespace, service=service, instances=instances, routable=routable)
+        count = self._catalog.summary(namespace, service)
+        return pb.ServiceSummary(namespace=namespace, service=service, **count._asdict())
+
+    def _probers(self) -> Sequence[pb.Prober]:
+        """The servers that run checks, in order."""
+        found = [findings.prober(record.value) for record in self._catalog.settings.of(Kind.REPLICA)]
+        return sorted(found, key=lambda it: it.name)
 
     def _namespace(self, name: str) -> pb.NamespaceSummary:
         services, instances = self._catalog.size_of(name)

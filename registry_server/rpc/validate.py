@@ -26,8 +26,6 @@ def key(field: str, value: pb.InstanceKey) -> Key:
 def new_instance(asked: pb.Instance, make_id: Callable[[], str]) -> pb.Instance:
     """An instance to be registered, with its defaults filled in; `make_id` makes its id if it has none."""
     it = _own(asked)
-    if it.checks:
-        raise InvalidField("instance.checks", "must be empty: this server runs no checks")
     it.namespace = fields.namespace("instance.namespace", it.namespace)
     fields.name("instance.service", it.service)
     it.id = fields.name("instance.id", it.id) if it.id else make_id()

@@ -13,9 +13,10 @@ from tests.support.source import PACKAGES, Source, sources
 # Who may import whom, besides itself.
 ARROWS = {
     "registry_api": set(),
+    "registry_checks": {"registry_api"},
     "balancer": set(),
-    "registry_server": {"registry_api"},
-    "registry_client": {"registry_api"},
+    "registry_server": {"registry_api", "registry_checks"},
+    "registry_client": {"registry_api", "registry_checks"},
 }
 # The one bridge between client and balancer.
 BRIDGE = ("registry_client/resolver.py", "balancer")
@@ -31,7 +32,15 @@ RANDOM_ALLOWED = {"Random", "SystemRandom"}
 
 
 # Rooms that others know by their `__init__.py`, and who may look behind it: who writes, who is told, the shared tests.
-FACES = {"registry_server.stores": ("registry_server.registrar", "registry_server.feed", "registry_server.testing")}
+FACES = {
+    "registry_server.stores": (
+        "registry_server.registrar",
+        "registry_server.feed",
+        "registry_server.health.replicas",
+        "registry_server.health.making",
+        "registry_server.testing",
+    )
+}
 
 # What cores may know that is none: exceptions that have a gRPC status, and what is told of a connection.
 KNOWN_TO_CORES = ("registry_client.errors", "registry_server.stores.teller")

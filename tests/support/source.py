@@ -8,7 +8,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("registry_api", "registry_server", "registry_client", "balancer")
+PACKAGES = ("registry_api", "registry_checks", "registry_server", "registry_client", "balancer")
 
 
 @dataclass(frozen=True)

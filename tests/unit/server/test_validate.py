@@ -92,10 +92,6 @@ def test_what_the_server_sets_is_ignored() -> None:
     assert list(it.check_results) == []
 
 
-def test_checks_that_nobody_would_carry_out_are_refused() -> None:
-    assert refused(checks=[{"name": "web", "http": {"path": "/healthz"}}]) == "instance.checks"
-
-
 def test_unknown_fields_are_not_kept() -> None:
     """Nobody has measured them: 3 MiB of them would go to every watcher."""
     it = pb.Instance.FromString(instance().SerializeToString() + b"\xfa\x3f\x80\x80\xc0\x01" + b"x" * (3 << 20))

@@ -191,14 +191,16 @@ Global___InstanceKey: _TypeAlias = InstanceKey  # noqa: Y015
 @_typing.final
 class HealthCheck(_message.Message):
     """How the server is to find out whether an instance is well. What it finds becomes the health of the instance, which is
-    the worst that any of its checks says.
+    the worst that any of its checks says. The server asks the host that is registered and no other, and not its own machine
+    or link unless it was told to. Instances without checks get those that the configuration of the server has for their
+    service, if any.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
     class Http(_message.Message):
-        """An HTTP request that has to be answered with one of the statuses."""
+        """An HTTP/1.1 request that has to be answered with one of the statuses. No redirect is followed."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -238,15 +240,19 @@ class HealthCheck(_message.Message):
         port: _builtins.int
         """Default: the port of the instance."""
         method: _builtins.str
-        """Default `GET`."""
+        """GET, HEAD, OPTIONS, POST or PUT, without a body; default `GET`."""
         host: _builtins.str
-        """The `Host` that is asked for. Default: the host of the instance."""
+        """The `Host` that is asked for, and with `tls` the name in the certificate. Default: the host of the instance. The
+        request goes to the host of the instance all the same.
+        """
         body: _builtins.bytes
-        """Sent with the request."""
+        """Has to stand in the first 64 KiB of the body of the answer."""
         insecure: _builtins.bool
         """With `tls`: any certificate is good."""
         @_builtins.property
-        def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+        def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+            """At most 20; not those that say how the request is framed, nor `Host`."""
+
         @_builtins.property
         def statuses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
             """Default: 200 to 399."""
@@ -307,7 +313,7 @@ class HealthCheck(_message.Message):
         tls: _builtins.bool
         """Over TLS."""
         authority: _builtins.str
-        """Default: the host of the instance."""
+        """With `tls` also the name in the certificate. Default: the host of the instance."""
         def __init__(
             self,
             *,
@@ -324,7 +330,9 @@ class HealthCheck(_message.Message):
 
     @_typing.final
     class Ttl(_message.Message):
-        """Nobody is asked: the owner reports by Update, and fails when it does not within the interval."""
+        """Nobody is asked: the owner reports by an Update of `health`, which counts at once, and fails when it does not within
+        the interval. Every report is a write.
+        """
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -339,7 +347,7 @@ class HealthCheck(_message.Message):
 
     @_typing.final
     class Custom(_message.Message):
-        """A kind of check that was added to the server."""
+        """A kind of check that was added to the server, by an entry point of the group `grpc_registry.checks`."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -366,7 +374,7 @@ class HealthCheck(_message.Message):
         TYPE_FIELD_NUMBER: _builtins.int
         SETTINGS_FIELD_NUMBER: _builtins.int
         type: _builtins.str
-        """The name it was added by."""
+        """The name of the entry point."""
         @_builtins.property
         def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
         def __init__(
@@ -395,11 +403,11 @@ class HealthCheck(_message.Message):
     CRITICAL_AFTER_FIELD_NUMBER: _builtins.int
     DEREGISTER_AFTER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Unique among the checks of the instance."""
+    """Unique among the checks of the instance, of which there are at most 10. Default: the name of its kind."""
     failures: _builtins.int
-    """So many failures in a row make the check UNHEALTHY; default 3."""
+    """So many failures in a row make the check UNHEALTHY; default 3, at most 100."""
     successes: _builtins.int
-    """So many successes in a row make it HEALTHY again; default 2."""
+    """So many successes in a row make it HEALTHY; default 2, at most 100."""
     @_builtins.property
     def http(self) -> Global___HealthCheck.Http: ...
     @_builtins.property
@@ -412,11 +420,11 @@ class HealthCheck(_message.Message):
     def custom(self) -> Global___HealthCheck.Custom: ...
     @_builtins.property
     def interval(self) -> _duration_pb2.Duration:
-        """From one look to the next; default 5 s."""
+        """From one look to the next: 0.1 s to 1 h, default 5 s. The first comes within an interval."""
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """A look that takes longer has failed; default 3 s."""
+        """A look that takes longer has failed: 0.05 s to 1 min, default 3 s."""
 
     @_builtins.property
     def initial_delay(self) -> _duration_pb2.Duration:
@@ -428,7 +436,9 @@ class HealthCheck(_message.Message):
 
     @_builtins.property
     def deregister_after(self) -> _duration_pb2.Duration:
-        """CRITICAL for so long, the instance is removed. 0 is never."""
+        """CRITICAL for so long, the instance is removed; without critical_after, UNHEALTHY for so long. 0 is never. Its owner, if
+        it lives, registers it again, and it goes on with the health that it had.
+        """
 
     def __init__(
         self,
@@ -459,7 +469,7 @@ Global___HealthCheck: _TypeAlias = HealthCheck  # noqa: Y015
 
 @_typing.final
 class CheckResult(_message.Message):
-    """What one check of an instance found last."""
+    """What one check of an instance found, as of when that changed its health: what only repeats is not written."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -472,9 +482,9 @@ class CheckResult(_message.Message):
     """Of the check."""
     health: Global___Health.ValueType
     output: _builtins.str
-    """For people: what was answered, or what went wrong."""
+    """For people: what was answered, or what went wrong, in a line."""
     failures: _builtins.int
-    """In a row, up to now."""
+    """In a row, up to then."""
     @_builtins.property
     def checked_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -562,7 +572,9 @@ class Instance(_message.Message):
     """
     status: Global___Status.ValueType
     health: Global___Health.ValueType
-    """An owner that registers again does not overwrite what its checks found."""
+    """With checks: what they found, which neither Update nor an owner that registers again overwrites. What a new owner
+    gives is where they begin.
+    """
     revision: _builtins.int
     """Below: set by the server.
 
@@ -993,7 +1005,9 @@ class UpdateRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """One or more of: status, weight, metadata, tags, version, health. A named field that is not set gets its default."""
+        """One or more of: status, weight, metadata, tags, version, health. A named field that is not set gets its default.
+        The health of an instance with checks is theirs to say: it is refused, unless a ttl check waits for it.
+        """
 
     def __init__(
         self,
@@ -1196,6 +1210,7 @@ class ListServicesResponse(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     SERVICES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PROBERS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Empty on the last page."""
     @_builtins.property
@@ -1204,20 +1219,53 @@ class ListServicesResponse(_message.Message):
     def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceSummary]:
         """In the order of namespace and name. A service with no instance is not listed."""
 
+    @_builtins.property
+    def probers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prober]:
+        """The servers of the registry that run checks, once there is one to run."""
+
     def __init__(
         self,
         *,
         header: Global___ResponseHeader | None = ...,
         services: _abc.Iterable[Global___ServiceSummary] | None = ...,
         next_page_token: _builtins.str = ...,
+        probers: _abc.Iterable[Global___Prober] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "next_page_token", b"next_page_token", "services", b"services"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "next_page_token", b"next_page_token", "probers", b"probers", "services", b"services"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListServicesResponse: _TypeAlias = ListServicesResponse  # noqa: Y015
+
+@_typing.final
+class Prober(_message.Message):
+    """A server that runs checks. Each instance is looked at by one of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CUT_OFF_AT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Of the server, made at its start."""
+    @_builtins.property
+    def cut_off_at(self) -> _timestamp_pb2.Timestamp:
+        """Set while most of what it looks at fails at once: it takes itself for cut off, and reports nobody."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        cut_off_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cut_off_at", b"cut_off_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut_off_at", b"cut_off_at", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Prober: _TypeAlias = Prober  # noqa: Y015
 
 @_typing.final
 class ServiceSummary(_message.Message):
@@ -1229,12 +1277,22 @@ class ServiceSummary(_message.Message):
     SERVICE_FIELD_NUMBER: _builtins.int
     INSTANCES_FIELD_NUMBER: _builtins.int
     ROUTABLE_FIELD_NUMBER: _builtins.int
+    HEALTHY_FIELD_NUMBER: _builtins.int
+    UNHEALTHY_FIELD_NUMBER: _builtins.int
+    CRITICAL_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     service: _builtins.str
     instances: _builtins.int
     """How many instances are registered."""
     routable: _builtins.int
     """How many of them are routable."""
+    healthy: _builtins.int
+    """How many have which health; the others are UNKNOWN."""
+    unhealthy: _builtins.int
+    critical: _builtins.int
+    draining: _builtins.int
+    """How many are DRAINING, whatever their health."""
     def __init__(
         self,
         *,
@@ -1242,10 +1300,14 @@ class ServiceSummary(_message.Message):
         service: _builtins.str = ...,
         instances: _builtins.int = ...,
         routable: _builtins.int = ...,
+        healthy: _builtins.int = ...,
+        unhealthy: _builtins.int = ...,
+        critical: _builtins.int = ...,
+        draining: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances", "namespace", b"namespace", "routable", b"routable", "service", b"service"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["critical", b"critical", "draining", b"draining", "healthy", b"healthy", "instances", b"instances", "namespace", b"namespace", "routable", b"routable", "service", b"service", "unhealthy", b"unhealthy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

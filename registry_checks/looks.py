@@ -1,0 +1,85 @@
+"""SHELL: looks at things again and again: each at its own pace, so many at once at the most, starts spread out."""
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+from collections.abc import Callable
+from random import Random
+from typing import Protocol
+
+
+class Looked(Protocol):
+    """What is looked at."""
+
+    @property
+    def interval_s(self) -> float:
+        """From one look to the next, in seconds."""
+
+    async def look(self) -> None:
+        """Look once. Does not raise, and ends by itself."""
+
+
+class Looks:
+    """Everything that is looked at, in the loop that `run` runs in.
+
+    `clock` gives monotonic seconds. No thing is looked at twice at the same time. Who comes late, because too much is
+    under way, skips what it missed.
+    """
+
+    def __init__(self, clock: Callable[[], float], rng: Random, most: int) -> None:
+        self._clock = clock
+        self._rng = rng
+        self._free = asyncio.Semaphore(most)
+        self._numbers = itertools.count()
+        # Each thing has one valid entry on the heap: the one with its number.
+        self._valid: dict[Looked, int] = {}
+        self._due: list[tuple[float, int, Looked]] = []
+        self._sooner = asyncio.Event()
+
+    def __len__(self) -> int:
+        """How many things are looked at."""
+        return len(self._valid)
+
+    def add(self, thing: Looked, delay_s: float = 0.0, spread_s: float | None = None) -> None:
+        """Look at it from now on; first in `delay_s`, and up to `spread_s` more, which is its interval if not given."""
+        spread_s = thing.interval_s if spread_s is None else spread_s
+        self._put(thing, self._clock() + delay_s + self._rng.uniform(0.0, spread_s))
+
+    def discard(self, thing: Looked) -> None:
+        """Look at it no more. A look that is under way goes on to its end."""
+        self._valid.pop(thing, None)
+
+    def _put(self, thing: Looked, at: float) -> None:
+        number = self._valid[thing] = next(self._numbers)
+        heapq.heappush(self._due, (at, number, thing))
+        if self._due[0][1] == number:
+            self._sooner.set()
+
+    async def run(self) -> None:
+        """Look until cancelled; what is under way then is cancelled too."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._free.acquire()
+                at, number, thing = await self._next()
+                tasks.create_task(self._look(at, number, thing))
+
+    async def _next(self) -> tuple[float, int, Looked]:
+        while True:
+            while self._due and self._valid.get(self._due[0][2]) != self._due[0][1]:
+                heapq.heappop(self._due)  # discarded, or put anew
+            pause_s = self._due[0][0] - self._clock() if self._due else None
+            if pause_s is not None and pause_s <= 0:
+                return heapq.heappop(self._due)
+            self._sooner.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._sooner.wait()
+
+    async def _look(self, at: float, number: int, thing: Looked) -> None:
+        try:
+            await thing.look()
+        finally:
+            self._free.release()
+            if self._valid.get(thing) == number:
+                self._put(thing, max(at + thing.interval_s, self._clock()))

@@ -1,0 +1,85 @@
+"""SHELL: which addresses may be looked at, and the connections to them.
+
+Whoever registers an instance names its host, and so decides to whom a server connects. What only this machine or this
+link can reach was not meant for others: it is refused, also where a name stands for it, unless that is allowed.
+"""
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from dataclasses import dataclass
+
+from registry_checks.probes.base import Failed
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What may be looked at beside what everybody reaches. `ca` is a file of certificates to trust, empty for those of
+    the system."""
+
+    loopback: bool = False
+    link_local: bool = False
+    ca: str = ""
+
+    def refuses(self, host: str) -> str:
+        """Why an IP address may not be looked at, or a name that always is this machine's; empty if it may be, or is
+        any other name."""
+        if host.rstrip(".").lower() in ("localhost", "localhost.localdomain"):
+            host = "127.0.0.1"
+        try:
+            return self._refuses(ipaddress.ip_address(host))
+        except ValueError:
+            return ""
+
+    def _refuses(self, found: Address) -> str:
+        address = getattr(found, "ipv4_mapped", None) or found
+        if (address.is_loopback or address.is_unspecified) and not self.loopback:
+            return f"{found} is this machine itself, which is not looked at"
+        if address.is_link_local and not self.link_local:
+            return f"{found} is link-local, and not looked at"
+        if address.is_multicast:
+            return f"{found} is a multicast address"
+        return ""
+
+    async def addresses(self, host: str) -> list[str]:
+        """The IP addresses of a host that may be looked at. Raises Failed if there is none, OSError for a name that
+        nobody knows."""
+        found = await _resolved(host)
+        allowed = [it for it in found if not self._refuses(ipaddress.ip_address(it))]
+        if not allowed:
+            raise Failed(self._refuses(ipaddress.ip_address(found[0])))
+        return allowed
+
+    async def connect(
+        self, host: str, port: int, context: ssl.SSLContext | None = None, server_name: str | None = None
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to the first address that takes one. Raises Failed or OSError."""
+        error: OSError | None = None
+        for address in await self.addresses(host):
+            try:
+                return await asyncio.open_connection(address, port, ssl=context, server_hostname=server_name)
+            except ssl.SSLError:
+                raise
+            except OSError as refused:
+                error = refused
+        raise error or Failed(f"{host} has no address")
+
+    def context(self, *, insecure: bool) -> ssl.SSLContext:
+        """How a certificate is looked at."""
+        context = ssl.create_default_context(cafile=self.ca or None)
+        if insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+async def _resolved(host: str) -> list[str]:
+    try:
+        return [str(ipaddress.ip_address(host))]
+    except ValueError:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        return [str(address[0]) for *_, address in found]

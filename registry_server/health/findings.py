@@ -1,0 +1,56 @@
+"""CORE: what checks found, as it stands in an instance: one result for each check, and the health that follows."""
+
+from collections.abc import Iterable
+
+from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from registry_api.registry.v1 import registry_pb2 as pb
+from registry_checks.ladder import Rung, worst
+
+REPORTED = "reported by its owner"
+
+
+def prober(value: bytes) -> pb.Prober:
+    """The record of a replica, whatever anybody wrote there."""
+    try:
+        return pb.Prober.FromString(value)
+    except DecodeError:
+        return pb.Prober()
+
+
+def result(name: str, rung: Rung, output: str, at_s: float, failures: int = 0) -> pb.CheckResult:
+    """What one check found; `at_s` is wall-clock time in seconds."""
+    checked_at = Timestamp()
+    checked_at.FromMicroseconds(round(at_s * 1e6))
+    return pb.CheckResult(name=name, health=health_of(rung), output=output, checked_at=checked_at, failures=failures)
+
+
+def health_of(rung: Rung) -> pb.Health.ValueType:
+    """As the API names it; what is to be removed is CRITICAL while it is there."""
+    return pb.Health.Value(Rung.CRITICAL if rung is Rung.REMOVED else rung)
+
+
+def rung_of(health: int) -> Rung:
+    """The same the other way round; a number that nobody knows is UNKNOWN."""
+    return Rung(pb.Health.Name(health)) if health in pb.Health.values() else Rung.UNKNOWN  # type: ignore[arg-type]
+
+
+def take_in(instance: pb.Instance, found: Iterable[pb.CheckResult]) -> None:
+    """Put what checks found into their instance. What is no check of it (any more) is left out."""
+    results = {it.name: it for it in (*instance.check_results, *found)}
+    kept = [results[check.name] for check in instance.checks if check.name in results]
+    # A check that has not looked yet says nothing against what was known when the instance was registered.
+    rungs = [rung_of(it.health) for it in kept]
+    if len(kept) < len(instance.checks):
+        rungs.append(rung_of(instance.health))
+    del instance.check_results[:]
+    instance.check_results.extend(kept)
+    instance.health = health_of(worst(rungs))
+
+
+def report(instance: pb.Instance, health: pb.Health.ValueType, at_s: float) -> bool:
+    """Take in what the owner says of its health, if there is a check that waits for that. Whether there is one."""
+    names = [check.name for check in instance.checks if check.WhichOneof("kind") == "ttl"]
+    take_in(instance, [result(name, rung_of(health), REPORTED, at_s) for name in names])
+    return bool(names)

@@ -1,0 +1,51 @@
+"""SHELL: makes what a server needs to run checks, as it is configured."""
+
+import ipaddress
+import secrets
+import time
+from random import Random
+
+from registry_checks.looks import Looks
+from registry_checks.probes import Probes, Reach, installed
+from registry_server.config import Config
+from registry_server.health.door import Door
+from registry_server.health.doubt import Cutoff
+from registry_server.health.prober import Findings, Prober
+from registry_server.health.replicas import Replica
+from registry_server.settings import Settings
+from registry_server.stores.base import Store
+
+
+def make_door(config: Config) -> Door:
+    """What the server takes of checks."""
+    return Door(config.checks == "on", _reach(config).refuses, installed(), config.rules())
+
+
+def make_prober(config: Config, store: Store, settings: Settings, findings: Findings, rng: Random) -> Prober:
+    """Who runs them. Every server has a name of its own, from its start to its end."""
+    return Prober(
+        findings,
+        Replica(store, settings, secrets.token_hex(8)),
+        Probes(_reach(config), installed()),
+        Cutoff(float(config.cut_off_share), int(float(config.cut_off_least))),
+        Looks(time.monotonic, rng, int(float(config.check_concurrency))),
+        time.monotonic,
+        time.time,
+    )
+
+
+def _reach(config: Config) -> Reach:
+    """A server that others reach too must not tell them what it finds on its own machine."""
+    allowed, is_auto = config.check_local == "yes", config.check_local == "auto"
+    return Reach(
+        loopback=allowed or (is_auto and _listens_on(config.host, "is_loopback")),
+        link_local=allowed or (is_auto and _listens_on(config.host, "is_link_local")),
+        ca=config.check_ca,
+    )
+
+
+def _listens_on(host: str, kind: str) -> bool:
+    try:
+        return bool(getattr(ipaddress.ip_address(host.strip("[]")), kind))
+    except ValueError:
+        return kind == "is_loopback" and host == "localhost"

@@ -1,0 +1,218 @@
+"""What a single look says of real servers, good ones and bad ones."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from registry_api.registry.v1 import registry_pb2 as pb
+from registry_checks.ask import Found, ask
+from registry_checks.probes import Probes, Reach, Target
+from registry_checks.rules import settle
+from registry_checks.text import parse
+from tests.support.probed import NOT_SERVING, OK, SICK, HealthServer, WebServer, answer
+from tests.support.servers import RegistryServer
+
+HERE = Reach(loopback=True)
+TIMEOUT_S = 0.3
+
+
+async def look(check: pb.HealthCheck | str, port: int, *, reach: Reach = HERE, host: str = "127.0.0.1") -> Found:
+    """One look."""
+    asked = parse(check) if isinstance(check, str) else check
+    settle(asked)
+    probe = Probes(reach, {"even": _even}).of(Target(host, port), asked)
+    assert probe is not None
+    try:
+        return await ask(probe, TIMEOUT_S)
+    finally:
+        await probe.aclose()
+
+
+async def _even(host: str, port: int, settings: Any) -> str:
+    if port % 2:
+        raise ValueError(f"{port} is odd in {settings['base']}")
+    return "even"
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[WebServer]:
+    async with WebServer().running() as server:
+        yield server
+
+
+# ---- HTTP
+
+
+@pytest.mark.parametrize(
+    ("says", "found"),
+    [
+        (OK, Found(True, "200 OK: fine")),
+        (SICK, Found(False, "503 Service Unavailable: no database")),
+        (answer("302 Found", b"", headers="Location: http://127.0.0.1:1/\r\n"), Found(True, "302 Found")),
+        (answer("404 Not Found", b"\x00\xff\n<b>"), Found(False, "404 Not Found: ?\ufffd <b>")),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, Found(True, "200 OK: fine")),
+        (b"", Found(False, "it hung up without an answer")),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", Found(False, "no HTTP: ")),
+        (answer(length=400), Found(False, "no HTTP: peer closed connection without sending complete message body")),
+        (answer(length=2), Found(True, "200 OK: fi")),
+        (answer(body=b"x" * 100_000), Found(True, "200 OK: " + "x" * 247 + "…")),
+        (answer(headers="X: " + "y" * 40_000 + "\r\n"), Found(False, "no HTTP: Receive buffer too long")),
+    ],
+)
+async def test_what_an_answer_says(web: WebServer, says: bytes, found: Found) -> None:
+    web.says = says
+    said = await look("http:/healthz", web.port)
+    assert said.passed is found.passed
+    assert said.output.startswith(found.output)
+
+
+async def test_the_question_is_as_asked(web: WebServer) -> None:
+    http = pb.HealthCheck.Http(path="/a?b=c", method="HEAD", host="game.example", headers={"Authorization": "x y"})
+    web.says = answer(body=b"", length=4)  # as HEAD is answered
+    assert (await look(pb.HealthCheck(http=http), web.port)).passed
+    head, *lines = web.asked[0].decode().split("\r\n")
+    assert head == "HEAD /a?b=c HTTP/1.1"
+    assert {"Host: game.example", "Connection: close", "Authorization: x y"} <= set(lines)
+    await look("http", web.port)
+    assert f"\r\nHost: 127.0.0.1:{web.port}\r\n" in web.asked[1].decode()
+
+
+async def test_statuses_and_body_are_as_expected(web: WebServer) -> None:
+    web.says = SICK
+    assert (await look(pb.HealthCheck(http=pb.HealthCheck.Http(statuses=[503])), web.port)).passed
+    wants = pb.HealthCheck(http=pb.HealthCheck.Http(body=b"ready"))
+    web.says = answer(body=b"not yet")
+    assert await look(wants, web.port) == Found(False, "the body lacks b'ready': 200 OK: not yet")
+    web.says = answer(body=b"x" * 60_000 + b"ready")
+    assert (await look(wants, web.port)).passed
+    web.says = answer(body=b"x" * 70_000 + b"ready")
+    assert not (await look(wants, web.port)).passed, "so far it does not read"
+
+
+@pytest.mark.parametrize("mood", ["hangs", "drips", "floods", "resets"])
+async def test_who_does_not_answer_costs_no_more_than_the_time(web: WebServer, mood: str) -> None:
+    web.mood = mood
+    began = time.monotonic()
+    found = await look("http", web.port)
+    assert not found.passed
+    assert time.monotonic() - began < TIMEOUT_S + 2
+    assert ("no answer within 0.3 s" in found.output) is (mood in ("hangs", "drips"))
+
+
+# ---- TLS
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> trustme.CA:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    return authority
+
+
+def server_context(authority: trustme.CA, *names: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(*names).configure_cert(context)
+    return context
+
+
+async def test_certificates_are_looked_at(authority: trustme.CA, tmp_path: Path) -> None:
+    trusting = Reach(loopback=True, ca=str(tmp_path / "ca.pem"))
+    async with WebServer().running(server_context(authority, "game.example")) as web:
+        named = pb.HealthCheck.Http(tls=True, host="game.example")
+        assert await look(pb.HealthCheck(http=named), web.port, reach=trusting) == Found(True, "200 OK: fine")
+        wrong = await look("https", web.port, reach=trusting)
+        assert wrong.output.startswith("TLS: IP address mismatch")
+        stranger = await look(pb.HealthCheck(http=named), web.port)
+        assert stranger.output.startswith("TLS: unable to get local issuer")
+        careless = pb.HealthCheck(http=pb.HealthCheck.Http(tls=True, insecure=True))
+        assert (await look(careless, web.port)).passed
+    async with WebServer().running() as plain:
+        assert not (await look("https", plain.port)).passed
+
+
+# ---- TCP, gRPC, custom
+
+
+async def test_tcp(web: WebServer) -> None:
+    assert await look("tcp", web.port) == Found(True, f"port {web.port} takes connections")
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    assert await look(f"tcp:{port}", web.port) == Found(False, f"Connect call failed ('127.0.0.1', {port})")
+
+
+async def test_grpc() -> None:
+    async with HealthServer("game.Logic").running() as server:
+        assert await look("grpc:game.Logic", server.port) == Found(True, "SERVING")
+        assert await look("grpc", server.port) == Found(False, "NOT_FOUND: no such service")
+        server.status = NOT_SERVING
+        assert await look("grpc:game.Logic", server.port) == Found(False, "NOT_SERVING")
+        server.hangs = True
+        assert await look("grpc:game.Logic", server.port) == Found(False, "no answer within 0.3 s")
+    assert (await look("grpc", server.port)).output.startswith("UNAVAILABLE")
+
+
+async def test_grpc_over_tls(authority: trustme.CA, tmp_path: Path) -> None:
+    cert = authority.issue_cert("game.example")
+    check = pb.HealthCheck(grpc=pb.HealthCheck.Grpc(tls=True, authority="game.example"))
+    async with HealthServer().running((cert.private_key_pem.bytes(), cert.cert_chain_pems[0].bytes())) as server:
+        found = await look(check, server.port, reach=Reach(loopback=True, ca=str(tmp_path / "ca.pem")))
+        assert found == Found(True, "SERVING")
+        assert not (await look(check, server.port)).passed
+
+
+async def test_a_kind_of_somebody_else() -> None:
+    assert await look("custom:even,base=10", 8) == Found(True, "even")
+    assert await look("custom:even,base=10", 7) == Found(False, "ValueError: 7 is odd in 10")
+
+
+async def test_a_process_that_is_stopped(registry_server: RegistryServer) -> None:
+    """It takes connections, by its kernel, and never answers."""
+    port = registry_server.port
+    assert (await look("grpc", port)).passed
+    registry_server.pause()
+    try:
+        assert not (await look("grpc", port)).passed
+    finally:
+        registry_server.resume()
+
+
+# ---- who may be looked at
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1", "localhost", "LOCALHOST.", "0.0.0.0"]
+)
+async def test_this_machine_is_not_looked_at(web: WebServer, host: str) -> None:
+    assert "this machine itself" in Reach().refuses(host)
+    with contextlib.suppress(OSError):
+        found = await look("http", web.port, reach=Reach(), host=host)
+        assert not found.passed
+    assert web.asked == []
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "fe80::1", "::ffff:169.254.1.1"])
+async def test_this_link_is_not_looked_at(host: str) -> None:
+    assert "link-local" in HERE.refuses(host)
+    assert not Reach(link_local=True).refuses(host)
+    assert "link-local" in (await look("tcp", 80, host=host)).output
+
+
+def test_everybody_else_may_be() -> None:
+    assert not any(map(Reach().refuses, ("10.0.0.5", "2001:db8::1", "game.example", "8.8.8.8")))
+
+
+async def test_a_name_that_leads_here_is_refused(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def resolved(*_: object, **__: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolved)
+    assert "this machine itself" in (await look("http", web.port, host="evil.example", reach=Reach())).output
+    assert web.asked == []

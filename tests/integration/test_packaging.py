@@ -51,7 +51,7 @@ def test_sdist_has_all_that_the_repository_has(sdist: Path) -> None:
 def test_wheel_has_the_packages_alone(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     info = {name for name in names if ".dist-info/" in name}
-    packages = ("protos/registry_api/", "registry_server/", "registry_client/", "balancer/")
+    packages = ("protos/registry_api/", "registry_checks/", "registry_server/", "registry_client/", "balancer/")
     wanted = {
         path.removeprefix("protos/")
         for path in tracked_files()

@@ -27,6 +27,7 @@ GO_TOOLS = {
         "protoc-gen-go-grpc": "google.golang.org/grpc/cmd/protoc-gen-go-grpc",
         "grpcurl": "github.com/fullstorydev/grpcurl/cmd/grpcurl",
         "ghz": "github.com/bojand/ghz/cmd/ghz",
+        "h2spec": "github.com/summerwind/h2spec/cmd/h2spec",
     }.items()
 }
 

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 STREAM_WINDOW = 64 * 1024
 # So much is written at a time, if the socket takes it.
 WRITE_BYTES = 64 * 1024
+# The library keeps what it gave last: it is asked again after more than this, though it may have nothing.
+SMALL_WRITE_BYTES = 512
 # A call that holds no more is never given up for those that hold too much.
 SMALL_BYTES = 16 * 1024
 # Headers that are too large end their call; those that are so many times too large end the connection.
@@ -151,7 +153,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             while not self._is_paused and (data := self._h2.data_to_send(WRITE_BYTES)):
                 transport.write(data)
-                if len(data) < WRITE_BYTES:
+                if len(data) < SMALL_WRITE_BYTES:
                     break
         except ngh2.NGH2Error as error:
             self._abort(str(error))

@@ -84,6 +84,16 @@ class Http2:
         self._h2.send_headers(stream, sent)
         return stream
 
+    def begin_with(self, headers: Sequence[Header]) -> int:
+        """A stream with these headers and no others; its number."""
+        stream = self._h2.get_next_available_stream_id()
+        self._h2.send_headers(stream, headers)
+        return stream
+
+    def end(self, stream: int) -> None:
+        """Say that this was all."""
+        self._h2.end_stream(stream)
+
     def say(self, stream: int, data: bytes, *, is_last: bool = False) -> int:
         """As much of the data as the server's windows let through; how much that was."""
         taken = min(len(data), self._h2.local_flow_control_window(stream))

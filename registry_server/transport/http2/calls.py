@@ -198,12 +198,14 @@ class Call(Generic[Kind]):
 
     def _take_only(self) -> bytes | None:
         """The one message of a call that has one; None where there is another number, which ends the call."""
+        message = None
         if self._messages.is_ready and not self._has_begun:
             self._has_begun = True
-            return self._take()
-        if not self._has_begun or len(self._messages):
+            message = self._take()
+        if not self.is_over and (not self._has_begun or len(self._messages)):
             self.fail(_ONE_REQUEST)
-        return None
+            return None
+        return message
 
     def _let_more_come(self) -> None:
         """No message waits here: the client may send on."""

@@ -376,6 +376,11 @@ class Connection(asyncio.BufferedProtocol):
             next(iter(self._owing)).late()
 
     @property
+    def is_busy(self) -> bool:
+        """Whether it has a call."""
+        return bool(self._streams)
+
+    @property
     def idleness(self) -> int:
         """For how long there was no call, in seconds."""
         return self._idleness
@@ -431,10 +436,13 @@ class Connection(asyncio.BufferedProtocol):
         unread would take from it what it has not read yet."""
         transport = self._transport
         if transport is not None and not transport.is_closing():
-            if transport.can_write_eof():
-                transport.write_eof()
-            else:
+            if not transport.can_write_eof():
                 transport.close()
+                return
+            try:
+                transport.write_eof()
+            except OSError:  # the client has gone
+                transport.abort()
 
     def _abort(self, why: str) -> None:
         log.debug("the connection of %s is closed: %s", self._caller.peer, why)

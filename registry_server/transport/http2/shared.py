@@ -28,6 +28,10 @@ class Peer(Protocol):
     held: int
 
     @property
+    def is_busy(self) -> bool:
+        """Whether it has a call."""
+
+    @property
     def idleness(self) -> int:
         """For how long it has had no call, in seconds."""
 
@@ -79,9 +83,10 @@ class Shared:
         """Know a connection. If there are too many, those go that have been without a call for longest."""
         self.connections[connection] = None
         if len(self.connections) > self.limits.max_connections:
-            by_idleness = sorted(self.connections, key=lambda it: it.idleness, reverse=True)
-            for idle in by_idleness[: max(1, len(by_idleness) // 20)]:
-                idle.close()
+            idle = [it for it in self.connections if not it.is_busy]
+            idle.sort(key=lambda it: it.idleness, reverse=True)
+            for it in idle[: 1 + len(idle) // 20] or [connection]:
+                it.close()
 
     def gone(self, connection: Peer) -> None:
         """Forget a connection."""

@@ -1,0 +1,290 @@
+"""The life of connections on the HTTP/2 transport: who has to go, and when. Its seconds are short here."""
+
+import asyncio
+import contextlib
+import random
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import trustme
+
+from registry_server.rpc.table import Table
+from registry_server.transport.http2 import server as server_room
+from registry_server.transport.http2.server import Http2Server
+from registry_server.transport.limits import Limits
+from registry_server.transport.status import Code
+from registry_server.transport.streams import Streams
+from tests.support.frames import END_HEADERS, HEADERS, PREFACE, SETTINGS, Frames, frame, head, literal
+from tests.support.http2 import Http2, framed
+from tests.support.transports import NAME, Everything, value
+from tests.support.waiting import eventually_async, passed
+
+TICK_S = 0.02
+OPENING = PREFACE + frame(SETTINGS)
+
+
+@pytest.fixture(autouse=True)
+def short_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_room, "TICK_S", TICK_S)
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    service: Everything, address: str = "127.0.0.1:0", tls: ssl.SSLContext | None = None, **limits: Any
+) -> AsyncIterator[str]:
+    """A server of that service, with these limits; its address."""
+    server = Http2Server(Table(service.service()), Streams(random.Random(1)), Limits(**limits), tls)
+    port = await server.start(address)
+    try:
+        yield address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+    finally:
+        service.may_end.set()
+        await asyncio.wait_for(server.stop(), 10)
+
+
+async def echoed(address: str, credentials: grpc.ChannelCredentials | None = None, **options: Any) -> bytes:
+    """One call on a channel of its own."""
+    make = grpc.aio.secure_channel if credentials else grpc.aio.insecure_channel
+    async with make(address, *([credentials] if credentials else []), **options) as channel:
+        return await channel.unary_unary(f"/{NAME}/Echo")(value("x"), timeout=10)  # type: ignore[no-any-return]
+
+
+# ---- where it listens
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost", "0.0.0.0", "[::]"])
+async def test_addresses(host: str) -> None:
+    async with serving(Everything(), f"{host}:0") as address:
+        port = address.rpartition(":")[2]
+        reached = {"0.0.0.0": ["127.0.0.1", "[::1]"], "[::]": ["127.0.0.1", "[::1]"]}.get(host, [host])
+        for each in reached:
+            assert await echoed(f"{each}:{port}") == value("x")
+        again = Http2Server(Table(), Streams(random.Random(1)))
+        with pytest.raises(OSError, match="in use"):
+            await again.start(address)
+
+
+async def test_a_unix_socket_also_in_the_place_of_one_that_was_left(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/socket"
+    service = Everything()
+    async with serving(service, address):
+        assert await echoed(address) == value("x")
+        assert service.callers[0].peer.startswith("unix:")
+        with pytest.raises(OSError, match="in use"):
+            await Http2Server(Table(), Streams(random.Random(1))).start(address)
+    async with serving(Everything(), address):
+        assert await echoed(address) == value("x")
+
+
+async def test_tls() -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    context.set_alpn_protocols(["h2"])
+    credentials = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+    service = Everything()
+    async with serving(service, tls=context) as address:
+        assert await echoed(address, credentials) == value("x")
+        async with grpc.aio.secure_channel(address, credentials) as channel:
+            call = channel.unary_stream(f"/{NAME}/Listen")(value(""))
+            await service.heard_by(1)
+            service.tell(value("y" * 200_000))
+            assert await call.read() == value("y" * 200_000)
+            call.cancel()
+
+
+# ---- what is no call, or not whole
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "code"),
+    [
+        ((b"content-type", b"text/html"), b"415", Code.INVALID_ARGUMENT),
+        ((b":method", b"GET"), b"405", Code.INVALID_ARGUMENT),
+        ((b"grpc-timeout", b"soon"), b"200", Code.INTERNAL),
+        ((b"grpc-encoding", b"br"), b"200", Code.UNIMPLEMENTED),
+        ((b":path", b"/\xff"), b"200", Code.UNIMPLEMENTED),
+    ],
+)
+async def test_what_is_no_call(changed: tuple[bytes, bytes], status: bytes, code: Code) -> None:
+    async with serving(Everything()) as address, Http2(address) as client:
+        fields = {
+            b":method": b"POST",
+            b":scheme": b"http",
+            b":path": f"/{NAME}/Echo".encode(),
+            b":authority": b"test",
+            b"content-type": b"application/grpc",
+        }
+        stream = client.begin_with([*{**fields, changed[0]: changed[1]}.items()])
+        await client.flush()
+        await client.wait_ended([stream])
+        assert (client.ended[stream][b":status"], client.statuses()) == (status, [code])
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (framed(b"") + framed(b""), Code.UNIMPLEMENTED),
+        (b"", Code.UNIMPLEMENTED),
+        (b"\0\0\0\0\5abc", Code.INTERNAL),
+        (b"\7\0\0\0\0", Code.INTERNAL),
+        (b"\1\0\0\0\0", Code.INTERNAL),
+    ],
+)
+@pytest.mark.parametrize("method", ["Wait", "Listen"])
+async def test_another_number_of_messages_than_one(sent: bytes, code: Code, method: str) -> None:
+    async with serving(Everything()) as address, Http2(address) as client:
+        stream = client.begin(f"/{NAME}/{method}")
+        client.say(stream, sent, is_last=True) if sent else client.end(stream)
+        await client.flush()
+        await client.wait_ended([stream])
+        assert client.statuses() == [code]
+
+
+@pytest.mark.parametrize("method", ["Echo", "Listen", "Chat", "Talk"])
+async def test_a_message_that_is_never_whole_ends_its_call(method: str) -> None:
+    async with serving(Everything(), request_s=3) as address, Http2(address) as client:
+        stream = client.begin(f"/{NAME}/{method}")
+        client.say(stream, b"\0\0\0\0\5abc")
+        await client.flush()
+        await client.wait_ended([stream])
+        assert client.statuses() == [Code.DEADLINE_EXCEEDED]
+
+
+async def test_an_open_stream_that_owes_nothing_stays() -> None:
+    async with serving(Everything(), request_s=1) as address, Http2(address) as client:
+        stream = client.begin(f"/{NAME}/Chat")
+        for _ in range(3):
+            client.say(stream, framed(value("x")))
+            await client.flush()
+            await client.wait_received([stream])
+            await passed(2 * TICK_S)
+        assert not client.ended
+
+
+async def test_a_deadline_ends_a_call_whose_client_keeps_to_none() -> None:
+    service = Everything()
+    async with serving(service) as address, Http2(address) as client:
+        stream = client.call(f"/{NAME}/Wait", value("x"), headers=[(b"grpc-timeout", b"50m")])
+        await client.flush()
+        await client.wait_ended([stream])
+        assert client.statuses() == [Code.DEADLINE_EXCEEDED]
+        await eventually_async(lambda: service.cancelled == 1)
+
+
+# ---- what is held for others
+
+
+async def test_who_holds_most_gives_it_up() -> None:
+    """Half messages of one connection take no room from another one's."""
+    async with (
+        serving(Everything(), max_held_bytes=200_000) as address,
+        Http2(address) as greedy,
+        Http2(address) as other,
+    ):
+        halves = [greedy.begin(f"/{NAME}/Echo") for _ in range(4)]
+        for stream in halves:
+            greedy.say(stream, b"\0" + (100_000).to_bytes(4) + b"x" * 60_000)
+        await greedy.flush()
+        await greedy.wait_ended(halves)
+        assert set(greedy.statuses()) == {Code.RESOURCE_EXHAUSTED}
+        call = other.call(f"/{NAME}/Echo", value("y" * 60_000))
+        await other.flush()
+        await other.wait_ended([call])
+        assert other.statuses() == [Code.OK]
+
+
+async def test_answers_that_nobody_reads_are_bounded() -> None:
+    async with serving(Everything(), max_unread_bytes=300_000) as address, Http2(address, window=0) as client:
+        calls = [client.call(f"/{NAME}/Echo", value("x" * 60_000)) for _ in range(20)]
+        await client.flush()
+        await eventually_async(lambda: len(client.ended) >= 14)
+        assert set(client.statuses()) == {Code.RESOURCE_EXHAUSTED}
+        assert len(client.ended) < len(calls)
+
+
+async def test_more_connections_than_there_may_be() -> None:
+    """Those that are without a call make room."""
+    service = Everything()
+    async with serving(service, max_connections=10) as address, Http2(address) as busy:
+        call = busy.call(f"/{NAME}/Wait", value("x"))
+        await busy.flush()
+        await eventually_async(lambda: service.entered == 1)
+        async with contextlib.AsyncExitStack() as stack:
+            idle = [await stack.enter_async_context(Frames(address)) for _ in range(15)]
+            await eventually_async(lambda: sum(it.is_closed for it in idle) >= 6)
+            assert await echoed(address) == value("x")
+        service.may_end.set()
+        await busy.wait_ended([call])
+        assert busy.statuses() == [Code.OK]
+
+
+# ---- who has to go
+
+
+@pytest.mark.parametrize("opening", [b"", PREFACE[:10], PREFACE], ids=["nothing", "half", "no settings"])
+async def test_who_does_not_say_what_it_is(opening: bytes) -> None:
+    async with serving(Everything(), handshake_s=2) as address, Frames(address) as client:
+        await client.say(opening)
+        await eventually_async(lambda: client.is_closed)
+
+
+async def test_no_http_2_at_all() -> None:
+    async with serving(Everything()) as address, Frames(address) as client:
+        await client.say(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        await eventually_async(lambda: client.is_closed)
+
+
+async def test_who_answers_no_ping() -> None:
+    async with (
+        serving(Everything(), keepalive_s=2, keepalive_timeout_s=2) as address,
+        Frames(address) as mute,
+        Http2(address) as alive,
+    ):
+        await mute.say(OPENING)
+        await eventually_async(lambda: mute.is_closed)
+        assert not alive.is_closed
+
+
+@pytest.mark.parametrize("limit", ["max_idle_s", "max_age_s"])
+async def test_a_client_that_is_sent_away_notices_nothing(limit: str) -> None:
+    service = Everything()
+    async with serving(service, **{limit: 2}) as address, grpc.aio.insecure_channel(address) as channel:
+        for _ in range(6):
+            assert await channel.unary_unary(f"/{NAME}/Echo")(value("x"), timeout=10) == value("x")
+            await passed(3 * TICK_S)
+    assert len({caller.peer for caller in service.callers}) > 1
+
+
+@pytest.mark.parametrize(("leaving_s", "code"), [(200, grpc.StatusCode.OK), (3, grpc.StatusCode.UNAVAILABLE)])
+async def test_a_call_on_a_connection_that_is_too_old_has_its_time(leaving_s: int, code: grpc.StatusCode) -> None:
+    service = Everything()
+    async with (
+        serving(service, max_age_s=2, leaving_s=leaving_s) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        call = channel.unary_unary(f"/{NAME}/Wait")(value("x"), timeout=10)
+        await eventually_async(lambda: service.entered == 1)
+
+        async def is_elsewhere() -> bool:
+            await channel.unary_unary(f"/{NAME}/Echo")(value("x"), timeout=10)
+            return service.callers[-1].peer != service.callers[0].peer
+
+        await eventually_async(is_elsewhere)
+        if code is grpc.StatusCode.OK:
+            service.may_end.set()
+        assert await call.code() is code
+
+
+async def test_headers_far_beyond_the_limit_end_the_connection() -> None:
+    async with serving(Everything()) as address, Frames(address) as client:
+        block = head(f"/{NAME}/Echo".encode()) + literal(b"n", b"x" * 7_000) * 2
+        await client.say(OPENING + frame(HEADERS, END_HEADERS, 1, block))
+        assert await echoed(address) == value("x")
+        assert not client.is_closed
+        await client.say(frame(HEADERS, 0, 3, block) + frame(9, 0, 3, block[-14_000:]) * 5)
+        await eventually_async(lambda: client.is_closed)

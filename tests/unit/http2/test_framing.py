@@ -118,7 +118,12 @@ def test_what_others_packed_is_unpacked() -> None:
     assert zlib.decompress(framing.pack(DEFLATE, b"text")) == b"text"
 
 
-@pytest.mark.parametrize("packed", [b"", b"no gzip", gzip.compress(b"text")[:-1], gzip.compress(b"text") + b"x"])
+GZIPPED = gzip.compress(b"text")
+
+
+@pytest.mark.parametrize(
+    "packed", [b"", b"no gzip", GZIPPED[:-1], GZIPPED + b"x"], ids=["nothing", "no gzip", "too short", "too long"]
+)
 def test_what_is_not_packed_as_it_says_is_malformed(packed: bytes) -> None:
     with pytest.raises(Malformed, match="cannot be unpacked"):
         framing.unpack(GZIP, packed, LIMIT)

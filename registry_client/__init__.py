@@ -50,7 +50,7 @@ from registry_client.view import Changes, View
 from registry_client.watcher import Watch
 
 if TYPE_CHECKING:
-    from registry_client import aio, sync
+    from registry_client import aio, sync, testing
     from registry_client.resolver import channel
 
     __version__: str
@@ -95,10 +95,16 @@ __all__ = [
     "connect",
     "run_until_signal",
     "sync",
+    "testing",
 ]
 
 # What not every program needs is imported by those that do: channels bring the balancer along.
-_LATER = {"aio": "registry_client.aio", "sync": "registry_client.sync", "channel": "registry_client.resolver"}
+_LATER = {
+    "aio": "registry_client.aio",
+    "channel": "registry_client.resolver",
+    "sync": "registry_client.sync",
+    "testing": "registry_client.testing",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from os import PathLike, fspath
 from pathlib import Path
@@ -21,6 +21,7 @@ from registry_client.backoff import Backoff
 from registry_client.cache import MAX_AGE_S, Disk, ViewFile, default_dir
 from registry_client.callbacks import Callback, Callbacks, RemovedCallback, Subscription, leave_within
 from registry_client.errors import ClientClosed, Misuse
+from registry_client.inside import Inside, store_url
 from registry_client.instance import (
     Fields,
     Filters,
@@ -72,21 +73,26 @@ def connect(
     """A client of one registry: `async with registry_client.connect("127.0.0.1:7400") as registry`.
 
     `addresses`: `h1:7400,h2:7400` or a sequence, any of which may be down; nothing is connected before it is needed.
+    Or the URL of a store, such as `memory:` or `etcd://HOST:PORT`: the registry then runs inside of this process.
     `namespace`: for all that names none. `credentials`: for TLS. `cache_dir`: where the last views are kept for a start
     without a registry, None for nowhere. `timeout`: seconds for one request, over all addresses and retries.
     `backoff`: the pauses between tries. `cache_max_age`: seconds after which a view on disk is not used any more.
     `watch_limits`: the most that one watch takes from a registry. Raises InvalidTarget for the addresses,
     InvalidArgument for the rest.
     """
+    store = store_url(addresses)
+    if store and credentials is not None:
+        raise checks.wrong("credentials", "have no meaning for a registry inside of this process")
     settings = _Settings(
-        parse_addresses(addresses),
+        () if store else parse_addresses(addresses),
         checks.name("namespace", namespace, empty=True) or DEFAULT_NAMESPACE,
         checks.instance_of("credentials", grpc.ChannelCredentials, credentials),
-        check_cache_dir(cache_dir),
+        check_cache_dir(None if store else cache_dir),
         checks.timeout(timeout),
         checks.instance_of("backoff", Backoff, backoff) or Backoff(),
         checks.seconds("cache_max_age", cache_max_age, 0, MOST_CACHE_AGE_S),
         checks.instance_of("watch_limits", WatchLimits, watch_limits) or WatchLimits(),
+        store,
     )
     return RegistryClient(settings)
 
@@ -112,19 +118,22 @@ class _Settings:
     backoff: Backoff
     cache_max_age_s: float
     watch_limits: WatchLimits
+    store: str = field(default="", repr=False)  # in place of addresses; it may have a password in it
 
 
 class _Session:
     """What a client has while it is open: all of it lives in one event loop."""
 
-    def __init__(self, it: _Settings) -> None:
+    def __init__(self, it: _Settings, inside: Inside | None = None) -> None:
+        self.addresses = it.addresses if inside is None else (inside.address,)
+        self._inside = inside
         self.place = Place()
         rng = SystemRandom()  # shared by nobody and seeded by nobody
         self.reach = Reach(steady)
         self.tasks = Tasks()
-        self.link = Link(it.addresses, it.credentials, it.backoff, rng, self.reach, self.tasks)
+        self.link = Link(self.addresses, it.credentials, it.backoff, rng, self.reach, self.tasks)
         # Connections of their own: a registry takes so many streams of each, and no watch may keep a renewal waiting.
-        self._watch_links = Links(lambda: Link(it.addresses, it.credentials, it.backoff, rng, self.reach, self.tasks))
+        self._watch_links = Links(lambda: Link(self.addresses, it.credentials, it.backoff, rng, self.reach, self.tasks))
         self._disk = Disk(time.time)
         self.means = Means(
             self._watch_links, it.backoff, rng, Pulse(time.monotonic), self._disk, self.place, it.watch_limits
@@ -142,6 +151,8 @@ class _Session:
                 await self._disk.flush()
             finally:
                 await asyncio.gather(self.link.aclose(), self._watch_links.aclose())
+                if self._inside is not None:
+                    await self._inside.aclose()
 
 
 class RegistryClient:
@@ -160,10 +171,22 @@ class RegistryClient:
 
     async def __aenter__(self) -> Self:
         check_forks()
+        self._check_closed()
+        if not self._settings.store:
+            self._session = _Session(self._settings)
+            return self
+        inside = await Inside.begin(self._settings.store, self._settings.timeout_s)
+        try:
+            self._check_closed()  # somebody else may have been faster
+        except Misuse:
+            await inside.aclose()
+            raise
+        self._session = _Session(self._settings, inside)
+        return self
+
+    def _check_closed(self) -> None:
         if self._session is not None and not self._session.place.is_over:
             raise Misuse("the client was entered already: make another by connect(…), or close this one first")
-        self._session = _Session(self._settings)
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
@@ -183,8 +206,8 @@ class RegistryClient:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """All addresses of the registry."""
-        return self._settings.addresses
+        """All addresses of the registry. That of one inside of this process is known while the client is open."""
+        return self._settings.addresses if self._session is None else self._session.addresses
 
     @property
     def namespace(self) -> str:

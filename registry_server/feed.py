@@ -33,11 +33,17 @@ RETRY_S = 1.0
 class Feed:
     """The one place where the catalog changes. Everything here runs in the event loop that `run` runs in.
 
-    `listeners` are told what changed, in their order, and once the catalog shows it.
+    `listeners` are told what changed, in their order, and once the catalog shows it. `pulse_clock`: by which a
+    standstill of this process is found out, where `clock` may be moved on by hand.
     """
 
     def __init__(
-        self, store: Store, catalog: Catalog, listeners: Sequence[Listener], clock: Callable[[], float]
+        self,
+        store: Store,
+        catalog: Catalog,
+        listeners: Sequence[Listener],
+        clock: Callable[[], float],
+        pulse_clock: Callable[[], float] | None = None,
     ) -> None:
         self.catalog = catalog
         self.guard = RemovalGuard(catalog.get)
@@ -48,7 +54,8 @@ class Feed:
         self._clock = clock
         self._is_away = False
         self._outages = OutageLog(log.warning)
-        self._pulse = Pulse(clock(), BEAT_S)
+        self._pulse_clock = pulse_clock or clock
+        self._pulse = Pulse(self._pulse_clock(), BEAT_S)
         self._waiting: dict[asyncio.Future[None], int] = {}
         self._mending = Mending(self.guard.excused_until)
         self._may_mend = asyncio.Event()
@@ -239,7 +246,7 @@ class Feed:
         the view good, beats first: after a standstill timers fire before what waits in the sockets is read.
         """
         now = self._clock()
-        stood_still_s = self._pulse.beat(now)
+        stood_still_s = self._pulse.beat(self._pulse_clock())
         if stood_still_s:
             self._outages.stood_still(stood_still_s, now)
             self.guard.store_ill(now, stood_still_s)

@@ -6,7 +6,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from registry_server.rpc import reflection
 from registry_server.rpc.health import HealthService
 from registry_server.rpc.registry import RegistryService
 from registry_server.rpc.table import Service, Table
-from registry_server.stores import open_store
+from registry_server.stores import memory_by, open_store
 from registry_server.transport.streams import Streams
 
 log = logging.getLogger(__name__)
@@ -32,8 +32,10 @@ class AddressTaken(ConfigError):
 
 
 @asynccontextmanager
-async def serve(config: Config) -> AsyncIterator[str]:
+async def serve(config: Config, clock: Callable[[], float] | None = None) -> AsyncIterator[str]:
     """Run a registry server; gives the address it listens on, HOST:PORT, once it answers.
+
+    `clock`: seconds by which leases end that are not in real time. The store is an embedded one then.
 
     The port opens when the catalog is loaded, so nobody is ever answered from an empty one. On leaving: health
     NOT_SERVING, streams ended with jitter, calls under way ended, the store let go of. Leases live on.
@@ -41,10 +43,10 @@ async def serve(config: Config) -> AsyncIterator[str]:
     Raises AddressTaken, or what a store raises that no retry can mend.
     """
     _check_address(config)
-    store = open_store(config.store)
+    store = open_store(config.store) if clock is None else memory_by(clock)
     catalog = Catalog()
     rounds = Rounds(time.monotonic)
-    feed = Feed(store, catalog, (rounds.hub, ChangeLog()), time.monotonic)
+    feed = Feed(store, catalog, (rounds.hub, ChangeLog()), clock or time.monotonic, time.monotonic)
     rng = random.Random()  # noqa: S311 - spreads load, hides nothing
     registrar = Registrar(store, feed, time.time, rng)
     door, prober = make_door(config), make_prober(config, store, catalog.settings, registrar, rng)

@@ -4,11 +4,22 @@ A URL may have a password in it, also where it has a mistake: no message quotes 
 """
 
 from collections.abc import Callable
+from time import monotonic
 
 from registry_server.stores.base import BadStoreURL, Store, StoreError
 from registry_server.stores.schemes import Scheme, Schemes, installed
 
-__all__ = ["BadStoreURL", "Scheme", "StoreError", "check_url", "has_password", "open_store", "register"]
+__all__ = [
+    "BadStoreURL",
+    "Scheme",
+    "StoreError",
+    "check_url",
+    "has_password",
+    "is_url",
+    "memory_by",
+    "open_store",
+    "register",
+]
 
 
 def open_store(url: str) -> Store:
@@ -22,6 +33,18 @@ def open_store(url: str) -> Store:
 def check_url(url: str) -> None:
     """Opens nothing, and makes no store. Raises BadStoreURL."""
     _SCHEMES.of(url).check(url)
+
+
+def is_url(text: str) -> bool:
+    """Whether it names a kind of store that there is, whatever follows the name."""
+    return _SCHEMES.has(text)
+
+
+def memory_by(clock: Callable[[], float]) -> Store:
+    """An embedded store whose leases go by `clock`, in seconds, which may be moved on by hand."""
+    from registry_server.stores.memory import MemoryStore
+
+    return MemoryStore(clock, pulse_clock=monotonic)
 
 
 def has_password(url: str) -> bool:

@@ -39,8 +39,11 @@ class MemoryStore(Store):
         clock: Callable[[], float] = time.monotonic,
         new_id: Callable[[], str] = lambda: secrets.token_hex(16),
         wall_clock: Callable[[], float] = time.time,
+        pulse_clock: Callable[[], float] | None = None,
     ) -> None:
+        """`pulse_clock`: by which a standstill of this process is found out, where `clock` may be moved on by hand."""
         self._clock = clock
+        self._pulse_clock = pulse_clock or clock
         self._fence = max(1, min(int(wall_clock() * 1e6), MAX_FENCE))
         self._new_id = new_id
         self._epoch = new_id()
@@ -54,13 +57,13 @@ class MemoryStore(Store):
         """Tell of every change; look for leases to end once a tick."""
         self._emit = emit
         emit(Snapshot(self._epoch, self._revision, tuple(self._records.values()), self._fence, self._revision))
-        pulse = Pulse(self._clock(), TICK_S)
+        pulse = Pulse(self._pulse_clock(), TICK_S)
         while True:
             await asyncio.sleep(TICK_S)
-            now = self._clock()
-            while self.tick(now, pulse.beat(now)):
+            stood_still_s = pulse.beat(self._pulse_clock())
+            while self.tick(self._clock(), stood_still_s):
                 await asyncio.sleep(0)
-                now = self._clock()
+                stood_still_s = pulse.beat(self._pulse_clock())
 
     def tick(self, now: float, stood_still_s: float = 0.0) -> bool:
         """End leases whose time has passed, and say whether there is more to do.

@@ -63,6 +63,11 @@ class Schemes:
             )
         return _loaded(points)
 
+    def has(self, url: str) -> bool:
+        """Whether a URL is of a kind that there is; nothing is loaded."""
+        name, colon, _ = url.partition(":")
+        return bool(colon) and (name in self._known or any(point.name == name for point in self._installed()))
+
     def _names(self) -> Iterator[str]:
         yield from self._known
         yield from sorted({point.name for point in self._installed()} - self._known.keys())

@@ -128,6 +128,13 @@ ALONE = (
         "from balancer import Endpoint",
     ),
     Alone(
+        "these two alone know the server",
+        ("registry_client/inside.py", "registry_client/testing.py"),
+        imports_of("registry_server"),
+        "import registry_server",
+        within="registry_client/*",
+    ),
+    Alone(
         "`show.py` is the one door to the terminal",
         ("registry_client/cli/show.py",),
         shows,

@@ -74,7 +74,7 @@ class Call(AioJourney, grpc.aio.Call):
             if attempt is None:
                 return grpc.aio.Metadata()
             metadata = await attempt.native.initial_metadata()
-            if attempt is self.attempt and (self.over or not attempt.native.done() or self.is_last(attempt)):
+            if attempt is self.attempt and (self.over or not attempt.native.done() or await self.is_last(attempt)):
                 return metadata
 
     async def wait_for_connection(self) -> None:
@@ -86,7 +86,7 @@ class Call(AioJourney, grpc.aio.Call):
                 try:
                     await attempt.native.wait_for_connection()
                 except grpc.RpcError:
-                    if self.is_last(attempt):
+                    if await self.is_last(attempt):
                         raise
                 else:
                     return

@@ -61,7 +61,7 @@ class Streaming(Call):
             metadata = await attempt.native.initial_metadata()
             if self._headers is not None and not self._headers.done():
                 await asyncio.wait({self._headers})
-            if attempt is self.attempt and (self.over or not attempt.native.done() or self.is_last(attempt)):
+            if attempt is self.attempt and (self.over or not attempt.native.done() or await self.is_last(attempt)):
                 return metadata
 
 

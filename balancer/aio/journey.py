@@ -304,7 +304,7 @@ class AioJourney(Journey[Attempt, "Connection"]):
             await self._change()
         return self.attempt
 
-    def is_last(self, attempt: Attempt) -> bool:
+    async def is_last(self, attempt: Attempt) -> bool:
         """For an attempt that has failed: no other one takes its place."""
         if not self.over and attempt is self.attempt and attempt.native.done():
             self.attempt_ended(attempt)

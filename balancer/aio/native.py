@@ -76,9 +76,18 @@ def at_once(coroutine: Coroutine[None, None, T]) -> T:
 _NOT_SENT = "execute_batch"
 
 
+def not_sent(call: NativeCall) -> bool:
+    """A message could not be sent: grpc.aio says so, of a call that has ended, before it tells what the server said."""
+    return call.done() and _NOT_SENT in (_report(call) or "")
+
+
+def _report(call: NativeCall) -> str | None:
+    return at_once(call.debug_error_string()) if hasattr(call, "debug_error_string") else "?"
+
+
 def _made_here(call: NativeCall) -> bool:
     """Statuses that grpc.aio makes up lack core's account of the error, or say that grpc.aio itself failed."""
-    report = at_once(call.debug_error_string()) if hasattr(call, "debug_error_string") else "?"
+    report = _report(call)
     return not report or _NOT_SENT in report
 
 

@@ -7,6 +7,7 @@ only the first is looked at, for a call that never had a connection goes elsewhe
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import TYPE_CHECKING, cast
 
@@ -14,7 +15,9 @@ import grpc
 import grpc.aio
 
 from balancer.aio.headers import Streaming
+from balancer.aio.native import not_sent
 from balancer.calls.replay import Replay
+from balancer.calls.retry import HEADERS_SETTLE_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from balancer.channels.types import Arguments
     from balancer.policies.base import PickInfo
 
+_SOON_S = 0.001
 _OVER = "RPC already finished."
 _HALF_CLOSED = 'RPC is half closed after calling "done_writing".'
 _MIXED = "The iterator and read/write APIs may not be mixed on a single RPC."
@@ -123,6 +127,7 @@ class StreamRequest(Streaming):
     _done_writing_flag = False
     """grpc.aio's interceptors look at it under this name."""
     _catching_up: asyncio.Task[None] | None = None
+    _listening: asyncio.Task[None] | None = None
 
     def __init__(self, method: Common, request: object, arguments: Arguments, info: PickInfo) -> None:
         super().__init__(method, request, arguments, info)
@@ -150,6 +155,25 @@ class StreamRequest(Streaming):
         super()._started(attempt)
         if self._source is None and (self._replay.taken or self._done_writing_flag):
             self._catching_up = self._engine.loop.create_task(self._catch_up(attempt))
+
+    # What the server said, of an attempt that could not send a message any more
+
+    def attempt_ended(self, attempt: Attempt) -> None:
+        if not_sent(attempt.native) and not self.over and not attempt.is_out:
+            self._listening = self._engine.loop.create_task(self._hear_out(attempt))
+        else:
+            super().attempt_ended(attempt)
+
+    async def is_last(self, attempt: Attempt) -> bool:
+        if not_sent(attempt.native) and not self.over:
+            await self._hear_out(attempt)
+        return await super().is_last(attempt)
+
+    async def _hear_out(self, attempt: Attempt) -> None:
+        until = time.monotonic() + HEADERS_SETTLE_S
+        while not_sent(attempt.native) and time.monotonic() < until:  # noqa: ASYNC110 - grpc.aio tells nobody when
+            await asyncio.sleep(_SOON_S)
+        super().attempt_ended(attempt)
 
     async def _catch_up(self, attempt: Attempt) -> None:
         """Gives an attempt what was written to the ones before."""
@@ -187,7 +211,7 @@ class StreamRequest(Streaming):
             try:
                 await cast("NativeWriter", attempt.native).write(self._form(kept))
             except (grpc.RpcError, asyncio.InvalidStateError):
-                if self.is_last(attempt) or self._replay.committed:
+                if await self.is_last(attempt) or self._replay.committed:
                     raise
             else:
                 return

@@ -35,7 +35,7 @@ class UnaryResponse(Call):
             try:
                 return (yield from native.__await__())
             except grpc.RpcError:
-                if self.is_last(attempt):
+                if (yield from self.is_last(attempt).__await__()):
                     raise
             except Exception as error:
                 self._break(error)
@@ -71,7 +71,7 @@ class StreamResponse(Streaming):
             try:
                 response = await cast("NativeReader", attempt.native).read()
             except grpc.RpcError:
-                if self.is_last(attempt):
+                if await self.is_last(attempt):
                     raise
             else:
                 if response is not grpc.aio.EOF:
@@ -86,7 +86,7 @@ class StreamResponse(Streaming):
             try:
                 response = await step()
             except grpc.RpcError:
-                if self.is_last(attempt):
+                if await self.is_last(attempt):
                     raise
             else:
                 self.commit()

@@ -3,10 +3,12 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+import grpc.aio
 import pytest
 
 from balancer import Resolved, StaticResolver, aio_channel
@@ -289,3 +291,42 @@ async def test_service_config_given_as_an_option_wins(kind: str, servers: list[S
 async def test_wrong_service_config_is_told() -> None:
     with pytest.raises(ValueError, match=r"methodConfig\[0\].retryPolicy.maxAttempts"):
         aio_channel("static://127.0.0.1:1", options=[("grpc.service_config", json.dumps(config(maxAttempts=1)))])
+
+
+NUMBERS = [b"%d" % number for number in range(20)]
+
+
+async def _collect(requests: AsyncIterable[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+    """Fails the first attempt after a few requests, in the middle of the others."""
+    got = []
+    again = dict(context.invocation_metadata() or ()).get("grpc-previous-rpc-attempts")
+    async for request in requests:
+        got.append(request)
+        if again is None and len(got) == 3:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+    return b",".join(got)
+
+
+@asynccontextmanager
+async def collecting() -> AsyncIterator[str]:
+    server = grpc.aio.server()
+    handler = grpc.stream_unary_rpc_method_handler(_collect)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Collect": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"static://127.0.0.1:{port}"
+    await server.stop(None)
+
+
+@pytest.mark.parametrize("how", ["iterator", "write"])
+async def test_an_upload_that_ends_early_is_tried_again(how: str) -> None:
+    """Whether or not a message met the end: grpc.aio takes one that it cannot send for an error of its own."""
+    options = [("grpc.service_config", json.dumps(config()))]
+    async with collecting() as target, aio_channel(target, options=options) as channel:
+        for _ in range(10):
+            call: Any = channel.stream_unary(f"/{SERVICE}/Collect")(NUMBERS if how == "iterator" else None, timeout=10)
+            for number in NUMBERS if how == "write" else ():
+                await call.write(number)
+            if how == "write":
+                await call.done_writing()
+            assert await call == b",".join(NUMBERS)

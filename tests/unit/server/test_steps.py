@@ -46,11 +46,11 @@ class Filled:
         self.service = RegistryService(self.registrar, self.feed, self.hub)
         self.lease_id = ""
 
-    async def fill(self) -> None:
+    async def fill(self, ttl_s: float) -> None:
         for number in range(MANY):
             wanted = pb.Instance(namespace="default", service="player", id=f"{number}", port=1 + number)
             wanted.host, wanted.version, wanted.weight = "10.0.0.1", "1", 1
-            _, _, lease = await self.registrar.register(wanted, TTL_S, self.lease_id)
+            _, _, lease = await self.registrar.register(wanted, ttl_s, self.lease_id)
             self.lease_id = lease.id
             if number % 100 == 0:
                 await asyncio.sleep(0)
@@ -79,7 +79,7 @@ async def test_lease_of_many_ends_in_small_steps(how: Callable[[Filled], Awaitab
     filled = Filled()
     running = asyncio.create_task(filled.feed.run())
     await filled.feed.loaded.wait()
-    await filled.fill()
+    await filled.fill(TTL_S if how is Filled.die else 600.0)
     steps: list[float] = []
 
     async def measure() -> None:

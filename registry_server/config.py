@@ -13,7 +13,9 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.rules import BadCheck, settle_all
 from registry_checks.text import BadText, parse
 from registry_server.stores import BadStoreURL, check_url
+from registry_server.transport.limits import Limits
 
+DEFAULT_LIMITS = Limits()
 ENV_PREFIX = "REGISTRY_"
 FILE_VARIABLE = ENV_PREFIX + "CONFIG"
 LOG_FORMATS = ("text", "json")
@@ -54,6 +56,8 @@ class Config:
     check_concurrency: str = "256"  # how many looks at the same time
     cut_off_share: str = "0.5"  # the server takes itself for cut off when more than this share of what was well fails
     cut_off_least: str = "5"  # and at least so many
+
+    limits: Limits = DEFAULT_LIMITS  # what a client may cost; a table of the file alone
 
     def __post_init__(self) -> None:
         if not _is_address(self.listen):
@@ -109,7 +113,7 @@ def load(flags: Mapping[str, Any], env: Mapping[str, str], file: Path | None) ->
 
     Without a `file`, REGISTRY_CONFIG names one, if it is set and not empty.
     """
-    names = [field.name for field in fields(Config)]
+    names = [field.name for field in fields(Config) if field.name != "limits"]
     if file is None and (named := env.get(FILE_VARIABLE)):
         file = Path(named)
     settings: dict[str, Any] = _from_file(file, names) if file else {}
@@ -128,12 +132,25 @@ def _from_file(path: Path, names: list[str]) -> dict[str, Any]:
         raise ConfigError(f"{where}: not TOML: {error}") from None
     except RecursionError:
         raise ConfigError(f"{where}: not TOML of this server: nested too deeply") from None
+    if "limits" in settings:
+        settings["limits"] = _limits(settings["limits"], where)
     for name, value in settings.items():
+        if isinstance(value, Limits):
+            continue
         if name not in names:
             raise ConfigError(f"{where}: {_shown(name)[1:-1]}: no such setting; there are {', '.join(names)}")
         if not isinstance(value, str):
             raise ConfigError(f"{where}: {name}: must be a string")
     return settings
+
+
+def _limits(table: object, where: str) -> Limits:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where}: limits: must be a table")
+    try:
+        return Limits.named(table)
+    except ValueError as error:
+        raise ConfigError(f"{where}: limits: {without_urls(str(error))}") from None
 
 
 def _text(path: Path, where: str) -> str:

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 from registry_server.catalog import Catalog
@@ -84,16 +85,17 @@ class Port(Protocol):
 
 
 def _port(config: Config, streams: Streams, *services: Service) -> Port:
-    """The transport that is asked for. Only that one is loaded. Raises ConfigError if it cannot be."""
+    """The transport that is asked for, and only that one is loaded; grpc.aio where there is no ngh2."""
     if config.transport == "grpc":
         from registry_server.transport import grpc_aio
 
-        return grpc_aio.GrpcServer(_table(*services, *grpc_aio.services()), streams)
+        return grpc_aio.GrpcServer(_table(*services, *grpc_aio.services()), streams, config.limits)
     try:
         from registry_server.transport.http2 import server as http2
     except ImportError as error:
-        raise ConfigError(f"transport: http2 needs the package ngh2, which cannot be loaded: {error}") from None
-    return http2.Http2Server(_table(*services, *http2.services()), streams)
+        log.warning("serving by grpc.aio, which is slower: the package ngh2 cannot be loaded: %s", error)
+        return _port(replace(config, transport="grpc"), streams, *services)
+    return http2.Http2Server(_table(*services, *http2.services()), streams, config.limits)
 
 
 def _table(*services: Service) -> Table:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -10,15 +10,14 @@ import grpc
 
 from registry_server.rpc.table import Broadcast, Caller, Conversation, Method, Service, Session, Table, Unary, parse
 from registry_server.transport import channelz, streams
+from registry_server.transport.limits import Limits
 from registry_server.transport.status import DETAILS_KEY, RpcStatus, internal, shutting_down, status_of
 from registry_server.transport.streams import Streams
 
 log = logging.getLogger(__name__)
 
-# What one connection may cost before anybody looks at what it sends. A stream that is over counts among these until the
-# server is done with it, so resetting streams brings no more of them.
-MAX_STREAMS = 256
-MAX_MESSAGE_BYTES = 1024 * 1024
+# What limits.py has no name for: what one connection may cost before anybody looks at what it sends.
+DEFAULT_LIMITS = Limits()
 LOOKAHEAD_BYTES = 64 * 1024
 # Calls that no handler has taken up, of all connections: as many as come back at once when a server was away. Beyond
 # the first number more and more are refused, beyond the second all.
@@ -29,14 +28,9 @@ MAX_PENDING = (20_000, 40_000)
 OPTIONS = (
     ("grpc.so_reuseport", 0),
     ("grpc.enable_channelz", 1),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
     ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.max_concurrent_streams", MAX_STREAMS),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.http2.lookahead_bytes", LOOKAHEAD_BYTES),
     ("grpc.http2.bdp_probe", 0),  # else the windows grow with what a client sends
     ("grpc.server.max_pending_requests", MAX_PENDING[0]),
@@ -50,6 +44,22 @@ else:
     Context = Handler = Any
 
 
+def _options(limits: Limits) -> Iterator[tuple[str, int]]:
+    """Those of the limits that grpcio's core can keep to."""
+    yield "grpc.max_concurrent_streams", limits.max_streams
+    yield "grpc.max_receive_message_length", limits.max_message_bytes
+    yield "grpc.max_metadata_size", limits.max_header_bytes
+    yield "grpc.keepalive_time_ms", 1000 * limits.keepalive_s
+    yield "grpc.keepalive_timeout_ms", 1000 * limits.keepalive_timeout_s
+    yield "grpc.http2.ping_timeout_ms", 1000 * limits.keepalive_timeout_s
+    yield "grpc.server_handshake_timeout_ms", 1000 * limits.handshake_s
+    if limits.max_idle_s:
+        yield "grpc.max_connection_idle_ms", 1000 * limits.max_idle_s
+    if limits.max_age_s:
+        yield "grpc.max_connection_age_ms", 1000 * limits.max_age_s
+        yield "grpc.max_connection_age_grace_ms", 1000 * limits.leaving_s
+
+
 def services() -> tuple[Service, ...]:
     """What this transport can say of itself."""
     return (channelz.service(),)
@@ -58,9 +68,9 @@ def services() -> tuple[Service, ...]:
 class GrpcServer:
     """A port at which the methods of a table are answered."""
 
-    def __init__(self, table: Table, open_streams: Streams) -> None:
+    def __init__(self, table: Table, open_streams: Streams, limits: Limits = DEFAULT_LIMITS) -> None:
         self._streams = open_streams
-        self._server = grpc.aio.server(options=OPTIONS)
+        self._server = grpc.aio.server(options=(*OPTIONS, *_options(limits)))
         handlers = {path: self._handler(method) for path, method in table.methods.items()}
         self._server.add_generic_rpc_handlers((_Handlers(handlers),))
 

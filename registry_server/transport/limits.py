@@ -1,6 +1,8 @@
 """CORE: what a client may cost before anybody looks at what it asks, by name. Every transport keeps to what it can."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,8 @@ class Limits:
     # Answers of one connection that its client does not take; beyond it new calls are refused.
     max_unread_bytes: int = 16 * 1024 * 1024
     # Streams reset by their client: so many at once, and so many a second. Who hedges resets often.
-    max_resets: tuple[int, int] = (10_000, 1_000)
+    max_resets: int = 10_000
+    max_resets_per_s: int = 1_000
     # Frames that ask for nothing (pings, settings, data without data) between two that do, a second.
     max_idle_frames: int = 1_000
     # Calls of one connection that are begun in a row, before others have their turn.
@@ -34,3 +37,19 @@ class Limits:
     max_age_s: int = 0
     # How long the calls of a connection that has to go may still take.
     leaving_s: int = 30
+
+    @classmethod
+    def named(cls, values: Mapping[str, object]) -> Self:
+        """Limits of these names, the rest as usual. Raises ValueError, which begins with the name."""
+        known = {field.name for field in fields(cls)}
+        for name, value in values.items():
+            if name not in known:
+                raise ValueError(f"{name[:64]}: no such limit; there are {', '.join(sorted(known))}")
+            least = 0 if name in MAY_BE_NONE else 1
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_LIMIT:
+                raise ValueError(f"{name}: must be a whole number from {least} to {MAX_LIMIT}")
+        return cls(**{name: int(str(value)) for name, value in values.items()})
+
+
+MAY_BE_NONE = ("max_idle_s", "max_age_s")
+MAX_LIMIT = 2**31 - 1

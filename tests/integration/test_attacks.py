@@ -15,13 +15,14 @@ import pytest
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.config import TRANSPORTS
-from registry_server.transport.grpc_aio import MAX_STREAMS
+from registry_server.transport.limits import Limits
 from tests.support.attacks import ATTACKS, REGISTRY, under
 from tests.support.http2 import Http2
 from tests.support.raw import RawClient
 from tests.support.servers import RegistryServer
 from tests.support.waiting import passed
 
+MAX_STREAMS = Limits().max_streams
 ATTACK_S = 1.5
 # Generous: the attacker has half of this machine.
 DEADLINE_S = 5.0

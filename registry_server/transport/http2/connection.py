@@ -55,7 +55,7 @@ def configuration(limits: Limits) -> ngh2.Configuration:
     return ngh2.Configuration(
         auto_window_update=False,
         max_inbound_header_list_size=HARD * limits.max_header_bytes,
-        stream_reset_rate_limit=limits.max_resets,
+        stream_reset_rate_limit=(limits.max_resets, limits.max_resets_per_s),
     )
 
 

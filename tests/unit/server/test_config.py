@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from registry_server.config import ENV_PREFIX, Config, ConfigError, load
+from registry_server.transport.limits import Limits
 
 
 @pytest.fixture
@@ -145,6 +146,30 @@ def test_file_with_a_mistake(tmp_path: Path, text: str, said: str) -> None:
     assert str(error.value).startswith(f"{path}: ")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_limits_are_a_table_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "registry.toml"
+    path.write_text("[limits]\nmax_streams = 7\nmax_age_s = 0\n")
+    assert load({}, {}, path).limits == Limits(max_streams=7)
+    assert load({}, {}, None).limits == Limits()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("limits = 7", "limits: must be a table"),
+        ("[limits]\nmax_strems = 7", "limits: max_strems: no such limit; there are handshake_s, "),
+        ("[limits]\nmax_streams = 0", "limits: max_streams: must be a whole number from 1 to 2147483647"),
+        ("[limits]\nmax_idle_s = -1", "limits: max_idle_s: must be a whole number from 0 to 2147483647"),
+        ("[limits]\nmax_streams = true", "limits: max_streams: must be a whole number"),
+        ("[limits]\nmax_streams = '9'", "limits: max_streams: must be a whole number"),
+        ("[limits]\nmax_streams = 1.5", "limits: max_streams: must be a whole number"),
+        (f"[limits]\nmax_streams = {2**31}", "limits: max_streams: must be a whole number"),
+    ],
+)
+def test_limits_with_a_mistake(tmp_path: Path, text: str, said: str) -> None:
+    test_file_with_a_mistake(tmp_path, text, said)
 
 
 def test_file_that_is_no_text(tmp_path: Path) -> None:

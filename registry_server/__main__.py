@@ -60,7 +60,9 @@ class _Command(click.Command):
     type=click.Path(path_type=Path),
     help="A TOML file of these settings. [env REGISTRY_CONFIG]",
 )
-@click.option("--transport", metavar="KIND", help="grpc, or http2: faster and new, needs the package ngh2. [grpc]")
+@click.option(
+    "--transport", metavar="KIND", help="http2 (needs the package ngh2), or grpc (grpcio's own), slower. [http2]"
+)
 @click.option("--log-format", metavar="FORMAT", help="text or json. [text]")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error. [info]")
 @click.option("--checks", metavar="on|off", help="Whether instances may have health checks, which it runs. [on]")

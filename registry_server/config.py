@@ -46,7 +46,7 @@ class Config:
     store: str = field(default="memory:", repr=False)
     log_format: str = "text"  # text or json
     log_level: str = "info"  # debug, info, warning or error
-    transport: str = "grpc"  # grpc (grpc.aio), or http2 (libnghttp2, by the package ngh2): faster, and new
+    transport: str = "http2"  # http2 (libnghttp2, by the package ngh2), or grpc (grpc.aio), slower
     checks: str = "on"  # whether instances may have health checks, which this server then runs: on or off
     # Checks for instances that bring none: `SERVICE=CHECK; NAMESPACE/SERVICE=CHECK; *=CHECK`, each also on a line.
     service_checks: str = ""

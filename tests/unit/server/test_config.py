@@ -17,7 +17,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_defaults() -> None:
-    assert load({}, {}, None) == Config("127.0.0.1:7400", "memory:", "text", "info", "grpc")
+    assert load({}, {}, None) == Config("127.0.0.1:7400", "memory:", "text", "info", "http2")
 
 
 def test_order_of_the_sources(file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Clients of ill will, each in a process of its own: `python -m tests.support.attacks NAME ADDRESS SECONDS`.
+"""Clients of ill will, in a process of their own.
 
 What they send is bounded in time and goes to the one address they are given, which is a test's own server.
 """
@@ -9,8 +9,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, Self
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from tests.support import floods
@@ -131,16 +131,33 @@ ATTACKS: dict[str, Callable[[str, float], Coroutine[Any, Any, None]]] = {
 }
 
 
-@contextlib.contextmanager
-def under(name: str, address: str, seconds: float) -> Iterator["subprocess.Popen[bytes]"]:
-    """An attack that goes on while the block lasts, and `seconds` at the most."""
-    command = [sys.executable, "-m", "tests.support.attacks", name, address, str(seconds)]
-    with subprocess.Popen(command, cwd=ROOT) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+class Attacker:
+    """A process that attacks when it is told, with `with`: it is started once, as that takes longer than an attack."""
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-m", "tests.support.attacks"]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def attack(self, name: str, address: str, seconds: float) -> None:
+        """One attack, to its end. Raises AssertionError when the attacker failed itself."""
+        assert self._process.stdin
+        assert self._process.stdout
+        print(name, address, seconds, file=self._process.stdin, flush=True)
+        assert self._process.stdout.readline() == f"{name}\n"
+
+
+async def obey() -> None:
+    """Attack as the lines of stdin say: NAME ADDRESS SECONDS."""
+    while line := (await asyncio.to_thread(sys.stdin.readline)).split():
+        name, address, seconds = line
+        await ATTACKS[name](address, float(seconds))
+        print(name, flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(ATTACKS[sys.argv[1]](sys.argv[2], float(sys.argv[3])))
+    asyncio.run(obey())

@@ -56,7 +56,7 @@ class Feed:
         self._outages = OutageLog(log.warning)
         self._pulse_clock = pulse_clock or clock
         self._pulse = Pulse(self._pulse_clock(), BEAT_S)
-        self._waiting: dict[asyncio.Future[None], int] = {}
+        self._waiting: dict[asyncio.Future[bool], int] = {}
         self._mending = Mending(self.guard.excused_until)
         self._may_mend = asyncio.Event()
         self._hold_timer: asyncio.TimerHandle | None = None
@@ -83,16 +83,15 @@ class Feed:
         """Wait until the catalog has this revision, and say whether it has."""
         if self.catalog.revision >= revision:
             return True
-        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        reached: asyncio.Future[bool] = loop.create_future()
         self._waiting[reached] = revision
+        timer = loop.call_later(timeout_s, _end, reached, False)  # a tenth of an asyncio.timeout: most writes wait here
         try:
-            async with asyncio.timeout(timeout_s):
-                await reached
-        except TimeoutError:
-            return False
+            return await reached
         finally:
+            timer.cancel()
             del self._waiting[reached]
-        return True
 
     def count_of_lease(self, lease_id: str) -> int:
         """How many instances a lease keeps alive; those whose removal waits do not count."""
@@ -210,8 +209,8 @@ class Feed:
         if revision >= self._loaded_at:
             self.loaded.set()
         for reached, wanted in self._waiting.items():
-            if wanted <= revision and not reached.done():
-                reached.set_result(None)
+            if wanted <= revision:
+                _end(reached, True)
 
     # ---- removals that wait
 
@@ -325,6 +324,11 @@ class Feed:
             level = logging.DEBUG if commit.cause is Cause.REPLACED else logging.WARNING
             log.log(level, "mended: %s", commit_text(commit))
             self._mending.done(commit)
+
+
+def _end(waiting: asyncio.Future[bool], outcome: bool) -> None:
+    if not waiting.done():
+        waiting.set_result(outcome)
 
 
 def commit_text(commit: Commit) -> str:

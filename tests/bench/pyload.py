@@ -199,7 +199,11 @@ async def pingpong(o: argparse.Namespace) -> dict[str, Any]:
         streams: list[Any] = [conns[i % len(conns)].stream_stream(o.method)() for i in range(o.concurrency)]
         free = list(streams)
 
+        began = time.perf_counter()
+
         async def once(turn: int) -> None:
+            if o.pace:
+                await asyncio.sleep(max(0.0, began + turn / o.pace - time.perf_counter()))
             stream = free.pop()
             await stream.write(all_bodies[turn % len(all_bodies)])
             await stream.read()
@@ -304,6 +308,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--instances", type=int, default=1, help="taken from the bodies")
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--pace", type=float, default=0.0, help="messages per second in all, 0 for no limit (pingpong)")
     parser.add_argument("--rate", type=float, default=1000.0)
     return parser.parse_args()
 

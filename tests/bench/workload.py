@@ -98,6 +98,15 @@ def leases(address: str, count: int) -> list[str]:
         return [stub.Register(request, timeout=30).lease_id for request in requests]
 
 
+def many_leases(address: str, count: int) -> list[str]:
+    """The same for very many, which register side by side."""
+    with grpc.insecure_channel(address) as channel:
+        stub = registry_pb2_grpc.RegistryStub(channel)
+        requests = (pb.RegisterRequest(instance=instance(number), ttl=LONG_TTL) for number in range(count))
+        calls = ([stub.Register.future(it, timeout=60) for it in batch] for batch in batched(requests, 256))
+        return [call.result().lease_id for batch in calls for call in batch]
+
+
 def keep_alives(lease_ids: Sequence[str]) -> list[bytes]:
     return [pb.KeepAliveRequest(lease_ids=[lease]).SerializeToString() for lease in lease_ids]
 
@@ -127,6 +136,23 @@ def _stored(number: int) -> bytes:
 def bare_fan_out(count: int) -> FanOut:
     """The same number of bytes for each change, on a server that does nothing with them."""
     return FanOut("bare grpc.aio", "/bare.Bare/Change", tuple(map(_stored, range(count))), "/bare.Bare/Watch", b"")
+
+
+def etcd_puts(count: int) -> list[bytes]:
+    """Bodies of etcd's Put for as many instances."""
+    keys = (PREFIX + name(number).encode() for number in range(count))
+    return [etcd_pb.PutRequest(key=key, value=_stored(nth)).SerializeToString() for nth, key in enumerate(keys)]
+
+
+def etcd_grants(count: int) -> list[bytes]:
+    """Bodies of etcd's LeaseGrant for the leases 1 to `count`."""
+    ttl_s = LONG_TTL.seconds
+    return [etcd_pb.LeaseGrantRequest(ttl=ttl_s, id=nth + 1).SerializeToString() for nth in range(count)]
+
+
+def etcd_renewals(count: int) -> list[bytes]:
+    """Bodies of etcd's LeaseKeepAlive for these."""
+    return [etcd_pb.LeaseKeepAliveRequest(id=nth + 1).SerializeToString() for nth in range(count)]
 
 
 def etcd_fan_out(count: int, version: str) -> FanOut:

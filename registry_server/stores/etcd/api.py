@@ -17,14 +17,14 @@ RCo = TypeVar("RCo", covariant=True)
 Metadata = Sequence[tuple[str, str]]
 
 
-class Unary(Protocol[QContra, RCo]):
+class UnaryMethod(Protocol[QContra, RCo]):
     """A method that is answered once."""
 
     def __call__(self, request: QContra, *, timeout: float, metadata: Metadata = ...) -> Awaitable[RCo]:
         """Call it. Raises grpc.aio.AioRpcError."""
 
 
-class Stream(Protocol[QContra]):
+class StreamCall(Protocol[QContra]):
     """A call with messages both ways; write and read raise grpc.aio.AioRpcError."""
 
     def write(self, request: QContra, /) -> Awaitable[None]:
@@ -43,38 +43,38 @@ class Stream(Protocol[QContra]):
         """How it ended, in words."""
 
 
-class Channel(Protocol):
+class EtcdChannel(Protocol):
     """What carries calls to one etcd server; grpc.aio has more."""
 
     def unary_unary(
         self, method: str, request_serializer: Callable[[Q], bytes], response_deserializer: Callable[[bytes], R]
-    ) -> Unary[Q, R]:
+    ) -> UnaryMethod[Q, R]:
         """A method by its path."""
 
     def stream_stream(
         self, method: str, request_serializer: Callable[[Q], bytes], response_deserializer: Callable[[bytes], R]
-    ) -> "Opens[Q]":
+    ) -> "StreamMethod[Q]":
         """A method by its path."""
 
     async def close(self) -> None:
         """Close it; what is under way on it fails."""
 
 
-class Opens(Protocol[QContra]):
+class StreamMethod(Protocol[QContra]):
     """A method with messages both ways."""
 
-    def __call__(self, *, metadata: Metadata = ...) -> Stream[QContra]:
+    def __call__(self, *, metadata: Metadata = ...) -> StreamCall[QContra]:
         """A new call."""
 
 
-WatchCall = Stream[etcd.WatchRequest]
-RenewalCall = Stream[etcd.LeaseKeepAliveRequest]
+WatchCall = StreamCall[etcd.WatchRequest]
+RenewalCall = StreamCall[etcd.LeaseKeepAliveRequest]
 
 
 class Api:
     """What can be called on one channel."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: EtcdChannel) -> None:
         self._channel = channel
         self.range = self._unary("KV/Range", etcd.RangeRequest, etcd.RangeResponse)
         self.txn = self._unary("KV/Txn", etcd.TxnRequest, etcd.TxnResponse)
@@ -86,14 +86,14 @@ class Api:
         self.authenticate = self._unary("Auth/Authenticate", etcd.AuthenticateRequest, etcd.AuthenticateResponse)
         self.status = self._unary("Maintenance/Status", etcd.StatusRequest, etcd.StatusResponse)
 
-    def _unary(self, path: str, request: type[Q], response: type[R]) -> Unary[Q, R]:
+    def _unary(self, path: str, request: type[Q], response: type[R]) -> UnaryMethod[Q, R]:
         return self._channel.unary_unary(
             f"/etcdserverpb.{path}",
             request_serializer=request.SerializeToString,
             response_deserializer=response.FromString,
         )
 
-    def _stream(self, path: str, request: type[Q], response: type[R]) -> Opens[Q]:
+    def _stream(self, path: str, request: type[Q], response: type[R]) -> StreamMethod[Q]:
         return self._channel.stream_stream(
             f"/etcdserverpb.{path}",
             request_serializer=request.SerializeToString,

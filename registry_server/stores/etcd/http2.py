@@ -1,8 +1,8 @@
 """SHELL: calls to etcd over asyncio and libnghttp2 (PyPI's `ngh2`), which makes every byte of HTTP/2.
 
-A `Channel` of api.py, for less than half of what grpc.aio costs: what is asked in one turn of the loop leaves in one
-write, and what comes in one read is taken in one go. No pings: each request has its deadline, and the watch proves that
-the link is alive.
+An `EtcdChannel` (api.py), for less than half of what grpc.aio costs: what is asked in one turn of the loop leaves in
+one write, and what comes in one read is taken in one go. No pings: each request has its deadline, and the watch proves
+that the link is alive.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import grpc.aio
 import ngh2
 from ngh2 import events
 
-from registry_server.stores.etcd.api import Metadata, Opens, Q, R
+from registry_server.stores.etcd.api import Metadata, Q, R, StreamMethod
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -32,61 +32,62 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _CONFIGURATION = ngh2.Configuration(auto_window_update=False)
 
 
-class Channel:
-    """One connection to `address` (HOST:PORT) at a time, made when it is needed; with TLS if there is a context."""
+class Http2Channel:
+    """A connection to `address` (HOST:PORT), made when it is needed; with TLS if there is a context."""
 
     def __init__(self, address: str, tls: ssl.SSLContext | None) -> None:
         self._address = address
         self._tls = tls
-        self._connection: Connection | None = None
+        # The last one takes calls; those before it, which etcd has said farewell to, may have calls under way.
+        self._connections: list[Http2Connection] = []
         self._connecting = asyncio.Lock()
         self._is_closed = False
 
     def unary_unary(
         self, method: str, request_serializer: Callable[[Q], bytes], response_deserializer: Callable[[bytes], R]
-    ) -> "Unary[Q, R]":
-        """See api.Channel, as for all of these."""
-        return Unary(self, self._head(method), request_serializer, response_deserializer)
+    ) -> "Http2Unary[Q, R]":
+        """See EtcdChannel, as for all of these."""
+        return Http2Unary(self, self._head(method), request_serializer, response_deserializer)
 
     def stream_stream(
         self, method: str, request_serializer: Callable[[Q], bytes], response_deserializer: Callable[[bytes], R]
-    ) -> Opens[Q]:
-        """See api.Channel."""
+    ) -> StreamMethod[Q]:
+        """See EtcdChannel."""
         head = self._head(method)
 
-        def opens(*, metadata: Metadata = ()) -> "Stream[Q, R]":
-            return Stream(self, (*head, *_encoded(metadata)), request_serializer, response_deserializer)
+        def opens(*, metadata: Metadata = ()) -> "Http2Stream[Q, R]":
+            return Http2Stream(self, (*head, *_encoded(metadata)), request_serializer, response_deserializer)
 
         return opens
 
     async def close(self) -> None:
-        """See api.Channel."""
+        """See EtcdChannel."""
         self._is_closed = True
-        if self._connection is not None:
-            self._connection.close()
+        for connection in self._connections:
+            connection.close()
 
     @property
-    def connection(self) -> "Connection | None":
+    def connection(self) -> "Http2Connection | None":
         """The connection, if there is one that takes calls."""
-        connection = self._connection
-        return connection if connection is not None and connection.is_open else None
+        return self._connections[-1] if self._connections and self._connections[-1].is_open else None
 
-    async def connect(self) -> "Connection":
+    async def connect(self) -> "Http2Connection":
         """The connection, a new one if need be. Raises AioRpcError."""
         async with self._connecting:
             if self._is_closed:
                 raise failure(grpc.StatusCode.CANCELLED, "the channel is closed")
             if (connection := self.connection) is not None:
                 return connection
-            self._connection = connection = await self._connected()
+            connection = await self._connected()
+            self._connections = [*(it for it in self._connections if it.is_there), connection]
             return connection
 
-    async def _connected(self) -> "Connection":
+    async def _connected(self) -> "Http2Connection":
         host, _, port = self._address.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         loop = asyncio.get_running_loop()
         try:
-            _, connection = await loop.create_connection(Connection, host, int(port), ssl=self._tls)
+            _, connection = await loop.create_connection(Http2Connection, host, int(port), ssl=self._tls)
         except OSError as error:
             raise failure(grpc.StatusCode.UNAVAILABLE, f"failed to connect: {error}") from error
         if self._is_closed:
@@ -106,22 +107,27 @@ class Channel:
         )
 
 
-class Connection(asyncio.Protocol):
+class Http2Connection(asyncio.Protocol):
     """An asyncio protocol round one connection of the library, written to once a turn of the loop."""
 
     def __init__(self) -> None:
         self._h2 = ngh2.Connection(ngh2.Role.CLIENT, _CONFIGURATION)
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._calls: dict[int, Call] = {}
+        self._calls: dict[int, Http2Call] = {}
         self._is_touched = False
         self._is_paused = False
         self._is_leaving = False
 
     @property
+    def is_there(self) -> bool:
+        """Whether it is connected."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
     def is_open(self) -> bool:
         """Whether it takes new calls."""
-        return self._transport is not None and not self._transport.is_closing() and not self._is_leaving
+        return self.is_there and not self._is_leaving
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say our settings."""
@@ -163,8 +169,10 @@ class Connection(asyncio.Protocol):
 
     # ---- what calls do
 
-    def begin(self, call: "Call", head: Headers) -> None:
+    def begin(self, call: "Http2Call", head: Headers) -> None:
         """Begin a call. Raises AioRpcError."""
+        if not self.is_there:
+            raise failure(grpc.StatusCode.UNAVAILABLE, "the connection was closed")
         try:
             call.stream = self._h2.send_request(head)
         except ngh2.NGH2Error as error:
@@ -172,7 +180,7 @@ class Connection(asyncio.Protocol):
         self._calls[call.stream] = call
         self._touch()
 
-    def send(self, call: "Call", message: bytes, *, is_last: bool = False) -> None:
+    def send(self, call: "Http2Call", message: bytes, *, is_last: bool = False) -> None:
         """Send a message."""
         try:
             self._h2.send_data(call.stream, b"\0" + len(message).to_bytes(4, "big") + message, end_stream=is_last)
@@ -180,7 +188,7 @@ class Connection(asyncio.Protocol):
             self._end(call.stream, grpc.StatusCode.UNAVAILABLE, str(error))
         self._touch()
 
-    def cancel(self, call: "Call") -> None:
+    def cancel(self, call: "Http2Call") -> None:
         """Nobody waits for its answer any more."""
         if self._calls.pop(call.stream, None) is not None:
             try:
@@ -189,7 +197,7 @@ class Connection(asyncio.Protocol):
                 return  # it has just ended
             self._touch()
 
-    def taken(self, call: "Call", count: int) -> None:
+    def taken(self, call: "Http2Call", count: int) -> None:
         """So many bytes of what came were taken."""
         try:
             self._h2.acknowledge_received_data(count, call.stream)
@@ -257,10 +265,10 @@ class Connection(asyncio.Protocol):
             transport.write(data)
 
 
-class Call:
+class Http2Call:
     """One stream: the messages that came and were not read, and how it ended."""
 
-    def __init__(self, connection: Connection, head: Headers) -> None:
+    def __init__(self, connection: Http2Connection, head: Headers) -> None:
         self.stream = 0
         self.messages: deque[bytes] = deque()
         self.status: tuple[grpc.StatusCode, str] | None = None
@@ -292,9 +300,16 @@ class Call:
 
     def cancel(self) -> None:
         """Nobody waits for an answer any more."""
+        self._give_up(grpc.StatusCode.CANCELLED, "cancelled here")
+
+    def late(self, timeout_s: float) -> None:
+        """It has taken so long, and that was all the time it had."""
+        self._give_up(grpc.StatusCode.DEADLINE_EXCEEDED, _late(timeout_s))
+
+    def _give_up(self, code: grpc.StatusCode, why: str) -> None:
         if self.status is None:
             self._connection.cancel(self)
-            self.end(grpc.StatusCode.CANCELLED, "cancelled here")
+            self.end(code, why)
 
     # ---- what the connection tells
 
@@ -324,12 +339,12 @@ class Call:
             self._waiter.set_result(None)
 
 
-class Unary(Generic[Q, R]):
+class Http2Unary(Generic[Q, R]):
     """A method that is answered once."""
 
     def __init__(
         self,
-        channel: Channel,
+        channel: Http2Channel,
         head: tuple[tuple[bytes, bytes], ...],
         serialize: Callable[[Q], bytes],
         parse: Callable[[bytes], R],
@@ -341,21 +356,16 @@ class Unary(Generic[Q, R]):
 
     async def __call__(self, request: Q, *, timeout: float, metadata: Metadata = ()) -> R:
         """Call it. Raises AioRpcError."""
-        try:
-            async with asyncio.timeout(timeout):
-                return await self._answered(self._serialize(request), timeout, metadata)
-        except TimeoutError:
-            raise failure(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer for {timeout:g} s") from None
-
-    async def _answered(self, request: bytes, timeout_s: float, metadata: Metadata) -> R:
-        connection = self._channel.connection or await self._channel.connect()
-        deadline = (b"grpc-timeout", b"%dm" % (timeout_s * 1e3))
-        call = Call(connection, (*self._head, deadline, *_encoded(metadata)))
-        call.send(request, is_last=True)
+        connection = self._channel.connection or await self._connected(timeout)
+        deadline = (b"grpc-timeout", b"%dm" % (timeout * 1e3))
+        call = Http2Call(connection, (*self._head, deadline, *_encoded(metadata)))
+        call.send(self._serialize(request), is_last=True)
+        timer = asyncio.get_running_loop().call_later(timeout, call.late, timeout)
         try:
             while call.status is None:
                 await call.changes()
         finally:
+            timer.cancel()
             call.cancel()
         code, details = call.status
         if code is not grpc.StatusCode.OK:
@@ -364,18 +374,25 @@ class Unary(Generic[Q, R]):
             raise failure(grpc.StatusCode.INTERNAL, "no answer came")
         return self._parse(call.messages[0])
 
+    async def _connected(self, timeout_s: float) -> Http2Connection:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._channel.connect()
+        except TimeoutError:
+            raise failure(grpc.StatusCode.DEADLINE_EXCEEDED, _late(timeout_s)) from None
 
-class Stream(Generic[Q, R]):
+
+class Http2Stream(Generic[Q, R]):
     """A call of a method with messages both ways."""
 
     def __init__(
-        self, channel: Channel, head: Headers, serialize: Callable[[Q], bytes], parse: Callable[[bytes], R]
+        self, channel: Http2Channel, head: Headers, serialize: Callable[[Q], bytes], parse: Callable[[bytes], R]
     ) -> None:
         self._channel = channel
         self._head = head
         self._serialize = serialize
         self._parse = parse
-        self._call: Call | None = None
+        self._call: Http2Call | None = None
         self._is_cancelled = False
 
     async def write(self, request: Q) -> None:
@@ -416,18 +433,22 @@ class Stream(Generic[Q, R]):
     def _status(self) -> tuple[grpc.StatusCode, str]:
         return (self._call.status if self._call else None) or (grpc.StatusCode.CANCELLED, "cancelled here")
 
-    async def _begun(self) -> Call:
+    async def _begun(self) -> Http2Call:
         connection = self._channel.connection or await self._channel.connect()
         if self._is_cancelled:
             raise failure(*self._status)
         if self._call is None:
-            self._call = Call(connection, self._head)
+            self._call = Http2Call(connection, self._head)
         return self._call
 
 
 def failure(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
     """What grpc.aio raises when a call fails."""
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)
+
+
+def _late(timeout_s: float) -> str:
+    return f"no answer for {timeout_s:g} s"
 
 
 def _length(data: bytearray, at: int) -> int:

@@ -15,7 +15,7 @@ import grpc.aio
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.stores.base import NoSuchLease, Refused, StoreAway, StoreError
 from registry_server.stores.epoch import OrderLost
-from registry_server.stores.etcd.api import Api, Channel, RenewalCall, Stream, Unary, WatchCall
+from registry_server.stores.etcd.api import Api, EtcdChannel, RenewalCall, StreamCall, UnaryMethod, WatchCall
 from registry_server.stores.etcd.url import TLS, Client, EtcdURL, Login
 from registry_server.stores.etcd.wire import asks_in_order
 from registry_server.stores.together import together as run_together
@@ -80,7 +80,7 @@ class Link:
 
     # ---- requests
 
-    async def write(self, method: Unary[Q, R], request: Q) -> R:
+    async def write(self, method: UnaryMethod[Q, R], request: Q) -> R:
         """Call a unary `method` for a writer. Raises StoreError as the Store contract says, or LeaseTaken."""
         try:
             return await self._request(method, request, REQUEST_S)
@@ -89,7 +89,7 @@ class Link:
         except (LinkLost, BadCredentials, OSError) as refused:  # at the new login
             raise StoreAway(str(refused)) from refused
 
-    async def ask(self, method: Unary[Q, R], request: Q, timeout_s: float = REQUEST_S) -> R:
+    async def ask(self, method: UnaryMethod[Q, R], request: Q, timeout_s: float = REQUEST_S) -> R:
         """Call a unary `method` that the link cannot do without. Raises LinkLost, BadCredentials or OrderLost."""
         try:
             return await self._request(method, request, timeout_s)
@@ -98,7 +98,7 @@ class Link:
                 raise OrderLost from error
             raise self.lost(error) from error
 
-    async def _request(self, method: Unary[Q, R], request: Q, timeout_s: float) -> R:
+    async def _request(self, method: UnaryMethod[Q, R], request: Q, timeout_s: float) -> R:
         """Call a unary `method`, logging in again when the token is refused."""
         token = self.token
         try:
@@ -161,13 +161,13 @@ class Link:
         return answer.token
 
 
-def _channel(endpoint: str, url: EtcdURL) -> Channel:
+def _channel(endpoint: str, url: EtcdURL) -> EtcdChannel:
     """The cheap one, unless the URL wants another or there is no `ngh2`. Raises OSError."""
     if url.client is not Client.GRPC:
         with contextlib.suppress(ImportError):
             from registry_server.stores.etcd import http2
 
-            return http2.Channel(endpoint, _context(url.tls) if url.tls else None)
+            return http2.Http2Channel(endpoint, _context(url.tls) if url.tls else None)
     if url.tls is None:
         return grpc.aio.insecure_channel(endpoint, options=_CHANNEL_OPTIONS)
     ca, key, cert = (path.read_bytes() if path else None for path in (url.tls.ca, url.tls.key, url.tls.cert))
@@ -209,7 +209,7 @@ def _write_error(error: grpc.aio.AioRpcError, endpoint: str) -> StoreError:
 # ---- streams and tasks
 
 
-async def hang_up(call: Stream[Any]) -> None:
+async def hang_up(call: StreamCall[Any]) -> None:
     """Cancel a stream and wait until it has ended."""
     call.cancel()
     await call.code()

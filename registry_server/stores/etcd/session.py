@@ -10,7 +10,7 @@ from typing import TypeVar
 from registry_server.records import Back, Commit, Snapshot
 from registry_server.stores.base import Conflict, StoreAway, StoreError
 from registry_server.stores.epoch import Epoch, OrderLost
-from registry_server.stores.etcd.api import Unary
+from registry_server.stores.etcd.api import UnaryMethod
 from registry_server.stores.etcd.leases import LeaseIds
 from registry_server.stores.etcd.link import LOAD_S, Link, LinkLost, together
 from registry_server.stores.etcd.renewals import Renewals
@@ -123,7 +123,7 @@ class LinkInUse:
 
     # ---- writes
 
-    async def write(self, method: Unary[Q, R], request: Q) -> R:
+    async def write(self, method: UnaryMethod[Q, R], request: Q) -> R:
         """A request of a writer. Raises StoreError; then the watch has to prove that the link is alive."""
         try:
             return await self.link.write(method, request)

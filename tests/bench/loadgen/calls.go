@@ -87,13 +87,22 @@ func pingpong(ctx context.Context, o *options) (result, error) {
 			return nil, 1, err
 		}
 		defer stream.CloseSend()
-		return volley(stream, bodies, i, until)
+		return volley(o, stream, bodies, i, until)
 	})
 }
 
-func volley(stream grpc.ClientStream, bodies [][]byte, at int, until time.Time) ([]time.Duration, int, error) {
+// volley sends the bodies that are this stream's, in turn: of n streams every nth.
+func volley(o *options, stream grpc.ClientStream, bodies [][]byte, at int, until time.Time) ([]time.Duration, int, error) {
 	latencies := []time.Duration{}
-	for ; time.Now().Before(until); at++ {
+	due := time.Now()
+	if o.pace > 0 {
+		due = due.Add(seconds(float64(at) / o.pace))
+	}
+	for ; time.Now().Before(until); at += o.concurrency {
+		if o.pace > 0 {
+			time.Sleep(time.Until(due))
+			due = due.Add(seconds(float64(o.concurrency) / o.pace))
+		}
 		began := time.Now()
 		if err := stream.SendMsg(bodies[at%len(bodies)]); err != nil {
 			return latencies, 1, err

@@ -30,7 +30,7 @@ type options struct {
 	watchMethod, watchBodies     string
 	concurrency, conns, watchers int
 	instances, rounds, calls     int
-	seconds, rate                float64
+	seconds, rate, pace          float64
 }
 
 // result is what a command prints.
@@ -72,6 +72,7 @@ func parse(args []string) *options {
 	f.IntVar(&o.rounds, "rounds", 100, "changes, one after the other (last)")
 	f.IntVar(&o.calls, "calls", math.MaxInt, "at most so many (unary)")
 	f.Float64Var(&o.seconds, "seconds", 3, "how long")
+	f.Float64Var(&o.pace, "pace", 0, "messages per second on all streams together, 0 for as fast as they are answered (pingpong)")
 	f.Float64Var(&o.rate, "rate", 1000, "changes offered per second (sustained)")
 	f.Parse(args)
 	return o

@@ -325,5 +325,10 @@ async def test_namespaces_are_apart(server: RegistryServer, registry: RegistryCl
 
 async def test_a_list_can_wait_for_a_write(registry: RegistryClient) -> None:
     async with registry.register(player("p1")) as registration:
-        found = await registry.list("player", min_revision=registration.instance.revision)
-        assert ids_of(found) == ["p1"]
+        next_revision = registration.instance.revision + 1
+        waiting = asyncio.create_task(registry.list("player", min_revision=next_revision))
+        for _ in range(3):
+            assert ids_of(await registry.list("player")) == ["p1"]
+        assert not waiting.done()
+        async with registry.register(player("p2", 8002)):
+            assert ids_of(await waiting) == ["p1", "p2"]

@@ -71,7 +71,7 @@ class Link:
         self._login = url.login
         self.token: str | None = None
         self._one_login = asyncio.Lock()
-        self._channel = _channel(endpoint, url)
+        self._channel = channel_to(endpoint, url)
         self.api = Api(self._channel)
 
     async def aclose(self) -> None:
@@ -161,7 +161,7 @@ class Link:
         return answer.token
 
 
-def _channel(endpoint: str, url: EtcdURL) -> EtcdChannel:
+def channel_to(endpoint: str, url: EtcdURL) -> EtcdChannel:
     """The cheap one, unless the URL wants another or there is no `ngh2`. Raises OSError."""
     if url.client is not Client.GRPC:
         with contextlib.suppress(ImportError):

@@ -69,6 +69,8 @@ async def _see_headers(owner: weakref.ref[Streaming], attempt: Attempt) -> None:
     """Commits the call when headers came by themselves; empty ones may be part of a failure that comes with them."""
     if not await attempt.native.initial_metadata():
         await asyncio.sleep(HEADERS_SETTLE_S)
+        await asyncio.sleep(0)  # a loop that was held up polls now, and does what was polled in the turn after
+        await asyncio.sleep(0)
     call = owner()
     if call is not None and attempt is call.attempt and not attempt.native.done():
         call.commit()

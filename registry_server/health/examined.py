@@ -15,7 +15,7 @@ class Examined:
         self.key = key
         self.generation = instance.generation
         self.host, self.port = instance.host, instance.port
-        self.checks = [Check(check) for check in instance.checks]
+        self.checks = [ExaminedCheck(check) for check in instance.checks]
         self._results: dict[str, pb.CheckResult] = {}
         self._health = pb.UNKNOWN
         self.seen(instance, 0.0)
@@ -33,7 +33,7 @@ class Examined:
             if check.is_ttl and (result := self._results.get(check.name)) is not None and not result.failures:
                 check.reported(result, now)
 
-    def resume(self, check: "Check", now: float) -> None:
+    def resume(self, check: "ExaminedCheck", now: float) -> None:
         """Go on where whoever looked before has left off."""
         result = self._results.get(check.name)
         rung = findings.rung_of(result.health if result is not None else self._health)
@@ -49,7 +49,7 @@ class Examined:
         return [check.result for check in self.checks if check.result is not None]
 
 
-class Check:
+class ExaminedCheck:
     """One check of one instance. Times are monotonic seconds, but for what is shown to people."""
 
     def __init__(self, asked: pb.HealthCheck) -> None:

@@ -17,7 +17,7 @@ from registry_checks.looks import Looks
 from registry_checks.probes import Failed, Probe, Probes, Target
 from registry_server.errors import RequestError
 from registry_server.health.doubt import Cutoff, Evidence, is_cut_off
-from registry_server.health.examined import Check, Examined
+from registry_server.health.examined import Examined, ExaminedCheck
 from registry_server.health.replicas import Replica
 from registry_server.health.sharing import prober_of
 from registry_server.history import Change
@@ -122,7 +122,7 @@ class Prober:
         for look in looks:
             self._looks.add(look, look.check.initial_delay_s)
 
-    def _probe(self, examined: Examined, check: Check) -> Probe | None:
+    def _probe(self, examined: Examined, check: ExaminedCheck) -> Probe | None:
         try:
             return self._probes.of(Target(examined.host, examined.port), check.asked)
         except Exception as error:
@@ -256,7 +256,7 @@ class Prober:
 class _Look:
     """One check, as it is looked at again and again."""
 
-    def __init__(self, prober: Prober, examined: Examined, check: Check, probe: Probe | None) -> None:
+    def __init__(self, prober: Prober, examined: Examined, check: ExaminedCheck, probe: Probe | None) -> None:
         self._prober = prober
         self.examined = examined
         self.check = check

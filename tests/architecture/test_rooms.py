@@ -195,8 +195,8 @@ def test_another_place_is_seen(rule: Alone) -> None:
 
 # The front for threads has the names of what is behind it; the tests of a store are no part of the server.
 FRONTS = ("registry_client/sync.py", "registry_server/testing/*")
-# Channels for asyncio and for threads are made of parts that correspond.
-TWINS = ("balancer/aio/", "balancer/threads/")
+# Channels for asyncio and for threads are made of parts that correspond, to each other and to what they share.
+TWINS = re.compile(r"^balancer/(aio|threads|channels)/")
 
 
 def words_of_several_meanings(found: list[Source]) -> list[str]:
@@ -205,7 +205,7 @@ def words_of_several_meanings(found: list[Source]) -> list[str]:
     for source in found:
         if any(fnmatch(source.path, front) for front in FRONTS):
             continue
-        place = source.path.replace(*TWINS)
+        place = TWINS.sub("balancer/*/", source.path)
         for node in source.tree.body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 at.setdefault((source.package, node.name), set()).add(place)
@@ -219,7 +219,9 @@ def test_a_word_means_one_thing_in_a_package() -> None:
 def test_a_word_of_two_meanings_is_seen() -> None:
     text = "class Feed: ..."
     assert words_of_several_meanings([Source("balancer/a.py", text), Source("balancer/b.py", text)])
-    assert not words_of_several_meanings([Source(f"{twin}call.py", text) for twin in TWINS])
+    assert not words_of_several_meanings(
+        [Source(f"{twin}call.py", text) for twin in ("balancer/aio/", "balancer/threads/")]
+    )
     assert not words_of_several_meanings([Source("balancer/a.py", text), Source("registry_client/a.py", text)])
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from balancer.accounts import Account
-    from balancer.policies.base import Policy
+    from balancer.policies import AnyPolicy
     from balancer.pool.roster import Key
 
 Given = TypeVar("Given")
@@ -61,7 +61,7 @@ class LoadBalancer:
 
     def __init__(
         self,
-        policy: str | Policy = "weighted_round_robin",
+        policy: AnyPolicy = "weighted_round_robin",
         *,
         options: PoolOptions = ALONE,
         rng: Random | None = None,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from registry_client.backoff import Backoff
 from registry_client.callbacks import Subscription
 from registry_client.client import RegistryClient, connect
+from registry_client.discovery import Discovery, DiscoveryStatistics
 from registry_client.errors import (
     ClientClosed,
     Conflict,
@@ -61,6 +62,8 @@ __all__ = [
     "Changes",
     "ClientClosed",
     "Conflict",
+    "Discovery",
+    "DiscoveryStatistics",
     "Endpoint",
     "Health",
     "Instance",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from os import PathLike, fspath
 from pathlib import Path
 from random import SystemRandom
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Self, Unpack
+from weakref import WeakValueDictionary
 
 import grpc
 
@@ -20,6 +22,7 @@ from registry_client import answers, checks
 from registry_client.backoff import Backoff
 from registry_client.cache import MAX_AGE_S, Disk, ViewFile, default_dir
 from registry_client.callbacks import Callback, Callbacks, RemovedCallback, Subscription, leave_within
+from registry_client.discovery import Discovery
 from registry_client.errors import ClientClosed, Misuse
 from registry_client.inside import Inside, store_url
 from registry_client.instance import (
@@ -35,6 +38,7 @@ from registry_client.instance import (
 )
 from registry_client.keeper import Keeper
 from registry_client.link import Link, Reach
+from registry_client.live import Live
 from registry_client.place import Place, check_forks
 from registry_client.pulse import Pulse
 from registry_client.registration import Registration
@@ -46,6 +50,8 @@ from registry_client.watcher import Following, Links, Means, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from registry_client.bridge.balanced import AnyPolicy, Balanced
 
 # Long enough for every watcher to hear that an instance drains before it is gone.
 DEFAULT_DRAIN_S = 0.2
@@ -139,6 +145,7 @@ class _Session:
             self._watch_links, it.backoff, rng, Pulse(time.monotonic), self._disk, self.place, it.watch_limits
         )
         self.keeper = Keeper(self.link, self.tasks, self.place, it.backoff, rng, steady, it.timeout_s)
+        self.lives: WeakValueDictionary[bytes, Live] = WeakValueDictionary()  # by the question
 
     async def aclose(self) -> None:
         """Deregister, end what runs, and close the channels, whatever fails on the way."""
@@ -166,6 +173,7 @@ class RegistryClient:
     def __init__(self, settings: _Settings) -> None:
         self._settings = settings
         self._session: _Session | None = None
+        self._policies: Mapping[str, AnyPolicy] = {}
 
     # ---- its life
 
@@ -394,13 +402,21 @@ class RegistryClient:
         `all_namespaces`: of every namespace, also of those to come. Filters as in `list`. See `Watch` for when views
         come, and `View` for what is in them.
         """
-        session = self._here()
-        question = pb.WatchRequest(
+        question = self._question(services, namespace, all_namespaces, filters)
+        return self._watch(question)
+
+    def _question(
+        self, services: tuple[object, ...], namespace: str, all_namespaces: bool, filters: Filters
+    ) -> pb.WatchRequest:
+        return pb.WatchRequest(
             namespace=self._asked_space(namespace, all_namespaces),
             all_namespaces=all_namespaces,
             services=_services(services),
             filter=filter_to_proto(**filters),
         )
+
+    def _watch(self, question: pb.WatchRequest) -> Watch:
+        session = self._here()
         directory, max_age_s = self._settings.cache_dir, self._settings.cache_max_age_s
         file = ViewFile(directory, self.addresses, question, max_age_s) if directory else None
         following = Following(session.means, question, file)
@@ -428,6 +444,84 @@ class RegistryClient:
         subscription = Subscription(watch, callbacks)
         subscription.begin(self._here().tasks.start(subscription.run(), "registry-callbacks"))
         return subscription
+
+    # ---- discovery
+
+    def discover(self, service: str, *, namespace: str = "", **filters: Unpack[Filters]) -> Discovery:
+        """The instances of a service, from memory: `await registry.discover("player", healthy_only=True).instances()`.
+
+        A watch keeps them up to date, which all share who ask the same. Filters as in `list`.
+        """
+        named = (checks.name("service", service),)
+        live = self._live(self._question(named, namespace, False, filters))
+        return Discovery(service, live, self._settings.timeout_s, filtered=bool(filters))
+
+    def balancer(
+        self, service: str, *, policy: AnyPolicy | None = None, namespace: str = "", **filters: Unpack[Filters]
+    ) -> Balanced:
+        """The same instances behind a policy: `await players.get()`, `async with players.request() as call`.
+
+        `policy`: by default the one in `policies`, or weighted_round_robin. Raises InvalidArgument.
+        """
+        from registry_client.bridge.balanced import Balanced
+
+        return Balanced(self.discover(service, namespace=namespace, **filters), self._policy(service, policy))
+
+    def channel(
+        self,
+        service: str,
+        *,
+        policy: AnyPolicy | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        namespace: str = "",
+        **filters: Unpack[Filters],
+    ) -> grpc.aio.Channel:
+        """A channel to a service, for any generated stub, over the connection and the watch of this client.
+
+        Close it before the client: afterwards it calls whom it knew last. `credentials`: towards the instances. For
+        what else a channel can be told, there is `registry_client.aio.channel`.
+        """
+        from registry_client.bridge.balanced import open_channel
+
+        chosen = self.checked_policy(service, policy, credentials)
+        return open_channel(self.discover(service, namespace=namespace, **filters), chosen, credentials)
+
+    @property
+    def policies(self) -> Mapping[str, AnyPolicy]:
+        """The policy of each service, for `balancer` and `channel`; the others have weighted_round_robin.
+
+        What is set is for those that are made afterwards. Raises InvalidArgument for one that does not exist.
+        """
+        return self._policies
+
+    @policies.setter
+    def policies(self, given: Mapping[str, AnyPolicy]) -> None:
+        from registry_client.bridge.balanced import check_policy
+
+        if not isinstance(given, Mapping):
+            raise checks.wrong_type("policies", "must be a dict", given, "{'player': 'round_robin'}")
+        self._policies = MappingProxyType(
+            {checks.name("policies", service): check_policy(policy) for service, policy in given.items()}
+        )
+
+    def checked_policy(
+        self, service: str, given: AnyPolicy | None, credentials: grpc.ChannelCredentials | None
+    ) -> AnyPolicy:
+        """What a channel to that service goes by. Raises InvalidArgument for a policy or credentials that are none."""
+        from registry_client.bridge.balanced import check_policy
+
+        checks.instance_of("credentials", grpc.ChannelCredentials, credentials)
+        return check_policy(self._policy(service, given))
+
+    def _policy(self, service: str, given: AnyPolicy | None) -> AnyPolicy:
+        return self._policies.get(service, "weighted_round_robin") if given is None else given
+
+    def _live(self, question: pb.WatchRequest) -> Live:
+        session, asked = self._here(), question.SerializeToString(deterministic=True)
+        live = session.lives.get(asked)
+        if live is None or live.is_over:
+            live = session.lives[asked] = Live(self._watch(question), session.tasks)
+        return live
 
     # ---- within
 

@@ -18,6 +18,7 @@ from balancer.resolvers import resolver_for
 from balancer.service_config import parse_service_config
 from balancer.threads.channel import blocking_channel as _blocking_channel
 from registry_client import checks
+from registry_client.bridge.translate import DEFAULT_POLICY, FIRST_VIEW_S, Translator
 from registry_client.client import CacheDir, check_cache_dir, connect
 from registry_client.errors import InvalidTarget, RegistryError
 from registry_client.instance import filter_to_proto
@@ -28,15 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from balancer.policies.base import Policy
+    from balancer.policies import AnyPolicy
     from registry_client.client import RegistryClient
-    from registry_client.instance import Filters, Instance, Key
+    from registry_client.instance import Filters
     from registry_client.view import View
     from registry_client.watcher import Watch
 
-DEFAULT_POLICY = "weighted_round_robin"
-# How long calls that do not wait for readiness wait for a registry that was never reached.
-FIRST_VIEW_S = 2.0
 # How long a set that a filter leaves empty waits for the number of those that it leaves out.
 COUNTED_WITHIN_S = 1.0
 # What a URL may say about which instances are meant.
@@ -55,45 +53,6 @@ class Source:
     filters: Filters
     credentials: grpc.ChannelCredentials | None = None
     cache_dir: str | Path | CacheDir | None = CacheDir.DEFAULT
-
-
-class Translator:
-    """Views into resolutions. Instances that did not change keep their very endpoint objects, which makes it cheap."""
-
-    def __init__(self, service: str) -> None:
-        self._service = service
-        self._endpoints: dict[Key, balancer.Endpoint] = {}
-
-    def resolution(self, view: View) -> balancer.Resolution:
-        """Resolved with the routable instances, or Absent when the registry says that there is none at all.
-
-        To be given every view of a watch, in order: only what changed is looked at. An empty set says why it is.
-        """
-        for gone in view.changes.removed:
-            self._endpoints.pop(gone.key, None)
-        for instance in (*view.changes.added, *view.changes.updated):
-            if instance.routable:
-                self._endpoints[instance.key] = endpoint_of(instance)
-            else:
-                self._endpoints.pop(instance.key, None)
-        if not view.by_key:
-            return balancer.Absent(why_none(self._service, (), filtered=False))
-        lack = "" if self._endpoints else why_none(self._service, view.by_key.values(), filtered=False)
-        return balancer.Resolved(tuple(self._endpoints.values()), stale_for_s=view.stale_for, lack=lack)
-
-
-def endpoint_of(instance: Instance) -> balancer.Endpoint:
-    """An instance as the balancer sees it."""
-    where = instance.locality
-    return balancer.Endpoint(
-        instance.address,
-        weight=instance.weight,
-        id=instance.id,
-        version=instance.version,
-        locality=balancer.Locality(where.region, where.zone, where.sub_zone),
-        tags=tuple(instance.tags),
-        metadata=instance.metadata,
-    )
 
 
 class RegistryResolver:
@@ -148,7 +107,7 @@ async def _first(watch: Watch, push: Callable[[balancer.Resolution], None]) -> V
 def aio_channel(
     target: str,
     *,
-    policy: str | Policy | None = None,
+    policy: AnyPolicy | None = None,
     options: Sequence[tuple[str, Any]] | None = None,
     credentials: grpc.ChannelCredentials | None = None,
     compression: grpc.Compression | None = None,
@@ -187,7 +146,7 @@ def aio_channel(
 def channel(
     target: str,
     *,
-    policy: str | Policy | None = None,
+    policy: AnyPolicy | None = None,
     options: Sequence[tuple[str, Any]] | None = None,
     credentials: grpc.ChannelCredentials | None = None,
     compression: grpc.Compression | None = None,
@@ -218,13 +177,13 @@ def channel(
 class _Settings:
     resolver: RegistryResolver | str
     """A string: a target that the balancer reads itself."""
-    policy: str | Policy | None
+    policy: AnyPolicy | None
     balancing: ChannelOptions | None
 
 
 def _settings(
     url: str,
-    policy: str | Policy | None,
+    policy: AnyPolicy | None,
     options: Sequence[tuple[str, Any]] | None,
     balancing: ChannelOptions | None,
     filters: Filters | None,

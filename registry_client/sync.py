@@ -26,14 +26,20 @@ from registry_client.registration import mark_used
 from registry_client.signals import SignalDrains
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
     from pathlib import Path
+    from types import TracebackType
     from typing import Unpack
 
     import grpc
 
     from registry_client.backoff import Backoff
+    from registry_client.bridge.balanced import AnyPolicy, PoolStatistics
+    from registry_client.bridge.balanced import Balanced as AioBalanced
+    from registry_client.bridge.balanced import Call as AioCall
     from registry_client.callbacks import Subscription as AioSubscription
+    from registry_client.discovery import Discovery as AioDiscovery
+    from registry_client.discovery import DiscoveryStatistics
     from registry_client.errors import RegistrationLost
     from registry_client.instance import Fields, Filters, Instance, NamespaceSummary, Removed, ServiceSummary
     from registry_client.lease import State
@@ -340,6 +346,141 @@ class RegistryClient:
             )
 
         return Subscription(self._thread.run(begin()))
+
+    # ---- discovery
+
+    def discover(self, service: str, *, namespace: str = "", **filters: Unpack[Filters]) -> Discovery:
+        """The instances of a service, from memory."""
+        return Discovery(self._thread, self._discover(service, namespace, filters))
+
+    def balancer(
+        self, service: str, *, policy: AnyPolicy | None = None, namespace: str = "", **filters: Unpack[Filters]
+    ) -> Balanced:
+        """The same instances behind a policy: `players.get()`, `with players.request() as call`."""
+
+        async def make() -> AioBalanced:
+            return self._inner.balancer(service, policy=policy, namespace=namespace, **filters)
+
+        return Balanced(self._thread, self._thread.run(make()))
+
+    def channel(
+        self,
+        service: str,
+        *,
+        policy: AnyPolicy | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        namespace: str = "",
+        **filters: Unpack[Filters],
+    ) -> grpc.Channel:
+        """A `grpc.Channel` to a service over the watch of this client; close it before the client."""
+        from registry_client.bridge.balanced import open_blocking_channel
+
+        chosen = self._inner.checked_policy(service, policy, credentials)
+        return open_blocking_channel(self._discover(service, namespace, filters), chosen, credentials)
+
+    def _discover(self, service: str, namespace: str, filters: Filters) -> AioDiscovery:
+        async def make() -> AioDiscovery:
+            return self._inner.discover(service, namespace=namespace, **filters)
+
+        return self._thread.run(make())
+
+    @property
+    def policies(self) -> Mapping[str, AnyPolicy]:
+        """The policy of each service, for `balancer` and `channel`."""
+        return self._inner.policies
+
+    @policies.setter
+    def policies(self, given: Mapping[str, AnyPolicy]) -> None:
+        self._inner.policies = given
+
+
+class Discovery:
+    """The instances of a service, from memory; as `registry_client.Discovery`."""
+
+    def __init__(self, thread: LoopThread, inner: AioDiscovery) -> None:
+        self._thread = thread
+        self._inner = inner
+
+    def instances(self, *, timeout: float | None = None) -> tuple[Instance, ...]:
+        """Those that there are now, in the order of their ids."""
+        return self._thread.run(self._inner.instances(timeout=timeout))
+
+    def stats(self) -> DiscoveryStatistics:
+        """How many questions there were, and how many were answered from memory."""
+        return self._inner.stats()
+
+
+class Balanced:
+    """The instances of one service that get traffic, and a policy that chooses among them."""
+
+    def __init__(self, thread: LoopThread, inner: AioBalanced) -> None:
+        self._thread = thread
+        self._inner = inner
+
+    def get(
+        self, key: str | bytes | int | None = None, *, exclude: Collection[Instance] = (), timeout: float | None = None
+    ) -> Instance:
+        """The instance for a call. Raises NotFound when none gets traffic."""
+        return self._thread.run(self._inner.get(key, exclude=exclude, timeout=timeout))
+
+    def request(
+        self, key: str | bytes | int | None = None, *, exclude: Collection[Instance] = (), timeout: float | None = None
+    ) -> Call:
+        """One call: `with players.request() as call: … call.instance`. An exception counts as a failure."""
+        return Call(self._thread, self._inner.request(key, exclude=exclude, timeout=timeout))
+
+    def call(
+        self,
+        method: str,
+        request: bytes,
+        *,
+        key: str | bytes | None = None,
+        timeout: float | None = None,
+        metadata: Sequence[tuple[str, str | bytes]] = (),
+    ) -> bytes:
+        """Call a unary method by its name: `call("/game.Player/UpdatePosition", encoded)`. Raises grpc.RpcError."""
+        return self._thread.run(self._inner.call(method, request, key=key, timeout=timeout, metadata=metadata))
+
+    def stats(self) -> PoolStatistics:
+        """Calls, failures, latency and more of each instance, by `request`."""
+        return self._inner.stats()
+
+    def close(self) -> None:
+        """Close the channel of `call`, if there was any and its client is open. May be called more than once."""
+        if self._thread.is_open:
+            self._thread.run(self._inner.aclose())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Call:
+    """One call, from entering to leaving; `instance` is where it goes."""
+
+    def __init__(self, thread: LoopThread, inner: AioCall) -> None:
+        self._thread = thread
+        self._inner = inner
+
+    @property
+    def instance(self) -> Instance:
+        """Where the call goes."""
+        return self._inner.instance
+
+    def mark_failed(self) -> None:
+        """The call speaks against the instance, although no exception says so."""
+        self._inner.mark_failed()
+
+    def __enter__(self) -> Self:
+        self._thread.run(self._inner.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._inner.leave(kind, error, trace)
 
 
 class Watch:

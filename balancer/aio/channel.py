@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from balancer.channels.options import Settings
-    from balancer.policies.base import Policy
+    from balancer.policies import AnyPolicy
     from balancer.pool.statistics import PoolStatistics
     from balancer.resolvers import Resolver
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def aio_channel(
     resolver: Resolver | str,
     *,
-    policy: str | Policy | None = None,
+    policy: AnyPolicy | None = None,
     options: GrpcOptions | None = None,
     credentials: grpc.ChannelCredentials | None = None,
     compression: grpc.Compression | None = None,

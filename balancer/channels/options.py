@@ -15,6 +15,7 @@ from balancer.resolvers import Resolver, parse_target, resolver_for
 from balancer.service_config import ServiceConfig, parse_service_config, policy_of_grpc
 
 if TYPE_CHECKING:
+    from balancer.policies import AnyPolicy
     from balancer.policies.base import Policy
 
 GrpcOptions: TypeAlias = Sequence[tuple[str, Any]]
@@ -121,7 +122,7 @@ class Settings:
 
 def settings_of(
     resolver: Resolver | str,
-    policy: str | Policy | None,
+    policy: AnyPolicy | None,
     options: GrpcOptions | None,
     balancing: ChannelOptions | None,
 ) -> Settings:
@@ -205,8 +206,8 @@ _TEXTS = ("hash_header", "health_service", "authority")
 
 
 def from_query(
-    query: Mapping[str, str], policy: str | Policy | None = None, options: ChannelOptions | None = None
-) -> tuple[str | Policy | None, ChannelOptions]:
+    query: Mapping[str, str], policy: AnyPolicy | None = None, options: ChannelOptions | None = None
+) -> tuple[AnyPolicy | None, ChannelOptions]:
     """Policy and options that a target's query asks for: `policy`, `hash_header`, `health_service`,
     `authority`, `subset_size`, and `policy.NAME` for an option of the policy itself
     (`?policy=least_connections&policy.choices=full`).

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from balancer.policies.consistent_hash import ConsistentHash
+from balancer.policies.function import Choice, FromFunction
 from balancer.policies.ip_hash import IpHash
 from balancer.policies.least_connections import LeastConnections
 from balancer.policies.locality import locality_aware
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from balancer.policies.base import Policy
 
 Factory: TypeAlias = "Callable[..., Policy]"
+AnyPolicy: TypeAlias = "str | Policy | Choice"
+"""What stands for a policy: a name with options, an object, or a function."""
 
 ENTRY_POINTS = "grpc_registry.policies"
 
@@ -39,16 +42,21 @@ def names() -> list[str]:
     return [*BUILT_IN, *sorted(_of_users().names - BUILT_IN.keys())]
 
 
-def policy(spec: str | Policy, options: Mapping[str, Any] | None = None) -> Policy:
-    """The policy that `spec` names, as `name` or `name?option=value&…`, or `spec` itself if it is one.
+def policy(spec: AnyPolicy, options: Mapping[str, Any] | None = None) -> Policy:
+    """The policy that `spec` names, as `name` or `name?option=value&…`, or `spec` itself if it is one. A plain function
+    of the endpoints and the key of a call, which gives one of the endpoints, is one too.
 
     `options` are added to those in the spec. Raises ValueError for an unknown name, with all the known ones, and for an
     option that the policy does not have or whose value makes no sense; TypeError for what is neither name nor policy.
     """
     if not isinstance(spec, str):
-        if isinstance(spec, type) or not callable(getattr(spec, "chooser", None)):
+        if isinstance(spec, type):
             raise TypeError(f"not a policy: {spec!r}")
-        return spec
+        if callable(getattr(spec, "chooser", None)):
+            return cast("Policy", spec)
+        if callable(spec):
+            return FromFunction(spec)
+        raise TypeError(f"not a policy: {spec!r}")
     name, _, query = spec.partition("?")
     keywords = {**_parsed(query), **(options or {})}
     factory = _factory(name)

@@ -122,8 +122,8 @@ ALONE = (
         "import grpc\nx = grpc._channel.Channel",
     ),
     Alone(
-        "`resolver.py` alone knows the balancer",
-        ("registry_client/resolver.py", "balancer/*"),
+        "`resolver.py` and `bridge/` alone know the balancer",
+        ("registry_client/resolver.py", "registry_client/bridge/*", "balancer/*"),
         imports_of("balancer"),
         "from balancer import Endpoint",
     ),

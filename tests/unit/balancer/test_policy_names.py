@@ -1,5 +1,6 @@
 """Policies by name, by object, and from other packages."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -99,6 +100,28 @@ def test_an_object_is_a_policy() -> None:
     assert connect_of(subject) is Connect.ALL
     chosen = LoadBalancer(subject).select([Endpoint("a:1"), Endpoint("b:1")])
     assert chosen == Endpoint("b:1")
+
+
+def test_a_function_is_a_policy() -> None:
+    """It is asked for every call, with the key, and need not know of what the call has failed on."""
+    keys: list[object] = []
+
+    def first(given: Sequence[Endpoint], key: str | bytes | None) -> Endpoint:
+        keys.append(key)
+        return given[0]
+
+    one, two = endpoints(2)
+    lb = LoadBalancer(first)
+    assert [lb.select((one, two), "k"), lb.select((one, two)), lb.select((one, two), exclude=[one])] == [one, one, two]
+    assert keys[:2] == ["k", None]
+    assert policy_name(policy(first)) == "first"
+    assert lb.stats().last_pick
+
+
+@pytest.mark.parametrize("chosen", [Endpoint("10.9.9.9:80"), None, "10.0.0.0:80"])
+def test_a_function_that_chooses_none_of_them_is_told(chosen: object) -> None:
+    with pytest.raises(ValueError, match=r"policy <lambda>: .* is none of the endpoints that it was given"):
+        LoadBalancer(lambda given, key: chosen).select(endpoints(1))  # type: ignore[arg-type, return-value]
 
 
 def test_an_object_without_explanations_is_told_as_chosen() -> None:

@@ -1,0 +1,92 @@
+"""SHELL: the resolver of a channel that shares the watch of its client."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import balancer
+from registry_client.bridge.translate import FIRST_VIEW_S, Translator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from registry_client.errors import RegistryError
+    from registry_client.live import Live
+    from registry_client.view import View
+
+
+class LiveResolver:
+    """Tells a channel of the instances of one service. The channel may live in another loop than the client does."""
+
+    def __init__(self, service: str, live: Live, *, filtered: bool) -> None:
+        self._service = service
+        self._live = live
+        self._filtered = filtered
+
+    async def run(self, push: Callable[[balancer.Resolution], None]) -> None:
+        """Push what every view says until cancelled. Raises RegistryError when the watch has ended."""
+        here, home = asyncio.get_running_loop(), self._live.loop
+        ended: asyncio.Future[None] = here.create_future()
+        told = _Told(push, ended, Translator(self._service), self._none if self._filtered else None)
+        if here is home:
+            leave = self._live.follow(told)
+        else:
+            leave = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._follow(told), home))
+        try:
+            while not told.has_seen and not (await asyncio.wait([ended], timeout=FIRST_VIEW_S))[0]:
+                if not told.has_seen:
+                    push(balancer.Failed(f"the registry cannot be reached: {self._live.trouble or 'no answer yet'}"))
+            await ended
+        finally:
+            if not home.is_closed():
+                home.call_soon_threadsafe(leave)
+
+    async def _follow(self, told: _Told) -> Callable[[], None]:
+        return self._live.follow(told)
+
+    @property
+    def _none(self) -> balancer.Absent:
+        return balancer.Absent(f"no instance of {self._service} matches the filter")
+
+    def resolve_now(self) -> None:
+        """Nothing to do: the watch tells of every change by itself."""
+
+
+class _Told:
+    """Follows in the loop of the client, and tells in that of the channel, for which it is made."""
+
+    def __init__(
+        self,
+        push: Callable[[balancer.Resolution], None],
+        ended: asyncio.Future[None],
+        translator: Translator,
+        none: balancer.Absent | None,
+    ) -> None:
+        self.has_seen = False
+        self._push = push
+        self._ended = ended
+        self._loop = ended.get_loop()
+        self._translator = translator
+        self._none = none
+
+    def seen(self, view: View) -> None:
+        resolution = self._translator.resolution(view)
+        if isinstance(resolution, balancer.Absent) and self._none is not None:
+            resolution = self._none
+        self._call(self._tell, resolution)
+
+    def _tell(self, resolution: balancer.Resolution) -> None:
+        self.has_seen = True
+        self._push(resolution)
+
+    def ended(self, error: RegistryError) -> None:
+        self._call(self._end, error)
+
+    def _end(self, error: RegistryError) -> None:
+        if not self._ended.done():
+            self._ended.set_exception(error)
+
+    def _call(self, function: Callable[..., None], value: object) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, value)

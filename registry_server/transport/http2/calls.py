@@ -314,8 +314,9 @@ class BroadcastCall(Call[Broadcast[Any]]):
         """It leaves the hub."""
         super().stop()
         self._shared.streams.discard(self)
-        if self._subscription is not None:
-            self._subscription.leave()
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            subscription.leave()
 
 
 class ConversationCall(Call[Conversation[Any]]):
@@ -407,8 +408,9 @@ class SessionCall(Call[Session[Any]]):
         """The dialogue ends."""
         super().stop()
         self._shared.streams.discard(self)
-        if self._dialogue is not None:
-            self._dialogue.leave()
+        dialogue, self._dialogue = self._dialogue, None
+        if dialogue is not None:
+            dialogue.leave()
 
 
 KINDS: dict[type[Any], type[Call[Any]]] = {

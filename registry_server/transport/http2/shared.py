@@ -13,6 +13,8 @@ from registry_server.transport.streams import Streams
 
 # So much is read at a time, whatever has come: what many small frames in it bring about is done before others go on.
 READ_BYTES = 16 * 1024
+# Who holds most is looked for again when so large a part of the limit has come to what is held already.
+LOOKS = 16
 
 
 class Timed(Protocol):
@@ -73,6 +75,7 @@ class Shared:
         self.connections: dict[Peer, None] = {}
         # Bytes of half messages, and of answers that nobody has read yet.
         self.held = self.unread = 0
+        self._shed_beyond = limits.max_held_bytes
         self._touched: list[Peer] = []
         self._fresh: list[Timed] = []
         self._is_armed = False
@@ -116,8 +119,12 @@ class Shared:
     def hold(self, change: int) -> None:
         """So many more bytes are held by half messages. If those are too many, who holds most is to give some up."""
         self.held += change
-        if change > 0 and self.held > self.limits.max_held_bytes:
+        limit = self.limits.max_held_bytes
+        if self.held <= limit:
+            self._shed_beyond = limit
+        elif change > 0 and self.held > self._shed_beyond:
             max(self.connections, key=lambda connection: connection.held).shed()
+            self._shed_beyond = max(limit, self.held + limit // LOOKS)  # there may have been nothing to give up
 
     def framed(self, chunks: Sequence[bytes], encoding: bytes) -> Sequence[bytes]:
         """A message as it is written, made once for all streams that are sent the same in a row."""

@@ -31,10 +31,10 @@ from registry_client.errors import (
     RegistryUnavailable,
     Unauthenticated,
 )
+from registry_client.health import CheckResult, Health, HealthCheck, HealthStats, Prober
 from registry_client.instance import (
     Cause,
     Endpoint,
-    Health,
     Instance,
     Key,
     Locality,
@@ -52,6 +52,7 @@ from registry_client.watcher import Watch
 
 if TYPE_CHECKING:
     from registry_client import aio, sync, testing
+    from registry_client.monitor import Monitor
     from registry_client.resolver import channel
 
     __version__: str
@@ -60,12 +61,15 @@ __all__ = [
     "Backoff",
     "Cause",
     "Changes",
+    "CheckResult",
     "ClientClosed",
     "Conflict",
     "Discovery",
     "DiscoveryStatistics",
     "Endpoint",
     "Health",
+    "HealthCheck",
+    "HealthStats",
     "Instance",
     "InvalidAnswer",
     "InvalidArgument",
@@ -74,10 +78,12 @@ __all__ = [
     "LimitExceeded",
     "Locality",
     "Misuse",
+    "Monitor",
     "NamespaceSummary",
     "NeverRegistered",
     "NotFound",
     "PermissionDenied",
+    "Prober",
     "Registration",
     "RegistrationLost",
     "RegistryClient",
@@ -104,6 +110,7 @@ __all__ = [
 # What not every program needs is imported by those that do: channels bring the balancer along.
 _LATER = {
     "aio": "registry_client.aio",
+    "Monitor": "registry_client.monitor",
     "channel": "registry_client.resolver",
     "sync": "registry_client.sync",
     "testing": "registry_client.testing",
@@ -113,7 +120,7 @@ _LATER = {
 def __getattr__(name: str) -> object:
     if name in _LATER:
         module = import_module(_LATER[name])
-        return module.channel if name == "channel" else module
+        return getattr(module, name) if name in ("channel", "Monitor") else module
     if name == "__version__":
         return _version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,7 +25,8 @@ from registry_client.errors import RegistryError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from registry_client.instance import Instance, Removed
+    from registry_client.health import Health
+    from registry_client.instance import Instance, Key, Removed
     from registry_client.view import View
     from registry_client.watcher import Watch
 
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 Callback = Callable[["Instance"], Awaitable[object] | object]
 RemovedCallback = Callable[["Removed"], Awaitable[object] | object]
+OnHealth = Callable[["Instance", "Health", "Health"], Awaitable[object] | object]
 END_S = 1.0  # how long an ended subscription waits for the callback that is under way
 # In a callback, and in all that it starts: whose callback that is.
 _WITHIN: ContextVar[Subscription | None] = ContextVar("registry_client_within", default=None)
@@ -67,6 +69,31 @@ class Callbacks:
             (self.removed, changes.removed),
         )
         return [[Call(callback, it) for it in instances] for callback, instances in told if callback and instances]
+
+
+class HealthChanges:
+    """Calls back when the health of an instance is another than it was: callbacks of a watch, with a memory."""
+
+    def __init__(self, callback: OnHealth) -> None:
+        self._callback = callback
+        self._known: dict[Key, Health] = {}
+
+    def added(self, instance: Instance) -> None:
+        """It is there."""
+        self._known[instance.key] = instance.health
+
+    def updated(self, instance: Instance) -> Awaitable[object] | None:
+        """Something of it has changed."""
+        before = self._known.get(instance.key, instance.health)
+        self._known[instance.key] = instance.health
+        if before is instance.health:
+            return None
+        result = self._callback(instance, before, instance.health)
+        return result if inspect.isawaitable(result) else None
+
+    def removed(self, instance: Instance) -> None:
+        """It is gone."""
+        self._known.pop(instance.key, None)
 
 
 class Subscription:

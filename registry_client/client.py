@@ -21,9 +21,18 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import answers, checks
 from registry_client.backoff import Backoff
 from registry_client.cache import MAX_AGE_S, Disk, ViewFile, default_dir
-from registry_client.callbacks import Callback, Callbacks, RemovedCallback, Subscription, leave_within
+from registry_client.callbacks import (
+    Callback,
+    Callbacks,
+    HealthChanges,
+    OnHealth,
+    RemovedCallback,
+    Subscription,
+    leave_within,
+)
 from registry_client.discovery import Discovery
 from registry_client.errors import ClientClosed, Misuse
+from registry_client.health import Health, HealthCheck, HealthStats, Pace, Prober
 from registry_client.inside import Inside, store_url
 from registry_client.instance import (
     Fields,
@@ -34,7 +43,6 @@ from registry_client.instance import (
     ServiceSummary,
     check_registrable,
     filter_to_proto,
-    update_to_proto,
 )
 from registry_client.keeper import Keeper
 from registry_client.link import Link, Reach
@@ -52,6 +60,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from registry_client.bridge.balanced import AnyPolicy, Balanced
+    from registry_client.monitor import Monitor, OwnCheck
 
 # Long enough for every watcher to hear that an instance drains before it is gone.
 DEFAULT_DRAIN_S = 0.2
@@ -296,19 +305,11 @@ class RegistryClient:
     ) -> Instance:
         """Change what is named and leave the rest as it is; the instance as it is now. Raises NotFound.
 
-        Fields: `status`, `weight`, `metadata`, `tags`, `version`, `health`.
+        Fields: `status`, `weight`, `metadata`, `tags`, `version`, `health` (of an instance without checks: with them,
+        its health is what they find).
         """
         session, key = self._here(), self._key("instance", service, instance_id, namespace)
-        answer = await session.link.call(
-            lambda stub: stub.Update,
-            update_to_proto(key, fields),
-            self._seconds(timeout),
-            f"update {key}",
-            check=lambda it: answers.check_found(it, key),
-        )
-        updated = Instance.from_proto(answer.instance)
-        session.keeper.updated(updated)
-        return updated
+        return await session.keeper.update(key, fields, self._seconds(timeout))
 
     # ---- asking
 
@@ -375,9 +376,20 @@ class RegistryClient:
             answer = await session.link.call(lambda stub: stub.ListServices, request, seconds, "list services")
             names = [(it.namespace, it.service) for it in answer.services]
             request.page_token = pages.next_token(names, answer.ByteSize(), answer.next_page_token)
-            found += [ServiceSummary(it.namespace, it.service, it.instances, it.routable) for it in answer.services]
+            found += map(ServiceSummary.from_proto, answer.services)
             if not request.page_token:
                 return found
+
+    async def health(self, service: str, *, namespace: str = "", timeout: float | None = None) -> HealthStats:
+        """How well a service is: how many of its instances have which health, and the share that is HEALTHY."""
+        return HealthStats.of(it.health for it in await self.list(service, namespace=namespace, timeout=timeout))
+
+    async def probers(self, *, timeout: float | None = None) -> Sequence[Prober]:
+        """The servers of the registry that run checks; none before there is one to run."""
+        request = pb.ListServicesRequest(namespace=self.namespace, page_size=1)
+        seconds = self._seconds(timeout)
+        answer = await self._here().link.call(lambda stub: stub.ListServices, request, seconds, "list probers")
+        return [Prober.from_proto(it) for it in answer.probers]
 
     async def namespaces(self, *, timeout: float | None = None) -> Sequence[NamespaceSummary]:
         """The namespaces that have instances, in the order of their names."""
@@ -444,6 +456,47 @@ class RegistryClient:
         subscription = Subscription(watch, callbacks)
         subscription.begin(self._here().tasks.start(subscription.run(), "registry-callbacks"))
         return subscription
+
+    def on_health(self, service: str, callback: OnHealth, *, namespace: str = "") -> Subscription:
+        """Call back when the health of an instance of the service changes, until the result is cancelled:
+        `callback(instance, before, now)`, a plain function or a coroutine function; see `on_change`."""
+        if not callable(callback):
+            raise checks.wrong_type("callback", "must be a function of instance, before, now", callback)
+        changes = HealthChanges(callback)
+        return self.on_change(
+            checks.name("service", service),
+            added=changes.added,
+            updated=changes.updated,
+            removed=changes.removed,
+            namespace=namespace,
+        )
+
+    def monitor(
+        self,
+        service: str,
+        check: HealthCheck | OwnCheck,
+        *,
+        on_change: OnHealth | None = None,
+        namespace: str = "",
+        **pace: Unpack[Pace],
+    ) -> Monitor:
+        """Look at the instances of a service from this process, and tell the registry of their health, until the result
+        or the client is closed: `registry.monitor("logic", HealthCheck.http("/healthz"), interval=5, failures=3)`.
+
+        `check` is also a coroutine function of an instance, which raises or returns False for a failure. `on_change` is
+        called with the instance, its health before, and now. For instances without checks of their own: with them,
+        their health is the registry's to say. Raises InvalidArgument.
+        """
+        from registry_client.monitor import Monitor  # few programs look themselves
+
+        session, own = self._here(), None if isinstance(check, HealthCheck) else check
+        if own is not None and not callable(own):
+            raise checks.wrong_type("check", "must be a HealthCheck or a coroutine function", check)
+        asked = (HealthCheck.ttl() if not isinstance(check, HealthCheck) else check).paced(**pace)
+        watch = self.watch(checks.name("service", service), namespace=namespace)
+        monitor = Monitor(watch, asked, own, _Health(self), on_change)
+        monitor.begin(session.tasks.start(monitor.run(), "registry-monitor"))
+        return monitor
 
     # ---- discovery
 
@@ -542,6 +595,21 @@ class RegistryClient:
 
     def _seconds(self, timeout: float | None) -> float:
         return self._settings.timeout_s if timeout is None else checks.timeout(timeout)
+
+
+class _Health:
+    """Where a monitor writes what it found."""
+
+    def __init__(self, client: RegistryClient) -> None:
+        self._client = client
+
+    async def write(self, key: Key, health: Health) -> None:
+        """See monitor.Writer."""
+        await self._client.update(key.service, key.id, namespace=key.namespace, health=health)
+
+    async def remove(self, key: Key) -> None:
+        """See monitor.Writer."""
+        await self._client.deregister(key.service, key.id, namespace=key.namespace)
 
 
 def _services(named: tuple[object, ...]) -> list[str]:

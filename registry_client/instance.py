@@ -15,6 +15,7 @@ from registry_api.limits import DEFAULT_NAMESPACE, DEFAULT_VERSION, DEFAULT_WEIG
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import checks
 from registry_client.errors import WrongType
+from registry_client.health import CheckResult, Health, HealthCheck, check_all
 
 # A ttl above this is no ttl: whoever sent it made a mistake.
 _LONGEST_TTL_S = 366 * 24 * 3600.0
@@ -48,15 +49,6 @@ class Status(StrEnum):
     ACTIVE = "ACTIVE"
     DRAINING = "DRAINING"
     DOWN = "DOWN"
-
-
-class Health(StrEnum):
-    """What checks found of an instance. UNKNOWN (nobody has looked) counts as well for routing."""
-
-    UNKNOWN = "UNKNOWN"
-    HEALTHY = "HEALTHY"
-    UNHEALTHY = "UNHEALTHY"
-    CRITICAL = "CRITICAL"
 
 
 class Cause(StrEnum):
@@ -111,8 +103,9 @@ class Instance:
     """One running process serving one service.
 
     `service`, `host` and `port` are required to register; an empty `id` is made by the registry, an empty `namespace`
-    means the client's. `weight` is the share of traffic relative to the others of the service, 0 for none. From
-    `revision` on, the registry sets the fields and ignores what a caller sends: `generation` grows each time the id is
+    means the client's. `weight` is the share of traffic relative to the others of the service, 0 for none. With
+    `checks` the registry looks whether it is well, and `health` is what it finds. From `revision` on, but for `checks`,
+    the registry sets the fields and ignores what a caller sends: `generation` grows each time the id is
     taken over by a new owner (a fencing token), `ttl_s` is the time to live of its lease in seconds, `leaves_at` is set
     while it drains towards its deregistration. Raises InvalidArgument for a value of a type that cannot be sent.
     """
@@ -135,6 +128,8 @@ class Instance:
     registered_at: datetime | None = None
     ttl_s: float | None = None
     leaves_at: datetime | None = None
+    checks: Sequence[HealthCheck] = ()
+    check_results: Sequence[CheckResult] = ()
 
     def __post_init__(self) -> None:
         for name in ("service", "host", "id", "namespace", "version"):
@@ -146,6 +141,8 @@ class Instance:
         object.__setattr__(self, "status", checks.one_of("instance.status", Status, self.status))
         object.__setattr__(self, "health", checks.one_of("instance.health", Health, self.health))
         _check_locality("instance.locality", self.locality)
+        if self.checks:
+            object.__setattr__(self, "checks", check_all("instance.checks", self.checks))
         for name in ("registered_at", "leaves_at"):
             checks.moment(f"instance.{name}", getattr(self, name))
         if self.ttl_s is not None:
@@ -191,6 +188,8 @@ class Instance:
             message.ttl.FromNanoseconds(round(self.ttl_s * 1e9))
         if self.leaves_at is not None:
             message.leaves_at.FromDatetime(self.leaves_at)
+        message.checks.extend(check.to_proto() for check in self.checks)
+        message.check_results.extend(result.to_proto() for result in self.check_results)
         return message
 
     @classmethod
@@ -210,13 +209,15 @@ class Instance:
             ("metadata", FrozenDict(message.metadata)),
             ("locality", Locality(where.region, where.zone, where.sub_zone)),
             ("status", _STATUSES.get(message.status, Status.DOWN)),
-            ("health", _HEALTHS.get(message.health, Health.CRITICAL)),
+            ("health", Health.from_proto(message.health)),
             ("revision", message.revision),
             ("create_revision", message.create_revision),
             ("generation", message.generation),
             ("registered_at", _when(message.registered_at) if message.HasField("registered_at") else None),
             ("ttl_s", _ttl_s(message.ttl) if message.HasField("ttl") else None),
             ("leaves_at", _when(message.leaves_at) if message.HasField("leaves_at") else None),
+            ("checks", tuple(map(HealthCheck.from_proto, message.checks)) if message.checks else ()),
+            ("check_results", tuple(map(CheckResult.from_proto, message.check_results)) if message.checks else ()),
         ):
             object.__setattr__(made, name, value)
         return made
@@ -290,7 +291,6 @@ def _ttl_s(value: Duration) -> float | None:
 
 # An enum value of a newer registry is read as the one that takes no traffic.
 _STATUSES: Mapping[int, Status] = {number: Status(name) for name, number in pb.Status.items()}
-_HEALTHS: Mapping[int, Health] = {number: Health(name) for name, number in pb.Health.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,12 +303,27 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class ServiceSummary:
-    """One service in numbers: how many instances are registered, and how many of them get traffic."""
+    """One service in numbers: how many instances are registered, how many of them get traffic, how many have which
+    health (the others are UNKNOWN), and how many are DRAINING."""
 
     namespace: str
     service: str
     instances: int
     routable: int
+    healthy: int = 0
+    unhealthy: int = 0
+    critical: int = 0
+    draining: int = 0
+
+    @classmethod
+    def from_proto(cls, it: pb.ServiceSummary) -> Self:
+        """The numbers as the registry shows them."""
+        health = (it.healthy, it.unhealthy, it.critical, it.draining)
+        return cls(it.namespace, it.service, it.instances, it.routable, *health)
+
+    def to_proto(self) -> pb.ServiceSummary:
+        """The numbers as they came over the wire."""
+        return pb.ServiceSummary(**{it.name: getattr(self, it.name) for it in fields(self)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from registry_client.errors import (
     RegistryError,
     RegistryUnavailable,
 )
-from registry_client.instance import Instance
+from registry_client.instance import Instance, update_to_proto
 from registry_client.lease import NEVER, PAUSE_PART, Holding, Leases, LookUp, Register, State
 from registry_client.renewals import Renewals
 from registry_client.signals import SignalDrains
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from registry_client.backoff import Backoff
+    from registry_client.instance import Fields, Key
     from registry_client.link import Link
     from registry_client.place import Place
     from registry_client.tasks import Tasks
@@ -83,7 +84,7 @@ class Keeper:
         self._backoff = backoff
         self._rng = rng
         self.clock = clock
-        self._timeout = min(timeout, CALL_S)
+        self.timeout_s = min(timeout, CALL_S)
         self.signals = SignalDrains()
         self._leases = Leases(backoff, rng)
         self._stays: dict[Holding, Stay] = {}
@@ -122,8 +123,21 @@ class Keeper:
         self._work.set()
         return stay
 
-    def updated(self, instance: Instance) -> None:
-        """An Update was answered: if the instance is one of ours, a re-registration must not undo it."""
+    async def update(self, key: Key, fields: Fields, timeout_s: float) -> Instance:
+        """Change what is named of an instance; as it is now. Raises NotFound, InvalidArgument."""
+        answer = await self._link.call(
+            lambda stub: stub.Update,
+            update_to_proto(key, fields),
+            timeout_s,
+            f"update {key}",
+            check=lambda it: answers.check_found(it, key),
+        )
+        updated = Instance.from_proto(answer.instance)
+        self._updated(updated)
+        return updated
+
+    def _updated(self, instance: Instance) -> None:
+        """If the instance is one of ours, a re-registration must not undo it."""
         for holding in self._stays:
             if holding.instance.key == instance.key and holding.epoch and holding.state is not State.LEFT:
                 holding.instance = replace(holding.instance.updated_like(instance), revision=instance.revision)
@@ -194,7 +208,7 @@ class Keeper:
         for holding in list(self._owed):
             with contextlib.suppress(RegistryUnavailable):
                 try:
-                    await self._deregister(holding, 0.0, self._timeout)
+                    await self._deregister(holding, 0.0, self.timeout_s)
                 except RegistryUnavailable:
                     raise
                 except RegistryError as error:
@@ -271,7 +285,7 @@ class Keeper:
             answer = await self._link.call(
                 lambda stub: stub.Register,
                 request,
-                self._timeout,
+                self.timeout_s,
                 f"register {wanted.service} at {wanted.address}",
                 check=lambda it: answers.check_registered(it, wanted, lease_id),
                 cap_s=self._cap_s(holding),
@@ -304,7 +318,7 @@ class Keeper:
             answer = await self._link.call(
                 lambda stub: stub.Get,
                 request,
-                self._timeout,
+                self.timeout_s,
                 f"look up {held.key}",
                 check=check,
                 cap_s=self._cap_s(holding),
@@ -323,7 +337,7 @@ class Keeper:
             answer = await self._link.call(
                 lambda stub: stub.List,
                 request,
-                self._timeout,
+                self.timeout_s,
                 f"list {held.service}",
                 check=lambda it: answers.check_proof(it.header, holding.epoch, held.revision),
                 cap_s=self._cap_s(holding),

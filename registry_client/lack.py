@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from registry_client.instance import Health, Instance, Status
+from registry_client.health import Health
+from registry_client.instance import Instance, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import warnings
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from registry_client import checks
 from registry_client.errors import (
@@ -22,7 +22,7 @@ from registry_client.pulse import within
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from registry_client.instance import Instance
+    from registry_client.instance import Fields, Instance
     from registry_client.keeper import Keeper
     from registry_client.stay import Stay, Wish
 
@@ -95,6 +95,17 @@ class Registration:
         if self._stay is None or (self.state is State.REGISTERED and self.invisible_for is None):
             return ""
         return self._stay.trouble or self._keeper.trouble
+
+    async def update(self, **fields: Unpack[Fields]) -> Instance:
+        """Change what is named of it and leave the rest as it is; as it is now, and as it is registered again.
+
+        Fields: `status`, `weight`, `metadata`, `tags`, `version`, `health`; with checks, only a ttl check takes a
+        health. Raises NotFound while it is not registered, Misuse before it was entered.
+        """
+        self._keeper.place.check("the registration")
+        if self._stay is None:
+            raise Misuse("the registration was not entered yet")
+        return await self._keeper.update(self.instance.key, fields, self._keeper.timeout_s)
 
     async def wait_lost(self) -> RegistrationLost:
         """Wait until somebody else has taken the id or had it leave, and return what says so; leaving the block then

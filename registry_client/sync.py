@@ -41,8 +41,10 @@ if TYPE_CHECKING:
     from registry_client.discovery import Discovery as AioDiscovery
     from registry_client.discovery import DiscoveryStatistics
     from registry_client.errors import RegistrationLost
+    from registry_client.health import Health, HealthCheck, HealthStats, Pace, Prober
     from registry_client.instance import Fields, Filters, Instance, NamespaceSummary, Removed, ServiceSummary
     from registry_client.lease import State
+    from registry_client.monitor import Monitor as AioMonitor
     from registry_client.registration import Registration as AioRegistration
     from registry_client.steps import WatchLimits
     from registry_client.view import View
@@ -302,6 +304,14 @@ class RegistryClient:
             self._inner.services(namespace=namespace, all_namespaces=all_namespaces, timeout=timeout)
         )
 
+    def health(self, service: str, *, namespace: str = "", timeout: float | None = None) -> HealthStats:
+        """How well a service is: how many of its instances have which health, and the share that is HEALTHY."""
+        return self._thread.run(self._inner.health(service, namespace=namespace, timeout=timeout))
+
+    def probers(self, *, timeout: float | None = None) -> Sequence[Prober]:
+        """The servers of the registry that run checks; none before there is one to run."""
+        return self._thread.run(self._inner.probers(timeout=timeout))
+
     def namespaces(self, *, timeout: float | None = None) -> Sequence[NamespaceSummary]:
         """The namespaces that have instances, in the order of their names."""
         return self._thread.run(self._inner.namespaces(timeout=timeout))
@@ -346,6 +356,24 @@ class RegistryClient:
             )
 
         return Subscription(self._thread.run(begin()))
+
+    def on_health(
+        self, service: str, callback: Callable[[Instance, Health, Health], object], *, namespace: str = ""
+    ) -> Subscription:
+        """Call back when the health of an instance changes: `callback(instance, before, now)`; see `on_change`."""
+
+        async def begin() -> AioSubscription:
+            return self._inner.on_health(service, callback, namespace=namespace)
+
+        return Subscription(self._thread.run(begin()))
+
+    def monitor(self, service: str, check: HealthCheck, *, namespace: str = "", **pace: Unpack[Pace]) -> Monitor:
+        """Look at the instances of a service from this process, and tell the registry of their health."""
+
+        async def begin() -> AioMonitor:
+            return self._inner.monitor(service, check, namespace=namespace, **pace)
+
+        return Monitor(self._thread, self._thread.run(begin()))
 
     # ---- discovery
 
@@ -447,6 +475,33 @@ class Balanced:
 
     def close(self) -> None:
         """Close the channel of `call`, if there was any and its client is open. May be called more than once."""
+        if self._thread.is_open:
+            self._thread.run(self._inner.aclose())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Monitor:
+    """Looks until it is closed, or its client is; as `registry_client.Monitor`."""
+
+    def __init__(self, thread: LoopThread, inner: AioMonitor) -> None:
+        self._thread = thread
+        self._inner = inner
+
+    def stats(self) -> HealthStats:
+        """How well the service is, as seen from here."""
+
+        async def count() -> HealthStats:
+            return self._inner.stats()
+
+        return self._thread.run(count())
+
+    def close(self) -> None:
+        """Look no more, unless its client is closed, which has ended it. May be called more than once."""
         if self._thread.is_open:
             self._thread.run(self._inner.aclose())
 
@@ -581,6 +636,10 @@ class Registration:
     def trouble(self) -> str:
         """What was tried last to register it and why that failed; empty while all is well."""
         return self._inner.trouble
+
+    def update(self, **fields: Unpack[Fields]) -> Instance:
+        """Change what is named of it and leave the rest as it is; as it is now, and as it is registered again."""
+        return self._thread.run(self._inner.update(**fields))
 
     def wait_lost(self, timeout: float | None = None) -> RegistrationLost:
         """Wait until somebody else has taken the id or had it leave, and return what says so. Raises TimeoutError."""

@@ -14,6 +14,7 @@ import click
 
 from registry_api.limits import DEFAULT_NAMESPACE
 from registry_client.cli.ends import Signalled
+from registry_client.cli.health import health
 from registry_client.cli.options import DEFAULT_SERVER, OUTPUTS, TIMEOUT, Common
 from registry_client.cli.reading import instances, namespaces, services, watch
 from registry_client.cli.registering import register
@@ -119,5 +120,5 @@ def main(context: click.Context, server: str, namespace: str, output: str, timeo
     context.obj = Common(server, namespace, output, timeout)
 
 
-for command in (namespaces, services, instances, watch, register, update, drain, deregister):
+for command in (namespaces, services, instances, watch, health, register, update, drain, deregister):
     main.add_command(command)

@@ -19,6 +19,7 @@ from registry_client.cli.port import is_local, listens, wait_until_it_listens
 from registry_client.cli.show import REFUSED, as_dict, complain, say, say_document
 from registry_client.client import DEFAULT_DRAIN_S
 from registry_client.errors import NotFound
+from registry_client.health import HealthCheck, Pace
 from registry_client.instance import Instance, Locality, Status
 
 if TYPE_CHECKING:
@@ -77,6 +78,12 @@ class _WithCommand(click.Command):
     "--drain", type=DRAIN, default=DEFAULT_DRAIN_S, show_default=True, help="Seconds as DRAINING when leaving."
 )
 @click.option(
+    "--check", "checks", multiple=True, metavar="CHECK",
+    help="How the registry is to look whether it is well: http:/healthz, tcp, grpc:SERVICE, …; repeatable.",
+)  # fmt: skip
+@click.option("--check-interval", type=float, metavar="SECONDS", help="Of all checks. [5]")
+@click.option("--deregister-after", type=float, metavar="SECONDS", help="Remove it when it was ill for so long.")
+@click.option(
     "--wait-port/--no-wait-port", default=None,
     help="Register when something listens at ADDRESS. [with a COMMAND, if ADDRESS is of this machine]",
 )  # fmt: skip
@@ -99,12 +106,15 @@ def register(
     zone: str,
     sub_zone: str,
     metadata: Iterable[tuple[str, str]],
+    checks: Iterable[str],
+    check_interval: float | None,
+    deregister_after: float | None,
     **fields: Any,
 ) -> None:
     """Keep an instance of SERVICE at ADDRESS registered until Ctrl-C, or while a command runs.
 
     \b
-    registryctl register player 10.0.0.5:8001 --weight 3
+    registryctl register player 10.0.0.5:8001 --weight 3 --check http:/healthz
     registryctl register player 10.0.0.5:8001 -- ./game-server --port 8001
 
     It is renewed, and registered again after any outage; on the way out it drains and is deregistered. A command is
@@ -113,10 +123,27 @@ def register(
     """
     host, port = address
     where = Locality(region, zone, sub_zone)
+    looked = _checks(checks, check_interval, deregister_after)
     instance = Instance(
-        service=service, host=host, port=port, id=instance_id, metadata=dict(metadata), locality=where, **fields
+        service=service,
+        host=host,
+        port=port,
+        id=instance_id,
+        metadata=dict(metadata),
+        locality=where,
+        checks=looked,
+        **fields,
     )
     sys.exit(_keep(Order(common, instance, ttl, drain, command, wait_port, wait_timeout)))
+
+
+def _checks(written: Iterable[str], interval_s: float | None, deregister_after_s: float | None) -> list[HealthCheck]:
+    pace = Pace()
+    if interval_s is not None:
+        pace["interval"] = interval_s
+    if deregister_after_s is not None:
+        pace["deregister_after"] = deregister_after_s
+    return [HealthCheck.parse(check).paced(**pace) for check in written]
 
 
 def _keep(order: Order) -> int:

@@ -11,7 +11,8 @@ from registry_client.cli.ends import run
 from registry_client.cli.options import DRAIN, Common, Pair, one_of, with_common
 from registry_client.cli.reading import say_instance
 from registry_client.cli.show import say, say_document
-from registry_client.instance import Fields, Health, Instance, Status
+from registry_client.health import Health
+from registry_client.instance import Fields, Instance, Status
 
 
 @click.command()

@@ -16,7 +16,7 @@ from tests.integration.client.test_registering import nobody_there
 from tests.support.registryctl import REGISTRYCTL, complaint_of, ctl, ended, line_of, runner, running
 from tests.support.servers import ROOT, RegistryServer
 
-COMMANDS = ["namespaces", "services", "instances", "watch", "register", "update", "drain", "deregister"]
+COMMANDS = ["namespaces", "services", "instances", "watch", "health", "register", "update", "drain", "deregister"]
 
 pytestmark = pytest.mark.usefixtures("address")
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 import balancer
 from registry_client.bridge.translate import Translator, endpoint_of
-from registry_client.instance import Health, Instance, Locality, Status
+from registry_client.health import Health
+from registry_client.instance import Instance, Locality, Status
 from registry_client.view import Changes, View
 
 PLAYER = Instance(

@@ -1,0 +1,190 @@
+"""SHELL: looks at the instances of a service from this process, and tells the registry of their health.
+
+For instances without checks of their own, where whoever can tell whether they are well is not the registry. What
+follows from what is found is the same as on a server: `registry_checks.ladder`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from random import SystemRandom
+from typing import TYPE_CHECKING, Protocol, Self
+
+from registry_checks.ask import ask
+from registry_checks.ladder import Rung, Standing, looked, settle
+from registry_checks.looks import Looks
+from registry_checks.probes import Probe, Probes, Reach, Target, installed
+from registry_checks.rules import limits_of, seconds_of
+from registry_client.errors import Misuse, NotFound, RegistryError
+from registry_client.health import Health, HealthCheck, HealthStats
+
+if TYPE_CHECKING:
+    from registry_client.callbacks import OnHealth
+    from registry_client.instance import Instance, Key
+    from registry_client.watcher import Watch
+
+log = logging.getLogger(__name__)
+
+OwnCheck = Callable[["Instance"], Awaitable[object]]
+LOOKS = 64  # at the same time
+
+
+class Writer(Protocol):
+    """Who tells the registry."""
+
+    async def write(self, key: Key, health: Health) -> None:
+        """It is so. Raises RegistryError."""
+
+    async def remove(self, key: Key) -> None:
+        """It has failed for too long. Raises RegistryError."""
+
+
+class Monitor:
+    """Looks until it is closed, or its client is: `async with registry.monitor("logic", HealthCheck.tcp())`, or without
+    a block, with `aclose` at the end. Made by `RegistryClient.monitor`."""
+
+    def __init__(
+        self, watch: Watch, check: HealthCheck, own: OwnCheck | None, writer: Writer, on_change: OnHealth | None
+    ) -> None:
+        self.check = check.to_proto()
+        if self.check.WhichOneof("kind") == "ttl" and own is None:
+            raise Misuse("a monitor looks by itself: a ttl check is for owners that report")
+        self.limits = limits_of(self.check)
+        self._watch = watch
+        self._own = own
+        self._writer = writer
+        self._on_change = on_change
+        self._probes = Probes(Reach(loopback=True, link_local=True), installed())
+        self._looks = Looks(time.monotonic, SystemRandom(), LOOKS)
+        self._watched: dict[Key, _Look] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._refused = False
+
+    def begin(self, task: asyncio.Task[None]) -> None:
+        """`task` is what runs `run`."""
+        self._task = task
+
+    def stats(self) -> HealthStats:
+        """How well the service is, as seen from here."""
+        return HealthStats.of(look.health for look in self._watched.values())
+
+    async def aclose(self) -> None:
+        """Look no more. May be called more than once."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    # ---- its task
+
+    async def run(self) -> None:
+        """Follow the service and look at whoever is there, until cancelled."""
+        try:
+            async with self._watch, asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._looks.run())
+                async for view in self._watch:
+                    await self._follow(view.by_key)
+        except* RegistryError as error:
+            log.error("the monitor ends: %s", error.exceptions[0])  # noqa: TRY400 - an answer, its origin tells nothing
+        finally:
+            await self._follow({})
+
+    async def _follow(self, instances: Mapping[Key, Instance]) -> None:
+        for key, look in list(self._watched.items()):
+            if key not in instances or instances[key].address != look.instance.address:
+                del self._watched[key]
+                self._looks.discard(look)
+                await look.probe.aclose()
+        for key, instance in instances.items():
+            if key in self._watched:
+                self._watched[key].instance = instance
+            else:
+                look = self._watched[key] = _Look(self, instance, self._probe(instance))
+                self._looks.add(look, seconds_of(self.check.initial_delay))
+
+    def _probe(self, instance: Instance) -> Probe:
+        if self._own is not None:
+            return _Own(self._own, instance)
+        probe = self._probes.of(Target(instance.host, instance.port), self.check)
+        assert probe is not None  # noqa: S101 - a ttl check has been refused
+        return probe
+
+    async def tell(self, instance: Instance, before: Rung, now: Rung) -> bool:
+        """Tell everybody who is to know. Whether the registry does."""
+        try:
+            if now is Rung.REMOVED:
+                await self._writer.remove(instance.key)
+            else:
+                await self._writer.write(instance.key, Health(now))
+        except NotFound:
+            return True
+        except RegistryError as error:
+            log.log(logging.DEBUG if self._refused else logging.WARNING, "%s is %s: %s", instance.key, now, error)
+            self._refused = True
+            return False
+        self._refused = False
+        if self._on_change is not None and now is not Rung.REMOVED:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._call(self._on_change, instance, Health(before), Health(now))
+        return True
+
+    async def _call(self, callback: OnHealth, instance: Instance, before: Health, now: Health) -> None:
+        try:
+            result = callback(instance, before, now)
+            if inspect.isawaitable(result):
+                await result
+        except Exception:
+            log.exception("the callback %s failed for %s", getattr(callback, "__qualname__", callback), instance.key)
+
+
+class _Look:
+    """One instance, as it is looked at again and again."""
+
+    def __init__(self, monitor: Monitor, instance: Instance, probe: Probe) -> None:
+        self.instance = instance
+        self.probe = probe
+        self.interval_s = seconds_of(monitor.check.interval)
+        self._timeout_s = seconds_of(monitor.check.timeout)
+        self._monitor = monitor
+        self._told = Rung(instance.health.value)
+        self._standing = Standing(self._told, time.monotonic())
+
+    @property
+    def health(self) -> Health:
+        """As the registry was told."""
+        return Health.CRITICAL if self._told is Rung.REMOVED else Health(self._told)
+
+    async def look(self) -> None:
+        """See Looked."""
+        passed, _ = await ask(self.probe, self._timeout_s)
+        self._standing = settle(looked(self._standing, passed), self._monitor.limits, time.monotonic())
+        rung = self._standing.rung
+        if rung is not self._told and await self._monitor.tell(self.instance, self._told, rung):
+            self._told = rung
+
+
+class _Own:
+    """A check of the user's: a coroutine function of an instance that raises, or returns False, for a failure."""
+
+    def __init__(self, check: OwnCheck, instance: Instance) -> None:
+        self._check = check
+        self._instance = instance
+
+    async def look(self) -> str:
+        result = await self._check(self._instance)
+        if result is False:
+            raise RegistryError("it says no")
+        return "it passes"
+
+    async def aclose(self) -> None:
+        """Nothing is kept that is ours."""

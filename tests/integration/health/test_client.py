@@ -1,0 +1,159 @@
+"""Health by the client: checks that the registry runs, reports, a monitor in this process, and who is told."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+import registry_client
+from registry_client import Health, HealthCheck, HealthStats, Instance, InvalidArgument, RegistryClient
+from tests.integration.client.conftest import cache_home, registry, server
+from tests.support.probed import SICK, WebServer, answer
+from tests.support.registryctl import ctl, line_of, running
+from tests.support.servers import RegistryServer
+from tests.support.waiting import eventually_async
+
+__all__ = ["cache_home", "registry", "server"]
+
+FAST = {"interval": 0.1, "timeout": 0.1}
+
+
+def logic(port: int, name: str = "one", **fields: object) -> Instance:
+    return Instance(service="logic", host="127.0.0.1", port=port, id=name, **fields)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[WebServer]:
+    async with WebServer().running() as running:
+        yield running
+
+
+async def test_the_registry_looks_and_everybody_is_told(registry: RegistryClient, web: WebServer) -> None:
+    told: list[tuple[str, Health, Health]] = []
+    subscription = registry.on_health("logic", lambda it, before, now: told.append((it.id, before, now)))
+    check = HealthCheck.http("/healthz", interval=0.1, timeout=0.1)
+    async with registry.register(logic(web.port, checks=[check])) as registration:
+        await eventually_async(lambda: told == [("one", Health.UNKNOWN, Health.HEALTHY)])
+        assert await registry.health("logic") == HealthStats(total=1, healthy=1)
+        web.says = SICK
+        await eventually_async(lambda: told[1:] == [("one", Health.HEALTHY, Health.UNHEALTHY)])
+        [it] = await registry.list("logic")
+        assert (it.checks, it.check_results[0].output) == ((check,), "503 Service Unavailable: no database")
+        assert await registry.list("logic", healthy_only=True) == []
+        [summary] = await registry.services()
+        assert (summary.unhealthy, summary.routable) == (1, 0)
+        with pytest.raises(InvalidArgument, match=r"instance\.health"):
+            await registration.update(health="HEALTHY")
+        assert (await registration.update(weight=7)).weight == 7
+        assert registration.instance.weight == 7
+        [prober] = await registry.probers()
+        assert prober.cut_off_at is None
+    subscription.cancel()
+
+
+async def test_owner_reports(registry: RegistryClient) -> None:
+    async with registry.register(logic(8001, checks=[HealthCheck.ttl(interval=60)])) as registration:
+        assert (await registration.update(health=Health.CRITICAL)).health is Health.CRITICAL
+        assert (await registration.update(health="HEALTHY")).health is Health.HEALTHY
+        [it] = await registry.list("logic")
+        assert it.check_results[0].output == "reported by its owner"
+
+
+async def test_calls_go_where_it_is_well(registry: RegistryClient, server: RegistryServer) -> None:
+    """From a back end that begins to fail to the balanced channel: no call after interval x failures + 1 s."""
+    async with contextlib.AsyncExitStack() as stack:
+        webs = [await stack.enter_async_context(WebServer().running()) for _ in range(2)]
+        check = HealthCheck.http(interval=0.1, timeout=0.1)
+        for number, web in enumerate(webs):
+            await stack.enter_async_context(registry.register(logic(web.port, f"{number}", checks=[check])))
+        watch = await stack.enter_async_context(registry.watch("logic", healthy_only=True))
+
+        async def wait_for(*names: str) -> None:
+            async with asyncio.timeout(10):
+                async for view in watch:
+                    if [it.id for it in view.instances] == list(names):
+                        return
+
+        await wait_for("0", "1")
+        await eventually_async(lambda: len(webs[0].asked) > 5)
+        began = asyncio.get_running_loop().time()
+        webs[0].says = SICK
+        await wait_for("1")
+        assert asyncio.get_running_loop().time() - began < 3 * 0.1 + 1 + 1
+        webs[0].says = answer()
+        await wait_for("0", "1")
+
+
+async def test_a_monitor_looks_from_this_process(registry: RegistryClient, web: WebServer) -> None:
+    told: list[tuple[Health, Health]] = []
+    async with registry.register(logic(web.port)):
+        monitor = registry.monitor(
+            "logic", HealthCheck.http(timeout=0.1), on_change=lambda _, before, now: told.append((before, now)),
+            interval=0.1, failures=2, successes=1,
+        )  # fmt: skip
+        async with monitor:
+            await eventually_async(lambda: monitor.stats() == HealthStats(total=1, healthy=1))
+            web.says = SICK
+            await eventually_async(lambda: monitor.stats().unhealthy == 1)
+            assert (await registry.list("logic"))[0].health is Health.UNHEALTHY
+            web.says = answer()
+            await eventually_async(lambda: monitor.stats().rate == 1.0)
+            await eventually_async(lambda: len(told) == 3)
+            assert told[1:] == [(Health.HEALTHY, Health.UNHEALTHY), (Health.UNHEALTHY, Health.HEALTHY)]
+        asked = len(web.asked)
+        assert (await registry.health("logic")).rate == 1.0
+        assert len(web.asked) == asked, "closed, it looks no more"
+
+
+async def test_a_monitor_with_a_check_of_ones_own(registry: RegistryClient) -> None:
+    well = asyncio.Event()
+
+    async def check(instance: Instance) -> bool:
+        return well.is_set()
+
+    async with registry.register(logic(8001)), registry.monitor("logic", check, interval=0.1, failures=1) as monitor:
+        await eventually_async(lambda: monitor.stats().unhealthy == 1)
+        well.set()
+        await eventually_async(lambda: monitor.stats().healthy == 1)
+    with pytest.raises(InvalidArgument, match=r"check\.interval"):
+        registry.monitor("logic", check, interval=-1)
+
+
+async def test_registryctl(registry: RegistryClient, server: RegistryServer, web: WebServer) -> None:
+    checks = ["--check", "http:/healthz", "--check", "ttl interval=60", "--check-interval", "0.1"]
+    asked = ["--server", server.address, "register", "logic", f"127.0.0.1:{web.port}", "--id", "one", *checks]
+    with running(*asked, "--deregister-after", "60") as process:
+        await line_of(process)
+        await eventually_async(lambda: _is_well(registry, "http"))
+        lines = (await ctl("--server", server.address, "health", "logic")).stdout.splitlines()
+        rows = [line.split() for line in lines]
+        assert rows[0] == ["ID", "ADDRESS", "HEALTH", "CHECK", "FOUND", "FAILURES", "SINCE", "OUTPUT"]
+        assert rows[1][3:6] == ["http", "HEALTHY", "0"]
+        rows = [line.split() for line in (await ctl("--server", server.address, "health")).stdout.splitlines()]
+        assert rows[0] == ["SERVICE", "INSTANCES", "HEALTHY", "UNHEALTHY", "CRITICAL", "UNKNOWN", "RATE"]
+        assert rows[1][:2] == ["logic", "1"]
+        told = json.loads((await ctl("--server", server.address, "-o", "json", "health", "logic")).stdout)
+        assert [check["deregisterAfter"] for check in told["instances"][0]["checks"]] == ["60s", "60s"]
+        assert len(told["probers"]) == 1
+    wrong = await ctl("--server", server.address, "register", "logic", "10.0.0.5:1", "--check", "http:x")
+    assert (wrong.exit_code, "is no check; write one of http" in wrong.stderr) == (1, True)
+
+
+async def _is_well(registry: RegistryClient, check: str) -> bool:
+    [it] = await registry.list("logic")
+    return any(found.name == check and found.health is Health.HEALTHY for found in it.check_results)
+
+
+def test_for_threads(server: RegistryServer, cache_home: Path) -> None:
+    with registry_client.sync.connect(server.address) as registry:
+        with registry.register(logic(8001, checks=[HealthCheck.ttl()])) as registration:
+            assert registration.update(health="UNHEALTHY").health is Health.UNHEALTHY
+            assert registry.health("logic") == HealthStats(total=1, unhealthy=1)
+        check = HealthCheck.grpc(interval=0.1, successes=1)
+        it = Instance(service="registry", host=server.host, port=server.port)
+        with registry.register(it), registry.monitor("registry", check) as monitor:
+            while monitor.stats().healthy != 1:
+                pass

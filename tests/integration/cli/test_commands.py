@@ -46,7 +46,9 @@ async def test_json_has_the_names_of_the_proto(registry: RegistryClient) -> None
         assert (instance["status"], instance["health"], instance["weight"]) == ("ACTIVE", "UNKNOWN", 3)
         assert instance["ttl"] == "15s"
         document = json.loads((await ctl("services", "--output", "json")).stdout)
-        assert document["services"] == [{"namespace": "default", "service": "player", "instances": 1, "routable": 1}]
+        health = {"healthy": 0, "unhealthy": 0, "critical": 0, "draining": 0}
+        named = {"namespace": "default", "service": "player"}
+        assert document["services"] == [named | {"instances": 1, "routable": 1} | health]
         assert document["header"] == {"epoch": registry.epoch, "revision": str(registry.revision)}
 
 

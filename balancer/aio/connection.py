@@ -32,7 +32,7 @@ _LAST_WORDS_S = 1.0
 _LAST_WORDS_OF_CALLS_S = 0.05
 
 
-class Owner(connection.Owner, Protocol):
+class Owner(connection.Overseer, Protocol):
     """Whom a connection tells."""
 
     loop: asyncio.AbstractEventLoop

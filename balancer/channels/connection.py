@@ -20,7 +20,7 @@ Ch = TypeVar("Ch")
 """A plain channel."""
 
 
-class Owner(Protocol):
+class Overseer(Protocol):
     """Whom a connection tells."""
 
     def look_at_loads(self) -> None:
@@ -48,7 +48,7 @@ class Way:
 class BalancedConnection(Generic[Ch]):
     """The connection to one endpoint."""
 
-    def __init__(self, owner: Owner, node: Node, way: Way) -> None:
+    def __init__(self, owner: Overseer, node: Node, way: Way) -> None:
         self.node = node
         self.closed = False
         self._owner = owner

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from balancer.threads.dial import ThreadsDialler
 
 
-class Owner(connection.Owner, Protocol):
+class Owner(connection.Overseer, Protocol):
     """Whom a connection tells. From any thread."""
 
     def one_left(self) -> None:

@@ -4,9 +4,12 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+import logging
 from collections.abc import Callable
 from random import Random
 from typing import Protocol
+
+log = logging.getLogger(__name__)
 
 
 class Looked(Protocol):
@@ -79,6 +82,8 @@ class Looks:
     async def _look(self, at: float, number: int, thing: Looked) -> None:
         try:
             await thing.look()
+        except Exception:
+            log.exception("a look failed that never should")
         finally:
             self._free.release()
             if self._valid.get(thing) == number:

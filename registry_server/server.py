@@ -57,7 +57,8 @@ async def serve(config: Config, clock: Callable[[], float] | None = None) -> Asy
     health = HealthService(catalog, rounds.hub)
     port = _port(config, Streams(rng), registry.service(), health.service())
     async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(it) for it in (feed.run(), rounds.run(), prober.run())]
+        running = [tasks.create_task(it) for it in (feed.run(), rounds.run())]
+        looking = tasks.create_task(prober.run())
         try:
             await feed.loaded.wait()
             number = await _open(port, config)
@@ -65,12 +66,11 @@ async def serve(config: Config, clock: Callable[[], float] | None = None) -> Asy
                 yield f"{config.host}:{number}"
             finally:
                 health.stop()
+                await _ended(looking)
+                await prober.aclose()  # while the store can still be told
                 await port.stop()
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.wait(running)
-            await prober.aclose()
+            await _ended(looking, *running)
             await store.aclose()
 
 
@@ -96,6 +96,12 @@ def _port(config: Config, streams: Streams, *services: Service) -> Port:
         log.warning("serving by grpc.aio, which is slower: the package ngh2 cannot be loaded: %s", error)
         return _port(replace(config, transport="grpc"), streams, *services)
     return http2.Http2Server(_table(*services, *http2.services()), streams, config.limits)
+
+
+async def _ended(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 def _table(*services: Service) -> Table:

@@ -1,0 +1,97 @@
+"""Looking at many things in turn: at their pace, so many at once, and never twice at the same time."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+
+from registry_checks.looks import Looks
+from tests.support.waiting import eventually_async, passed
+
+
+class Thing:
+    """Something to look at that takes its time, or fails."""
+
+    now = 0
+    most = 0
+
+    def __init__(self, seen: Counter[str], name: str, interval_s: float = 0.01, takes_s: float = 0.0) -> None:
+        self.interval_s = interval_s
+        self.name = name
+        self.fails = False
+        self._takes_s = takes_s
+        self._seen = seen
+
+    async def look(self) -> None:
+        Thing.now += 1
+        Thing.most = max(Thing.most, Thing.now)
+        try:
+            await passed(self._takes_s)
+            self._seen[self.name] += 1
+            if self.fails:
+                raise ValueError("a mistake")
+        finally:
+            Thing.now -= 1
+
+
+@pytest.fixture
+def seen() -> Counter[str]:
+    Thing.now = Thing.most = 0
+    return Counter()
+
+
+@contextlib.asynccontextmanager
+async def looking(most: int = 8) -> AsyncIterator[Looks]:
+    looks = Looks(time.monotonic, random.Random(1), most)
+    task = asyncio.create_task(looks.run())
+    yield looks
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_each_at_its_pace(seen: Counter[str]) -> None:
+    async with looking() as looks:
+        looks.add(Thing(seen, "often", 0.02))
+        looks.add(Thing(seen, "seldom", 0.2), delay_s=0.1)
+        await eventually_async(lambda: seen["seldom"] >= 3)
+        assert len(looks) == 2
+        assert seen["often"] > 2 * seen["seldom"]
+
+
+async def test_no_more_at_once_and_none_twice(seen: Counter[str]) -> None:
+    async with looking(most=3) as looks:
+        for number in range(10):
+            looks.add(Thing(seen, f"{number}", 0.001, takes_s=0.01))
+        await eventually_async(lambda: min(seen.values(), default=0) >= 2 and len(seen) == 10)
+        assert Thing.most == 3
+    async with looking(most=9) as looks:
+        looks.add(Thing(seen, "slow", 0.001, takes_s=0.02))
+        Thing.most = 0
+        await eventually_async(lambda: seen["slow"] >= 3)
+        assert Thing.most == 1
+
+
+async def test_what_is_discarded_is_looked_at_no_more(seen: Counter[str]) -> None:
+    async with looking() as looks:
+        gone, here = Thing(seen, "gone"), Thing(seen, "here")
+        looks.add(gone)
+        looks.add(here)
+        await eventually_async(lambda: seen["gone"] and seen["here"])
+        looks.discard(gone)
+        await eventually_async(lambda: not Thing.now)
+        before = seen.copy()
+        await eventually_async(lambda: seen["here"] > before["here"] + 3)
+        assert seen["gone"] <= before["gone"] + 1
+
+
+async def test_a_mistake_ends_nothing(seen: Counter[str], caplog: pytest.LogCaptureFixture) -> None:
+    async with looking() as looks:
+        wrong = Thing(seen, "wrong")
+        wrong.fails = True
+        looks.add(wrong)
+        await eventually_async(lambda: seen["wrong"] > 2)
+    assert "a look failed that never should" in caplog.text

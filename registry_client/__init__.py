@@ -44,6 +44,7 @@ from registry_client.instance import (
     Status,
 )
 from registry_client.lease import State
+from registry_client.many import InEach, Registries, connect_many
 from registry_client.registration import Registration
 from registry_client.signals import run_until_signal
 from registry_client.steps import WatchLimits
@@ -70,6 +71,7 @@ __all__ = [
     "Health",
     "HealthCheck",
     "HealthStats",
+    "InEach",
     "Instance",
     "InvalidAnswer",
     "InvalidArgument",
@@ -86,6 +88,7 @@ __all__ = [
     "Prober",
     "Registration",
     "RegistrationLost",
+    "Registries",
     "RegistryClient",
     "RegistryError",
     "RegistryUnavailable",
@@ -102,6 +105,7 @@ __all__ = [
     "aio",
     "channel",
     "connect",
+    "connect_many",
     "run_until_signal",
     "sync",
     "testing",

@@ -112,6 +112,11 @@ def connect(
     return RegistryClient(settings)
 
 
+def in_order(client: RegistryClient, first: int) -> RegistryClient:
+    """The same, but that it begins with one of the first addresses, and asks the others when none of these works."""
+    return RegistryClient(replace(client._settings, first=first))  # noqa: SLF001 - it is of this module
+
+
 def check_cache_dir(given: object) -> Path | None:
     """Where views are kept on disk; None for nowhere. Raises InvalidArgument for what is no path."""
     if isinstance(given, CacheDir):
@@ -134,6 +139,7 @@ class _Settings:
     cache_max_age_s: float
     watch_limits: WatchLimits
     store: str = field(default="", repr=False)  # in place of addresses; it may have a password in it
+    first: int = 0  # so many of the addresses are preferred; 0 for all
 
 
 class _Session:
@@ -146,9 +152,13 @@ class _Session:
         rng = SystemRandom()  # shared by nobody and seeded by nobody
         self.reach = Reach(steady)
         self.tasks = Tasks()
-        self.link = Link(self.addresses, it.credentials, it.backoff, rng, self.reach, self.tasks)
+
+        def make() -> Link:
+            return Link(self.addresses, it.credentials, it.backoff, rng, self.reach, self.tasks, it.first)
+
+        self.link = make()
         # Connections of their own: a registry takes so many streams of each, and no watch may keep a renewal waiting.
-        self._watch_links = Links(lambda: Link(self.addresses, it.credentials, it.backoff, rng, self.reach, self.tasks))
+        self._watch_links = Links(make)
         self._disk = Disk(time.time)
         self.means = Means(
             self._watch_links, it.backoff, rng, Pulse(time.monotonic), self._disk, self.place, it.watch_limits

@@ -166,14 +166,16 @@ class Link:
         rng: Random,
         reach: Reach,
         tasks: Tasks,
+        first: int = 0,
     ) -> None:
+        """Begins with one of the `first` addresses, by chance; 0 means any."""
         self._addresses = list(addresses)
         self._credentials = credentials
         self._backoff = backoff
         self._rng = rng
         self._reach = reach
         self._tasks = tasks
-        self._index = rng.randrange(len(self._addresses))
+        self._index = rng.randrange(first or len(self._addresses))
         self._connections: dict[str, Connection] = {}
         self._retired: list[Connection] = []
         self._speaks_tls: dict[str, bool] = {}

@@ -19,7 +19,7 @@ from balancer.service_config import parse_service_config
 from balancer.threads.channel import blocking_channel as _blocking_channel
 from registry_client import checks
 from registry_client.bridge.translate import DEFAULT_POLICY, FIRST_VIEW_S, Translator
-from registry_client.client import CacheDir, check_cache_dir, connect
+from registry_client.client import CacheDir, check_cache_dir, connect, in_order
 from registry_client.errors import InvalidTarget, RegistryError
 from registry_client.instance import filter_to_proto
 from registry_client.lack import why_none
@@ -65,10 +65,11 @@ class RegistryResolver:
         """Push every view until cancelled. Raises RegistryError when the registry refuses the question."""
         target, source = self._source.target, self._source
         translator = Translator(target.service)
+        made = connect(
+            target.addresses, namespace=target.namespace, credentials=source.credentials, cache_dir=source.cache_dir
+        )
         async with (
-            connect(
-                target.addresses, namespace=target.namespace, credentials=source.credentials, cache_dir=source.cache_dir
-            ) as registry,
+            in_order(made, target.first) as registry,
             registry.watch(target.service, **source.filters) as watch,
         ):
             view = await _first(watch, push)
@@ -120,10 +121,11 @@ def aio_channel(
     """A `grpc.aio.Channel` to a registered service, for any generated stub: `registry://127.0.0.1:7400/player`.
 
     The URL is `registry://ADDRESSES/[NAMESPACE/]SERVICE[?policy=…&tags=a,b&version=…]`, with the further options of
-    `balancer` channels (`hash_header`, `subset_size`, …). What is given as an argument wins over the URL. `policy`: by
-    default weighted_round_robin. `options`: of the connections to the instances; `grpc.service_config` is honoured
-    across instances. `credentials`: towards the instances; `registry_credentials`: towards the registry. `filters`:
-    which instances are meant, as in `RegistryClient.list`.
+    `balancer` channels (`hash_header`, `subset_size`, …). In the addresses `,` stands between replicas of a registry,
+    and `|` before another registry, for when the first does not work. What is given as an argument wins over the URL.
+    `policy`: by default weighted_round_robin. `options`: of the connections to the instances; `grpc.service_config` is
+    honoured across instances. `credentials`: towards the instances; `registry_credentials`: towards the registry.
+    `filters`: which instances are meant, as in `RegistryClient.list`.
 
     `static://` and `dns://` targets are taken as well, as `balancer.aio_channel` takes them: no registry is asked then.
 

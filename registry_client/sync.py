@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from registry_client.backoff import Backoff
     from registry_client.bridge.balanced import AnyPolicy, PoolStatistics
     from registry_client.bridge.balanced import Balanced as AioBalanced
-    from registry_client.bridge.balanced import Call as AioCall
+    from registry_client.bridge.balanced import Turn as AioTurn
     from registry_client.callbacks import Subscription as AioSubscription
     from registry_client.discovery import Discovery as AioDiscovery
     from registry_client.discovery import DiscoveryStatistics
@@ -453,9 +453,9 @@ class Balanced:
 
     def request(
         self, key: str | bytes | int | None = None, *, exclude: Collection[Instance] = (), timeout: float | None = None
-    ) -> Call:
+    ) -> Turn:
         """One call: `with players.request() as call: … call.instance`. An exception counts as a failure."""
-        return Call(self._thread, self._inner.request(key, exclude=exclude, timeout=timeout))
+        return Turn(self._thread, self._inner.request(key, exclude=exclude, timeout=timeout))
 
     def call(
         self,
@@ -512,10 +512,10 @@ class Monitor:
         self.close()
 
 
-class Call:
+class Turn:
     """One call, from entering to leaving; `instance` is where it goes."""
 
-    def __init__(self, thread: LoopThread, inner: AioCall) -> None:
+    def __init__(self, thread: LoopThread, inner: AioTurn) -> None:
         self._thread = thread
         self._inner = inner
 

@@ -91,12 +91,17 @@ def _is_ipv6(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A `registry://ADDRESSES/[NAMESPACE/]SERVICE[?OPTION=VALUE&…]` URL, taken apart."""
+    """A `registry://ADDRESSES/[NAMESPACE/]SERVICE[?OPTION=VALUE&…]` URL, taken apart.
+
+    In the addresses `,` stands between replicas of a registry, and `|` before the next registry.
+    """
 
     addresses: tuple[str, ...]
     service: str
     namespace: str = DEFAULT_NAMESPACE
     options: Mapping[str, str] = field(default_factory=dict)
+    first: int = 0
+    """So many of the addresses are of the registry to be preferred; 0 when there is only one."""
 
 
 def parse_target(url: str) -> Target:
@@ -120,7 +125,10 @@ def parse_target(url: str) -> Target:
         if NAME.fullmatch(name) is None:
             rule = "must be 1 to 128 letters, digits and any of _ . : @ ~ + -"
             raise InvalidTarget(f"target {show_url(url)}: the {part} {shown(name)} {rule}")
-    return Target(parse_addresses(where), service, namespace, _options(url, query))
+    registries = [parse_addresses(addresses) for addresses in where.split("|")]
+    first = len(registries[0]) if len(registries) > 1 else 0
+    addresses = tuple(dict.fromkeys(address for registry in registries for address in registry))
+    return Target(addresses, service, namespace, _options(url, query), first)
 
 
 def show_url(url: str) -> str:

@@ -64,9 +64,9 @@ class Balanced:
 
     def request(
         self, key: str | bytes | int | None = None, *, exclude: Collection[Instance] = (), timeout: float | None = None
-    ) -> Call:
+    ) -> Turn:
         """One call: `async with players.request() as call: … call.instance`. An exception counts as a failure."""
-        return Call(self, key, exclude, timeout)
+        return Turn(self, key, exclude, timeout)
 
     async def call(
         self,
@@ -115,7 +115,7 @@ class Balanced:
         await self.aclose()
 
 
-class Call:
+class Turn:
     """One call, from entering to leaving; `instance` is where it goes."""
 
     def __init__(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from registry_client import testing
 from registry_client.cli import main
 from tests.support.servers import ROOT, RegistryServer
 
@@ -18,9 +19,10 @@ COMMANDS = re.findall(r"^registryctl (.*?)(?: +#.*)?$", TEXT, re.MULTILINE)
 
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))
 def test_programs_run(number: int, server: RegistryServer, cache_home: Path) -> None:
-    program = PROGRAMS[number].replace("127.0.0.1:7400", server.address)
-    command = [sys.executable, "-W", "error", "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=ROOT)
+    with testing.registry() as backup:
+        program = PROGRAMS[number].replace("127.0.0.1:7400", server.address).replace("127.0.0.1:7401", backup)
+        command = [sys.executable, "-W", "error", "-c", program]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
 

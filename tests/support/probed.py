@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -84,9 +85,11 @@ class HealthServer(health_pb2_grpc.HealthServicer):
         self.status = SERVING
         self.hangs = False
         self.port = 0
+        self.asked: Counter[str] = Counter()
         self._name = name
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckResponse:
+        self.asked[request.service] += 1
         if self.hangs:
             await asyncio.Event().wait()
         if request.service != self._name:

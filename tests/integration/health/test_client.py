@@ -6,19 +6,23 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import registry_client
 from registry_client import Health, HealthCheck, HealthStats, Instance, InvalidArgument, RegistryClient
+from registry_client.health import Pace
 from tests.integration.client.conftest import cache_home, registry, server
-from tests.support.probed import SICK, WebServer, answer
+from tests.support.probed import NOT_SERVING, SERVING, SICK, HealthServer, WebServer, answer
 from tests.support.registryctl import ctl, line_of, running
 from tests.support.servers import RegistryServer
 from tests.support.waiting import eventually_async
 
 __all__ = ["cache_home", "registry", "server"]
 
-FAST = {"interval": 0.1, "timeout": 0.1}
+FAST = Pace(interval=0.1, timeout=0.3)
 
 
 def logic(port: int, name: str = "one", **fields: object) -> Instance:
@@ -63,28 +67,35 @@ async def test_owner_reports(registry: RegistryClient) -> None:
 
 
 async def test_calls_go_where_it_is_well(registry: RegistryClient, server: RegistryServer) -> None:
-    """From a back end that begins to fail to the balanced channel: no call after interval x failures + 1 s."""
+    """A back end that begins to fail gets no call of a balanced client after interval x failures + 1 s, and calls again
+    after it has recovered."""
     async with contextlib.AsyncExitStack() as stack:
-        webs = [await stack.enter_async_context(WebServer().running()) for _ in range(2)]
-        check = HealthCheck.http(interval=0.1, timeout=0.1)
-        for number, web in enumerate(webs):
-            await stack.enter_async_context(registry.register(logic(web.port, f"{number}", checks=[check])))
-        watch = await stack.enter_async_context(registry.watch("logic", healthy_only=True))
+        games = [await stack.enter_async_context(HealthServer("game").running()) for _ in range(2)]
+        check = HealthCheck.grpc("game", **FAST)
+        for number, game in enumerate(games):
+            it = logic(game.port, f"{number}", checks=[check])
+            await stack.enter_async_context(registry.register(it))
+        target = f"registry://{server.address}/logic"
+        channel = await stack.enter_async_context(registry_client.aio.channel(target, policy="round_robin"))
+        stub = health_pb2_grpc.HealthStub(channel)
 
-        async def wait_for(*names: str) -> None:
-            async with asyncio.timeout(10):
-                async for view in watch:
-                    if [it.id for it in view.instances] == list(names):
-                        return
+        async def call() -> list[int]:
+            """Calls of the game, which nobody has: how many have come to each."""
+            for _ in range(4):
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await stub.Check(health_pb2.HealthCheckRequest(service="move"), timeout=5)
+            return [game.asked["move"] for game in games]
 
-        await wait_for("0", "1")
-        await eventually_async(lambda: len(webs[0].asked) > 5)
-        began = asyncio.get_running_loop().time()
-        webs[0].says = SICK
-        await wait_for("1")
-        assert asyncio.get_running_loop().time() - began < 3 * 0.1 + 1 + 1
-        webs[0].says = answer()
-        await wait_for("0", "1")
+        async def reaches(*wanted: bool) -> bool:
+            before, after = [game.asked["move"] for game in games], await call()
+            return [now > so_far for now, so_far in zip(after, before, strict=True)] == list(wanted)
+
+        await eventually_async(lambda: reaches(True, True))
+        games[0].status = NOT_SERVING
+        await eventually_async(lambda: reaches(False, True), timeout_s=3 * 0.1 + 1 + 1)
+        assert await reaches(False, True)
+        games[0].status = SERVING
+        await eventually_async(lambda: reaches(True, True))
 
 
 async def test_a_monitor_looks_from_this_process(registry: RegistryClient, web: WebServer) -> None:

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.ladder import Rung
+from registry_server.catalog import Catalog, Count
 from registry_server.errors import InvalidField
 from registry_server.health import findings
 from registry_server.health.door import NO_CHECKS, Door
 from registry_server.health.doubt import Cutoff, Evidence, is_cut_off
 from registry_server.health.examined import Examined
 from registry_server.health.sharing import prober_of
-from registry_server.records import Key
+from registry_server.records import Cause, Deleted, Delta, Key, Record, Snapshot
 
 KEY = Key("default", "player", "one")
 
@@ -176,3 +177,40 @@ def passing(at: float) -> Evidence:
 )
 def test_cut_off(seen: list[Evidence], lost: bool) -> None:
     assert is_cut_off(seen, Cutoff(share=0.5, least=5), since=10.0) is lost
+
+
+# ---- the numbers of a service
+
+WRITES = st.lists(
+    st.tuples(
+        st.sampled_from("abcd"),
+        st.sampled_from([None, *pb.Health.values()]),
+        st.sampled_from(pb.Status.values()),
+        st.integers(1, 5),
+    ),
+    max_size=40,
+)
+
+
+@given(WRITES)
+def test_numbers_add_up_whatever_changes(writes: list[tuple[str, int | None, int, int]]) -> None:
+    """Written, written over, taken over by address, deleted: as if everybody were counted anew."""
+    catalog = Catalog()
+    catalog.load(Snapshot("epoch", 1, ()))
+    for revision, (name, health, status, port) in enumerate(writes, 2):
+        key = Key("default", "player", name)
+        if health is None:
+            catalog.apply(Delta(revision, deletes=(Deleted(key, Cause.DEREGISTERED),)))
+        else:
+            value = pb.Instance(host="10.0.0.1", port=port, health=health, status=status)  # type: ignore[arg-type]
+            catalog.apply(Delta(revision, (Record(key, value.SerializeToString(), "lease", revision, revision),)))
+        there = catalog.of_service("default", "player")
+        healths = Counter(entry.traits.health for entry in there)
+        assert catalog.summary("default", "player") == Count(
+            instances=len(there),
+            routable=sum(entry.routable for entry in there),
+            healthy=healths[pb.HEALTHY],
+            unhealthy=healths[pb.UNHEALTHY],
+            critical=healths[pb.CRITICAL],
+            draining=sum(entry.traits.status == pb.DRAINING for entry in there),
+        )

@@ -202,6 +202,8 @@ def _times_in_a_row(field: str, count: int) -> int:
 
 def shown(output: str) -> str:
     """What a check found, for people: one line of bounded length, whatever it is."""
+    if len(output) <= MAX_OUTPUT and output.isprintable() and "  " not in output:
+        return output.strip()
     words: Iterable[str] = output[: 4 * MAX_OUTPUT].split()
     text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(words))
     return text if len(text) <= MAX_OUTPUT else f"{text[: MAX_OUTPUT - 1]}…"

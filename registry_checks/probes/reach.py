@@ -9,6 +9,7 @@ import ipaddress
 import socket
 import ssl
 from dataclasses import dataclass
+from functools import lru_cache
 
 from registry_checks.probes.base import Failed
 
@@ -29,10 +30,8 @@ class Reach:
         any other name."""
         if host.rstrip(".").lower() in ("localhost", "localhost.localdomain"):
             host = "127.0.0.1"
-        try:
-            return self._refuses(ipaddress.ip_address(host))
-        except ValueError:
-            return ""
+        found = _literal(host)
+        return self._refuses(found) if found is not None else ""
 
     def _refuses(self, found: Address) -> str:
         address = getattr(found, "ipv4_mapped", None) or found
@@ -47,10 +46,11 @@ class Reach:
     async def addresses(self, host: str) -> list[str]:
         """The IP addresses of a host that may be looked at. Raises Failed if there is none, OSError for a name that
         nobody knows."""
-        found = await _resolved(host)
-        allowed = [it for it in found if not self._refuses(ipaddress.ip_address(it))]
+        found = [host] if _literal(host) else await _resolved(host)
+        refusals = [self._refuses(_literal(it) or ipaddress.ip_address(it)) for it in found]
+        allowed = [it for it, refusal in zip(found, refusals, strict=True) if not refusal]
         if not allowed:
-            raise Failed(self._refuses(ipaddress.ip_address(found[0])))
+            raise Failed(refusals[0])
         return allowed
 
     async def connect(
@@ -76,10 +76,15 @@ class Reach:
         return context
 
 
-async def _resolved(host: str) -> list[str]:
+@lru_cache(maxsize=4096)
+def _literal(host: str) -> Address | None:
+    """The address that a host is written as; None for a name. The same few are looked at all the time."""
     try:
-        return [str(ipaddress.ip_address(host))]
+        return ipaddress.ip_address(host)
     except ValueError:
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        return [str(address[0]) for *_, address in found]
+        return None
+
+
+async def _resolved(name: str) -> list[str]:
+    found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in found]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from registry_client.backoff import Backoff
 from registry_client.callbacks import Subscription
 from registry_client.client import RegistryClient, connect
+from registry_client.config import from_config
 from registry_client.discovery import Discovery, DiscoveryStatistics
 from registry_client.errors import (
     ClientClosed,
@@ -106,6 +107,7 @@ __all__ = [
     "channel",
     "connect",
     "connect_many",
+    "from_config",
     "run_until_signal",
     "sync",
     "testing",

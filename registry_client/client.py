@@ -117,6 +117,18 @@ def in_order(client: RegistryClient, first: int) -> RegistryClient:
     return RegistryClient(replace(client._settings, first=first))  # noqa: SLF001 - it is of this module
 
 
+def reading(clients: Iterable[RegistryClient]) -> RegistryClient:
+    """A client that asks the first of several registries that works; to be entered after the clients of them."""
+    of = tuple(clients)
+    return RegistryClient(replace(of[0]._settings, addresses=(), store="", of=of))  # noqa: SLF001 - as above
+
+
+def with_defaults(client: RegistryClient, ttl: float, health_checks: Sequence[HealthCheck]) -> RegistryClient:
+    """The same with a ttl, in seconds, and checks for all that is registered without. Raises InvalidArgument."""
+    defaults = {"ttl_s": checks.ttl(ttl), "checks": tuple(health_checks)}
+    return RegistryClient(replace(client._settings, **defaults))  # type: ignore[arg-type]  # noqa: SLF001 - as above
+
+
 def check_cache_dir(given: object) -> Path | None:
     """Where views are kept on disk; None for nowhere. Raises InvalidArgument for what is no path."""
     if isinstance(given, CacheDir):
@@ -140,13 +152,19 @@ class _Settings:
     watch_limits: WatchLimits
     store: str = field(default="", repr=False)  # in place of addresses; it may have a password in it
     first: int = 0  # so many of the addresses are preferred; 0 for all
+    of: tuple[RegistryClient, ...] = ()  # whose addresses are meant, in place of addresses
+    ttl_s: float = DEFAULT_TTL_S
+    checks: tuple[HealthCheck, ...] = ()
 
 
 class _Session:
     """What a client has while it is open: all of it lives in one event loop."""
 
     def __init__(self, it: _Settings, inside: Inside | None = None) -> None:
-        self.addresses = it.addresses if inside is None else (inside.address,)
+        self.addresses = it.addresses or tuple(address for client in it.of for address in client.addresses)
+        if inside is not None:
+            self.addresses = (inside.address,)
+        first = len(it.of[0].addresses) if it.of else it.first
         self._inside = inside
         self.place = Place()
         rng = SystemRandom()  # shared by nobody and seeded by nobody
@@ -154,7 +172,7 @@ class _Session:
         self.tasks = Tasks()
 
         def make() -> Link:
-            return Link(self.addresses, it.credentials, it.backoff, rng, self.reach, self.tasks, it.first)
+            return Link(self.addresses, it.credentials, it.backoff, rng, self.reach, self.tasks, first)
 
         self.link = make()
         # Connections of their own: a registry takes so many streams of each, and no watch may keep a renewal waiting.
@@ -268,7 +286,7 @@ class RegistryClient:
     def register(
         self,
         instance: Instance,
-        ttl: float = DEFAULT_TTL_S,
+        ttl: float | None = None,
         *,
         drain: float = DEFAULT_DRAIN_S,
         timeout: float | None = None,
@@ -276,17 +294,20 @@ class RegistryClient:
     ) -> Registration:
         """Keep an instance registered while a block lasts: `async with registry.register(…) as registration`.
 
-        `ttl`: seconds until a crash is noticed, 2 to 3600; the registry may raise it. `drain`: seconds to stay visible
-        as DRAINING when leaving. `timeout`: how long entering may take; None tries for ever. `drain_on_signals`: a
-        SIGTERM or SIGINT first drains and deregisters, a second one ends at once (main thread only). Raises
-        InvalidArgument for what a registry would refuse.
+        `ttl`: seconds until a crash is noticed, 2 to 3600, by default 15; the registry may raise it. `drain`: seconds
+        to stay visible as DRAINING when leaving. `timeout`: how long entering may take; None tries for ever.
+        `drain_on_signals`: a SIGTERM or SIGINT first drains and deregisters, a second one ends at once (main thread
+        only). Raises InvalidArgument for what a registry would refuse.
         """
         keeper = self._here().keeper
         checked = check_registrable(instance)
         named = checked if checked.namespace else replace(checked, namespace=self.namespace)
+        if self._settings.checks and not named.checks:
+            named = replace(named, checks=self._settings.checks)
         limit = None if timeout is None else checks.timeout(timeout)
+        ttl_s = self._settings.ttl_s if ttl is None else checks.ttl(ttl)
         by_signals = checks.yes_or_no("drain_on_signals", drain_on_signals)
-        return Registration(keeper, Wish(named, checks.ttl(ttl), checks.drain(drain), limit, by_signals))
+        return Registration(keeper, Wish(named, ttl_s, checks.drain(drain), limit, by_signals))
 
     async def deregister(
         self, service: str, instance_id: str, *, drain: float = 0.0, namespace: str = "", timeout: float | None = None

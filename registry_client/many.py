@@ -9,9 +9,8 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self, TypeAlias, TypedDict, Unpack
 
-from registry_api.limits import DEFAULT_TTL_S
 from registry_client import checks
-from registry_client.client import DEFAULT_DRAIN_S, CacheDir, RegistryClient, connect, in_order
+from registry_client.client import DEFAULT_DRAIN_S, CacheDir, RegistryClient, connect, reading
 from registry_client.errors import RegistryError
 from registry_client.registration import Registration
 from registry_client.tasks import Tasks
@@ -55,10 +54,7 @@ def connect_many(registries: Mapping[str, str | Sequence[str]], **options: Unpac
             "registries", "must be a dict", registries, "{'primary': 'h1:7400', 'backup': 'h2:7400'}"
         )
     clients = {checks.name("registries", name): connect(given, **options) for name, given in registries.items()}
-    for name, client in clients.items():
-        if not client.addresses:
-            raise checks.wrong(f"registries.{name}", "must be addresses: a store is inside of one client alone")
-    return Registries(clients, options)
+    return Registries(clients)
 
 
 class Registries:
@@ -70,11 +66,10 @@ class Registries:
     what that one does not know after one ttl.
     """
 
-    def __init__(self, clients: Mapping[str, RegistryClient], options: Options) -> None:
+    def __init__(self, clients: Mapping[str, RegistryClient]) -> None:
         self._clients = dict(clients)
         self._exits = AsyncExitStack()
-        addresses = [address for client in clients.values() for address in client.addresses]
-        self.reader = reader = in_order(connect(addresses, **options), len(next(iter(clients.values())).addresses))
+        self._reader = reader = reading(clients.values())
         self.get, self.list = reader.get, reader.list
         self.services, self.namespaces = reader.services, reader.namespaces
         self.watch, self.on_change = reader.watch, reader.on_change
@@ -91,7 +86,7 @@ class Registries:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            for client in (self.reader, *self._clients.values()):
+            for client in (*self._clients.values(), self._reader):
                 await stack.enter_async_context(client)
             self._exits = stack.pop_all()
         return self
@@ -103,7 +98,7 @@ class Registries:
         """Deregister what is still registered, and close. May be called more than once."""
         await self._exits.aclose()
 
-    def register(self, instance: Instance, ttl: float = DEFAULT_TTL_S, *, drain: float = DEFAULT_DRAIN_S) -> InEach:
+    def register(self, instance: Instance, ttl: float | None = None, *, drain: float = DEFAULT_DRAIN_S) -> InEach:
         """Keep an instance registered in each: `async with registries.register(…) as registered: registered.results`.
 
         It has the same id in all of them. Raises InvalidArgument for what a registry would refuse.

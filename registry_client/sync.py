@@ -16,7 +16,7 @@ import threading
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from registry_api.limits import DEFAULT_NAMESPACE, DEFAULT_TTL_S
+from registry_api.limits import DEFAULT_NAMESPACE
 from registry_client import checks, client
 from registry_client.cache import MAX_AGE_S
 from registry_client.client import DEFAULT_DRAIN_S, DEFAULT_TIMEOUT_S, CacheDir
@@ -79,6 +79,16 @@ def connect(
         watch_limits=watch_limits,
     )
     return RegistryClient(inner)
+
+
+def from_config(config: Mapping[str, object] | str | Path) -> RegistryClient:
+    """As `registry_client.from_config`, for threads. Raises InvalidArgument also for several registries."""
+    from registry_client.config import from_config as make
+
+    inner = make(config)
+    if isinstance(inner, client.RegistryClient):
+        return RegistryClient(inner)
+    raise checks.wrong("adapters", "several registries are for asyncio alone")
 
 
 class LoopThread:
@@ -234,7 +244,7 @@ class RegistryClient:
     def register(
         self,
         instance: Instance,
-        ttl: float = DEFAULT_TTL_S,
+        ttl: float | None = None,
         *,
         drain: float = DEFAULT_DRAIN_S,
         timeout: float | None = None,

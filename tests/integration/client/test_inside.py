@@ -109,3 +109,12 @@ def test_a_password_in_the_url_is_in_no_message() -> None:
 def test_credentials_are_for_servers() -> None:
     with pytest.raises(InvalidArgument, match=r"^credentials: "):
         registry_client.connect("memory:", credentials=grpc.ssl_channel_credentials())
+
+
+async def test_a_configuration_says_how_long_and_how_to_look() -> None:
+    config = {"type": "memory", "service": {"ttl": 20, "health_check_interval": 10, "deregister_critical_after": "30s"}}
+    registry = registry_client.from_config(config)
+    assert isinstance(registry, registry_client.RegistryClient)
+    async with registry, registry.register(player("a")) as registration:
+        assert registration.ttl_s == 20
+        assert [check.kind for check in registration.instance.checks] == ["tcp"]

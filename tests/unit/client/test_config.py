@@ -1,0 +1,147 @@
+"""`from_config`: dicts and TOML files, the ones of other frameworks among them; mistakes named by their keys."""
+
+from pathlib import Path
+
+import pytest
+
+from registry_client import InvalidArgument, Registries, RegistryClient, from_config, sync
+from registry_client import config as configs
+
+
+def test_addresses() -> None:
+    client = from_config({"addresses": "h1:7400,h2", "namespace": "games", "timeout": "2s"})
+    assert isinstance(client, RegistryClient)
+    assert (client.addresses, client.namespace, client._settings.timeout_s) == (("h1:7400", "h2:7400"), "games", 2.0)
+    listed = from_config({"addresses": ["h1", "h2"]})
+    assert isinstance(listed, RegistryClient)
+    assert listed.addresses == ("h1:7400", "h2:7400")
+
+
+@pytest.mark.parametrize(
+    ("given", "store"),
+    [
+        ({"store": "memory:"}, "memory:"),
+        ({"type": "memory"}, "memory:"),
+        ({"type": "etcd"}, "etcd://127.0.0.1:2379"),
+        ({"type": "etcd", "etcd": {"host": "h", "port": 2380}}, "etcd://h:2380"),
+        (
+            {"type": "etcd", "etcd": {"endpoints": ["http://h1:2379", "http://h2:2379"], "timeout": 5}},
+            "etcd://h1:2379,h2:2379",
+        ),
+        (
+            {"type": "etcd", "config": {"endpoints": ["https://h1:2379"], "username": "me", "password": "a&b"}},
+            "etcd://h1:2379?user=me&password=a%26b&tls=true",
+        ),
+        ({"type": "etcd", "etcd": {"endpoints": "h1:2379", "username": "", "password": None}}, "etcd://h1:2379"),
+    ],
+)
+def test_stores(given: dict[str, object], store: str) -> None:
+    client = from_config(given)
+    assert isinstance(client, RegistryClient)
+    assert client._settings.store == store
+
+
+def test_the_one_dict_of_the_origin() -> None:
+    client = from_config(
+        {
+            "type": "etcd",
+            "etcd": {"endpoints": ["http://localhost:2379"], "timeout": 4},
+            "consul": {"host": "localhost", "port": 8500},
+            "service": {"ttl": 30, "health_check_interval": 10, "deregister_critical_after": "30s"},
+        }
+    )
+    assert isinstance(client, RegistryClient)
+    it = client._settings
+    assert (it.store, it.timeout_s, it.ttl_s) == ("etcd://localhost:2379", 4.0, 30.0)
+    [check] = it.checks
+    message = check.to_proto()
+    assert (check.kind, message.interval.seconds, message.deregister_after.seconds) == ("tcp", 10, 30)
+
+
+def test_adapters() -> None:
+    registries = from_config(
+        {
+            "adapters": {
+                "primary": {"type": "etcd", "config": {"endpoints": ["http://h1:2379"]}},
+                "backup": {"addresses": "h2:7400"},
+            },
+            "service": {"ttl": 20},
+        }
+    )
+    assert isinstance(registries, Registries)
+    assert registries.names == ("primary", "backup")
+    assert registries["primary"]._settings.store == "etcd://h1:2379"
+    assert registries["backup"]._settings.ttl_s == 20.0
+
+
+def test_consul_is_asked_for_by_its_url() -> None:
+    """Whether there is such a kind of store is for the server to say."""
+    table = {"host": "h", "port": 8501, "token": "t&", "scheme": "https"}
+    assert configs._consul("consul", table) == "consul://h:8501?token=t%26&tls=true"
+
+
+def test_toml(tmp_path: Path) -> None:
+    path = tmp_path / "registry.toml"
+    path.write_text('type = "memory"\n[service]\nttl = "1m"\n')
+    for given in (path, str(path)):
+        client = from_config(given)
+        assert isinstance(client, RegistryClient)
+        assert client._settings.ttl_s == 60.0
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (7, "config: must be a dict"),
+        ({}, "config: must have one of addresses, store and type, has 0"),
+        ({"addresses": "h1", "type": "etcd"}, "config: must have one of addresses, store and type, has 2"),
+        ({"adresses": "h1"}, "adresses: no such key; did you mean addresses?"),
+        ({"addresses": "h1:x"}, "addresses: address 'h1:x'"),
+        ({"addresses": [7]}, "addresses: each must be a string"),
+        ({"type": "zookeeper"}, "type: must be one of memory, etcd, consul, is 'zookeeper'"),
+        ({"type": "etcd", "etcd": {"endpoint": "h"}}, "etcd.endpoint: no such key; did you mean endpoints?"),
+        ({"type": "etcd", "etcd": {"endpoints": 7}}, "etcd.endpoints: must be a list of strings"),
+        ({"type": "etcd", "etcd": {"endpoints": ["ftp://h"]}}, "etcd.endpoints: must all be http://HOST:PORT"),
+        ({"type": "etcd", "etcd": {"port": "x"}}, "etcd.port: must be an int"),
+        ({"type": "etcd", "etcd": {"timeout": "soon"}}, "etcd.timeout: must be a number of seconds"),
+        ({"adapters": {}}, "adapters: must name one or more registries"),
+        ({"adapters": {"a b": {}}}, "adapters: "),
+        ({"adapters": {"primary": {"type": "etcd", "etcd": []}}}, "adapters.primary.etcd: must be a dict"),
+        ({"adapters": {"primary": {"store": "memory:x"}}}, "adapters.primary.store: addresses: store URL: "),
+        ({"adapters": {"primary": {"service": {}}}}, "adapters.primary.service: no such key"),
+        ({"store": "memory:", "service": {"ttl": 1}}, "ttl: must be 2 to 3600"),
+        (
+            {"store": "memory:", "service": {"ttl": "1 week"}},
+            "service.ttl: must be a number of seconds, or such as '30s'",
+        ),
+        (
+            {"store": "memory:", "service": {"deregister_critical_after": -1}},
+            "service.deregister_critical_after: must be",
+        ),
+        ({"addresses": "h1", "tls": {"ca": "/nowhere/ca.pem"}}, "tls.ca: /nowhere/ca.pem: No such file"),
+        ("/nowhere/registry.toml", "config: /nowhere/registry.toml: No such file"),
+    ],
+)
+def test_mistakes_are_told_with_their_key(given: dict[str, object], told: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        from_config(given)
+    assert str(refused.value).startswith(told)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_no_toml(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_bytes(b"\xff = [")
+    with pytest.raises(InvalidArgument, match="not TOML"):
+        from_config(tmp_path / "x.toml")
+
+
+def test_no_message_shows_a_password() -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        from_config({"type": "etcd", "etcd": {"endpoints": ["http://:1"], "username": "me", "password": "secret"}})
+    assert "secret" not in str(refused.value)
+
+
+def test_threads() -> None:
+    assert sync.from_config({"addresses": "h1"}).addresses == ("h1:7400",)
+    with pytest.raises(InvalidArgument, match=r"^adapters: "):
+        sync.from_config({"adapters": {"primary": {"addresses": "h1"}}})

@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import registry_client
-from registry_client import Health, HealthCheck, HealthStats, Instance, InvalidArgument, RegistryClient
+from registry_client import Health, HealthCheck, HealthStats, Instance, InvalidArgument, RegistryClient, State
 from registry_client.health import Pace
 from tests.integration.client.conftest import cache_home, registry, server
 from tests.support.probed import NOT_SERVING, SERVING, SICK, HealthServer, WebServer, answer
@@ -56,6 +56,26 @@ async def test_the_registry_looks_and_everybody_is_told(registry: RegistryClient
         [prober] = await registry.probers()
         assert prober.cut_off_at is None
     subscription.cancel()
+
+
+async def test_who_was_removed_comes_back_as_sick_as_it_was(registry: RegistryClient, web: WebServer) -> None:
+    """Its owner registers it again, and it gets no traffic until it is well."""
+    web.says = SICK
+    check = HealthCheck.http(interval=0.1, timeout=0.1, failures=1, deregister_after=0.3)
+    healths: list[Health] = []
+    async with registry.register(logic(web.port, checks=[check]), ttl=2) as registration:
+        left = asyncio.Event()
+        subscription = registry.on_change(
+            "logic", added=lambda it: healths.append(it.health), removed=lambda it: left.set()
+        )
+        await asyncio.wait_for(left.wait(), 10)
+        await eventually_async(lambda: len(healths) >= 2)
+        assert healths[0] in (Health.UNKNOWN, Health.UNHEALTHY)
+        assert healths[1] is Health.UNHEALTHY
+        web.says = answer()
+        await eventually_async(lambda: _is_healthy(registry))
+        assert registration.state is State.REGISTERED
+        subscription.cancel()
 
 
 async def test_owner_reports(registry: RegistryClient) -> None:
@@ -151,6 +171,10 @@ async def test_registryctl(registry: RegistryClient, server: RegistryServer, web
         assert len(told["probers"]) == 1
     wrong = await ctl("--server", server.address, "register", "logic", "10.0.0.5:1", "--check", "http:x")
     assert (wrong.exit_code, "is no check; write one of http" in wrong.stderr) == (1, True)
+
+
+async def _is_healthy(registry: RegistryClient) -> bool:
+    return (await registry.health("logic")).healthy == 1
 
 
 async def _is_well(registry: RegistryClient, check: str) -> bool:

@@ -6,6 +6,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import trustme
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.ask import Found, ask
-from registry_checks.probes import Probes, Reach, Target
+from registry_checks.probes import ENTRY_POINTS, Failed, Probes, Reach, Target
 from registry_checks.rules import settle
 from registry_checks.text import parse
 from tests.support.probed import NOT_SERVING, OK, SICK, HealthServer, WebServer, answer
@@ -171,6 +172,20 @@ async def test_grpc_over_tls(authority: trustme.CA, tmp_path: Path) -> None:
 async def test_a_kind_of_somebody_else() -> None:
     assert await look("custom:even,base=10", 8) == Found(True, "even")
     assert await look("custom:even,base=10", 7) == Found(False, "ValueError: 7 is odd in 10")
+
+
+async def test_a_kind_by_an_entry_point() -> None:
+    known = {"own": EntryPoint("own", "tests.integration.health.test_probes:always", ENTRY_POINTS)}
+    probe = Probes(HERE, known).of(Target("10.0.0.5", 1), parse("custom:own"))
+    assert probe is not None
+    assert await ask(probe, TIMEOUT_S) == Found(True, "it passes")
+    gone = {"own": EntryPoint("own", "tests.no_such_module:always", ENTRY_POINTS)}
+    with pytest.raises(Failed, match="the kind of check 'own' cannot be loaded"):
+        Probes(HERE, gone).of(Target("10.0.0.5", 1), parse("custom:own"))
+
+
+async def always(host: str, port: int, settings: Any) -> None:
+    """A check that never fails."""
 
 
 async def test_a_process_that_is_stopped(registry_server: RegistryServer) -> None:

@@ -40,7 +40,11 @@ def test_the_environment_can_name_the_file(file: Path, tmp_path: Path) -> None:
         load({}, {"REGISTRY_CONFIG": str(tmp_path / "none.toml")}, None)
 
 
-@pytest.mark.parametrize("name", ["listen", "store", "transport", "log_format", "log_level"])
+NAMES = ["listen", "store", "transport", "log_format", "log_level"]
+NAMES += ["checks", "service_checks", "check_local", "check_ca", "check_concurrency", "cut_off_share", "cut_off_least"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("source", ["flag", "environment", "file"])
 def test_every_mistake_names_its_setting(name: str, source: str, tmp_path: Path) -> None:
     flags, env, path = {}, {}, None
@@ -229,3 +233,37 @@ def test_a_file_that_makes_no_sense_is_one_line(tmp_path: Path, content: str) ->
 
 def test_repr_does_not_tell_the_store() -> None:
     assert "hunter2" not in repr(Config(store="etcd://me:hunter2@h"))
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ("player", "must be SERVICE=CHECK"),
+        ("pl ayer=tcp", "must be SERVICE=CHECK"),
+        ("player=htp:/x", "is no check"),
+        ("player=tcp color=red", "is nothing of a check"),
+        ("player=http interval=0", "player: [0].interval: must be 0.1 s to 3600 s"),
+        ("player=tcp; player=tcp", "player: [1].name: tcp is the name of another check"),
+    ],
+)
+def test_checks_with_a_mistake(rules: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=r"^service_checks: ") as error:
+        Config(service_checks=rules)
+    assert said in str(error.value)
+
+
+def test_checks_by_service() -> None:
+    rules = Config(service_checks="player=http:/healthz interval=2; player=ttl\n*=tcp;").rules()
+    assert {service: [check.name for check in checks] for service, checks in rules.items()} == {
+        "player": ["http", "ttl"],
+        "*": ["tcp"],
+    }
+    assert rules["player"][0].interval.seconds == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("cut_off_share", "1.5"), ("cut_off_least", "0"), ("check_concurrency", "nan")]
+)
+def test_numbers_are_within_bounds(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}: must be a number"):
+        Config(**{name: value})

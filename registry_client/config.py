@@ -17,6 +17,7 @@ from registry_client import checks
 from registry_client.client import RegistryClient, connect, with_defaults
 from registry_client.errors import InvalidArgument, RegistryError
 from registry_client.health import HealthCheck
+from registry_client.inside import store_url
 from registry_client.many import Options, Registries
 
 Section: TypeAlias = Mapping[str, object]
@@ -124,6 +125,8 @@ def _of_kind(at: str, kind: str, section: Section, options: Options) -> Registry
     if "timeout" in table and "timeout" not in options:
         options = {**options, "timeout": _seconds(f"{path}.timeout", table["timeout"])}
     given = url(path, table)
+    if not _at(f"{at}type", lambda: store_url(given)):
+        raise checks.wrong(f"{at}type", f"no store of the kind {kind} is installed here")
     return _at(f"{at}type", lambda: connect(given, **options))
 
 

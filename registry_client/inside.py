@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # What begins like a URL. A port after the colon makes it the address of a host.
 _URL = re.compile(r"[a-z][a-z0-9+.-]*:(?!\d+(?:,|$))")
+# There may be a password in it, which what is said of addresses would show.
+_SECRETIVE = re.compile(r"://.*[@?]")
 _NO_START = "the registry in this process does not start"
 
 
@@ -22,7 +24,7 @@ def store_url(addresses: object) -> str:
         return ""
     from registry_server import stores  # whose place is elsewhere, mostly
 
-    if not stores.is_url(addresses):
+    if not stores.is_url(addresses) and not _SECRETIVE.search(addresses):
         return ""
     try:
         stores.check_url(addresses)

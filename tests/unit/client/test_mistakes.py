@@ -108,7 +108,7 @@ OF_REGISTERING: list[Mistake] = [
     ("ttl", "number of seconds", {"ttl": True}),
     ("ttl", "write 15", {"ttl": timedelta(seconds=15)}),
     ("ttl", "write 15", {"ttl": "15"}),
-    ("ttl", "number of seconds", {"ttl": None}),
+    ("ttl", "number of seconds", {"ttl": [15]}),
     ("ttl", "number of seconds", {"ttl": Decimal(15)}),
     ("drain", "is inf", {"drain": float("inf")}),
     ("drain", "0 to 3600 seconds, is 3601", {"drain": 3601}),

@@ -62,6 +62,7 @@ def test_threads_connect_with_the_same_arguments() -> None:
 
 def test_a_registration_shows_what_is_meant_for_its_owner_and_no_more() -> None:
     public = {name for name in dir(Registration) if not name.startswith("_")}
-    owners = {"aclose", "instance", "invisible_for", "lease_id", "start", "state", "trouble", "ttl_s", "wait_lost"}
+    owners = {"aclose", "instance", "invisible_for", "lease_id", "start", "state", "trouble", "ttl_s"}
+    owners |= {"update", "wait_lost"}
     assert public == owners
     assert {name for name in dir(sync.Registration) if not name.startswith("_")} == owners - {"aclose"} | {"close"}

@@ -85,7 +85,7 @@ $(VENV)-floors/.made: pyproject.toml tests/support/floors.py | $(VENV)/.test
 	@touch $@
 
 floors: $(VENV)-floors/.made ## tests that touch others' packages, with the oldest of these that will do
-	@$(VENV)-floors/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -p no:cacheprovider -k 'not newest' $(FLOORS) $(TESTARGS)
+	@$(VENV)-floors/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -p no:cacheprovider -k 'not newest and not h2spec and not interop' $(FLOORS) $(TESTARGS)
 
 faults: $(VENV)/.test ## histories under random faults, each from its seed (FAULTSARGS='--seconds 600 --seed 7')
 	@$(BIN)/python -m tests.faults $(FAULTSARGS)

@@ -111,6 +111,9 @@ def guard_threads_and_channels(open_channels: "weakref.WeakSet[object]") -> Iter
 
 
 def _is_known(thread: threading.Thread) -> bool:
+    """Whether the thread is nobody's to end. One of gRPC's core that called Python once can be joined by nobody."""
+    if isinstance(thread, threading._DummyThread):
+        return True
     target = getattr(getattr(thread, "_target", None), "__qualname__", "")
     return not thread.is_alive() or bool(KNOWN_THREADS.search(f"{thread.name} {target}"))
 

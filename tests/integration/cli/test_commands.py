@@ -148,7 +148,7 @@ async def test_a_watch_in_json_is_one_document_per_line_and_says_when_all_that_w
 
 
 async def test_a_watch_of_nobody_is_current_at_once() -> None:
-    with running("watch", "player", "--output", "json") as process:
+    with running("watch", "nobody", "--output", "json") as process:
         current = json.loads(await line_of(process))
         assert (current["event"], current["instances"]) == ("current", 0)
 

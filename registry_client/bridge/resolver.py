@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import balancer
 from registry_client.bridge.translate import FIRST_VIEW_S, Translator
+from registry_client.errors import ClientClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,8 @@ class LiveResolver:
     async def run(self, push: Callable[[balancer.Resolution], None]) -> None:
         """Push what every view says until cancelled. Raises RegistryError when the watch has ended."""
         here, home = asyncio.get_running_loop(), self._live.loop
+        if home.is_closed():
+            raise ClientClosed("the client of the channel was closed")
         ended: asyncio.Future[None] = here.create_future()
         told = _Told(push, ended, Translator(self._service), self._none if self._filtered else None)
         if here is home:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
@@ -295,3 +296,10 @@ def _use_in_threads(addresses: Sequence[str]) -> None:
             answered: set[str] = set()
             while answered != {"a", "b"}:
                 answered.add(stub.Join(game_pb2.JoinRequest(), timeout=5).server)
+        outliving = registry.channel("player")
+        stub = game_pb2_grpc.PlayerStub(outliving)
+        stub.Join(game_pb2.JoinRequest(), timeout=5)
+    began = time.monotonic()
+    while time.monotonic() - began < 0.5:  # for as long as it looks for the registry again
+        assert stub.Join(game_pb2.JoinRequest(), timeout=5).server in ("a", "b")
+    outliving.close()

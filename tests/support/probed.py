@@ -78,7 +78,7 @@ class WebServer:
             await asyncio.wait_for(self._over.wait(), 0.01)
 
 
-class HealthServer(health_pb2_grpc.HealthServicer):
+class HealthServer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     """grpc.health.v1 of one name. `hangs` takes the question and says no more."""
 
     def __init__(self, name: str = "") -> None:

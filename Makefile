@@ -2,13 +2,14 @@
 #
 # PYTHON=python3.12  another interpreter        VENV=DIR       where the virtual environment is (.venv)
 # LISTEN=HOST:PORT   for run (127.0.0.1:7400)   STORE=URL      for run and demo (memory:); `etcd` in demo starts one
-# JOBS=N             test processes (2)         TESTARGS=…     more for pytest, such as TESTARGS='-k watch'
+# JOBS=N             test processes (4)         TESTARGS=…     more for pytest, such as TESTARGS='-k watch'
 
 PYTHON ?= python3
 VENV ?= .venv
 LISTEN ?= 127.0.0.1:7400
 STORE ?= memory:
-JOBS ?= 2
+# Most tests wait for leases to end and for outages to pass, so there are more of them than cores.
+JOBS ?= 4
 TESTARGS ?=
 # Of the tests, those in which other people's packages have a part.
 FLOORS := tests/unit tests/contract tests/integration/transport tests/integration/test_grpcurl.py \
@@ -22,7 +23,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help run test floors faults demo bench lint format types protos check-protos clean
+.PHONY: help run programs test floors faults demo bench lint format types protos check-protos clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,8 +73,10 @@ run: $(VENV)/.base $(VENV)/.grpcurl ## start the server (LISTEN=HOST:PORT, STORE
 	@echo
 	@exec $(BIN)/registry-server
 
-test: $(VENV)/.test ## every test, on the embedded store and on real etcd, PyPI's and (with Go) the newest
+programs: $(VENV)/.test ## clients in other languages, the newest etcd …, built for the tests where there is what that takes
 	@$(BIN)/python -m tests.support.programs
+
+test: programs ## every test, on the embedded store and on real etcd, PyPI's and (with Go) the newest
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTARGS)
 
 # After the other environment: both write the package's egg-info.

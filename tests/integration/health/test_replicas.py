@@ -1,15 +1,19 @@
 """Checks by several servers on one etcd: each instance is looked at by one, and another takes over."""
 
 import contextlib
+import itertools
 from collections.abc import AsyncIterator
 
 import pytest
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.text import parse
+from registry_server.health.sharing import prober_of
+from registry_server.records import Key
 from tests.conftest import ServerFactory
 from tests.support.probed import SICK, WebServer
 from tests.support.raw import RawClient
+from tests.support.registryctl import ctl
 from tests.support.servers import RegistryServer
 from tests.support.stores import Backends, backends
 from tests.support.waiting import eventually_async, passed
@@ -22,8 +26,8 @@ TAKEOVER_S = 5.0
 
 @pytest.fixture
 async def replicas(server_factory: ServerFactory, backends: Backends) -> list[RegistryServer]:
-    url = backends.etcd_url()
-    return [await server_factory(store=url, name=f"replica-{number}").start_async() for number in (1, 2)]
+    url, args = backends.etcd_url(), ["--cut-off-least", "3"]
+    return [await server_factory(store=url, name=f"replica-{number}", args=args).start_async() for number in (1, 2)]
 
 
 @pytest.fixture
@@ -81,3 +85,60 @@ async def test_one_that_is_stopped_hands_over_at_once(replicas: list[RegistrySer
         await eventually_async(lambda: are(2))
         await second.terminate_async()
         await eventually_async(lambda: are(1), timeout_s=2.0)
+
+
+async def test_one_that_reaches_nobody_blames_nobody(replicas: list[RegistryServer], webs: list[WebServer]) -> None:
+    """One of the servers gets no answer any more from those that are its own to look at. It says so, and reports none
+    of them; the other goes on, and reports who is sick."""
+    first, second = replicas
+    async with RawClient(first.address) as client, client.watching() as watch:
+        await client.register("shows-itself", checks=[parse("ttl interval=3600")], ttl_s=60)
+        await eventually_async(lambda: _are(client, 2))
+        lost, other = sorted(await probers(client))
+        names = {lost: _names_of(lost, {lost, other}), other: _names_of(other, {lost, other})}
+        looked_at = dict(zip(names[lost] + names[other], webs, strict=True))
+        for name, web in looked_at.items():
+            checks = [parse("http interval=0.2 timeout=0.2")]
+            await client.register(name, web.port, host="127.0.0.1", checks=checks, ttl_s=60)
+
+        def who_are(health: pb.Health.ValueType) -> set[str]:
+            return {name for (_, name), it in watch.view.items() if it.health == health}
+
+        await watch.wait(lambda: who_are(pb.HEALTHY) == set(looked_at), "all are well")
+        for name in names[lost]:
+            looked_at[name].mood = "resets"
+        await eventually_async(lambda: _is_told(second, lost))
+        looked_at[names[other][0]].says = SICK
+        await watch.wait(lambda: who_are(pb.UNHEALTHY) == {names[other][0]}, "the other reports who is sick")
+        lost_webs = [looked_at[name] for name in names[lost]]
+        asked = [len(web.asked) for web in lost_webs]
+        await eventually_async(
+            lambda: all(len(web.asked) > so_far + 5 for web, so_far in zip(lost_webs, asked, strict=True))
+        )
+        assert who_are(pb.UNHEALTHY) == {names[other][0]}
+        assert who_are(pb.HEALTHY) == set(looked_at) - {names[other][0]}
+        assert sum("takes itself for cut off" in it.log_text for it in replicas) == 1
+        said = (await ctl("--server", second.address, "health", "player")).stderr.splitlines()
+        assert [line.split(" since ")[0] for line in said] == [f"registryctl: server {lost} takes itself for cut off"]
+        for web in lost_webs:
+            web.mood = ""
+        await eventually_async(lambda: _is_told(second, ""))
+        assert (await ctl("--server", second.address, "health", "player")).stderr == ""
+
+
+def _names_of(prober: str, among: set[str]) -> list[str]:
+    """Ids of half of the instances: those that this server looks at."""
+    names = (f"{number}" for number in range(1000))
+    mine = (name for name in names if prober_of(Key("default", "player", name), among) == prober)
+    return list(itertools.islice(mine, INSTANCES // 2))
+
+
+async def _are(client: RawClient, count: int) -> bool:
+    return len(await probers(client)) == count
+
+
+async def _is_told(server: RegistryServer, lost: str) -> bool:
+    """Whether a server shows that one as cut off, and no other; "" for none."""
+    async with RawClient(server.address) as client:
+        found = (await client.stub.ListServices(pb.ListServicesRequest())).probers
+    return [it.name for it in found if it.HasField("cut_off_at")] == [lost] * bool(lost)

@@ -82,7 +82,8 @@ class Looks:
 
     async def _look(self, at: float, number: int, thing: Looked) -> None:
         try:
-            await thing.look()
+            if self._valid.get(thing) == number:  # or it was discarded just now, and what it needs is closed
+                await thing.look()
         except Exception:
             log.exception("a look failed that never should")
         finally:

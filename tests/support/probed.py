@@ -79,14 +79,19 @@ class WebServer:
 
 
 class HealthServer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
-    """grpc.health.v1 of one name. `hangs` takes the question and says no more."""
+    """grpc.health.v1 of one name. `hangs` takes the question and says no more. With `watch`, Watch is offered: it says
+    `first`, or how things are, and then all that `says` is told."""
 
-    def __init__(self, name: str = "") -> None:
+    def __init__(self, name: str = "", *, watch: bool = False) -> None:
         self.status = SERVING
+        self.first: int | None = None
         self.hangs = False
         self.port = 0
         self.asked: Counter[str] = Counter()
+        self.watches = 0
+        self.watchers: list[asyncio.Queue[int]] = []
         self._name = name
+        self._offers_watch = watch
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckResponse:
         self.asked[request.service] += 1
@@ -96,15 +101,39 @@ class HealthServer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
         return health_pb2.HealthCheckResponse(status=self.status)
 
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        self.watches += 1
+        if not self._offers_watch:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no Watch here")
+        news: asyncio.Queue[int] = asyncio.Queue(1000)
+        news.put_nowait(self.status if self.first is None else self.first)
+        self.watchers.append(news)
+        try:
+            while True:
+                yield health_pb2.HealthCheckResponse(status=await news.get())
+        finally:
+            self.watchers.remove(news)
+
+    def says(self, *statuses: int) -> None:
+        """One after the other, to all who watch."""
+        for news in self.watchers:
+            for status in statuses:
+                news.put_nowait(status)
+
     @contextlib.asynccontextmanager
-    async def running(self, pair: tuple[bytes, bytes] | None = None) -> AsyncIterator["HealthServer"]:
-        """On a free port, while the block lasts; over TLS with a key and its certificate."""
-        server = grpc.aio.server()
+    async def running(
+        self, pair: tuple[bytes, bytes] | None = None, *, port: int = 0, most: int | None = None
+    ) -> AsyncIterator["HealthServer"]:
+        """On a free port, or beside another on its port, while the block lasts; over TLS with a key and its
+        certificate. `most` calls at a time."""
+        self.server = server = grpc.aio.server(maximum_concurrent_rpcs=most)
         health_pb2_grpc.add_HealthServicer_to_server(self, server)
         if pair is None:
-            self.port = server.add_insecure_port("127.0.0.1:0")
+            self.port = server.add_insecure_port(f"127.0.0.1:{port}")
         else:
-            self.port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+            self.port = server.add_secure_port(f"127.0.0.1:{port}", grpc.ssl_server_credentials([pair]))
         await server.start()
         try:
             yield self

@@ -5,7 +5,7 @@ import contextlib
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from registry_checks.ask import Found, ask
 from registry_checks.probes import ENTRY_POINTS, Failed, Probes, Reach, Target
 from registry_checks.rules import settle
 from registry_checks.text import parse
-from tests.support.probed import NOT_SERVING, OK, SICK, HealthServer, WebServer, answer
+from tests.support.probed import NOT_SERVING, OK, SERVING, SICK, HealthServer, WebServer, answer
 from tests.support.servers import RegistryServer
+from tests.support.waiting import eventually_async, passed
 
 HERE = Reach(loopback=True)
 TIMEOUT_S = 0.3
@@ -158,6 +159,138 @@ async def test_grpc() -> None:
         server.hangs = True
         assert await look("grpc:game.Logic", server.port) == Found(False, "no answer within 0.3 s")
     assert (await look("grpc", server.port)).output.startswith("UNAVAILABLE")
+
+
+@contextlib.asynccontextmanager
+async def looking(server: HealthServer, timeout_s: float = 5.0) -> AsyncIterator[Callable[[], Awaitable[Found]]]:
+    """Looks again and again by the same probe, while the block lasts."""
+    check = pb.HealthCheck(grpc=pb.HealthCheck.Grpc())
+    settle(check)
+    probe = Probes(HERE, {}).of(Target("127.0.0.1", server.port), check)
+    assert probe is not None
+    try:
+        yield lambda: ask(probe, timeout_s)
+    finally:
+        await probe.aclose()
+
+
+PASSES = Found(True, "SERVING")
+
+
+async def test_what_is_said_between_two_looks_counts_with_the_next() -> None:
+    async with HealthServer(watch=True).running() as server:
+        async with looking(server) as look_again:
+            for _ in range(3):
+                assert await look_again() == PASSES
+                await eventually_async(lambda: len(server.watchers) == 1)
+            assert server.watches == 1
+            for _ in range(2):
+                server.says(NOT_SERVING, SERVING, NOT_SERVING, SERVING)
+                await eventually_async(lambda: not server.watchers)  # what it says has been heard
+                assert await look_again() == Found(False, "NOT_SERVING between two looks")
+                await eventually_async(lambda: len(server.watchers) == 1)
+            assert await look_again() == PASSES
+            server.status = NOT_SERVING
+            assert await look_again() == Found(False, "NOT_SERVING")
+            await eventually_async(lambda: not server.watchers)
+            server.status = SERVING
+            assert await look_again() == PASSES
+            await eventually_async(lambda: len(server.watchers) == 1)
+        await eventually_async(lambda: not server.watchers)
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "check-watch"]
+
+
+async def test_watch_is_asked_for_once_where_it_is_not_offered() -> None:
+    async with HealthServer().running() as server, looking(server) as look_again:
+        assert await look_again() == PASSES
+        await eventually_async(lambda: server.watches == 1)
+        for _ in range(5):
+            assert await look_again() == PASSES
+        assert server.watches == 1
+
+
+async def test_who_hangs_is_not_well_however_quiet_its_watch_is() -> None:
+    async with HealthServer(watch=True).running() as server, looking(server, TIMEOUT_S) as look_again:
+        assert await look_again() == PASSES
+        await eventually_async(lambda: len(server.watchers) == 1)
+        server.hangs = True
+        assert await look_again() == Found(False, "no answer within 0.3 s")
+        await eventually_async(lambda: not server.watchers)
+
+
+async def test_who_takes_one_call_at_a_time_is_well() -> None:
+    """A Watch takes its only place, which is found out once."""
+    async with HealthServer(watch=True).running(most=1) as server, looking(server) as look_again:
+        for _ in range(4):
+            await look_again()
+            await passed(0.02)
+        for _ in range(5):
+            assert await look_again() == PASSES
+            await passed(0.02)
+
+
+async def test_who_stops_does_not_wait_for_us() -> None:
+    """A server that stops in order lets every call come to its end."""
+    async with HealthServer(watch=True).running() as server, looking(server) as look_again:
+        assert await look_again() == PASSES
+        await eventually_async(lambda: len(server.watchers) == 1)
+        stopping = asyncio.create_task(server.server.stop(60))
+        assert not (await look_again()).passed
+        await asyncio.wait_for(stopping, 5)
+
+
+async def test_who_hands_over_its_port_does_not_wait_for_us() -> None:
+    async with (
+        HealthServer(watch=True).running() as old,
+        looking(old) as look_again,
+        HealthServer(watch=True).running(port=old.port) as new,
+    ):
+        assert await look_again() == PASSES
+        (old, new) = (old, new) if old.asked[""] else (new, old)
+        await eventually_async(lambda: len(old.watchers) == 1)
+        stopping = asyncio.create_task(old.server.stop(60))
+        await passed(0.3)  # the connection is told to go
+        assert await look_again() == PASSES
+        assert new.asked[""] == 1
+        await asyncio.wait_for(stopping, 5)
+
+
+async def test_first_word_of_a_watch_proves_nothing() -> None:
+    async with HealthServer(watch=True).running() as server, looking(server) as look_again:
+        server.first = NOT_SERVING
+        for number in range(1, 4):
+            assert await look_again() == PASSES
+            await eventually_async(lambda number=number: server.watches == number and not server.watchers)
+
+
+async def test_who_talks_on_and_on_is_not_listened_to() -> None:
+    async with HealthServer(watch=True).running() as server, looking(server) as look_again:
+        assert await look_again() == PASSES
+        await eventually_async(lambda: len(server.watchers) == 1)
+        server.says(*[SERVING] * 500)
+        await eventually_async(lambda: not server.watchers)
+        assert await look_again() == PASSES
+
+
+async def test_a_probe_closed_in_the_middle_of_a_look_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def resolved(*_: object, **__: object) -> list[tuple[object, ...]]:
+        await asyncio.sleep(0)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolved)
+    async with HealthServer(watch=True).running() as server:
+        check = pb.HealthCheck(grpc=pb.HealthCheck.Grpc())
+        settle(check)
+        for turns in range(1, 40):
+            probe = Probes(HERE, {}).of(Target("game.example", server.port), check)
+            assert probe is not None
+            under_way = asyncio.create_task(ask(probe, TIMEOUT_S))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await probe.aclose()
+            await asyncio.gather(under_way, return_exceptions=True)
+        await eventually_async(lambda: not server.watchers)
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "check-watch"]
 
 
 async def test_grpc_over_tls(authority: trustme.CA, tmp_path: Path) -> None:

@@ -107,6 +107,26 @@ async def test_owner_does_not_overwrite_what_was_found(client: RawClient) -> Non
         await wait_health(watch, "a", pb.HEALTHY)
 
 
+async def test_who_flickers_between_looks_is_sick(client: RawClient) -> None:
+    """Well at every look, by its Watch it is not: that counts once a look, so it takes as many looks as ever."""
+    async with HealthServer(watch=True).running() as game, client.watching() as watch:
+        await client.register("a", game.port, checks=[parse(f"grpc {FAST}")], **HERE)
+        await wait_health(watch, "a", pb.HEALTHY)
+        asked = game.asked[""]
+
+        def is_sick() -> bool:
+            game.says(NOT_SERVING, SERVING)
+            return watch.view["player", "a"].health == pb.UNHEALTHY
+
+        await eventually_async(is_sick)
+        assert game.asked[""] >= asked + 3
+        [found] = watch.view["player", "a"].check_results
+        assert found.output == "NOT_SERVING between two looks"
+        await wait_health(watch, "a", pb.HEALTHY)
+        await client.deregister("a")
+        await eventually_async(lambda: not game.watchers)
+
+
 async def test_owner_reports(client: RawClient) -> None:
     async with client.watching() as watch:
         await client.register("a", checks=[parse("ttl interval=0.2 failures=2")])

@@ -95,3 +95,24 @@ async def test_a_mistake_ends_nothing(seen: Counter[str], caplog: pytest.LogCapt
         looks.add(wrong)
         await eventually_async(lambda: seen["wrong"] > 2)
     assert "a look failed that never should" in caplog.text
+
+
+async def test_what_is_discarded_before_its_look_begins_is_not_looked_at() -> None:
+    """Two are due in the same instant, and the first ends the other."""
+    looked: list[object] = []
+
+    class Ender:
+        interval_s = 60.0
+
+        async def look(self) -> None:
+            looked.append(self)
+            for it in both:
+                looks.discard(it)
+
+    both = [Ender(), Ender()]
+    async with looking() as looks:
+        for it in both:
+            looks.add(it, spread_s=0.0)
+        await eventually_async(lambda: bool(looked))
+        await passed(0.02)
+    assert len(looked) == 1

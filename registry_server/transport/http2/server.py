@@ -22,6 +22,8 @@ TICK_S = 1.0
 TICKS_AT_ONCE = 500
 # Files that the server needs for other things than connections.
 OTHER_FILES = 100
+# Turns of the loop from the time a client is let in until there is a connection.
+TURNS = 3
 # How long farewells may take.
 FAREWELL_S = 0.3
 DEFAULT_LIMITS = Limits()
@@ -63,6 +65,8 @@ class Http2Server:
         """Let nobody in any more, end the streams, spread over a moment, and close when the last call is over."""
         for it in self._listening:
             it.close()
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
         await self._streams.stop()
         self._each(lambda it: it.retire())
         await self._shared.wait_gone(GRACE_S)

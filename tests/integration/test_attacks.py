@@ -66,6 +66,7 @@ NOT_WITHSTOOD = {
     ("grpc", "settings"): "others wait for seconds",
     ("grpc", "pings"): "others wait for most of a second",
     ("grpc", "pings_whose_answers_nobody_reads"): "others wait for most of a second",
+    ("grpc", "continuations"): "headers are kept until they are whole: hundreds of megabytes",
     ("grpc", "bombs"): "messages are unpacked before their size is looked at: hundreds of megabytes",
 }
 CASES = [(transport, attack) for transport in TRANSPORTS for attack in ATTACKS]

@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from registry_server.rpc.table import Method, Table
@@ -10,6 +11,8 @@ from registry_server.transport.http2.framing import Header, ended_at_once, frame
 from registry_server.transport.limits import Limits
 from registry_server.transport.status import RpcStatus
 from registry_server.transport.streams import Streams
+
+log = logging.getLogger(__name__)
 
 # So much is read at a time, whatever has come: what many small frames in it bring about is done before others go on.
 READ_BYTES = 16 * 1024
@@ -139,12 +142,21 @@ class Shared:
         self._is_armed = False
         touched, self._touched = self._touched, []
         for connection in touched:
-            connection.flush()
+            _act(connection, connection.flush)
         for connection in touched:
-            connection.settle()
+            _act(connection, connection.settle)
         fresh, self._fresh = self._fresh, []
         for call in fresh:
             call.watch_deadline()
+
+
+def _act(connection: Peer, act: Callable[[], None]) -> None:
+    """What goes wrong at one connection is that one's end, and takes nothing from the others of this turn."""
+    try:
+        act()
+    except Exception:
+        log.exception("a connection is given up")
+        connection.abort()
 
 
 def _is_same(some: Sequence[bytes], others: Sequence[bytes]) -> bool:

@@ -179,6 +179,7 @@ async def test_either_stands_still(replicas: list[RegistryServer], which: str) -
     makes of it when it goes on is no shorter either."""
     async with at_work(*(replica.address for replica in replicas), ttl_s=TTL_S) as (registrations, views):
         freezes, stays = by_use(replicas, registrations, which)
+        await shows_all(registrations, stays.address)
         async with RawClient(stays.address) as client, client.watching() as watch:
             await watch.wait_ids(*NAMES)
             freezes.pause()

@@ -106,6 +106,7 @@ async def test_a_watch_equals_the_list_at_its_revision(server: RegistryServer, r
     """What is folded from many changes is what the registry lists."""
     async with registry_client.connect(server.address) as owner, recording(registry.watch("player")) as recorder:
         registrations = await asyncio.gather(*(owner.register(player(f"p{i}", 8000 + i)).start() for i in range(40)))
+        await recorder.wait(lambda view: len(view.instances) == 40)
         for round_ in range(5):
             leaving = registrations[round_ * 3 : round_ * 3 + 3]
             await asyncio.gather(*(registration.aclose(drain=0) for registration in leaving))

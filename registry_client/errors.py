@@ -116,8 +116,6 @@ _BY_CODE: dict[grpc.StatusCode, type[RegistryError]] = {
     grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
 }
-# Nothing but a change of the request, or of the rights of the caller, mends these.
-FINAL = (InvalidArgument, PermissionDenied, Unauthenticated, LimitExceeded)
 
 
 def from_rpc_error(error: grpc.RpcError, doing: str = "") -> RegistryError:

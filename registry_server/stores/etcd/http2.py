@@ -210,11 +210,9 @@ class Http2Connection(asyncio.Protocol):
     def _note_headers(self, event: events.ResponseReceived | events.TrailersReceived) -> None:
         headers = dict(event.headers)
         if (code := headers.get(b"grpc-status")) is not None:
-            self._end(
-                event.stream_id, _code(code), unquote(headers.get(b"grpc-message", b"").decode("ascii", "replace"))
-            )
+            self._end(event.stream_id, _code(code), unquote(_text(headers.get(b"grpc-message", b""))))
         elif (status := headers.get(b":status", b"200")) != b"200":
-            self._end(event.stream_id, grpc.StatusCode.UNAVAILABLE, f"HTTP status {status.decode('ascii', 'replace')}")
+            self._end(event.stream_id, grpc.StatusCode.UNAVAILABLE, f"HTTP status {_text(status)}")
 
     def _note_data(self, event: events.DataReceived) -> None:
         call = self._calls.get(event.stream_id)

@@ -45,7 +45,6 @@ SMALL_BYTES = 16 * 1024
 HARD = 4
 # All connections together may have so many times the unread answers of one.
 ALL_UNREAD = 4
-_NO_METHOD = RpcStatus(Code.UNIMPLEMENTED, "Method not found!", b"")
 _UNREAD = RpcStatus(Code.RESOURCE_EXHAUSTED, "too many answers on this connection wait to be read", b"")
 _LEAVING = RpcStatus(Code.UNAVAILABLE, "this connection ends; come back by another", b"")
 

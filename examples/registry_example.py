@@ -7,7 +7,7 @@ takes over when the first one is gone.
 import asyncio
 
 import registry_client
-from registry_client import HealthCheck, Instance, RegistryClient, testing
+from registry_client import Health, HealthCheck, Instance, RegistryClient, testing
 
 CHECK = HealthCheck.tcp(interval=0.2, timeout=0.2, failures=2, successes=1)
 
@@ -28,6 +28,10 @@ async def call(registry: RegistryClient) -> None:
     async with players.request() as call:
         call.mark_failed()
     print("calls:", {it.address: (it.calls, it.failures) for it in players.stats().nodes})
+
+
+async def changed(instance: Instance, before: Health, now: Health) -> None:
+    print("changed:", instance.id, before, "->", now)
 
 
 async def check(registry: RegistryClient, server: asyncio.Server) -> None:
@@ -59,7 +63,7 @@ async def main() -> None:
     port = server.sockets[0].getsockname()[1]
     async with registry_client.connect("memory:") as registry:
         instance = Instance("player", "127.0.0.1", port, tags=["eu"], metadata={"map": "dust"}, checks=[CHECK])
-        registry.on_health("player", lambda it, before, now: print("changed:", it.id, before, "->", now))
+        registry.on_health("player", changed)
         async with registry.register(instance, ttl=15):
             await discover(registry)
             await call(registry)

@@ -2,6 +2,8 @@
 
 - Leaks: asyncio tasks, threads and gRPC channels that a test opened must be gone, or go within a moment, when it ends.
 - Skips: with the environment variable CI set, a skip is a failure.
+- Second chances: what runs real processes on real clocks is run once more when it fails, since a busy machine may hold
+  any of them up; what was run twice is listed at the end. Nothing else is.
 - Failures show the logs of the processes that took part: of every fixture value with a `log_text`, and of every `*.log`
   in the test's `tmp_path`.
 """
@@ -20,12 +22,15 @@ from typing import Any
 
 import pytest
 
+from tests.support.source import ROOT
+
 GRACE_S = 2.0
 LOG_TAIL_CHARS = 6000
 # Threads that belong to machinery that outlives a test: the completion queues of grpc.aio and of synchronous channels,
 # xdist, and the loop's own executor, which the runner ends with the loop.
 KNOWN_THREADS = re.compile(r"_poll_wrapper|channel_spin|execnet|^asyncio_\d+ ")
 FIXTURE = "guard_tasks"
+TIMED = {"integration", "contract", "faults"}  # folders of tests that real processes and clocks take part in
 
 
 # ---- skips
@@ -86,6 +91,8 @@ async def guard_tasks() -> AsyncIterator[None]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if TIMED.intersection(item.path.relative_to(ROOT / "tests").parts):
+            item.add_marker(pytest.mark.flaky(reruns=1))
         if isinstance(item, pytest.Function) and _is_coroutine(item) and FIXTURE not in item.fixturenames:
             item.fixturenames.insert(0, FIXTURE)
 

@@ -130,10 +130,23 @@ async def test_early_headers_commit_a_call(kind: str, what: str, servers: list[S
 @BOTH
 @WHATS
 async def test_headers_with_something_in_them_commit_a_call(kind: str, what: str, servers: list[ServerProcess]) -> None:
+    plan = {"headers": [["x", "y"]], "fail": ["UNAVAILABLE"]}
     async with caller(kind, servers, config()) as channel:
-        with pytest.raises(grpc.RpcError) as raised:
-            await run(what, channel, {"headers": [["x", "y"]], "fail": ["UNAVAILABLE"]})
-        assert raised.value.details().startswith("attempt 0 at ")
+        for _ in range(10 if kind == "aio" else 1):
+            # grpc.aio itself, on a plain channel too, shows empty headers where a loop that was held up finds them with
+            # the status. Then nobody can tell, and the call is tried again.
+            if how := await how_it_failed(what, channel, plan):
+                break
+        assert how is not None
+        assert how.startswith("attempt 0 at ")
+
+
+async def how_it_failed(what: str, channel: Caller, plan: dict[str, Any]) -> str | None:
+    try:
+        await run(what, channel, plan)
+    except grpc.RpcError as error:
+        return str(error.details())
+    return None
 
 
 @BOTH

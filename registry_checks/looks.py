@@ -10,6 +10,8 @@ from typing import Protocol
 
 log = logging.getLogger(__name__)
 
+MOVED_S = 1.0  # a look that comes so late by a clock that is moved by hand was jumped over
+
 
 class Looked(Protocol):
     """What is looked at."""
@@ -27,11 +29,16 @@ class Looks:
 
     `clock` gives monotonic seconds. No thing is looked at twice at the same time. Who comes late, because too much is
     under way, skips what it missed.
+
+    `by_hand_s`: how often to look at a clock that is moved on by hand, in seconds of real time. Nothing is skipped
+    then: what would have been looked at in that time is looked at, one after the other, each at its `now`.
     """
 
-    def __init__(self, clock: Callable[[], float], rng: Random, most: int) -> None:
+    def __init__(self, clock: Callable[[], float], rng: Random, most: int, by_hand_s: float | None = None) -> None:
         self._clock = clock
         self._rng = rng
+        self._by_hand_s = by_hand_s
+        self._behind: float | None = None
         self._free = asyncio.Semaphore(most)
         self._numbers = itertools.count()
         # Each thing has one valid entry on the heap: the one with its number.
@@ -42,6 +49,10 @@ class Looks:
     def __len__(self) -> int:
         """How many things are looked at."""
         return len(self._valid)
+
+    def now(self) -> float:
+        """The time by which looks go: that of the clock, or of the look with which they catch up with it."""
+        return self._clock() if self._behind is None else self._behind
 
     def add(self, thing: Looked, delay_s: float = 0.0, spread_s: float | None = None) -> None:
         """Look at it from now on; first in `delay_s`, and up to `spread_s` more, which is its interval if not given."""
@@ -64,7 +75,11 @@ class Looks:
             while True:
                 await self._free.acquire()
                 at, number, thing = await self._next()
-                tasks.create_task(self._look(at, number, thing))
+                looking = tasks.create_task(self._look(at, number, thing))
+                if self._by_hand_s is not None and self._clock() - at > MOVED_S:
+                    self._behind = at
+                    await asyncio.wait([looking])
+                    self._behind = None
 
     async def _next(self) -> tuple[float, int, Looked]:
         while True:
@@ -73,6 +88,8 @@ class Looks:
             pause_s = self._due[0][0] - self._clock() if self._due else None
             if pause_s is not None and pause_s <= 0:
                 return heapq.heappop(self._due)
+            if pause_s is not None and self._by_hand_s is not None:
+                pause_s = min(pause_s, self._by_hand_s)
             self._sooner.clear()
             # Thousands of times a second: a timer that sets the event costs a third of a timeout around it.
             timer = None if pause_s is None else asyncio.get_running_loop().call_later(pause_s, self._sooner.set)
@@ -89,4 +106,5 @@ class Looks:
         finally:
             self._free.release()
             if self._valid.get(thing) == number:
-                self._put(thing, max(at + thing.interval_s, self._clock()))
+                next_s = at + thing.interval_s
+                self._put(thing, max(next_s, self._clock()) if self._by_hand_s is None else next_s)

@@ -1,4 +1,4 @@
-"""SHELL: for users' tests: a registry in the process of the tests, and leases that end without waiting.
+"""SHELL: for users' tests: a registry in the process of the tests, and leases and checks that wait for nothing.
 
     async def test_who_dies_leaves() -> None:
         clock = testing.Clock()
@@ -34,7 +34,7 @@ CALL_S = 5.0
 
 
 def registry(clock: Clock | None = None) -> Running:
-    """A registry of its own: `async with testing.registry() as address`, or `with`. Its leases go by `clock`."""
+    """A registry of its own: `async with testing.registry() as address`, or `with`. Its leases and checks go by `clock`."""
     return Running(in_thread(clock or Clock()))
 
 

@@ -88,7 +88,8 @@ def _leaf(error: Exception) -> Exception:
 
 @contextmanager
 def in_thread(clock: Callable[[], float]) -> Iterator[str]:
-    """A server in a thread with an event loop of its own; gives its address. Leases go by `clock`, in seconds."""
+    """A server in a thread with an event loop of its own; gives its address. Leases and checks go by `clock`,
+    in seconds."""
     started: Future[tuple[str, Callable[[], None]]] = Future()
     thread = threading.Thread(target=_main, args=(started, clock), name="embedded-registry", daemon=True)
     thread.start()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def registry_clock() -> Clock:
-    """The time by which leases of `registry` end: `registry_clock.advance(30)`."""
+    """The time by which leases of `registry` end and its checks look: `registry_clock.advance(30)`."""
     from registry_server.embedded import Clock
 
     return Clock()

@@ -36,7 +36,7 @@ class AddressTaken(ConfigError):
 async def serve(config: Config, clock: Callable[[], float] | None = None) -> AsyncIterator[str]:
     """Run a registry server; gives the address it listens on, HOST:PORT, once it answers.
 
-    `clock`: seconds by which leases end that are not in real time. The store is an embedded one then.
+    `clock`: seconds by which leases end and checks look that are not in real time. The store is an embedded one then.
 
     The port opens when the catalog is loaded, so nobody is ever answered from an empty one. On leaving: health
     NOT_SERVING, streams ended with jitter, calls under way ended, the store let go of. Leases live on.
@@ -50,7 +50,7 @@ async def serve(config: Config, clock: Callable[[], float] | None = None) -> Asy
     feed = Feed(store, catalog, (rounds.hub, ChangeLog()), clock or time.monotonic, time.monotonic)
     rng = random.Random()  # noqa: S311 - spreads load, hides nothing
     registrar = Registrar(store, feed, time.time, rng)
-    door, prober = make_door(config), make_prober(config, store, catalog.settings, registrar, rng)
+    door, prober = make_door(config), make_prober(config, store, catalog.settings, registrar, rng, clock)
     if door.runs:
         feed.tell_too(prober)
     registry = RegistryService(registrar, feed, rounds.hub, door=door)

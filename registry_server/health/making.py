@@ -3,6 +3,7 @@
 import ipaddress
 import secrets
 import time
+from collections.abc import Callable
 from random import Random
 
 from registry_checks.looks import Looks
@@ -15,21 +16,32 @@ from registry_server.health.replicas import Replica
 from registry_server.settings import Settings
 from registry_server.stores.base import Store
 
+BY_HAND_S = 0.02  # how soon it is seen that a clock was moved on by hand
+
 
 def make_door(config: Config) -> Door:
     """What the server takes of checks."""
     return Door(config.checks == "on", _reach(config).refuses, installed(), config.rules())
 
 
-def make_prober(config: Config, store: Store, settings: Settings, findings: Findings, rng: Random) -> Prober:
-    """Who runs them. Every server has a name of its own, from its start to its end."""
+def make_prober(
+    config: Config,
+    store: Store,
+    settings: Settings,
+    findings: Findings,
+    rng: Random,
+    clock: Callable[[], float] | None = None,
+) -> Prober:
+    """Who runs them. Every server has a name of its own, from its start to its end. `clock`: as of `serve`."""
+    by_hand_s = None if clock is None else BY_HAND_S
+    looks = Looks(clock or time.monotonic, rng, int(float(config.check_concurrency)), by_hand_s)
     return Prober(
         findings,
         Replica(store, settings, secrets.token_hex(8)),
         Probes(_reach(config), installed()),
         Cutoff(float(config.cut_off_share), int(float(config.cut_off_least))),
-        Looks(time.monotonic, rng, int(float(config.check_concurrency))),
-        time.monotonic,
+        looks,
+        time.monotonic if clock is None else looks.now,
         time.time,
     )
 

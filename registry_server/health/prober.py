@@ -271,11 +271,12 @@ class _Look:
             if was_mine:
                 self._prober.rest(self)
             return
-        began = self._prober.clock()
+        began, loop = self._prober.clock(), asyncio.get_running_loop()
         if not was_mine:
             self.examined.resume(self.check, began)
+        began_at = loop.time()
         found = await ask(self.probe, self.check.timeout_s) if self.probe is not None else self._listen(began)
-        took_s = self._prober.clock() - began
+        took_s = loop.time() - began_at
         if found is not None and (found.passed or took_s < self.check.timeout_s + LATE_S):
             self._prober.looked += 1
             self._prober.failed += not found.passed

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import registry_client
-from registry_client import InvalidArgument, sync, testing
+from registry_client import HealthCheck, Instance, InvalidArgument, sync, testing
 from tests.integration.client.conftest import ids, player, until
 from tests.support.source import ROOT
 
@@ -44,6 +44,35 @@ async def test_who_is_alive_comes_back() -> None:
             await until(watch, lambda view: not ids(view))
             view = await until(watch, lambda view: ids(view) == ["a"])
     assert view.instances[0].revision > registered_at
+
+
+async def test_checks_look_as_often_as_the_clock_says() -> None:
+    """Nobody listens at that port: three looks of 20 s, and it is sick; with the first look a minute later it is gone."""
+    clock = testing.Clock()
+    sick = HealthCheck.tcp(port=1, interval=20, failures=3, deregister_after=60)
+    async with testing.registry(clock) as address, registry_client.connect(address) as registry:
+        testing.register_once(address, Instance("player", "127.0.0.1", 8001, "a", checks=[sick]), ttl=3600)
+        async with registry.watch("player") as watch:
+            await until(watch, lambda view: view.instances[0].health == "UNKNOWN")
+            clock.advance(61)
+            view = await until(watch, lambda view: view.instances[0].health == "UNHEALTHY")
+            assert view.instances[0].check_results[0].failures >= 3
+            clock.advance(81)
+            await until(watch, lambda view: not ids(view))
+
+
+async def test_an_owner_that_does_not_report_is_sick_by_the_clock() -> None:
+    clock = testing.Clock()
+    check = HealthCheck.ttl(interval=30, failures=1, successes=1)
+    async with testing.registry(clock) as address, registry_client.connect(address) as registry:
+        instance = Instance("player", "127.0.0.1", 8001, "a", checks=[check])
+        async with registry.register(instance, ttl=3600, drain=0) as owner, registry.watch("player") as watch:
+            await owner.update(health="HEALTHY")
+            await until(watch, lambda view: bool(ids(view)) and view.instances[0].health == "HEALTHY")
+            clock.advance(100)
+            await until(watch, lambda view: view.instances[0].health == "UNHEALTHY")
+            await owner.update(health="HEALTHY")
+            await until(watch, lambda view: view.instances[0].health == "HEALTHY")
 
 
 async def test_a_loop_that_stands_still_is_answered() -> None:

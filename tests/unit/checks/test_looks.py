@@ -116,3 +116,25 @@ async def test_what_is_discarded_before_its_look_begins_is_not_looked_at() -> No
         await eventually_async(lambda: bool(looked))
         await passed(0.02)
     assert len(looked) == 1
+
+
+async def test_what_a_clock_jumps_over_is_looked_at_in_its_order(seen: Counter[str]) -> None:
+    """As if the time had passed: each look at its own time, and nobody's before that of another."""
+    ahead_s, at = 0.0, list[tuple[str, float]]()
+    looks = Looks(lambda: ahead_s, random.Random(1), 8, by_hand_s=0.01)
+
+    class Timed(Thing):
+        async def look(self) -> None:
+            await asyncio.sleep(0)
+            at.append((self.name, looks.now()))
+
+    task = asyncio.create_task(looks.run())
+    for name, interval_s in (("often", 5.0), ("seldom", 20.0)):
+        looks.add(Timed(seen, name, interval_s), delay_s=interval_s, spread_s=0.0)
+    ahead_s = 42.0
+    await eventually_async(lambda: len(at) == 10)
+    assert at[:4] == [("often", 5.0), ("often", 10.0), ("often", 15.0), ("seldom", 20.0)]
+    assert at[-1] == ("often", 40.0)
+    assert looks.now() == 42.0
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -34,7 +34,7 @@ CALL_S = 5.0
 
 
 def registry(clock: Clock | None = None) -> Running:
-    """A registry of its own: `async with testing.registry() as address`, or `with`. Its leases and checks go by `clock`."""
+    """A registry of its own: `async with testing.registry() as address`, or `with`. Leases and checks go by `clock`."""
     return Running(in_thread(clock or Clock()))
 
 

@@ -12,11 +12,12 @@ from registry_server.config import Config
 from registry_server.health.door import Door
 from registry_server.health.doubt import Cutoff
 from registry_server.health.prober import Findings, Prober
-from registry_server.health.replicas import Replica
+from registry_server.health.replicas import TTL_S, Replica
 from registry_server.settings import Settings
 from registry_server.stores.base import Store
 
 BY_HAND_S = 0.02  # how soon it is seen that a clock was moved on by hand
+ALONE_S = 10 * 366 * 24 * 3600.0  # the lease of a server whose clock is, which has no other beside it
 
 
 def make_door(config: Config) -> Door:
@@ -33,12 +34,13 @@ def make_prober(
     clock: Callable[[], float] | None = None,
 ) -> Prober:
     """Who runs them. Every server has a name of its own, from its start to its end. `clock`: as of `serve`."""
-    by_hand_s = None if clock is None else BY_HAND_S
-    looks = Looks(clock or time.monotonic, rng, int(float(config.check_concurrency)), by_hand_s)
+    most, reach = int(float(config.check_concurrency)), _reach(config)
+    by_hand_s, ttl_s = (None, TTL_S) if clock is None else (BY_HAND_S, ALONE_S)
+    looks = Looks(clock or time.monotonic, rng, most, by_hand_s)
     return Prober(
         findings,
-        Replica(store, settings, secrets.token_hex(8)),
-        Probes(_reach(config), installed()),
+        Replica(store, settings, secrets.token_hex(8), ttl_s),
+        Probes(reach, installed()),
         Cutoff(float(config.cut_off_share), int(float(config.cut_off_least))),
         looks,
         time.monotonic if clock is None else looks.now,

@@ -16,10 +16,11 @@ LEAVE_S = 1.0
 
 
 class Replica:
-    """This server, by a name of its own. `settings` show who else is there."""
+    """This server, by a name of its own, under a lease of so many seconds. `settings` show who else is there."""
 
-    def __init__(self, store: Store, settings: Settings, name: str) -> None:
+    def __init__(self, store: Store, settings: Settings, name: str, ttl_s: float = TTL_S) -> None:
         self.name = name
+        self._ttl_s = ttl_s
         self._store = store
         self._settings = settings
         self._key = Key("", "", name, Kind.REPLICA)
@@ -54,7 +55,7 @@ class Replica:
 
     async def _keep(self) -> None:
         """Take a lease and renew it until it is gone. Raises StoreError."""
-        lease = await self._store.grant(TTL_S)
+        lease = await self._store.grant(self._ttl_s)
         self._lease_id = lease.id
         self._news.set()
         while True:

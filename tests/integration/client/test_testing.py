@@ -47,7 +47,7 @@ async def test_who_is_alive_comes_back() -> None:
 
 
 async def test_checks_look_as_often_as_the_clock_says() -> None:
-    """Nobody listens at that port: three looks of 20 s, and it is sick; with the first look a minute later it is gone."""
+    """Nobody listens at that port: three looks, and it is sick; with the first look a minute later it is gone."""
     clock = testing.Clock()
     sick = HealthCheck.tcp(port=1, interval=20, failures=3, deregister_after=60)
     async with testing.registry(clock) as address, registry_client.connect(address) as registry:

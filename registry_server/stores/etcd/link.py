@@ -16,9 +16,10 @@ from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.stores.base import NoSuchLease, Refused, StoreAway, StoreError
 from registry_server.stores.epoch import OrderLost
 from registry_server.stores.etcd.api import Api, EtcdChannel, RenewalCall, StreamCall, UnaryMethod, WatchCall
-from registry_server.stores.etcd.url import TLS, Client, EtcdURL, Login
+from registry_server.stores.etcd.url import Client, EtcdURL
 from registry_server.stores.etcd.wire import asks_in_order
 from registry_server.stores.together import together as run_together
+from registry_server.stores.urls import TLS, Login
 
 Q = TypeVar("Q")
 R = TypeVar("R")

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from registry_server.stores import has_password, open_store
 from registry_server.stores.base import BadStoreURL
 from registry_server.stores.etcd import url as url_module
-from registry_server.stores.etcd.url import TLS, Client, EtcdURL, Login
+from registry_server.stores.etcd.url import Client, EtcdURL
+from registry_server.stores.urls import TLS, Login
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import asyncio
 import re
 from typing import TYPE_CHECKING
 
+from registry_api.limits import UNIX
 from registry_client.errors import InvalidTarget, RegistryError, RegistryUnavailable
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _NO_START = "the registry in this process does not start"
 
 def store_url(addresses: object) -> str:
     """The URL of a store, if that is what was given; else nothing. Raises InvalidTarget for one with a mistake."""
-    if not isinstance(addresses, str) or not _URL.match(addresses):
+    if not isinstance(addresses, str) or not _URL.match(addresses) or addresses.startswith(UNIX):
         return ""
     from registry_server import stores  # whose place is elsewhere, mostly
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import grpc
 import grpc.aio
 
+from registry_api.limits import UNIX
 from registry_api.registry.v1 import registry_pb2_grpc
 from registry_client.errors import InvalidAnswer, RegistryError, RegistryUnavailable, from_rpc_error
 
@@ -361,14 +362,15 @@ def _told(failure: RegistryUnavailable, doing: str, address: str, why: str) -> R
 
 
 def is_ip(address: str) -> bool:
-    """Whether HOST:PORT names one place, and not as many as a name may lead to."""
+    """Whether the address names one place, and not as many as a name may lead to."""
     host = address.rpartition(":")[0]
-    return host.startswith("[") or host.replace(".", "").isdecimal()
+    return address.startswith(UNIX) or host.startswith("[") or host.replace(".", "").isdecimal()
 
 
 async def speaks_tls(address: str) -> bool | None:
-    """Whether whoever listens at HOST:PORT speaks TLS; None if nobody can tell."""
-
+    """Whether whoever listens there speaks TLS; None if nobody can tell."""
+    if address.startswith(UNIX):
+        return None
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])

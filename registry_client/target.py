@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
-from registry_api.limits import DEFAULT_NAMESPACE, NAME
+from registry_api.limits import DEFAULT_NAMESPACE, NAME, UNIX, UNIX_ADDRESS
 from registry_client.checks import host as check_host
 from registry_client.checks import shown
 from registry_client.errors import InvalidArgument, InvalidTarget
@@ -26,6 +26,8 @@ _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^\[\]:/?#\s]+)
 
 def parse_addresses(addresses: str | Sequence[str]) -> tuple[str, ...]:
     """The addresses of one registry, from `h1:7400,h2:7400` or a sequence; the port defaults to 7400.
+
+    The registry of this machine may be `unix:PATH`, a socket's file.
 
     Raises InvalidTarget, naming the address that is wrong.
     """
@@ -51,8 +53,17 @@ def parse_endpoint(text: str) -> tuple[str, int]:
 
 
 def _address(text: object) -> str:
+    if isinstance(text, str) and text.strip().startswith(UNIX):
+        return _unix(text.strip())
     host, port = _host_and_port(text)
     return f"{host}:{DEFAULT_PORT if port is None else port}"
+
+
+def _unix(text: str) -> str:
+    found = UNIX_ADDRESS.fullmatch(text)
+    if found is None:
+        raise InvalidTarget(f"address {shown(text)}: must be unix:PATH, such as unix:/run/registry.sock")
+    return UNIX + found["path"]
 
 
 def _host_and_port(text: object) -> tuple[str, int | None]:
@@ -93,7 +104,8 @@ def _is_ipv6(text: str) -> bool:
 class Target:
     """A `registry://ADDRESSES/[NAMESPACE/]SERVICE[?OPTION=VALUE&…]` URL, taken apart.
 
-    In the addresses `,` stands between replicas of a registry, and `|` before the next registry.
+    In the addresses `,` stands between replicas of a registry, and `|` before the next registry. Each `/` of a
+    `unix:PATH` is `%2F` there.
     """
 
     addresses: tuple[str, ...]
@@ -117,6 +129,9 @@ def parse_target(url: str) -> Target:
     where, _, path = rest.partition("/")
     if not where:
         raise InvalidTarget(f"target {show_url(url)}: the address of the registry is missing after {SCHEME}://")
+    if UNIX in where.replace("|", ",").split(","):
+        rule = f"each / of a unix:PATH is %2F, as in {SCHEME}://unix:%2Frun%2Fregistry.sock/player"
+        raise InvalidTarget(f"target {show_url(url)}: {rule}")
     names = path.rstrip("/").split("/")
     if not path or len(names) > 2:
         raise InvalidTarget(f"target {show_url(url)}: the path must be SERVICE or NAMESPACE/SERVICE, is {shown(path)}")
@@ -125,10 +140,15 @@ def parse_target(url: str) -> Target:
         if NAME.fullmatch(name) is None:
             rule = "must be 1 to 128 letters, digits and any of _ . : @ ~ + -"
             raise InvalidTarget(f"target {show_url(url)}: the {part} {shown(name)} {rule}")
-    registries = [parse_addresses(addresses) for addresses in where.split("|")]
+    registries = [parse_addresses(_written_out(addresses)) for addresses in where.split("|")]
     first = len(registries[0]) if len(registries) > 1 else 0
     addresses = tuple(dict.fromkeys(address for registry in registries for address in registry))
     return Target(addresses, service, namespace, _options(url, query), first)
+
+
+def _written_out(addresses: str) -> list[str]:
+    """The addresses, of which a path cannot stand in a URL as it is."""
+    return [unquote(it) if it.startswith(UNIX) else it for it in addresses.split(",")]
 
 
 def show_url(url: str) -> str:

@@ -46,8 +46,10 @@ class _Command(click.Command):
 @click.option(
     "--listen",
     metavar="HOST:PORT",
-    help="Where to listen; no HOST is every interface, port 0 any. [127.0.0.1:7400]",
+    help="Where to listen, or unix:PATH, or several with commas; no HOST is every interface, port 0 any. "
+    "[127.0.0.1:7400]",
 )
+@click.option("--socket-mode", metavar="MODE", help="Who may connect to unix:PATH, as for chmod. [600]")
 @click.option(
     "--store",
     metavar="URL",
@@ -90,7 +92,7 @@ def main(file: Path | None, **flags: str | None) -> None:
 
     Every setting can also come from the environment (REGISTRY_LISTEN, REGISTRY_STORE, …) or from the file, which
     REGISTRY_CONFIG can name too; flags win over the environment, and the environment over the file. Prints "listening
-    on HOST:PORT" when it is ready.
+    on HOST:PORT" when it is ready, a line for each address.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the server runs: Ctrl-C ends it without a word
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what the core would print is said by our own errors
@@ -127,8 +129,8 @@ async def _run(config: Config) -> None:
     from registry_server.server import serve  # loads grpc, which takes a while and reads its environment then
 
     with contextlib.suppress(asyncio.CancelledError):
-        async with serve(config) as address:
-            print(f"listening on {address}", flush=True)
+        async with serve(config) as addresses:
+            print("\n".join(f"listening on {address}" for address in addresses.split(",")), flush=True)
             await _collect_in_slices()
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from registry_api.limits import UNIX, UNIX_ADDRESS
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.rules import BadCheck, settle_all
 from registry_checks.text import BadText, parse
@@ -28,6 +29,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 # Both mean every interface.
 _EVERYWHERE = ("", "*")
 _ADDRESS = re.compile(r"(?:\*|[A-Za-z0-9_.-]*|\[(?P<ipv6>[^\[\]]+)\]):(?P<port>[0-9]{1,5})")
+_MODE = re.compile(r"[0-7]{3}")
 
 _SERVICE = re.compile(r"[A-Za-z0-9_.:@~+/-]+|\*")
 _URL = re.compile(r"\w+://[^\s)]+|[^\s(]*@[^\s)]*")
@@ -41,12 +43,14 @@ class ConfigError(ValueError):
 class Config:
     """The settings, valid as a whole. Raises ConfigError."""
 
-    listen: str = "127.0.0.1:7400"  # HOST:PORT; port 0 takes a free one, no host or * every interface
+    # HOST:PORT (port 0 takes a free one, no host or * every interface) or unix:PATH; several with commas between them.
+    listen: str = "127.0.0.1:7400"
     # A store URL; several servers on one etcd are one registry. It may have a password in it.
     store: str = field(default="memory:", repr=False)
     log_format: str = "text"  # text or json
     log_level: str = "info"  # debug, info, warning or error
     transport: str = "http2"  # http2 (libnghttp2, by the package ngh2), or grpc (grpc.aio), slower
+    socket_mode: str = "600"  # who may connect to unix:PATH, as chmod takes it: its user alone
     checks: str = "on"  # whether instances may have health checks, which this server then runs: on or off
     # Checks for instances that bring none: `SERVICE=CHECK; NAMESPACE/SERVICE=CHECK; *=CHECK`, each also on a line.
     service_checks: str = ""
@@ -60,8 +64,12 @@ class Config:
     limits: Limits = DEFAULT_LIMITS  # what a client may cost; a table of the file alone
 
     def __post_init__(self) -> None:
-        if not _is_address(self.listen):
-            raise ConfigError(f"listen: must be HOST:PORT with a port of 0 to 65535, is {_shown(self.listen)}")
+        for address in self.listen.split(","):
+            if not _is_address(address):
+                rule = "must be HOST:PORT with a port of 0 to 65535, or unix:PATH"
+                raise ConfigError(f"listen: {rule}, is {_shown(address)}")
+        if not _MODE.fullmatch(self.socket_mode):
+            raise ConfigError(f"socket_mode: must be three digits of 0 to 7, is {_shown(self.socket_mode)}")
         _one_of("transport", self.transport, TRANSPORTS)
         _one_of("log_format", self.log_format, LOG_FORMATS)
         _one_of("log_level", self.log_level, LOG_LEVELS)
@@ -82,10 +90,14 @@ class Config:
         self.rules()
 
     @property
-    def host(self) -> str:
-        """The host part of `listen`, as it is shown."""
-        host = self.listen.rpartition(":")[0]
-        return "0.0.0.0" if host in _EVERYWHERE else host  # noqa: S104 - which is asked for
+    def addresses(self) -> tuple[str, ...]:
+        """The parts of `listen`, as they are shown: with a host, or as unix:PATH."""
+        return tuple(map(_shown_address, self.listen.split(",")))
+
+    @property
+    def socket_file_mode(self) -> int:
+        """The mode of the file of unix:PATH."""
+        return int(self.socket_mode, 8)
 
     def rules(self) -> dict[str, list[pb.HealthCheck]]:
         """The checks of `service_checks`, settled, by what stands before the `=`. Raises ConfigError."""
@@ -101,11 +113,6 @@ class Config:
             except BadCheck as wrong:
                 raise ConfigError(f"service_checks: {service}: {wrong}") from None
         return found
-
-    @property
-    def port(self) -> int:
-        """The port of `listen`; 0 for any that is free."""
-        return int(self.listen.rpartition(":")[2])
 
 
 def load(flags: Mapping[str, Any], env: Mapping[str, str], file: Path | None) -> Config:
@@ -164,7 +171,16 @@ def _text(path: Path, where: str) -> str:
     return content.decode()
 
 
+def _shown_address(address: str) -> str:
+    if at := UNIX_ADDRESS.fullmatch(address):
+        return UNIX + at["path"]
+    host, _, port = address.rpartition(":")
+    return f"{'0.0.0.0' if host in _EVERYWHERE else host}:{port}"  # noqa: S104 - which is asked for
+
+
 def _is_address(text: str) -> bool:
+    if text.startswith(UNIX):
+        return UNIX_ADDRESS.fullmatch(text) is not None
     match = _ADDRESS.fullmatch(text)
     if match is None or int(match["port"]) > MAX_PORT:
         return False

@@ -1,15 +1,13 @@
 """The composition root: makes every part, joins them, runs them, and stops them in order."""
 
 import asyncio
-import errno
 import logging
 import random
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from registry_server.catalog import Catalog
 from registry_server.config import Config, ConfigError
@@ -23,6 +21,7 @@ from registry_server.rpc.health import HealthService
 from registry_server.rpc.registry import RegistryService
 from registry_server.rpc.table import Service, Table
 from registry_server.stores import memory_by, open_store
+from registry_server.transport.sockets import bound
 from registry_server.transport.streams import Streams
 
 log = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ class AddressTaken(ConfigError):
 
 @asynccontextmanager
 async def serve(config: Config, clock: Callable[[], float] | None = None) -> AsyncIterator[str]:
-    """Run a registry server; gives the address it listens on, HOST:PORT, once it answers.
+    """Run a registry server; gives the address it listens on, once it answers; several with commas between them.
 
     `clock`: seconds by which leases end and checks look that are not in real time. The store is an embedded one then.
 
@@ -43,7 +42,7 @@ async def serve(config: Config, clock: Callable[[], float] | None = None) -> Asy
 
     Raises AddressTaken, or what a store raises that no retry can mend.
     """
-    _check_address(config)
+    _check_addresses(config)
     store = open_store(config.store) if clock is None else memory_by(clock)
     catalog = Catalog()
     rounds = Rounds(time.monotonic)
@@ -61,9 +60,9 @@ async def serve(config: Config, clock: Callable[[], float] | None = None) -> Asy
         looking = tasks.create_task(prober.run())
         try:
             await feed.loaded.wait()
-            number = await _open(port, config)
+            addresses = await _open(port, config)
             try:
-                yield f"{config.host}:{number}"
+                yield addresses
             finally:
                 health.stop()
                 await _ended(looking)
@@ -77,8 +76,8 @@ async def serve(config: Config, clock: Callable[[], float] | None = None) -> Asy
 class Port(Protocol):
     """What a transport makes of a table of methods."""
 
-    async def start(self, address: str) -> int:
-        """Listen there; gives the number of the port. Raises OSError."""
+    async def start(self, *addresses: str, socket_mode: int) -> tuple[str, ...]:
+        """Listen there; gives the addresses with the ports that were taken. Raises OSError."""
 
     async def stop(self) -> None:
         """End what is under way, in order."""
@@ -108,39 +107,24 @@ def _table(*services: Service) -> Table:
     return Table(*services, *reflection.services(service.name for service in services))
 
 
-def _check_address(config: Config) -> None:
+def _check_addresses(config: Config) -> None:
     """Fail before anything is loaded. The port itself is opened later, when there is something to answer.
 
-    Every address that the host stands for has to be free: gRPC would be content with one of them. An address of a
-    family that this machine lacks does not count.
+    Every address that a host stands for has to be free: gRPC would be content with one of them.
     """
-    try:
-        infos = socket.getaddrinfo(config.host.strip("[]"), config.port, type=socket.SOCK_STREAM)
-        lacking = [error for family, _, _, _, address in infos if (error := _lacks(family, address))]
-        if len(lacking) == len(infos):
-            raise lacking[0]
-    except (OSError, UnicodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "no such host"
-        raise AddressTaken(f"cannot listen on {config.listen}: {said or error}") from None
+    for asked, address in zip(config.listen.split(","), config.addresses, strict=True):
+        try:
+            bound(address).close()
+        except OSError as error:
+            raise _taken(asked, error) from None
 
 
-def _lacks(family: int, address: Any) -> OSError | None:
-    """What the machine says if it has no such address. Raises OSError if the address cannot be bound to."""
+def _taken(asked: str, error: OSError) -> AddressTaken:
+    return AddressTaken(f"cannot listen on {asked}: {error.strerror or error}")
+
+
+async def _open(port: Port, config: Config) -> str:
     try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        return ",".join(await port.start(*config.addresses, socket_mode=config.socket_file_mode))
     except OSError as error:
-        if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-            raise
-        return error
-    return None
-
-
-async def _open(port: Port, config: Config) -> int:
-    try:
-        return await port.start(f"{config.host}:{config.port}")
-    except OSError as error:
-        raise AddressTaken(f"cannot listen on {config.listen}: {error}") from None
+        raise _taken(config.listen, error) from None

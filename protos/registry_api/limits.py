@@ -28,3 +28,7 @@ NAME_RULE = f"must be 1 to {MAX_NAME} letters, digits and any of _ . : @ ~ + -, 
 HOST = re.compile(r"(?!.{254})[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?")
 # Such a name would be an IPv4 address, and a wrong one (https://url.spec.whatwg.org/#ends-in-a-number-checker).
 ENDS_IN_NUMBER = re.compile(r"(?:^|\.)\d+\.?$", re.ASCII)
+# A registry at a file of the same machine: unix:PATH, which gRPC also writes unix:///PATH. What has a host is no path,
+# and what nobody can show is none either.
+UNIX = "unix:"
+UNIX_ADDRESS = re.compile(r"unix:(?://(?=/))?(?P<path>(?!//)[^\x00-\x1f\x7f\ud800-\udfff]+)")

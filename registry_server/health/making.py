@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from random import Random
 
+from registry_api.limits import UNIX
 from registry_checks.looks import Looks
 from registry_checks.probes import Probes, Reach, installed
 from registry_server.config import Config
@@ -52,14 +53,16 @@ def _reach(config: Config) -> Reach:
     """A server that others reach too must not tell them what it finds on its own machine."""
     allowed, is_auto = config.check_local == "yes", config.check_local == "auto"
     return Reach(
-        loopback=allowed or (is_auto and _listens_on(config.host, "is_loopback")),
-        link_local=allowed or (is_auto and _listens_on(config.host, "is_link_local")),
+        loopback=allowed or (is_auto and all(_listens_on(it, "is_loopback") for it in config.addresses)),
+        link_local=allowed or (is_auto and all(_listens_on(it, "is_link_local") for it in config.addresses)),
         ca=config.check_ca,
     )
 
 
-def _listens_on(host: str, kind: str) -> bool:
+def _listens_on(address: str, kind: str) -> bool:
+    """Whether all who reach that address are so near; who opens a file is on this machine."""
+    host = address.rpartition(":")[0].strip("[]")
     try:
-        return bool(getattr(ipaddress.ip_address(host.strip("[]")), kind))
+        return bool(getattr(ipaddress.ip_address(host), kind))
     except ValueError:
-        return kind == "is_loopback" and host == "localhost"
+        return kind == "is_loopback" and (host == "localhost" or address.startswith(UNIX))

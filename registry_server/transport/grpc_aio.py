@@ -3,14 +3,16 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import grpc
 
+from registry_api.limits import UNIX
 from registry_server.rpc.table import Broadcast, Caller, Conversation, Method, Service, Session, Table, Unary, parse
 from registry_server.transport import channelz, streams
 from registry_server.transport.limits import Limits
+from registry_server.transport.sockets import SOCKET_MODE, path_of, place
 from registry_server.transport.status import DETAILS_KEY, RpcStatus, internal, shutting_down, status_of
 from registry_server.transport.streams import Streams
 
@@ -74,14 +76,20 @@ class GrpcServer:
         handlers = {path: self._handler(method) for path, method in table.methods.items()}
         self._server.add_generic_rpc_handlers((_Handlers(handlers),))
 
-    async def start(self, address: str) -> int:
-        """Open the port; return its number. Raises OSError if the address cannot be had."""
+    async def start(self, *addresses: str, socket_mode: int = SOCKET_MODE) -> tuple[str, ...]:
+        """Listen at each of them, HOST:PORT or unix:PATH; return them with their ports. Raises OSError."""
+        listening = tuple(self._open(address, socket_mode) for address in addresses)
+        await self._server.start()
+        return listening
+
+    def _open(self, address: str, socket_mode: int) -> str:
+        is_file = address.startswith(UNIX)
         try:
-            port = self._server.add_insecure_port(address)
+            with place(path_of(address), socket_mode) if is_file else nullcontext():
+                port = self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise OSError(str(error)) from None
-        await self._server.start()
-        return port
+        return address if is_file else f"{address.rpartition(':')[0]}:{port}"
 
     async def stop(self) -> None:
         """End the streams, spread over a moment, and then the port."""

@@ -36,7 +36,7 @@ FAILURES: dict[str, Callable[[], Exception]] = {
 class Transport(Protocol):
     """What a transport's server looks like to server.py."""
 
-    async def start(self, address: str) -> int: ...
+    async def start(self, *addresses: str) -> tuple[str, ...]: ...
 
     async def stop(self) -> None: ...
 
@@ -187,8 +187,8 @@ async def serving(
 ) -> AsyncIterator[tuple[str, Transport]]:
     """A server of these services, on a transport; its address and itself."""
     server = TRANSPORTS[transport](Table(*services), Streams(random.Random(1)))
-    taken = await server.start(f"{host}:{port}")
+    (address,) = await server.start(f"{host}:{port}")
     try:
-        yield f"{host}:{taken}", server
+        yield address, server
     finally:
         await asyncio.wait_for(server.stop(), 20)

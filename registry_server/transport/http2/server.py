@@ -5,18 +5,17 @@ import contextlib
 import resource
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 from registry_server.rpc.table import Service, Table
 from registry_server.transport.http2.connection import Connection, configuration
 from registry_server.transport.http2.shared import Peer, Shared
-from registry_server.transport.http2.sockets import bound
 from registry_server.transport.limits import Limits
+from registry_server.transport.sockets import BACKLOG, SOCKET_MODE, Bound, bound
 from registry_server.transport.streams import GRACE_S, Streams
 
-BACKLOG = 4096
 TICK_S = 1.0
 # So many connections have their tick in a row, before others have their turn.
 TICKS_AT_ONCE = 500
@@ -47,24 +46,41 @@ class Http2Server:
         self._streams = open_streams
         self._tls = tls
         self._shared = Shared(table, open_streams, _that_can_be(limits))
+        self._bound: list[Bound] = []
         self._listening: list[asyncio.Server] = []
         self._ticking: asyncio.Task[None] | None = None
 
-    async def start(self, address: str) -> int:
-        """Open the port, HOST:PORT or unix:PATH; return its number. Raises OSError if the address cannot be had."""
+    async def start(self, *addresses: str, socket_mode: int = SOCKET_MODE) -> tuple[str, ...]:
+        """Listen at each of them, HOST:PORT or unix:PATH; return them with their ports. Raises OSError."""
+        try:
+            for address in addresses:
+                self._bound.append(bound(address, socket_mode))
+            for it in self._bound:
+                await self._listen(it.sockets)
+        except BaseException:
+            self._let_nobody_in()
+            raise
+        self._ticking = asyncio.create_task(self._tick())
+        return tuple(it.address for it in self._bound)
+
+    async def _listen(self, sockets: Sequence[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
         make = partial(Connection, self._shared, configuration(self._shared.limits))
-        sockets = bound(address)
         for it in sockets:
             create = loop.create_unix_server if it.family == socket.AF_UNIX else loop.create_server
             self._listening.append(await create(make, sock=it, backlog=BACKLOG, ssl=self._tls))
-        self._ticking = loop.create_task(self._tick())
-        return int(sockets[0].getsockname()[1]) if sockets[0].family != socket.AF_UNIX else 0
+
+    def _let_nobody_in(self) -> None:
+        for it in self._bound:
+            it.remove_file()
+        for server in self._listening:
+            server.close()
+        for it in self._bound:
+            it.close()
 
     async def stop(self) -> None:
         """Let nobody in any more, end the streams, spread over a moment, and close when the last call is over."""
-        for it in self._listening:
-            it.close()
+        self._let_nobody_in()
         for _ in range(TURNS):
             await asyncio.sleep(0)
         await self._streams.stop()

@@ -38,9 +38,9 @@ async def serving(
 ) -> AsyncIterator[str]:
     """A server of that service, with these limits; its address."""
     server = Http2Server(Table(service.service()), Streams(random.Random(1)), Limits(**limits), tls)
-    port = await server.start(address)
+    (taken,) = await server.start(address)
     try:
-        yield address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+        yield taken
     finally:
         service.may_end.set()
         await asyncio.wait_for(server.stop(), 10)

@@ -19,6 +19,8 @@ from registry_client.target import Target, parse_addresses, parse_endpoint, pars
         ("registry.example.org", ("registry.example.org:7400",)),
         ("[::1]:7400,[fe80::1%eth0]:2", ("[::1]:7400", "[fe80::1%eth0]:2")),
         ("h:1,h:1", ("h:1",)),
+        ("unix:/run/a.sock, h:1,unix:///b,unix:c", ("unix:/run/a.sock", "h:1", "unix:/b", "unix:c")),
+        (["unix:/run/a,b"], ("unix:/run/a,b",)),
     ],
 )
 def test_addresses(given_: str | list[str], parsed: tuple[str, ...]) -> None:
@@ -26,7 +28,23 @@ def test_addresses(given_: str | list[str], parsed: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["", "h:1,", ":1", "h:0", "h:65536", "h:p", "::1:7400", "http://h:1", "h:1/x", "a b:1", []]
+    "wrong",
+    [
+        "",
+        "h:1,",
+        ":1",
+        "h:0",
+        "h:65536",
+        "h:p",
+        "::1:7400",
+        "http://h:1",
+        "h:1/x",
+        "a b:1",
+        [],
+        "unix:",
+        "unix://h/x",
+        "unix:/a\0",
+    ],
 )
 def test_a_wrong_address_is_named(wrong: str | list[str]) -> None:
     with pytest.raises(InvalidTarget, match="address"):
@@ -77,10 +95,19 @@ def test_where_nothing_can_listen(wrong: str) -> None:
             Target(("h:1",), "player", options={"policy": "random", "x": "a&b"}),
         ),
         ("registry://[::1]:1/a.b:c@d~e+f-g", Target(("[::1]:1",), "a.b:c@d~e+f-g")),
+        (
+            "registry://unix:%2Frun%2Fa%2Cb,h:1|unix:c/player",
+            Target(("unix:/run/a,b", "h:1", "unix:c"), "player", first=2),
+        ),
     ],
 )
 def test_targets(url: str, target: Target) -> None:
     assert parse_target(url) == target
+
+
+def test_a_path_in_a_url_is_told_how_to_be_written() -> None:
+    with pytest.raises(InvalidTarget, match=r"each / of a unix:PATH is %2F"):
+        parse_target("registry://unix:/run/registry.sock/player")
 
 
 @given(st.text(max_size=40))

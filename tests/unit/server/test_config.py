@@ -72,6 +72,10 @@ def test_every_mistake_names_its_setting(name: str, source: str, tmp_path: Path)
         "[fe80::1%eth0]:1",
         "0.0.0.0:65535",
         "a-b.example:1",
+        "unix:/run/registry.sock",
+        "unix:///run/registry.sock",
+        "unix:registry.sock",
+        "127.0.0.1:7400,unix:/run/registry.sock,[::1]:7400",
     ],
 )
 def test_addresses_to_listen_on(listen: str) -> None:
@@ -101,6 +105,14 @@ def test_addresses_to_listen_on(listen: str) -> None:
         "[::1:1",
         "::1]:1",
         ":٧٤٠٠",
+        "unix:",
+        "unix://host/path",
+        "unix:/a\0b",
+        "unix:/a\nb",
+        "unix:/a\udcffb",
+        "h:1,",
+        "h:1,,h:2",
+        ",h:1",
     ],
 )
 def test_addresses_nobody_can_listen_on(listen: str) -> None:
@@ -108,10 +120,16 @@ def test_addresses_nobody_can_listen_on(listen: str) -> None:
         Config(listen=listen)
 
 
-def test_host_as_it_is_shown() -> None:
-    listens = ("127.0.0.1:1", "[::1]:1", ":1", "*:1")
-    assert [Config(listen=it).host for it in listens] == ["127.0.0.1", "[::1]", "0.0.0.0", "0.0.0.0"]
-    assert {Config(listen=it).port for it in listens} == {1}
+@pytest.mark.parametrize("mode", ["", "77", "0600", "888", "rw", "-600", "٦٠٠"])
+def test_modes_no_file_has(mode: str) -> None:
+    with pytest.raises(ConfigError, match=r"^socket_mode: must be three digits"):
+        Config(socket_mode=mode)
+
+
+def test_addresses_as_they_are_shown() -> None:
+    listen = "127.0.0.1:1,[::1]:1,:1,*:1,unix:a/b,unix:/a,unix:///a"
+    shown = ("127.0.0.1:1", "[::1]:1", "0.0.0.0:1", "0.0.0.0:1", "unix:a/b", "unix:/a", "unix:/a")
+    assert Config(listen=listen).addresses == shown
 
 
 @pytest.mark.parametrize(

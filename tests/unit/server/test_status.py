@@ -130,9 +130,9 @@ async def test_over_the_wire_too() -> None:
 
     table = Table(Service("x.Y", {"Get": Unary(pb.GetRequest, fails)}))
     server = GrpcServer(table, Streams(random.Random(1)))
-    port = await server.start("127.0.0.1:0")
+    (address,) = await server.start("127.0.0.1:0")
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with grpc.aio.insecure_channel(address) as channel:
             call: Any = channel.unary_unary("/x.Y/Get")
             with pytest.raises(grpc.aio.AioRpcError) as told:
                 await call(b"", timeout=10)

@@ -13,6 +13,7 @@ from registry_api.limits import UNIX, UNIX_ADDRESS
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.rules import BadCheck, settle_all
 from registry_checks.text import BadText, parse
+from registry_server.neighbours import open_neighbours as check_neighbours
 from registry_server.stores import BadStoreURL, check_url
 from registry_server.transport.limits import Limits
 
@@ -60,6 +61,8 @@ class Config:
     check_concurrency: str = "256"  # how many looks at the same time
     cut_off_share: str = "0.5"  # the server takes itself for cut off when more than this share of what was well fails
     cut_off_least: str = "5"  # and at least so many
+    # Catalogs of other systems, by URL, with blanks in between: their services are shown here, and ours there.
+    neighbours: str = field(default="", repr=False)
 
     limits: Limits = DEFAULT_LIMITS  # what a client may cost; a table of the file alone
 
@@ -78,6 +81,10 @@ class Config:
             check_url(self.store)
         except BadStoreURL as error:
             raise ConfigError(f"store: {error}") from None
+        try:
+            check_neighbours(self.neighbours, self.store)
+        except BadStoreURL as error:
+            raise ConfigError(f"neighbours: {error}") from None
 
     def _look_at_checks(self) -> None:
         _one_of("checks", self.checks, ("on", "off"))

@@ -7,13 +7,18 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from registry_server.catalog import Catalog
 from registry_server.config import Config, ConfigError
 from registry_server.feed import Feed
 from registry_server.health.making import make_door, make_prober
+from registry_server.health.prober import Prober
+from registry_server.neighbours import open_neighbours
+from registry_server.neighbours.bridge import Bridge
 from registry_server.observe.changes import ChangeLog
+from registry_server.records import Key, Kind
 from registry_server.registrar import Registrar
 from registry_server.rounds import Rounds
 from registry_server.rpc import reflection
@@ -52,12 +57,13 @@ async def serve(config: Config, clock: Callable[[], float] | None = None) -> Asy
     door, prober = make_door(config), make_prober(config, store, catalog.settings, registrar, rng, clock)
     if door.runs:
         feed.tell_too(prober)
+    bridges = _bridges(config, feed, registrar, prober)
     registry = RegistryService(registrar, feed, rounds.hub, door=door)
     health = HealthService(catalog, rounds.hub)
     port = _port(config, Streams(rng), registry.service(), health.service())
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(it) for it in (feed.run(), rounds.run())]
-        looking = tasks.create_task(prober.run())
+        looking = [tasks.create_task(it) for it in (prober.run(), *(bridge.run() for bridge in bridges))]
         try:
             await feed.loaded.wait()
             addresses = await _open(port, config)
@@ -65,12 +71,23 @@ async def serve(config: Config, clock: Callable[[], float] | None = None) -> Asy
                 yield addresses
             finally:
                 health.stop()
-                await _ended(looking)
+                await _ended(*looking)
+                await asyncio.gather(*(bridge.aclose() for bridge in bridges))
                 await prober.aclose()  # while the store can still be told
                 await port.stop()
         finally:
-            await _ended(looking, *running)
+            await _ended(*looking, *running)
             await store.aclose()
+
+
+def _bridges(config: Config, feed: Feed, registrar: Registrar, prober: Prober) -> list[Bridge]:
+    """One for each neighbour. Which replica bridges is decided as which one looks at an instance."""
+    found = []
+    for neighbour in open_neighbours(config.neighbours, config.store):
+        is_mine = partial(prober.has_work, Key("", "", neighbour.name, Kind.REPLICA))
+        found.append(Bridge(neighbour, registrar, is_mine, time.monotonic))
+        feed.tell_too(found[-1])
+    return found
 
 
 class Port(Protocol):

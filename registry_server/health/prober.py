@@ -143,6 +143,11 @@ class Prober:
 
     # ---- whose it is
 
+    def has_work(self, name: Key) -> bool:
+        """Whether other work that replicas share, of that name, is this server's; it is among them from now on."""
+        self._replica.want()
+        return prober_of(name, self._replica.all()) == self._replica.name
+
     def is_mine(self, key: Key) -> bool:
         """Whether this server looks at the instance."""
         if self._replicas is None:

@@ -1,5 +1,5 @@
-"""What may stand in a request. Each check names the field it finds wrong, and returns what is asked for as a value of
-its own: a request is never changed."""
+"""CORE: what may stand in a request. Each check names the field it finds wrong, and returns what is asked for as a
+value of its own: a request is never changed."""
 
 from collections.abc import Callable, Iterable
 
@@ -34,7 +34,7 @@ def new_instance(asked: pb.Instance, make_id: Callable[[], str]) -> pb.Instance:
     fields.generation("instance.generation", it.generation)
     if it.generation and it.HasField("registered_at"):
         fields.timestamp("instance.registered_at", it.registered_at)
-    for name in ("revision", "create_revision", "leaves_at", "check_results"):
+    for name in ("revision", "create_revision", "leaves_at", "check_results", "origin"):
         it.ClearField(name)
     fields.settle(it)
     return it

@@ -552,6 +552,7 @@ class Instance(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     LEAVES_AT_FIELD_NUMBER: _builtins.int
     CHECK_RESULTS_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty means `default`."""
     service: _builtins.str
@@ -593,6 +594,10 @@ class Instance(_message.Message):
     generation: also an owner whose lease is gone. It sends the generation it held, together with the registered_at, and
     is refused with FAILED_PRECONDITION if somebody had the id since, or if it was deregistered with a drain; so two do
     not fight. 0 means that nothing was held. One that was never given out is refused with INVALID_ARGUMENT.
+    """
+    origin: _builtins.str
+    """The neighbour that it was taken from, such as `consul`: it is registered in another system, and shown here for as long
+    as it is there. Empty: it is registered here.
     """
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -653,10 +658,11 @@ class Instance(_message.Message):
         ttl: _duration_pb2.Duration | None = ...,
         leaves_at: _timestamp_pb2.Timestamp | None = ...,
         check_results: _abc.Iterable[Global___CheckResult] | None = ...,
+        origin: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "leaves_at", b"leaves_at", "locality", b"locality", "registered_at", b"registered_at", "ttl", b"ttl", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "check_results", b"check_results", "checks", b"checks", "create_revision", b"create_revision", "generation", b"generation", "health", b"health", "host", b"host", "id", b"id", "leaves_at", b"leaves_at", "locality", b"locality", "metadata", b"metadata", "namespace", b"namespace", "port", b"port", "registered_at", b"registered_at", "revision", b"revision", "service", b"service", "status", b"status", "tags", b"tags", "ttl", b"ttl", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "check_results", b"check_results", "checks", b"checks", "create_revision", b"create_revision", "generation", b"generation", "health", b"health", "host", b"host", "id", b"id", "leaves_at", b"leaves_at", "locality", b"locality", "metadata", b"metadata", "namespace", b"namespace", "origin", b"origin", "port", b"port", "registered_at", b"registered_at", "revision", b"revision", "service", b"service", "status", b"status", "tags", b"tags", "ttl", b"ttl", "version", b"version", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
     _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015

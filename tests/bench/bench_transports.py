@@ -64,7 +64,7 @@ def _bare(stage: Stage, measured: Measured) -> None:
 
 def _etcd(stage: Stage, measured: Measured) -> None:
     subject = f"etcd {etcd_version()}"
-    fan_out = etcd_fan_out(INSTANCES, etcd_version())
+    fan_out = etcd_fan_out(INSTANCES, subject)
     with stage.etcd() as cluster:
         node, address = cluster.nodes[0], cluster.nodes[0].endpoint
         grants = stage.bodies("grants", [etcd.LeaseGrantRequest(ttl=3600).SerializeToString()])

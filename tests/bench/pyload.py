@@ -1,4 +1,5 @@
-"""The load generator for machines without Go: the same commands, flags and answers as loadgen/, at a higher cost.
+"""The load generator for machines without Go: the same commands, flags and answers as loadgen/, at a higher cost; no
+watcher acknowledges.
 
 It takes more of the processor than the Go one, so on few cores the servers look slower; compare only what was measured
 with the same generator.
@@ -61,7 +62,14 @@ class Fleet:
     async def watching(self) -> AsyncIterator[None]:
         """Every watcher has its first message for as long as the block lasts. Raises Lost."""
         (request,) = bodies(self._o.watch_bodies)
-        tasks = [asyncio.create_task(self._watch(watcher, request)) for watcher in self.watchers]
+        shared = [
+            grpc.aio.insecure_channel(self._o.address, OPTIONS)
+            for _ in range(self._o.watch_conns or len(self.watchers))
+        ]
+        tasks = [
+            asyncio.create_task(self._watch(watcher, channel, request))
+            for watcher, channel in zip(self.watchers, itertools.cycle(shared), strict=False)
+        ]
         try:
             async with asyncio.timeout(3 * PATIENCE_S):
                 await self._all_ready.wait()
@@ -72,6 +80,7 @@ class Fleet:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*(channel.close() for channel in shared))
 
     async def round(self, change: Callable[[int], Awaitable[object]], number: int) -> float:
         """Seconds from a change to the last watcher who sees it."""
@@ -92,12 +101,11 @@ class Fleet:
                 return 1 - behind / max(1, len(self.watchers) * len(newest))
             await asyncio.sleep(0.05)
 
-    async def _watch(self, watcher: Watcher, request: bytes) -> None:
-        async with grpc.aio.insecure_channel(self._o.address, OPTIONS) as channel:
-            call: Any = channel.stream_stream(self._o.watch_method)()
-            await call.write(request)
-            async for message in call:
-                self._take(watcher, message)
+    async def _watch(self, watcher: Watcher, channel: grpc.aio.Channel, request: bytes) -> None:
+        call: Any = channel.stream_stream(self._o.watch_method)()
+        await call.write(request)
+        async for message in call:
+            self._take(watcher, message)
 
     def _take(self, watcher: Watcher, message: bytes) -> None:
         now_ns = time.time_ns()
@@ -235,31 +243,31 @@ async def sustained(o: argparse.Namespace) -> dict[str, Any]:
     templates, fleet = bodies(o.bodies), Fleet(o)
     newest: dict[int, int] = {}
     errors: list[str] = []
-    numbers = itertools.count(1)
     async with channels(o) as conns, fleet.watching():
         calls: list[Any] = [conn.unary_unary(o.method) for conn in conns]
         began = time.monotonic()
 
-        async def write(number: int) -> None:
-            instance = number % len(templates)
+        async def write(number: int, instance: int) -> None:
             try:
                 await calls[number % len(calls)](stamped(templates[instance], instance, number))
-                newest[instance] = max(number, newest.get(instance, 0))
+                newest[instance] = number
             except grpc.aio.AioRpcError as error:
                 errors.append(f"{error.code().name}: {error.details()}")
 
-        async def writer() -> None:
-            accepted = 0
-            while (due := (number := next(numbers)) / o.rate) <= o.seconds:
-                await asyncio.sleep(max(0.0, began + due - time.monotonic()))
-                if time.monotonic() - began > o.seconds:
+        async def writer(first: int) -> None:
+            # Instances of its own: two changes of one are never under way together.
+            accepted, own = 0, itertools.cycle(range(first, len(templates), writers))
+            for number in itertools.count(first + 1, writers):
+                await asyncio.sleep(max(0.0, began + number / o.rate - time.monotonic()))
+                if number / o.rate > o.seconds or time.monotonic() - began > o.seconds:
                     break
-                await write(number)
+                await write(number, next(own))
                 accepted += 1
             counts.append(accepted)
 
         counts: list[int] = []
-        await asyncio.gather(*(writer() for _ in range(o.concurrency)))
+        writers = min(o.concurrency, len(templates))
+        await asyncio.gather(*map(writer, range(writers)))
         took = time.monotonic() - began
         conveyed, settled_s = await fleet.settled(newest), time.monotonic() - began - took
     return _sustained_result(o, fleet, sum(counts) - len(errors), errors, (took, conveyed, settled_s))
@@ -306,6 +314,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=Path)
     for name, default in {"concurrency": 32, "conns": 4, "watchers": 1, "rounds": 100, "calls": sys.maxsize}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--watch-conns", type=int, default=0, help="that the watchers share, 0 for one each")
     parser.add_argument("--instances", type=int, default=1, help="taken from the bodies")
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--pace", type=float, default=0.0, help="messages per second in all, 0 for no limit (pingpong)")

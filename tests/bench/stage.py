@@ -12,8 +12,12 @@ import psutil
 
 from tests.bench.loadgen import Loadgen
 from tests.bench.workload import FanOut, write_bodies
+from tests.support.building import Program, run
 from tests.support.etcd import EtcdCluster, binary
+from tests.support.go_tools import GO_SOURCE
 from tests.support.servers import RegistryServer, ServerProcess
+
+_CONTROL_PLANE = Path(__file__).parent / "control_plane"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +51,35 @@ class Stage:
     def watching(self, fan_out: FanOut) -> dict[str, object]:
         """The flags of loadgen that describe a fan-out."""
         name = fan_out.subject.replace(" ", "-")
+        acks = {"ack": self.bodies(f"{name}-ack", [fan_out.ack])} if fan_out.ack else {}
         return {
             "method": fan_out.method,
             "bodies": self.bodies(f"{name}-changes", fan_out.bodies),
             "watch_method": fan_out.watch_method,
             "watch_bodies": self.bodies(f"{name}-watch", [fan_out.watch_body]),
+            **acks,
         }
+
+
+class ControlPlane(ServerProcess):
+    """The peer that tells many watchers by xDS."""
+
+    def __init__(self, directory: Path, binary: Path) -> None:
+        super().__init__(directory, "control-plane", "", [])
+        self._binary = binary
+
+    def _command(self) -> list[str]:
+        return [str(self._binary)]
+
+
+def control_plane(directory: Path) -> ControlPlane:
+    """It; the first who asks builds it. Raises NotBuilt."""
+
+    def make(home: Path) -> None:
+        run(["go", "build", "-trimpath", "-ldflags=-s -w", "-o", home / "control-plane", "."], _CONTROL_PLANE)
+
+    program = Program("control-plane", "go", GO_SOURCE, (_CONTROL_PLANE,), make)
+    return ControlPlane(directory, program.built() / "control-plane")
 
 
 def etcd_version() -> str:

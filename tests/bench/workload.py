@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -14,6 +14,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd_pb
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_api.registry.v1 import registry_pb2_grpc
+from registry_server.wire import message_field, varint
 
 T = TypeVar("T")
 
@@ -26,13 +27,17 @@ LONG_TTL = Duration(seconds=3600)
 
 @dataclass(frozen=True, slots=True)
 class FanOut:
-    """How to change something on one kind of server, and how to watch it. The subject names it in the tables."""
+    """How to change something on one kind of server, and how to watch it. The subject names it in the tables.
+
+    `ack` is what a watcher sends for each message it gets, but for that one's nonce; empty where it sends nothing.
+    """
 
     subject: str
     method: str
     bodies: tuple[bytes, ...]
     watch_method: str
     watch_body: bytes
+    ack: bytes = b""
 
 
 def write_bodies(path: Path, bodies: Iterable[bytes]) -> Path:
@@ -155,14 +160,63 @@ def etcd_renewals(count: int) -> list[bytes]:
     return [etcd_pb.LeaseKeepAliveRequest(id=nth + 1).SerializeToString() for nth in range(count)]
 
 
-def etcd_fan_out(count: int, version: str) -> FanOut:
+def etcd_fan_out(count: int, subject: str) -> FanOut:
     """The same instances as plain values below a prefix, put and watched without anything in between."""
     puts = (etcd_pb.PutRequest(key=PREFIX + name(number).encode(), value=_stored(number)) for number in range(count))
     create = etcd_pb.WatchCreateRequest(key=PREFIX, range_end=PREFIX[:-1] + b"0")
     return FanOut(
-        f"etcd {version}",
+        subject,
         "/etcdserverpb.KV/Put",
         tuple(put.SerializeToString() for put in puts),
         "/etcdserverpb.Watch/Watch",
         etcd_pb.WatchRequest(create=create).SerializeToString(),
     )
+
+
+_ENDPOINTS = b"type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+
+
+def control_plane_fan_out(count: int) -> FanOut:
+    """The same instances as endpoints of xDS, a resource for each; every watcher asks for all, and acknowledges."""
+    kind = message_field(2, _ENDPOINTS)
+    return FanOut(
+        "go-control-plane",
+        "/peer.Peer/Change",
+        tuple(map(_assignment, range(count))),
+        "/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints",
+        kind + message_field(3, b"*"),
+        ack=kind,
+    )
+
+
+def _assignment(number: int) -> bytes:
+    """A ClusterLoadAssignment with one endpoint, which has what an instance has; its tags and version are metadata."""
+    it = instance(number)
+    labels = {**it.metadata, "players": MARKER, "version": it.version, "tags": ",".join(it.tags)}
+    pairs = (_entry(key, message_field(3, value.encode())) for key, value in labels.items())
+    struct_ = b"".join(message_field(1, pair) for pair in pairs)
+    metadata = message_field(1, _entry("registry", struct_))
+    address = message_field(2, it.host.encode()) + _number(3, it.port)
+    endpoint = message_field(1, message_field(1, message_field(1, address)))
+    weight = message_field(4, _number(1, it.weight))
+    where = message_field(1, it.locality.region.encode()) + message_field(2, it.locality.zone.encode())
+    group = message_field(1, where) + message_field(2, endpoint + message_field(3, metadata) + weight)
+    return message_field(1, it.id.encode()) + message_field(2, group)
+
+
+def _entry(key: str, value: bytes) -> bytes:
+    """An entry of a map of messages."""
+    return message_field(1, key.encode()) + message_field(2, value)
+
+
+def _number(field: int, value: int) -> bytes:
+    return varint(field << 3) + varint(value)
+
+
+def change_all(address: str, fan_out: FanOut) -> None:
+    """Every change once, so that all instances are there."""
+    with grpc.insecure_channel(address) as channel:
+        change: Any = channel.unary_unary(fan_out.method)
+        for batch in batched(fan_out.bodies, 256):
+            for call in [change.future(body, timeout=60) for body in batch]:
+                call.result()

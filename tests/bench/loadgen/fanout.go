@@ -77,12 +77,14 @@ type watcher struct {
 	items    int64
 	bytes    int64
 	ages     ages
+	nonce    []byte // of the latest message, where watchers acknowledge
 }
 
 // fleet is all watchers, and who waits for what they see.
 type fleet struct {
 	watchers []*watcher
 	conns    []*grpc.ClientConn
+	ack      []byte // what a watcher acknowledges by, but for the nonce; nil where nobody does
 	began    int64
 	ready    sync.WaitGroup
 	lost     atomic.Pointer[error]
@@ -96,6 +98,9 @@ func (w *watcher) scan(data []byte) {
 	now := time.Now().UnixNano()
 	w.messages++
 	w.bytes += int64(len(data))
+	if w.fleet.ack != nil {
+		w.nonce = nonceOf(data, w.nonce[:0])
+	}
 	for {
 		at := bytes.Index(data, []byte(markerHead))
 		if at < 0 || len(data) < at+markerLength {
@@ -130,14 +135,24 @@ func watchAll(ctx context.Context, o *options) (*fleet, error) {
 	}
 	f := &fleet{began: time.Now().UnixNano(), done: make(chan time.Time, 1)}
 	ctx, f.cancel = context.WithCancel(ctx)
-	if f.conns, err = dial(o.address, o.watchers); err != nil {
+	if o.watchConns == 0 {
+		o.watchConns = o.watchers
+	}
+	if f.conns, err = dial(o.address, o.watchConns); err != nil {
 		return nil, err
+	}
+	if o.ack != "" {
+		acks, err := readBodies(o.ack)
+		if err != nil {
+			return nil, err
+		}
+		f.ack = acks[0]
 	}
 	f.ready.Add(o.watchers)
 	for i := range o.watchers {
 		w := &watcher{fleet: f, newest: make([]atomic.Int32, o.instances)}
 		f.watchers = append(f.watchers, w)
-		go w.run(ctx, f.conns[i], o.watchMethod, request[0])
+		go w.run(ctx, f.conns[i%len(f.conns)], o.watchMethod, request[0])
 		if i%50 == 49 { // a server has a bounded queue of connections to accept
 			time.Sleep(20 * time.Millisecond)
 		}
@@ -153,6 +168,9 @@ func (w *watcher) run(ctx context.Context, conn *grpc.ClientConn, method string,
 	}
 	for err == nil {
 		err = stream.RecvMsg(w.scan)
+		if err == nil && w.fleet.ack != nil {
+			err = stream.SendMsg(acknowledge(w.fleet.ack, w.nonce))
+		}
 	}
 	if ctx.Err() == nil {
 		w.fleet.lost.CompareAndSwap(nil, &err)
@@ -226,20 +244,19 @@ func (f *fleet) round(ctx context.Context, conn *grpc.ClientConn, method string,
 	}
 }
 
-// writers offer changes at a steady rate, whether or not the server keeps up, round all instances.
+// writers offer changes at a steady rate, whether or not the server keeps up, round all instances. Each has instances of
+// its own: two changes of one instance are never under way together, so the last that was taken is the newest.
 type writers struct {
 	accepted atomic.Int64
 	failed   atomic.Int64
 	first    atomic.Pointer[error]
 	newest   []atomic.Int32
 	began    time.Time
-	next     atomic.Int64
 }
 
-func (w *writers) run(ctx context.Context, conn *grpc.ClientConn, o *options, bodies [][]byte) {
-	until := w.began.Add(seconds(o.seconds))
-	for {
-		sequence := int(w.next.Add(1))
+func (w *writers) run(ctx context.Context, conn *grpc.ClientConn, o *options, bodies [][]byte, first, step int) {
+	until, instance := w.began.Add(seconds(o.seconds)), first
+	for sequence := first + 1; ; sequence += step {
 		due := w.began.Add(seconds(float64(sequence) / o.rate))
 		if due.After(until) {
 			return
@@ -248,7 +265,10 @@ func (w *writers) run(ctx context.Context, conn *grpc.ClientConn, o *options, bo
 		if time.Now().After(until) {
 			return
 		}
-		w.write(ctx, conn, o.method, slices.Clone(bodies[sequence%len(bodies)]), sequence, sequence%len(bodies))
+		w.write(ctx, conn, o.method, slices.Clone(bodies[instance]), sequence, instance)
+		if instance += step; instance >= len(bodies) {
+			instance = first
+		}
 	}
 }
 
@@ -282,8 +302,9 @@ func sustained(ctx context.Context, o *options) (result, error) {
 	defer f.close()
 	w := &writers{newest: make([]atomic.Int32, len(bodies)), began: time.Now()}
 	var group sync.WaitGroup
-	for i := range o.concurrency {
-		group.Go(func() { w.run(ctx, conns[i%len(conns)], o, bodies) })
+	many := min(o.concurrency, len(bodies))
+	for i := range many {
+		group.Go(func() { w.run(ctx, conns[i%len(conns)], o, bodies, i, many) })
 	}
 	group.Wait()
 	ended := time.Now()

@@ -28,8 +28,10 @@ import (
 type options struct {
 	address, method, bodies      string
 	watchMethod, watchBodies     string
+	ack                          string
 	concurrency, conns, watchers int
 	instances, rounds, calls     int
+	watchConns                   int
 	seconds, rate, pace          float64
 }
 
@@ -67,7 +69,9 @@ func parse(args []string) *options {
 	f.StringVar(&o.watchBodies, "watch-bodies", "", "file with the one request that starts a watch")
 	f.IntVar(&o.concurrency, "concurrency", 32, "calls, or streams, at a time")
 	f.IntVar(&o.conns, "conns", 4, "connections they share")
-	f.IntVar(&o.watchers, "watchers", 1, "streams that watch, each on a connection of its own")
+	f.IntVar(&o.watchers, "watchers", 1, "streams that watch")
+	f.IntVar(&o.watchConns, "watch-conns", 0, "connections that they share, 0 for one each")
+	f.StringVar(&o.ack, "ack", "", "file with the message by which a watcher acknowledges what came, but for the nonce (incremental xDS)")
 	f.IntVar(&o.instances, "instances", 1, "how many instances the changes go round")
 	f.IntVar(&o.rounds, "rounds", 100, "changes, one after the other (last)")
 	f.IntVar(&o.calls, "calls", math.MaxInt, "at most so many (unary)")

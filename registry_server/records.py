@@ -20,6 +20,7 @@ class Kind(StrEnum):
     INSTANCE = "instance"
     POLICY = "policy"  # how the traffic of a service, or of a namespace, is to be treated
     REPLICA = "replica"  # a server of this registry
+    CHECKS = "checks"  # the checks of instances that bring none
 
 
 class Key(NamedTuple):

@@ -11,7 +11,7 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.errors import Contended, InvalidField, LimitExceeded, NotFound, Unavailable
 from registry_server.feed import Feed
 from registry_server.model import Entry
-from registry_server.records import Cause, Commit, Key, Lease, Outcome, Put, Record, Renewal
+from registry_server.records import Cause, Commit, Delete, Key, Lease, Outcome, Put, Record, Renewal
 from registry_server.rules import Leaving, Plan, Rules
 from registry_server.stores.base import Conflict, NoSuchLease, Refused, Store, StoreAway, StoreError
 from registry_server.turns import Name, Turns
@@ -119,6 +119,10 @@ class Registrar:
         """Write what checks found of an instance, unless it has left or has another generation by now."""
         await self._write((key,), lambda: self._rules.found(key, generation, results))
 
+    async def rule(self, key: Key, checks: Sequence[pb.HealthCheck]) -> None:
+        """Give an instance the checks of a rule, unless it has left or has its own."""
+        await self._write((key,), lambda: self._rules.ruled(key, checks))
+
     async def remove_sick(self, key: Key, generation: int) -> None:
         """Remove an instance whose checks failed for too long, unless it has another generation by now."""
         written = await self._write((key,), lambda: self._rules.remove_sick(key, generation))
@@ -163,7 +167,41 @@ class Registrar:
             pause_s = min(RETRY_AFTER_S, ttl_s / HOLD_PART / 2)
             raise Unavailable(f"the store could not renew for {held_for_s:.1f} s: renew on another replica", pause_s)
 
+    # ---- settings
+
+    async def set(self, key: Key, value: bytes) -> int:
+        """See SettingWriter, as for both of these."""
+        return await self._write_setting(key, lambda revision: Commit((Put(key, value, "", revision),)))
+
+    async def unset(self, key: Key) -> int:
+        """See SettingWriter."""
+
+        def commit(revision: int) -> Commit:
+            if not revision:
+                raise NotFound("setting", str(key))
+            return Commit(deletes=(Delete(key, revision),))
+
+        return await self._write_setting(key, commit)
+
+    async def _write_setting(self, key: Key, commit: Callable[[int], Commit]) -> int:
+        """`commit` is asked what to write over a setting of that revision, 0 for none."""
+        for attempt in range(ATTEMPTS):
+            known = self._feed.catalog.settings.get(key)
+            seen = self._feed.catalog.revision
+            try:
+                revision = await self._commit(commit(known.revision if known is not None else 0))
+            except Conflict as conflict:
+                await self._catch_up(conflict, seen, attempt)
+                continue
+            await self._feed.reach(revision, CATCH_UP_S)
+            return revision
+        raise Contended(str(key))
+
     # ---- within
+
+    async def _catch_up(self, conflict: Conflict, seen: int, attempt: int) -> None:
+        await self._feed.reach(conflict.revision or seen + 1, CATCH_UP_S)
+        await asyncio.sleep(self._rng.uniform(0, min(attempt * PAUSE_S, MAX_PAUSE_S)))
 
     async def _check_given(self, generation: int) -> None:
         """A generation that was never given out is nobody's. One that another replica has just given may be news."""
@@ -187,8 +225,7 @@ class Registrar:
             try:
                 revision = await self._commit(planned.commit) if planned.commit.changes else seen
             except Conflict as conflict:
-                await self._feed.reach(conflict.revision or seen + 1, CATCH_UP_S)
-                await asyncio.sleep(self._rng.uniform(0, min(attempt * PAUSE_S, MAX_PAUSE_S)))
+                await self._catch_up(conflict, seen, attempt)
                 continue
             if self._feed.catalog.revision < revision:
                 await self._feed.reach(revision, CATCH_UP_S)

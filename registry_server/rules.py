@@ -101,6 +101,16 @@ class Rules:
         findings.take_in(changed, results)
         return Plan(Commit((self._put(current, changed),)))
 
+    def ruled(self, key: Key, checks: Sequence[pb.HealthCheck]) -> Plan:
+        """Give an instance the checks of a rule, unless it has its own."""
+        current = self._catalog.get(key)
+        if current is None or key in self._lingering:
+            return Plan(Commit())
+        changed = storable(current)
+        if not findings.give_checks(changed, checks):
+            return Plan(Commit())
+        return Plan(Commit((self._put(current, changed),)))
+
     def remove_sick(self, key: Key, generation: int) -> Plan:
         """Remove an instance whose checks failed for too long, if it is still the one that they looked at."""
         current = self._examined(key, generation)

@@ -15,6 +15,7 @@ from registry_server.config import Config, ConfigError
 from registry_server.feed import Feed
 from registry_server.health.making import make_door, make_prober
 from registry_server.health.prober import Prober
+from registry_server.health.ruling import Ruling
 from registry_server.neighbours import open_neighbours
 from registry_server.neighbours.bridge import Bridge
 from registry_server.observe.changes import ChangeLog
@@ -22,6 +23,7 @@ from registry_server.records import Key, Kind
 from registry_server.registrar import Registrar
 from registry_server.rounds import Rounds
 from registry_server.rpc import reflection
+from registry_server.rpc.checks import ChecksService
 from registry_server.rpc.health import HealthService
 from registry_server.rpc.registry import RegistryService
 from registry_server.rpc.table import Service, Table
@@ -55,15 +57,19 @@ async def serve(config: Config, clock: Callable[[], float] | None = None) -> Asy
     rng = random.Random()  # noqa: S311 - spreads load, hides nothing
     registrar = Registrar(store, feed, time.time, rng)
     door, prober = make_door(config), make_prober(config, store, catalog.settings, registrar, rng, clock)
+    ruling = Ruling(catalog, door, registrar, prober)
     if door.runs:
         feed.tell_too(prober)
+        feed.tell_too(ruling)
     bridges = _bridges(config, feed, registrar, prober)
     registry = RegistryService(registrar, feed, rounds.hub, door=door)
     health = HealthService(catalog, rounds.hub)
-    port = _port(config, Streams(rng), registry.service(), health.service())
+    checks = ChecksService(registrar, feed, door)
+    port = _port(config, Streams(rng), registry.service(), checks.service(), health.service())
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(it) for it in (feed.run(), rounds.run())]
-        looking = [tasks.create_task(it) for it in (prober.run(), *(bridge.run() for bridge in bridges))]
+        own = (prober.run(), ruling.run(), *(bridge.run() for bridge in bridges))
+        looking = [tasks.create_task(it) for it in own]
         try:
             await feed.loaded.wait()
             addresses = await _open(port, config)

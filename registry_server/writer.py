@@ -62,3 +62,16 @@ class Writer(Protocol):
 
     def instances_of(self, lease_id: str) -> int:
         """How many instances a lease that was just renewed keeps alive."""
+
+
+class SettingWriter(Protocol):
+    """Writes what is set beside the instances. The last write wins: what is there is written over, whoever wrote it.
+
+    Both give the revision of the write. Raise Unavailable, Contended, or LimitExceeded if the store refuses it.
+    """
+
+    async def set(self, key: Key, value: bytes) -> int:
+        """Set it until it is unset."""
+
+    async def unset(self, key: Key) -> int:
+        """Remove it. Raises NotFound."""

@@ -1,36 +1,50 @@
 """CORE: which checks a server takes from those who register, and which it gives to those who bring none."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.rules import BadCheck, settle_all
 from registry_server.errors import InvalidField
+from registry_server.health.book import Book
 
 FIELD = "instance.checks"
-EVERY = "*"
+NOT_RUN = "must be empty: this server runs no checks"
 
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """`refuses` says why a host may not be looked at. `custom` are the kinds that were added to this server. `rules`
-    are checks by service, settled already: of `namespace/service`, of `service` in every namespace, or of `*`."""
+    """`refuses` says why a host may not be looked at. `custom` are the kinds that were added to this server, `book` has
+    the checks of those who bring none."""
 
     runs: bool
     refuses: Callable[[str], str] = lambda host: ""
     custom: Collection[str] = ()
-    rules: Mapping[str, Sequence[pb.HealthCheck]] = field(default_factory=dict)
+    book: Book = field(default_factory=Book)
 
     def check(self, it: pb.Instance) -> None:
-        """Settle the checks of an instance that is otherwise good; give it those of its service if it has none."""
-        if it.checks:
+        """Settle the checks of an instance that is otherwise good; give it those of its service if it brings none."""
+        if it.checks and not it.checks_by_rule:
             self._settle(it)
-        elif self.rules and not self.refuses(it.host):
-            it.checks.extend(self._rule(it))
+        elif it.checks_by_rule or (self.runs and self.book):
+            self._give(it)
+
+    def ruled(self, namespace: str, service: str, host: str) -> Sequence[pb.HealthCheck]:
+        """The checks of an instance that brings none."""
+        found = self.book.of(namespace, service) if self.runs else ()
+        return () if found and self.refuses(host) else found
+
+    def _give(self, it: pb.Instance) -> None:
+        checks = self.ruled(it.namespace, it.service, it.host)
+        if it.checks and not checks:
+            it.health = pb.UNKNOWN  # what it was is what checks found, and there are none any more
+        del it.checks[:]
+        it.checks.extend(checks)
+        it.checks_by_rule = bool(checks)
 
     def _settle(self, it: pb.Instance) -> None:
         if not self.runs:
-            raise InvalidField(FIELD, "must be empty: this server runs no checks")
+            raise InvalidField(FIELD, NOT_RUN)
         try:
             settle_all(it.checks, self.custom)
         except BadCheck as wrong:
@@ -38,10 +52,6 @@ class Door:
         looks = any(check.WhichOneof("kind") not in ("ttl", "custom") for check in it.checks)
         if looks and (reason := self.refuses(it.host)):
             raise InvalidField(FIELD, reason)
-
-    def _rule(self, it: pb.Instance) -> Sequence[pb.HealthCheck]:
-        names = (f"{it.namespace}/{it.service}", it.service, EVERY)
-        return next((self.rules[name] for name in names if name in self.rules), ())
 
 
 NO_CHECKS = Door(runs=False)

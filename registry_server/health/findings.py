@@ -1,6 +1,6 @@
 """CORE: what checks found, as it stands in an instance: one result for each check, and the health that follows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -47,6 +47,30 @@ def take_in(instance: pb.Instance, found: Iterable[pb.CheckResult]) -> None:
     del instance.check_results[:]
     instance.check_results.extend(kept)
     instance.health = health_of(worst(rungs))
+
+
+def takes_checks(instance: pb.Instance) -> bool:
+    """Whether it is for a rule to say what its checks are: it brings none of its own, and is registered here."""
+    return (instance.checks_by_rule or not instance.checks) and not instance.origin
+
+
+def give_checks(instance: pb.Instance, checks: Sequence[pb.HealthCheck]) -> bool:
+    """Have the checks of a rule in place of those of another one, or of none. Whether that changes anything.
+
+    What was found stays as far as it is of a check that goes by the same name; without any check nothing is known.
+    """
+    if not takes_checks(instance) or list(instance.checks) == list(checks):
+        return False
+    if not checks:
+        instance.health = pb.UNKNOWN
+    del instance.checks[:]
+    instance.checks.extend(checks)
+    instance.checks_by_rule = bool(checks)
+    if checks:
+        take_in(instance, ())
+    else:
+        del instance.check_results[:]
+    return True
 
 
 def report(instance: pb.Instance, health: pb.Health.ValueType, at_s: float) -> bool:

@@ -10,6 +10,7 @@ from registry_api.limits import UNIX
 from registry_checks.looks import Looks
 from registry_checks.probes import Probes, Reach, installed
 from registry_server.config import Config
+from registry_server.health.book import Book
 from registry_server.health.door import Door
 from registry_server.health.doubt import Cutoff
 from registry_server.health.prober import Findings, Prober
@@ -23,7 +24,7 @@ ALONE_S = 10 * 366 * 24 * 3600.0  # the lease of a server whose clock is, which 
 
 def make_door(config: Config) -> Door:
     """What the server takes of checks."""
-    return Door(config.checks == "on", _reach(config).refuses, installed(), config.rules())
+    return Door(config.checks == "on", _reach(config).refuses, installed(), Book(config.rules()))
 
 
 def make_prober(

@@ -154,6 +154,10 @@ class Prober:
             self._replicas = self._replica.all()
         return prober_of(key, self._replicas) == self._replica.name
 
+    def want(self) -> None:
+        """There is something to look at: from now on this server is among those that do."""
+        self._replica.want()
+
     # ---- running
 
     async def run(self) -> None:

@@ -26,7 +26,7 @@ NAMES = st.text(
     alphabet=st.one_of(st.sampled_from("/%25F"), st.characters(exclude_categories=["Cs"])), min_size=1, max_size=8
 )
 LEFT_OUT = st.one_of(st.sampled_from(["", "-", "%2D"]), NAMES)
-SETTINGS = st.builds(Key, LEFT_OUT, LEFT_OUT, NAMES, st.sampled_from([Kind.POLICY, Kind.REPLICA]))
+SETTINGS = st.builds(Key, LEFT_OUT, LEFT_OUT, NAMES, st.sampled_from([Kind.POLICY, Kind.REPLICA, Kind.CHECKS]))
 KEYS = st.one_of(st.builds(Key, NAMES, NAMES, NAMES, st.just(Kind.INSTANCE)), SETTINGS)
 
 

@@ -14,6 +14,7 @@ from registry_checks.ladder import Rung
 from registry_server.catalog import Catalog, Count
 from registry_server.errors import InvalidField
 from registry_server.health import findings
+from registry_server.health.book import Book
 from registry_server.health.door import NO_CHECKS, Door
 from registry_server.health.doubt import Cutoff, Evidence, is_cut_off
 from registry_server.health.examined import Examined
@@ -51,7 +52,7 @@ def test_the_field_of_a_wrong_check_is_named() -> None:
 
 def test_who_may_not_be_looked_at_is_refused_and_gets_no_rule() -> None:
     tcp = pb.HealthCheck(name="tcp", tcp=pb.HealthCheck.Tcp())
-    door = Door(runs=True, refuses=lambda host: "not here" if host == "127.0.0.1" else "", rules={"*": [tcp]})
+    door = Door(runs=True, refuses=lambda host: "not here" if host == "127.0.0.1" else "", book=Book({"*": [tcp]}))
     with pytest.raises(InvalidField, match=r"instance\.checks: not here"):
         door.check(instance(host="127.0.0.1", checks=[{"tcp": {}}]))
     door.check(reporting := instance(host="127.0.0.1", checks=[{"ttl": {}}]))
@@ -65,7 +66,7 @@ def test_the_nearest_rule_holds() -> None:
     rules = {name: [pb.HealthCheck(name=name, tcp=pb.HealthCheck.Tcp())] for name in names}
     for number, name in enumerate(reversed(names)):
         known = dict(list(rules.items())[: len(names) - number])
-        Door(runs=True, rules=known).check(it := instance())
+        Door(runs=True, book=Book(known)).check(it := instance())
         assert [check.name for check in it.checks] == [name]
 
 

@@ -192,8 +192,8 @@ Global___InstanceKey: _TypeAlias = InstanceKey  # noqa: Y015
 class HealthCheck(_message.Message):
     """How the server is to find out whether an instance is well. What it finds becomes the health of the instance, which is
     the worst that any of its checks says. The server asks the host that is registered and no other, and not its own machine
-    or link unless it was told to. Instances without checks get those that the configuration of the server has for their
-    service, if any.
+    or link unless it was told to. Instances without checks get those that a rule or the configuration of the server has for
+    their service, if any: see `Checks`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -553,6 +553,7 @@ class Instance(_message.Message):
     LEAVES_AT_FIELD_NUMBER: _builtins.int
     CHECK_RESULTS_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    CHECKS_BY_RULE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty means `default`."""
     service: _builtins.str
@@ -598,6 +599,10 @@ class Instance(_message.Message):
     origin: _builtins.str
     """The neighbour that it was taken from, such as `consul`: it is registered in another system, and shown here for as long
     as it is there. Empty: it is registered here.
+    """
+    checks_by_rule: _builtins.bool
+    """Its checks are those of a rule by service, or of the configuration of the server, and change with it. Who registers it
+    anew with this set brings no checks of its own.
     """
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -659,10 +664,11 @@ class Instance(_message.Message):
         leaves_at: _timestamp_pb2.Timestamp | None = ...,
         check_results: _abc.Iterable[Global___CheckResult] | None = ...,
         origin: _builtins.str = ...,
+        checks_by_rule: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "leaves_at", b"leaves_at", "locality", b"locality", "registered_at", b"registered_at", "ttl", b"ttl", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "check_results", b"check_results", "checks", b"checks", "create_revision", b"create_revision", "generation", b"generation", "health", b"health", "host", b"host", "id", b"id", "leaves_at", b"leaves_at", "locality", b"locality", "metadata", b"metadata", "namespace", b"namespace", "origin", b"origin", "port", b"port", "registered_at", b"registered_at", "revision", b"revision", "service", b"service", "status", b"status", "tags", b"tags", "ttl", b"ttl", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "check_results", b"check_results", "checks", b"checks", "checks_by_rule", b"checks_by_rule", "create_revision", b"create_revision", "generation", b"generation", "health", b"health", "host", b"host", "id", b"id", "leaves_at", b"leaves_at", "locality", b"locality", "metadata", b"metadata", "namespace", b"namespace", "origin", b"origin", "port", b"port", "registered_at", b"registered_at", "revision", b"revision", "service", b"service", "status", b"status", "tags", b"tags", "ttl", b"ttl", "version", b"version", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
     _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
@@ -1570,3 +1576,256 @@ class WatchResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchResponse: _TypeAlias = WatchResponse  # noqa: Y015
+
+@_typing.final
+class CheckScope(_message.Message):
+    """Which instances a rule is for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    ALL_NAMESPACES_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Empty means `default`."""
+    all_namespaces: _builtins.bool
+    """Every namespace, in place of one."""
+    service: _builtins.str
+    """Empty means every service."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        all_namespaces: _builtins.bool = ...,
+        service: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_namespaces", b"all_namespaces", "namespace", b"namespace", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckScope: _TypeAlias = CheckScope  # noqa: Y015
+
+@_typing.final
+class CheckRule(_message.Message):
+    """The checks of the instances in a scope that bring none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    FLAW_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Below: set by the server.
+
+    The change that set it.
+    """
+    flaw: _builtins.str
+    """Why the rule is not followed: somebody wrote into the store what is none. Empty for a good one."""
+    @_builtins.property
+    def scope(self) -> Global___CheckScope: ...
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___HealthCheck]:
+        """As an instance has them. None: these instances get no checks, whatever wider rules and the configuration say."""
+
+    def __init__(
+        self,
+        *,
+        scope: Global___CheckScope | None = ...,
+        checks: _abc.Iterable[Global___HealthCheck] | None = ...,
+        revision: _builtins.int = ...,
+        flaw: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "flaw", b"flaw", "revision", b"revision", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckRule: _TypeAlias = CheckRule  # noqa: Y015
+
+@_typing.final
+class ChecksPutRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rule(self) -> Global___CheckRule:
+        """With the namespace, the service and the checks. There are at most 1,000 rules."""
+
+    def __init__(
+        self,
+        *,
+        rule: Global___CheckRule | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChecksPutRequest: _TypeAlias = ChecksPutRequest  # noqa: Y015
+
+@_typing.final
+class ChecksPutResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___ResponseHeader: ...
+    @_builtins.property
+    def rule(self) -> Global___CheckRule:
+        """As it is kept: with the defaults of its checks filled in."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___ResponseHeader | None = ...,
+        rule: Global___CheckRule | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "rule", b"rule"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChecksPutResponse: _TypeAlias = ChecksPutResponse  # noqa: Y015
+
+@_typing.final
+class ChecksGetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def scope(self) -> Global___CheckScope: ...
+    def __init__(
+        self,
+        *,
+        scope: Global___CheckScope | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChecksGetRequest: _TypeAlias = ChecksGetRequest  # noqa: Y015
+
+@_typing.final
+class ChecksGetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___ResponseHeader: ...
+    @_builtins.property
+    def rule(self) -> Global___CheckRule: ...
+    def __init__(
+        self,
+        *,
+        header: Global___ResponseHeader | None = ...,
+        rule: Global___CheckRule | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "rule", b"rule"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChecksGetResponse: _TypeAlias = ChecksGetResponse  # noqa: Y015
+
+@_typing.final
+class ChecksListRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most this many rules in the answer: 1 to 10,000, 0 means 1,000."""
+    page_token: _builtins.str
+    """next_page_token of the page before."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChecksListRequest: _TypeAlias = ChecksListRequest  # noqa: Y015
+
+@_typing.final
+class ChecksListResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def header(self) -> Global___ResponseHeader: ...
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckRule]: ...
+    def __init__(
+        self,
+        *,
+        header: Global___ResponseHeader | None = ...,
+        rules: _abc.Iterable[Global___CheckRule] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "next_page_token", b"next_page_token", "rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChecksListResponse: _TypeAlias = ChecksListResponse  # noqa: Y015
+
+@_typing.final
+class ChecksDeleteRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def scope(self) -> Global___CheckScope: ...
+    def __init__(
+        self,
+        *,
+        scope: Global___CheckScope | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChecksDeleteRequest: _TypeAlias = ChecksDeleteRequest  # noqa: Y015
+
+@_typing.final
+class ChecksDeleteResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___ResponseHeader: ...
+    def __init__(
+        self,
+        *,
+        header: Global___ResponseHeader | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChecksDeleteResponse: _TypeAlias = ChecksDeleteResponse  # noqa: Y015

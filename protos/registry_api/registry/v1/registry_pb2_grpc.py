@@ -455,3 +455,223 @@ class Registry(object):
             timeout,
             metadata,
             _registered_method=True)
+
+
+class ChecksStub(object):
+    """Checks by service, for the instances that bring none: rules that an operator sets and changes while everything runs.
+
+    Of the rules that fit an instance the nearest one holds: of its namespace and service, of its namespace, of its service
+    in every namespace, of everything; and where none does, what the configuration of the servers says. Instances that are
+    registered already follow within a second, and have `checks_by_rule` set. Not those that brought checks of their own.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Put = channel.unary_unary(
+                '/registry.v1.Checks/Put',
+                request_serializer=registry_dot_v1_dot_registry__pb2.ChecksPutRequest.SerializeToString,
+                response_deserializer=registry_dot_v1_dot_registry__pb2.ChecksPutResponse.FromString,
+                _registered_method=True)
+        self.Get = channel.unary_unary(
+                '/registry.v1.Checks/Get',
+                request_serializer=registry_dot_v1_dot_registry__pb2.ChecksGetRequest.SerializeToString,
+                response_deserializer=registry_dot_v1_dot_registry__pb2.ChecksGetResponse.FromString,
+                _registered_method=True)
+        self.List = channel.unary_unary(
+                '/registry.v1.Checks/List',
+                request_serializer=registry_dot_v1_dot_registry__pb2.ChecksListRequest.SerializeToString,
+                response_deserializer=registry_dot_v1_dot_registry__pb2.ChecksListResponse.FromString,
+                _registered_method=True)
+        self.Delete = channel.unary_unary(
+                '/registry.v1.Checks/Delete',
+                request_serializer=registry_dot_v1_dot_registry__pb2.ChecksDeleteRequest.SerializeToString,
+                response_deserializer=registry_dot_v1_dot_registry__pb2.ChecksDeleteResponse.FromString,
+                _registered_method=True)
+
+
+class ChecksServicer(object):
+    """Checks by service, for the instances that bring none: rules that an operator sets and changes while everything runs.
+
+    Of the rules that fit an instance the nearest one holds: of its namespace and service, of its namespace, of its service
+    in every namespace, of everything; and where none does, what the configuration of the servers says. Instances that are
+    registered already follow within a second, and have `checks_by_rule` set. Not those that brought checks of their own.
+    """
+
+    def Put(self, request, context):
+        """Sets a rule, in place of the one that was there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Get(self, request, context):
+        """One rule, as it was set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def List(self, request, context):
+        """All rules, of every namespace: those of all namespaces first, then in the order of namespace and service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Delete(self, request, context):
+        """Removes a rule. What no rule holds for any more is looked at no more, and its health is UNKNOWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ChecksServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Put': grpc.unary_unary_rpc_method_handler(
+                    servicer.Put,
+                    request_deserializer=registry_dot_v1_dot_registry__pb2.ChecksPutRequest.FromString,
+                    response_serializer=registry_dot_v1_dot_registry__pb2.ChecksPutResponse.SerializeToString,
+            ),
+            'Get': grpc.unary_unary_rpc_method_handler(
+                    servicer.Get,
+                    request_deserializer=registry_dot_v1_dot_registry__pb2.ChecksGetRequest.FromString,
+                    response_serializer=registry_dot_v1_dot_registry__pb2.ChecksGetResponse.SerializeToString,
+            ),
+            'List': grpc.unary_unary_rpc_method_handler(
+                    servicer.List,
+                    request_deserializer=registry_dot_v1_dot_registry__pb2.ChecksListRequest.FromString,
+                    response_serializer=registry_dot_v1_dot_registry__pb2.ChecksListResponse.SerializeToString,
+            ),
+            'Delete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Delete,
+                    request_deserializer=registry_dot_v1_dot_registry__pb2.ChecksDeleteRequest.FromString,
+                    response_serializer=registry_dot_v1_dot_registry__pb2.ChecksDeleteResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'registry.v1.Checks', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('registry.v1.Checks', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Checks(object):
+    """Checks by service, for the instances that bring none: rules that an operator sets and changes while everything runs.
+
+    Of the rules that fit an instance the nearest one holds: of its namespace and service, of its namespace, of its service
+    in every namespace, of everything; and where none does, what the configuration of the servers says. Instances that are
+    registered already follow within a second, and have `checks_by_rule` set. Not those that brought checks of their own.
+    """
+
+    @staticmethod
+    def Put(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/registry.v1.Checks/Put',
+            registry_dot_v1_dot_registry__pb2.ChecksPutRequest.SerializeToString,
+            registry_dot_v1_dot_registry__pb2.ChecksPutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Get(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/registry.v1.Checks/Get',
+            registry_dot_v1_dot_registry__pb2.ChecksGetRequest.SerializeToString,
+            registry_dot_v1_dot_registry__pb2.ChecksGetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def List(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/registry.v1.Checks/List',
+            registry_dot_v1_dot_registry__pb2.ChecksListRequest.SerializeToString,
+            registry_dot_v1_dot_registry__pb2.ChecksListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Delete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/registry.v1.Checks/Delete',
+            registry_dot_v1_dot_registry__pb2.ChecksDeleteRequest.SerializeToString,
+            registry_dot_v1_dot_registry__pb2.ChecksDeleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

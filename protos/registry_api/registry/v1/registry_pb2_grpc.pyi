@@ -192,3 +192,85 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         """The full set and then every change of it. See WatchResponse for how a client folds it."""
 
 def add_RegistryServicer_to_server(servicer: RegistryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class ChecksStub:
+    """Checks by service, for the instances that bring none: rules that an operator sets and changes while everything runs.
+
+    Of the rules that fit an instance the nearest one holds: of its namespace and service, of its namespace, of its service
+    in every namespace, of everything; and where none does, what the configuration of the servers says. Instances that are
+    registered already follow within a second, and have `checks_by_rule` set. Not those that brought checks of their own.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> ChecksAsyncStub: ...
+    Put: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ChecksPutRequest, _registry_pb2.ChecksPutResponse]
+    """Sets a rule, in place of the one that was there."""
+    Get: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ChecksGetRequest, _registry_pb2.ChecksGetResponse]
+    """One rule, as it was set."""
+    List: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ChecksListRequest, _registry_pb2.ChecksListResponse]
+    """All rules, of every namespace: those of all namespaces first, then in the order of namespace and service."""
+    Delete: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ChecksDeleteRequest, _registry_pb2.ChecksDeleteResponse]
+    """Removes a rule. What no rule holds for any more is looked at no more, and its health is UNKNOWN."""
+
+@_typing.type_check_only
+class ChecksAsyncStub(ChecksStub):
+    """Checks by service, for the instances that bring none: rules that an operator sets and changes while everything runs.
+
+    Of the rules that fit an instance the nearest one holds: of its namespace and service, of its namespace, of its service
+    in every namespace, of everything; and where none does, what the configuration of the servers says. Instances that are
+    registered already follow within a second, and have `checks_by_rule` set. Not those that brought checks of their own.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Put: _aio.UnaryUnaryMultiCallable[_registry_pb2.ChecksPutRequest, _registry_pb2.ChecksPutResponse]  # type: ignore[assignment]
+    """Sets a rule, in place of the one that was there."""
+    Get: _aio.UnaryUnaryMultiCallable[_registry_pb2.ChecksGetRequest, _registry_pb2.ChecksGetResponse]  # type: ignore[assignment]
+    """One rule, as it was set."""
+    List: _aio.UnaryUnaryMultiCallable[_registry_pb2.ChecksListRequest, _registry_pb2.ChecksListResponse]  # type: ignore[assignment]
+    """All rules, of every namespace: those of all namespaces first, then in the order of namespace and service."""
+    Delete: _aio.UnaryUnaryMultiCallable[_registry_pb2.ChecksDeleteRequest, _registry_pb2.ChecksDeleteResponse]  # type: ignore[assignment]
+    """Removes a rule. What no rule holds for any more is looked at no more, and its health is UNKNOWN."""
+
+class ChecksServicer(metaclass=_abc_1.ABCMeta):
+    """Checks by service, for the instances that bring none: rules that an operator sets and changes while everything runs.
+
+    Of the rules that fit an instance the nearest one holds: of its namespace and service, of its namespace, of its service
+    in every namespace, of everything; and where none does, what the configuration of the servers says. Instances that are
+    registered already follow within a second, and have `checks_by_rule` set. Not those that brought checks of their own.
+    """
+
+    @_abc_1.abstractmethod
+    def Put(
+        self,
+        request: _registry_pb2.ChecksPutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ChecksPutResponse, _abc.Awaitable[_registry_pb2.ChecksPutResponse]]:
+        """Sets a rule, in place of the one that was there."""
+
+    @_abc_1.abstractmethod
+    def Get(
+        self,
+        request: _registry_pb2.ChecksGetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ChecksGetResponse, _abc.Awaitable[_registry_pb2.ChecksGetResponse]]:
+        """One rule, as it was set."""
+
+    @_abc_1.abstractmethod
+    def List(
+        self,
+        request: _registry_pb2.ChecksListRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ChecksListResponse, _abc.Awaitable[_registry_pb2.ChecksListResponse]]:
+        """All rules, of every namespace: those of all namespaces first, then in the order of namespace and service."""
+
+    @_abc_1.abstractmethod
+    def Delete(
+        self,
+        request: _registry_pb2.ChecksDeleteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ChecksDeleteResponse, _abc.Awaitable[_registry_pb2.ChecksDeleteResponse]]:
+        """Removes a rule. What no rule holds for any more is looked at no more, and its health is UNKNOWN."""
+
+def add_ChecksServicer_to_server(servicer: ChecksServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

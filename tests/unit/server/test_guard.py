@@ -325,6 +325,7 @@ class GuardMachine(RuleBasedStateMachine):
         self.now = 1000.0
         self.away = False
         self.spells: list[tuple[float, float]] = []
+        self.unfelt: list[float] = []  # full sets when nobody was there, who would need time to come back
         self.revision = 10
         self.catalog = loaded(*(record(key(name), 5, ttl={"seconds": ttl_s}) for name, ttl_s in NAMES.items()))
         self.guard = RemovalGuard(self.catalog.get)
@@ -334,7 +335,7 @@ class GuardMachine(RuleBasedStateMachine):
     def end(self, name: str) -> float:
         ttl_s = NAMES[name]
         ends = [at + whole_s(ttl_s, length_s) for at, length_s in self.spells if length_s * PARTS >= ttl_s]
-        return max(ends, default=-math.inf)
+        return max(ends + [at + ttl_s for at in self.unfelt], default=-math.inf)
 
     def look(self) -> None:
         """Those leave in the model whose time has come; in the view, too."""
@@ -388,7 +389,9 @@ class GuardMachine(RuleBasedStateMachine):
     def tells_the_full_set(self, names: set[str]) -> None:
         self.revision += 1
         self.away = False
-        self.spells.append((self.now, math.inf))
+        if self.shown:
+            self.spells.append((self.now, math.inf))
+        self.unfelt.append(self.now)
         records = tuple(record(key(name), self.revision, ttl={"seconds": NAMES[name]}) for name in sorted(names))
         snapshot = Snapshot("e1", self.revision, records)
         self.catalog.load(snapshot, self.guard.keep(snapshot, list(self.catalog.keys()), self.now))

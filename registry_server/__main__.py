@@ -10,14 +10,15 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import click
 
-from registry_server import config as configs
-from registry_server.config import Config, ConfigError
+from registry_server.config import Config, ConfigError, without_urls
+from registry_server.config.commands import Given, config_commands
+from registry_server.config.sources import SETTINGS
 from registry_server.observe import logs
-from registry_server.stores import StoreError, has_password
+from registry_server.stores import StoreError, has_password, is_url
 
 EXIT_USAGE = 2
 # How often garbage is looked for, in seconds; after so many looks among the older too, and after so many of those
@@ -27,10 +28,12 @@ OLDER_AFTER = 2
 OLDEST_AFTER = 5_000
 YOUNG = 5_000
 
+Command = TypeVar("Command", bound=Callable[..., object])
+
 log = logging.getLogger(__name__)
 
 
-class _Command(click.Command):
+class _Group(click.Group):
     """Says in one line what is wrong with a flag, as with every other setting."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -38,81 +41,71 @@ class _Command(click.Command):
         try:
             return super().main(*args, **{**kwargs, "standalone_mode": False})
         except click.UsageError as error:
-            click.echo(f"registry-server: {configs.without_urls(error.format_message())} See --help.", err=True)
-            sys.exit(EXIT_USAGE)
+            _fail(f"{without_urls(error.format_message())} See --help.")
+        except ConfigError as error:
+            _fail(str(error))
 
 
-@click.command(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--listen",
-    metavar="HOST:PORT",
-    help="Where to listen, or unix:PATH, or several with commas; no HOST is every interface, port 0 any. "
-    "[127.0.0.1:7400]",
-)
-@click.option("--socket-mode", metavar="MODE", help="Who may connect to unix:PATH, as for chmod. [600]")
-@click.option(
-    "--store",
-    metavar="URL",
-    help="memory: or etcd://HOST:PORT,… with ?user=…&password_file=…&ca=…; a password in it shows in the process list, "
-    "so rather put such a URL into REGISTRY_STORE or the file. [memory:]",
-)
+def _fail(text: str) -> NoReturn:
+    click.echo(f"registry-server: {text}", err=True)
+    sys.exit(EXIT_USAGE)
+
+
+def _flags(command: Command) -> Command:
+    """Adds a flag for every setting, in their order."""
+    for setting in reversed(SETTINGS):
+        says, form = setting.metadata["says"], setting.metadata["form"]
+        default = setting.default if setting.default != "" else "none"
+        command = click.option(
+            f"--{setting.name.replace('_', '-')}", setting.name, metavar=form, help=f"{says} [{default}]"
+        )(command)
+    return command
+
+
+@click.group(cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@_flags
 @click.option(
     "--config",
     "file",
     type=click.Path(path_type=Path),
     help="A TOML file of these settings. [env REGISTRY_CONFIG]",
 )
-@click.option(
-    "--transport", metavar="KIND", help="http2 (needs the package ngh2), or grpc (grpcio's own), slower. [http2]"
-)
-@click.option("--log-format", metavar="FORMAT", help="text or json. [text]")
-@click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error. [info]")
-@click.option("--checks", metavar="on|off", help="Whether instances may have health checks, which it runs. [on]")
-@click.option(
-    "--service-checks",
-    metavar="RULES",
-    help="Checks for instances that bring none: 'player=http:/healthz interval=5; *=tcp'. []",
-)
-@click.option(
-    "--check-local",
-    metavar="yes|no|auto",
-    help="Whether checks may look at this machine and its link; auto: if it listens there alone. [auto]",
-)
-@click.option("--check-ca", metavar="FILE", help="Certificates that checks trust. [the system's]")
-@click.option("--check-concurrency", metavar="N", help="How many looks at the same time. [256]")
-@click.option(
-    "--cut-off-share",
-    metavar="SHARE",
-    help="When more of what was well fails at once, it takes itself for cut off, and reports nobody. [0.5]",
-)
-@click.option("--cut-off-least", metavar="N", help="And at least so many checks. [5]")
 @click.version_option(package_name="grpc-registry")
-def main(file: Path | None, **flags: str | None) -> None:
+@click.pass_context
+def main(context: click.Context, /, file: Path | None, **flags: str | None) -> None:
     """Run a registry server until SIGTERM or SIGINT.
 
     Every setting can also come from the environment (REGISTRY_LISTEN, REGISTRY_STORE, …) or from the file, which
     REGISTRY_CONFIG can name too; flags win over the environment, and the environment over the file. Prints "listening
     on HOST:PORT" when it is ready, a line for each address.
     """
+    context.obj = Given(flags, file)
+    if context.invoked_subcommand is None:
+        _serve(context.obj)
+
+
+main.add_command(config_commands)
+
+
+def _serve(given: Given) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the server runs: Ctrl-C ends it without a word
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what the core would print is said by our own errors
     _allow_connections()
+    config = given.load().config
+    logs.set_up(config.log_format, config.log_level)
+    _warn_of_password(given.flags["store"])
     problems: list[str] = []
     try:
-        config = configs.load(flags, os.environ, file)
-        logs.set_up(config.log_format, config.log_level)
-        _warn_of_password(flags["store"])
         with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
             runner.run(_run(config))
     except* (ConfigError, StoreError) as group:
         problems += map(str, _leaves(group))
     if problems:
-        click.echo(f"registry-server: {'; '.join(problems)}", err=True)
-        sys.exit(EXIT_USAGE)
+        _fail("; ".join(problems))
 
 
 def _warn_of_password(store: str | None) -> None:
-    if store and has_password(store):
+    if store and is_url(store) and has_password(store):
         log.warning(
             "the password in --store shows in the process list: put the URL into REGISTRY_STORE or into the file of "
             "--config, or the password into a file of its own (password_file=FILE)"

@@ -62,7 +62,7 @@ async def serve(config: Config, clock: Callable[[], float] | None = None) -> Asy
         feed.tell_too(prober)
         feed.tell_too(ruling)
     bridges = _bridges(config, feed, registrar, prober)
-    registry = RegistryService(registrar, feed, rounds.hub, door=door)
+    registry = RegistryService(registrar, feed, rounds.hub, door=door, ttl_s=config.service.ttl)
     health = HealthService(catalog, rounds.hub)
     checks = ChecksService(registrar, feed, door)
     port = _port(config, Streams(rng), registry.service(), checks.service(), health.service())

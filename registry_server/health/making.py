@@ -36,14 +36,14 @@ def make_prober(
     clock: Callable[[], float] | None = None,
 ) -> Prober:
     """Who runs them. Every server has a name of its own, from its start to its end. `clock`: as of `serve`."""
-    most, reach = int(float(config.check_concurrency)), _reach(config)
+    most, reach = config.check_concurrency, _reach(config)
     by_hand_s, ttl_s = (None, TTL_S) if clock is None else (BY_HAND_S, ALONE_S)
     looks = Looks(clock or time.monotonic, rng, most, by_hand_s)
     return Prober(
         findings,
         Replica(store, settings, secrets.token_hex(8), ttl_s),
         Probes(reach, installed()),
-        Cutoff(float(config.cut_off_share), int(float(config.cut_off_least))),
+        Cutoff(config.cut_off_share, config.cut_off_least),
         looks,
         time.monotonic if clock is None else looks.now,
         time.time,

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from registry_api.limits import MAX_LEASE_IDS, MAX_SERVICES
+from registry_api.limits import DEFAULT_TTL_S, MAX_LEASE_IDS, MAX_SERVICES
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import fields
 from registry_server.errors import InvalidField, NotFound, Unavailable
@@ -47,9 +47,11 @@ class RegistryService:
         hub: Hub,
         new_id: Callable[[], str] = _new_id,
         door: Door = NO_CHECKS,
+        ttl_s: float = DEFAULT_TTL_S,
     ) -> None:
         self._writer = writer
         self._door = door
+        self._ttl_s = ttl_s
         self._feed = feed
         self._catalog = feed.catalog
         self._hub = hub
@@ -78,7 +80,7 @@ class RegistryService:
         if not request.HasField("instance"):
             raise InvalidField("instance", "is required")
         lease_id = validate.lease_id("lease_id", request.lease_id) if request.lease_id else ""
-        ttl_s = validate.ttl_s(request)
+        ttl_s = validate.ttl_s(request, self._ttl_s)
         wanted = validate.new_instance(request.instance, self._new_id)
         self._door.check(wanted)
         entry, revision, lease = await self._writer.register(wanted, ttl_s, lease_id)

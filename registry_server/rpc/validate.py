@@ -75,9 +75,9 @@ def filter_(it: pb.Filter) -> None:
             raise InvalidField("filter.healths", f"has no value {health}")
 
 
-def ttl_s(it: pb.RegisterRequest) -> float:
-    """The time to live asked for, in seconds."""
-    return fields.duration_s("ttl", it.ttl, MIN_TTL_S, MAX_TTL_S) if it.HasField("ttl") else DEFAULT_TTL_S
+def ttl_s(it: pb.RegisterRequest, default: float = DEFAULT_TTL_S) -> float:
+    """The time to live asked for, in seconds, or the default."""
+    return fields.duration_s("ttl", it.ttl, MIN_TTL_S, MAX_TTL_S) if it.HasField("ttl") else default
 
 
 def drain_s(it: pb.DeregisterRequest) -> float:

@@ -3,22 +3,29 @@
 A URL may have a password in it, also where it has a mistake: no message quotes one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic
 
 from registry_server.stores.base import BadStoreURL, Store, StoreError
 from registry_server.stores.schemes import Scheme, Schemes, installed
+from registry_server.stores.tables import BadTable, kind_of, written_as_url
 
 __all__ = [
     "BadStoreURL",
+    "BadTable",
     "Scheme",
     "StoreError",
     "check_url",
     "has_password",
+    "hidden",
     "is_url",
+    "keys_of",
+    "kinds",
     "memory_by",
     "open_store",
     "register",
+    "template",
+    "url_of",
 ]
 
 
@@ -33,6 +40,23 @@ def open_store(url: str) -> Store:
 def check_url(url: str) -> None:
     """Opens nothing, and makes no store. Raises BadStoreURL."""
     _SCHEMES.of(url).check(url)
+
+
+def keys_of(url: str) -> list[str]:
+    """What a table in place of a URL of that kind may have; empty when that is not known. Raises BadStoreURL."""
+    return _SCHEMES.of(url).keys()
+
+
+def url_of(table: Mapping[str, object]) -> str:
+    """The URL of the store that a table of TOML describes. Raises BadTable, or BadStoreURL for it as a whole."""
+    url = written_as_url(table, keys_of(f"{kind_of(table)}:"))
+    check_url(url)
+    return url
+
+
+def template(kind: str) -> str:
+    """A table of TOML for that kind, as its lines; empty when it has none. Raises BadStoreURL."""
+    return _SCHEMES.of(f"{kind}:").template()
 
 
 def is_url(text: str) -> bool:
@@ -50,6 +74,16 @@ def memory_by(clock: Callable[[], float]) -> Store:
 def has_password(url: str) -> bool:
     """Whether a URL has a password in it, for everybody who sees the URL. Raises BadStoreURL."""
     return _SCHEMES.of(url).has_password(url)
+
+
+def hidden(url: str) -> str:
+    """A URL of a store, or of something else, as it may be shown."""
+    return _SCHEMES.of(url).hidden(url) if is_url(url) else Scheme(open_store).hidden(url)
+
+
+def kinds() -> list[str]:
+    """The names of all kinds of store."""
+    return list(_SCHEMES.names())
 
 
 def register(name: str, maker: Callable[[str], Store] | Scheme) -> None:
@@ -88,6 +122,12 @@ def _etcd_has_password(url: str) -> bool:
     return EtcdURL.parse(url).has_password
 
 
+def _etcd_template() -> str:
+    from registry_server.stores.etcd.url import TEMPLATE
+
+    return TEMPLATE
+
+
 def _etcd(url: str) -> Store:
     from registry_server.stores.etcd.store import EtcdStore
 
@@ -96,6 +136,9 @@ def _etcd(url: str) -> Store:
 
 # They do not come by entry points: `memory:` works wherever the code does, installed or not, and finding what is
 # installed takes longer than all else that a start does.
-_BUILT_IN = {"memory": Scheme(_memory, _check_memory), "etcd": Scheme(_etcd, _check_etcd, _etcd_has_password)}
+_BUILT_IN = {
+    "memory": Scheme(_memory, _check_memory),
+    "etcd": Scheme(_etcd, _check_etcd, _etcd_has_password, _etcd_template),
+}
 # What `register` adds is of the process, as modules are.
 _SCHEMES = Schemes(_BUILT_IN, installed)

@@ -12,9 +12,13 @@ if TYPE_CHECKING:
 
 GROUP = "grpc_registry.stores"
 
+_TEMPLATE_KEY = re.compile(r"^(?:# )?(\w+) = ", re.MULTILINE)
 _NAME = re.compile(r"[a-z][a-z0-9+.-]*")
 # A password before the host, or one among the parameters.
-_PASSWORD = re.compile(r"//[^/?#@]*:[^/?#@]+@|[?&](?:password|token)=[^&]")
+_PASSWORD = re.compile(r"//[^/?#@]*:[^/?#@]+@|[?&](?:password|token)=[^&…]")
+
+_LOGIN = re.compile(r"//[^/?#@]*@")
+_SECRET = re.compile(r"(?<=[?&]password=)[^&]*|(?<=[?&]token=)[^&]*")
 
 
 def _anything(url: str) -> None:
@@ -26,12 +30,25 @@ class Scheme:
     """What a kind of store does with a URL.
 
     `open` gives the store, not connected yet; `check` opens nothing. Both raise BadStoreURL. `has_password` says
-    whether everybody who sees the URL sees a password.
+    whether everybody who sees the URL sees a password. `template` is the store as a table of TOML, with all keys that
+    there are and what each is for, those that may be left out as comments; tables.py says how it becomes a URL.
     """
 
     open: Callable[[str], Store]
     check: Callable[[str], None] = _anything
     has_password: Callable[[str], bool] = lambda url: _PASSWORD.search(url) is not None
+    template: Callable[[], str] = lambda: ""
+
+    def hidden(self, url: str) -> str:
+        """The URL without its passwords; only its kind, if it may still have one then."""
+        if not self.has_password(url):
+            return url
+        shown = _SECRET.sub("…", _LOGIN.sub("//…@", url))
+        return f"{url.partition(':')[0]}:…" if _PASSWORD.search(shown) else shown
+
+    def keys(self) -> list[str]:
+        """The keys of its table; none are known of a kind without a template."""
+        return _TEMPLATE_KEY.findall(self.template())
 
 
 class Schemes:
@@ -57,7 +74,7 @@ class Schemes:
             return known
         points = [point for point in self._installed() if colon and point.name == name]
         if not points:
-            known_names = ", ".join(f"{name}:" for name in self._names())
+            known_names = ", ".join(f"{name}:" for name in self.names())
             raise BadStoreURL(
                 f"store URL: there is no such kind of store; the URL must begin with one of {known_names}"
             )
@@ -68,7 +85,8 @@ class Schemes:
         name, colon, _ = url.partition(":")
         return bool(colon) and (name in self._known or any(point.name == name for point in self._installed()))
 
-    def _names(self) -> Iterator[str]:
+    def names(self) -> Iterator[str]:
+        """All that there are."""
         yield from self._known
         yield from sorted({point.name for point in self._installed()} - self._known.keys())
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Self
 
 
@@ -41,14 +42,23 @@ class Limits:
     @classmethod
     def named(cls, values: Mapping[str, object]) -> Self:
         """Limits of these names, the rest as usual. Raises ValueError, which begins with the name."""
-        known = {field.name for field in fields(cls)}
         for name, value in values.items():
-            if name not in known:
-                raise ValueError(f"{name[:64]}: no such limit; there are {', '.join(sorted(known))}")
-            least = 0 if name in MAY_BE_NONE else 1
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_LIMIT:
-                raise ValueError(f"{name}: must be a whole number from {least} to {MAX_LIMIT}")
+            if wrong := cls.wrong(name, value):
+                raise ValueError(f"{name[:64]}: {wrong}")
         return cls(**{name: int(str(value)) for name, value in values.items()})
+
+    @classmethod
+    def wrong(cls, name: str, value: object) -> str:
+        """What is wrong with a limit of that name; empty for nothing."""
+        known = [field.name for field in fields(cls)]
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
+            return f"no such limit; {hint}"
+        least = 0 if name in MAY_BE_NONE else 1
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_LIMIT:
+            return f"must be a whole number from {least} to {MAX_LIMIT}"
+        return ""
 
 
 MAY_BE_NONE = ("max_idle_s", "max_age_s")

@@ -139,12 +139,12 @@ def test_rooms_are_known_by_their_faces() -> None:
 def test_a_look_behind_a_face_is_seen() -> None:
     text = "from registry_server.stores import BadStoreURL, memory\nfrom registry_server.stores.base import Store"
     modules = _modules() | {
-        "registry_server.config": Source("registry_server/config.py", text),
+        "registry_server.config.values": Source("registry_server/config/values.py", text),
         "registry_server.feed": Source("registry_server/feed.py", text),
     }
     assert behind_faces(arrows_among(modules)) == [
-        "registry_server.config imports registry_server.stores.base",
-        "registry_server.config imports registry_server.stores.memory",
+        "registry_server.config.values imports registry_server.stores.base",
+        "registry_server.config.values imports registry_server.stores.memory",
     ]
 
 

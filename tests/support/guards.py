@@ -29,6 +29,7 @@ LOG_TAIL_CHARS = 6000
 # Threads that belong to machinery that outlives a test: the completion queues of grpc.aio and of synchronous channels,
 # xdist, and the loop's own executor, which the runner ends with the loop.
 KNOWN_THREADS = re.compile(r"_poll_wrapper|channel_spin|execnet|^asyncio_\d+ ")
+TESTS = ROOT / "tests"
 FIXTURE = "guard_tasks"
 TIMED = {"integration", "contract", "faults"}  # folders of tests that real processes and clocks take part in
 
@@ -91,7 +92,7 @@ async def guard_tasks() -> AsyncIterator[None]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if TIMED.intersection(item.path.relative_to(ROOT / "tests").parts):
+        if item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).parts[0] in TIMED:
             item.add_marker(pytest.mark.flaky(reruns=1))
         if isinstance(item, pytest.Function) and _is_coroutine(item) and FIXTURE not in item.fixturenames:
             item.fixturenames.insert(0, FIXTURE)

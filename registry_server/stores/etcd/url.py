@@ -10,6 +10,25 @@ SCHEME = "etcd://"
 DEFAULT_PORT = 2379
 DEFAULT_PREFIX = "/grpc-registry"
 
+# The same as a table of TOML.
+TEMPLATE = """\
+# Where etcd is; the port is 2379 if it is left out.
+endpoints = ["127.0.0.1:2379"]
+# Where the keys of this registry begin. Registries of different prefixes on one etcd know nothing of each other.
+# prefix = "/grpc-registry"
+# A user of etcd. The password may be file:PATH or env:NAME; a password_file is read again at each login.
+# user = "registry"
+# password = "env:ETCD_PASSWORD"
+# password_file = "/run/secrets/etcd-password"
+# TLS by the authorities that the system trusts, or by those in a file; and this server's own certificate.
+# tls = true
+# ca = "/etc/ssl/etcd/ca.pem"
+# cert = "/etc/ssl/etcd/client.pem"
+# key = "/etc/ssl/etcd/client-key.pem"
+# What speaks to etcd: http2 (the package ngh2), or grpc. Left out, the first that there is.
+# client = "http2"
+"""
+
 _PARAMETERS = ("ca", "cert", "key", "user", "password", "password_file", "prefix", "tls", "client")
 
 

@@ -2,11 +2,17 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from registry_server.config import ENV_PREFIX, Config, ConfigError, load
+from registry_server.config import Config, ConfigError, ServiceDefaults, sources
+from registry_server.config.sources import ENV_PREFIX
 from registry_server.transport.limits import Limits
+
+
+def load(flags: dict[str, Any], env: dict[str, str], file: Path | None) -> Config:
+    return sources.load(flags, env, file).config
 
 
 @pytest.fixture
@@ -17,7 +23,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_defaults() -> None:
-    assert load({}, {}, None) == Config("127.0.0.1:7400", "memory:", "text", "info", "http2")
+    assert load({}, {}, None) == Config("127.0.0.1:7400", "memory:", "http2", "600", "text", "info")
 
 
 def test_order_of_the_sources(file: Path) -> None:
@@ -31,12 +37,12 @@ def test_order_of_the_sources(file: Path) -> None:
 
 def test_the_environment_can_name_the_file(file: Path, tmp_path: Path) -> None:
     env = {"REGISTRY_CONFIG": str(file), "REGISTRY_LOG_LEVEL": "error"}
-    assert load({}, env, None) == Config("127.0.0.1:1111", "memory:", "json", "error")
+    assert load({}, env, None) == Config("127.0.0.1:1111", log_format="json", log_level="error")
     other = tmp_path / "other.toml"
     other.write_text('listen = "127.0.0.1:2222"\n')
     assert load({}, env, other).listen == "127.0.0.1:2222", "the flag wins"
     assert load({}, {"REGISTRY_CONFIG": ""}, None) == Config(), "empty is not set"
-    with pytest.raises(ConfigError, match=r"none.toml: No such file"):
+    with pytest.raises(ConfigError, match=r"No such file or directory \(.*none.toml\)"):
         load({}, {"REGISTRY_CONFIG": str(tmp_path / "none.toml")}, None)
 
 
@@ -55,8 +61,10 @@ def test_every_mistake_names_its_setting(name: str, source: str, tmp_path: Path)
     else:
         path = tmp_path / "registry.toml"
         path.write_text(f'{name} = "no such thing"')
+    where = {"flag": "--" + name.replace("_", "-"), "environment": ENV_PREFIX + name.upper(), "file": f"{path}, line 1"}
     with pytest.raises(ConfigError, match=f"^{name}: .*" + ("" if name == "store" else "no such thing")) as error:
         load(flags, env, path)
+    assert str(error.value).endswith(f" ({where[source]})")
     assert "\n" not in str(error.value)
 
 
@@ -153,9 +161,10 @@ def test_store_urls(url: str) -> None:
         ("listen = 7400", "listen: must be a string"),
         (
             "[server]\nlisten = 'x'",
-            "server: no such setting; there are listen, store, log_format, log_level, transport",
+            "server: no such setting; did you mean service?",
         ),
-        ("lisen = '127.0.0.1:1'", "lisen: no such setting"),
+        ("lisen = '127.0.0.1:1'", "lisen: no such setting; did you mean listen?"),
+        ("colour = 'red'", "colour: no such setting; there are listen, store, transport, "),
         ("listen = ", "not TOML"),
         ("listen = '1'\nlisten = '2'", "not TOML"),
     ],
@@ -165,7 +174,7 @@ def test_file_with_a_mistake(tmp_path: Path, text: str, said: str) -> None:
     path.write_text(text)
     with pytest.raises(ConfigError) as error:
         load({}, {}, path)
-    assert str(error.value).startswith(f"{path}: ")
+    assert f"({path}" in str(error.value)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -181,13 +190,13 @@ def test_limits_are_a_table_of_the_file(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("limits = 7", "limits: must be a table"),
-        ("[limits]\nmax_strems = 7", "limits: max_strems: no such limit; there are handshake_s, "),
-        ("[limits]\nmax_streams = 0", "limits: max_streams: must be a whole number from 1 to 2147483647"),
-        ("[limits]\nmax_idle_s = -1", "limits: max_idle_s: must be a whole number from 0 to 2147483647"),
-        ("[limits]\nmax_streams = true", "limits: max_streams: must be a whole number"),
-        ("[limits]\nmax_streams = '9'", "limits: max_streams: must be a whole number"),
-        ("[limits]\nmax_streams = 1.5", "limits: max_streams: must be a whole number"),
-        (f"[limits]\nmax_streams = {2**31}", "limits: max_streams: must be a whole number"),
+        ("[limits]\nmax_strems = 7", "limits.max_strems: no such limit; did you mean max_streams?"),
+        ("[limits]\nmax_streams = 0", "limits.max_streams: must be a whole number from 1 to 2147483647"),
+        ("[limits]\nmax_idle_s = -1", "limits.max_idle_s: must be a whole number from 0 to 2147483647"),
+        ("[limits]\nmax_streams = true", "limits.max_streams: must be a whole number"),
+        ("[limits]\nmax_streams = '9'", "limits.max_streams: must be a whole number"),
+        ("[limits]\nmax_streams = 1.5", "limits.max_streams: must be a whole number"),
+        (f"[limits]\nmax_streams = {2**31}", "limits.max_streams: must be a whole number"),
     ],
 )
 def test_limits_with_a_mistake(tmp_path: Path, text: str, said: str) -> None:
@@ -284,4 +293,135 @@ def test_checks_by_service() -> None:
 )
 def test_numbers_are_within_bounds(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"^{name}: must be a number"):
-        Config(**{name: value})
+        load({name: value}, {}, None)
+
+
+# ---- every source, every mistake
+
+
+def test_all_mistakes_at_once_each_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "registry.toml"
+    path.write_text(
+        "# a comment\nlisten = 'x'\nlog_levl = 'info'\n\n[limits]\nmax_streams = 0\nmax_idle_s = -1\n"
+        "[store]\ntype = 'etcd'\nendpoint = ['h']\n[service]\nttl = 'soon'\n"
+    )
+    with pytest.raises(ConfigError) as error:
+        load({"log_format": "xml"}, {"REGISTRY_CHECKS": "maybe"}, path)
+    told = {problem.name: problem for problem in error.value.problems}
+    assert {name: problem.where.removeprefix(f"{path}, ") for name, problem in told.items()} == {
+        "log_levl": "line 3",
+        "limits.max_streams": "line 6",
+        "limits.max_idle_s": "line 7",
+        "store.endpoint": "line 10",
+        "service.ttl": "line 12",
+        "listen": "line 2",
+        "log_format": "--log-format",
+        "checks": "REGISTRY_CHECKS",
+    }
+    assert told["log_levl"].text == "no such setting; did you mean log_level?"
+    assert told["store.endpoint"].text == "no such key; did you mean endpoints?"
+
+
+@pytest.mark.parametrize(
+    ("table", "url"),
+    [
+        ("type = 'memory'", "memory:"),
+        (
+            "type = 'etcd'\nendpoints = ['a:1', '[::1]:2']\nprefix = '/game/eu'",
+            "etcd://a:1,[::1]:2?prefix=%2Fgame%2Feu",
+        ),
+        ("type = 'etcd'\nhost = 'a'\nport = 1", "etcd://a:1"),
+        ("type = 'etcd'\nendpoints = ['https://a:1/', 'https://b:2']", "etcd://a:1,b:2?tls=true"),
+        ("type = 'etcd'\nendpoints = 'a'\nuser = 'me'\npassword = 'p&%='", "etcd://a?user=me&password=p%26%25%3D"),
+        ("type = 'etcd'\nhost = 'a'\ntls = false", "etcd://a?tls=false"),
+    ],
+)
+def test_a_store_as_a_table(tmp_path: Path, table: str, url: str) -> None:
+    path = tmp_path / "registry.toml"
+    path.write_text(f"[store]\n{table}\n")
+    assert load({}, {}, path).store == url
+    path.write_text("store = {" + table.replace("\n", ", ") + "}\n")
+    assert load({}, {}, path).store == url
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("", "store: must have a type"),
+        ("type = 7", "store.type: must be a string"),
+        ("type = 'redis'", "store: store URL: there is no such kind of store; the URL must begin with one of memory:"),
+        ("type = 'memory'\nhost = 'h'", "store: store URL: the embedded store takes no settings"),
+        ("type = 'etcd'\nendpoints = []", "store.endpoints: must be a list of HOST:PORT"),
+        ("type = 'etcd'\nendpoints = [7]", "store.endpoints: must be a list of HOST:PORT"),
+        ("type = 'etcd'\nendpoints = {a = 1}", "store.endpoints: must be a list of HOST:PORT"),
+        ("type = 'etcd'\nendpoints = ['http://a', 'https://b']", "store.endpoints: must all be HOST:PORT"),
+        ("type = 'etcd'\nendpoints = ['a']\nport = 1", "store.endpoints: and host and port are two ways"),
+        ("type = 'etcd'\nport = 1", "store.port: needs a host"),
+        ("type = 'etcd'\nhost = 'h'\nport = '1'", "store.port: must be a number from 1 to 65535"),
+        ("type = 'etcd'\nhost = 'h'\nprefix = ['x']", "store.prefix: must be a string, a number"),
+        ("type = 'etcd'\nhost = 'h'\nuser = 'me'", "store: store URL: user needs a password"),
+        ("type = 'etcd'\nhost = 'h'\npassword = 'env:NONE'", "store.password: env: there is no variable 'NONE'"),
+        ("type = 'etcd'\nhost = 'h'\npassword = 'file:/none'", "store: store URL: "),
+    ],
+)
+def test_a_table_of_a_store_with_a_mistake(tmp_path: Path, table: str, said: str) -> None:
+    test_file_with_a_mistake(tmp_path, f"[store]\n{table}", said)
+
+
+def test_secrets_by_their_place(tmp_path: Path) -> None:
+    secret, path = tmp_path / "secret", tmp_path / "registry.toml"
+    secret.write_text("hunter2\n")
+    path.write_text(f"[store]\ntype = 'etcd'\nhost = 'h'\nuser = 'me'\npassword = 'file:{secret}'\n")
+    assert "hunter2" not in load({}, {}, path).store, "etcd's store reads it at each login"
+    assert str(secret).replace("/", "%2F") in load({}, {}, path).store
+    path.write_text("[store]\ntype = 'etcd'\nhost = 'h'\nuser = 'me'\npassword = 'env:PASSWORD'\n")
+    assert load({}, {"PASSWORD": "hunter2"}, path).store == "etcd://h?user=me&password=hunter2"
+    secret.write_text("etcd://me:hunter2@h\r\n")
+    for flags, env in (
+        ({"store": f"file:{secret}"}, {}),
+        ({}, {"REGISTRY_STORE": "env:URL", "URL": "etcd://me:hunter2@h"}),
+    ):
+        assert load(flags, env, None).store == "etcd://me:hunter2@h"
+    for store, said in (
+        ("file:/none", "No such file"),
+        ("env:NONE", "there is no variable 'NONE'"),
+        ("file:", "directory"),
+    ):
+        with pytest.raises(ConfigError, match=f"^store: .*{said}.*--store"):
+            load({"store": store}, {}, None)
+
+
+@pytest.mark.parametrize("text", ["", "[limits]\n", "check_concurrency = 7\ncut_off_share = 1\n[service]\nttl = '1m'"])
+def test_numbers_may_be_numbers(tmp_path: Path, text: str) -> None:
+    (path := tmp_path / "registry.toml").write_text(text)
+    config = load({}, {"REGISTRY_CUT_OFF_LEAST": "9"}, path)
+    assert config.cut_off_least == 9
+    if text.startswith("check"):
+        assert (config.check_concurrency, config.cut_off_share, config.service.ttl) == (7, 1, 60.0)
+
+
+def test_service_defaults_are_a_check_for_who_has_none() -> None:
+    service = ServiceDefaults(health_check_interval=2, deregister_critical_after=30)
+    [check] = Config(service=service).rules()["*"]
+    assert (check.name, check.interval.seconds, check.deregister_after.seconds) == ("tcp", 2, 30)
+    [other] = Config(service=service, service_checks="*=ttl").rules()["*"]
+    assert other.name == "ttl", "what is said of checks is said of checks"
+    assert Config().rules() == {}
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("ttl = 1", "service.ttl: must be 2 to 3600 seconds, is 1"),
+        ("ttl = true", "service.ttl: must be a number of seconds"),
+        ("ttl = inf", "service.ttl: must be a number of seconds"),
+        ("ttl = -1", "service.ttl: must be a number of seconds"),
+        ("health_check_interval = 0.01", "service: [0].interval: must be 0.1 s to 3600 s"),
+        (
+            "heath_check_interval = 1",
+            "service.heath_check_interval: no such setting; did you mean health_check_interval?",
+        ),
+    ],
+)
+def test_service_defaults_with_a_mistake(tmp_path: Path, table: str, said: str) -> None:
+    test_file_with_a_mistake(tmp_path, f"[service]\n{table}", said)

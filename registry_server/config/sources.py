@@ -1,0 +1,297 @@
+"""Where settings come from: flags win over the environment, that over the file, that over the defaults.
+
+All mistakes of all sources are told at once, each with the place it was made in.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from registry_server.config.values import Config, ConfigError, Problem, ServiceDefaults, shown, without_urls
+from registry_server.stores import BadStoreURL, BadTable, keys_of, url_of
+from registry_server.transport.limits import Limits
+
+ENV_PREFIX = "REGISTRY_"
+FILE_VARIABLE = ENV_PREFIX + "CONFIG"
+DEFAULT = "default"
+MAX_FILE_BYTES = 1024 * 1024
+MAX_SECRET_BYTES = 64 * 1024
+# Settings whose text may be `file:PATH` or `env:NAME`, which is where it is found then.
+INDIRECT = ("store",)
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_HEADER = re.compile(r"\s*\[\[?([^\[\]]+)\]\]?\s*(?:#.*)?")
+_KEY = re.compile(r"""\s*([A-Za-z0-9_"'.\s-]+?)\s*=""")
+Env: TypeAlias = Mapping[str, str]
+
+
+class Value(NamedTuple):
+    """What one source says of one setting, and which place of which source."""
+
+    value: Any
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The settings, and for each that is not its default where it is from. Limits and `service` are by dotted names."""
+
+    config: Config
+    where: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class _Found:
+    values: dict[str, Value] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+SETTINGS = tuple(it for it in fields(Config) if it.metadata)
+NAMES = tuple(it.name for it in SETTINGS)
+VARIABLES = (FILE_VARIABLE, *(ENV_PREFIX + name.upper() for name in NAMES))
+TABLES = ("limits", "service")
+
+
+def load(flags: Mapping[str, Any], env: Env, file: Path | None) -> Loaded:
+    """The settings from all their sources; a flag that is None was not given. Raises ConfigError with all mistakes.
+
+    Without a `file`, REGISTRY_CONFIG names one, if it is set and not empty.
+    """
+    if file is None and (named := env.get(FILE_VARIABLE)):
+        file = Path(named)
+    found = _from_file(file, env) if file else _Found()
+    for name in NAMES:
+        if (variable := ENV_PREFIX + name.upper()) in env:
+            found.values[name] = Value(env[variable], variable)
+        if flags.get(name) is not None:
+            found.values[name] = Value(flags[name], "--" + name.replace("_", "-"))
+    return _settled(found, env)
+
+
+def _settled(found: _Found, env: Env) -> Loaded:
+    settings: dict[str, Any] = {}
+    for setting in SETTINGS:
+        if value := found.values.get(setting.name):
+            try:
+                settings[setting.name] = _read(setting.name, type(setting.default), value.value, env)
+            except ValueError as error:
+                found.problems.append(Problem(setting.name, str(error), value.where))
+    tables = {name: found.values[name].value for name in ("limits", "service") if name in found.values}
+    try:
+        config = Config(**settings, **tables)
+    except ConfigError as error:
+        found.problems += [_placed(problem, found.values) for problem in error.problems]
+    if found.problems:
+        raise ConfigError(*found.problems)
+    return Loaded(config, {name: value.where for name, value in found.values.items()})
+
+
+def _placed(problem: Problem, values: Mapping[str, Value]) -> Problem:
+    value = values.get(problem.name) or values.get(problem.name.partition(".")[0])
+    return Problem(problem.name, problem.text, value.where if value else "")
+
+
+def _read(name: str, kind: type, value: object, env: Env) -> object:
+    """A value as its setting takes it; one that cannot be so is left to the setting to refuse. Raises ValueError."""
+    if kind in (int, float):
+        return _number(kind, value)
+    if not isinstance(value, str):
+        raise ValueError("must be a string")  # noqa: TRY004 - of the user, not of the program
+    return indirect(value, env) if name in INDIRECT else value
+
+
+def _number(kind: type, value: object) -> object:
+    try:
+        return kind(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def indirect(text: str, env: Env) -> str:
+    """The text itself, or what is in the file or variable that `file:PATH` or `env:NAME` names. Raises ValueError.
+
+    The end of the last line is not part of it.
+    """
+    kind, _, name = text.partition(":")
+    if kind == "env":
+        if name not in env:
+            raise ValueError(f"env: there is no variable {shown(name)}")
+        return env[name]
+    return _text(Path(name), MAX_SECRET_BYTES).rstrip("\r\n") if kind == "file" else text
+
+
+# ---- the file
+
+
+def _from_file(path: Path, env: Env) -> _Found:
+    where = without_urls(str(path))
+    try:
+        text = _text(path, MAX_FILE_BYTES)
+        raw = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(Problem("", f"not TOML: {error}", where)) from None
+    except RecursionError:
+        raise ConfigError(Problem("", "not TOML of this server: nested too deeply", where)) from None
+    except ValueError as error:
+        raise ConfigError(Problem("", str(error), where)) from None
+    return _File(raw, Lines(text, where), env).read()
+
+
+class Lines:
+    """In which line of a file a key stands; `where` names the file. Good enough for messages: TOML's own parser does
+    not tell."""
+
+    def __init__(self, text: str, where: str) -> None:
+        self._where = where
+        self._lines: dict[tuple[str, ...], int] = {}
+        table: tuple[str, ...] = ()
+        for number, line in enumerate(text.splitlines(), 1):
+            if header := _HEADER.fullmatch(line):
+                table = _path(header[1])
+                self._lines.setdefault(table, number)
+            elif key := _KEY.match(line):
+                self._lines.setdefault(table + _path(key[1]), number)
+
+    def of(self, name: str) -> str:
+        """The file and the line of a key, or of the table that it is in, or the file alone."""
+        path = tuple(name.split("."))
+        found = (self._lines.get(path[:end]) for end in range(len(path), 0, -1))
+        number = next((it for it in found if it), None)
+        return f"{self._where}, line {number}" if number else self._where
+
+
+def _path(text: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip("\"'") for part in text.split("."))
+
+
+class _File:
+    """One file, read key by key."""
+
+    def __init__(self, raw: Mapping[str, Any], lines: Lines, env: Env) -> None:
+        self._raw = raw
+        self._lines = lines
+        self._env = env
+        self._found = _Found()
+
+    def read(self) -> _Found:
+        """What it says, and all that is wrong with how it says it."""
+        for name, value in self._raw.items():
+            if name == "store" and isinstance(value, dict):
+                self._url("store", partial(self._url_of, value))
+            elif name in TABLES:
+                getattr(self, f"_{name}")(value)
+            elif name in NAMES:
+                self._take(name, value)
+            else:
+                self._wrong(name, f"no such setting; {nearest(name, (*NAMES, *TABLES))}")
+        return self._found
+
+    def _take(self, name: str, value: object) -> None:
+        self._found.values[name] = Value(value, self._lines.of(name))
+
+    def _wrong(self, name: str, text: str) -> None:
+        self._found.problems.append(Problem(_printable(name), without_urls(text), self._lines.of(name)))
+
+    def _table(self, name: str, value: object) -> Mapping[str, object]:
+        if isinstance(value, dict):
+            return value
+        self._wrong(name, "must be a table")
+        return {}
+
+    def _limits(self, value: object) -> None:
+        good: dict[str, object] = {}
+        for name, number in self._table("limits", value).items():
+            if wrong := Limits.wrong(name, number):
+                self._wrong(f"limits.{name}", wrong)
+            else:
+                good[name] = number
+                self._found.values[f"limits.{name}"] = Value(number, self._lines.of(f"limits.{name}"))
+        self._take("limits", Limits.named(good))
+
+    def _service(self, value: object) -> None:
+        known, good = [it.name for it in fields(ServiceDefaults)], {}
+        for name, span in self._table("service", value).items():
+            if name not in known:
+                self._wrong(f"service.{name}", f"no such setting; {nearest(name, known)}")
+            elif (seconds := _seconds(span)) is None:
+                self._wrong(f"service.{name}", "must be a number of seconds, or such as '30s', '5m', '500ms'")
+            else:
+                good[name] = seconds
+                self._found.values[f"service.{name}"] = Value(seconds, self._lines.of(f"service.{name}"))
+        self._take("service", ServiceDefaults(**good))
+
+    def _url(self, at: str, make: Callable[[], str]) -> None:
+        if url := self._made(at, make):
+            self._found.values["store"] = Value(url, self._lines.of(at))
+
+    def _made(self, at: str, make: Callable[[], str]) -> str | None:
+        try:
+            return make()
+        except BadTable as error:
+            self._wrong(".".join(filter(None, (at, error.key))), str(error))
+        except BadStoreURL as error:
+            self._wrong(at, str(error))
+        return None
+
+    def _url_of(self, table: Mapping[str, object]) -> str:
+        return url_of(dict(self._resolved(table)))
+
+    def _resolved(self, table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+        """The table with its secrets. One in a file that the store reads by itself it is left to read, each time that
+        it needs it: so it may change."""
+        for key, value in table.items():
+            if not isinstance(value, str) or not is_secret(key):
+                yield key, value
+            elif value.startswith("file:") and f"{key}_file" in keys_of(f"{table.get('type')}:"):
+                yield f"{key}_file", value.removeprefix("file:")
+            else:
+                yield key, self._secret(key, value)
+
+    def _secret(self, key: str, value: str) -> str:
+        try:
+            return indirect(value, self._env)
+        except ValueError as error:
+            raise BadTable(key, str(error)) from None
+
+
+def is_secret(key: str) -> bool:
+    """Whether a value of that name is shown to nobody."""
+    return key in ("password", "token")
+
+
+def nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
+    """What may have been meant by a name."""
+    near = get_close_matches(name, known, 1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+
+
+def _printable(name: str) -> str:
+    return repr(without_urls(name[:200]))[1:-1]
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, str) and (found := _SPAN.fullmatch(value.strip())):
+        return float(found[1]) * _UNITS[found[2]]
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf"):
+        return float(value)
+    return None
+
+
+def _text(path: Path, most: int) -> str:
+    """What is in a file. A pipe would be waited for, and a device read for ever: neither is one. Raises ValueError."""
+    try:
+        if not path.is_file() and path.exists() and not path.is_dir():
+            raise ValueError("is no regular file")
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        raise ValueError(error.strerror) from None
+    if len(content) > most:
+        raise ValueError(f"larger than {most} bytes")
+    return content.decode()

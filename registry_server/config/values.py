@@ -1,0 +1,250 @@
+"""Every setting: what it is called, what it means, what it may be."""
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from registry_api.limits import DEFAULT_TTL_S, MAX_TTL_S, MIN_TTL_S, UNIX, UNIX_ADDRESS
+from registry_api.registry.v1 import registry_pb2 as pb
+from registry_checks.rules import BadCheck, settle_all
+from registry_checks.text import BadText, parse
+from registry_server.neighbours import open_neighbours as check_neighbours
+from registry_server.stores import BadStoreURL, check_url
+from registry_server.transport.limits import Limits
+
+DEFAULT_LIMITS = Limits()
+LOG_FORMATS = ("text", "json")
+MAX_PORT = 65_535
+TRANSPORTS = ("grpc", "http2")
+MAX_CONCURRENCY = 100_000
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+# Both mean every interface.
+_EVERYWHERE = ("", "*")
+_ADDRESS = re.compile(r"(?:\*|[A-Za-z0-9_.-]*|\[(?P<ipv6>[^\[\]]+)\]):(?P<port>[0-9]{1,5})")
+_MODE = re.compile(r"[0-7]{3}")
+
+_SERVICE = re.compile(r"[A-Za-z0-9_.:@~+/-]+|\*")
+_URL = re.compile(r"\w+://[^\s)]+|[^\s(]*@[^\s)]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake: the setting (a path with dots for one in a table), what is wrong, and where that was said."""
+
+    name: str
+    text: str
+    where: str = ""
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.name, self.text))) + (f" ({self.where})" if self.where else "")
+
+
+class ConfigError(ValueError):
+    """Settings are wrong. The text is one line with all of `problems`, or what else stands in the way of a start."""
+
+    def __init__(self, *problems: Problem | str) -> None:
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = tuple(it for it in problems if isinstance(it, Problem))
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceDefaults:
+    """What holds for who registers and says nothing of it; in seconds. 0 is none."""
+
+    ttl: float = DEFAULT_TTL_S
+    # With either of these, instances that bring no checks, and have none by `service_checks`, are looked at by TCP.
+    health_check_interval: float = 0.0
+    deregister_critical_after: float = 0.0
+
+    def check(self) -> str:
+        """The check that it comes to, in short; empty for none."""
+        pace = (("interval", self.health_check_interval), ("deregister_after", self.deregister_critical_after))
+        said = [f"{name}={seconds:g}" for name, seconds in pace if seconds]
+        return " ".join(["tcp", *said]) if said else ""
+
+
+NO_SERVICE_DEFAULTS = ServiceDefaults()
+
+
+def _setting(default: object, form: str, says: str, **more: Any) -> Any:
+    """One that may come from a flag, the environment and the file; `form` is what stands for its value in messages."""
+    return field(default=default, metadata={"form": form, "says": says}, **more)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The settings, valid as a whole. Raises ConfigError."""
+
+    listen: str = _setting(
+        "127.0.0.1:7400",
+        "HOST:PORT",
+        "Where to listen, or unix:PATH, or several with commas; no HOST is every interface, port 0 any that is free.",
+    )
+    # It may have a password in it.
+    store: str = _setting(
+        "memory:",
+        "URL",
+        "memory:, etcd://HOST:PORT,…, or another kind of store: docs/stores.md. Several servers on one are one "
+        "registry. A password in it shows in the process list, so rather put such a URL into REGISTRY_STORE or the "
+        "file, or write file:PATH or env:NAME for where it is.",
+        repr=False,
+    )
+    transport: str = _setting("http2", "KIND", "http2 (needs the package ngh2), or grpc (grpcio's own), slower.")
+    socket_mode: str = _setting("600", "MODE", "Who may connect to unix:PATH, as for chmod: its user alone.")
+    log_format: str = _setting("text", "FORMAT", "text or json.")
+    log_level: str = _setting("info", "LEVEL", "debug, info, warning or error.")
+    checks: str = _setting("on", "on|off", "Whether instances may have health checks, which the server then runs.")
+    service_checks: str = _setting(
+        "", "RULES", "Checks for instances that bring none: 'player=http:/healthz interval=5; prod/chat=tcp; *=ttl'."
+    )
+    check_local: str = _setting(
+        "auto", "yes|no|auto", "Whether checks may look at this machine and its link; auto: if it listens there alone."
+    )
+    check_ca: str = _setting("", "FILE", "Certificates that HTTPS and gRPC checks trust, in place of the system's.")
+    check_concurrency: int = _setting(256, "N", "How many checks look at the same time.")
+    cut_off_share: float = _setting(
+        0.5,
+        "SHARE",
+        "When more of what was well fails at once, the server takes itself for cut off: it reports nobody.",
+    )
+    cut_off_least: int = _setting(5, "N", "And at least so many checks.")
+    neighbours: str = _setting(
+        "",
+        "URLS",
+        "Catalogs of other systems, by URL, with blanks in between: their services are shown here, and ours there.",
+        repr=False,
+    )
+
+    # Tables of the file alone.
+    limits: Limits = DEFAULT_LIMITS  # what a client may cost
+    service: ServiceDefaults = NO_SERVICE_DEFAULTS
+
+    def __post_init__(self) -> None:
+        if problems := list(self._problems()):
+            raise ConfigError(*problems)
+
+    def _problems(self) -> Iterator[Problem]:
+        for address in self.listen.split(","):
+            if not _is_address(address):
+                rule = "must be HOST:PORT with a port of 0 to 65535, or unix:PATH"
+                yield Problem("listen", f"{rule}, is {shown(address)}")
+        if not _MODE.fullmatch(self.socket_mode):
+            yield Problem("socket_mode", f"must be three digits of 0 to 7, is {shown(self.socket_mode)}")
+        yield from _one_of("transport", self.transport, TRANSPORTS)
+        yield from _one_of("log_format", self.log_format, LOG_FORMATS)
+        yield from _one_of("log_level", self.log_level, LOG_LEVELS)
+        yield from self._problems_of_checks()
+        yield from _problems_of_service(self.service)
+        try:
+            check_url(self.store)
+        except BadStoreURL as error:
+            yield Problem("store", str(error))
+            return
+        try:
+            check_neighbours(self.neighbours, self.store)
+        except BadStoreURL as error:
+            yield Problem("neighbours", str(error))
+
+    def _problems_of_checks(self) -> Iterator[Problem]:
+        yield from _one_of("checks", self.checks, ("on", "off"))
+        yield from _one_of("check_local", self.check_local, ("auto", "yes", "no"))
+        yield from _number("check_concurrency", self.check_concurrency, 1, MAX_CONCURRENCY)
+        yield from _number("cut_off_share", self.cut_off_share, 0, 1)
+        yield from _number("cut_off_least", self.cut_off_least, 1, MAX_CONCURRENCY)
+        if self.check_ca and not _is_file(self.check_ca):
+            yield Problem("check_ca", f"no such file: {shown(self.check_ca)}")
+        try:
+            self.rules()
+        except ConfigError as error:
+            yield from error.problems
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The parts of `listen`, as they are shown: with a host, or as unix:PATH."""
+        return tuple(map(_shown_address, self.listen.split(",")))
+
+    @property
+    def socket_file_mode(self) -> int:
+        """The mode of the file of unix:PATH."""
+        return int(self.socket_mode, 8)
+
+    def rules(self) -> dict[str, list[pb.HealthCheck]]:
+        """The checks for those who bring none, settled, by what stands before the `=`. Raises ConfigError."""
+        found: dict[str, list[pb.HealthCheck]] = {}
+        for line in filter(str.strip, re.split("[;\n]", self.service_checks)):
+            service, equals, check = line.partition("=")
+            if not equals or not _SERVICE.fullmatch(service.strip()):
+                raise ConfigError(Problem("service_checks", f"{shown(line.strip())} must be SERVICE=CHECK"))
+            found.setdefault(service.strip(), []).append(_check(check))
+        for service, checks in found.items():
+            _settle("service_checks", f"{service}: ", checks)
+        if (usual := self.service.check()) and "*" not in found:
+            found["*"] = [parse(usual)]
+            _settle("service", "", found["*"])
+        return found
+
+
+def _problems_of_service(service: ServiceDefaults) -> Iterator[Problem]:
+    if not MIN_TTL_S <= service.ttl <= MAX_TTL_S:
+        yield Problem("service.ttl", f"must be {MIN_TTL_S:g} to {MAX_TTL_S:g} seconds, is {service.ttl:g}")
+
+
+def _shown_address(address: str) -> str:
+    if at := UNIX_ADDRESS.fullmatch(address):
+        return UNIX + at["path"]
+    host, _, port = address.rpartition(":")
+    return f"{'0.0.0.0' if host in _EVERYWHERE else host}:{port}"  # noqa: S104 - which is asked for
+
+
+def _is_address(text: str) -> bool:
+    if text.startswith(UNIX):
+        return UNIX_ADDRESS.fullmatch(text) is not None
+    match = _ADDRESS.fullmatch(text)
+    if match is None or int(match["port"]) > MAX_PORT:
+        return False
+    try:
+        return match["ipv6"] is None or bool(ipaddress.IPv6Address(match["ipv6"]))
+    except ValueError:
+        return False
+
+
+def _is_file(path: str) -> bool:
+    return "\0" not in path and Path(path).is_file()
+
+
+def _settle(name: str, of: str, checks: list[pb.HealthCheck]) -> None:
+    try:
+        settle_all(checks)
+    except BadCheck as wrong:
+        raise ConfigError(Problem(name, f"{of}{wrong}")) from None
+
+
+def _check(text: str) -> pb.HealthCheck:
+    try:
+        return parse(text)
+    except BadText as wrong:
+        raise ConfigError(Problem("service_checks", str(wrong))) from None
+
+
+def _number(name: str, value: object, least: float, most: float) -> Iterator[Problem]:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+        yield Problem(name, f"must be a number of {least:g} to {most:g}, is {shown(str(value))}")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> Iterator[Problem]:
+    if value not in allowed:
+        yield Problem(name, f"must be one of {', '.join(allowed)}, is {shown(value)}")
+
+
+def shown(text: str) -> str:
+    """A value as a message quotes it, unless it may be a URL with a password that came to the wrong place."""
+    return repr(without_urls(text[:200]))
+
+
+def without_urls(text: str) -> str:
+    """A message in which URLs, and whatever has an `@` in it, are dots."""
+    return _URL.sub("…", text)

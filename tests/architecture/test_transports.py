@@ -7,7 +7,12 @@ import pytest
 from tests.support.source import Source, sources
 
 ROOM = "registry_server/transport/"
-MAY_KNOW = ("registry_server.rpc.table.", "registry_server.errors", "registry_server.transport.")
+MAY_KNOW = (
+    "registry_server.rpc.table.",
+    "registry_server.errors",
+    "registry_server.http2.",
+    "registry_server.transport.",
+)
 MAY_USE_GRPCIO = (f"{ROOM}grpc_aio.py", f"{ROOM}channelz.py", "registry_server/stores/etcd/")
 MAY_BE_KNOWN_BY = "registry_server/server.py"
 # What a client may cost is a setting like others.

@@ -1,15 +1,14 @@
-"""SHELL: calls to etcd over asyncio and libnghttp2 (PyPI's `ngh2`), which makes every byte of HTTP/2.
+"""SHELL: calls to etcd over asyncio and libnghttp2.
 
 An `EtcdChannel` (api.py), for less than half of what grpc.aio costs: what is asked in one turn of the loop leaves in
-one write, and what comes in one read is taken in one go. No pings: each request has its deadline, and the watch proves
-that the link is alive.
+one write, and what comes in one read is taken in one go.
 """
 
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import ClassVar, Generic, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import ClassVar, Generic
 from urllib.parse import unquote
 
 import grpc
@@ -17,6 +16,7 @@ import grpc.aio
 import ngh2
 from ngh2 import events
 
+from registry_server.http2 import Http2End, Note
 from registry_server.stores.etcd.api import Metadata, Q, R, StreamMethod
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -24,9 +24,13 @@ Headers = Iterable[tuple[bytes, bytes]]
 PREFIX = 5  # of a message: whether it is packed, which we never ask for, and its length
 WINDOW = 1024 * 1024
 ALL_WINDOWS = 16 * WINDOW
-WRITE_BYTES = 64 * 1024
 # A stream that has so many messages unread gets no more until they are read.
 MAX_UNREAD = 64
+# After so many ticks of silence etcd is asked whether it is there, and has so many to answer. It hangs up on those who
+# ask more often than every 5 s, or without a call.
+TICK_S = 1.0
+PING_AFTER = 10
+PING_TIMEOUT = 3
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _CONFIGURATION = ngh2.Configuration(auto_window_update=False)
@@ -107,17 +111,15 @@ class Http2Channel:
         )
 
 
-class Http2Connection(asyncio.Protocol):
-    """An asyncio protocol round one connection of the library, written to once a turn of the loop."""
+class Http2Connection(Http2End, asyncio.Protocol):
+    """The client's end of a connection, written to once a turn of the loop."""
 
     def __init__(self) -> None:
-        self._h2 = ngh2.Connection(ngh2.Role.CLIENT, _CONFIGURATION)
+        super().__init__(ngh2.Role.CLIENT, _CONFIGURATION)
         self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
         self._calls: dict[int, Http2Call] = {}
-        self._is_touched = False
-        self._is_paused = False
         self._is_leaving = False
+        self._ticking: asyncio.TimerHandle | None = None
 
     @property
     def is_there(self) -> bool:
@@ -131,41 +133,24 @@ class Http2Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say our settings."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._h2.initiate_connection({ngh2.Setting.INITIAL_WINDOW_SIZE: WINDOW, ngh2.Setting.ENABLE_PUSH: 0})
-        self._h2.set_local_window_size(ALL_WINDOWS)
-        self._touch()
+        self.open(transport, {ngh2.Setting.INITIAL_WINDOW_SIZE: WINDOW, ngh2.Setting.ENABLE_PUSH: 0}, ALL_WINDOWS)
+        self._ticking = self._loop.call_later(TICK_S, self._tick)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """All calls have failed."""
         self._transport = None
+        if self._ticking is not None:
+            self._ticking.cancel()
         self._fail_all(f"the connection was lost: {exc}" if exc else "the connection was closed")
 
     def data_received(self, data: bytes) -> None:
         """Take in what came."""
-        try:
-            self._h2.receive_data(data)
-            for event in self._h2.events():
-                if (note := self._NOTES.get(type(event))) is not None:
-                    note(self, event)
-        except ngh2.NGH2Error as error:
-            self._fail_all(f"what came is no HTTP/2: {error}")
-            self.close()
-        self._touch()
-
-    def pause_writing(self) -> None:
-        """The socket takes no more for now."""
-        self._is_paused = True
-
-    def resume_writing(self) -> None:
-        """It does again."""
-        self._is_paused = False
-        self._touch()
+        if self.take_in(data):
+            self._touch()
 
     def close(self) -> None:
         """Close at once; all calls have failed."""
-        if self._transport is not None:
-            self._transport.abort()
+        self.abort()
 
     # ---- what calls do
 
@@ -230,7 +215,7 @@ class Http2Connection(asyncio.Protocol):
     def _note_end(self, event: events.ConnectionClosed) -> None:
         self.close()
 
-    _NOTES: ClassVar[dict[type[events.Event], Callable[..., None]]] = {
+    _NOTES: ClassVar[Mapping[type[events.Event], Note]] = {
         events.ResponseReceived: _note_headers,
         events.TrailersReceived: _note_headers,
         events.DataReceived: _note_data,
@@ -249,18 +234,23 @@ class Http2Connection(asyncio.Protocol):
         for stream in list(self._calls):
             self._end(stream, grpc.StatusCode.UNAVAILABLE, why)
 
-    def _touch(self) -> None:
-        if not self._is_touched:
-            self._is_touched = True
-            self._loop.call_soon(self._flush)
+    def _give_up(self, why: str) -> None:
+        self._fail_all(f"the connection is given up: {why}")
+        self.abort()
 
-    def _flush(self) -> None:
+    def _tick(self) -> None:
+        self._ticking = self._loop.call_later(TICK_S, self._tick)
+        if self._calls:
+            self._listen(PING_AFTER, PING_TIMEOUT)
+        else:
+            self._silence = 0
+
+    def _wait_for_end_of_turn(self) -> None:
+        self._loop.call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
         self._is_touched = False
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        while not self._is_paused and (data := self._h2.data_to_send(WRITE_BYTES)):
-            transport.write(data)
+        self.flush()
 
 
 class Http2Call:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Coroutine
+from importlib import import_module
 from typing import Any, TypeVar
 
 import grpc
@@ -173,6 +174,17 @@ def channel_to(endpoint: str, url: EtcdURL) -> EtcdChannel:
         return grpc.aio.insecure_channel(endpoint, options=_CHANNEL_OPTIONS)
     ca, key, cert = (path.read_bytes() if path else None for path in (url.tls.ca, url.tls.key, url.tls.cert))
     return grpc.aio.secure_channel(endpoint, grpc.ssl_channel_credentials(ca, key, cert), options=_CHANNEL_OPTIONS)
+
+
+def lack_of_http2(url: EtcdURL) -> str:
+    """Why it is not the cheap one, though the URL asks for no other; empty if it is."""
+    if url.client is Client.GRPC:
+        return ""
+    try:
+        import_module("registry_server.stores.etcd.http2")
+    except ImportError as error:
+        return str(error)
+    return ""
 
 
 def _context(tls: TLS) -> ssl.SSLContext:

@@ -18,7 +18,7 @@ from registry_server.records import Commit, Lease, Outcome, Renewal
 from registry_server.stores.base import Emit, NoSuchLease, Store, StoreAway
 from registry_server.stores.epoch import OrderLost
 from registry_server.stores.etcd.leases import LeaseIds, ttl_of
-from registry_server.stores.etcd.link import BadCredentials, LeaseTaken, LinkLost
+from registry_server.stores.etcd.link import BadCredentials, LeaseTaken, LinkLost, lack_of_http2
 from registry_server.stores.etcd.session import EtcdTeller, LinkInUse, Setup, open_session
 from registry_server.stores.etcd.url import EtcdURL
 from registry_server.stores.etcd.wire import Layout, whole_seconds
@@ -72,6 +72,8 @@ class EtcdStore(Store):
     async def run(self, emit: Emit) -> None:
         """See Store. Raises BadCredentials when etcd refuses them before the first Snapshot."""
         loop = asyncio.get_running_loop()
+        if lack := lack_of_http2(self._setup.url):
+            _log.warning("calling etcd by grpcio, which costs more: the package ngh2 cannot be loaded: %s", lack)
         teller, absent = EtcdTeller(emit, loop.time), Absent("etcd", loop.time)
         failures = 0
         while True:

@@ -1,19 +1,20 @@
-"""SHELL: one client: an asyncio protocol round one connection of libnghttp2, which makes every byte of HTTP/2.
+"""SHELL: one client: the server's end of one connection of libnghttp2.
 
-All that knows the library is here. What it has to say is handed to the calls (calls.py) as it comes; what they write is
-written once a turn of the loop. Times are counted in ticks of a second, so that a standstill of this process is one.
+All of the transport that knows the library is here. What it has to say is handed to the calls (calls.py) as it comes;
+what they write is written once a turn of the loop.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import ngh2
 from ngh2 import events
 
+from registry_server.http2 import Http2End, Note
 from registry_server.rpc.table import Caller
 from registry_server.transport.http2.calls import CODES, KINDS, Call
 from registry_server.transport.http2.framing import (
@@ -35,10 +36,6 @@ log = logging.getLogger(__name__)
 
 # What a client may send on one stream before it was taken; on all of them together so much for each.
 STREAM_WINDOW = 64 * 1024
-# So much is written at a time, if the socket takes it.
-WRITE_BYTES = 64 * 1024
-# The library keeps what it gave last: it is asked again after more than this, though it may have nothing.
-SMALL_WRITE_BYTES = 512
 # A call that holds no more is never given up for those that hold too much.
 SMALL_BYTES = 16 * 1024
 # Headers that are too large end their call; those that are so many times too large end the connection.
@@ -58,18 +55,15 @@ def configuration(limits: Limits) -> ngh2.Configuration:
     )
 
 
-class Connection(asyncio.BufferedProtocol):
+class Connection(Http2End, asyncio.BufferedProtocol):
     """A calls.Wire, and a shared.Peer."""
 
     def __init__(self, shared: Shared, config: ngh2.Configuration) -> None:
+        super().__init__(ngh2.Role.SERVER, config)
         self._streams: dict[int, Call[Any] | None] = {}  # what is open; None once the call is over
         self.held = 0
         self._shared = shared
-        self._h2 = ngh2.Connection(ngh2.Role.SERVER, config)
-        self._transport: asyncio.Transport | None = None
         self._caller = Caller("")
-        self._is_paused = False
-        self._is_touched = False
         self._is_closed = False  # the last words are written
         self._is_retiring = False
         # Calls that wrote and are told when it has left; streams that we ended and the client has not; calls whose
@@ -80,8 +74,8 @@ class Connection(asyncio.BufferedProtocol):
         self._waiting: deque[tuple[Call[Any], bytes]] = deque()
         self._begun = 0
         self._owing: dict[Call[Any], int] = {}
-        # In ticks: how old it is, how long nothing was heard, how long there was no call, how long it has been leaving.
-        self._age = self._silence = self._idleness = 0
+        # In ticks: how old it is, how long there was no call, how long it has been leaving.
+        self._age = self._idleness = 0
         self._left_at: int | None = None
         self._has_introduced_itself = False
         self._idle_frames = self._unread = 0
@@ -90,19 +84,15 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say our settings."""
-        self._transport = cast("asyncio.Transport", transport)
         limits = self._shared.limits
         self._caller = Caller(_peer(transport))
-        self._h2.initiate_connection(
-            {
-                ngh2.Setting.MAX_CONCURRENT_STREAMS: limits.max_streams,
-                ngh2.Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
-                ngh2.Setting.MAX_HEADER_LIST_SIZE: limits.max_header_bytes,
-            }
-        )
-        self._h2.set_local_window_size(STREAM_WINDOW * limits.max_streams)
+        settings = {
+            ngh2.Setting.MAX_CONCURRENT_STREAMS: limits.max_streams,
+            ngh2.Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
+            ngh2.Setting.MAX_HEADER_LIST_SIZE: limits.max_header_bytes,
+        }
+        self.open(transport, settings, STREAM_WINDOW * limits.max_streams)
         self._shared.came(self)
-        self._touch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """All calls are over."""
@@ -120,42 +110,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take in what came."""
-        if self._is_closed:
+        if self._is_closed or not self.take_in(self._shared.buffer[:nbytes]):
             return
-        self._silence = 0
-        try:
-            self._h2.receive_data(self._shared.buffer[:nbytes])
-        except ngh2.NGH2Error as error:
-            self._abort(str(error))
-            return
-        self._note_events()
         if self._idle_frames > self._shared.limits.max_idle_frames:
             self._terminate(ngh2.ErrorCode.ENHANCE_YOUR_CALM)
         self._touch()
 
-    def pause_writing(self) -> None:
-        """The socket takes no more for now."""
-        self._is_paused = True
-
-    def resume_writing(self) -> None:
-        """It does again."""
-        self._is_paused = False
-        self._touch()
-
     # ---- a turn of the loop
-
-    def flush(self) -> None:
-        """Write what there is to write, as much as the socket takes."""
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        try:
-            while not self._is_paused and (data := self._h2.data_to_send(WRITE_BYTES)):
-                transport.write(data)
-                if len(data) < SMALL_WRITE_BYTES:
-                    break
-        except ngh2.NGH2Error as error:
-            self._abort(str(error))
 
     def settle(self) -> None:
         """Tell the calls what has left."""
@@ -180,10 +141,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._is_retiring and not self._streams:
             self.close()
 
-    def _touch(self) -> None:
-        if not self._is_touched:
-            self._is_touched = True
-            self._shared.touch(self)
+    def _wait_for_end_of_turn(self) -> None:
+        self._shared.touch(self)
 
     # ---- what calls do: a Wire
 
@@ -267,12 +226,6 @@ class Connection(asyncio.BufferedProtocol):
 
     # ---- what the library tells
 
-    def _note_events(self) -> None:
-        for event in self._h2.events():
-            note = self._NOTES.get(type(event))
-            if note is not None:
-                note(self, event)
-
     def _note_request(self, event: events.RequestReceived) -> None:
         stream = event.stream_id
         try:
@@ -340,7 +293,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.close()
 
-    _NOTES: ClassVar[dict[type[events.Event], Callable[[Any, Any], None]]] = {
+    _NOTES: ClassVar[Mapping[type[events.Event], Note]] = {
         events.RequestReceived: _note_request,
         events.DataReceived: _note_data,
         events.TrailersReceived: _note_trailers,
@@ -356,17 +309,13 @@ class Connection(asyncio.BufferedProtocol):
         """A second has passed."""
         limits = self._shared.limits
         self._age += 1
-        self._silence += 1
         self._idleness = 0 if self._streams else self._idleness + 1
         self._idle_frames = 0
+        self._listen(limits.keepalive_s, limits.keepalive_timeout_s)
         if self._is_closed and self._silence > limits.keepalive_timeout_s:
-            self._abort("it does not hang up")
+            self._give_up("it does not hang up")
         elif not self._has_introduced_itself and self._age > limits.handshake_s:
-            self._abort("it does not say what it is")
-        elif self._silence > limits.keepalive_s + limits.keepalive_timeout_s:
-            self._abort("it is silent")
-        elif self._silence == limits.keepalive_s:
-            self._do(self._h2.ping)
+            self._give_up("it does not say what it is")
         if self._left_at is not None:
             self._go_on_leaving(self._age - self._left_at)
         elif 0 < limits.max_idle_s < self._idleness or 0 < limits.max_age_s < self._age:
@@ -405,11 +354,6 @@ class Connection(asyncio.BufferedProtocol):
         """Say farewell and close when that is written."""
         self._terminate(ngh2.ErrorCode.NO_ERROR)
 
-    def abort(self) -> None:
-        """Close without a word."""
-        if self._transport is not None:
-            self._transport.abort()
-
     # ---- within
 
     def _calls(self) -> list[Call[Any]]:
@@ -443,7 +387,7 @@ class Connection(asyncio.BufferedProtocol):
             except OSError:  # the client has gone
                 transport.abort()
 
-    def _abort(self, why: str) -> None:
+    def _give_up(self, why: str) -> None:
         log.debug("the connection of %s is closed: %s", self._caller.peer, why)
         self.abort()
 
@@ -452,14 +396,6 @@ class Connection(asyncio.BufferedProtocol):
             self._h2.acknowledge_received_data(count, stream)
         except ngh2.NGH2Error as error:
             log.debug("too late: %s", error)
-
-    def _do(self, act: Callable[[], None]) -> None:
-        """Do what may be too late."""
-        try:
-            act()
-        except ngh2.NGH2Error as error:
-            log.debug("too late: %s", error)
-        self._touch()
 
     def _begin_waiting(self) -> None:
         """Begin the next of the calls that wait for the others of this connection."""

@@ -15,17 +15,24 @@ from tests.conftest import ServerFactory
 from tests.support.http2 import Http2
 from tests.support.raw import RawClient
 from tests.support.servers import ROOT
+from tests.support.stores import Backends, backends
+
+__all__ = ["backends"]
 
 
-async def test_without_ngh2_grpc_aio_serves_and_one_line_says_so(server_factory: ServerFactory, tmp_path: Path) -> None:
+async def test_without_ngh2_grpc_aio_serves_and_calls_etcd_and_a_line_each_says_so(
+    server_factory: ServerFactory, backends: Backends, tmp_path: Path
+) -> None:
     (tmp_path / "ngh2.py").write_text("raise ImportError('no wheel for this machine')")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    server = server_factory(env={"PYTHONPATH": path}).start()
+    store = f"etcd://{backends.etcd().nodes[0].endpoint}?prefix=/{tmp_path.name}"
+    server = server_factory(store=store, env={"PYTHONPATH": path}).start()
     async with RawClient(server.address) as client:
         await client.register("one")
-    (line,) = server.log_text.splitlines()
-    assert "serving by grpc.aio, which is slower" in line
-    assert "no wheel for this machine" in line
+    serving, calling = server.log_text.splitlines()
+    assert "serving by grpc.aio, which is slower" in serving
+    assert "calling etcd by grpcio, which costs more" in calling
+    assert all("no wheel for this machine" in line for line in (serving, calling))
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

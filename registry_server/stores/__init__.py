@@ -134,11 +134,30 @@ def _etcd(url: str) -> Store:
     return EtcdStore.from_url(url)
 
 
+def _check_zookeeper(url: str) -> None:
+    from registry_server.stores.zookeeper.url import ZooKeeperURL
+
+    ZooKeeperURL.parse(url)
+
+
+def _zookeeper_has_password(url: str) -> bool:
+    from registry_server.stores.zookeeper.url import ZooKeeperURL
+
+    return ZooKeeperURL.parse(url).has_password
+
+
+def _zookeeper(url: str) -> Store:
+    from registry_server.stores.zookeeper.backend import open_zookeeper
+
+    return open_zookeeper(url)
+
+
 # They do not come by entry points: `memory:` works wherever the code does, installed or not, and finding what is
 # installed takes longer than all else that a start does.
 _BUILT_IN = {
     "memory": Scheme(_memory, _check_memory),
     "etcd": Scheme(_etcd, _check_etcd, _etcd_has_password, _etcd_template),
+    "zookeeper": Scheme(_zookeeper, _check_zookeeper, _zookeeper_has_password),
 }
 # What `register` adds is of the process, as modules are.
 _SCHEMES = Schemes(_BUILT_IN, installed)

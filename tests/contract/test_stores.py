@@ -52,3 +52,13 @@ class TestNewestEtcd(TestEtcd):
     @pytest.fixture
     def store(self, backends: Backends) -> Store:
         return EtcdStore.from_url(backends.etcd_url(newest=True))
+
+
+@MAY_BUILD
+class TestZooKeeper(StoreContract):
+    short_ttl_s = 0.8
+    slack_s = 1.5
+
+    @pytest.fixture
+    def store(self, backends: Backends) -> Store:
+        return open_store(backends.zookeeper_url())

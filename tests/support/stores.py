@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.building import BUILD_S
 from tests.support.etcd import EtcdCluster
+from tests.support.zookeeper import Ensemble
 
 
 class Backends:
@@ -20,6 +21,7 @@ class Backends:
         self._directory = directory
         self.newest = newest
         self._etcds: dict[bool, EtcdCluster] = {}
+        self._zookeeper: Ensemble | None = None
         self._numbers = itertools.count(1)
 
     def etcd(self, *, newest: bool | None = None) -> EtcdCluster:
@@ -34,15 +36,29 @@ class Backends:
         """A store URL on that etcd with a prefix of its own."""
         return self.etcd(newest=newest).url(prefix=f"/test-{next(self._numbers)}")
 
+    def zookeeper(self) -> Ensemble:
+        """One ZooKeeper, of one node."""
+        if self._zookeeper is None:
+            (home := self._directory / "zookeeper").mkdir()
+            self._zookeeper = Ensemble(home).start()
+        return self._zookeeper
+
+    def zookeeper_url(self) -> str:
+        """A store URL on that ZooKeeper with a chroot of its own."""
+        return self.zookeeper().url(f"/test-{next(self._numbers)}")
+
     @property
     def log_text(self) -> str:
         """What the servers wrote."""
-        return "\n".join(etcd.log_text for etcd in self._etcds.values())
+        logs = [etcd.log_text for etcd in self._etcds.values()]
+        return "\n".join([*logs, self._zookeeper.log_text] if self._zookeeper else logs)
 
     def close(self) -> None:
         """Ends them all."""
         for etcd in self._etcds.values():
             etcd.kill()
+        if self._zookeeper is not None:
+            self._zookeeper.kill()
 
 
 # The first test on the newest etcd may have to build it.

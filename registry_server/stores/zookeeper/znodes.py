@@ -1,0 +1,220 @@
+"""SHELL: the nodes of a ZooKeeper, by kazoo, which has threads of its own: here is the bridge to the event loop.
+
+A session is used until its connection is lost, once. What was asked for then fails, and a new one is opened.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeVar, cast
+
+from kazoo import exceptions
+from kazoo.client import KazooClient, KazooState
+from kazoo.retry import KazooRetry
+from kazoo.security import CREATOR_ALL_ACL
+
+from registry_server.stores.base import StoreAway, StoreError
+from registry_server.stores.zookeeper.url import ZooKeeperURL
+
+T = TypeVar("T")
+
+# How long a session lives at ZooKeeper without its client, and how long it may take to have one, in seconds.
+SESSION_S = 6.0
+CONNECT_S = 3.0
+# How long a session that ends is waited for, in seconds. Where nobody answers, it takes kazoo longer.
+CLOSE_S = 0.5
+# kazoo is told of each request by a byte in a pipe: with too many of them, its caller would have to wait.
+IN_FLIGHT = 64
+
+_RETRY_S, _RETRY_MAX_S = 0.05, 0.5
+
+
+class NoSuchNode(StoreError):
+    """There is no node of that path. Nothing was changed."""
+
+
+class NodeExists(StoreError):
+    """There is a node of that path already. Nothing was changed."""
+
+
+class Denied(StoreError):
+    """ZooKeeper does not let this user do that. Nothing was changed."""
+
+
+class Kept(NamedTuple):
+    """What is in a node, and how often that was written."""
+
+    data: bytes
+    version: int
+
+
+class _Promise(Protocol):
+    """kazoo's IAsyncResult."""
+
+    def rawlink(self, callback: "Callable[[_Promise], None]") -> None: ...
+    def get(self) -> object: ...
+
+
+class _Stat(Protocol):
+    version: int
+
+
+class Transaction(Protocol):
+    """kazoo's TransactionRequest, as far as it is needed."""
+
+    def create(self, path: str, value: bytes = ...) -> None: ...
+    def delete(self, path: str) -> None: ...
+    def set_data(self, path: str, value: bytes, version: int = ...) -> None: ...
+    def check(self, path: str, version: int) -> None: ...
+    def commit_async(self) -> _Promise: ...
+
+
+class Znodes:
+    """One session. Everything raises StoreAway when the connection is lost, or cannot be had."""
+
+    def __init__(self, url: ZooKeeperURL, turn: int) -> None:
+        """The host that comes first is another one at each turn. Raises OSError when the password cannot be read."""
+        self._loop = asyncio.get_running_loop()
+        self._room = asyncio.Semaphore(IN_FLIGHT)
+        self._state: asyncio.Future[None] = self._loop.create_future()  # done when it is connected
+        self.lost: asyncio.Future[None] = self._loop.create_future()  # done when it is so no more
+        self._client = _client(url, turn)
+        self._client.add_listener(self._on_state)
+        self._hosts = ", ".join(url.endpoints)
+
+    async def open(self) -> None:
+        """Connect."""
+        self._client.start_async()
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await self._state
+        except TimeoutError:
+            raise StoreAway(f"no ZooKeeper answers within {CONNECT_S:g} s: {self._hosts}") from None
+
+    async def aclose(self) -> None:
+        """End the session, in a thread, as kazoo waits for an answer; who waits here does so no longer than CLOSE_S."""
+        ended = self._loop.create_future()
+        threading.Thread(target=self._end, args=(ended,), name="zookeeper-close", daemon=True).start()
+        await asyncio.wait([ended], timeout=CLOSE_S)
+
+    def _end(self, ended: asyncio.Future[None]) -> None:
+        with contextlib.suppress(Exception):  # it was lost, or never connected
+            self._client.stop()
+            self._client.close()
+        self._in_loop(_done, ended)
+
+    # ---- what kazoo's threads say
+
+    def _on_state(self, state: str) -> None:
+        self._in_loop(_done, self._state if state == KazooState.CONNECTED else self.lost)
+
+    def _in_loop(self, call: Callable[..., None], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+    async def _answer(self, ask: Callable[[], _Promise]) -> object:
+        """What comes of a request. Raises StoreError."""
+        async with self._room:
+            if self.lost.done():
+                raise StoreAway("the connection to ZooKeeper is lost")
+            answered: asyncio.Future[None] = self._loop.create_future()
+            promise = ask()
+            promise.rawlink(lambda _: self._in_loop(_done, answered))
+            await answered
+        try:
+            return promise.get()
+        except exceptions.KazooException as error:
+            raise _meant(error) from None
+
+    # ---- nodes
+
+    async def get(self, path: str) -> Kept:
+        """What is in a node. Raises NoSuchNode."""
+        data, stat = cast("tuple[bytes, _Stat]", await self._answer(lambda: self._client.get_async(path)))
+        return Kept(data, stat.version)
+
+    async def exists(self, path: str, changed: Callable[[], None] | None = None) -> bool:
+        """Whether there is such a node; `changed` is called once, when it is made or changes or leaves."""
+        watch = None if changed is None else lambda event: self._in_loop(changed)
+        return await self._answer(lambda: self._client.exists_async(path, watch)) is not None
+
+    async def children(self, path: str, changed: Callable[[], None] | None = None) -> list[str]:
+        """The names below a node; `changed` is called once, when there are others. Raises NoSuchNode."""
+        watch = None if changed is None else lambda event: self._in_loop(changed)
+        return cast("list[str]", await self._answer(lambda: self._client.get_children_async(path, watch)))
+
+    async def sync(self, path: str) -> None:
+        """What is read from now on is no older than what was answered before, by whichever server."""
+        await self._answer(lambda: self._client.sync_async(path))
+
+    async def create(self, path: str, data: bytes = b"", *, ephemeral: bool = False) -> None:
+        """Make a node; an ephemeral one leaves with this session. Raises NodeExists, or NoSuchNode (above it)."""
+        await self._answer(lambda: self._client.create_async(path, data, ephemeral=ephemeral))
+
+    async def set(self, path: str, data: bytes) -> None:
+        """Write a node. Raises NoSuchNode."""
+        await self._answer(lambda: self._client.set_async(path, data))
+
+    async def delete(self, path: str) -> None:
+        """Remove a node that has none below it. Raises NoSuchNode."""
+        await self._answer(lambda: self._client.delete_async(path))
+
+    async def ensure(self, path: str) -> None:
+        """Make a node and those above it, as far as they are not there."""
+        await self._answer(lambda: self._client.ensure_path_async(path))
+
+    async def commit(self, fill: Callable[[Transaction], None]) -> None:
+        """All that `fill` puts into a transaction, or nothing. Raises what its first part that fails does."""
+        transaction = self._client.transaction()
+        fill(transaction)
+        outcomes = cast("list[object]", await self._answer(transaction.commit_async))
+        errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+        not_done = (exceptions.RolledBackError, exceptions.RuntimeInconsistency)
+        if errors:
+            raise _meant(next((error for error in errors if not isinstance(error, not_done)), errors[0]))
+
+
+def _client(url: ZooKeeperURL, turn: int) -> KazooClient:
+    first = turn % len(url.endpoints)
+    login = url.login
+    # Each failure is told by who uses this; and requests are shown at its debug level, with passwords.
+    logger = logging.getLogger(f"{__name__}.kazoo")
+    logger.setLevel(logging.CRITICAL)
+    return KazooClient(
+        hosts=",".join((*url.endpoints[first:], *url.endpoints[:first])),
+        timeout=SESSION_S,
+        randomize_hosts=False,
+        connection_retry=KazooRetry(max_tries=-1, delay=_RETRY_S, max_delay=_RETRY_MAX_S),
+        logger=logger,
+        auth_data=[("digest", f"{login.user}:{login.read_password()}")] if login else None,
+        default_acl=CREATOR_ALL_ACL if login else None,
+        use_ssl=url.tls is not None,
+        check_hostname=url.tls is not None,
+        ca=_text(url.tls and url.tls.ca),
+        certfile=_text(url.tls and url.tls.cert),
+        keyfile=_text(url.tls and url.tls.key),
+    )
+
+
+def _text(path: object) -> str | None:
+    return str(path) if path else None
+
+
+def _meant(error: Exception) -> StoreError:
+    """What an error of kazoo is for those who ask."""
+    text = str(error) or type(error).__name__
+    match error:
+        case exceptions.NoNodeError():
+            return NoSuchNode(text)
+        case exceptions.NodeExistsError():
+            return NodeExists(text)
+        case exceptions.NoAuthError() | exceptions.AuthFailedError() | exceptions.InvalidACLError():
+            return Denied(f"ZooKeeper does not allow it to this user ({type(error).__name__})")
+    return StoreAway(f"ZooKeeper: {text}")
+
+
+def _done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

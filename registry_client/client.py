@@ -123,6 +123,12 @@ def reading(clients: Iterable[RegistryClient]) -> RegistryClient:
     return RegistryClient(replace(of[0]._settings, addresses=(), store="", of=of))  # noqa: SLF001 - as above
 
 
+def places(client: RegistryClient) -> tuple[str, ...]:
+    """By which two clients are of the same registry: its addresses, or the store if others have that, too."""
+    it = client._settings  # noqa: SLF001 - as above
+    return it.addresses if it.addresses or it.store == "memory:" else (it.store,)
+
+
 def with_defaults(client: RegistryClient, ttl: float, health_checks: Sequence[HealthCheck]) -> RegistryClient:
     """The same with a ttl, in seconds, and checks for all that is registered without. Raises InvalidArgument."""
     defaults = {"ttl_s": checks.ttl(ttl), "checks": tuple(health_checks)}

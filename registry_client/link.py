@@ -12,19 +12,18 @@ import grpc
 import grpc.aio
 
 from registry_api.limits import UNIX
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_api.registry.v1 import registry_pb2_grpc
 from registry_client.errors import InvalidAnswer, RegistryError, RegistryUnavailable, from_rpc_error
+from registry_client.homing import LOOK_S, Homing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
 
-    from registry_api.registry.v1 import registry_pb2 as pb
     from registry_api.registry.v1.registry_pb2_grpc import RegistryAsyncStub
     from registry_client.backoff import Backoff
     from registry_client.tasks import Tasks
-
-log = logging.getLogger(__name__)
 
 
 class _Answer(Protocol):
@@ -169,7 +168,7 @@ class Link:
         tasks: Tasks,
         first: int = 0,
     ) -> None:
-        """Begins with one of the `first` addresses, by chance; 0 means any."""
+        """Begins with one of the `first` addresses, by chance, and goes back to them when they work again; 0: any."""
         self._addresses = list(addresses)
         self._credentials = credentials
         self._backoff = backoff
@@ -177,6 +176,9 @@ class Link:
         self._reach = reach
         self._tasks = tasks
         self._index = rng.randrange(first or len(self._addresses))
+        self._preferred = self._addresses[:first]
+        self._homing = Homing()
+        self._looking: asyncio.Task[None] | None = None
         self._connections: dict[str, Connection] = {}
         self._retired: list[Connection] = []
         self._speaks_tls: dict[str, bool] = {}
@@ -195,7 +197,9 @@ class Link:
     @property
     def current(self) -> Connection:
         """The address in use."""
-        address = self._addresses[self._index]
+        return self._at(self._addresses[self._index])
+
+    def _at(self, address: str) -> Connection:
         connection = self._connections.get(address)
         if connection is None:
             connection = self._connections[address] = self._connect(address)
@@ -210,8 +214,12 @@ class Link:
 
     def rotate(self, failed: Connection) -> None:
         """Go on to the next address, unless somebody has moved on from the failed one already."""
-        if self._addresses[self._index] == failed.address:
-            self._index = (self._index + 1) % len(self._addresses)
+        if self._addresses[self._index] != failed.address:
+            return
+        self._index = (self._index + 1) % len(self._addresses)
+        if self._is_away and (self._looking is None or self._looking.done()):
+            self._homing.left(asyncio.get_running_loop().time())
+            self._looking = self._tasks.start(self._look_homeward(), "registry-lookout")
 
     def retire(self, silent: Connection, silent_s: float) -> None:
         """Who asks that address again does so over another connection, after looking its name up again.
@@ -230,6 +238,41 @@ class Link:
         await connection.channel.close(GRACE_S)
         self._retired.remove(connection)
 
+    # ---- the way back
+
+    @property
+    def _is_away(self) -> bool:
+        """Whether another registry than the preferred one is in use."""
+        return bool(self._preferred) and self._addresses[self._index] not in self._preferred
+
+    def has_returned_from(self, connection: Connection) -> bool:
+        """Whether that one stands for another registry than the preferred one, which works again."""
+        return not self._is_away and bool(self._preferred) and connection.address not in self._preferred
+
+    async def _look_homeward(self) -> None:
+        """Look at the preferred registry, while another one is in use, until it has worked for a while."""
+        while self._is_away:
+            await asyncio.sleep(LOOK_S * self._rng.uniform(0.75, 1.25))
+            for index, address in enumerate(self._preferred):
+                epoch, now = await self._epoch_at(address), asyncio.get_running_loop().time()
+                if not epoch:
+                    self._homing.failed(address)
+                elif self._homing.answered(address, epoch, now) and self._is_away:
+                    log.info("the preferred registry works again: %s", address)
+                    self._index = index
+                    return
+
+    async def _epoch_at(self, address: str) -> str:
+        """The epoch of an address that works; else nothing."""
+        connection = self._at(address)
+        try:
+            answer = await connection.stub.ListServices(pb.ListServicesRequest(page_size=1), timeout=PROBE_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                self.retire(connection, PROBE_S)
+            return ""
+        return "" if answer.header.HasField("stale_for") else answer.header.epoch
+
     # ---- what comes of asking
 
     def asking(self, connection: Connection) -> None:
@@ -239,6 +282,8 @@ class Link:
     def answered(self, connection: Connection, header: pb.ResponseHeader) -> None:
         """It answered."""
         self._reach.answered(connection.address, header)
+        if connection.address in self._preferred:
+            self._homing.used(connection.address, header.epoch)
 
     def failed(self, connection: Connection, failure: RegistryError) -> None:
         """It gave no answer, or one of no use. Goes on to the next address."""

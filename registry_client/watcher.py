@@ -356,6 +356,8 @@ class Following:
         self._show(changed=folded is Folded.CHANGED)
         self._save(now)
         self._tell_useless(stream, now)
+        if self._link.has_returned_from(stream.connection):
+            stream.give_up("is left for the preferred registry", asks_anew=True)
         self._arm()
 
     def _tell_useless(self, stream: Stream, now: float) -> None:

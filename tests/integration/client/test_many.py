@@ -7,11 +7,25 @@ import pytest
 
 import registry_client
 from balancer import Resolution, Resolved
-from registry_client import InEach, InvalidArgument, InvalidTarget, Registration, RegistryError, State, testing
+from registry_client import (
+    ClientClosed,
+    HealthCheck,
+    InEach,
+    InvalidArgument,
+    InvalidTarget,
+    Misuse,
+    NeverRegistered,
+    RegistryUnavailable,
+    State,
+    homing,
+    many,
+    sync,
+    testing,
+)
 from registry_client.resolver import RegistryResolver, Source
 from registry_client.target import parse_target
 from tests.conftest import ServerFactory
-from tests.integration.client.conftest import ids, player, until
+from tests.integration.client.conftest import Recorder, ids, player, until
 from tests.support.servers import RegistryServer
 from tests.support.waiting import eventually_async
 
@@ -79,34 +93,184 @@ async def test_a_change_over_empties_no_list(server_factory: ServerFactory) -> N
             assert {key.id for key in view.unconfirmed} == {"only-there"}
 
 
-async def test_one_that_refuses_is_told_of_and_hinders_nobody(
-    two: dict[str, str], monkeypatch: pytest.MonkeyPatch
+async def test_it_goes_back_when_the_preferred_one_works_again(
+    server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with registry_client.connect_many(two) as registries:
-        registered = registries.register(player("a"))
-        refusing, start = registered.results["backup"], Registration.start
+    """And nobody leaves a list by that, although it has forgotten everybody."""
+    monkeypatch.setattr(homing, "BEGUN_ANEW_S", 2.0)
+    monkeypatch.setattr(homing, "STEADY_S", 2.0)
+    servers = [server_factory(name=name).start() for name in ("primary", "backup")]
+    both = {name: server.address for name, server in zip(("primary", "backup"), servers, strict=True)}
+    registries = registry_client.connect_many(both, cache_dir=None)
+    async with registries, registries.register(player("a"), ttl=30), registries.watch("player") as watch:
+        views = Recorder(watch)
+        reading = asyncio.create_task(views.run())
+        epoch = (await views.wait(lambda view: ids(view) == ["a"])).epoch
+        servers[0].kill()
+        away = (await views.wait(lambda view: view.epoch != epoch)).epoch
+        assert away == registries["backup"].epoch
+        await servers[0].restart_async()
+        anew = await views.wait(lambda view: view.epoch not in (epoch, away), timeout_s=60)
+        assert anew.epoch == registries["primary"].epoch
 
-        async def maybe(self: Registration) -> Registration:
-            if self is refusing:
-                raise RegistryError("no")
-            return await start(self)
+        async def asks_the_first() -> bool:
+            return len(await registries.list("player")) == 1 and registries.reader.epoch == anew.epoch
 
-        monkeypatch.setattr(Registration, "start", maybe)
-        async with registered:
-            assert states(registered) == {"primary": State.REGISTERED, "backup": RegistryError}
+        await eventually_async(asks_the_first, timeout_s=60)
+        assert [view for view in views.views if ids(view) != ["a"]] == []
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+# ---- one of them refuses
+
+CHECKED = player("a", checks=[HealthCheck.ttl()])
+
+
+@pytest.fixture
+def one_refuses(server_factory: ServerFactory) -> tuple[dict[str, str], RegistryServer]:
+    """Two, and the backup takes no checks."""
+    takes = server_factory(name="primary").start()
+    refuses = server_factory(name="backup", args=["--checks", "off"]).start()
+    return {"primary": takes.address, "backup": refuses.address}, refuses
+
+
+async def test_one_that_refuses_is_told_of_and_hinders_nobody(
+    one_refuses: tuple[dict[str, str], RegistryServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with registry_client.connect_many(one_refuses[0]) as registries:
+        async with registries.register(CHECKED, drain=0) as registered:
+            assert states(registered) == {"primary": State.REGISTERED, "backup": InvalidArgument}
             assert await registries["backup"].list() == []
+            updated = await registered.update(weight=7)
+            assert getattr(updated["primary"], "weight", None) == 7
+            assert isinstance(updated["backup"], InvalidArgument)
+        assert await registries["primary"].list() == []
+    assert [it.message for it in caplog.records if "backup refuses it" in it.message] != []
 
 
-async def test_when_all_refuse_it_is_raised(two: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    async def refuse(self: Registration) -> Registration:
-        raise RegistryError("no")
+async def test_one_that_refused_is_asked_again(
+    one_refuses: tuple[dict[str, str], RegistryServer],
+    server_factory: ServerFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was updated meanwhile it gets as it is now."""
+    monkeypatch.setattr(many, "AGAIN_S", 0.1)
+    addresses, refusing = one_refuses
+    async with registry_client.connect_many(addresses) as registries, registries.register(CHECKED) as registered:
+        await registered.update(weight=7)
+        refusing.kill()
+        takes = server_factory(name="takes")
+        takes.port = refusing.port
+        await takes.start_async()
+        await eventually_async(lambda: states(registered)["backup"] is State.REGISTERED, timeout_s=20)
+        assert (await registries["backup"].get("player", "a")).weight == 7
 
-    async with registry_client.connect_many(two) as registries:
-        registered = registries.register(player("a"))
-        monkeypatch.setattr(Registration, "start", refuse)
-        with pytest.raises(RegistryError, match="no"):
+
+async def test_when_all_refuse_it_is_raised(server_factory: ServerFactory) -> None:
+    both = {name: server_factory(name=name, args=["--checks", "off"]).start().address for name in ("one", "other")}
+    async with registry_client.connect_many(both) as registries:
+        registered = registries.register(CHECKED)
+        with pytest.raises(InvalidArgument, match="runs no checks"):
             await registered.__aenter__()
-        assert states(registered) == {"primary": RegistryError, "backup": RegistryError}
+        assert states(registered) == {"one": InvalidArgument, "other": InvalidArgument}
+        with pytest.raises(Misuse):
+            await registered.update(weight=1)
+
+
+async def test_one_that_is_away_is_told_later_what_was_updated(
+    two: dict[str, str], server_factory: ServerFactory
+) -> None:
+    away = server_factory(name="away").start()
+    registries = registry_client.connect_many({"primary": away.address, "backup": two["backup"]}, timeout=1)
+    async with registries, registries.register(player("a"), ttl=60) as registered:
+        away.pause()
+        told = await registered.update(weight=7, tags=["eu"])
+        assert isinstance(told["primary"], RegistryUnavailable)
+        assert getattr(told["backup"], "weight", None) == 7
+        away.resume()
+
+        async def is_told() -> bool:
+            return (await registries["primary"].get("player", "a", timeout=10)).weight == 7
+
+        await eventually_async(is_told, timeout_s=20)
+
+
+# ---- used wrongly
+
+
+async def test_it_is_entered_once_and_says_when_it_was_not(two: dict[str, str]) -> None:
+    async with registry_client.connect_many(two) as registries:
+        with pytest.raises(Misuse, match="entered already"):
+            await registries.__aenter__()
+        registered = registries.register(player("a"), drain=0)
+        with pytest.raises(Misuse, match="not entered yet"):
+            await registered.update(weight=1)
+        async with registered:
+            with pytest.raises(Misuse, match="entered already"):
+                await registered.__aenter__()
+            with pytest.raises(InvalidArgument, match="update_mask"):
+                await registered.update(wait=1)  # type: ignore[call-arg]
+            with pytest.raises(InvalidArgument, match="weight"):
+                await registered.update(weight=-1)
+            await asyncio.to_thread(_elsewhere, registered)
+        assert await registries.list() == []
+        await registered.aclose()
+        with pytest.raises(InvalidArgument, match="instance"):
+            registries.register("player")  # type: ignore[arg-type]
+        with pytest.warns(NeverRegistered):
+            registries.register(player("b"))
+    await registries.aclose()
+    with pytest.raises(ClientClosed):
+        await registries.list()
+
+
+def _elsewhere(registered: InEach) -> None:
+    for use in (registered.aclose, lambda: registered.update(weight=1)):
+        with pytest.raises(Misuse, match="belongs to the event loop"):
+            asyncio.run(use())
+
+
+async def test_a_patience_that_ends_says_what_each_of_them_said() -> None:
+    away = registry_client.connect_many({"one": "127.0.0.1:1", "other": "127.0.0.1:2"}, cache_dir=None)
+    async with away:
+        with pytest.raises(RegistryUnavailable, match=r"one: .*; other: "):
+            await away.register(player("a"), timeout=1.5).__aenter__()
+
+
+def test_the_same_registry_twice_is_refused() -> None:
+    for both in ({"one": "h1:7400,h2", "other": "h2:7400"}, {"one": "etcd://h1", "other": "etcd://h1"}):
+        with pytest.raises(InvalidArgument, match="other is the same registry as one"):
+            registry_client.connect_many(both)
+    assert registry_client.connect_many({"one": "memory:", "other": "memory:"}).names == ("one", "other")
+
+
+# ---- threads
+
+
+def test_threads_have_all_of_it(two: dict[str, str]) -> None:
+    registries = sync.connect_many(two)
+    for _ in range(2):
+        with registries, registries.register(player("a"), drain=0) as registered:
+            assert {name: getattr(it, "state", it) for name, it in registered.results.items()} == {
+                "primary": State.REGISTERED,
+                "backup": State.REGISTERED,
+            }
+            assert {getattr(it, "weight", it) for it in registered.update(weight=3).values()} == {3}
+            assert [[it.id for it in registries[name].list("player")] for name in registries.names] == [["a"], ["a"]]
+            with registries["backup"].register(player("b", 8002), drain=0):
+                assert [it.id for it in registries["backup"].list("player")] == ["a", "b"]
+            with registries.watch("player") as watch:
+                assert [it.id for it in watch.next(10).instances] == ["a"]
+            assert registries.balancer("player").get().id == "a"
+            with pytest.raises(Misuse, match="entered already"), registries:
+                pytest.fail("the block runs")
+            with pytest.raises(Misuse, match="entered already"), registries["backup"]:
+                pytest.fail("the block runs")
+        for client in (registries, registries["primary"]):
+            with pytest.raises(ClientClosed):
+                client.list()
+    registered.close()
 
 
 @pytest.mark.parametrize("wrong", [{}, "h1:7400", {"a b": "h1"}, {7: "h1"}])

@@ -152,6 +152,10 @@ def test_no_message_shows_a_password(given: dict[str, object]) -> None:
 
 
 def test_threads() -> None:
-    assert sync.from_config({"addresses": "h1"}).addresses == ("h1:7400",)
-    with pytest.raises(InvalidArgument, match=r"^adapters: "):
-        sync.from_config({"adapters": {"primary": {"addresses": "h1"}}})
+    one = sync.from_config({"addresses": "h1"})
+    assert isinstance(one, sync.RegistryClient)
+    assert one.addresses == ("h1:7400",)
+    several = sync.from_config({"adapters": {"primary": {"addresses": "h1"}, "backup": {"addresses": "h2"}}})
+    assert isinstance(several, sync.Registries)
+    assert several.names == ("primary", "backup")
+    assert several["backup"].addresses == ("h2:7400",)

@@ -15,6 +15,7 @@ from itertools import chain, takewhile
 from typing import NamedTuple
 
 from registry_api.registry.v1 import registry_pb2 as pb
+from registry_server.drafts import Drafts
 from registry_server.history import Change, History, Log, Point, merged
 from registry_server.holdings import Holdings
 from registry_server.model import CHECKSUM_MODULUS, Address, BadRecord, Entry, Owner, Query
@@ -150,6 +151,7 @@ class Catalog:
         self.revision = 0
         self.seq = 0
         self.settings = Settings()
+        self.drafts = Drafts()
         self._namespaces: dict[str, _Namespace] = {}
         self._services: dict[tuple[str, ...], _Service] = {}
         self._leases = Holdings()
@@ -199,9 +201,11 @@ class Catalog:
         """Take in what one revision changed, and return what that changed here."""
         self.revision = max(self.revision, delta.revision)
         self.settings.apply(delta)
-        changes = [self._remove(key, cause) for key, cause in _known(self, delta)]
-        for deleted in delta.deletes:
-            self._flawed.pop(deleted.key, None)
+        changes = []
+        if delta.deletes:
+            changes += [self._remove(key, cause) for key, cause in _known(self, delta)]
+            for deleted in delta.deletes:
+                self._flawed.pop(deleted.key, None)
         for record in delta.puts:
             if record.key.kind is Kind.INSTANCE:
                 changes += self._put(record)
@@ -260,6 +264,8 @@ class Catalog:
 
     def take_new_flaws(self) -> Sequence[Flaw]:
         """The records that were skipped since this was last asked; anew when it is not by itself that they stay."""
+        if not self._new_flaws:
+            return ()
         found, self._new_flaws = self._new_flaws, []
         return found
 
@@ -409,7 +415,7 @@ class Catalog:
         even if the two registered at the same time on different ones. Only a record that somebody wrote by hand has no
         lease, and takes no address from one that has."""
         try:
-            after = Entry.of(record, self.fence)
+            after = self.drafts.entry(record, self.fence)
         except BadRecord as flaw:
             return self._skip(record, str(flaw))
         key = after.key
@@ -439,7 +445,8 @@ class Catalog:
     def _change(self, service: _Service, key: Key, after: Entry | None, cause: Cause | None) -> Change:
         before = service.entries.get(key.id)
         service.replace(key.id, before, after)
-        self._outlived.discard(key)
+        if self._outlived:
+            self._outlived.discard(key)
         self._index_lease(key, before, after)
         service.namespace.digest += (after.digest if after else 0) - (before.digest if before else 0)
         if before is None or after is None:

@@ -130,8 +130,7 @@ class Feed:
         now = self._beat()
         match event:
             case Delta():
-                deleted = [it.key for it in event.deletes]
-                self._changed(self.catalog.apply(self.guard.filter_delta(event, now)), deleted)
+                self._apply(event, now)
             case Progress(revision):
                 self.catalog.progress(revision)
             case Snapshot():
@@ -145,8 +144,13 @@ class Feed:
                 self.guard.store_ill(now, silence_s)
         if settings := self.catalog.settings.take_changes():
             self._tell(lambda listener: listener.settings_changed(settings))
-        self._look_at_flaws(now)
+        if flaws := self.catalog.take_new_flaws():
+            self._look_at(flaws, now)
         self._advance(now)
+
+    def _apply(self, delta: Delta, now: float) -> None:
+        changes = self.catalog.apply(self.guard.filter_delta(delta, now))
+        self._changed(changes, [it.key for it in delta.deletes] if delta.deletes else ())
 
     def _load(self, snapshot: Snapshot, now: float) -> None:
         self._back(now)
@@ -193,9 +197,7 @@ class Feed:
             except Exception:
                 log.exception("%s failed at what changed", type(listener).__name__)
 
-    def _look_at_flaws(self, now: float) -> None:
-        if not (flaws := self.catalog.take_new_flaws()):
-            return
+    def _look_at(self, flaws: Sequence[Flaw], now: float) -> None:
         log.warning("%s", _told_of(flaws))
         for flaw in flaws:
             if self._mending.note_flaw(flaw, self.catalog.get(flaw.key), now):

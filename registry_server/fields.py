@@ -31,6 +31,8 @@ _YEAR_1_S, _YEAR_10000_S = -62_135_596_800, 253_402_300_800
 
 _BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _IPV4 = re.compile(rf"{_BYTE}(?:\.{_BYTE}){{3}}", re.ASCII)
+# The first numbers of IPv4 addresses of which some cannot be called: 0, and all from the multicast ones on.
+_NEVER, _FROM = 0, 224
 _ANY = (ipaddress.ip_network("0.0.0.0/8"), ipaddress.ip_network("::/128"))
 _NOBODY = (ipaddress.ip_network("240.0.0.0/4"),)
 _ZONED = (ipaddress.ip_network("fe80::/10"),)
@@ -77,11 +79,17 @@ def _ipv6(field: str, value: str) -> str:
 def callable_host(field: str, value: str) -> str:
     """A host as above that somebody can call: no address that stands for many, or for none."""
     found = host(field, value)
-    if found[0] in "0123456789" or ":" in found:
+    if _is_doubtful(found):
         reason = _why_not_callable(found)
         if reason:
             raise InvalidField(field, f"{reason}; write an address or a DNS name that callers reach, such as 10.0.0.5")
     return found
+
+
+def _is_doubtful(found: str) -> bool:
+    """Whether it may be an address that nobody can call: most are not, and to look closer takes long."""
+    first = found.partition(".")[0]
+    return ":" in found or (first.isdecimal() and not _NEVER < int(first) < _FROM)
 
 
 def _why_not_callable(found: str) -> str:
@@ -172,8 +180,8 @@ def size(it: pb.Instance) -> None:
 
 
 def _labels(it: pb.Instance) -> None:
-    tags = list(it.tags)
-    if "" in tags or len(set(tags)) != len(tags):
+    tags = set(it.tags)
+    if "" in tags or len(tags) != len(it.tags):
         raise InvalidField("instance.tags", "must be neither empty nor repeated")
     if "" in it.metadata:
         raise InvalidField("instance.metadata", "must have no empty key")
@@ -181,6 +189,9 @@ def _labels(it: pb.Instance) -> None:
 
 
 def _locality(it: pb.Locality) -> None:
+    together = it.region + it.zone + it.sub_zone
+    if len(together) <= MAX_NAME and together.isprintable():
+        return
     for part in ("region", "zone", "sub_zone"):
         value = getattr(it, part)
         if len(value) > MAX_NAME or not value.isprintable():

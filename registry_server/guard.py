@@ -100,8 +100,11 @@ class RemovalGuard:
 
     def filter_delta(self, delta: Delta, now: float) -> Delta:
         """The same delta without the removals that wait."""
-        for record in delta.puts:
-            self._free(record.key)
+        if self._waiting:
+            for record in delta.puts:
+                self._free(record.key)
+        if not delta.deletes:
+            return delta
         waiting = {deleted.key for deleted in delta.deletes if self._must_wait(deleted, now)}
         if not waiting:
             return delta

@@ -230,8 +230,9 @@ class Hub:
 
     def changed(self, changes: Sequence[Change]) -> None:
         """Note what changed; a round follows, now or after the rest."""
-        for namespace, service in {change.key[:2] for change in changes}:
-            self.touch(namespace, service)
+        if self._subjects:
+            for namespace, service in {change.key[:2] for change in changes}:
+                self.touch(namespace, service)
 
     def settings_changed(self, changes: Sequence[SettingChange]) -> None:
         """No reader is told of settings."""

@@ -53,6 +53,8 @@ class Mending:
     def note(self, changes: Sequence[Change], deleted: Collection[Key], now: float) -> bool:
         """Look at what changed; `deleted` are those that the store has deleted itself. Whether there is more to do."""
         before = len(self)
+        if not before and all(it.after is not None and it.after.lease_id for it in changes):
+            return False
         for change in changes:
             if change.after is None or change.after.lease_id:
                 self._forget(change.key)

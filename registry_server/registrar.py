@@ -216,25 +216,29 @@ class Registrar:
 
     async def _write(self, names: Sequence[Name], plan: Callable[[], Plan]) -> Written:
         async with self._turns.of(names):
-            return await self._write_in_turn(names, plan)
-
-    async def _write_in_turn(self, names: Sequence[Name], plan: Callable[[], Plan]) -> Written:
-        for attempt in range(ATTEMPTS):
-            planned = plan()
-            seen = self._feed.catalog.revision
-            try:
-                revision = await self._commit(planned.commit) if planned.commit.changes else seen
-            except Conflict as conflict:
-                await self._catch_up(conflict, seen, attempt)
-                continue
-            if self._feed.catalog.revision < revision:
-                await self._feed.reach(revision, CATCH_UP_S)
-            if planned.bereft:
-                await self._release(planned.bereft)
-            entries = tuple([self._entry(put, revision) for put in planned.commit.puts])
-            return Written(revision, entries, planned.leaving)
+            for attempt in range(ATTEMPTS):
+                seen = self._feed.catalog.revision
+                try:
+                    return await self._carry_out(plan())
+                except Conflict as conflict:
+                    await self._catch_up(conflict, seen, attempt)
         first = "/".join(names[0][:3])
         raise Contended(first if len(names) <= 2 else f"{len(names)} instances, {first} the first")
+
+    async def _carry_out(self, plan: Plan) -> Written:
+        """Raises Conflict if the store has moved on."""
+        catalog = self._feed.catalog
+        catalog.drafts.add(plan.drafts)
+        try:
+            revision = await self._commit(plan.commit) if plan.commit.changes else catalog.revision
+            if catalog.revision < revision:
+                await self._feed.reach(revision, CATCH_UP_S)
+        finally:
+            catalog.drafts.drop(plan.drafts)
+        if plan.bereft:
+            await self._release(plan.bereft)
+        entries = tuple([self._entry(put, revision) for put in plan.commit.puts])
+        return Written(revision, entries, plan.leaving)
 
     async def _commit(self, commit: Commit) -> int:
         try:

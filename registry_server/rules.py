@@ -13,6 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import fields
 from registry_server.catalog import Catalog
+from registry_server.drafts import Draft
 from registry_server.errors import InvalidField, NotFound, OwnershipLost
 from registry_server.health import findings
 from registry_server.model import Entry, Owner, nanoseconds, new_generation
@@ -22,11 +23,13 @@ UPDATABLE = ("status", "weight", "metadata", "tags", "version", "health")
 
 
 class Plan(NamedTuple):
-    """What the store is to do, the leases that may hold nothing afterwards, and the instances that leave by it."""
+    """What the store is to do, the leases that may hold nothing afterwards, the instances that leave by it, and those
+    that are put."""
 
     commit: Commit
     bereft: frozenset[str] = frozenset()
     leaving: tuple[Key, ...] = ()
+    drafts: tuple[Draft, ...] = ()
 
 
 class Leaving(NamedTuple):
@@ -56,12 +59,12 @@ class Rules:
         current = self._catalog.get(key)
         holder = self._catalog.at_address(key.namespace, key.service, (wanted.host, wanted.port))
         ghost = holder if holder is not None and holder.key != key else None
-        put = Put(key, self._stamped(key, wanted, lease, current), lease.id, self._expect(key))
+        plan = self._plan(key, self._stamped(key, wanted, lease, current), lease.id)
         if current is None and ghost is None:
-            return Plan(Commit((put,)))
+            return plan
         losers = [entry for entry in (current, ghost) if entry is not None]
-        deletes = self._deletes([ghost] if ghost else [])
-        return Plan(Commit((put,), deletes, Cause.REPLACED), frozenset(it.lease_id for it in losers) - {lease.id})
+        commit = plan.commit._replace(deletes=self._deletes([ghost] if ghost else []), cause=Cause.REPLACED)
+        return plan._replace(commit=commit, bereft=frozenset(it.lease_id for it in losers) - {lease.id})
 
     def deregister(self, who: Leaving) -> Plan:
         """Remove the instances. Raises OwnershipLost if one has another generation than it should."""
@@ -74,7 +77,9 @@ class Rules:
         That is until `until` of the wall clock, in seconds. Raises as `deregister`.
         """
         entries = self._leaving(who)
-        return _plan_of(entries, Commit(puts=tuple([self._put_draining(entry, lease, until) for entry in entries])))
+        plans = [self._plan_draining(entry, lease, until) for entry in entries]
+        puts, drafts = [plan.commit.puts[0] for plan in plans], [plan.drafts[0] for plan in plans]
+        return _plan_of(entries, Commit(puts=tuple(puts)))._replace(drafts=tuple(drafts))
 
     def update(self, wanted: pb.Instance, paths: Iterable[str]) -> Plan:
         """Change the named fields. Raises NotFound, and InvalidField if tags and metadata become too large together, or
@@ -90,7 +95,7 @@ class Rules:
             else:
                 _copy_field(wanted, changed, path)
         fields.size(changed)
-        return Plan(Commit((self._put(current, changed),)))
+        return self._plan(key, changed, current.lease_id)
 
     def found(self, key: Key, generation: int, results: Iterable[pb.CheckResult]) -> Plan:
         """Write what checks found of an instance, if that is still the one that they looked at."""
@@ -99,7 +104,7 @@ class Rules:
             return Plan(Commit())
         changed = storable(current)
         findings.take_in(changed, results)
-        return Plan(Commit((self._put(current, changed),)))
+        return self._plan(key, changed, current.lease_id)
 
     def ruled(self, key: Key, checks: Sequence[pb.HealthCheck]) -> Plan:
         """Give an instance the checks of a rule, unless it has its own."""
@@ -109,7 +114,7 @@ class Rules:
         changed = storable(current)
         if not findings.give_checks(changed, checks):
             return Plan(Commit())
-        return Plan(Commit((self._put(current, changed),)))
+        return self._plan(key, changed, current.lease_id)
 
     def remove_sick(self, key: Key, generation: int) -> Plan:
         """Remove an instance whose checks failed for too long, if it is still the one that they looked at."""
@@ -129,12 +134,14 @@ class Rules:
         if not findings.report(changed, health, self._now()):
             raise InvalidField("instance.health", "is what the checks of the instance find; only a ttl check is told")
 
-    def _put(self, current: Entry, changed: pb.Instance) -> Put:
-        """The instance as it was, with something of it changed."""
-        return Put(current.key, changed.SerializeToString(), current.lease_id, self._expect(current.key))
+    def _plan(self, key: Key, instance: pb.Instance, lease_id: str) -> Plan:
+        """Write the instance, whole as it is, under a lease."""
+        value = instance.SerializeToString()
+        put = Put(key, value, lease_id, self._expect(key))
+        return Plan(Commit((put,)), drafts=(Draft(key, value, instance),))
 
-    def _stamped(self, key: Key, wanted: pb.Instance, lease: Lease, current: Entry | None) -> bytes:
-        """The value to store: the instance as wanted, with what is the server's to say."""
+    def _stamped(self, key: Key, wanted: pb.Instance, lease: Lease, current: Entry | None) -> pb.Instance:
+        """What is to be stored: the instance as wanted, with what is the server's to say."""
         stamped = pb.Instance()
         stamped.CopyFrom(wanted)
         stamped.ttl.CopyFrom(seconds(lease.ttl_s))
@@ -143,7 +150,7 @@ class Rules:
             stamped.registered_at.FromNanoseconds(current.owner.registered_ns)
             if wanted.checks:
                 _keep_found(current.parse(), stamped)
-            return stamped.SerializeToString()
+            return stamped
         if wanted.generation:
             self._check_claim(key, wanted)
             latest = self._catalog.last_owner(key)
@@ -152,7 +159,7 @@ class Rules:
         if not (wanted.generation and wanted.HasField("registered_at")):
             stamped.registered_at.FromMicroseconds(round(self._now() * 1e6))
         stamped.generation = new_generation(self._catalog.fence)
-        return stamped.SerializeToString()
+        return stamped
 
     def _check_claim(self, key: Key, wanted: pb.Instance) -> None:
         """Whether who says to have had the id up to now may have it back."""
@@ -165,12 +172,12 @@ class Rules:
             reason = f"generation {wanted.generation} was taken over by generation {latest.generation}"
             raise OwnershipLost(str(key), reason)
 
-    def _put_draining(self, entry: Entry, lease: Lease, until: float) -> Put:
+    def _plan_draining(self, entry: Entry, lease: Lease, until: float) -> Plan:
         draining = storable(entry)
         draining.status = pb.DRAINING
         draining.ttl.CopyFrom(seconds(lease.ttl_s))
         draining.leaves_at.FromMicroseconds(round(until * 1e6))
-        return Put(entry.key, draining.SerializeToString(), lease.id, self._expect(entry.key))
+        return self._plan(entry.key, draining, lease.id)
 
     def _leaving(self, who: Leaving) -> list[Entry]:
         entries = [entry for key in who.keys if (entry := self._catalog.get(key)) is not None]

@@ -44,6 +44,8 @@ class Settings:
 
     def take_changes(self) -> Sequence[SettingChange]:
         """What changed since this was last asked, in order."""
+        if not self._changes:
+            return ()
         found, self._changes = self._changes, []
         return found
 

@@ -6,6 +6,7 @@ import pytest
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import catalog as catalogs
+from registry_server import drafts
 from registry_server.catalog import Catalog, ghosts
 from registry_server.history import Change
 from registry_server.model import Entry, Owner, Query
@@ -568,7 +569,7 @@ def test_one_change_encodes_one_instance(monkeypatch: pytest.MonkeyPatch) -> Non
             encoded.append(entry.key)
             return entry
 
-    monkeypatch.setattr(catalogs, "Entry", Counting)
+    monkeypatch.setattr(drafts, "Entry", Counting)
     catalog.apply(put(11, key("7"), port=8))
     for _ in range(100):
         list(catalog.select(PLAYER))

@@ -34,7 +34,8 @@ class Updated(NamedTuple):
 
 
 class Writer(Protocol):
-    """All writes. What is given has been checked, field by field. Raises the errors of errors.py alone.
+    """All writes. What is given has been checked, field by field, and has its defaults filled in (rpc/validate.py): it
+    is stored as it is, and shown without being looked at again. Raises the errors of errors.py alone.
 
     A write is answered when the view of this server shows it, or a moment later where the view lags.
     """

@@ -28,7 +28,7 @@ def new_instance(asked: pb.Instance, make_id: Callable[[], str]) -> pb.Instance:
     it = _own(asked)
     it.namespace = fields.namespace("instance.namespace", it.namespace)
     fields.name("instance.service", it.service)
-    it.id = fields.name("instance.id", it.id) if it.id else make_id()
+    it.id = fields.name("instance.id", it.id or make_id())
     it.host = fields.callable_host("instance.host", it.host)
     fields.port("instance.port", it.port)
     fields.generation("instance.generation", it.generation)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from registry_api.registry.v1 import registry_pb2 as pb
+from registry_server import fields
 from registry_server.catalog import Catalog
 from registry_server.errors import InvalidField, NotFound, OwnershipLost, Unavailable
 from registry_server.feed import Feed
@@ -111,6 +112,7 @@ class FenceMachine(RuleBasedStateMachine):
     def register(self, number: int, id_: str, owner: Owner, lease_id: str = "", **claim: Any) -> pb.Instance | None:
         port = owner.port + 100 * (id_ == "b")
         wanted = pb.Instance(namespace="default", service="player", id=id_, host="10.0.0.1", port=port, **claim)
+        fields.settle(wanted)
         before = self.store._records.get(key(id_))
         try:
             entry, _, lease = carry_out(self.registrar(number).register(wanted, 30.0, lease_id))

@@ -152,12 +152,33 @@ def _zookeeper(url: str) -> Store:
     return open_zookeeper(url)
 
 
+def _check_consul(url: str) -> None:
+    from registry_server.stores.consul.url import ConsulURL
+
+    ConsulURL.parse(url)
+
+
+def _consul_has_password(url: str) -> bool:
+    from registry_server.stores.consul.url import ConsulURL
+
+    return ConsulURL.parse(url).has_password
+
+
+def _consul(url: str) -> Store:
+    from registry_server.stores.consul.backend import ConsulBackend
+    from registry_server.stores.consul.url import ConsulURL
+    from registry_server.stores.leased import Leased
+
+    return Leased(ConsulBackend.of(ConsulURL.parse(url)))
+
+
 # They do not come by entry points: `memory:` works wherever the code does, installed or not, and finding what is
 # installed takes longer than all else that a start does.
 _BUILT_IN = {
     "memory": Scheme(_memory, _check_memory),
     "etcd": Scheme(_etcd, _check_etcd, _etcd_has_password, _etcd_template),
     "zookeeper": Scheme(_zookeeper, _check_zookeeper, _zookeeper_has_password),
+    "consul": Scheme(_consul, _check_consul, _consul_has_password),
 }
 # What `register` adds is of the process, as modules are.
 _SCHEMES = Schemes(_BUILT_IN, installed)

@@ -62,3 +62,15 @@ class TestZooKeeper(StoreContract):
     @pytest.fixture
     def store(self, backends: Backends) -> Store:
         return open_store(backends.zookeeper_url())
+
+
+@MAY_BUILD
+class TestConsul(StoreContract):
+    """Leases are ours; every write goes through Consul's log."""
+
+    short_ttl_s = 1.0
+    slack_s = 1.5
+
+    @pytest.fixture
+    def store(self, backends: Backends) -> Store:
+        return open_store(backends.consul_url())

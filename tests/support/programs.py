@@ -6,11 +6,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tests.support.building import NotBuilt, Program
 from tests.support.clients import CLIENTS
+from tests.support.consul import CONSUL
 from tests.support.go_tools import GO_TOOLS
 from tests.support.newest import NEWEST_ETCD
 from tests.support.zookeeper import ZOOKEEPER
 
-ALL = (NEWEST_ETCD, ZOOKEEPER, *GO_TOOLS.values(), *(client.program for client in CLIENTS.values() if client.program))
+ALL = (
+    CONSUL,
+    NEWEST_ETCD,
+    ZOOKEEPER,
+    *GO_TOOLS.values(),
+    *(client.program for client in CLIENTS.values() if client.program),
+)
 # Some of them wait for the network most of the time.
 AT_A_TIME = 2
 

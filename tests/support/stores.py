@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.building import BUILD_S
+from tests.support.consul import ConsulAgent
 from tests.support.etcd import EtcdCluster
 from tests.support.zookeeper import Ensemble
 
@@ -22,6 +23,7 @@ class Backends:
         self.newest = newest
         self._etcds: dict[bool, EtcdCluster] = {}
         self._zookeeper: Ensemble | None = None
+        self._consul: ConsulAgent | None = None
         self._numbers = itertools.count(1)
 
     def etcd(self, *, newest: bool | None = None) -> EtcdCluster:
@@ -47,11 +49,23 @@ class Backends:
         """A store URL on that ZooKeeper with a chroot of its own."""
         return self.zookeeper().url(f"/test-{next(self._numbers)}")
 
+    def consul(self) -> ConsulAgent:
+        """One Consul."""
+        if self._consul is None:
+            (home := self._directory / "consul").mkdir()
+            self._consul = ConsulAgent(home).start()
+        return self._consul
+
+    def consul_url(self, **parameters: str) -> str:
+        """A store URL on it with a prefix of its own; its catalog is shown if that is asked for."""
+        return self.consul().url(**{"prefix": f"test-{next(self._numbers)}", "catalog": "false", **parameters})
+
     @property
     def log_text(self) -> str:
         """What the servers wrote."""
         logs = [etcd.log_text for etcd in self._etcds.values()]
-        return "\n".join([*logs, self._zookeeper.log_text] if self._zookeeper else logs)
+        logs += [server.log_text for server in (self._zookeeper, self._consul) if server is not None]
+        return "\n".join(logs)
 
     def close(self) -> None:
         """Ends them all."""
@@ -59,6 +73,8 @@ class Backends:
             etcd.kill()
         if self._zookeeper is not None:
             self._zookeeper.kill()
+        if self._consul is not None:
+            self._consul.kill()
 
 
 # The first test on the newest etcd may have to build it.

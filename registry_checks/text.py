@@ -7,11 +7,18 @@ For command lines and configuration.
 import re
 
 from registry_api.registry.v1 import registry_pb2 as pb
+from registry_checks import rules
 
 FORMS = "http[s]:[PORT]/PATH, tcp[:PORT], grpc[:SERVICE], ttl, custom:TYPE[,KEY=VALUE…]"
 
 SECONDS = ("interval", "timeout", "initial_delay", "critical_after", "deregister_after")
 COUNTS = ("failures", "successes")
+_USUAL = {
+    "interval": rules.DEFAULT_INTERVAL_S,
+    "timeout": rules.DEFAULT_TIMEOUT_S,
+    "failures": rules.DEFAULT_FAILURES,
+    "successes": rules.DEFAULT_SUCCESSES,
+}
 _HTTP = re.compile(r"(?P<port>[0-9]{1,5})?(?P<path>/.*)?", re.DOTALL)
 
 
@@ -27,6 +34,52 @@ def parse(text: str) -> pb.HealthCheck:
         name, _, value = word.partition("=")
         _set(check, name, value)
     return check
+
+
+def written(check: pb.HealthCheck) -> str:
+    """A check that was settled in short, without what is the default; `…` stands for what cannot be said like this."""
+    words = [_head(check)]
+    for name in (*SECONDS, *COUNTS, "name"):
+        value, usual = _value(check, name), check.WhichOneof("kind") if name == "name" else _USUAL.get(name, 0)
+        words += [f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"] if value != usual else []
+    return " ".join(words if _says_all(words[0], check) else [*words, "…"])
+
+
+def _says_all(head: str, check: pb.HealthCheck) -> bool:
+    try:
+        return parse(head) == _bare(check)
+    except BadText:
+        return False
+
+
+def _value(check: pb.HealthCheck, name: str) -> float | int | str:
+    found = getattr(check, name)
+    return float(found.ToNanoseconds() / 1e9) if name in SECONDS else found
+
+
+def _bare(check: pb.HealthCheck) -> pb.HealthCheck:
+    """What `_head` has to say of a check."""
+    bare = pb.HealthCheck()
+    bare.MergeFrom(check)
+    for name in (*SECONDS, *COUNTS, "name"):
+        bare.ClearField(name)  # type: ignore[arg-type]  # one of its own names
+    if bare.http.method == "GET":
+        bare.http.ClearField("method")
+    return bare
+
+
+def _head(check: pb.HealthCheck) -> str:
+    match check.WhichOneof("kind"):
+        case "http":
+            return f"http{'s' if check.http.tls else ''}:{check.http.port or ''}{check.http.path}"
+        case "tcp":
+            return f"tcp:{check.tcp.port}" if check.tcp.port else "tcp"
+        case "grpc":
+            return f"grpc:{check.grpc.service}" if check.grpc.service else "grpc"
+        case "custom":
+            pairs = (f"{key}={value}" for key, value in sorted(check.custom.settings.items()))
+            return ",".join((f"custom:{check.custom.type}", *pairs))
+    return check.WhichOneof("kind") or "?"
 
 
 def _set(check: pb.HealthCheck, name: str, value: str) -> None:

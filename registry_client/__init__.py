@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from registry_client.backoff import Backoff
 from registry_client.callbacks import Subscription
+from registry_client.check_rules import CheckRule, CheckRules
 from registry_client.client import RegistryClient, connect
 from registry_client.config import from_config
 from registry_client.discovery import Discovery, DiscoveryStatistics
@@ -64,6 +65,8 @@ __all__ = [
     "Cause",
     "Changes",
     "CheckResult",
+    "CheckRule",
+    "CheckRules",
     "ClientClosed",
     "Conflict",
     "Discovery",

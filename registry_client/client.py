@@ -30,6 +30,7 @@ from registry_client.callbacks import (
     Subscription,
     leave_within,
 )
+from registry_client.check_rules import CheckRules
 from registry_client.discovery import Discovery
 from registry_client.errors import ClientClosed, Misuse
 from registry_client.health import Health, HealthCheck, HealthStats, Pace, Prober
@@ -427,6 +428,11 @@ class RegistryClient:
         seconds = self._seconds(timeout)
         answer = await self._here().link.call(lambda stub: stub.ListServices, request, seconds, "list probers")
         return [Prober.from_proto(it) for it in answer.probers]
+
+    @property
+    def check_rules(self) -> CheckRules:
+        """The checks of instances that bring none, by service: to put, get, list and delete."""
+        return CheckRules(lambda: self._here().link, self.namespace, self._settings.timeout_s)
 
     async def namespaces(self, *, timeout: float | None = None) -> Sequence[NamespaceSummary]:
         """The namespaces that have instances, in the order of their names."""

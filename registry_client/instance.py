@@ -104,7 +104,8 @@ class Instance:
 
     `service`, `host` and `port` are required to register; an empty `id` is made by the registry, an empty `namespace`
     means the client's. `weight` is the share of traffic relative to the others of the service, 0 for none. With
-    `checks` the registry looks whether it is well, and `health` is what it finds. From `revision` on, but for `checks`,
+    `checks` the registry looks whether it is well, and `health` is what it finds; with `checks_by_rule` they are those
+    that an operator set for the service, and none that it brings. From `revision` on, but for `checks`,
     the registry sets the fields and ignores what a caller sends: `generation` grows each time the id is
     taken over by a new owner (a fencing token), `ttl_s` is the time to live of its lease in seconds, `leaves_at` is set
     while it drains towards its deregistration. Raises InvalidArgument for a value of a type that cannot be sent.
@@ -130,6 +131,7 @@ class Instance:
     leaves_at: datetime | None = None
     checks: Sequence[HealthCheck] = ()
     check_results: Sequence[CheckResult] = ()
+    checks_by_rule: bool = False
 
     def __post_init__(self) -> None:
         for name in ("service", "host", "id", "namespace", "version"):
@@ -188,6 +190,7 @@ class Instance:
             message.ttl.FromNanoseconds(round(self.ttl_s * 1e9))
         if self.leaves_at is not None:
             message.leaves_at.FromDatetime(self.leaves_at)
+        message.checks_by_rule = self.checks_by_rule
         message.checks.extend(check.to_proto() for check in self.checks)
         message.check_results.extend(result.to_proto() for result in self.check_results)
         return message
@@ -218,6 +221,7 @@ class Instance:
             ("leaves_at", _when(message.leaves_at) if message.HasField("leaves_at") else None),
             ("checks", tuple(map(HealthCheck.from_proto, message.checks)) if message.checks else ()),
             ("check_results", tuple(map(CheckResult.from_proto, message.check_results)) if message.checks else ()),
+            ("checks_by_rule", message.checks_by_rule),
         ):
             object.__setattr__(made, name, value)
         return made

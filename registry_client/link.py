@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
 
-    from registry_api.registry.v1.registry_pb2_grpc import RegistryAsyncStub
+    from registry_api.registry.v1.registry_pb2_grpc import ChecksAsyncStub
+    from registry_api.registry.v1.registry_pb2_grpc import RegistryAsyncStub as _Registry
     from registry_client.backoff import Backoff
     from registry_client.tasks import Tasks
+else:
+    _Registry = registry_pb2_grpc.RegistryStub
 
 
 class _Answer(Protocol):
@@ -80,13 +83,21 @@ async def end(call: grpc.aio.Call) -> None:
     await call.code()
 
 
+class Stub(_Registry):
+    """The methods of registry.v1.Registry, and beside them those of Checks."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        super().__init__(channel)
+        self.checks: ChecksAsyncStub = registry_pb2_grpc.ChecksStub(channel)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Connection:
     """One address of the registry and the stub that talks to it."""
 
     address: str
     channel: grpc.aio.Channel
-    stub: RegistryAsyncStub
+    stub: Stub
 
 
 class Reach:
@@ -210,7 +221,7 @@ class Link:
             channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         else:
             channel = grpc.aio.secure_channel(address, self._credentials, options=_OPTIONS)
-        return Connection(address, channel, registry_pb2_grpc.RegistryStub(channel))
+        return Connection(address, channel, Stub(channel))
 
     def rotate(self, failed: Connection) -> None:
         """Go on to the next address, unless somebody has moved on from the failed one already."""
@@ -324,7 +335,7 @@ class Link:
 
     async def call(
         self,
-        method: Callable[[RegistryAsyncStub], grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]],
+        method: Callable[[Stub], grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]],
         request: _Request,
         timeout: float,
         doing: str,
@@ -365,7 +376,7 @@ class Link:
     async def _try(
         self,
         connection: Connection,
-        method: Callable[[RegistryAsyncStub], grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]],
+        method: Callable[[Stub], grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]],
         request: _Request,
         timeout: float,
         doing: str,

@@ -14,7 +14,7 @@ import functools
 from typing import TYPE_CHECKING, Any, Self
 
 from registry_api.limits import DEFAULT_NAMESPACE
-from registry_client import callbacks, checks, client, discovery, many, registration, watcher
+from registry_client import callbacks, check_rules, checks, client, discovery, many, registration, watcher
 from registry_client.cache import MAX_AGE_S
 from registry_client.client import DEFAULT_DRAIN_S, DEFAULT_TIMEOUT_S, CacheDir
 from registry_client.errors import RegistryError
@@ -96,6 +96,15 @@ class Discovery(Part[discovery.Discovery]):
     def stats(self) -> DiscoveryStatistics:
         """How many questions there were, and how many were answered from memory."""
         return self._inner.stats()
+
+
+class CheckRules(Front[check_rules.CheckRules]):
+    """The checks of instances that bring none, by service; as `registry_client.CheckRules`."""
+
+    put = waits(check_rules.CheckRules.put)
+    get = waits(check_rules.CheckRules.get)
+    list = waits(check_rules.CheckRules.list)
+    delete = waits(check_rules.CheckRules.delete)
 
 
 class Watch(Closing[watcher.Watch]):
@@ -466,6 +475,11 @@ class RegistryClient(_Reader):
         """Look at the instances of a service from this process, and tell the registry of their health."""
         make = gives(client.RegistryClient.monitor, Monitor)
         return make(self, service, check, namespace=namespace, **pace)
+
+    @property
+    def check_rules(self) -> CheckRules:
+        """The checks of instances that bring none, by service: to put, get, list and delete."""
+        return CheckRules(self._home, self._inner.check_rules)
 
 
 class _Member(RegistryClient):

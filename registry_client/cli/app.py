@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from registry_api.limits import DEFAULT_NAMESPACE
+from registry_client.cli.checks import checks
 from registry_client.cli.ends import Signalled
 from registry_client.cli.health import health
 from registry_client.cli.options import DEFAULT_SERVER, OUTPUTS, TIMEOUT, Common
@@ -120,5 +121,5 @@ def main(context: click.Context, server: str, namespace: str, output: str, timeo
     context.obj = Common(server, namespace, output, timeout)
 
 
-for command in (namespaces, services, instances, watch, health, register, update, drain, deregister):
+for command in (namespaces, services, instances, watch, health, checks, register, update, drain, deregister):
     main.add_command(command)

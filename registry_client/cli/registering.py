@@ -123,7 +123,7 @@ def register(
     """
     host, port = address
     where = Locality(region, zone, sub_zone)
-    looked = _checks(checks, check_interval, deregister_after)
+    looked = checks_of(checks, check_interval, deregister_after)
     instance = Instance(
         service=service,
         host=host,
@@ -137,7 +137,8 @@ def register(
     sys.exit(_keep(Order(common, instance, ttl, drain, command, wait_port, wait_timeout)))
 
 
-def _checks(written: Iterable[str], interval_s: float | None, deregister_after_s: float | None) -> list[HealthCheck]:
+def checks_of(written: Iterable[str], interval_s: float | None, deregister_after_s: float | None) -> list[HealthCheck]:
+    """The checks that are written in short; the times, in seconds, are for all of them. Raises InvalidArgument."""
     pace = Pace()
     if interval_s is not None:
         pace["interval"] = interval_s

@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import registry_client
-from registry_client import Health, HealthCheck, HealthStats, Instance, InvalidArgument, RegistryClient, State
+from registry_client import Health, HealthCheck, HealthStats, Instance, InvalidArgument, NotFound, RegistryClient, State
 from registry_client.health import Pace
 from tests.integration.client.conftest import cache_home, registry, server
 from tests.support.probed import NOT_SERVING, SERVING, SICK, HealthServer, WebServer, answer
@@ -173,6 +173,44 @@ async def test_registryctl(registry: RegistryClient, server: RegistryServer, web
     assert (wrong.exit_code, "is no check; write one of http" in wrong.stderr) == (1, True)
 
 
+async def test_checks_by_service(registry: RegistryClient, server: RegistryServer, web: WebServer) -> None:
+    """Put by an operator, here or in a shell, they hold for those who bring none, also after these register again."""
+    rules = registry.check_rules
+    async with registry.register(logic(web.port), ttl=2) as registration:
+        rule = await rules.put("logic", [HealthCheck.http("/healthz", interval=0.1)])
+        assert (rule.service, rule.namespace, rule.checks[0].name) == ("logic", "default", "http")
+        await eventually_async(lambda: _is_healthy(registry))
+        [it] = await registry.list("logic")
+        assert (it.checks, it.checks_by_rule) == (rule.checks, True)
+        put = await ctl(
+            "--server", server.address, "checks", "put", "logic", "--check", "ttl", "--check-interval", "60"
+        )
+        assert put.stdout.splitlines()[1].split() == ["default", "logic", "ttl", "interval=60"]
+        await eventually_async(lambda: _has_checks(registry, "ttl"))
+        await registry.deregister("logic", "one")
+        await eventually_async(lambda: _has_checks(registry, "ttl"))  # it is back, and brings none
+        assert (await registration.update(health="UNHEALTHY")).checks_by_rule
+        await rules.put("*", [], namespace="*")
+        listed = (await ctl("--server", server.address, "checks", "list")).stdout.splitlines()
+        assert [line.split() for line in listed[1:]] == [["*", "*", "none"], ["default", "logic", "ttl", "interval=60"]]
+        assert [it.namespace for it in await rules.list()] == ["*", "default"]
+        assert "rule is removed" in (await ctl("--server", server.address, "checks", "delete", "logic")).stdout
+        await eventually_async(lambda: _has_checks(registry))
+        with pytest.raises(NotFound, match="no such rule: default/logic"):
+            await rules.get("logic")
+        with pytest.raises(InvalidArgument, match="service"):
+            await rules.put("a b", [])
+        with pytest.raises(InvalidArgument, match="checks"):
+            await rules.put("logic", ["tcp"])  # type: ignore[list-item]
+        await rules.delete("*", namespace="*")
+    wrong = await ctl("--server", server.address, "checks", "put", "logic")
+    assert (wrong.exit_code, "or --none for no checks" in wrong.stderr) == (2, True)
+
+
+async def _has_checks(registry: RegistryClient, *names: str) -> bool:
+    return [tuple(check.name for check in it.checks) for it in await registry.list("logic")] == [names]
+
+
 async def _is_healthy(registry: RegistryClient) -> bool:
     return (await registry.health("logic")).healthy == 1
 
@@ -184,6 +222,9 @@ async def _is_well(registry: RegistryClient, check: str) -> bool:
 
 def test_for_threads(server: RegistryServer, cache_home: Path) -> None:
     with registry_client.sync.connect(server.address) as registry:
+        rule = registry.check_rules.put("other", [HealthCheck.tcp()])
+        assert rule == registry.check_rules.get("other") == registry.check_rules.list()[0]
+        registry.check_rules.delete("other")
         with registry.register(logic(8001, checks=[HealthCheck.ttl()])) as registration:
             assert registration.update(health="UNHEALTHY").health is Health.UNHEALTHY
             assert registry.health("logic") == HealthStats(total=1, unhealthy=1)

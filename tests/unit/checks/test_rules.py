@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.rules import MAX_OUTPUT, BadCheck, limits_of, settle, settle_all, shown
-from registry_checks.text import BadText, parse
+from registry_checks.text import BadText, parse, written
 
 
 def check(**fields: Any) -> pb.HealthCheck:
@@ -132,6 +132,39 @@ def test_in_short(text: str, fields: dict[str, Any]) -> None:
 def test_what_is_no_check_in_short(text: str) -> None:
     with pytest.raises(BadText):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http:/healthz",
+        "https:8443/a?b=c interval=0.5 deregister_after=30 failures=2",
+        "tcp:9000 timeout=0.25 name=x",
+        "grpc",
+        "grpc:game.Logic initial_delay=1 critical_after=60 successes=1",
+        "ttl",
+        "custom:redis,db=0,host=a",
+    ],
+)
+def test_what_is_written_in_short_is_read_again(text: str) -> None:
+    settle(asked := parse(text))
+    assert written(asked) == text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"http": {"headers": {"a": "b"}}},
+        {"http": {"insecure": True, "tls": True}},
+        {"http": {"method": "HEAD"}},
+        {"grpc": {"tls": True}},
+        {"custom": {"type": "redis", "settings": {"a": "b c"}}},
+        {"custom": {"type": "redis", "settings": {"a": "b,c"}}},
+    ],
+)
+def test_what_cannot_be_said_in_short_is_hinted_at(fields: dict[str, Any]) -> None:
+    settle(asked := check(**fields))
+    assert written(asked).endswith(" …")
 
 
 @given(st.text())

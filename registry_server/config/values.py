@@ -88,7 +88,7 @@ class Config:
     store: str = _setting(
         "memory:",
         "URL",
-        "memory:, etcd://HOST:PORT,…, or another kind of store: docs/stores.md. Several servers on one are one "
+        "memory:, sqlite:PATH, etcd://HOST:PORT,…, or another kind: docs/stores.md. Several servers on one are one "
         "registry. A password in it shows in the process list, so rather put such a URL into REGISTRY_STORE or the "
         "file, or write file:PATH or env:NAME for where it is.",
         repr=False,

@@ -108,8 +108,13 @@ class WatchTopic:
         if claim.epoch != self._catalog.epoch:
             return None
         since = self._catalog.seq_at(self.query, claim.revision)
-        if since is None or since >= self.version:
-            return self.version if since is not None and claim.checksum == self._checksum else None
+        if since is None:
+            if claim.revision > self._catalog.revision:
+                return None
+            # What happened then is forgotten, or was before this server began; nothing did, if that was the set then.
+            since = self._catalog.known_since(self.query)
+        if since >= self.version:
+            return self.version if claim.checksum == self._checksum else None
         return since if self._sums is not None and self._sums.at(since) == claim.checksum else None
 
     # ---- what is told

@@ -134,6 +134,26 @@ def _etcd(url: str) -> Store:
     return EtcdStore.from_url(url)
 
 
+def _check_sqlite(url: str) -> None:
+    from registry_server.stores.sqlite.url import path_of
+
+    path_of(url)
+
+
+def _sqlite_template() -> str:
+    from registry_server.stores.sqlite.url import TEMPLATE
+
+    return TEMPLATE
+
+
+def _sqlite(url: str) -> Store:
+    from registry_server.stores.leased import Leased
+    from registry_server.stores.sqlite.backend import SqliteBackend
+    from registry_server.stores.sqlite.url import path_of
+
+    return Leased(SqliteBackend(path_of(url)))
+
+
 def _check_zookeeper(url: str) -> None:
     from registry_server.stores.zookeeper.url import ZooKeeperURL
 
@@ -176,6 +196,7 @@ def _consul(url: str) -> Store:
 # installed takes longer than all else that a start does.
 _BUILT_IN = {
     "memory": Scheme(_memory, _check_memory),
+    "sqlite": Scheme(_sqlite, _check_sqlite, lambda url: False, _sqlite_template),
     "etcd": Scheme(_etcd, _check_etcd, _etcd_has_password, _etcd_template),
     "zookeeper": Scheme(_zookeeper, _check_zookeeper, _zookeeper_has_password),
     "consul": Scheme(_consul, _check_consul, _consul_has_password),

@@ -1,5 +1,7 @@
 """Every store keeps the contract, which is a class of tests that other people's stores may inherit from as well."""
 
+from pathlib import Path
+
 import pytest
 
 from registry_server.stores import memory, open_store
@@ -23,6 +25,15 @@ class TestMemory(StoreContract):
 
 class TestLeased(Documented):
     """On the backend that docs/stores.md shows, and as it says."""
+
+
+class TestSqlite(StoreContract):
+    short_ttl_s = 0.8
+    slack_s = 1.0
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Store:
+        return open_store(f"sqlite:{tmp_path / 'registry.db'}")
 
 
 def test_documented_kind_of_store_is_one() -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import itertools
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import pytest
@@ -19,6 +21,7 @@ from registry_server.stores.etcd.store import EtcdStore
 from registry_server.stores.leased import Leased
 from registry_server.stores.leased import store as leased
 from registry_server.stores.memory import MemoryStore
+from registry_server.stores.sqlite.backend import SqliteBackend
 from registry_server.testing import Recorder, Running
 from tests.support.backend import DictBackend, Link
 from tests.support.stores import Backends, backends
@@ -234,6 +237,54 @@ class LeasedMachine(StoreMachine):
         seen.check()
 
 
+class SqliteMachine(StoreMachine):
+    """A file, which is opened anew by a process that knows nothing of it whenever it is told anew."""
+
+    def open(self) -> Store:
+        self.now = 0.0
+        self.folder = TemporaryDirectory()
+        self.store = Reopened(Path(self.folder.name) / "registry.db", lambda: self.now)
+        return self.store
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.folder.cleanup()
+
+    async def expire(self, lease_id: str) -> None:
+        for part in (0.6 * TTL_S, 0.6 * TTL_S):
+            await self.store.keep_alive(sorted(self.model.leases - {lease_id}))
+            assert await self.store.inner.is_told(await self.store.commit(Commit()), 10)
+            self.now += part
+            await self.store.inner.tick()
+
+
+class Reopened(Store):
+    """A store on a file, made anew for every `run`."""
+
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+        self._make = lambda: Leased(SqliteBackend(path), clock)
+        self.inner = self._make()
+
+    async def run(self, emit: Emit) -> None:
+        self.inner = self._make()
+        await self.inner.run(emit)
+
+    async def grant(self, ttl_s: float) -> Lease:
+        return await self.inner.grant(ttl_s)
+
+    async def keep_alive(self, lease_ids: Sequence[str]) -> list[Renewal]:
+        return await self.inner.keep_alive(lease_ids)
+
+    async def release(self, lease_id: str) -> None:
+        await self.inner.release(lease_id)
+
+    async def commit(self, commit: Commit) -> int:
+        return await self.inner.commit(commit)
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
 class Replicas(Store):
     """Several stores that are one registry: whoever writes goes from one to the next. The last one has a recorder."""
 
@@ -312,4 +363,5 @@ def configured(machine: type[StoreMachine], max_examples: int, steps: int, fixtu
 
 TestMemory = configured(MemoryMachine, 100, 40, "no_stalls")
 TestLeased = configured(LeasedMachine, 100, 40, "no_stalls")
+TestSqlite = configured(SqliteMachine, 25, 30, "no_stalls")
 TestEtcd = configured(EtcdMachine, 25, 30, "etcd_for_machine")

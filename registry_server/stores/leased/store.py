@@ -94,7 +94,7 @@ class Leased(Store):
         """Tell what happens, and take writes, until that fails: why it did, or "" to begin anew at once."""
         try:
             async with contextlib.aclosing(self._backend.watch()) as changes:
-                await self._open(await self._everything(changes))
+                await self._open(await self._everything(changes), changes)
                 self._desk = Desk(self._most)
                 await together(
                     self._tell(changes), self._renew(self._desk), self._expire(), self._prove_alive(), least=StoreAway
@@ -127,7 +127,7 @@ class Leased(Store):
             raise StoreAway("it told no full set")
         return first
 
-    async def _open(self, everything: Everything) -> None:
+    async def _open(self, everything: Everything, changes: AsyncGenerator[Everything | Changed]) -> None:
         """Tell where the telling begins, or goes on. Raises OrderLost to be called with what there is by then."""
         item = next((item for item in everything.items if item.name == layout.EPOCH), None)
         epoch = Epoch.read(item.value) if item else None
@@ -146,12 +146,16 @@ class Leased(Store):
             self._teller.start([Back()], told)
             self._take(self._view.difference(everything))
         else:
-            self._pace.begin()
-            self._view = View(self._pace)
-            records = self._view.load(everything, now)
-            snapshot = Snapshot(epoch.token, everything.revision, records, epoch.fence, reached)
-            self._told_at, self._written = now, reached  # what was written in another order means nothing in this one
-            self._teller.start([snapshot], Told(epoch.token, everything.revision, epoch.fence))
+            self._begin(epoch, await _as_of(reached, everything, changes))
+            self._written = reached  # what was written in another order means nothing in this one
+
+    def _begin(self, epoch: Epoch, everything: Everything) -> None:
+        """Every lease has its whole time from here on, so that nobody could renew before is no illness for anybody."""
+        self._pace.begin()
+        self._view, self._told_at = View(self._pace), self._clock()
+        records = self._view.load(everything, self._told_at)
+        snapshot = Snapshot(epoch.token, everything.revision, records, epoch.fence, everything.revision)
+        self._teller.start([snapshot], Told(epoch.token, everything.revision, epoch.fence))
 
     async def _tell(self, changes: AsyncGenerator[Everything | Changed]) -> None:
         async for change in changes:
@@ -365,3 +369,23 @@ class Leased(Store):
         except (StoreAway, Refused):
             return list(endings)
         return []
+
+
+async def _as_of(revision: int, everything: Everything, changes: AsyncGenerator[Everything | Changed]) -> Everything:
+    """All that there is when what is told has come so far. Raises StoreAway when it does not, and OrderLost."""
+    items, told = {item.name: item for item in everything.items}, everything.revision
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            while told < revision:
+                change = await anext(changes, None)
+                if not isinstance(change, Changed):
+                    raise StoreAway("it told no change that was written")
+                items.update({item.name: item for item in change.puts})
+                for name in change.deletes:
+                    items.pop(name, None)
+                told = change.revision
+                if layout.EPOCH in change.deletes or any(item.name == layout.EPOCH for item in change.puts):
+                    raise OrderLost
+    except TimeoutError:
+        raise StoreAway(f"a write was not told of within {ANSWER_S:g} s") from None
+    return Everything(told, tuple(items.values()))

@@ -1,4 +1,4 @@
-"""What every guarantee is tested on: a real server process, on the embedded store and on a real etcd."""
+"""What every guarantee is tested on: a real server process, on the embedded store, on a file, and on a real etcd."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.support.stores import Backends, backends
 __all__ = ["backends"]
 
 
-@pytest.fixture(params=["memory", "etcd"])
+@pytest.fixture(params=["memory", "sqlite", "etcd"])
 def store(request: pytest.FixtureRequest) -> str:
     """The kind of store."""
     kind: str = request.param
@@ -22,10 +22,12 @@ def store(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def store_url(store: str, request: pytest.FixtureRequest) -> str:
+def store_url(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A store that holds nothing yet."""
     if store == "memory":
         return "memory:"
+    if store == "sqlite":
+        return f"sqlite:{tmp_path / 'registry.db'}"
     servers: Backends = request.getfixturevalue("backends")
     return servers.etcd_url()
 

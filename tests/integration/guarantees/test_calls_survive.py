@@ -22,6 +22,9 @@ from tests.support.raw import RawClient
 from tests.support.servers import RegistryServer
 from tests.support.waiting import eventually_async, passed, until
 
+# What a store has no part in is not tested on each.
+pytestmark = pytest.mark.parametrize("store", ["memory", "etcd"], indirect=True)
+
 TTL_S = 3.0
 NAMES = ("anna", "bert", "cleo")
 TASKS, THREADS = 6, 2

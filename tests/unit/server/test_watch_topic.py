@@ -324,6 +324,18 @@ def test_token_of_a_forgotten_revision_brings_the_full_set() -> None:
     assert topic_of(catalog).resume(token) is None
 
 
+def test_token_from_before_this_server_began_brings_the_difference_if_nothing_had_changed_by_then() -> None:
+    token = token_of(topic_of(loaded(record(ONE, 5), revision=6)))
+    catalog = loaded(record(ONE, 5), revision=10)
+    assert topic_of(catalog).resume(token) == catalog.seq
+    catalog.apply(put(11, TWO))
+    topic = topic_of(catalog)
+    since = topic.resume(token)
+    assert since is not None
+    assert ids(only(topic.render(since))) == (["two"], [])
+    assert topic_of(loaded(record(ONE, 7), revision=10)).resume(token) is None
+
+
 @pytest.mark.parametrize(
     "query",
     [Query("default"), Query("other", PLAYER.services), Query("default", frozenset({"player", "x"})), FILTERS[3][0]],

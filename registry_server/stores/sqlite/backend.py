@@ -1,0 +1,156 @@
+"""SHELL: the backend on a file of SQLite's. What waits goes to the disk together, by a thread of its own."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from registry_server.stores.backend import Changed, Check, ChecksFailed, Everything
+from registry_server.stores.base import StoreAway, StoreError
+from registry_server.stores.sqlite.database import Database, DiskFull
+from registry_server.stores.sqlite.hand import Hand
+from registry_server.stores.sqlite.ledger import EMPTY, Flush, Ledger
+
+# So many transactions may wait, and so many go to the disk together, with about so many values.
+MAX_WAITING = 10_000
+TOGETHER = 500
+VALUES_TOGETHER = 2_000
+
+
+@dataclass(slots=True)
+class _Waiting:
+    checks: Sequence[Check]
+    writes: Mapping[str, bytes | None]
+    outcome: asyncio.Future[int]
+
+    def fails(self, error: StoreError) -> None:
+        if not self.outcome.done():
+            self.outcome.set_exception(error)
+
+
+class SqliteBackend:
+    """Values in one file, of which this is the only user.
+
+    What comes while the disk is at work waits, and then goes together: so a write costs a part of a flush of the disk.
+    """
+
+    most = 1_000
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        # It outlives the connection: what only moved on is known nowhere else.
+        self._ledger: Ledger | None = None
+        self._identity: object = None
+        self._waiting: deque[_Waiting] = deque()
+        self._some = asyncio.Event()
+        self._is_open = False
+
+    async def watch(self) -> AsyncGenerator[Everything | Changed]:
+        """See Backend. Raises BadFile or StoreAway."""
+        hand = Hand(self._path)
+        try:
+            ledger = self._ledger = self._known(await hand.opened, await hand.do(Database.begin_at))
+            everything = Everything(ledger.revision, ledger.load(await hand.do(Database.rows)))
+            told: asyncio.Queue[Changed | StoreError] = asyncio.Queue(TOGETHER)
+            carrying = asyncio.create_task(self._carry(ledger, hand, told))
+            try:
+                self._is_open = True
+                yield everything
+                while isinstance(change := await told.get(), Changed):
+                    yield change
+                raise change
+            finally:
+                self._is_open = False
+                carrying.cancel()
+                await asyncio.wait([carrying])
+                self._fail(self._waiting, f"{self._path} was closed")
+                self._waiting.clear()
+        finally:
+            await hand.leave()
+
+    def _known(self, identity: object, ceiling: int) -> Ledger:
+        """What is known of a file that has just been opened. Raises StoreAway when it is not the one of before."""
+        former = self._ledger
+        if former is None:
+            self._identity = identity
+            return Ledger(ceiling)
+        if identity != self._identity or ceiling < former.ceiling:
+            raise StoreAway(f"{self._path}: was replaced while it was in use; start the server anew")
+        former.raise_to(ceiling)
+        return former
+
+    async def transact(self, checks: Sequence[Check], writes: Mapping[str, bytes | None]) -> int:
+        """See Backend. Raises StoreAway while the file is not open; a writer who goes takes his transaction with him,
+        if it is not on its way."""
+        if not self._is_open:
+            raise StoreAway(f"{self._path} is not open")
+        if len(self._waiting) >= MAX_WAITING:
+            raise StoreAway("too many writes wait for the disk")
+        waiting = _Waiting(checks, writes, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._some.set()
+        return await waiting.outcome
+
+    async def aclose(self) -> None:
+        """See Backend. What is open belongs to `watch`, which closes it."""
+
+    # ---- what waits
+
+    async def _carry(self, ledger: Ledger, hand: Hand, told: "asyncio.Queue[Changed | StoreError]") -> None:
+        try:
+            while True:
+                await self._some.wait()
+                if not (lot := self._take()):
+                    self._some.clear()
+                    continue
+                for change in await self._carry_out(lot, ledger, hand):
+                    await told.put(change)
+        except StoreError as lost:
+            await told.put(lost)
+
+    def _take(self) -> list[_Waiting]:
+        lot: list[_Waiting] = []
+        values = 0
+        while self._waiting and len(lot) < TOGETHER and values < VALUES_TOGETHER:
+            waiting = self._waiting.popleft()
+            if not waiting.outcome.done():  # its writer is still there
+                lot.append(waiting)
+                values += len(waiting.writes)
+        return lot
+
+    async def _carry_out(self, lot: Sequence[_Waiting], ledger: Ledger, hand: Hand) -> list[Changed]:
+        """What all of it changes. Raises StoreError when the file has to be opened anew."""
+        outcomes = [_outcome(ledger, waiting) for waiting in lot]
+        try:
+            if (flush := ledger.flush) != EMPTY:
+                await hand.do(partial(_write, flush))
+        except BaseException as error:
+            ledger.undo()
+            self._fail(lot, str(error) if isinstance(error, StoreError) else f"{self._path} was closed")
+            if isinstance(error, DiskFull):
+                return []
+            raise
+        ledger.keep(flush)
+        for waiting, outcome in zip(lot, outcomes, strict=True):
+            if isinstance(outcome, ChecksFailed):
+                waiting.fails(outcome)
+            elif not waiting.outcome.done():
+                waiting.outcome.set_result(outcome.revision)
+        return [outcome for outcome in outcomes if isinstance(outcome, Changed)]
+
+    def _fail(self, lot: Iterable[_Waiting], reason: str) -> None:
+        for waiting in lot:
+            waiting.fails(StoreAway(reason))
+
+
+def _write(flush: Flush, database: Database) -> None:
+    database.write(flush)
+
+
+def _outcome(ledger: Ledger, waiting: _Waiting) -> Changed | ChecksFailed:
+    try:
+        return ledger.transact(waiting.checks, waiting.writes)
+    except ChecksFailed as failed:
+        return failed

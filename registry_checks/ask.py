@@ -19,10 +19,9 @@ async def ask(probe: Probe, timeout_s: float) -> Found:
     """Look once. Raises nothing but CancelledError."""
     try:
         async with asyncio.timeout(timeout_s):
-            output = await probe.look()
+            return Found(True, shown(str(await probe.look())))
     except Exception as error:
         return Found(False, shown(_said(error, timeout_s)))
-    return Found(True, shown(str(output)))
 
 
 def _said(error: Exception, timeout_s: float) -> str:
@@ -37,4 +36,7 @@ def _said(error: Exception, timeout_s: float) -> str:
             return f"no answer within {timeout_s:g} s"
         case OSError():
             return error.strerror or str(error)
-    return f"{type(error).__name__}: {error}"
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # it cannot even say what it is
+        return type(error).__name__

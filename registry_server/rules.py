@@ -103,7 +103,8 @@ class Rules:
         if current is None:
             return Plan(Commit())
         changed = storable(current)
-        findings.take_in(changed, results)
+        if not findings.take_in(changed, results):
+            return Plan(Commit())
         return self._plan(key, changed, current.lease_id)
 
     def ruled(self, key: Key, checks: Sequence[pb.HealthCheck]) -> Plan:

@@ -56,7 +56,8 @@ async def serve(config: Config, clock: Callable[[], float] | None = None) -> Asy
     feed = Feed(store, catalog, (rounds.hub, ChangeLog()), clock or time.monotonic, time.monotonic)
     rng = random.Random()  # noqa: S311 - spreads load, hides nothing
     registrar = Registrar(store, feed, time.time, rng)
-    door, prober = make_door(config), make_prober(config, store, catalog.settings, registrar, rng, clock)
+    door = make_door(config)
+    prober = make_prober(config, store, catalog.settings, registrar, rng, lambda: feed.stale_for_s is not None, clock)
     ruling = Ruling(catalog, door, registrar, prober)
     if door.runs:
         feed.tell_too(prober)

@@ -1,10 +1,11 @@
 """SHELL: a probe for each check that looks by itself. The libraries they need are loaded with the first that does."""
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from importlib import metadata
 
 from registry_api.registry.v1 import registry_pb2 as pb
+from registry_checks.probes.aside import Aside
 from registry_checks.probes.base import CustomCheck, Failed, Probe, Target
 from registry_checks.probes.reach import Reach
 
@@ -26,6 +27,8 @@ class Probes:
         self._custom = custom
         # Making one reads all certificates of the system: two are enough for all.
         self._contexts: dict[bool, ssl.SSLContext] = {}
+        self._loaded: dict[str, CustomCheck | Failed] = {}
+        self._aside = Aside()
 
     def of(self, target: Target, check: pb.HealthCheck) -> Probe | None:
         """What looks as a settled check says; None for one whose owner reports. Raises Failed if it cannot be made."""
@@ -44,7 +47,7 @@ class Probes:
 
                 return GrpcProbe(target, check.grpc, self._reach)
             case "custom":
-                return CustomProbe(target, self._kind(check.custom.type), check.custom.settings)
+                return CustomProbe(target, self._kind(check.custom.type), check.custom.settings, self._aside)
         return None
 
     def _context(self, *, insecure: bool) -> ssl.SSLContext:
@@ -53,27 +56,42 @@ class Probes:
         return self._contexts[insecure]
 
     def _kind(self, name: str) -> CustomCheck:
+        if name not in self._loaded:
+            self._loaded[name] = self._load(name)
+        found = self._loaded[name]
+        if isinstance(found, Failed):
+            raise found
+        return found
+
+    def _load(self, name: str) -> CustomCheck | Failed:
         kind = self._custom.get(name)
         if kind is None:
-            raise Failed(f"the kind of check {name!r} was not added here")
+            return Failed(f"the kind of check {name!r} was not added here")
         try:
             made: CustomCheck = kind.load() if isinstance(kind, metadata.EntryPoint) else kind
-        except Exception as error:
-            raise Failed(f"the kind of check {name!r} cannot be loaded: {error!r}") from error
-        return made
+        except BaseException as error:  # whatever a module does that is loaded
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            return Failed(f"the kind of check {name!r} cannot be loaded: {error!r}")
+        return made if callable(made) else Failed(f"the kind of check {name!r} is no function: {made!r:.100}")
 
 
 class CustomProbe:
     """A check that somebody else brought."""
 
-    def __init__(self, target: Target, check: CustomCheck, settings: Mapping[str, str]) -> None:
+    def __init__(self, target: Target, check: CustomCheck, settings: Mapping[str, str], aside: Aside) -> None:
         self._target = target
         self._check = check
         self._settings = dict(settings)
+        self._aside = aside
 
     async def look(self) -> str:
         """See Probe."""
-        return await self._check(self._target.host, self._target.port, dict(self._settings)) or "it passes"
+        return str(await self._aside.run(id(self), self._asked) or "it passes")
+
+    def _asked(self) -> Awaitable[object]:
+        return self._check(self._target.host, self._target.port, dict(self._settings))
 
     async def aclose(self) -> None:
-        """Nothing is kept that is ours."""
+        """See Probe."""
+        await self._aside.leave(id(self))

@@ -26,7 +26,10 @@ class Probe(Protocol):
 
 
 class CustomCheck(Protocol):
-    """A user's own kind of check: a coroutine function, named by an entry point of the group `grpc_registry.checks`."""
+    """A user's own kind of check: a coroutine function, named by an entry point of the group `grpc_registry.checks`.
+
+    All of them run in one loop, in a thread that is not the server's: one that blocks makes the others late.
+    """
 
     def __call__(self, host: str, port: int, settings: Mapping[str, str]) -> Awaitable[str | None]:
         """What was found, for people, or None. Raises anything for a failure. It is cancelled when its time is over."""

@@ -39,6 +39,16 @@ class Examined:
         rung = findings.rung_of(result.health if result is not None else self._health)
         check.begin(Standing(rung, now, failures=result.failures if result is not None else 0))
 
+    def resume_all(self, now: float) -> None:
+        """Nothing that was found since counts."""
+        for check in self.checks:
+            self.resume(check, now)
+
+    def is_written(self, check: "ExaminedCheck") -> bool:
+        """Whether the view shows the check where it stands. What nobody has written is as good as that."""
+        result = self._results.get(check.name)
+        return result is None or findings.rung_of(result.health) is check.standing.rung
+
     @property
     def is_to_leave(self) -> bool:
         """Whether one of its checks has failed for too long."""
@@ -103,8 +113,12 @@ class ExaminedCheck:
         if rung is None:
             return False
         self.standing = settle(self.standing, self.limits, now)
-        self.result = findings.result(self.name, rung, self._output, now_s, self.standing.failures)
+        self.say(now_s)
         return True
+
+    def say(self, now_s: float) -> None:
+        """What is to be written: where it stands, and what it found last."""
+        self.result = findings.result(self.name, self.standing.rung, self._output, now_s, self.standing.failures)
 
     def forgive(self, now: float) -> None:
         """What failed up to now, and the time that passed, do not count against it."""

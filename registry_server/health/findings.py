@@ -36,8 +36,10 @@ def rung_of(health: int) -> Rung:
     return Rung(pb.Health.Name(health)) if health in pb.Health.values() else Rung.UNKNOWN  # type: ignore[arg-type]
 
 
-def take_in(instance: pb.Instance, found: Iterable[pb.CheckResult]) -> None:
-    """Put what checks found into their instance. What is no check of it (any more) is left out."""
+def take_in(instance: pb.Instance, found: Iterable[pb.CheckResult]) -> bool:
+    """Put what checks found into their instance. What is no check of it (any more) is left out. Whether that changes
+    anything."""
+    before = (instance.health, list(instance.check_results))
     results = {it.name: it for it in (*instance.check_results, *found)}
     kept = [results[check.name] for check in instance.checks if check.name in results]
     # A check that has not looked yet says nothing against what was known when the instance was registered.
@@ -47,6 +49,7 @@ def take_in(instance: pb.Instance, found: Iterable[pb.CheckResult]) -> None:
     del instance.check_results[:]
     instance.check_results.extend(kept)
     instance.health = health_of(worst(rungs))
+    return before != (instance.health, kept)
 
 
 def takes_checks(instance: pb.Instance) -> bool:

@@ -33,9 +33,11 @@ def make_prober(
     settings: Settings,
     findings: Findings,
     rng: Random,
+    is_blind: Callable[[], bool],
     clock: Callable[[], float] | None = None,
 ) -> Prober:
-    """Who runs them. Every server has a name of its own, from its start to its end. `clock`: as of `serve`."""
+    """Who runs them. Every server has a name of its own, from its start to its end. `clock`: as of `serve`, `is_blind`:
+    as of Prober."""
     most, reach = config.check_concurrency, _reach(config)
     by_hand_s, ttl_s = (None, TTL_S) if clock is None else (BY_HAND_S, ALONE_S)
     looks = Looks(clock or time.monotonic, rng, most, by_hand_s)
@@ -47,6 +49,7 @@ def make_prober(
         looks,
         time.monotonic if clock is None else looks.now,
         time.time,
+        is_blind,
     )
 
 

@@ -15,7 +15,7 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.ask import Found, ask
 from registry_checks.looks import Looks
 from registry_checks.probes import Failed, Probe, Probes, Target
-from registry_server.errors import RequestError
+from registry_server.errors import RequestError, Unavailable
 from registry_server.health.doubt import Cutoff, Evidence, is_cut_off
 from registry_server.health.examined import Examined, ExaminedCheck
 from registry_server.health.replicas import Replica
@@ -57,7 +57,11 @@ class Statistics(NamedTuple):
 
 
 class Prober:
-    """Told by the feed of every instance. `clock` gives monotonic seconds, `now` those of the wall clock."""
+    """Told by the feed of every instance. `clock` gives monotonic seconds, `now` those of the wall clock.
+
+    `is_blind`: whether the store has not confirmed the view for a while. What is found meanwhile may be the fault of
+    the same that keeps the store away, and somebody else may be looking by now: it counts for nothing.
+    """
 
     def __init__(
         self,
@@ -68,6 +72,7 @@ class Prober:
         looks: Looks,
         clock: Callable[[], float],
         now: Callable[[], float],
+        is_blind: Callable[[], bool],
     ) -> None:
         self._findings = findings
         self._replica = replica
@@ -76,6 +81,8 @@ class Prober:
         self._looks = looks
         self.clock = clock
         self._now = now
+        self._is_blind = is_blind
+        self._was_blind = False
         self._examined: dict[Key, list[_Look]] = {}
         self._replicas: Sequence[str] | None = None
         self._doubted: dict[_Look, None] = {}
@@ -83,6 +90,7 @@ class Prober:
         self._cut_off = False
         # Each at most once, however often it changes before it is written.
         self._unwritten: OrderedDict[Key, Examined] = OrderedDict()
+        self._writing: set[Key] = set()
         self._may_write = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
         self.looked = self.failed = self.written = 0
@@ -186,6 +194,10 @@ class Prober:
         self._doubted.pop(look, None)
         if look.check.move(now, self._now()):
             self._note(look.examined)
+        elif not look.examined.is_written(look.check) and not self._is_writing(look.examined.key):
+            # Another replica that looked before was late with what it found, or somebody wrote there by hand.
+            look.check.say(self._now())
+            self._note(look.examined)
 
     # ---- steps down
 
@@ -198,16 +210,25 @@ class Prober:
                 self._in_doubt.clear()
 
     def _decide(self, now: float) -> None:
+        if self._is_blind():
+            self._was_blind = True
+            return
+        if self._was_blind:
+            self._was_blind = False
+            self._forgive(now)
         is_lost = bool(self._doubted) and self._is_cut_off()
         if self._cut_off and not is_lost:  # what was seen until now was seen by somebody who could not tell
-            for look in self._all():
-                look.check.forgive(now)
+            self._forgive(now)
         self._conclude(is_lost)
         if not is_lost:
             for look in self._doubted:
                 if look.check.move(now, self._now()):
                     self._note(look.examined)
             self._doubted.clear()
+
+    def _forgive(self, now: float) -> None:
+        for look in self._all():
+            look.check.forgive(now)
 
     def _is_cut_off(self) -> bool:
         # What is doubted has looked, and failed.
@@ -246,14 +267,28 @@ class Prober:
             if not self._unwritten:
                 self._may_write.clear()
                 continue
-            _, examined = self._unwritten.popitem(last=False)
+            key, examined = self._unwritten.popitem(last=False)
+            if not self._is_current(examined) or not self.is_mine(key):
+                continue  # who looks now goes on from what is written
+            self._writing.add(key)
             try:
                 await self._write_of(examined)
                 self.written += 1
+            except Unavailable:
+                examined.resume_all(self.clock())
             except RequestError as error:
-                log.debug("%s: what its checks found is not written yet: %s", examined.key, error)
+                log.debug("%s: what its checks found is not written yet: %s", key, error)
                 await asyncio.sleep(RETRY_S)
                 self._note(examined)
+            finally:
+                self._writing.discard(key)
+
+    def _is_current(self, examined: Examined) -> bool:
+        looks = self._examined.get(examined.key)
+        return looks is not None and looks[0].examined is examined
+
+    def _is_writing(self, key: Key) -> bool:
+        return key in self._writing or key in self._unwritten
 
     async def _write_of(self, examined: Examined) -> None:
         if examined.is_to_leave:

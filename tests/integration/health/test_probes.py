@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.metadata import EntryPoint
@@ -15,12 +17,13 @@ import trustme
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.ask import Found, ask
-from registry_checks.probes import ENTRY_POINTS, Failed, Probes, Reach, Target
+from registry_checks.probes import ENTRY_POINTS, Failed, Probe, Probes, Reach, Target
+from registry_checks.probes.aside import MOST
 from registry_checks.rules import settle
 from registry_checks.text import parse
 from tests.support.probed import NOT_SERVING, OK, SERVING, SICK, HealthServer, WebServer, answer
 from tests.support.servers import RegistryServer
-from tests.support.waiting import eventually_async, passed
+from tests.support.waiting import eventually_async, passed, until
 
 HERE = Reach(loopback=True)
 TIMEOUT_S = 0.3
@@ -312,9 +315,111 @@ async def test_a_kind_by_an_entry_point() -> None:
     probe = Probes(HERE, known).of(Target("10.0.0.5", 1), parse("custom:own"))
     assert probe is not None
     assert await ask(probe, TIMEOUT_S) == Found(True, "it passes")
+    await probe.aclose()
     gone = {"own": EntryPoint("own", "tests.no_such_module:always", ENTRY_POINTS)}
     with pytest.raises(Failed, match="the kind of check 'own' cannot be loaded"):
         Probes(HERE, gone).of(Target("10.0.0.5", 1), parse("custom:own"))
+
+
+class Mood:
+    """A kind of check of somebody who does not keep to the rules."""
+
+    def __init__(self) -> None:
+        self.may_go = threading.Event()
+        self.ended = 0
+
+    async def blocks(self, host: str, port: int, settings: Any) -> str:
+        self.may_go.wait(30)
+        self.ended += 1
+        return "late"
+
+    async def goes_on(self, host: str, port: int, settings: Any) -> str:
+        while not self.may_go.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+        self.ended += 1
+        return "late"
+
+    async def exits(self, host: str, port: int, settings: Any) -> None:
+        raise SystemExit(3)
+
+    async def is_cancelled(self, host: str, port: int, settings: Any) -> None:
+        raise asyncio.CancelledError
+
+    async def cannot_say(self, host: str, port: int, settings: Any) -> None:
+        raise Unspeakable
+
+    async def says_nothing_known(self, host: str, port: int, settings: Any) -> Any:
+        return Unspeakable()
+
+    def is_plain(self, host: str, port: int, settings: Any) -> Any:
+        return "fine"
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize(
+    ("mood", "output"),
+    [
+        ("blocks", "no answer within 0.3 s"),
+        ("goes_on", "no answer within 0.3 s"),
+        ("exits", "SystemExit: 3"),
+        ("is_cancelled", "CancelledError"),
+        ("cannot_say", "Unspeakable"),
+        ("says_nothing_known", "ValueError: no words"),
+        ("is_plain", "TypeError: "),
+    ],
+)
+async def test_a_kind_that_keeps_no_rule_fails_and_holds_up_nobody(mood: str, output: str) -> None:
+    somebody = Mood()
+    probes = Probes(HERE, {"bad": getattr(somebody, mood)})
+    probe = probes.of(Target("10.0.0.5", 1), parse("custom:bad"))
+    assert probe is not None
+    for _ in range(2):
+        asked = asyncio.create_task(ask(probe, TIMEOUT_S))
+        turns = 0
+        while not asked.done():  # this loop goes on meanwhile
+            await passed(0.01)
+            turns += 1
+        assert not asked.result().passed
+        assert asked.result().output.startswith(output)
+        assert turns > 5 or mood not in ("blocks", "goes_on")
+    somebody.may_go.set()
+    await eventually_async(lambda: somebody.ended >= 1 or mood not in ("blocks", "goes_on"))
+    await probe.aclose()
+
+
+async def test_too_many_that_block_are_not_begun() -> None:
+    somebody = Mood()
+    probes = Probes(HERE, {"bad": somebody.blocks})
+    probe = probes.of(Target("10.0.0.5", 1), parse("custom:bad"))
+    assert probe is not None
+    found = await asyncio.gather(*(ask(probe, 0.05) for _ in range(MOST + 1)))
+    assert {it.output for it in found if "keeps the others waiting" in it.output}
+    somebody.may_go.set()
+    await until(lambda: _passes(probe))
+    assert somebody.ended < MOST, "what nobody waits for any more is not done"
+    await probe.aclose()
+
+
+async def _passes(probe: Probe) -> bool:
+    return (await ask(probe, 5.0)).passed
+
+
+@pytest.mark.parametrize("text", ["import sys; sys.exit(3)", "check = 5", "raise RuntimeError('no')"])
+async def test_a_kind_that_cannot_be_loaded_is_no_more_than_that(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_kind_of_check.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_kind_of_check", raising=False)
+    probes = Probes(HERE, {"own": EntryPoint("own", "own_kind_of_check:check", ENTRY_POINTS)})
+    for _ in range(2):
+        with pytest.raises(Failed, match="the kind of check 'own'"):
+            probes.of(Target("10.0.0.5", 1), parse("custom:own"))
 
 
 async def always(host: str, port: int, settings: Any) -> None:

@@ -45,4 +45,13 @@ def _check_names(names: Iterable[str]) -> None:
 # ---- the kinds; each is imported when it is used
 
 
-KINDS: Mapping[str, Maker] = {}
+def _consul(url: str) -> Neighbour | None:
+    from registry_server.neighbours.consul.neighbour import ConsulNeighbour
+    from registry_server.stores.consul.http import Consul
+    from registry_server.stores.consul.url import ConsulURL
+
+    there = ConsulURL.parse(url)
+    return ConsulNeighbour(Consul(there), there.name, there.prefix, there.namespace) if there.shows_catalog else None
+
+
+KINDS: Mapping[str, Maker] = {"consul": _consul}

@@ -41,8 +41,9 @@ class Neighbour(Protocol):
         ...
 
     async def publish(self, ours: Mapping[Key, Entry], *, is_whole: bool) -> None:
-        """Have exactly these shown there, whatever is there now; if they are not the whole, what more is there stays.
+        """Have exactly these shown there, whatever is there now.
 
+        If they are not the whole, what more is there stays, but for what was among them the last time.
         An Entry has another revision whenever it changed.
         """
         ...

@@ -29,7 +29,8 @@ TTL_S = 30.0
 RENEW_S = 5.0
 # How often it is asked whether this replica is the one.
 LOOK_S = 0.5
-# So long after a beginning, or after an outage of the neighbour, nothing is taken for gone: its owners come back, too.
+# So long after a beginning, or after an outage of the neighbour, what has not been seen since is not taken for gone:
+# after a restart owners come back, too.
 WARM_UP_S = 15.0
 # The pause between two rounds of publishing, and after something failed.
 REST_S = 0.2
@@ -52,6 +53,7 @@ class Bridge:
         self._ours_changed = asyncio.Event()
         self._theirs_changed = asyncio.Event()
         self._wanted: Mapping[Key, pb.Instance] | None = None
+        self._seen: set[Key] = set()
         self._lease_id = ""
         self._warm_at = clock() + WARM_UP_S
         self._is_away = False
@@ -98,6 +100,7 @@ class Bridge:
     async def _serve(self) -> None:
         """Bridge until it is somebody else's. Raises what ended it otherwise."""
         self._warm_at = max(self._warm_at, self._clock() + WARM_UP_S)
+        self._seen.clear()
         try:
             await together(self._follow(), self._settle(), self._publish(), self._is_lost(), least=NeighbourAway)
         except _NotMineError:
@@ -129,6 +132,7 @@ class Bridge:
                 if refused:
                     log.debug("%d instances of %s are left out, %s", len(refused), self._neighbour.name, refused[0])
                 self._wanted = wanted
+                self._seen |= wanted.keys()
                 self._theirs_changed.set()
         raise NeighbourAway("it ended the telling")
 
@@ -162,9 +166,10 @@ class Bridge:
             first = 1
         for start in range(first, len(steps.register), WRITES):
             await asyncio.gather(*map(self._register, steps.register[start : start + WRITES]))
-        if self._clock() >= self._warm_at:
-            for start in range(0, len(steps.remove), WRITES):
-                await asyncio.gather(*map(self._remove, steps.remove[start : start + WRITES]))
+        is_warm = self._clock() >= self._warm_at
+        remove = [entry for entry in steps.remove if is_warm or entry.key in self._seen]
+        for start in range(0, len(remove), WRITES):
+            await asyncio.gather(*map(self._remove, remove[start : start + WRITES]))
 
     async def _register(self, instance: pb.Instance) -> None:
         try:

@@ -39,7 +39,7 @@ FACES = {
         "registry_server.feed",
         "registry_server.health.replicas",
         "registry_server.health.making",
-        "registry_server.neighbours.bridge",
+        "registry_server.neighbours",
         "registry_server.testing",
     )
 }

@@ -48,6 +48,7 @@ class Road:
     def __init__(self, village: Village) -> None:
         self._village = village
         self.news = asyncio.Event()
+        self._before: set[Key] = set()
 
     async def watch(self) -> AsyncGenerator[Sequence[pb.Instance]]:
         self._village.watching.add(self)
@@ -62,7 +63,8 @@ class Road:
 
     async def publish(self, ours: Mapping[Key, Entry], *, is_whole: bool) -> None:
         self._reach()
-        self._village.shown = dict(ours) if is_whole else {**self._village.shown, **ours}
+        more = {} if is_whole else {key: it for key, it in self._village.shown.items() if key not in self._before}
+        self._village.shown, self._before = {**more, **ours}, set(ours)
 
     def _reach(self) -> None:
         if self._village.is_away:

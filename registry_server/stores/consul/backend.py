@@ -17,11 +17,11 @@ from registry_server.stores.consul.ledger import (
     FOLD,
     HEAD,
     LOG,
-    Asked,
     Batch,
-    Kept,
-    Ledger,
+    ConsulLog,
+    Folded,
     Logged,
+    Transaction,
     batch,
     place,
 )
@@ -60,8 +60,8 @@ class ConsulBackend:
     def __init__(self, consul: Consul, prefix: str) -> None:
         self._consul = consul
         self._prefix = f"{prefix}/"
-        self._ledger = Ledger(0)
-        self._waiting: deque[tuple[Asked, asyncio.Future[int]]] = deque()
+        self._ledger = ConsulLog(0)
+        self._waiting: deque[tuple[Transaction, asyncio.Future[int]]] = deque()
         self._untold: deque[Changed] = deque()
         self._news = asyncio.Event()
         self._may_write = asyncio.Event()
@@ -107,7 +107,7 @@ class ConsulBackend:
         head, base = found.get(HEAD), _seq(found.get(BASE))
         entries = {it.seq: (it, of.modified) for of in found.values() if (it := _logged(of)) is not None}
         seq = _seq(head) or max(entries, default=base)
-        self._ledger = ledger = Ledger(base)
+        self._ledger = ledger = ConsulLog(base)
         items: dict[str, Item] = {}
         for name, kept in _folded(found):
             ledger.keep(name, kept)
@@ -168,7 +168,7 @@ class ConsulBackend:
 
     async def transact(self, checks: Sequence[Check], writes: Mapping[str, bytes | None]) -> int:
         """Wait for a turn in the log."""
-        asked = Asked(checks, writes)
+        asked = Transaction(checks, writes)
         if asked.size > MAX_ENTRY_BYTES:
             raise Refused(f"{asked.size} bytes in one write, which are more than the {MAX_ENTRY_BYTES} of Consul")
         if not self._is_open or len(self._waiting) >= MAX_WAITING:
@@ -265,7 +265,7 @@ class ConsulBackend:
         elif answer.status != 409:
             raise StoreAway(f"Consul answers the folding of the log with {answer.status}")
 
-    def _foldings(self, left: deque[tuple[str, Kept | None]]) -> Iterator[Operation]:
+    def _foldings(self, left: deque[tuple[str, Folded | None]]) -> Iterator[Operation]:
         size = 0
         for _ in range(OPERATIONS):
             if not left or (size and size + _size(left[0]) > MAX_ENTRY_BYTES):
@@ -344,12 +344,12 @@ def _logged(found: Pair) -> Logged | None:
     return logged if logged is not None and place(logged.seq) == found.key else None
 
 
-def _folded(found: Mapping[str, Pair]) -> Iterator[tuple[str, Kept]]:
+def _folded(found: Mapping[str, Pair]) -> Iterator[tuple[str, Folded]]:
     for key, it in found.items():
-        if key.startswith(DATA) and (kept := Kept.read(it.value)) is not None:
+        if key.startswith(DATA) and (kept := Folded.read(it.value)) is not None:
             yield key.removeprefix(DATA), kept
 
 
-def _size(folding: tuple[str, Kept | None]) -> int:
+def _size(folding: tuple[str, Folded | None]) -> int:
     name, kept = folding
     return 3 * len(name) + len(kept.value if kept else b"") + 64

@@ -59,7 +59,7 @@ def place(seq: int) -> str:
     return f"{LOG}{seq % RING:04d}"
 
 
-class Kept(NamedTuple):
+class Folded(NamedTuple):
     """A value that was folded, as of which revision, and when its name came to be."""
 
     revision: int
@@ -71,7 +71,7 @@ class Kept(NamedTuple):
         return b"%d %d\n" % (self.revision, self.created) + self.value
 
     @classmethod
-    def read(cls, kept: bytes) -> "Kept | None":
+    def read(cls, kept: bytes) -> "Folded | None":
         """What is kept there; None if somebody else wrote it."""
         head, line, value = kept.partition(b"\n")
         numbers = head.split()
@@ -87,10 +87,10 @@ class _Known(NamedTuple):
 
 class _Unfolded(NamedTuple):
     seq: int
-    kept: Kept | None
+    kept: Folded | None
 
 
-class Ledger:
+class ConsulLog:
     """How far the log is, as far as it was read: the entry `seq`, written at the revision `revision`; the index of the
     head, which is 0 if there is none. `base` is the entry up to which everything is folded."""
 
@@ -122,13 +122,13 @@ class Ledger:
             return known is not None
         return (known.revision if known is not None else ABSENT) == check.revision
 
-    def unfolded(self) -> Sequence[tuple[str, Kept | None]]:
+    def unfolded(self) -> Sequence[tuple[str, Folded | None]]:
         """All names that were written since the base, as they are now."""
         return [(name, it.kept) for name, it in self._unfolded.items()]
 
     # ---- writing
 
-    def keep(self, name: str, kept: Kept) -> None:
+    def keep(self, name: str, kept: Folded) -> None:
         """It is there, folded."""
         self._known[name] = _Known(kept.revision, kept.created)
 
@@ -144,7 +144,7 @@ class Ledger:
                 puts.append(Item(name, value, revision, created))
             elif known is not None:
                 deletes.append(name)
-            kept = Kept(revision, self._known[name].created, value) if value is not None else None
+            kept = Folded(revision, self._known[name].created, value) if value is not None else None
             self._unfolded[name] = _Unfolded(logged.seq, kept)
         self.stand(logged.seq, revision, revision)
         return Changed(revision, tuple(puts), tuple(deletes))
@@ -157,7 +157,7 @@ class Ledger:
         self._unfolded = {name: it for name, it in self._unfolded.items() if it.seq > base}
 
 
-class Asked(NamedTuple):
+class Transaction(NamedTuple):
     """What somebody wants to have written, if the checks hold."""
 
     checks: Sequence[Check]
@@ -177,7 +177,7 @@ class Batch(NamedTuple):
     writes: Mapping[str, bytes | None]
 
 
-def batch(ledger: Ledger, waiting: Iterable[Asked], most_bytes: int) -> Batch:
+def batch(ledger: ConsulLog, waiting: Iterable[Transaction], most_bytes: int) -> Batch:
     """As many, in their order, as know nothing of each other: who touches what another one writes comes later."""
     verdicts: list[Collection[str]] = []
     writes: dict[str, bytes | None] = {}

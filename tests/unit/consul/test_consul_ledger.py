@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from registry_server.stores.backend import ABSENT, PRESENT, Changed, Check, Item
 from registry_server.stores.consul.http import next_index
-from registry_server.stores.consul.ledger import RING, Asked, Kept, Ledger, Logged, batch, place
+from registry_server.stores.consul.ledger import RING, ConsulLog, Folded, Logged, Transaction, batch, place
 
 NAMES = st.text(max_size=40)
 WRITES = st.dictionaries(NAMES, st.none() | st.binary(max_size=40), max_size=5)
@@ -32,16 +32,16 @@ def test_no_entry(value: bytes) -> None:
 
 @given(st.integers(0, 10**18), st.integers(0, 10**18), st.binary(max_size=40))
 def test_a_folded_value_comes_back_as_it_was(revision: int, created: int, value: bytes) -> None:
-    assert Kept.read(Kept(revision, created, value).packed()) == Kept(revision, created, value)
+    assert Folded.read(Folded(revision, created, value).packed()) == Folded(revision, created, value)
 
 
 @pytest.mark.parametrize("value", [b"", b"1 2", b"1\nx", b"a b\nx", b"1 2 3\nx", b"-1 2\nx"])
 def test_nothing_folded(value: bytes) -> None:
-    assert Kept.read(value) is None
+    assert Folded.read(value) is None
 
 
 def test_revisions_and_names() -> None:
-    ledger = Ledger(0)
+    ledger = ConsulLog(0)
     assert ledger.take(Logged(1, {"a": b"1"}), 10) == Changed(10, (Item("a", b"1", 10, 10),))
     assert ledger.take(Logged(2, {"a": b"2", "gone": None}), 12) == Changed(12, (Item("a", b"2", 12, 10),))
     assert ledger.failed([Check("a", 10), Check("a", 12), Check("a", PRESENT), Check("b", ABSENT)]) == ["a"]
@@ -51,16 +51,16 @@ def test_revisions_and_names() -> None:
 
 
 def test_what_was_written_after_the_base_is_still_to_be_folded() -> None:
-    ledger = Ledger(0)
+    ledger = ConsulLog(0)
     ledger.take(Logged(1, {"a": b"1", "b": b"1"}), 10)
     ledger.take(Logged(2, {"b": None}), 11)
-    assert dict(ledger.unfolded()) == {"a": Kept(10, 10, b"1"), "b": None}
+    assert dict(ledger.unfolded()) == {"a": Folded(10, 10, b"1"), "b": None}
     ledger.fold(1)
     assert dict(ledger.unfolded()) == {"b": None}
 
 
 def test_no_entry_is_written_over_that_is_not_folded() -> None:
-    ledger = Ledger(0)
+    ledger = ConsulLog(0)
     ledger.stand(RING - 2, 5, 5)
     assert ledger.has_room
     ledger.stand(RING - 1, 5, 5)
@@ -71,11 +71,11 @@ def test_no_entry_is_written_over_that_is_not_folded() -> None:
 
 
 def test_who_touches_what_another_writes_comes_later() -> None:
-    ledger = Ledger(0)
+    ledger = ConsulLog(0)
     ledger.take(Logged(1, {"a": b"1"}), 10)
-    one = Asked([Check("a", 10)], {"a": b"2"})
-    other = Asked([Check("b", ABSENT)], {"b": b"2"})
-    wrong = Asked([Check("a", 9)], {"c": b"2"})
+    one = Transaction([Check("a", 10)], {"a": b"2"})
+    other = Transaction([Check("b", ABSENT)], {"b": b"2"})
+    wrong = Transaction([Check("a", 9)], {"c": b"2"})
     found = batch(ledger, [other, wrong], 1_000)
     assert ([list(it) for it in found.verdicts], found.writes) == ([[], ["a"]], {"b": b"2"})
     assert len(batch(ledger, [one, wrong, other], 1_000).verdicts) == 1

@@ -1,0 +1,1 @@
+"""Consul's catalog as a neighbour; docs/consul.md is the manual page."""

@@ -1,0 +1,186 @@
+"""SHELL: Consul as a neighbour: follows its catalog, and registers our instances at an agent."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from registry_api.registry.v1 import registry_pb2 as pb
+from registry_server.model import Entry
+from registry_server.neighbours.base import NeighbourAway
+from registry_server.neighbours.consul.shown import DIGEST, MARK, REFRESH_S, Shown, shown
+from registry_server.neighbours.consul.taken import taken
+from registry_server.records import Key
+from registry_server.stores.base import StoreAway, StoreError
+from registry_server.stores.consul.http import ANSWER_S, Answer, Consul, next_index
+
+# A blocking query is answered after so long even if nothing changed; Consul adds up to a sixteenth.
+WAIT_S = 60
+# The rest between two readings of the catalog: at least so long, and at least twice as long as the last one took.
+REST_S = 0.2
+# So many requests at a time; Consul allows one client 200 connections.
+AT_A_TIME = 16
+# What tells that anything changed: who is registered, and what checks find.
+SIGNS = ("/v1/catalog/services", "/v1/health/state/any")
+CONSUL_ITSELF = "consul"
+
+T = TypeVar("T")
+
+
+class ConsulNeighbour:
+    """See Neighbour, as for all of these. `registry` is the name by which our own services there are known."""
+
+    refresh_s = REFRESH_S
+
+    def __init__(self, consul: Consul, name: str, registry: str, namespace: str) -> None:
+        self.name = name
+        self._consul = consul
+        self._registry = registry
+        self._namespace = namespace
+        self._shown: dict[Key, tuple[int, Shown]] = {}
+        self._looked_at = float("-inf")
+
+    # ---- from there
+
+    async def watch(self) -> AsyncGenerator[Sequence[pb.Instance]]:
+        """Read the whole catalog whenever there is a sign that it changed."""
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+        changed.set()
+        tasks = [asyncio.create_task(self._wait_for(sign, changed)) for sign in SIGNS]
+        for task in tasks:
+            task.add_done_callback(lambda _: changed.set())
+        try:
+            while True:
+                await changed.wait()
+                for task in tasks:
+                    if task.done():
+                        task.result()
+                changed.clear()
+                began = loop.time()
+                yield await self._read()
+                await asyncio.sleep(max(REST_S, 2 * (loop.time() - began)))
+        except StoreError as error:
+            raise NeighbourAway(str(error)) from error
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _wait_for(self, path: str, changed: asyncio.Event) -> None:
+        index = 0
+        while True:
+            query = {"index": str(index), "wait": f"{WAIT_S}s"} if index else {}
+            answer = await self._consul.ask("GET", path, query, timeout_s=WAIT_S * 17 / 16 + ANSWER_S)
+            if answer.reached != index:
+                changed.set()
+            index = next_index(index, answer.reached)
+            await asyncio.sleep(REST_S)
+
+    async def _read(self) -> list[pb.Instance]:
+        services = (await self._ask("GET", "/v1/catalog/services")).json()
+        if not isinstance(services, dict):
+            raise StoreAway("it does not answer as Consul does")
+        names = sorted(name for name in services if name != CONSUL_ITSELF)
+        answers = await _some_at_a_time(self._ask("GET", f"/v1/health/service/{name}") for name in names)
+        return [it for answer in answers for it in taken(answer.json(), self._registry, self._namespace)]
+
+    # ---- to there
+
+    async def publish(self, ours: Mapping[Key, Entry], *, is_whole: bool) -> None:
+        """Register what is new or changed, and now and then look whether all is there, and vouch for it."""
+        try:
+            now = asyncio.get_running_loop().time()
+            if is_due := now - self._looked_at >= self.refresh_s / 2:
+                gone = await self._look(ours, is_whole=is_whole)
+                await _some_at_a_time(self._deregister(id_) for id_ in gone)
+            await _some_at_a_time(self._changed(ours))
+            left = [self._shown.pop(key)[1].id for key in list(self._shown) if key not in ours]
+            await _some_at_a_time(self._deregister(id_) for id_ in left)
+            if is_due:
+                await _some_at_a_time(self._vouch(key) for key in list(self._shown))
+                self._looked_at = now
+        except StoreError as error:
+            self._looked_at = float("-inf")
+            raise NeighbourAway(str(error)) from error
+
+    async def _look(self, ours: Mapping[Key, Entry], *, is_whole: bool) -> list[str]:
+        """Forget what the agent does not have as it should, or any more; the services of ours that it should not have.
+
+        What was registered before this process began is known again by its digest.
+        """
+        query = {"filter": f'Meta["{MARK}"] == "{self._registry}"'}
+        found = (await self._ask("GET", "/v1/agent/services", query)).json()
+        there = {id_: _digest(it) for id_, it in found.items()} if isinstance(found, dict) else {}
+        self._shown = {key: it for key, it in self._shown.items() if there.get(it[1].id) == it[1].digest}
+        wanted = {it[1].id for it in self._shown.values()}
+        for key, entry in ours.items():
+            if key.namespace == self._namespace and key not in self._shown:
+                it = shown(key, entry.parse(), self._registry)
+                wanted.add(it.id)
+                if there.get(it.id) == it.digest:
+                    self._shown[key] = (entry.revision, it)
+        return [id_ for id_ in there if id_ not in wanted] if is_whole else []
+
+    def _changed(self, ours: Mapping[Key, Entry]) -> Iterator[Coroutine[Any, Any, None]]:
+        for key, entry in ours.items():
+            if key.namespace != self._namespace:
+                continue
+            known = self._shown.get(key)
+            if known is None or known[0] != entry.revision:
+                yield self._register(key, entry)
+
+    async def _register(self, key: Key, entry: Entry) -> None:
+        it = shown(key, entry.parse(), self._registry)
+        known = self._shown.get(key)
+        if known is None or known[1].digest != it.digest:
+            query = {"replace-existing-checks": "true"}
+            await self._consul.ask("PUT", "/v1/agent/service/register", query, it.body)
+            await self._says(it.health, it.status)
+        self._shown[key] = (entry.revision, it)
+
+    async def _deregister(self, id_: str) -> None:
+        await self._ask("PUT", f"/v1/agent/service/deregister/{id_}")
+
+    async def _vouch(self, key: Key) -> None:
+        """Say that it is still registered. Where that is not taken, it is registered anew."""
+        known = self._shown.get(key)
+        if known is None:
+            return
+        if not await self._says(known[1].vouched, b'{"Status": "passing"}'):
+            self._shown.pop(key, None)
+
+    async def _says(self, check: str, status: bytes) -> bool:
+        """Say how a check stands; whether there is one."""
+        with contextlib.suppress(StoreAway):  # so Consul says that there is none
+            return (await self._consul.ask("PUT", f"/v1/agent/check/update/{check}", body=status)).status == 200
+        return False
+
+    async def _ask(self, method: str, path: str, query: Mapping[str, str] | None = None) -> Answer:
+        return await self._consul.ask(method, path, query)
+
+    async def aclose(self) -> None:
+        """Let go of connections. Consul takes our services for gone when nobody vouches for them."""
+        await self._consul.aclose()
+
+
+async def _some_at_a_time(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do all of it; what came of it, in its order. What is begun is ended when one part fails."""
+    numbered, results = enumerate(work), dict[int, T]()
+
+    async def do() -> None:
+        for number, part in numbered:
+            results[number] = await part
+
+    tasks = [asyncio.create_task(do()) for _ in range(AT_A_TIME)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return [results[number] for number in sorted(results)]
+
+
+def _digest(service: object) -> str:
+    meta = service.get("Meta") if isinstance(service, dict) else None
+    return str(meta.get(DIGEST, "")) if isinstance(meta, dict) else ""

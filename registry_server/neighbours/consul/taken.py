@@ -1,0 +1,105 @@
+"""CORE: services that others registered in Consul, as instances: what its health API says, whatever that is."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import cast
+
+from registry_api.limits import MAX_NAME, MAX_WEIGHT, NAME
+from registry_api.registry.v1 import registry_pb2 as pb
+from registry_checks.rules import shown as in_a_line
+from registry_server.neighbours.consul.shown import MARK
+
+# Consul's services have a weight of 1 where nobody says otherwise, ours one of 100.
+WEIGHT = 100
+
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.:@~+-]+")
+_HEALTH = {"passing": pb.HEALTHY, "warning": pb.HEALTHY, "critical": pb.CRITICAL}
+
+Json = Mapping[str, object]
+
+
+def taken(found: object, registry: str, namespace: str) -> Iterator[pb.Instance]:
+    """The instances in an answer, but for those that are ours. What is none, is left out."""
+    for entry in found if isinstance(found, list) else ():
+        service, node = _table(entry, "Service"), _table(entry, "Node")
+        if _text(service, "Kind") or _text(_table(service, "Meta"), MARK) == registry:
+            continue
+        if 0 < _number(service, "Port") <= 65_535:
+            yield _instance(service, node, _checks(entry), namespace)
+
+
+def _instance(service: Json, node: Json, checks: Sequence[Json], namespace: str) -> pb.Instance:
+    meta = {key: value for key, value in _table(service, "Meta").items() if key and isinstance(value, str)}
+    statuses = {_text(check, "Status") for check in checks}
+    version = meta.get("version", "")
+    return pb.Instance(
+        namespace=namespace,
+        service=_text(service, "Service"),
+        id=_name(f"{_text(node, 'Node')}:{_text(service, 'ID')}"),
+        host=_text(service, "Address") or _text(node, "Address"),
+        port=_number(service, "Port"),
+        version=version if len(version) <= MAX_NAME and version.isprintable() else "",
+        weight=_weight(_table(service, "Weights"), "Warning" if "warning" in statuses else "Passing"),
+        tags=dict.fromkeys(tag for tag in _list(service, "Tags") if isinstance(tag, str) and tag),
+        metadata=meta,
+        health=_health(statuses),
+        check_results=[_result(check) for check in checks],
+    )
+
+
+def _health(statuses: Iterable[str]) -> pb.Health.ValueType:
+    """What Consul gives traffic to is well: it does so until a check is critical."""
+    found = {_HEALTH.get(status, pb.UNKNOWN) for status in statuses}
+    return pb.CRITICAL if pb.CRITICAL in found else pb.HEALTHY if pb.HEALTHY in found else pb.UNKNOWN
+
+
+def _result(check: Json) -> pb.CheckResult:
+    status = _text(check, "Status")
+    return pb.CheckResult(
+        name=in_a_line(_text(check, "Name") or _text(check, "CheckID")),
+        health=_HEALTH.get(status, pb.UNKNOWN),
+        output="" if status == "passing" else in_a_line(_text(check, "Output")),
+    )
+
+
+def _checks(entry: object) -> list[Json]:
+    """In the order of their names, so that the same ones look the same."""
+    found = [cast("Json", it) for it in _list(entry, "Checks") if isinstance(it, dict)]
+    return sorted(found, key=lambda it: _text(it, "CheckID"))
+
+
+def _weight(weights: Json, which: str) -> int:
+    weight = _number(weights, which) if which in weights else 1
+    return min(max(0, weight) * WEIGHT, MAX_WEIGHT)
+
+
+def _name(text: str) -> str:
+    """Another one, the same every time, for a name that is none here."""
+    if NAME.fullmatch(text):
+        return text
+    clean = _NOT_IN_NAMES.sub("-", text)[: MAX_NAME - 20].lstrip(".:@~+-")
+    return f"{clean or 'id'}-{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:16]}"
+
+
+# ---- what may be anything
+
+
+def _table(it: object, name: str) -> Json:
+    found = it.get(name) if isinstance(it, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _list(it: object, name: str) -> Sequence[object]:
+    found = it.get(name) if isinstance(it, Mapping) else None
+    return found if isinstance(found, list) else ()
+
+
+def _text(it: Json, name: str) -> str:
+    found = it.get(name)
+    return found if isinstance(found, str) else ""
+
+
+def _number(it: Json, name: str) -> int:
+    found = it.get(name)
+    return found if isinstance(found, int) else 0

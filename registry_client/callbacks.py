@@ -152,11 +152,11 @@ class Subscription:
             self._thread.stop()
 
     async def _call(self, batch: list[Call]) -> None:
-        is_async, position = _is_async(batch[0].callback), 0
+        in_loop, position = is_async(batch[0].callback), 0
         while position < len(batch) and not self._cancelled:
-            done, result = (1, None) if is_async else await self._in_thread(batch[position:])
+            done, result = (1, None) if in_loop else await self._in_thread(batch[position:])
             position += done
-            if is_async or result is not None:  # what a plain function returned may have to be awaited
+            if in_loop or result is not None:  # what a plain function returned may have to be awaited
                 await self._in_loop(batch[position - 1], result)
 
     async def _in_loop(self, call: Call, result: Awaitable[object] | None) -> None:
@@ -208,7 +208,8 @@ def leave_within() -> None:
         subscription.leave_within()
 
 
-def _is_async(callback: Callable[[Any], object]) -> bool:
+def is_async(callback: object) -> bool:
+    """Whether it is a coroutine function, or an object that is called like one."""
     return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(getattr(callback, "__call__", None))  # noqa: B004
 
 

@@ -10,7 +10,7 @@ import ipaddress
 import operator
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import islice
@@ -36,6 +36,7 @@ _Any = TypeVar("_Any")
 
 MAX_TIMEOUT_S = 30_000_000.0  # about a year; a round number, as messages show it
 MAX_INT64 = 2**63 - 1
+MAX_PATH = 300  # of a path that is shown as it is
 
 # These stand for many, for none, or mean nothing without a zone: nobody can call them.
 _NOBODYS = tuple(map(ipaddress.ip_network, ("0.0.0.0/8", "224.0.0.0/3", "::/128", "ff00::/8", "fe80::/10")))
@@ -165,6 +166,34 @@ def instance_of(field: str, kind: type[_Any], value: object) -> _Any | None:
     return value
 
 
+def all_of(field: str, kind: type[_Any], value: object) -> tuple[_Any, ...]:
+    """Objects of a class, in a collection that has an end."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Collection):
+        raise wrong_type(field, f"must be a list of {kind.__name__}", value)
+    for it in value:
+        if not isinstance(it, kind):
+            raise wrong_type(field, f"each must be a {kind.__name__}", it)
+    return tuple(value)
+
+
+def call_key(value: object) -> str | bytes | int | None:
+    """What hashing policies go by."""
+    if value is not None and not isinstance(value, str | bytes | int):
+        raise wrong_type("key", "must be a string, bytes, an int, or None", value)
+    return value
+
+
+def call_metadata(value: object) -> tuple[tuple[str, str | bytes], ...]:
+    """What goes with a call, as gRPC takes it: pairs of a name and a value."""
+    pairs = tuple(_each("metadata", value, "a list of pairs, such as [('name', 'value')]"))
+    for pair in pairs:
+        match pair:
+            case (str(), str() | bytes()):
+                continue
+        raise wrong_type("metadata", "each must be a pair, such as ('name', 'value')", pair)
+    return pairs  # type: ignore[return-value]  # which was looked at
+
+
 def moment(field: str, value: object) -> datetime | None:
     """A point in time, or None."""
     return instance_of(field, datetime, value)
@@ -261,6 +290,12 @@ def shown(value: object) -> str:
         return " ".join(_SHOW.repr(value).split())
     except Exception:  # a number of more digits than Python writes out, a subclass that cannot be shown
         return f"something that cannot be shown ({type(value).__name__})"
+
+
+def shown_path(value: object) -> str:
+    """A path in a line of bounded length."""
+    text = str(value)
+    return text if text.isprintable() and len(text) <= MAX_PATH else shown(text)
 
 
 def _each(field: str, value: object, needed: str) -> Iterable[object]:

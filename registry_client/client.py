@@ -28,6 +28,7 @@ from registry_client.callbacks import (
     OnHealth,
     RemovedCallback,
     Subscription,
+    is_async,
     leave_within,
 )
 from registry_client.check_rules import CheckRules
@@ -141,7 +142,11 @@ def check_cache_dir(given: object) -> Path | None:
     if isinstance(given, CacheDir):
         return default_dir()
     if given is None or isinstance(given, str | PathLike):
-        return None if given is None else Path(checks.text("cache_dir", fspath(given)))
+        if given is None:
+            return None
+        if not (path := checks.text("cache_dir", fspath(given))):
+            raise checks.wrong("cache_dir", "must not be empty; None is for nowhere")
+        return Path(path)
     raise checks.wrong_type("cache_dir", "must be a path or None", given)
 
 
@@ -533,12 +538,14 @@ class RegistryClient:
         from registry_client.monitor import Monitor  # few programs look themselves
 
         session, own = self._here(), None if isinstance(check, HealthCheck) else check
-        if own is not None and not callable(own):
-            raise checks.wrong_type("check", "must be a HealthCheck or a coroutine function", check)
+        if not isinstance(check, HealthCheck) and not is_async(check):
+            raise checks.wrong_type("check", "must be a HealthCheck or a coroutine function (async def)", check)
+        if on_change is not None and not callable(on_change):
+            raise checks.wrong_type("on_change", "must be a function of instance, before, now", on_change)
         asked = (HealthCheck.ttl() if not isinstance(check, HealthCheck) else check).paced(**pace)
         watch = self.watch(checks.name("service", service), namespace=namespace)
         monitor = Monitor(watch, asked, own, _Health(self), on_change)
-        monitor.begin(session.tasks.start(monitor.run(), "registry-monitor"))
+        monitor.begin(session.tasks.start(monitor.run(), "registry-monitor"), session.place)
         return monitor
 
     # ---- discovery
@@ -607,7 +614,7 @@ class RegistryClient:
         from registry_client.bridge.balanced import check_policy
 
         checks.instance_of("credentials", grpc.ChannelCredentials, credentials)
-        return check_policy(self._policy(service, given))
+        return check_policy(self._policy(checks.name("service", service), given))
 
     def _policy(self, service: str, given: AnyPolicy | None) -> AnyPolicy:
         return self._policies.get(service, "weighted_round_robin") if given is None else given
@@ -616,7 +623,7 @@ class RegistryClient:
         session, asked = self._here(), question.SerializeToString(deterministic=True)
         live = session.lives.get(asked)
         if live is None or live.is_over:
-            live = session.lives[asked] = Live(self._watch(question), session.tasks)
+            live = session.lives[asked] = Live(self._watch(question), session.tasks, session.place)
         return live
 
     # ---- within

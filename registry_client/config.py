@@ -6,15 +6,16 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from os import PathLike
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 from urllib.parse import quote, urlsplit
 
 import grpc
 
-from registry_api.limits import DEFAULT_TTL_S
+from registry_api.limits import DEFAULT_TTL_S, MAX_TTL_S, MIN_TTL_S
 from registry_client import checks
-from registry_client.client import RegistryClient, connect, with_defaults
+from registry_client.client import RegistryClient, check_cache_dir, connect, with_defaults
 from registry_client.errors import InvalidArgument, RegistryError
 from registry_client.health import HealthCheck
 from registry_client.inside import store_url
@@ -24,7 +25,7 @@ Section: TypeAlias = Mapping[str, object]
 _T = TypeVar("_T")
 
 _PLACE = ("addresses", "store", "type", "memory", "etcd", "consul", "config")
-_TOP = ("adapters", "namespace", "timeout", "cache_dir", "tls", "service", *_PLACE)
+_TOP = ("adapters", "namespace", "timeout", "ttl", "cache_dir", "tls", "service", *_PLACE)
 _ETCD = ("endpoints", "host", "port", "timeout", "username", "password")
 _CONSUL = ("host", "port", "token", "scheme", "timeout")
 _SERVICE = ("ttl", "health_check_interval", "deregister_critical_after")
@@ -32,35 +33,53 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 
 
-def from_config(config: Section | str | Path) -> RegistryClient | Registries:
+def from_config(config: Section | str | PathLike[str]) -> RegistryClient | Registries:
     """The client that a dict, or a TOML file of that path, describes: a `RegistryClient`, or with `adapters` what
     `connect_many` gives. docs/client.md lists the keys. Raises InvalidArgument with the path of the key.
     """
-    given = _read(Path(config)) if isinstance(config, str | Path) else config
+    given = _read(config) if isinstance(config, str | PathLike) else config
+    if isinstance(given, Mapping) and "token" in given:
+        raise checks.wrong("token", "registries ask for none yet: leave it out (a store's own is a key of its table)")
     top = _section("config", given, _TOP, of="")
     options = _options(top)
-    ttl, health_checks = _service(_section("service", top.get("service", {}), _SERVICE))
+    ttl, health_checks = _defaults(top)
     adapters = top.get("adapters")
     if adapters is None:
-        return with_defaults(_client("", top, options), ttl, health_checks)
-    named = _table("adapters", adapters)
+        client = _client("", top, options)
+        _check_tls(top, [client])
+        return with_defaults(client, ttl, health_checks)
+    clients = _adapters(top, _table("adapters", adapters), options)
+    _check_tls(top, clients.values())
+    made = {name: with_defaults(client, ttl, health_checks) for name, client in clients.items()}
+    return _at("adapters", lambda: Registries(made))
+
+
+def _adapters(top: Section, named: Section, options: Options) -> dict[str, RegistryClient]:
     if not named:
         raise checks.wrong("adapters", "must name one or more registries")
-    clients = {
+    for key in _PLACE:
+        if key in top:
+            raise checks.wrong(key, "has no meaning beside adapters: each of these has its own")
+    return {
         checks.name("adapters", name): _client(
             f"adapters.{name}.", _section(f"adapters.{name}", section, _PLACE), options
         )
         for name, section in named.items()
     }
-    return Registries({name: with_defaults(client, ttl, health_checks) for name, client in clients.items()})
 
 
-def _read(path: Path) -> Section:
+def _check_tls(top: Section, clients: Iterable[RegistryClient]) -> None:
+    if "tls" in top and not any(client.addresses for client in clients):
+        raise checks.wrong("tls", "is for addresses: of a store, what its URL says")
+
+
+def _read(config: str | PathLike[str]) -> Section:
+    path = checks.shown_path(config)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(Path(config).read_text(encoding="utf-8"))
     except OSError as error:
         raise checks.wrong("config", f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, no path
         raise checks.wrong("config", f"{path}: not TOML: {error}") from None
 
 
@@ -71,7 +90,7 @@ def _options(top: Section) -> Options:
     if "timeout" in top:
         options["timeout"] = _seconds("timeout", top["timeout"])
     if "cache_dir" in top:
-        options["cache_dir"] = checks.text("cache_dir", top["cache_dir"])
+        options["cache_dir"] = check_cache_dir(None if top["cache_dir"] is False else top["cache_dir"])
     if "tls" in top:
         options["credentials"] = _credentials(_section("tls", top["tls"], ("ca", "cert", "key")))
     return options
@@ -81,18 +100,26 @@ def _credentials(tls: Section) -> grpc.ChannelCredentials:
     def content(name: str) -> bytes | None:
         if name not in tls:
             return None
-        path = Path(checks.text(f"tls.{name}", tls[name]))
+        path = checks.text(f"tls.{name}", tls[name])
         try:
-            return path.read_bytes()
-        except OSError as error:
-            raise checks.wrong(f"tls.{name}", f"{path}: {error.strerror}") from None
+            return Path(path).read_bytes()
+        except (OSError, ValueError) as error:
+            said = error.strerror if isinstance(error, OSError) else str(error)
+            raise checks.wrong(f"tls.{name}", f"{checks.shown_path(path)}: {said}") from None
 
+    for one, other in (("cert", "key"), ("key", "cert")):
+        if one in tls and other not in tls:
+            raise checks.wrong(f"tls.{other}", f"must be there with tls.{one}")
     return grpc.ssl_channel_credentials(content("ca"), content("key"), content("cert"))
 
 
-def _service(service: Section) -> tuple[float, Sequence[HealthCheck]]:
+def _defaults(top: Section) -> tuple[float, Sequence[HealthCheck]]:
     """The ttl in seconds, and a check for instances that have none of their own: that they take connections."""
-    ttl = _seconds("service.ttl", service.get("ttl", DEFAULT_TTL_S))
+    service = _section("service", top.get("service", {}), _SERVICE)
+    if "ttl" in top and "ttl" in service:
+        raise checks.wrong("ttl", "stands in service, too")
+    key, given = ("ttl", top["ttl"]) if "ttl" in top else ("service.ttl", service.get("ttl", DEFAULT_TTL_S))
+    ttl = _least(key, _seconds(key, given), MIN_TTL_S, MAX_TTL_S)
     pace = {
         ours: _seconds(f"service.{name}", service[name])
         for name, ours in (("health_check_interval", "interval"), ("deregister_critical_after", "deregister_after"))
@@ -112,7 +139,17 @@ def _client(at: str, section: Section, options: Options) -> RegistryClient:
     if named[0] == "type":
         return _of_kind(at, checks.text(key, value), section, options)
     given = checks.text(key, value) if isinstance(value, str) else list(checks.tags(key, value))
-    return _at(key, lambda: connect(given, **options))
+    if named[0] == "store" and not _at(key, lambda: store_url(given)):
+        raise checks.wrong(key, "must be the URL of a store, such as memory: or etcd://HOST:PORT")
+    return _at(key, lambda: _connect(given, options))
+
+
+def _connect(given: str | list[str], options: Options) -> RegistryClient:
+    """`tls` is for addresses: a store inside of this process needs none."""
+    if store_url(given):
+        options = {**options}
+        options.pop("credentials", None)
+    return connect(given, **options)
 
 
 def _of_kind(at: str, kind: str, section: Section, options: Options) -> RegistryClient:
@@ -127,7 +164,7 @@ def _of_kind(at: str, kind: str, section: Section, options: Options) -> Registry
     given = url(path, table)
     if not _at(f"{at}type", lambda: store_url(given)):
         raise checks.wrong(f"{at}type", f"no store of the kind {kind} is installed here")
-    return _at(f"{at}type", lambda: connect(given, **options))
+    return _at(f"{at}type", lambda: _connect(given, options))
 
 
 def _memory(_at: str, _section: Section) -> str:
@@ -137,7 +174,8 @@ def _memory(_at: str, _section: Section) -> str:
 def _etcd(at: str, section: Section) -> str:
     listed = section.get("endpoints")
     if listed is None:
-        listed = [f"{section.get('host', '127.0.0.1')}:{_port(at, section, 2379)}"]
+        host = checks.host(f"{at}.host", section.get("host", "127.0.0.1"))
+        listed = [f"{f'[{host}]' if ':' in host else host}:{_port(at, section, 2379)}"]
     endpoints = [listed] if isinstance(listed, str) else list(checks.tags(f"{at}.endpoints", listed))
     schemes = {it.partition("://")[0] for it in endpoints if "://" in it}
     if not schemes <= {"http", "https"} or len(schemes) > 1:
@@ -146,7 +184,7 @@ def _etcd(at: str, section: Section) -> str:
     asked = {
         ours: checks.text(f"{at}.{name}", section[name])
         for name, ours in (("username", "user"), ("password", "password"))
-        if section.get(name)
+        if section.get(name) not in (None, "")
     }
     if schemes == {"https"}:
         asked["tls"] = "true"
@@ -154,11 +192,14 @@ def _etcd(at: str, section: Section) -> str:
 
 
 def _consul(at: str, section: Section) -> str:
-    host = checks.text(f"{at}.host", section.get("host", "127.0.0.1"))
-    asked = {"token": checks.text(f"{at}.token", section["token"])} if section.get("token") else {}
-    if checks.text(f"{at}.scheme", section.get("scheme", "http")) == "https":
+    host = checks.host(f"{at}.host", section.get("host", "127.0.0.1"))
+    token, scheme = section.get("token"), section.get("scheme", "http")
+    asked = {} if token in (None, "") else {"token": checks.text(f"{at}.token", token)}
+    if scheme not in ("http", "https"):
+        raise checks.wrong(f"{at}.scheme", "must be http or https", scheme)
+    if scheme == "https":
         asked["tls"] = "true"
-    return _url(f"consul://{host}:{_port(at, section, 8500)}", asked)
+    return _url(f"consul://{f'[{host}]' if ':' in host else host}:{_port(at, section, 8500)}", asked)
 
 
 def _port(at: str, section: Section, default: int) -> int:
@@ -195,6 +236,12 @@ def _section(at: str, given: object, keys: Iterable[str], of: str | None = None)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
             raise InvalidArgument(f"{path}: no such key; {hint}", path)
     return table
+
+
+def _least(key: str, given_s: float, least: float, most: float) -> float:
+    if not least <= given_s <= most:
+        raise checks.wrong(key, f"must be {least:g} to {most:g} seconds", given_s)
+    return given_s
 
 
 def _seconds(key: str, given: object) -> float:

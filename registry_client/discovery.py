@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from registry_client import checks
 from registry_client.errors import RegistryError, RegistryUnavailable
 from registry_client.lack import why_none
+from registry_client.pulse import within
 
 if TYPE_CHECKING:
     from registry_client.instance import Instance
@@ -51,15 +51,15 @@ class Discovery:
         return () if view is None else view.instances
 
     async def known(self, timeout: float | None = None) -> None:
-        """Wait until something is known, which is counted."""
+        """Wait until something is known, which is counted. Raises Misuse in another loop than that of the client."""
+        self.live.place.check("the discovery")
         seconds = self._timeout_s if timeout is None else checks.timeout(timeout)
         if self.live.view is not None and not self.live.is_over:
             self._hits += 1
             return
         self._misses += 1
         try:
-            async with asyncio.timeout(seconds):
-                await self.live.first()
+            await within(self.live.first(), seconds)
         except RegistryError:
             self._errors += 1
             raise

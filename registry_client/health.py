@@ -113,6 +113,8 @@ class HealthCheck:
     @classmethod
     def parse(cls, written: str) -> Self:
         """A check in short: `http:/healthz`, `https:8443/`, `tcp:9000 interval=2`, `grpc:game.Logic`, `ttl`."""
+        if not isinstance(written, str):
+            raise WrongType(f"check: must be a string, such as 'http:/healthz', is {written!r:.60}", "check")
         try:
             return cls.from_proto(_settled(text.parse(written)))
         except text.BadText as wrong:

@@ -143,8 +143,11 @@ class Instance:
         object.__setattr__(self, "status", checks.one_of("instance.status", Status, self.status))
         object.__setattr__(self, "health", checks.one_of("instance.health", Health, self.health))
         _check_locality("instance.locality", self.locality)
-        if self.checks:
+        if self.checks != ():
             object.__setattr__(self, "checks", check_all("instance.checks", self.checks))
+        if self.check_results != ():
+            results = checks.all_of("instance.check_results", CheckResult, self.check_results)
+            object.__setattr__(self, "check_results", results)
         for name in ("registered_at", "leaves_at"):
             checks.moment(f"instance.{name}", getattr(self, name))
         if self.ttl_s is not None:

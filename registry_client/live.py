@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from registry_client.instance import Instance
+    from registry_client.place import Place
     from registry_client.tasks import Tasks
     from registry_client.view import View
     from registry_client.watcher import Watch
@@ -33,9 +34,9 @@ class Follower(Protocol):
 class Live:
     """What a question has for an answer just now. Lives as long as somebody holds it, and no longer than its client."""
 
-    def __init__(self, watch: Watch, tasks: Tasks) -> None:
+    def __init__(self, watch: Watch, tasks: Tasks, place: Place) -> None:
         self._pump = pump = _Pump(watch)
-        self.loop = asyncio.get_running_loop()
+        self.place = place
         self._task = tasks.start(pump.run(), "registry-live")
         # As with a watch: nobody says that it is no longer wanted but the collector.
         weakref.finalize(self, _cancel_soon, self._task).atexit = False

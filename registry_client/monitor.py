@@ -26,12 +26,14 @@ from registry_client.health import Health, HealthCheck, HealthStats
 if TYPE_CHECKING:
     from registry_client.callbacks import OnHealth
     from registry_client.instance import Instance, Key
+    from registry_client.place import Place
     from registry_client.watcher import Watch
 
 log = logging.getLogger(__name__)
 
 OwnCheck = Callable[["Instance"], Awaitable[object]]
 LOOKS = 64  # at the same time
+LATE_S = 0.5  # a look that ends so much later than its timeout says nothing
 
 
 class Writer(Protocol):
@@ -63,19 +65,21 @@ class Monitor:
         self._looks = Looks(time.monotonic, SystemRandom(), LOOKS)
         self._watched: dict[Key, _Look] = {}
         self._task: asyncio.Task[None] | None = None
+        self._place: Place | None = None
         self._refused = False
 
-    def begin(self, task: asyncio.Task[None]) -> None:
-        """`task` is what runs `run`."""
-        self._task = task
+    def begin(self, task: asyncio.Task[None], place: Place) -> None:
+        """`task` is what runs `run`, at that place."""
+        self._task, self._place = task, place
 
     def stats(self) -> HealthStats:
         """How well the service is, as seen from here."""
         return HealthStats.of(look.health for look in self._watched.values())
 
     async def aclose(self) -> None:
-        """Look no more. May be called more than once."""
-        if self._task is not None:
+        """Look no more. May be called more than once. Does nothing in a process that was forked meanwhile."""
+        if self._task is not None and self._place is not None and not self._place.is_over:
+            self._place.check("the monitor")
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
@@ -166,7 +170,11 @@ class _Look:
 
     async def look(self) -> None:
         """See Looked."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         passed, _ = await ask(self.probe, self._timeout_s)
+        if not passed and loop.time() - began > self._timeout_s + LATE_S:
+            return  # this process stood still, and nobody can be blamed
         self._standing = settle(looked(self._standing, passed), self._monitor.limits, time.monotonic())
         rung = self._standing.rung
         if rung is not self._told and await self._monitor.tell(self.instance, self._told, rung):

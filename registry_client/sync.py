@@ -194,7 +194,7 @@ class Balanced(Closing["balanced.Balanced"]):
         method: str,
         request: bytes,
         *,
-        key: str | bytes | None = None,
+        key: str | bytes | int | None = None,
         timeout: float | None = None,
         metadata: Sequence[tuple[str, str | bytes]] = (),
     ) -> bytes:

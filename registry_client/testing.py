@@ -21,8 +21,9 @@ from registry_api.limits import DEFAULT_TTL_S
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_api.registry.v1.registry_pb2_grpc import RegistryStub
 from registry_client import checks
-from registry_client.errors import from_rpc_error
+from registry_client.errors import Misuse, from_rpc_error
 from registry_client.instance import Instance, check_registrable
+from registry_client.target import parse_addresses
 from registry_server.embedded import Clock, in_thread
 
 if TYPE_CHECKING:
@@ -35,20 +36,35 @@ CALL_S = 5.0
 
 def registry(clock: Clock | None = None) -> Running:
     """A registry of its own: `async with testing.registry() as address`, or `with`. Leases and checks go by `clock`."""
-    return Running(in_thread(clock or Clock()))
+    if clock is not None and not callable(clock):
+        raise checks.wrong_type("clock", "must be a testing.Clock", clock)
+    return Running(clock or Clock())
 
 
 class Running:
-    """A registry in a thread, while a block lasts: whatever the block does to its own event loop, it answers."""
+    """A registry in a thread, while a block lasts: whatever the block does to its own event loop, it answers.
 
-    def __init__(self, held: AbstractContextManager[str]) -> None:
-        self._held = held
+    It may be entered again afterwards, and is another one then.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._held: AbstractContextManager[str] | None = None
 
     def __enter__(self) -> str:
-        return self._held.__enter__()
+        if self._held is not None:
+            raise Misuse("this registry was entered already: make another by testing.registry()")
+        held = self._held = in_thread(self._clock)
+        try:
+            return held.__enter__()
+        except BaseException:
+            self._held = None
+            raise
 
     def __exit__(self, *_: object) -> None:
-        self._held.__exit__(None, None, None)
+        held, self._held = self._held, None
+        if held is not None:
+            held.__exit__(None, None, None)
 
     async def __aenter__(self) -> str:
         entering = asyncio.create_task(asyncio.to_thread(self.__enter__))
@@ -67,9 +83,10 @@ def register_once(address: str, instance: Instance, ttl: float = DEFAULT_TTL_S) 
     """Register an instance that nobody renews, as one whose process dies at once: it is there until the clock of the
     registry has gone on by `ttl` seconds. As the registry stored it. Raises RegistryError.
     """
+    [target] = parse_addresses([address])
     request = pb.RegisterRequest(instance=check_registrable(instance).to_proto())
     request.ttl.FromNanoseconds(round(checks.ttl(ttl) * 1e9))
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(target) as channel:
         try:
             answer: pb.RegisterResponse = RegistryStub(channel).Register(request, timeout=CALL_S)
         except grpc.RpcError as error:

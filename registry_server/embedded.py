@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,8 +28,10 @@ class Clock:
         return time.monotonic() + self._ahead_s
 
     def advance(self, seconds: float) -> None:
-        """Let so much time have passed. Raises ValueError for less than none."""
-        if not seconds >= 0:
+        """Let so much time have passed. Raises ValueError for less than none, TypeError for what is no number."""
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            raise TypeError(f"seconds: must be a number, is {seconds!r:.60}")
+        if not 0 <= seconds < math.inf:
             raise ValueError(f"seconds: must be 0 or more, is {seconds!r}")
         self._ahead_s += seconds
 

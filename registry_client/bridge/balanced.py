@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from collections.abc import Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
 
 from balancer import LoadBalancer, NoEndpointError, hash_key
 from balancer.aio.channel import aio_channel
+from balancer.likeness import as_endpoint
 from balancer.threads.channel import blocking_channel
 from registry_client import checks
 from registry_client.bridge.resolver import LiveResolver
+from registry_client.bridge.sums import together
 from registry_client.bridge.translate import DEFAULT_POLICY
-from registry_client.errors import NotFound
+from registry_client.errors import Misuse, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
     from types import TracebackType
 
     import grpc
     import grpc.aio
 
     from balancer import PoolStatistics as PoolStatistics
+    from balancer.aio.channel import BalancedChannel
     from balancer.lb import Request
     from balancer.policies import AnyPolicy as AnyPolicy  # as others know it
     from registry_client.discovery import Discovery
     from registry_client.instance import Instance
+
+LONGEST = 400  # of what is said of a policy
 
 
 def check_policy(policy: AnyPolicy) -> AnyPolicy:
@@ -31,7 +38,8 @@ def check_policy(policy: AnyPolicy) -> AnyPolicy:
     try:
         LoadBalancer(policy)
     except (TypeError, ValueError) as error:
-        raise checks.wrong("policy", str(error)) from None
+        text = str(error)
+        raise checks.wrong("policy", text if len(text) <= LONGEST else f"{text[:LONGEST]}…") from None
     return policy
 
 
@@ -46,7 +54,8 @@ class Balanced:
         self._discovery = discovery
         self._policy = check_policy(policy)
         self._balancer = LoadBalancer(policy)
-        self._channel: grpc.aio.Channel | None = None
+        self._channel: BalancedChannel | None = None
+        self._called: PoolStatistics | None = None  # over channels that were closed
 
     async def get(
         self, key: str | bytes | int | None = None, *, exclude: Collection[Instance] = (), timeout: float | None = None
@@ -55,6 +64,7 @@ class Balanced:
 
         Raises NotFound, saying why, when none gets traffic; else what `Discovery.instances` raises.
         """
+        _check(key, exclude)
         await self._discovery.known(timeout)
         live = self._discovery.live
         try:
@@ -66,6 +76,7 @@ class Balanced:
         self, key: str | bytes | int | None = None, *, exclude: Collection[Instance] = (), timeout: float | None = None
     ) -> Turn:
         """One call: `async with players.request() as call: … call.instance`. An exception counts as a failure."""
+        _check(key, exclude)
         return Turn(self, key, exclude, timeout)
 
     async def call(
@@ -73,7 +84,7 @@ class Balanced:
         method: str,
         request: bytes,
         *,
-        key: str | bytes | None = None,
+        key: str | bytes | int | None = None,
         timeout: float | None = None,
         metadata: Sequence[tuple[str, str | bytes]] = (),
     ) -> bytes:
@@ -84,29 +95,44 @@ class Balanced:
         path = checks.text("method", method)
         if not path.startswith("/") or path.count("/") != 2:
             raise checks.wrong("method", "must be /PACKAGE.SERVICE/METHOD", method)
+        if not isinstance(request, bytes):
+            raise checks.wrong_type("request", "must be bytes, such as message.SerializeToString()", request)
+        _check(key)
+        self._discovery.live.place.check("the balancer")
+        seconds, pairs = None if timeout is None else checks.timeout(timeout), checks.call_metadata(metadata)
         if self._channel is None:
             self._channel = open_channel(self._discovery, self._policy)
-        token = hash_key.set(key)
+        token = hash_key.set(str(key) if isinstance(key, int) else key)
         try:
-            multi: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(path)
-            calling = multi(request, timeout=timeout, metadata=tuple(metadata))
+            multi: Any = self._channel.unary_unary(path)
+            calling = multi(request, timeout=seconds, metadata=pairs)
         finally:
             hash_key.reset(token)
-        return await calling
+        answer: bytes = await calling
+        return answer
 
     def counting(self, instance: Instance) -> Request:
         """Counts one call to that instance."""
         return self._balancer.request(instance)
 
     def stats(self) -> PoolStatistics:
-        """Calls, failures, latency and more of each instance, by `request`, and why the last choice fell as it did."""
-        return self._balancer.stats()
+        """Calls, failures, latency and more of each instance, by `request` and `call`, and why the last pick was so."""
+        channel = self._channel
+        told = together(self._balancer.stats(), self._called)
+        return told if channel is None else together(told, channel.stats())
 
     async def aclose(self) -> None:
         """Close the channel of `call`, if there was any. May be called more than once, and used again afterwards."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
+        channel, place = self._channel, self._discovery.live.place
+        if place.is_over:
+            return
+        place.check("the balancer")
+        self._channel = None
+        if channel is None:
+            return
+        told = channel.stats()
+        self._called = told and together(_without_calls_under_way(told), self._called)
+        await channel.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -127,17 +153,29 @@ class Turn:
     ) -> None:
         self._balanced = balanced
         self._how = key, exclude, timeout
-        self._request: Request
-        self.instance: Instance
+        self._begun: tuple[Instance, Request] | None = None
+
+    @property
+    def instance(self) -> Instance:
+        """Where the call goes, or went. Raises Misuse before it was entered."""
+        return self._entered[0]
+
+    @property
+    def _entered(self) -> tuple[Instance, Request]:
+        if self._begun is None:
+            raise Misuse("the request was not entered: use `async with players.request() as call` (in threads `with`)")
+        return self._begun
 
     def mark_failed(self) -> None:
         """The call speaks against the instance, although no exception says so."""
-        self._request.mark_failed()
+        self._entered[1].mark_failed()
 
     async def __aenter__(self) -> Self:
+        if self._begun is not None:
+            raise Misuse("this request was entered already: make another by players.request()")
         key, exclude, timeout = self._how
-        self.instance = await self._balanced.get(key, exclude=exclude, timeout=timeout)
-        self._request = self._balanced.counting(self.instance).__enter__()
+        instance = await self._balanced.get(key, exclude=exclude, timeout=timeout)
+        self._begun = instance, self._balanced.counting(instance).__enter__()
         return self
 
     async def __aexit__(
@@ -147,12 +185,12 @@ class Turn:
 
     def leave(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """The call is over."""
-        self._request.__exit__(kind, error, trace)
+        self._entered[1].__exit__(kind, error, trace)
 
 
 def open_channel(
     discovery: Discovery, policy: AnyPolicy = DEFAULT_POLICY, credentials: grpc.ChannelCredentials | None = None
-) -> grpc.aio.Channel:
+) -> BalancedChannel:
     """A channel in the loop of the client."""
     return aio_channel(_resolver(discovery), policy=policy, credentials=credentials)
 
@@ -163,6 +201,21 @@ def open_blocking_channel(
     """A channel for threads."""
     made: grpc.Channel = blocking_channel(_resolver(discovery), policy=policy, credentials=credentials)
     return made
+
+
+def _check(key: object, exclude: object = ()) -> None:
+    checks.call_key(key)
+    if isinstance(exclude, str | bytes) or not isinstance(exclude, Collection):
+        raise checks.wrong_type("exclude", "must be a list of instances", exclude)
+    for it in exclude:
+        try:
+            as_endpoint(it)
+        except (TypeError, ValueError) as error:
+            raise checks.wrong("exclude", str(error)) from None
+
+
+def _without_calls_under_way(pool: PoolStatistics) -> PoolStatistics:
+    return replace(pool, nodes=tuple(replace(node, in_flight=0) for node in pool.nodes))
 
 
 def _resolver(discovery: Discovery) -> LiveResolver:

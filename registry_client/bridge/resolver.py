@@ -27,7 +27,7 @@ class LiveResolver:
 
     async def run(self, push: Callable[[balancer.Resolution], None]) -> None:
         """Push what every view says until cancelled. Raises RegistryError when the watch has ended."""
-        here, home = asyncio.get_running_loop(), self._live.loop
+        here, home = asyncio.get_running_loop(), self._live.place.loop
         if home.is_closed():
             raise ClientClosed("the client of the channel was closed")
         ended: asyncio.Future[None] = here.create_future()

@@ -231,6 +231,23 @@ async def test_a_call_by_the_name_of_its_method(inside: RegistryClient) -> None:
         assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+async def test_calls_by_name_are_in_the_statistics(inside: RegistryClient) -> None:
+    """Beside those of `request`, and after the channel was closed."""
+    async with serving(inside, "a"):
+        players = inside.balancer("player")
+        for _ in range(2):
+            await players.call(JOIN, b"", timeout=5)
+            with pytest.raises(KeyError):
+                async with players.request():
+                    raise KeyError
+            [node] = players.stats().nodes
+            assert node.in_flight == 0
+            assert node.latency_s > 0
+            await players.aclose()
+        [node] = players.stats().nodes
+        assert (node.calls, node.failures) == (4, 2)
+
+
 async def test_a_key_keeps_a_call_where_it_was(inside: RegistryClient) -> None:
     async with serving(inside, "a", "b", "c"), inside.balancer("player", policy="consistent_hash") as players:
         request = game_pb2.JoinRequest().SerializeToString()

@@ -80,6 +80,20 @@ def test_consul_is_asked_for_by_its_url() -> None:
     assert configs._consul("consul", table) == "consul://h:8501?token=t%26&tls=true"
 
 
+def test_a_ttl_of_its_own_and_no_cache() -> None:
+    for nowhere in (False, None):
+        client = from_config({"addresses": "h1", "ttl": "1m", "cache_dir": nowhere})
+        assert isinstance(client, RegistryClient)
+        assert (client._settings.ttl_s, client._settings.cache_dir) == (60.0, None)
+
+
+def test_tls_is_for_those_that_have_addresses() -> None:
+    several = from_config({"adapters": {"a": {"addresses": "h1"}, "b": {"store": "memory:"}}, "tls": {}})
+    assert isinstance(several, Registries)
+    assert several["a"]._settings.credentials is not None
+    assert several["b"]._settings.credentials is None
+
+
 def test_toml(tmp_path: Path) -> None:
     path = tmp_path / "registry.toml"
     path.write_text('type = "memory"\n[service]\nttl = "1m"\n')
@@ -110,7 +124,30 @@ def test_toml(tmp_path: Path) -> None:
         ({"adapters": {"primary": {"type": "etcd", "etcd": []}}}, "adapters.primary.etcd: must be a dict"),
         ({"adapters": {"primary": {"store": "memory:x"}}}, "adapters.primary.store: addresses: store URL: "),
         ({"adapters": {"primary": {"service": {}}}}, "adapters.primary.service: no such key"),
-        ({"store": "memory:", "service": {"ttl": 1}}, "ttl: must be 2 to 3600"),
+        ({"store": "memory:", "service": {"ttl": 1}}, "service.ttl: must be 2 to 3600"),
+        ({"store": "memory:", "ttl": "1s"}, "ttl: must be 2 to 3600"),
+        ({"store": "memory:", "ttl": 5, "service": {"ttl": 5}}, "ttl: stands in service, too"),
+        ({"addresses": "h1", "token": "secret"}, "token: registries ask for none yet"),
+        ({"addresses": "h1", "service": {"ttl": float("nan")}}, "service.ttl: must be"),
+        ({"addresses": "h1", "service": []}, "service: must be a dict"),
+        ({"addresses": "h1", "cache_dir": ""}, "cache_dir: must not be empty"),
+        ({"addresses": "h1", "cache_dir": 7}, "cache_dir: must be a path or None"),
+        ({"addresses": "h1", 7: 7}, "config: must be a dict with names for keys"),
+        ({"store": "h1:7400"}, "store: must be the URL of a store"),
+        ({"store": "memory:", "tls": {}}, "tls: is for addresses"),
+        ({"addresses": "h1", "tls": {"cert": "x"}}, "tls.key: must be there with tls.cert"),
+        ({"addresses": "h1", "tls": {"ca": "a\0b"}}, "tls.ca: "),
+        ({"type": "etcd", "etcd": {"host": -1}}, "etcd.host: must be a string"),
+        ({"type": "etcd", "etcd": {"username": []}}, "etcd.username: must be a string"),
+        ({"type": "consul", "consul": {"scheme": "ftp"}}, "consul.scheme: must be http or https"),
+        ({"type": "consul", "consul": {"token": 7}}, "consul.token: must be a string"),
+        ({"adapters": {"a": {"addresses": "h1"}}, "addresses": "h2"}, "addresses: has no meaning beside adapters"),
+        (
+            {"adapters": {"a": {"addresses": "h1"}, "b": {"addresses": "h1"}}},
+            "adapters: registries: b is the same registry as a",
+        ),
+        ("a\0b", "config: "),
+        ("x" * 5000, "config: "),
         (
             {"store": "memory:", "service": {"ttl": "1 week"}},
             "service.ttl: must be a number of seconds, or such as '30s'",
@@ -128,6 +165,8 @@ def test_mistakes_are_told_with_their_key(given: dict[str, object], told: str) -
         from_config(given)
     assert str(refused.value).startswith(told)
     assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 500
+    assert refused.value.field == told.partition(":")[0]
 
 
 def test_what_is_no_toml(tmp_path: Path) -> None:

@@ -336,7 +336,7 @@ class Mood:
     async def goes_on(self, host: str, port: int, settings: Any) -> str:
         while not self.may_go.is_set():
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(0.01)
+                await passed(0.01)
         self.ended += 1
         return "late"
 

@@ -12,6 +12,7 @@ from registry_server.health.sharing import prober_of
 from registry_server.records import Key
 from tests.conftest import ServerFactory
 from tests.support.probed import SICK, WebServer
+from tests.support.proxy import Proxy
 from tests.support.raw import RawClient
 from tests.support.registryctl import ctl
 from tests.support.servers import RegistryServer
@@ -124,6 +125,54 @@ async def test_one_that_reaches_nobody_blames_nobody(replicas: list[RegistryServ
             web.mood = ""
         await eventually_async(lambda: _is_told(second, ""))
         assert (await ctl("--server", second.address, "health", "player")).stderr == ""
+
+
+async def test_one_without_its_store_blames_nobody_then_or_later(
+    server_factory: ServerFactory, backends: Backends
+) -> None:
+    """Packets of one replica are swallowed, on its way to the store and to those that it looks at. Another takes over,
+    and finds them well; and what the first one found meanwhile is not written when its packets arrive again."""
+    etcd, prefix, args = backends.etcd(), "/partition", ["--cut-off-least", "100"]
+    async with contextlib.AsyncExitStack() as stack:
+        road = await stack.enter_async_context(Proxy(etcd.nodes[0].endpoint))
+        store = etcd.url(prefix, at=[road.address])
+        lost = await server_factory(store=store, name="lost", args=args).start_async()
+        async with RawClient(lost.address) as first:
+            await first.register("shows-itself", checks=[parse("ttl interval=3600")], ttl_s=60)
+            await eventually_async(lambda: _are(first, 1))
+            [name] = await probers(first)
+        other = await server_factory(store=etcd.url(prefix), name="other", args=args).start_async()
+        client = await stack.enter_async_context(RawClient(other.address))
+        watch = await stack.enter_async_context(client.watching())
+        web = await stack.enter_async_context(WebServer().running())
+        await eventually_async(lambda: _are(client, 2))
+        ways = {}
+        for it in _names_of(name, await probers(client)):
+            ways[it] = way = await stack.enter_async_context(Proxy(f"127.0.0.1:{web.port}"))
+            # Well from the start, and for those who once took it for sick not soon again.
+            checks = [parse("http interval=0.2 timeout=0.2 successes=100")]
+            fields = {"host": "127.0.0.1", "checks": checks, "health": pb.HEALTHY}
+            await client.register(it, way.port, ttl_s=60, **fields)
+
+        def are(health: pb.Health.ValueType) -> bool:
+            return {it.health for (_, name), it in watch.view.items() if name in ways} == {health}
+
+        await eventually_async(lambda: len(web.asked) >= len(ways))
+        await watch.wait(lambda: are(pb.HEALTHY), "all are well")
+        for way in (road, *ways.values()):
+            way.freeze()
+        await eventually_async(lambda: _are(client, 1), timeout_s=TAKEOVER_S + 10)
+        for way in ways.values():  # as the other finds them
+            await way.restore()
+        asked = len(web.asked)
+        await eventually_async(lambda: len(web.asked) > asked + 2 * len(ways))
+        await road.restore()
+        await eventually_async(lambda: _are(client, 2), timeout_s=30)
+        await passed(1.0)
+        seen = [(name, it.health) for step in watch.steps for (_, name), it in step.upserts.items() if name in ways]
+        assert {health for _, health in seen} <= {pb.UNKNOWN, pb.HEALTHY}
+        web.says = SICK
+        await watch.wait(lambda: are(pb.UNHEALTHY), "both report again", timeout_s=15)
 
 
 def _names_of(prober: str, among: set[str]) -> list[str]:

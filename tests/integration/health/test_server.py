@@ -13,6 +13,7 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.text import parse
 from tests.conftest import ServerFactory
 from tests.support.probed import NOT_SERVING, SERVING, SICK, HealthServer, WebServer
+from tests.support.proxy import Proxy
 from tests.support.raw import RawClient, Watching, detail
 from tests.support.servers import RegistryServer
 from tests.support.waiting import always_async, eventually_async, passed
@@ -178,26 +179,36 @@ async def test_server_as_it_is_configured(server_factory: ServerFactory) -> None
                 await client.register("a", checks=[parse("tcp")], **HERE)
 
 
-async def test_cut_off_server_reports_nobody(server_factory: ServerFactory) -> None:
+async def lose(proxy: Proxy, how: str) -> None:
+    """The way to an instance is gone: with resets, or with packets that nobody answers."""
+    if how == "cut":
+        await proxy.cut()
+    else:
+        proxy.freeze()
+
+
+@pytest.mark.parametrize("how", ["cut", "swallowed"])
+async def test_cut_off_server_reports_nobody(server_factory: ServerFactory, how: str) -> None:
     server = server_factory(args=["--cut-off-least", "3"])
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(await server.start_async())
         client = await stack.enter_async_context(RawClient(server.address))
-        webs = [await stack.enter_async_context(WebServer().running()) for _ in range(6)]
+        web = await stack.enter_async_context(WebServer().running())
+        ways = [await stack.enter_async_context(Proxy(f"127.0.0.1:{web.port}")) for _ in range(6)]
         watch = await stack.enter_async_context(client.watching())
-        for number, web in enumerate(webs):
-            await client.register(f"{number}", web.port, checks=[parse(f"http {FAST}")], **HERE)
+        for number, way in enumerate(ways):
+            await client.register(f"{number}", way.port, checks=[parse(f"http {FAST}")], **HERE)
         for number in range(6):
             await wait_health(watch, f"{number}", pb.HEALTHY)
-        for web in webs:
-            web.mood = "resets"
+        for way in ways:
+            await lose(way, how)
         await eventually_async(lambda: "takes itself for cut off" in server.log_text)
         await passed(0.5)
         assert {it.health for it in watch.view.values()} == {pb.HEALTHY}
         [prober] = (await client.stub.ListServices(pb.ListServicesRequest())).probers
         assert prober.HasField("cut_off_at")
-        for web in webs[1:]:
-            web.mood = ""
+        for way in ways[1:]:
+            await way.restore()
         await wait_health(watch, "0", pb.UNHEALTHY)
         assert {it.health for name, it in watch.view.items() if name[1] != "0"} == {pb.HEALTHY}
         assert "can be told from here again" in server.log_text

@@ -119,6 +119,7 @@ class GrpcServer:
                 return message if isinstance(message, bytes) else None
 
             async with self._stream(context) as stream:
+                await context.send_initial_metadata(())  # some clients wait for that before they say anything
                 if isinstance(method, Session):
                     await streams.hold(method, _caller(context), read, context.write)
                 else:

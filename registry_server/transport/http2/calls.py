@@ -53,6 +53,9 @@ class Wire(Protocol):
     def begin(self, call: "Call[Any]", message: bytes) -> None:
         """Have `call.run` called with that message when it is its turn."""
 
+    def greet(self, call: "Call[Any]") -> None:
+        """Write that the call has begun: some clients wait for that before they say anything."""
+
     def answer(self, call: "Call[Any]", message: bytes) -> None:
         """Write the only message, and end well."""
 
@@ -118,7 +121,8 @@ class Call(Generic[Kind]):
 
     def begin(self) -> None:
         """Its headers have come, and the connection knows it."""
-        self._wire.expect(self, is_owed=True)
+        if self.takes_one:
+            self._wire.expect(self, is_owed=True)
 
     def data(self, data: bytes, *, is_last: bool) -> None:
         """A piece of its client's messages has come."""
@@ -250,11 +254,6 @@ class Call(Generic[Kind]):
         """It is over, and gave that."""
         raise NotImplementedError
 
-    def _keep(self) -> None:
-        """It is a stream now, which lives until one of both sides ends it."""
-        self._shared.streams.add(self)
-        self.watch_deadline()
-
 
 class UnaryCall(Call[Unary[Any]]):
     """One request, one answer."""
@@ -279,15 +278,55 @@ class UnaryCall(Call[Unary[Any]]):
         self._wire.answer(self, answer or b"")
 
 
-class BroadcastCall(Call[Broadcast[Any]]):
-    """One request, and what the hub hands out: a hub.Sink."""
+class OpenCall(Call[Kind]):
+    """One that lives until one of both sides ends it."""
 
-    __slots__ = ("_subscription",)
+    __slots__ = ()
+
+    def _keep(self) -> None:
+        self._shared.streams.add(self)
+        self.watch_deadline()
+
+    def stop(self) -> None:
+        """It is no open stream any more."""
+        super().stop()
+        self._shared.streams.discard(self)
+
+
+class SinkCall(OpenCall[Kind]):
+    """One that is sent messages by others: a hub.Sink."""
+
+    __slots__ = ("_is_writing", "_subscription")
 
     def begin(self) -> None:
         """See Call."""
+        self._is_writing = False
         self._subscription: Subscription | None = None
         super().begin()
+
+    def send(self, chunks: Sequence[bytes]) -> None:
+        """See hub.Sink."""
+        self._is_writing = True
+        self._wire.write(self, self._shared.framed(chunks, self.answers_in))
+
+    def written(self) -> None:
+        """The others may hand out more."""
+        self._is_writing = False
+        if self._subscription is not None:
+            self._subscription.free()
+
+    def stop(self) -> None:
+        """It is sent nothing more."""
+        super().stop()
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            subscription.leave()
+
+
+class BroadcastCall(SinkCall[Broadcast[Any]]):
+    """One request, and what the hub hands out."""
+
+    __slots__ = ()
 
     def _go_on(self) -> None:
         if (message := self._take_only()) is None:
@@ -301,25 +340,8 @@ class BroadcastCall(Call[Broadcast[Any]]):
         else:
             self._keep()
 
-    def send(self, chunks: Sequence[bytes]) -> None:
-        """See hub.Sink."""
-        self._wire.write(self, self._shared.framed(chunks, self.answers_in))
 
-    def written(self) -> None:
-        """The hub may hand out more."""
-        if self._subscription is not None:
-            self._subscription.free()
-
-    def stop(self) -> None:
-        """It leaves the hub."""
-        super().stop()
-        self._shared.streams.discard(self)
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None:
-            subscription.leave()
-
-
-class ConversationCall(Call[Conversation[Any]]):
+class ConversationCall(OpenCall[Conversation[Any]]):
     """One answer to each request, one after the other: the next request is taken when the last answer has left."""
 
     __slots__ = ("_is_writing",)
@@ -329,6 +351,7 @@ class ConversationCall(Call[Conversation[Any]]):
         """See Call."""
         self._is_writing = False
         self._keep()
+        self._wire.greet(self)
 
     def _go_on(self) -> None:
         if self._task is not None or self._is_writing or self.is_over:
@@ -351,25 +374,21 @@ class ConversationCall(Call[Conversation[Any]]):
         self._is_writing = False
         self._go_on()
 
-    def stop(self) -> None:
-        """It is no open stream any more."""
-        super().stop()
-        self._shared.streams.discard(self)
 
+class SessionCall(SinkCall[Session[Any]]):
+    """Both sides speak by themselves. The next request is taken when the last one was taken in."""
 
-class SessionCall(Call[Session[Any]]):
-    """Both sides speak by themselves: a hub.Sink. The next request is taken when the last one was taken in."""
-
-    __slots__ = ("_dialogue", "_is_writing")
+    __slots__ = ("_dialogue",)
     takes_one = False
 
     def begin(self) -> None:
         """See Call."""
-        self._is_writing = False
         self._dialogue: Dialogue[Any] | None = None
+        super().begin()
         self._keep()
+        self._wire.greet(self)
         try:
-            self._dialogue = self._method.open(self._caller, self)
+            self._dialogue = self._subscription = self._method.open(self._caller, self)
         except Exception as error:
             self.fail(status_of(error))
 
@@ -391,26 +410,16 @@ class SessionCall(Call[Session[Any]]):
     def _carried_out(self, answer: bytes | None) -> None:
         self._go_on()
 
-    def send(self, chunks: Sequence[bytes]) -> None:
-        """See hub.Sink."""
-        self._is_writing = True
-        self._wire.write(self, self._shared.framed(chunks, self.answers_in))
-
     def written(self) -> None:
-        """The other side may hand out more."""
-        self._is_writing = False
-        if self._dialogue is not None:
-            self._dialogue.free()
+        """See SinkCall."""
+        super().written()
         if self.is_half_closed:
             self._go_on()
 
     def stop(self) -> None:
         """The dialogue ends."""
         super().stop()
-        self._shared.streams.discard(self)
-        dialogue, self._dialogue = self._dialogue, None
-        if dialogue is not None:
-            dialogue.leave()
+        self._dialogue = None
 
 
 KINDS: dict[type[Any], type[Call[Any]]] = {

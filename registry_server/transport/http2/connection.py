@@ -154,6 +154,11 @@ class Connection(Http2End, asyncio.BufferedProtocol):
         else:
             self._waiting.append((call, message))
 
+    def greet(self, call: Call[Any]) -> None:
+        """See Wire."""
+        call.has_answered = True
+        self._do(partial(self._h2.send_response, call.stream_id, HEADS[call.answers_in]))
+
     def answer(self, call: Call[Any], message: bytes) -> None:
         """See Wire."""
         if self._is_unread():

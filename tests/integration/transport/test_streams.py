@@ -1,5 +1,7 @@
 """Streams of every kind: order, ends, who is told of them, readers that do not read."""
 
+import asyncio
+
 import grpc
 import pytest
 from google.rpc import error_details_pb2
@@ -33,6 +35,16 @@ async def test_a_client_with_nothing_to_ask_ends_well(stage: Stage) -> None:
         await call.done_writing()
         assert [it async for it in call] in ([], [value("hello")])
         assert await call.code() is grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("method", ["Chat", "Talk"])
+async def test_the_head_of_the_answer_comes_before_anything_is_asked(stage: Stage, method: str) -> None:
+    """Clients in Rust wait for it before they give the stream to their user."""
+    call = stage.talk(method)
+    await asyncio.wait_for(call.initial_metadata(), 15)
+    await call.done_writing()
+    assert [it async for it in call] in ([], [value("hello")])
+    assert await call.code() is grpc.StatusCode.OK
 
 
 @pytest.mark.parametrize("method", ["Chat", "Talk"])

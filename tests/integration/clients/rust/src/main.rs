@@ -88,11 +88,11 @@ async fn register(registry: &mut Registry, key: &pb::InstanceKey) -> Outcome<Str
     Ok(done.lease_id)
 }
 
-/// Two requests on one stream, which then ends from this side. The call returns with the first answer, no sooner.
+/// Two requests on one stream, which then ends from this side. The call returns before anything was asked.
 async fn keep_alive(registry: &mut Registry, lease: &str) -> Outcome<()> {
     let (send, requests) = tokio::sync::mpsc::channel(1);
-    send.send(renewal_of(lease)).await?;
     let mut answers = registry.keep_alive(ReceiverStream::new(requests)).await?.into_inner();
+    send.send(renewal_of(lease)).await?;
     println!("renewal {}", renewed(&mut answers).await?.as_str_name());
     send.send(renewal_of("nobody")).await?;
     println!("renewal {}", renewed(&mut answers).await?.as_str_name());

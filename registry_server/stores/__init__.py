@@ -184,6 +184,12 @@ def _consul_has_password(url: str) -> bool:
     return ConsulURL.parse(url).has_password
 
 
+def _consul_template() -> str:
+    from registry_server.stores.consul.url import TEMPLATE
+
+    return TEMPLATE
+
+
 def _consul(url: str) -> Store:
     from registry_server.stores.consul.backend import ConsulBackend
     from registry_server.stores.consul.url import ConsulURL
@@ -199,7 +205,7 @@ _BUILT_IN = {
     "sqlite": Scheme(_sqlite, _check_sqlite, lambda url: False, _sqlite_template),
     "etcd": Scheme(_etcd, _check_etcd, _etcd_has_password, _etcd_template),
     "zookeeper": Scheme(_zookeeper, _check_zookeeper, _zookeeper_has_password),
-    "consul": Scheme(_consul, _check_consul, _consul_has_password),
+    "consul": Scheme(_consul, _check_consul, _consul_has_password, _consul_template),
 }
 # What `register` adds is of the process, as modules are.
 _SCHEMES = Schemes(_BUILT_IN, installed)

@@ -116,9 +116,10 @@ class ConsulAgent:
         if self._certificates is not None:
             return "Synced node info" in self.log_text.rpartition("==> Starting")[2]
         try:
-            return bool(self.ask("GET", "/v1/status/leader")) and bool(self.ask("GET", "/v1/health/service/consul"))
+            has_leader = bool(self.ask("GET", "/v1/status/leader"))
+            return has_leader and ("acl" in self._more or bool(self.ask("GET", "/v1/health/service/consul")))
         except (OSError, ConsulFailed):
-            return "ACL" in str(self._more) or ("acl" in self._more and "Synced node info" in self.log_text)
+            return False
 
     @property
     def log_text(self) -> str:

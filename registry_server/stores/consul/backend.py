@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
 
 from registry_server.stores.backend import Changed, Check, ChecksFailed, Everything, Item
-from registry_server.stores.base import Refused, StoreAway
-from registry_server.stores.consul.http import ANSWER_S, Answer, Consul, next_index
+from registry_server.stores.base import Refused, StoreAway, StoreError
+from registry_server.stores.consul.http import ANSWER_S, Answer, Consul, TokenRefused, next_index
 from registry_server.stores.consul.ledger import (
     BASE,
     DATA,
@@ -18,10 +18,10 @@ from registry_server.stores.consul.ledger import (
     HEAD,
     LOG,
     Batch,
+    Bid,
     ConsulLog,
     Folded,
     Logged,
-    Transaction,
     batch,
     place,
 )
@@ -61,7 +61,7 @@ class ConsulBackend:
         self._consul = consul
         self._prefix = f"{prefix}/"
         self._ledger = ConsulLog(0)
-        self._waiting: deque[tuple[Transaction, asyncio.Future[int]]] = deque()
+        self._waiting: deque[tuple[Bid, asyncio.Future[int]]] = deque()
         self._untold: deque[Changed] = deque()
         self._news = asyncio.Event()
         self._may_write = asyncio.Event()
@@ -98,10 +98,11 @@ class ConsulBackend:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._fail_all()
+            self._fail_all(StoreAway("Consul was lost; nobody knows whether that was written"))
 
     async def _load(self) -> Everything:
         """All that is there, in one answer: what is folded, and the entries since."""
+        await self._ask_for(HEAD, {})  # of what a token may not read, Consul lists nothing, and does not say so
         query = {"recurse": "", "consistent": ""}
         found = _found(await self._consul.ask("GET", f"/v1/kv/{self._prefix}", query, timeout_s=LOAD_S), self._prefix)
         head, base = found.get(HEAD), _seq(found.get(BASE))
@@ -168,7 +169,7 @@ class ConsulBackend:
 
     async def transact(self, checks: Sequence[Check], writes: Mapping[str, bytes | None]) -> int:
         """Wait for a turn in the log."""
-        asked = Transaction(checks, writes)
+        asked = Bid(checks, writes)
         if asked.size > MAX_ENTRY_BYTES:
             raise Refused(f"{asked.size} bytes in one write, which are more than the {MAX_ENTRY_BYTES} of Consul")
         if not self._is_open or len(self._waiting) >= MAX_WAITING:
@@ -183,7 +184,11 @@ class ConsulBackend:
             await self._may_write.wait()
             self._may_write.clear()
             while self._waiting:
-                await self._write_some()
+                try:
+                    await self._write_some()
+                except TokenRefused as refused:
+                    self._fail_all(refused)
+                    raise
 
     async def _write_some(self) -> None:
         """Write for as many of those who wait as go together. They wait on if somebody else was faster."""
@@ -196,6 +201,7 @@ class ConsulBackend:
             if not self._ledger.has_room:
                 raise StoreAway("the log in Consul is full, and cannot be folded")
         async with self._reading:
+            known = self._ledger.seq, self._ledger.head_index
             some = batch(self._ledger, (asked for asked, _ in self._waiting), MAX_BATCH_BYTES)
             logged = Logged(self._ledger.seq + 1, some.writes)
             answer = await self._transaction(self._operations(logged))
@@ -205,6 +211,8 @@ class ConsulBackend:
         if answer.status != 409:
             raise StoreAway(f"Consul answers a transaction with {answer.status}")
         await self._catch_up()
+        if (self._ledger.seq, self._ledger.head_index) == known:
+            raise StoreAway(f"Consul takes no transaction: {answer.shown}")
 
     def _answer(self, logged: Logged, some: Batch, answer: Answer) -> None:
         """The head was where it was known to be, so all verdicts are true."""
@@ -226,11 +234,11 @@ class ConsulBackend:
         head = self._operation("cas", HEAD, b"%d" % logged.seq, Index=index)
         return [head, self._operation("set", place(logged.seq), logged.packed())]
 
-    def _fail_all(self) -> None:
+    def _fail_all(self, error: StoreError) -> None:
         while self._waiting:
             done = self._waiting.popleft()[1]
             if not done.done():
-                done.set_exception(StoreAway("Consul was lost; nobody knows whether that was written"))
+                done.set_exception(error)
 
     # ---- folding
 

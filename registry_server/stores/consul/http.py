@@ -21,6 +21,8 @@ CHUNK = 256 * 1024
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 1024 * 1024 * 1024
 SHOWN_CHARS = 200
+# What a transaction is answered of which a part is not allowed: not 403.
+_DENIED = b"Permission denied"
 
 
 class TokenRefused(StoreError):
@@ -33,6 +35,12 @@ class Answer(NamedTuple):
     status: int
     reached: int
     body: bytes
+
+    @property
+    def shown(self) -> str:
+        """It for people: a line."""
+        text = " ".join(self.body[: 4 * SHOWN_CHARS].decode(errors="replace").split())
+        return f"{self.status} {''.join(it if it.isprintable() else '?' for it in text)[:SHOWN_CHARS]}"
 
     def json(self) -> object:
         """The body, read. Raises StoreAway if that is no JSON: it is not Consul who answers."""
@@ -69,11 +77,11 @@ class Consul:
         target = quote(path) + (f"?{urlencode(parameters)}" if parameters else "")
         async with asyncio.timeout(timeout_s):
             answer = await self._answer(method, target, body)
-        if answer.status == 403:
+        if answer.status == 403 or (answer.status == 409 and _DENIED in answer.body):
             self._close_idle()  # another token may be in the file by now
-            raise TokenRefused(f"Consul refuses the token: {_shown(answer)}")
+            raise TokenRefused(f"Consul refuses the token: {answer.shown}")
         if answer.status >= 500 or answer.status == 429:
-            raise StoreAway(f"Consul cannot just now: {_shown(answer)}")
+            raise StoreAway(f"Consul cannot just now: {answer.shown}")
         return answer
 
     async def _answer(self, method: str, target: str, body: bytes) -> Answer:
@@ -185,9 +193,3 @@ def _context(tls: TLS) -> ssl.SSLContext:
     if tls.cert is not None and tls.key is not None:
         context.load_cert_chain(tls.cert, tls.key)
     return context
-
-
-def _shown(answer: Answer) -> str:
-    """An answer for people: a line."""
-    text = " ".join(answer.body[: 4 * SHOWN_CHARS].decode(errors="replace").split())
-    return f"{answer.status} {''.join(it if it.isprintable() else '?' for it in text)[:SHOWN_CHARS]}"

@@ -157,7 +157,7 @@ class ConsulLog:
         self._unfolded = {name: it for name, it in self._unfolded.items() if it.seq > base}
 
 
-class Transaction(NamedTuple):
+class Bid(NamedTuple):
     """What somebody wants to have written, if the checks hold."""
 
     checks: Sequence[Check]
@@ -177,7 +177,7 @@ class Batch(NamedTuple):
     writes: Mapping[str, bytes | None]
 
 
-def batch(ledger: ConsulLog, waiting: Iterable[Transaction], most_bytes: int) -> Batch:
+def batch(ledger: ConsulLog, waiting: Iterable[Bid], most_bytes: int) -> Batch:
     """As many, in their order, as know nothing of each other: who touches what another one writes comes later."""
     verdicts: list[Collection[str]] = []
     writes: dict[str, bytes | None] = {}

@@ -10,6 +10,27 @@ from registry_server.stores.urls import TLS, bad, readable, split
 SCHEME = "consul://"
 DEFAULT_PORT = 8500
 DEFAULT_PREFIX = "grpc-registry"
+TEMPLATE = """\
+# Agents of Consul, each asked when the one before it cannot be reached; the port is 8500 if it is left out.
+endpoints = ["127.0.0.1:8500"]
+# An ACL token: file:PATH or env:NAME. A token_file is read again whenever Consul refuses what was in it.
+# token = "env:CONSUL_HTTP_TOKEN"
+# token_file = "/run/secrets/consul-token"
+# TLS by the authorities that the system trusts, or by those in a file; and this server's own certificate.
+# tls = true
+# ca = "/etc/ssl/consul/ca.pem"
+# cert = "/etc/ssl/consul/client.pem"
+# key = "/etc/ssl/consul/client-key.pem"
+# Another datacenter than the agent's own.
+# datacenter = "dc1"
+# Where the keys of this registry begin, and what tells its services from those of other registries on this Consul.
+# prefix = "grpc-registry"
+# Whether Consul's services are shown here, and the instances of one namespace there.
+# catalog = true
+# namespace = "default"
+# What the origin of Consul's services is called here.
+# name = "consul"
+"""
 
 _OF_CATALOG = ("catalog", "namespace", "name")
 _PARAMETERS = (

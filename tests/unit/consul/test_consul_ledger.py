@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from registry_server.stores.backend import ABSENT, PRESENT, Changed, Check, Item
 from registry_server.stores.consul.http import next_index
-from registry_server.stores.consul.ledger import RING, ConsulLog, Folded, Logged, Transaction, batch, place
+from registry_server.stores.consul.ledger import RING, Bid, ConsulLog, Folded, Logged, batch, place
 
 NAMES = st.text(max_size=40)
 WRITES = st.dictionaries(NAMES, st.none() | st.binary(max_size=40), max_size=5)
@@ -73,9 +73,9 @@ def test_no_entry_is_written_over_that_is_not_folded() -> None:
 def test_who_touches_what_another_writes_comes_later() -> None:
     ledger = ConsulLog(0)
     ledger.take(Logged(1, {"a": b"1"}), 10)
-    one = Transaction([Check("a", 10)], {"a": b"2"})
-    other = Transaction([Check("b", ABSENT)], {"b": b"2"})
-    wrong = Transaction([Check("a", 9)], {"c": b"2"})
+    one = Bid([Check("a", 10)], {"a": b"2"})
+    other = Bid([Check("b", ABSENT)], {"b": b"2"})
+    wrong = Bid([Check("a", 9)], {"c": b"2"})
     found = batch(ledger, [other, wrong], 1_000)
     assert ([list(it) for it in found.verdicts], found.writes) == ([[], ["a"]], {"b": b"2"})
     assert len(batch(ledger, [one, wrong, other], 1_000).verdicts) == 1

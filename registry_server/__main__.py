@@ -122,7 +122,7 @@ async def _run(config: Config) -> None:
     from registry_server.server import serve  # loads grpc, which takes a while and reads its environment then
 
     with contextlib.suppress(asyncio.CancelledError):
-        async with serve(config) as addresses:
+        async with serve(config, loaded=_leave_out_what_is_loaded) as addresses:
             print("\n".join(f"listening on {address}" for address in addresses.split(",")), flush=True)
             await _collect_in_slices()
 
@@ -144,16 +144,23 @@ def _allow_connections() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _collect_in_slices() -> None:
-    """Look for garbage in cycles often and among the young alone, so that no look takes long, until cancelled.
+def _leave_out_what_is_loaded() -> None:
+    """Have the collector look at all objects once, and leave them out from then on: they live as long as the server.
 
-    What is loaded by now lives as long as the server: it is left out. By itself the collector looks when the objects
-    have become more, which they do not while streams come and go, and then all that were made meanwhile are young. All
-    objects are looked at only when they have become a quarter more since the last time, and some minutes have passed.
+    On a busy machine that takes up to seconds, in which no client must wait.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, OLDER_AFTER, OLDEST_AFTER)
+
+
+async def _collect_in_slices() -> None:
+    """Look for garbage in cycles often and among the young alone, so that no look takes long, until cancelled.
+
+    By itself the collector looks when the objects have become more, which they do not while streams come and go, and
+    then all that were made meanwhile are young. All objects are looked at only when they have become a quarter more
+    since the last time, and some minutes have passed.
+    """
     while True:
         for _ in range(OLDER_AFTER):
             await asyncio.sleep(COLLECT_S)

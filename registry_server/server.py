@@ -39,10 +39,13 @@ class AddressTaken(ConfigError):
 
 
 @asynccontextmanager
-async def serve(config: Config, clock: Callable[[], float] | None = None) -> AsyncIterator[str]:
+async def serve(
+    config: Config, clock: Callable[[], float] | None = None, loaded: Callable[[], None] = lambda: None
+) -> AsyncIterator[str]:
     """Run a registry server; gives the address it listens on, once it answers; several with commas between them.
 
     `clock`: seconds by which leases end and checks look that are not in real time. The store is an embedded one then.
+    `loaded` is called when all is there that the server needs, and nobody waits for it yet.
 
     The port opens when the catalog is loaded, so nobody is ever answered from an empty one. On leaving: health
     NOT_SERVING, streams ended with jitter, calls under way ended, the store let go of. Leases live on.
@@ -73,6 +76,7 @@ async def serve(config: Config, clock: Callable[[], float] | None = None) -> Asy
         looking = [tasks.create_task(it) for it in own]
         try:
             await feed.loaded.wait()
+            loaded()
             addresses = await _open(port, config)
             try:
                 yield addresses

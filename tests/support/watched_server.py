@@ -8,7 +8,7 @@ import asyncio
 import gc
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,8 @@ def _instance(key: Key, number: int) -> bytes:
 
 
 @asynccontextmanager
-async def _watched(config: Config) -> AsyncIterator[str]:
-    async with _serve(config) as address:
+async def _watched(config: Config, loaded: Callable[[], None]) -> AsyncIterator[str]:
+    async with _serve(config, loaded=loaded) as address:
         task = asyncio.create_task(_watch(Path(os.environ[STEPS])))
         try:
             yield address

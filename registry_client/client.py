@@ -312,14 +312,39 @@ class RegistryClient:
         only). Raises InvalidArgument for what a registry would refuse.
         """
         keeper = self._here().keeper
-        checked = check_registrable(instance)
-        named = checked if checked.namespace else replace(checked, namespace=self.namespace)
-        if self._settings.checks and not named.checks:
-            named = replace(named, checks=self._settings.checks)
+        named = self._named(instance)
         limit = None if timeout is None else checks.timeout(timeout)
         ttl_s = self._settings.ttl_s if ttl is None else checks.ttl(ttl)
         by_signals = checks.yes_or_no("drain_on_signals", drain_on_signals)
         return Registration(keeper, Wish(named, ttl_s, checks.drain(drain), limit, by_signals))
+
+    async def register_once(
+        self, instance: Instance, ttl: float | None = None, *, timeout: float | None = None
+    ) -> Instance:
+        """Register an instance without keeping it up: it is there for `ttl` seconds, or until its owner takes it over.
+
+        As the registry stored it. It takes the place of whoever has its id or its address.
+        """
+        session, seconds = self._here(), self._seconds(timeout)
+        named = self._named(instance)
+        request = pb.RegisterRequest(instance=named.to_proto())
+        request.ttl.FromNanoseconds(round((self._settings.ttl_s if ttl is None else checks.ttl(ttl)) * 1e9))
+        answer = await session.link.call(
+            lambda stub: stub.Register,
+            request,
+            seconds,
+            f"register {named.service} at {named.address}",
+            check=lambda it: answers.check_registered(it, named, ""),
+        )
+        return Instance.from_proto(answer.instance)
+
+    def _named(self, instance: Instance) -> Instance:
+        """With what the client has for those that have none of their own. Raises InvalidArgument."""
+        checked = check_registrable(instance)
+        named = checked if checked.namespace else replace(checked, namespace=self.namespace)
+        if self._settings.checks and not named.checks:
+            named = replace(named, checks=self._settings.checks)
+        return named
 
     async def deregister(
         self, service: str, instance_id: str, *, drain: float = 0.0, namespace: str = "", timeout: float | None = None

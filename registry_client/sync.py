@@ -465,6 +465,7 @@ class RegistryClient(_Reader):
         make = gives(client.RegistryClient.register, functools.partial(Registration, signals=signals))
         return make(self, instance, ttl, drain=drain, timeout=timeout)
 
+    register_once = waits(client.RegistryClient.register_once)
     deregister = waits(client.RegistryClient.deregister)
     update = waits(client.RegistryClient.update)
     health = waits(client.RegistryClient.health)

@@ -14,6 +14,7 @@ import click
 
 from registry_api.limits import DEFAULT_NAMESPACE
 from registry_client.cli.checks import checks
+from registry_client.cli.copying import export_, import_, sync
 from registry_client.cli.ends import Signalled
 from registry_client.cli.health import health
 from registry_client.cli.options import DEFAULT_SERVER, OUTPUTS, TIMEOUT, Common
@@ -121,5 +122,8 @@ def main(context: click.Context, server: str, namespace: str, output: str, timeo
     context.obj = Common(server, namespace, output, timeout)
 
 
-for command in (namespaces, services, instances, watch, health, checks, register, update, drain, deregister):
+for command in (
+    *(namespaces, services, instances, watch, health, checks, register, update, drain, deregister),
+    *(export_, import_, sync),
+):
     main.add_command(command)

@@ -1,0 +1,217 @@
+"""`registryctl export`, `import` and `sync`, between real registries."""
+
+import asyncio
+import contextlib
+import json
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+import registry_client
+from registry_client import HealthCheck, Instance, RegistryClient, testing
+from registry_client.copies import MARK
+from tests.integration.client.conftest import player
+from tests.support.registryctl import ctl, ended, line_of, running
+from tests.support.waiting import eventually_async
+
+
+@pytest.fixture
+def two() -> Iterator[tuple[str, str]]:
+    with testing.registry() as one, testing.registry() as other:
+        yield one, other
+
+
+@pytest.fixture
+async def clients(two: tuple[str, str]) -> AsyncIterator[tuple[RegistryClient, RegistryClient]]:
+    async with (
+        registry_client.connect(two[0], cache_dir=None) as one,
+        registry_client.connect(two[1], cache_dir=None) as other,
+    ):
+        yield one, other
+
+
+async def names(registry: RegistryClient, service: str = "player") -> list[str]:
+    return [it.id for it in await registry.list(service)]
+
+
+# ---- export and import
+
+FIELDS = {"weight": 3, "tags": ["eu"], "metadata": {"map": "dust"}, "version": "2.0"}
+
+
+async def test_what_was_exported_is_imported_once(
+    two: tuple[str, str], clients: tuple[RegistryClient, RegistryClient], tmp_path: Path
+) -> None:
+    one, other = clients
+    path = tmp_path / "all.jsonl"
+    checked = Instance("shop", "10.0.0.5", 9000, "s", checks=[HealthCheck.ttl(interval=60)])
+    async with one.register(player("a", **FIELDS), ttl=40), one.register(checked):
+        await one.check_rules.put("chat", [HealthCheck.tcp()])
+        exported = await ctl("-s", two[0], "export")
+    assert exported.exit_code == 0, exported.output
+    assert len(exported.stdout.splitlines()) == 4
+    path.write_text(exported.stdout)
+    done = await ctl("-s", two[1], "import", str(path))
+    assert (done.exit_code, done.stdout) == (0, "3 imported, 0 unchanged, 0 kept out\n"), done.output
+    [it] = await other.list("player")
+    assert (it.id, it.weight, it.tags, dict(it.metadata), it.version) == ("a", 3, ("eu",), {"map": "dust"}, "2.0")
+    assert it.ttl_s == 40.0
+    assert [check.kind for it in await other.list("shop") for check in it.checks] == ["ttl"]
+    [rule] = await other.check_rules.list()
+    assert (rule.service, rule.namespace) == ("chat", "default")
+    again = await ctl("-s", two[1], "-o", "json", "import", str(path))
+    assert json.loads(again.stdout) == {"imported": 0, "unchanged": 3, "keptOut": 0}
+
+
+async def test_nobody_who_is_there_loses_his_place(
+    two: tuple[str, str], clients: tuple[RegistryClient, RegistryClient], tmp_path: Path
+) -> None:
+    one, other = clients
+    async with one.register(player("a")), one.register(player("b", 8002)), one.register(player("c", 8003)):
+        exported = (await ctl("-s", two[0], "export", "player")).stdout
+    path = tmp_path / "players.jsonl"
+    path.write_text(exported)
+    async with other.register(player("a", weight=7)) as owner, other.register(player("x", 8002)):
+        done = await ctl("-s", two[1], "import", str(path))
+        assert done.exit_code == 1
+        assert done.stdout == "1 imported, 0 unchanged, 2 kept out\n"
+        assert "default/player/a is kept out: it is registered there, and differs" in done.stderr
+        assert "default/player/b is kept out: default/player/x has its address there" in done.stderr
+        assert await names(other) == ["a", "c", "x"]
+        assert (await other.get("player", "a")).generation == owner.instance.generation
+
+
+async def test_nothing_is_imported_of_what_cannot_be_read(
+    two: tuple[str, str], clients: tuple[RegistryClient, RegistryClient], tmp_path: Path
+) -> None:
+    path = tmp_path / "broken.jsonl"
+    good = '{"instance": {"id": "a", "service": "player", "host": "10.0.0.5", "port": 8001}}\n'
+    path.write_bytes(good.encode() + b"\n{\n" + b"x" * (3 << 20) + b"\n" + good.replace("8001", "80010").encode())
+    done = await ctl("-s", two[1], "import", str(path))
+    assert (done.exit_code, done.stdout) == (1, "")
+    told = done.stderr.splitlines()
+    assert [line.split(":")[1].strip() for line in told] == ["line 3", "line 4", "line 5", "nothing was imported"]
+    assert await names(clients[1]) == []
+
+
+async def test_held_until_the_owners_come(
+    two: tuple[str, str], clients: tuple[RegistryClient, RegistryClient], tmp_path: Path
+) -> None:
+    one, other = clients
+    path = tmp_path / "players.jsonl"
+    async with one.register(player("a"), ttl=2), one.register(player("b", 8002), ttl=2):
+        path.write_text((await ctl("-s", two[0], "export")).stdout)
+    with running("-s", two[1], "import", str(path), "--hold") as process:
+        assert await line_of(process) == "2 imported, 0 unchanged, 0 kept out\n"
+        async with other.register(player("a", weight=7), drain=0):  # its owner comes
+            process.send_signal(signal.SIGINT)
+            assert (await ended(process))[0] == 0
+            assert await names(other) == ["a"]
+
+
+async def test_a_registry_that_is_away(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text("")
+    for command in (("export",), ("import", str(path)), ("import", str(tmp_path / "nothing"))):
+        done = await ctl("-s", "127.0.0.1:1", "--timeout", "0.3", *command)
+        assert done.exit_code == (2 if "nothing" in str(command) else 3), done.output
+
+
+# ---- sync
+
+
+@contextlib.asynccontextmanager
+async def syncing(source: str, target: str, *more: str) -> AsyncIterator[None]:
+    with running("-s", source, "sync", "--to", target, *more) as process:
+        yield
+        process.send_signal(signal.SIGINT)
+        await asyncio.to_thread(process.wait, 20)
+
+
+async def test_copies_come_change_and_leave(
+    two: tuple[str, str], clients: tuple[RegistryClient, RegistryClient]
+) -> None:
+    one, other = clients
+
+    async def copies() -> list[tuple[str, int, str]]:
+        return [(it.id, it.weight, it.metadata.get(MARK, "")) for it in await other.list("player")]
+
+    async def are(*expected: tuple[str, int]) -> None:
+        wanted = [(name, weight, "here") for name, weight in expected]
+
+        async def so() -> bool:
+            return await copies() == wanted
+
+        await eventually_async(so, timeout_s=20)
+
+    async with one.register(player("a"), drain=0) as a:
+        async with syncing(*two, "--name", "here", "player"):
+            await are(("a", 100))
+            async with one.register(player("b", 8002), drain=0):
+                await are(("a", 100), ("b", 100))
+                await a.update(weight=7, metadata={"map": "dust"})
+                await are(("a", 7), ("b", 100))
+            await are(("a", 7))
+        assert await copies() == []  # with the command they leave
+
+
+async def test_both_ways_there_is_no_echo(two: tuple[str, str], clients: tuple[RegistryClient, RegistryClient]) -> None:
+    """And what its owner leaves is gone everywhere, for good."""
+    one, other = clients
+
+    async def are(here: list[str], there: list[str]) -> None:
+        async def so() -> bool:
+            return (await names(one), await names(other)) == (here, there)
+
+        await eventually_async(so, timeout_s=20)
+
+    async with syncing(two[0], two[1]), syncing(two[1], two[0]):
+        async with one.register(player("a"), drain=0), other.register(player("b", 8002), drain=0):
+            await are(["a", "b"], ["a", "b"])
+            assert MARK not in (await one.get("player", "a")).metadata
+            assert MARK not in (await other.get("player", "b")).metadata
+        await are([], [])
+
+
+async def test_a_second_one_takes_over_and_the_first_stands_by(
+    two: tuple[str, str], clients: tuple[RegistryClient, RegistryClient]
+) -> None:
+    one, other = clients
+    async with one.register(player("a"), drain=0), syncing(*two):
+        await eventually_async(lambda: names(other))
+        first = (await other.get("player", "a")).generation
+        async with syncing(*two):
+
+            async def taken_over() -> bool:
+                return (await other.get("player", "a")).generation != first
+
+            await eventually_async(taken_over, timeout_s=20)
+            second = (await other.get("player", "a")).generation
+        await eventually_async(lambda: names(other), timeout_s=20)  # the first has it again
+        assert (await other.get("player", "a")).generation != second
+
+
+async def test_nobodys_place_is_taken(two: tuple[str, str], clients: tuple[RegistryClient, RegistryClient]) -> None:
+    one, other = clients
+    async with one.register(player("a")), other.register(player("a", weight=7), drain=0) as owner:
+        with running("-s", two[0], "sync", "--to", two[1]) as process:
+            assert process.stderr is not None
+            said = await asyncio.to_thread(process.stderr.readline)
+            assert said == "registryctl: default/player/a is kept out: one of that name is registered there\n"
+            assert (await other.get("player", "a")).generation == owner.instance.generation
+            await owner.aclose()
+
+            async def is_a_copy() -> bool:
+                return any(MARK in it.metadata for it in await other.list("player"))
+
+            await eventually_async(is_a_copy, timeout_s=20)
+
+
+async def test_the_same_registry_is_told(two: tuple[str, str]) -> None:
+    for target in (two[0], two[0].replace("127.0.0.1", "localhost")):
+        done = await ctl("-s", two[0], "sync", "--to", target)
+        assert done.exit_code == 1, done.output
+        assert "another registry" in done.stderr or "both are the same registry" in done.stderr
+    assert (await ctl("-s", two[0], "sync")).exit_code == 2

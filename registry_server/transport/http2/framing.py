@@ -5,7 +5,7 @@ See https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md and compressi
 
 import re
 import zlib
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -224,20 +224,3 @@ def ended_at_once(code: int, message: str, details: bytes = b"", http_status: in
 def escaped(text: str) -> bytes:
     """Text as it may stand in a header: ASCII, the rest as %XX of its UTF-8."""
     return _UNSAFE.sub(lambda match: b"%%%02X" % match[0][0], text.encode(errors="replace"))
-
-
-def unescaped(value: bytes) -> str:
-    """The text of a header. What is no %XX stays as it is."""
-    raw = re.sub(rb"%([0-9A-Fa-f]{2})", lambda match: bytes((int(match[1], 16),)), value)
-    return raw.decode(errors="replace")
-
-
-def binary(value: bytes) -> Sequence[bytes]:
-    """The values of a header whose name ends in -bin: base64 with padding or without, several by commas.
-
-    Raises Malformed.
-    """
-    try:
-        return [b64decode(it + b"=" * (-len(it) % 4), validate=True) for it in map(bytes.strip, value.split(b","))]
-    except ValueError:
-        raise Malformed("the value of a binary header is no base64") from None

@@ -15,6 +15,7 @@ import registry_client
 from registry_client import Instance
 from registry_server.config import TRANSPORTS
 from registry_server.transport.sockets import Bound, bound
+from tests.support.grpcurl import grpcurl
 from tests.support.servers import ROOT, RegistryServer
 
 
@@ -77,6 +78,9 @@ async def test_clients_of_all_kinds_by_a_file_and_by_a_port(make: Make) -> None:
             check = channel.unary_unary("/grpc.health.v1.Health/Check")
             assert await check(b"", timeout=20) == b"\x08\x01"  # the registry itself is the back end
         assert '"services": []' in await asyncio.to_thread(command_line, server.file_address)
+        flags = ("-unix", "-authority", "localhost")
+        said = await asyncio.to_thread(grpcurl, str(server.path), "registry.v1.Registry/List", flags=flags)
+        assert said.message["header"]["epoch"]
         assert server.terminate() == 0
     assert not server.path.exists()
 

@@ -95,7 +95,7 @@ class Entry(NamedTuple):
         it.revision, it.create_revision, it.generation = revision, created, generation
         address = (it.host, it.port)
         return cls(
-            Key(intern(key.namespace), intern(key.service), key.id),
+            _interned(key),
             it.SerializeToString(),
             lease_id,
             revision,
@@ -107,6 +107,14 @@ class Entry(NamedTuple):
             _metadata(it) if it.metadata else _NOTHING,
             bool(it.checks),
         )
+
+
+def _interned(key: Key) -> Key:
+    """The same, whose names take the memory of one for all instances of a service."""
+    namespace, service = intern(key.namespace), intern(key.service)
+    if namespace is key.namespace and service is key.service:
+        return key
+    return Key(namespace, service, key.id)
 
 
 def _parsed(key: Key, value: bytes) -> pb.Instance:

@@ -6,6 +6,7 @@ meanwhile, the commit conflicts and the function is asked again (registrar.py).
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from functools import lru_cache
+from sys import intern
 from typing import NamedTuple
 
 from google.protobuf.duration_pb2 import Duration
@@ -55,7 +56,7 @@ class Rules:
         Who gives the lease that holds the instance is its owner. Anybody else is a new owner, also who claims by
         `wanted.generation` to have had the id before. Raises OwnershipLost if somebody else has had it since.
         """
-        key = Key(wanted.namespace, wanted.service, wanted.id)
+        key = Key(intern(wanted.namespace), intern(wanted.service), wanted.id)
         current = self._catalog.get(key)
         holder = self._catalog.at_address(key.namespace, key.service, (wanted.host, wanted.port))
         ghost = holder if holder is not None and holder.key != key else None

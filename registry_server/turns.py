@@ -7,7 +7,7 @@ meet in the store, but only one from each.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from registry_server.errors import Contended
 
@@ -23,29 +23,31 @@ class Turns:
     """Who has a turn, and who waits for it. A name that nobody writes to costs nothing."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Name, deque[asyncio.Future[None]]] = {}
+        self._waiting: dict[Name, deque[asyncio.Future[None]] | None] = {}
 
     def __len__(self) -> int:
         """How many names have a turn under way."""
         return len(self._waiting)
 
     def of(self, names: Iterable[Name]) -> "Turn":
-        """The turns of all these names, while the block lasts. Raises Contended when too many wait, or for too long.
+        """The turns of all these names, while the block lasts. Raises Contended when too many wait, or for too long."""
+        return Turn(self, dict.fromkeys(names))
 
-        Everybody takes them in the same order, so nobody waits for somebody who waits for him.
-        """
-        return Turn(self, sorted(set(names)))
-
-    def take_free(self, name: Name) -> bool:
-        """Take the turn of a name if nobody has it."""
-        if name in self._waiting:
-            return False
-        self._waiting[name] = deque()
+    def take_free(self, names: Collection[Name]) -> bool:
+        """Take the turns of all these names if nobody has any of them."""
+        waiting = self._waiting
+        for name in names:
+            if name in waiting:
+                return False
+        for name in names:
+            waiting[name] = None
         return True
 
     async def wait_for(self, name: Name) -> None:
         """Have the turn of a name that somebody else has. Raises Contended."""
         waiting = self._waiting[name]
+        if waiting is None:
+            waiting = self._waiting[name] = deque()
         if len(waiting) >= MAX_WAITING:
             raise Contended("/".join(name))
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -65,7 +67,7 @@ class Turns:
     def pass_on(self, name: Name) -> None:
         """The turn of a name is over."""
         waiting = self._waiting[name]
-        while waiting:
+        while waiting:  # is None as long as nobody has waited
             turn = waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
@@ -78,24 +80,31 @@ class Turn:
 
     __slots__ = ("_had", "_names", "_turns")
 
-    def __init__(self, turns: Turns, names: Sequence[Name]) -> None:
+    def __init__(self, turns: Turns, names: Collection[Name]) -> None:
         self._turns = turns
         self._names = names
-        self._had = 0
+        self._had: Collection[Name] = ()
 
     async def __aenter__(self) -> None:
-        try:
-            for name in self._names:
-                if not self._turns.take_free(name):
-                    await self._turns.wait_for(name)
-                self._had += 1
-        except BaseException:
-            self._pass_on()
-            raise
+        if self._turns.take_free(self._names):
+            self._had = self._names
+        else:
+            await self._wait()
 
     async def __aexit__(self, *_: object) -> None:
-        self._pass_on()
-
-    def _pass_on(self) -> None:
-        for name in self._names[: self._had]:
+        for name in self._had:
             self._turns.pass_on(name)
+
+    async def _wait(self) -> None:
+        """Everybody takes them in the same order, so nobody waits for somebody who waits for him."""
+        had: list[Name] = []
+        try:
+            for name in sorted(self._names):
+                if not self._turns.take_free((name,)):
+                    await self._turns.wait_for(name)
+                had.append(name)
+        except BaseException:
+            for name in had:
+                self._turns.pass_on(name)
+            raise
+        self._had = had

@@ -5,9 +5,14 @@ encoded fields. That is how an instance is encoded once, when it changes, howeve
 See https://protobuf.dev/programming-guides/encoding/.
 """
 
+from functools import lru_cache
+
 _LENGTH_DELIMITED = 2
+# Tags and lengths of messages: the same few are asked for again and again.
+_REMEMBERED = 4096
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def varint(value: int) -> bytes:
     """`value`, which must not be negative, in base 128."""
     if value < 0x80:

@@ -44,7 +44,10 @@ def instance(head: pb.ResponseHeader, entry: Entry) -> bytes:
 
 def registered(head: pb.ResponseHeader, entry: Entry, lease: Lease) -> bytes:
     """A RegisterResponse."""
-    frame = pb.RegisterResponse(header=head, lease_id=lease.id, ttl=seconds(lease.ttl_s))
+    frame = pb.RegisterResponse()  # filled in by and by: that takes half as long as all at once
+    frame.header.CopyFrom(head)
+    frame.lease_id = lease.id
+    frame.ttl.CopyFrom(seconds(lease.ttl_s))
     return frame.SerializeToString() + wire.message_field(_INSTANCE, entry.encoded)
 
 

@@ -124,21 +124,19 @@ class MemoryStore(Store):
             return self._revision
         self._check(commit)
         self._revision += 1
-        deletes = tuple([self._delete(delete.key, commit.cause) for delete in commit.deletes if delete.expect])
-        puts = tuple([self._put(put) for put in commit.puts])
-        self._emit(Delta(self._revision, puts, deletes))
+        gone = [self._delete(it.key, commit.cause) for it in commit.deletes if it.expect] if commit.deletes else ()
+        self._emit(Delta(self._revision, tuple([self._put(put) for put in commit.puts]), tuple(gone)))
         return self._revision
 
     async def aclose(self) -> None:
         """Nothing to let go of."""
 
     def _check(self, commit: Commit) -> None:
-        differ = [put.key for put in commit.puts if self._revision_of(put.key) != put.expect]
-        differ += [delete.key for delete in commit.deletes if self._revision_of(delete.key) != delete.expect]
+        differ = [it.key for it in (*commit.puts, *commit.deletes) if self._revision_of(it.key) != it.expect]
         if differ:
             raise Conflict(differ, self._revision)
         for put in commit.puts:
-            if put.needs_lease and put.lease_id not in self._leases:
+            if put.lease_id not in self._leases and put.needs_lease:
                 raise NoSuchLease(put.lease_id)
 
     def _revision_of(self, key: Key) -> int:

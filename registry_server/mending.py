@@ -149,10 +149,7 @@ class Mending:
 
 def _is_usual(changes: Sequence[Change]) -> bool:
     """Whether all of them came or changed under a lease."""
-    for change in changes:  # many times as fast as `all` for the one that there mostly is
-        if change.after is None or not change.after.lease_id:
-            return False
-    return True
+    return not any([change.after is None or not change.after.lease_id for change in changes])
 
 
 def _items(commit: Commit) -> list[Put | Delete]:

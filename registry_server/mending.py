@@ -149,7 +149,7 @@ class Mending:
 
 def _is_usual(changes: Sequence[Change]) -> bool:
     """Whether all of them came or changed under a lease."""
-    return not any([change.after is None or not change.after.lease_id for change in changes])
+    return not any(change.after is None or not change.after.lease_id for change in changes)
 
 
 def _items(commit: Commit) -> list[Put | Delete]:

@@ -90,14 +90,14 @@ class Mending:
 
     def done(self, commit: Commit) -> None:
         """All of it is written."""
-        self._settle(commit, _items(commit))
+        self._settle(commit, commit.items)
         for delete in commit.deletes:
             if (stray := self._strays.get(delete.key)) and stray.revision == delete.expect:
                 del self._strays[delete.key]
 
     def failed(self, commit: Commit, keys: Collection[Key], now: float) -> None:
         """It will never work for these, or, if that is not known, for all of it. A stray has its time to live again."""
-        failed = [it for it in _items(commit) if not keys or it.key in keys]
+        failed = [it for it in commit.items if not keys or it.key in keys]
         self._settle(commit, failed)
         if not commit.puts:
             for item in failed:
@@ -150,7 +150,3 @@ class Mending:
 def _is_usual(changes: Sequence[Change]) -> bool:
     """Whether all of them came or changed under a lease."""
     return not any(change.after is None or not change.after.lease_id for change in changes)
-
-
-def _items(commit: Commit) -> list[Put | Delete]:
-    return [*commit.puts, *commit.deletes]

@@ -83,6 +83,11 @@ class Commit(NamedTuple):
     cause: Cause = Cause.DEREGISTERED
 
     @property
+    def items(self) -> list[Put | Delete]:
+        """All that is to be done."""
+        return [*self.puts, *self.deletes]
+
+    @property
     def changes(self) -> bool:
         """Whether there is anything to do."""
         return bool(self.puts or self.deletes)

@@ -132,7 +132,7 @@ class MemoryStore(Store):
         """Nothing to let go of."""
 
     def _check(self, commit: Commit) -> None:
-        differ = [it.key for it in (*commit.puts, *commit.deletes) if self._revision_of(it.key) != it.expect]
+        differ = [it.key for it in commit.items if self._revision_of(it.key) != it.expect]
         if differ:
             raise Conflict(differ, self._revision)
         for put in commit.puts:

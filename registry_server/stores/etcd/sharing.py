@@ -48,7 +48,7 @@ class Lots(Generic[W]):
         taken: list[W] = []
         while self._waiting and lot.takes(self._waiting[0].commit):
             taken.append(self._waiting.popleft())
-        taken.sort(key=lambda item: path_of(_items(item.commit)[0].key))
+        taken.sort(key=lambda item: path_of(item.commit.items[0].key))
         return taken
 
     def take_all(self) -> Iterable[W]:
@@ -69,7 +69,7 @@ class _Lot:
 
     def takes(self, commit: Commit) -> bool:
         """Whether this one may go as well, which it then does."""
-        items = _items(commit)
+        items = commit.items
         size = sum(len(put.value) for put in commit.puts)
         if self._commits and not self._has_room_for(commit, items, size):
             return False
@@ -86,7 +86,3 @@ class _Lot:
         if commit.deletes and self._cause not in (None, commit.cause):
             return False
         return self._keys.isdisjoint(item.key for item in items)
-
-
-def _items(commit: Commit) -> list[Put | Delete]:
-    return [*commit.puts, *commit.deletes]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
-from registry_server.records import Commit, Delete, Key, Put
+from registry_server.records import Commit, Key, Put
 from registry_server.stores import names
 from registry_server.stores.base import Conflict
 from registry_server.stores.epoch import Epoch
@@ -174,7 +174,7 @@ class Layout:
             put.key, put.value = self.cause, commit.cause.value.encode()
 
     def _fill(self, request: etcd.TxnRequest, commit: Commit, leases: LeaseIds) -> None:
-        for item in _items(commit):
+        for item in commit.items:
             name = self.record(item.key)
             _expect(request.compare.add(), name, item.expect)
             operation = request.success.add()
@@ -189,10 +189,6 @@ class Layout:
 
 def _look(name: bytes) -> etcd.RequestOp:
     return etcd.RequestOp(range=etcd.RangeRequest(key=name))
-
-
-def _items(commit: Commit) -> list[Put | Delete]:
-    return [*commit.puts, *commit.deletes]
 
 
 def _unchanged(name: bytes, revision: int) -> etcd.Compare:
@@ -225,7 +221,7 @@ def _outcome(commit: Commit, response: etcd.TxnResponse, revision: int) -> int |
 
 def conflicts(commit: Commit, response: etcd.TxnResponse) -> list[Key]:
     """The keys of a refused `commit` that do not have the revision it expects."""
-    items = _items(commit)
+    items = commit.items
     found = (answer.range.kvs for answer in response.responses)
     return [
         item.key for item, kvs in zip(items, found, strict=True) if (kvs[0].mod_revision if kvs else 0) != item.expect

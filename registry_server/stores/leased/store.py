@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 from registry_server.illness import Pulse
-from registry_server.records import Back, Commit, Delete, Lease, Outcome, Put, Renewal, Snapshot
+from registry_server.records import Back, Commit, Lease, Outcome, Renewal, Snapshot
 from registry_server.stores.backend import (
     ABSENT,
     PRESENT,
@@ -219,7 +219,7 @@ class Leased(Store):
         """See Store. One transaction, which also checks that the leases live."""
         if not commit.changes:
             return await self._ask([], {layout.BEAT: b""})
-        items: list[Put | Delete] = [*commit.puts, *commit.deletes]
+        items = commit.items
         lease_ids = dict.fromkeys(put.lease_id for put in commit.puts if put.needs_lease)
         for lease_id in lease_ids:
             if layout.ttl_of(lease_id) is None:

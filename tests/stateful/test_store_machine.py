@@ -17,6 +17,9 @@ from registry_server.illness import Pulse
 from registry_server.records import Cause, Commit, Delete, Deleted, Key, Kind, Lease, Outcome, Put, Renewal, Snapshot
 from registry_server.stores import memory
 from registry_server.stores.base import Conflict, Emit, NoSuchLease, Store
+from registry_server.stores.consul import backend, ledger
+from registry_server.stores.consul.backend import ConsulBackend
+from registry_server.stores.consul.url import ConsulURL
 from registry_server.stores.etcd.store import EtcdStore
 from registry_server.stores.leased import Leased
 from registry_server.stores.leased import store as leased
@@ -24,7 +27,7 @@ from registry_server.stores.memory import MemoryStore
 from registry_server.stores.sqlite.backend import SqliteBackend
 from registry_server.testing import Recorder, Running
 from tests.support.backend import DictBackend, Link
-from tests.support.stores import Backends, backends
+from tests.support.stores import MAY_BUILD, Backends, backends
 
 __all__ = ["backends"]
 
@@ -324,6 +327,18 @@ class Replicas(Store):
             await store.aclose()
 
 
+class ConsulMachine(LeasedMachine):
+    """Two replicas on a real Consul, whose log is folded and written over all the time."""
+
+    backends: Backends
+
+    def open(self) -> Store:
+        self.now = 0.0
+        url = ConsulURL.parse(self.backends.consul_url())
+        self.replicas = Replicas([Leased(ConsulBackend.of(url), lambda: self.now) for _ in range(2)])
+        return self.replicas
+
+
 class EtcdMachine(StoreMachine):
     """A prefix of its own on a real etcd. A revoked lease leaves as an expired one does."""
 
@@ -352,6 +367,17 @@ def etcd_for_machine(backends: Backends) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def consul_for_machine(backends: Backends) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConsulMachine, "backends", backends, raising=False)
+        patch.setattr(leased, "Pulse", partial(Pulse, late_s=float("inf")))
+        for module in (ledger, backend):
+            patch.setattr(module, "FOLD", 4)
+        patch.setattr(ledger, "RING", 16)
+        yield
+
+
 def configured(machine: type[StoreMachine], max_examples: int, steps: int, fixture: str) -> Any:
     """The test of a machine."""
     test = machine.TestCase
@@ -365,3 +391,4 @@ TestMemory = configured(MemoryMachine, 100, 40, "no_stalls")
 TestLeased = configured(LeasedMachine, 100, 40, "no_stalls")
 TestSqlite = configured(SqliteMachine, 25, 30, "no_stalls")
 TestEtcd = configured(EtcdMachine, 25, 30, "etcd_for_machine")
+TestConsul = MAY_BUILD(configured(ConsulMachine, 20, 30, "consul_for_machine"))

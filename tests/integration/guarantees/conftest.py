@@ -1,4 +1,4 @@
-"""What every guarantee is tested on: a real server process, on the embedded store, on a file, and on a real etcd."""
+"""What every guarantee is tested on: a real server process, on each kind of store."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,12 +9,12 @@ from tests.conftest import ServerFactory
 from tests.support.etcd import EtcdCluster
 from tests.support.raw import RawClient
 from tests.support.servers import RegistryServer
-from tests.support.stores import Backends, backends
+from tests.support.stores import MAY_BUILD, Backends, backends
 
 __all__ = ["backends"]
 
 
-@pytest.fixture(params=["memory", "sqlite", "etcd"])
+@pytest.fixture(params=["memory", "sqlite", "etcd", pytest.param("consul", marks=MAY_BUILD)])
 def store(request: pytest.FixtureRequest) -> str:
     """The kind of store."""
     kind: str = request.param
@@ -29,7 +29,7 @@ def store_url(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> str
     if store == "sqlite":
         return f"sqlite:{tmp_path / 'registry.db'}"
     servers: Backends = request.getfixturevalue("backends")
-    return servers.etcd_url()
+    return servers.consul_url() if store == "consul" else servers.etcd_url()
 
 
 @pytest.fixture

@@ -166,6 +166,12 @@ def _zookeeper_has_password(url: str) -> bool:
     return ZooKeeperURL.parse(url).has_password
 
 
+def _zookeeper_template() -> str:
+    from registry_server.stores.zookeeper.url import TEMPLATE
+
+    return TEMPLATE
+
+
 def _zookeeper(url: str) -> Store:
     from registry_server.stores.zookeeper.backend import open_zookeeper
 
@@ -204,7 +210,7 @@ _BUILT_IN = {
     "memory": Scheme(_memory, _check_memory),
     "sqlite": Scheme(_sqlite, _check_sqlite, lambda url: False, _sqlite_template),
     "etcd": Scheme(_etcd, _check_etcd, _etcd_has_password, _etcd_template),
-    "zookeeper": Scheme(_zookeeper, _check_zookeeper, _zookeeper_has_password),
+    "zookeeper": Scheme(_zookeeper, _check_zookeeper, _zookeeper_has_password, _zookeeper_template),
     "consul": Scheme(_consul, _check_consul, _consul_has_password, _consul_template),
 }
 # What `register` adds is of the process, as modules are.

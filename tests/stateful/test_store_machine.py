@@ -16,6 +16,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from registry_server.illness import Pulse
 from registry_server.records import Cause, Commit, Delete, Deleted, Key, Kind, Lease, Outcome, Put, Renewal, Snapshot
 from registry_server.stores import memory
+from registry_server.stores.backend import Backend
 from registry_server.stores.base import Conflict, Emit, NoSuchLease, Store
 from registry_server.stores.consul import backend, ledger
 from registry_server.stores.consul.backend import ConsulBackend
@@ -25,6 +26,8 @@ from registry_server.stores.leased import Leased
 from registry_server.stores.leased import store as leased
 from registry_server.stores.memory import MemoryStore
 from registry_server.stores.sqlite.backend import SqliteBackend
+from registry_server.stores.zookeeper.backend import ZooKeeperBackend
+from registry_server.stores.zookeeper.url import ZooKeeperURL
 from registry_server.testing import Recorder, Running
 from tests.support.backend import DictBackend, Link
 from tests.support.stores import MAY_BUILD, Backends, backends
@@ -217,10 +220,13 @@ class MemoryMachine(StoreMachine):
 class LeasedMachine(StoreMachine):
     """Two replicas on one backend, of which one looks only now and then. They take turns; both have to be the model."""
 
+    def both(self) -> Sequence[Backend]:
+        shared = DictBackend()
+        return Link(shared), Link(shared, looks_now_and_then=True)
+
     def open(self) -> Store:
-        self.now, shared = 0.0, DictBackend()
-        links = Link(shared), Link(shared, looks_now_and_then=True)
-        self.replicas = Replicas([Leased(link, lambda: self.now) for link in links])
+        self.now = 0.0
+        self.replicas = Replicas([Leased(backend, lambda: self.now) for backend in self.both()])
         return self.replicas
 
     async def expire(self, lease_id: str) -> None:
@@ -286,6 +292,16 @@ class Reopened(Store):
 
     async def aclose(self) -> None:
         await self.inner.aclose()
+
+
+class ZooKeeperMachine(LeasedMachine):
+    """Two replicas on a real ZooKeeper, with a chroot of their own."""
+
+    servers: Backends
+
+    def both(self) -> Sequence[Backend]:
+        url = ZooKeeperURL.parse(self.servers.zookeeper_url())
+        return ZooKeeperBackend(url), ZooKeeperBackend(url)
 
 
 class Replicas(Store):
@@ -378,13 +394,20 @@ def consul_for_machine(backends: Backends) -> Iterator[None]:
         yield
 
 
-def configured(machine: type[StoreMachine], max_examples: int, steps: int, fixture: str) -> Any:
+@pytest.fixture(scope="session")
+def zookeeper_for_machine(backends: Backends) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ZooKeeperMachine, "servers", backends, raising=False)
+        yield
+
+
+def configured(machine: type[StoreMachine], max_examples: int, steps: int, *fixtures: str) -> Any:
     """The test of a machine."""
     test = machine.TestCase
     test.settings = settings(
         max_examples=max_examples, stateful_step_count=steps, deadline=None, suppress_health_check=list(HealthCheck)
     )
-    return pytest.mark.usefixtures(fixture)(test)
+    return pytest.mark.usefixtures(*fixtures)(test)
 
 
 TestMemory = configured(MemoryMachine, 100, 40, "no_stalls")
@@ -392,3 +415,4 @@ TestLeased = configured(LeasedMachine, 100, 40, "no_stalls")
 TestSqlite = configured(SqliteMachine, 25, 30, "no_stalls")
 TestEtcd = configured(EtcdMachine, 25, 30, "etcd_for_machine")
 TestConsul = MAY_BUILD(configured(ConsulMachine, 20, 30, "consul_for_machine"))
+TestZooKeeper = MAY_BUILD(configured(ZooKeeperMachine, 20, 30, "no_stalls", "zookeeper_for_machine"))

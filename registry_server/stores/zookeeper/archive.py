@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 from registry_server.stores.base import StoreAway, StoreError
 from registry_server.stores.zookeeper.chronicle import Checkpoint, Chronicle, Garbled, pack_items, read_items
-from registry_server.stores.zookeeper.znodes import Kept, NodeExists, NoSuchNode, Transaction, Znodes
+from registry_server.stores.zookeeper.znodes import Kept, Multi, NodeExists, NoSuchNode, Znodes
 
 # A part of a checkpoint is about so large, in bytes: ZooKeeper takes a little less than 1 MiB in a request.
 PART = 1 << 19
@@ -61,7 +61,7 @@ class Archive:
         await self._znodes.ensure(self._log)
         await self._znodes.ensure(self._checkpoints)
 
-        def first(transaction: Transaction) -> None:
+        def first(transaction: Multi) -> None:
             transaction.create(self._current, b"")
             transaction.create(self.page(0), secrets.token_bytes(16))  # no other log begins like that
 
@@ -138,7 +138,7 @@ class Archive:
             yield len(part)
 
     async def _replace(self, kept: Kept, checkpoint: Checkpoint) -> None:
-        def replace(transaction: Transaction) -> None:
+        def replace(transaction: Multi) -> None:
             transaction.check(self.page(checkpoint.number), -1)
             transaction.set_data(self._current, checkpoint.pack(), kept.version)
 
@@ -164,8 +164,8 @@ class Archive:
             await self._znodes.commit(_removal(some))
 
 
-def _removal(paths: Sequence[str]) -> Callable[[Transaction], None]:
-    def remove(transaction: Transaction) -> None:
+def _removal(paths: Sequence[str]) -> Callable[[Multi], None]:
+    def remove(transaction: Multi) -> None:
         for path in paths:
             transaction.delete(path)
 

@@ -12,8 +12,7 @@ from registry_server.stores.base import Refused, StoreAway, StoreError
 from registry_server.stores.zookeeper import chronicle as chronicles
 from registry_server.stores.zookeeper.archive import Archive
 from registry_server.stores.zookeeper.chronicle import Chronicle, Proposal
-from registry_server.stores.zookeeper.znodes import NodeExists, NoSuchNode, Znodes
-from registry_server.stores.zookeeper.znodes import Transaction as Request
+from registry_server.stores.zookeeper.znodes import Multi, NodeExists, NoSuchNode, Znodes
 
 # A page takes transactions until it has so many bytes; one alone may be as large as ZooKeeper takes.
 PAGE = 1 << 18
@@ -161,9 +160,10 @@ class Clerk:
                 self._watched = 0
             self._wake.set()
 
+        self._watched = number + 1  # before it is asked: it may come before the answer
         if await self._znodes.exists(self._archive.page(number + 1), came):
+            self._watched = 0
             return False
-        self._watched = number + 1
         return True
 
     # ---- what is written here
@@ -205,7 +205,7 @@ class Clerk:
         """Write the page, unless there is another one of that number."""
         number, data = self.chronicle.number, proposal.page(secrets.randbits(64)).pack()
 
-        def append(request: Request) -> None:
+        def append(request: Multi) -> None:
             request.check(self._archive.page(number), -1)  # or else the log was emptied, or goes on far ahead
             request.create(self._archive.page(number + 1), data)
 

@@ -9,6 +9,22 @@ DEFAULT_PORT = 2181
 # Below the chroot: everything of the registry.
 FOLDER = "grpc-registry"
 
+TEMPLATE = """\
+# Where ZooKeeper is; the port is 2181 if it is left out.
+endpoints = ["127.0.0.1:2181"]
+# The node below which everything of this registry is. Registries of different ones know nothing of each other.
+# path = "/game"
+# A user, by the scheme "digest". The password may be file:PATH or env:NAME; a password_file is read at each login.
+# user = "registry"
+# password = "env:ZOOKEEPER_PASSWORD"
+# password_file = "/run/secrets/zookeeper-password"
+# TLS by the authorities that the system trusts, or by those in a file; and this server's own certificate.
+# tls = true
+# ca = "/etc/ssl/zookeeper/ca.pem"
+# cert = "/etc/ssl/zookeeper/client.pem"
+# key = "/etc/ssl/zookeeper/client-key.pem"
+"""
+
 _PARAMETERS = ("user", "password", "password_file", "tls", "ca", "cert", "key")
 # What ZooKeeper takes in no name of a node.
 _FORBIDDEN = ((0x00, 0x1F), (0x7F, 0x9F), (0xD800, 0xF8FF), (0xFFF0, 0xFFFF))

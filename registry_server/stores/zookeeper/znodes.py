@@ -61,7 +61,7 @@ class _Stat(Protocol):
     version: int
 
 
-class Transaction(Protocol):
+class Multi(Protocol):
     """kazoo's TransactionRequest, as far as it is needed."""
 
     def create(self, path: str, value: bytes = ...) -> None: ...
@@ -165,7 +165,7 @@ class Znodes:
         """Make a node and those above it, as far as they are not there."""
         await self._answer(lambda: self._client.ensure_path_async(path))
 
-    async def commit(self, fill: Callable[[Transaction], None]) -> None:
+    async def commit(self, fill: Callable[[Multi], None]) -> None:
         """All that `fill` puts into a transaction, or nothing. Raises what its first part that fails does."""
         transaction = self._client.transaction()
         fill(transaction)

@@ -14,7 +14,10 @@ from tests.support.stores import MAY_BUILD, Backends, backends
 __all__ = ["backends"]
 
 
-@pytest.fixture(params=["memory", "sqlite", "etcd", pytest.param("consul", marks=MAY_BUILD)])
+REAL = [pytest.param(kind, marks=MAY_BUILD) for kind in ("consul", "zookeeper")]
+
+
+@pytest.fixture(params=["memory", "sqlite", "etcd", *REAL])
 def store(request: pytest.FixtureRequest) -> str:
     """The kind of store."""
     kind: str = request.param
@@ -29,7 +32,8 @@ def store_url(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> str
     if store == "sqlite":
         return f"sqlite:{tmp_path / 'registry.db'}"
     servers: Backends = request.getfixturevalue("backends")
-    return servers.consul_url() if store == "consul" else servers.etcd_url()
+    urls = {"etcd": servers.etcd_url, "consul": servers.consul_url, "zookeeper": servers.zookeeper_url}
+    return urls[store]()
 
 
 @pytest.fixture

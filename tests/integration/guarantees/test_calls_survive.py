@@ -23,7 +23,7 @@ from tests.support.servers import RegistryServer
 from tests.support.waiting import eventually_async, passed, until
 
 # What a store has no part in is not tested on each.
-pytestmark = pytest.mark.parametrize("store", ["memory", "etcd"], indirect=True)
+on_two_stores = pytest.mark.parametrize("store", ["memory", "etcd"], indirect=True)
 
 TTL_S = 3.0
 NAMES = ("anna", "bert", "cleo")
@@ -157,6 +157,7 @@ async def are_registered(address: str, *names: str) -> None:
         await until(shown, timeout_s=20, what=f"exactly {names}")
 
 
+@on_two_stores
 async def test_rolling_restart_fails_no_call(server: RegistryServer, tmp_path: Path) -> None:
     """Every instance in turn leaves with drain and comes back on another port."""
     async with at_work(tmp_path, server.address) as (fleet, users):
@@ -167,6 +168,7 @@ async def test_rolling_restart_fails_no_call(server: RegistryServer, tmp_path: P
     assert [calls.failed for calls in users.kinds] == [[], []]
 
 
+@on_two_stores
 async def test_killed_instance_fails_what_is_in_flight_at_most(server: RegistryServer, tmp_path: Path) -> None:
     """kill -9: calls that were under way when it died, and none after that, though it stays registered for its ttl."""
     async with at_work(tmp_path, server.address) as (fleet, users):

@@ -289,6 +289,7 @@ class Keeper:
                 f"register {wanted.service} at {wanted.address}",
                 check=lambda it: answers.check_registered(it, wanted, lease_id),
                 cap_s=self._cap_s(holding),
+                tell=lambda failure: self._note(holding, failure),
             )
         except RegistrationLost as error:
             self._leases.refused(holding, str(error))
@@ -365,14 +366,19 @@ class Keeper:
 
     def _failed(self, holding: Holding, error: RegistryError, cause: BaseException | None = None) -> None:
         self._leases.failed(holding, self.clock())
-        stay = self._stays.get(holding)
+        stay = self._note(holding, error)
         if stay is None:
             return
-        stay.trouble = str(error)
         if not holding.epoch and _is_final(error, holding.attempt):
             stay.refused(error)
         elif not isinstance(error, RegistryUnavailable):
             self._complain("trying again until it works", error, cause)
+
+    def _note(self, holding: Holding, error: RegistryError) -> Stay | None:
+        """Why it is not registered just now, for those who wait for it."""
+        if (stay := self._stays.get(holding)) is not None:
+            stay.trouble = str(error)
+        return stay
 
     def _complain(self, what: str, error: RegistryError, cause: BaseException | None = None) -> None:
         """Say it once, until the registry has accepted something again: what has one cause is one line."""

@@ -342,12 +342,13 @@ class Link:
         *,
         check: Callable[[_Response], None] | None = None,
         cap_s: float = float("inf"),
+        tell: Callable[[RegistryError], object] = lambda failure: None,
     ) -> _Response:
         """Call a method, on another address if one is down, for at most `timeout` seconds in all.
 
         `check` looks at the answer, and raises RegistryError for one that is of no use: RegistryUnavailable to ask
-        again, InvalidAnswer for what cannot be. `cap_s`: the longest pause. Raises RegistryError; RegistryUnavailable
-        when the time is over.
+        again, InvalidAnswer for what cannot be. `cap_s`: the longest pause. `tell` is told of each failure
+        that is not the last. Raises RegistryError; RegistryUnavailable when the time is over.
         """
         backoff, left_s, tries = self._backoff.capped(cap_s), timeout, 0
         while True:
@@ -366,6 +367,7 @@ class Link:
             if not self._is_worth_another(failure, tries):
                 raise failure
             self.failed(connection, failure)
+            tell(failure)
             # One round over all addresses goes without a pause.
             pause_s = self._pause_s(backoff, failure, tries) if tries % len(self._addresses) == 0 else 0.0
             if pause_s >= left_s:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -13,9 +14,11 @@ from registry_server.feed import Feed
 from registry_server.model import Entry
 from registry_server.records import Cause, Commit, Delete, Key, Lease, Outcome, Put, Record, Renewal
 from registry_server.rules import Leaving, Plan, Rules
-from registry_server.stores.base import Conflict, NoSuchLease, Refused, Store, StoreAway, StoreError
+from registry_server.stores.base import Conflict, NoSuchLease, Refused, Store, StoreAway, StoreError, StoreFull
 from registry_server.turns import Name, Turns
 from registry_server.writer import Left, Registered, Updated
+
+log = logging.getLogger(__name__)
 
 # How often a write is tried when other servers change the same instance at the same time: each loses half of the time
 # to one other, and three times of four to three others.
@@ -247,8 +250,8 @@ class Registrar:
             raise NotFound.lease(commit.puts[0].lease_id) from None
         except Refused as error:
             raise LimitExceeded("store", str(error)) from None
-        except StoreAway:
-            raise _unavailable() from None
+        except StoreAway as away:
+            raise _unavailable(away) from None
 
     def _entry(self, put: Put, revision: int) -> Entry:
         entry = self._feed.catalog.get(put.key)
@@ -260,8 +263,8 @@ class Registrar:
     async def _granted(self, ttl_s: float) -> Lease:
         try:
             return await self._store.grant(ttl_s)
-        except StoreAway:
-            raise _unavailable() from None
+        except StoreAway as away:
+            raise _unavailable(away) from None
 
     async def _existing(self, lease_id: str) -> Lease:
         [renewal] = await self.keep_alive([lease_id])
@@ -279,5 +282,8 @@ class Registrar:
                 await self._store.release(lease_id)
 
 
-def _unavailable() -> Unavailable:
+def _unavailable(away: StoreAway | None = None) -> Unavailable:
+    if isinstance(away, StoreFull):
+        log.warning("the store takes no writes: %s", away)
+        return Unavailable("the store is full and takes no writes; all else goes on", RETRY_AFTER_S)
     return Unavailable("the store cannot be reached; reads and watches go on from the last view", RETRY_AFTER_S)

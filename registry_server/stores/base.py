@@ -26,6 +26,10 @@ class StoreAway(StoreError):
     """The store cannot be reached; whether a write that was under way took place is not known."""
 
 
+class StoreFull(StoreAway):
+    """The store has no room and takes no writes until its operators make some; all else goes on."""
+
+
 class Conflict(StoreError):
     """A record did not have the expected revision. Nothing was changed.
 

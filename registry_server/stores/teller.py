@@ -79,6 +79,10 @@ class Teller:
         """Whether what was told last was of the epoch of that name."""
         return self.told is not None and self.told.epoch == name
 
+    def is_ahead_of(self, name: str, revision: int) -> bool:
+        """Whether more was told of that epoch than the store has: it was set back (restored from a backup)."""
+        return self.told is not None and self.told.epoch == name and revision < self.told.revision
+
     def needs_epoch(self, epoch: Epoch | None, name: str, revision: int) -> bool:
         """Whether a new epoch has to begin: there is none, or the one that is found, at that revision, leads back.
 
@@ -87,8 +91,8 @@ class Teller:
         """
         if epoch is None:
             return True
-        if self.told is not None and self.told.epoch == name:
-            return revision < self.told.revision
+        if self.goes_on(name):
+            return self.is_ahead_of(name, revision)
         return epoch.fence + revision < self.given_out < MAX_FENCE
 
     def _has_told(self, told: Told) -> None:

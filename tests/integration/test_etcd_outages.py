@@ -22,7 +22,7 @@ from registry_server.records import (
     Put,
     Snapshot,
 )
-from registry_server.stores.base import Refused, StoreAway
+from registry_server.stores.base import NoSuchLease, Refused, StoreAway, StoreFull
 from registry_server.stores.epoch import OrderLost
 from registry_server.stores.etcd.leases import LeaseIds
 from registry_server.stores.etcd.link import Link
@@ -204,9 +204,13 @@ async def test_gone_back_to_a_backup(etcd: EtcdCluster) -> None:
         snapshot = await run.seen.wait_next(Snapshot, after=told)
         assert snapshot.revision < revision
         assert snapshot.epoch != epoch
-        assert run.seen.view == view
+        assert {key: record._replace(lease_id=lease) for key, record in run.seen.view.items()} == view
         await other.seen.wait(lambda: other.seen.epoch == run.seen.epoch, "both agree about the epoch")
-        await other.seen.wait_revision(await run.put(run.key("again"), lease))
+        await run.seen.wait(lambda: in_use(run) is not None, "in use again")
+        with pytest.raises(NoSuchLease):
+            await run.put(run.key("again"), lease)
+        anew = (await run.store.grant(TTL_S)).id
+        await other.seen.wait_revision(await run.put(run.key("again"), anew))
         assert other.seen.view == run.seen.view
 
 
@@ -496,9 +500,9 @@ async def test_full_database(tmp_path: Path) -> None:
         etcd = stack.enter_context(EtcdCluster(tmp_path, flags=["--quota-backend-bytes=1000000"]))
         run = await stack.enter_async_context(running(EtcdStore.from_url(etcd.url())))
         lease = await with_records(run)
-        with pytest.raises(StoreAway, match="database space exceeded"):
+        with pytest.raises(StoreFull, match="database space exceeded"):
             await fill(run, lease)
-        with pytest.raises(StoreAway, match="database space exceeded"):
+        with pytest.raises(StoreFull, match="database space exceeded"):
             await run.store.grant(TTL_S)
         assert await outcome(run, lease) is Outcome.RENEWED
         told = len(run.seen.events)

@@ -307,6 +307,45 @@ class EtcdCluster:
                 node.wipe()
         self.start()
 
+    def replace(self, node: EtcdNode) -> None:
+        """Take a member out of a running cluster, and a new one with no data in at its place, as operators do."""
+        members = [line.split(", ") for line in self.etcdctl("member", "list").splitlines()]
+        others = [other for other in self.nodes if other is not node]
+        self._in_the_end("member", "remove", next(it[0] for it in members if it[2] == node.name), node=others[0])
+        node.kill()
+        node.wipe()
+        self._in_the_end("member", "add", node.name, f"--peer-urls={node.peer_url}", node=others[0])
+        node.spawn([*self._flags(node), "--initial-cluster-state=existing"])
+        self.wait_healthy()
+
+    def _in_the_end(self, *args: str, node: EtcdNode) -> None:
+        eventually(lambda: self._worked(*args, node=node), timeout_s=START_TIMEOUT_S, what=" ".join(args))
+
+    def _worked(self, *args: str, node: EtcdNode) -> bool:
+        """Of a change of members: etcd refuses one while it is not sure of the last."""
+        try:
+            self.etcdctl(*args, node=node)
+        except EtcdFailed:
+            return False
+        return True
+
+    def save(self, path: Path) -> None:
+        """A snapshot of what there is, by etcd's own command."""
+        self.etcdctl("snapshot", "save", str(path), node=self.nodes[0])
+
+    def restore(self, path: Path) -> None:
+        """Make the cluster anew from a snapshot, by etcd's own command, and start it."""
+        self.kill()
+        members = ",".join(f"{peer.name}={peer.peer_url}" for peer in self.nodes)
+        for node in self.nodes:
+            node.wipe()
+            self.etcdctl(
+                *("snapshot", "restore", str(path), f"--name={node.name}", f"--data-dir={node.data}"),
+                *(f"--initial-cluster={members}", "--initial-cluster-token=tests"),
+                f"--initial-advertise-peer-urls={node.peer_url}",
+            )
+        self.start()
+
     def wait_healthy(self) -> None:
         """Every running node says that it is healthy."""
         for node in self.nodes:

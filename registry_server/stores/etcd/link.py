@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
-from registry_server.stores.base import NoSuchLease, Refused, StoreAway, StoreError
+from registry_server.stores.base import NoSuchLease, Refused, StoreAway, StoreError, StoreFull
 from registry_server.stores.epoch import OrderLost
 from registry_server.stores.etcd.api import Api, EtcdChannel, RenewalCall, StreamCall, UnaryMethod, WatchCall
 from registry_server.stores.etcd.url import Client, EtcdURL
@@ -50,6 +50,7 @@ _LEASE_TAKEN = "lease already exists"
 _TOO_LARGE = ("too many operations in txn request", "request is too large", "message larger than max")
 _BAD_LOGIN = ("authentication failed", "user name is empty", "permission denied")
 _STALE_TOKEN = ("invalid auth token", "user name is empty", "revision of auth store is old")
+_NO_SPACE = ("database space exceeded",)
 _COMPACTED = "required revision has been compacted"
 
 
@@ -216,6 +217,8 @@ def _write_error(error: grpc.aio.AioRpcError, endpoint: str) -> StoreError:
         return LeaseTaken(error.details())
     if _says(error, *_TOO_LARGE):
         return Refused(f"{endpoint}: {error.details()}")
+    if _says(error, *_NO_SPACE):
+        return StoreFull(f"{endpoint}: {_describe(error)}")
     return StoreAway(f"{endpoint}: {_describe(error)}")
 
 

@@ -183,12 +183,16 @@ class LinkInUse:
     # ---- what is there
 
     async def _start(self) -> Start:
-        """What etcd has of the registry's own keys, written anew where they are missing or broken."""
+        """What etcd has of the registry's own keys, written anew where they are missing, broken, or of another time."""
+        of_old = None
         for _ in range(ATTEMPTS):
             found = await self._look()
             secret = read_secret(found.secret.value)
             if secret is None:
                 await self._write_own(self._layout.secret, found.secret, self._new_secret())
+            elif self._went_back(found) and of_old in (None, found.secret.value):
+                of_old = found.secret.value
+                await self._forget_leases(found)
             elif self._has_no_epoch(found):
                 await self._write_own(self._layout.epoch, found.epoch, self._new_epoch(found))
             else:
@@ -215,6 +219,17 @@ class LinkInUse:
     def _new_secret(self) -> bytes:
         """The one that is known: so the leases that were granted under it stay the registry's own."""
         return (self._teller.secret or secrets.token_bytes(32)).hex().encode()
+
+    def _went_back(self, found: Start) -> bool:
+        epoch = Epoch.read(found.epoch.value)
+        return epoch is not None and self._teller.is_ahead_of(epoch_name(epoch, found.cluster_id), found.revision)
+
+    async def _forget_leases(self, found: Start) -> None:
+        """Of an etcd that was set back. Its leases hold what left since, and lack what came: nobody's renewal tells. So
+        all owners register anew, under new leases, and the old ones run out."""
+        self._setup.odd(self._layout.secret, "was replaced, for etcd was set back: all owners register again")
+        value = secrets.token_bytes(32).hex().encode()
+        await self.link.ask(self.link.api.txn, self._layout.replace(self._layout.secret, value, found.secret.revision))
 
     def _has_no_epoch(self, found: Start) -> bool:
         epoch = Epoch.read(found.epoch.value)

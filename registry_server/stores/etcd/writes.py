@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from registry_server.records import Commit
-from registry_server.stores.base import Conflict, NoSuchLease, Refused, StoreAway, StoreError
+from registry_server.stores.base import Conflict, NoSuchLease, Refused, StoreAway, StoreError, StoreFull
 from registry_server.stores.etcd.sharing import Lots
 
 MAX_WAITING = 10_000
@@ -87,8 +87,9 @@ class Writes:
             await self._carry_out_apart(lot, error)
         except StoreError as error:
             # Who has waited meanwhile is not kept waiting for as long again.
-            _tell(lot, [StoreAway(str(error)) for _ in lot])
-            self._fail_waiting(str(error))
+            kind = StoreFull if isinstance(error, StoreFull) else StoreAway
+            _tell(lot, [kind(str(error)) for _ in lot])
+            self._fail_waiting(str(error), kind)
         else:
             _tell(lot, outcomes)
 
@@ -101,9 +102,9 @@ class Writes:
         await self._carry_out(lot[:middle])
         await self._carry_out(lot[middle:])
 
-    def _fail_waiting(self, reason: str) -> None:
+    def _fail_waiting(self, reason: str, kind: type[StoreAway] = StoreAway) -> None:
         for waiting in self._lots.take_all():
-            waiting.ends(StoreAway(reason))
+            waiting.ends(kind(reason))
 
 
 def _tell(lot: Sequence[_Waiting], outcomes: Sequence[int | StoreError]) -> None:

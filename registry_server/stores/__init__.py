@@ -6,6 +6,7 @@ A URL may have a password in it, also where it has a mistake: no message quotes 
 from collections.abc import Callable, Mapping
 from time import monotonic
 
+from registry_server.stores.backend import Backend
 from registry_server.stores.base import BadStoreURL, Store, StoreError
 from registry_server.stores.schemes import Scheme, Schemes, installed
 from registry_server.stores.tables import BadTable, kind_of, written_as_url
@@ -134,6 +135,13 @@ def _etcd(url: str) -> Store:
     return EtcdStore.from_url(url)
 
 
+def _etcd_backend(url: str) -> Backend:
+    from registry_server.stores.etcd.backend import EtcdBackend
+    from registry_server.stores.etcd.url import EtcdURL
+
+    return EtcdBackend(EtcdURL.parse(url))
+
+
 def _check_sqlite(url: str) -> None:
     from registry_server.stores.sqlite.url import path_of
 
@@ -146,12 +154,17 @@ def _sqlite_template() -> str:
     return TEMPLATE
 
 
-def _sqlite(url: str) -> Store:
-    from registry_server.stores.leased import Leased
+def _sqlite_backend(url: str) -> Backend:
     from registry_server.stores.sqlite.backend import SqliteBackend
     from registry_server.stores.sqlite.url import path_of
 
-    return Leased(SqliteBackend(path_of(url)))
+    return SqliteBackend(path_of(url))
+
+
+def _sqlite(url: str) -> Store:
+    from registry_server.stores.leased import Leased
+
+    return Leased(_sqlite_backend(url))
 
 
 def _check_zookeeper(url: str) -> None:
@@ -178,6 +191,13 @@ def _zookeeper(url: str) -> Store:
     return open_zookeeper(url)
 
 
+def _zookeeper_backend(url: str) -> Backend:
+    from registry_server.stores.zookeeper.backend import ZooKeeperBackend
+    from registry_server.stores.zookeeper.url import ZooKeeperURL
+
+    return ZooKeeperBackend(ZooKeeperURL.parse(url))
+
+
 def _check_consul(url: str) -> None:
     from registry_server.stores.consul.url import ConsulURL
 
@@ -196,22 +216,58 @@ def _consul_template() -> str:
     return TEMPLATE
 
 
-def _consul(url: str) -> Store:
+def _consul_backend(url: str) -> Backend:
     from registry_server.stores.consul.backend import ConsulBackend
     from registry_server.stores.consul.url import ConsulURL
+
+    return ConsulBackend.of(ConsulURL.parse(url))
+
+
+def _consul(url: str) -> Store:
     from registry_server.stores.leased import Leased
 
-    return Leased(ConsulBackend.of(ConsulURL.parse(url)))
+    return Leased(_consul_backend(url))
+
+
+def _check_mirror(url: str) -> None:
+    from registry_server.stores.mirror.url import MirrorURL
+
+    for part in MirrorURL.parse(url).urls:
+        _maker_of(part)
+        check_url(part)
+
+
+def _mirror_has_password(url: str) -> bool:
+    from registry_server.stores.mirror.url import MirrorURL
+
+    return any(map(has_password, MirrorURL.parse(url).urls))
+
+
+def _mirror(url: str) -> Store:
+    from registry_server.stores.leased import Leased
+    from registry_server.stores.mirror.url import open_mirror
+
+    _check_mirror(url)
+    return Leased(open_mirror(url, lambda part: _maker_of(part)(part), hidden))
+
+
+def _maker_of(url: str) -> Callable[[str], Backend]:
+    """What makes the backend of a URL. Raises BadStoreURL."""
+    maker = _SCHEMES.of(url).backend
+    if maker is None:
+        raise BadStoreURL(f"store URL: mirror: {url.partition(':')[0]}: can be no part of a mirror")
+    return maker
 
 
 # They do not come by entry points: `memory:` works wherever the code does, installed or not, and finding what is
 # installed takes longer than all else that a start does.
 _BUILT_IN = {
     "memory": Scheme(_memory, _check_memory),
-    "sqlite": Scheme(_sqlite, _check_sqlite, lambda url: False, _sqlite_template),
-    "etcd": Scheme(_etcd, _check_etcd, _etcd_has_password, _etcd_template),
-    "zookeeper": Scheme(_zookeeper, _check_zookeeper, _zookeeper_has_password, _zookeeper_template),
-    "consul": Scheme(_consul, _check_consul, _consul_has_password, _consul_template),
+    "sqlite": Scheme(_sqlite, _check_sqlite, lambda url: False, _sqlite_template, _sqlite_backend),
+    "etcd": Scheme(_etcd, _check_etcd, _etcd_has_password, _etcd_template, _etcd_backend),
+    "zookeeper": Scheme(_zookeeper, _check_zookeeper, _zookeeper_has_password, _zookeeper_template, _zookeeper_backend),
+    "consul": Scheme(_consul, _check_consul, _consul_has_password, _consul_template, _consul_backend),
+    "mirror": Scheme(_mirror, _check_mirror, _mirror_has_password),
 }
 # What `register` adds is of the process, as modules are.
 _SCHEMES = Schemes(_BUILT_IN, installed)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from registry_server.stores.backend import Backend
 from registry_server.stores.base import BadStoreURL, Store
 
 if TYPE_CHECKING:
@@ -32,12 +33,14 @@ class Scheme:
     `open` gives the store, not connected yet; `check` opens nothing. Both raise BadStoreURL. `has_password` says
     whether everybody who sees the URL sees a password. `template` is the store as a table of TOML, with all keys that
     there are and what each is for, those that may be left out as comments; tables.py says how it becomes a URL.
+    `backend`, if there is one, is what a mirror makes of the URL.
     """
 
     open: Callable[[str], Store]
     check: Callable[[str], None] = _anything
     has_password: Callable[[str], bool] = lambda url: _PASSWORD.search(url) is not None
     template: Callable[[], str] = lambda: ""
+    backend: Callable[[str], Backend] | None = None
 
     def hidden(self, url: str) -> str:
         """The URL without its passwords; only its kind, if it may still have one then."""

@@ -6,11 +6,15 @@ import pytest
 
 from registry_server.stores import memory, open_store
 from registry_server.stores.base import Store
+from registry_server.stores.etcd.backend import EtcdBackend
 from registry_server.stores.etcd.store import EtcdStore
+from registry_server.stores.etcd.url import EtcdURL
 from registry_server.stores.leased import Leased
 from registry_server.stores.memory import MemoryStore
+from registry_server.stores.mirror.backend import MirrorBackend, Write
+from registry_server.stores.sqlite.backend import SqliteBackend
 from registry_server.testing import StoreContract
-from tests.support.backend import Documented
+from tests.support.backend import DictBackend, Documented, Link
 from tests.support.stores import MAY_BUILD, Backends
 
 
@@ -34,6 +38,33 @@ class TestSqlite(StoreContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Store:
         return open_store(f"sqlite:{tmp_path / 'registry.db'}")
+
+
+class TestMirror(StoreContract):
+    """Of a dict, a file and an etcd: none of them counts as the others do."""
+
+    short_ttl_s = 0.8
+    slack_s = 1.5
+
+    @pytest.fixture
+    def store(self, backends: Backends, tmp_path: Path) -> Store:
+        parts = {
+            "dict": Link(DictBackend()),
+            "file": SqliteBackend(tmp_path / "registry.db"),
+            "etcd": EtcdBackend(EtcdURL.parse(backends.etcd_url(newest=False))),
+        }
+        return Leased(MirrorBackend(parts, Write.QUORUM))
+
+
+class TestEtcdAsABackend(StoreContract):
+    """As a mirror has it: without leases of its own."""
+
+    short_ttl_s = 0.8
+    slack_s = 1.5
+
+    @pytest.fixture
+    def store(self, backends: Backends) -> Store:
+        return Leased(EtcdBackend(EtcdURL.parse(backends.etcd_url(newest=False))))
 
 
 def test_documented_kind_of_store_is_one() -> None:

@@ -275,11 +275,13 @@ class Compare(_message.Message):
     class _ResultEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Compare._Result.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         EQUAL: Compare._Result.ValueType  # 0
+        GREATER: Compare._Result.ValueType  # 1
 
     class Result(_Result, metaclass=_ResultEnumTypeWrapper):
         """How the two are compared."""
 
     EQUAL: Compare.Result.ValueType  # 0
+    GREATER: Compare.Result.ValueType  # 1
 
     class _Target:
         ValueType = _typing.NewType("ValueType", _builtins.int)

@@ -3,7 +3,7 @@
 A URL may have a password in it, also where it has a mistake: no message quotes one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 
 from registry_server.stores.backend import Backend
@@ -23,6 +23,7 @@ __all__ = [
     "keys_of",
     "kinds",
     "memory_by",
+    "mirror_of",
     "open_store",
     "register",
     "template",
@@ -63,6 +64,13 @@ def template(kind: str) -> str:
 def is_url(text: str) -> bool:
     """Whether it names a kind of store that there is, whatever follows the name."""
     return _SCHEMES.has(text)
+
+
+def mirror_of(urls: Sequence[str], write: str = "quorum") -> str:
+    """The URL of a mirror of these stores. `write`: `quorum` or `any`."""
+    from registry_server.stores.mirror.url import mirror_url
+
+    return mirror_url(urls, write)
 
 
 def memory_by(clock: Callable[[], float]) -> Store:
@@ -243,6 +251,12 @@ def _mirror_has_password(url: str) -> bool:
     return any(map(has_password, MirrorURL.parse(url).urls))
 
 
+def _mirror_template() -> str:
+    from registry_server.stores.mirror.url import TEMPLATE
+
+    return TEMPLATE
+
+
 def _mirror(url: str) -> Store:
     from registry_server.stores.leased import Leased
     from registry_server.stores.mirror.url import open_mirror
@@ -267,7 +281,7 @@ _BUILT_IN = {
     "etcd": Scheme(_etcd, _check_etcd, _etcd_has_password, _etcd_template, _etcd_backend),
     "zookeeper": Scheme(_zookeeper, _check_zookeeper, _zookeeper_has_password, _zookeeper_template, _zookeeper_backend),
     "consul": Scheme(_consul, _check_consul, _consul_has_password, _consul_template, _consul_backend),
-    "mirror": Scheme(_mirror, _check_mirror, _mirror_has_password),
+    "mirror": Scheme(_mirror, _check_mirror, _mirror_has_password, _mirror_template),
 }
 # What `register` adds is of the process, as modules are.
 _SCHEMES = Schemes(_BUILT_IN, installed)

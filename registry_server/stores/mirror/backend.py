@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from registry_server.stores.backend import Backend, Changed, Check, Everything
 from registry_server.stores.base import StoreAway
-from registry_server.stores.mirror.session import Session, Terms
+from registry_server.stores.mirror.tenure import Tenure, Terms
 
 # After enough backends have answered, the others are waited for so long, in seconds. Where one is enough, longer: of
 # the others, one may know more.
@@ -36,9 +36,9 @@ class MirrorBackend:
         self._terms = Terms(count - to_write + 1, to_write, GRACE_S)
         if write is Write.ANY:
             self._terms = Terms(1, 1, GRACE_OF_ANY_S)
-        self._session: Session | None = None
+        self._tenure: Tenure | None = None
         # The last one, whose state is what this server told; of any, it may be the only one that still knows that.
-        self._last: Session | None = None
+        self._last: Tenure | None = None
 
     @property
     def most(self) -> int:
@@ -47,36 +47,36 @@ class MirrorBackend:
 
     async def watch(self) -> AsyncGenerator[Everything | Changed]:
         """See Backend. Raises StoreAway when too few are reached, and when another server writes."""
-        session = Session(self._backends, self._terms, self._holder, self._rng)
-        following = [asyncio.create_task(member.run()) for member in session.members]
-        leading = asyncio.create_task(session.lead(self._last.state if self._last else None))
+        tenure = Tenure(self._backends, self._terms, self._holder, self._rng)
+        following = [asyncio.create_task(member.run()) for member in tenure.members]
+        leading = asyncio.create_task(tenure.lead(self._last.state if self._last else None))
         tasks = [leading, *following]
         for task in tasks:
-            task.add_done_callback(lambda _: session.told.set())
+            task.add_done_callback(lambda _: tenure.told.set())
         try:
-            while not session.begun.done() and not any(task.done() for task in tasks):
-                session.told.clear()
-                await session.told.wait()
-            if session.begun.done():
-                self._session = self._last = session
-                yield session.begun.result()
+            while not tenure.begun.done() and not any(task.done() for task in tasks):
+                tenure.told.clear()
+                await tenure.told.wait()
+            if tenure.begun.done():
+                self._tenure = self._last = tenure
+                yield tenure.begun.result()
             while not any(task.done() for task in tasks):
-                while session.untold:
-                    yield session.untold.popleft()
-                session.told.clear()
-                await session.told.wait()
+                while tenure.untold:
+                    yield tenure.untold.popleft()
+                tenure.told.clear()
+                await tenure.told.wait()
             await next(task for task in tasks if task.done())
         finally:
-            self._session = None
+            self._tenure = None
             await _ended(leading)
-            await session.leave()
+            await tenure.leave()
             await _ended(*following)
 
     async def transact(self, checks: Sequence[Check], writes: Mapping[str, bytes | None]) -> int:
         """See Backend."""
-        if self._session is None:
+        if self._tenure is None:
             raise StoreAway("too few of the mirror's stores are reached, or another server has it")
-        return await self._session.transact(checks, writes)
+        return await self._tenure.transact(checks, writes)
 
     async def aclose(self) -> None:
         """See Backend."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 
 from registry_server.stores.backend import Backend, Changed, Check, ChecksFailed, Everything
 from registry_server.stores.base import StoreAway, StoreError
-from registry_server.stores.mirror.state import MIRROR, NOBODY, Held, Stand, State, held_of, take
+from registry_server.stores.mirror.state import MIRROR, NOBODY, Contents, Held, Stand, held_of, take
 from registry_server.stores.together import together
 
 LOAD_S = 30.0
@@ -56,9 +56,11 @@ class Member:
         return self._lost is not None and not self._lost.done()
 
     @property
-    def state(self) -> State:
+    def state(self) -> Contents:
         """What it has."""
-        return State(self.stand.version, {name: item for name, item in (self.held or {}).items() if item is not None})
+        return Contents(
+            self.stand.version, {name: item for name, item in (self.held or {}).items() if item is not None}
+        )
 
     async def run(self) -> None:
         """Reach it, and again whenever it is lost. Raises Deposed when it follows another server."""

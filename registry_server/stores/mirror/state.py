@@ -127,7 +127,7 @@ def take(held: Held, writes: Mapping[str, bytes | None]) -> None:
 # ---- the state
 
 
-class State:
+class Contents:
     """All values, as of a version."""
 
     def __init__(self, version: Version, items: Mapping[str, Item]) -> None:
@@ -135,7 +135,7 @@ class State:
         self.items = dict(items)
 
 
-def begun(ballot: Ballot, found: Sequence[State]) -> State:
+def begun(ballot: Ballot, found: Sequence[Contents]) -> Contents:
     """Where the writer of a ballot goes on: at the furthest of what is found, the first of several.
 
     If another one of these gave more revisions than that one, they are of an order that is lost: then every value is as
@@ -144,15 +144,17 @@ def begun(ballot: Ballot, found: Sequence[State]) -> State:
     best = max(found, key=lambda state: state.version)
     given = max(state.version.revision for state in found)
     if given <= best.version.revision:
-        return State(Version(ballot, max(1, given)), best.items)
+        return Contents(Version(ballot, max(1, given)), best.items)
     revision = given + 1
-    return State(Version(ballot, revision), {name: it._replace(revision=revision) for name, it in best.items.items()})
+    return Contents(
+        Version(ballot, revision), {name: it._replace(revision=revision) for name, it in best.items.items()}
+    )
 
 
 class Lot:
     """Transactions that are written together, each with a revision of its own, to all backends or to none."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: Contents) -> None:
         self._state = state
         self._changed: dict[str, Item | None] = {}
         self.revision = state.version.revision

@@ -9,6 +9,11 @@ from registry_server.stores.mirror.backend import MirrorBackend, Write
 
 SCHEME = "mirror:"
 MOST = 9
+TEMPLATE = """\
+# The URLs of the stores with "|" between them; the first that is there is read. Behind them may stand "|?write=any":
+# then a write is answered when one of them has it, and else when more than half have it.
+path = "sqlite:registry-1.db|sqlite:registry-2.db"
+"""
 
 
 class MirrorURL(NamedTuple):

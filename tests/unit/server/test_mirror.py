@@ -14,15 +14,15 @@ from registry_server.stores.backend import Check, ChecksFailed, Item
 from registry_server.stores.base import BadStoreURL, Refused, StoreAway
 from registry_server.stores.leased import Leased
 from registry_server.stores.mirror import member as members
-from registry_server.stores.mirror import session
+from registry_server.stores.mirror import tenure
 from registry_server.stores.mirror.backend import MirrorBackend, Write
 from registry_server.stores.mirror.state import (
     MIRROR,
     NOBODY,
     Ballot,
+    Contents,
     Lot,
     Stand,
-    State,
     Version,
     begun,
     held_of,
@@ -41,8 +41,8 @@ TTL_S = 60.0
 
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "BEAT_S", 0.1)
-    monkeypatch.setattr(session, "GONE_S", 1.0)
+    monkeypatch.setattr(tenure, "BEAT_S", 0.1)
+    monkeypatch.setattr(tenure, "GONE_S", 1.0)
     monkeypatch.setattr(members, "BACKOFF_MAX_S", 0.2)
 
 
@@ -292,7 +292,7 @@ async def test_another_server_waits_and_takes_over_when_the_first_one_is_gone() 
 
 
 async def test_a_server_that_was_stopped_in_order_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "GONE_S", 1_000.0)
+    monkeypatch.setattr(tenure, "GONE_S", 1_000.0)
     mirrored = Mirrored(3)
     for number in range(3):
         async with serving(mirrored) as (run, _):
@@ -335,8 +335,8 @@ NAMES = st.sampled_from("abcdef")
 ITEMS = st.dictionaries(NAMES, st.tuples(st.binary(max_size=2), st.integers(2, 9)))
 
 
-def state_of(items: dict[str, tuple[bytes, int]], version: Version) -> State:
-    return State(version, {name: Item(name, value, revision, 1) for name, (value, revision) in items.items()})
+def state_of(items: dict[str, tuple[bytes, int]], version: Version) -> Contents:
+    return Contents(version, {name: Item(name, value, revision, 1) for name, (value, revision) in items.items()})
 
 
 @given(ITEMS, ITEMS, st.integers(1, 4))
@@ -374,7 +374,7 @@ def test_who_begins_goes_on_from_the_furthest_and_gives_no_revision_twice(
 
 
 def test_a_lot_is_told_one_by_one_and_written_as_a_whole() -> None:
-    state = State(Version(NOBODY, 5), {})
+    state = Contents(Version(NOBODY, 5), {})
     lot = Lot(state)
     assert lot.transact([], {"a": b"1"}).revision == 6
     assert lot.transact([Check("a", 6)], {"a": b"2", "b": b""}).revision == 7

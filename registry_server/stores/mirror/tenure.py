@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from registry_server.stores.backend import Backend, Changed, Check, ChecksFailed, Everything
 from registry_server.stores.base import Refused, StoreAway
 from registry_server.stores.mirror.member import Member
-from registry_server.stores.mirror.state import NOTHING, Ballot, Lot, Stand, State, begun, lacking, part_of
+from registry_server.stores.mirror.state import NOTHING, Ballot, Contents, Lot, Stand, begun, lacking, part_of
 
 # So long may all take that has to be done before the first full set can be told.
 OPEN_S = 5.0
@@ -52,14 +52,14 @@ class _Waiting:
             self.outcome.set_exception(outcome)
 
 
-class Session:
+class Tenure:
     """From the first look at the backends until too few of them are reached, or another server takes over."""
 
     def __init__(self, backends: Mapping[str, Backend], terms: Terms, holder: str, rng: random.Random) -> None:
         self.members = [Member(name, backend, self._wake, rng) for name, backend in backends.items()]
         self.begun: asyncio.Future[Everything] = asyncio.get_running_loop().create_future()
         self.untold: deque[Changed] = deque()
-        self.state = State(NOTHING, {})
+        self.state = Contents(NOTHING, {})
         self._terms = terms
         self._holder = holder
         self._ballot: Ballot | None = None
@@ -74,7 +74,7 @@ class Session:
 
     # ---- how it gets there
 
-    async def lead(self, known: State | None) -> None:
+    async def lead(self, known: Contents | None) -> None:
         """Take the mirror and write to it until that fails. Raises StoreAway. `known`: what this server had before."""
         if not await self._until(lambda: len(self._arrived) >= self._terms.to_begin, OPEN_S):
             raise StoreAway(self._lacking())
@@ -104,7 +104,7 @@ class Session:
                 raise StoreAway("another server writes to this mirror; this one stands by")
             await asyncio.sleep(left_s)
 
-    async def _claim(self, known: State | None) -> None:
+    async def _claim(self, known: Contents | None) -> None:
         """Have enough backends follow this server, and go on from the furthest of them. Raises StoreAway."""
         asked = self._arrived
         ballot = Ballot(1 + max((it.stand.promise.number for it in asked), default=0), self._holder)
@@ -159,12 +159,12 @@ class Session:
         try:
             while names:
                 writes = part_of(names, self.state.items, member.most - 1, LOT_BYTES)
-                await member.write(writes, self._stand(State(NOTHING, {})))
+                await member.write(writes, self._stand(Contents(NOTHING, {})))
                 names = names[len(writes) :]
         finally:
             self._catching.discard(member)
 
-    def _stand(self, state: State) -> Stand:
+    def _stand(self, state: Contents) -> Stand:
         return Stand(self._ballot or Ballot(0, self._holder), True, state.version)
 
     def _start(self, work: Coroutine[object, object, None]) -> "asyncio.Task[None]":

@@ -282,7 +282,10 @@ class EtcdCluster:
 
     def leader(self) -> EtcdNode:
         """The node that leads just now."""
-        return eventually(lambda: [node for node in self.nodes if self._leads(node)], what="a leader")[0]
+        found = eventually(
+            lambda: [node for node in self.nodes if self._leads(node)], timeout_s=START_TIMEOUT_S, what="a leader"
+        )
+        return found[0]
 
     # ---- what can be done to it
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 log = logging.getLogger(__name__)
 
+REST_S = 0.01  # between two times of looking: those that are due by then are begun together, which costs less
 MOVED_S = 1.0  # a look that comes so late by a clock that is moved by hand was jumped over
 
 
@@ -90,6 +91,8 @@ class Looks:
                 return heapq.heappop(self._due)
             if pause_s is not None and self._by_hand_s is not None:
                 pause_s = min(pause_s, self._by_hand_s)
+            if pause_s is not None:
+                pause_s = max(pause_s, REST_S)
             self._sooner.clear()
             # Thousands of times a second: a timer that sets the event costs a third of a timeout around it.
             timer = None if pause_s is None else asyncio.get_running_loop().call_later(pause_s, self._sooner.set)

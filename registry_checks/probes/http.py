@@ -1,7 +1,7 @@
 """SHELL: one HTTP/1.1 request over a connection of its own; h11 makes and reads every byte of it.
 
 What answers may be anything: what is read of it is bounded, it is followed nowhere, and nothing of it is kept but a
-line for people.
+short answer and a line for people.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ MAX_BODY_BYTES = 64 * 1024
 # Of all that comes: a head, a body, and what is said between them.
 MAX_BYTES = 128 * 1024
 CHUNK = 16 * 1024
+MAX_KEPT_BYTES = 256
 
 
 class HttpProbe:
@@ -33,6 +34,7 @@ class HttpProbe:
         self._port = check.port or target.port
         self._reach = reach
         self._context = context
+        self._answer, self._text = (0, b""), ""  # the last one that was good, and what was said of it
         self._host = check.host or _authority(target.host, self._port, 443 if check.tls else 80)
         self._statuses = frozenset(check.statuses) or DEFAULT_STATUSES
         self._request = h11.Request(
@@ -55,10 +57,13 @@ class HttpProbe:
             raise Failed(f"no HTTP: {error}") from None
         finally:
             writer.transport.abort()
-        return self._judge(status, body)
+        if (status, body) != self._answer or not self._text:
+            self._text = self._judge(status, body)
+            self._answer = (status, body) if len(body) <= MAX_KEPT_BYTES else (0, b"")
+        return self._text
 
     async def aclose(self) -> None:
-        """Nothing is kept."""
+        """No connection is kept."""
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[int, bytes]:
         connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)

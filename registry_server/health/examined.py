@@ -102,10 +102,9 @@ class ExaminedCheck:
         rung = settle(self.standing, self.limits, now).rung
         return rung if rung is not self.standing.rung else None
 
-    def wants_down(self, now: float) -> bool:
-        """Whether it ought to stand worse, by what was found from here."""
-        rung = self.wants(now)
-        return rung is not None and is_worse(rung, self.standing.rung) and not self.is_ttl
+    def is_down(self, rung: Rung) -> bool:
+        """Whether that is worse, by what was found from here."""
+        return is_worse(rung, self.standing.rung) and not self.is_ttl
 
     def move(self, now: float, now_s: float) -> bool:
         """Stand where it ought to; `now_s` is wall-clock time in seconds. Whether that is elsewhere than before."""

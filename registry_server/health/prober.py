@@ -85,6 +85,8 @@ class Prober:
         self._was_blind = False
         self._examined: dict[Key, list[_Look]] = {}
         self._replicas: Sequence[str] | None = None
+        # What was said by `is_mine` of those that are examined, among these replicas.
+        self._whose: dict[Key, bool] = {}
         self._doubted: dict[_Look, None] = {}
         self._in_doubt = asyncio.Event()
         self._cut_off = False
@@ -137,6 +139,7 @@ class Prober:
             return _Unmade(error)
 
     def _forget(self, key: Key) -> None:
+        self._whose.pop(key, None)
         for look in self._examined.pop(key, ()):
             self._looks.discard(look)
             self.rest(look)
@@ -160,7 +163,11 @@ class Prober:
         """Whether this server looks at the instance."""
         if self._replicas is None:
             self._replicas = self._replica.all()
-        return prober_of(key, self._replicas) == self._replica.name
+            self._whose.clear()
+        is_mine = self._whose.get(key)
+        if is_mine is None:
+            is_mine = self._whose[key] = prober_of(key, self._replicas) == self._replica.name
+        return is_mine
 
     def want(self) -> None:
         """There is something to look at: from now on this server is among those that do."""
@@ -187,12 +194,14 @@ class Prober:
     def settle(self, look: "_Look") -> None:
         """A look is over: what follows from it."""
         now = self.clock()
-        if look.check.wants_down(now):
+        wanted = look.check.wants(now)
+        if wanted is not None and look.check.is_down(wanted):
             self._doubted[look] = None
             self._in_doubt.set()
             return
         self._doubted.pop(look, None)
-        if look.check.move(now, self._now()):
+        if wanted is not None:
+            look.check.move(now, self._now())
             self._note(look.examined)
         elif not look.examined.is_written(look.check) and not self._is_writing(look.examined.key):
             # Another replica that looked before was late with what it found, or somebody wrote there by hand.

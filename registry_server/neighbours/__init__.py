@@ -54,4 +54,12 @@ def _consul(url: str) -> Neighbour | None:
     return ConsulNeighbour(Consul(there), there.name, there.prefix, there.namespace) if there.shows_catalog else None
 
 
-KINDS: Mapping[str, Maker] = {"consul": _consul}
+def _zookeeper(url: str) -> Neighbour | None:
+    from registry_server.neighbours.curator.neighbour import CuratorNeighbour
+    from registry_server.stores.zookeeper.url import ZooKeeperURL
+
+    there = ZooKeeperURL.parse(url)
+    return CuratorNeighbour(there) if there.shows_catalog else None
+
+
+KINDS: Mapping[str, Maker] = {"consul": _consul, "zookeeper": _zookeeper}

@@ -234,3 +234,41 @@ class Ensemble:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+
+
+class Curator:
+    """Curator's service discovery, in a process of its own. A context manager; methods block."""
+
+    def __init__(self, hosts: str, base_path: str) -> None:
+        self._command = [*_JAVA, "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", class_path()]
+        self._command += ["Discovery", hosts, base_path]
+        self._process: subprocess.Popen[str] | None = None
+
+    def asked(self, line: str) -> list[str]:
+        """What comes of one line, see `zookeeper_java/Discovery.java`. Raises ZooKeeperFailed."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+        answer = []
+        for said in iter(self._process.stdout.readline, "done\n"):
+            if not said:
+                raise ZooKeeperFailed("the process with Curator ended")
+            answer.append(said.rstrip("\n"))
+        return answer
+
+    async def asked_async(self, line: str) -> list[str]:
+        return await asyncio.to_thread(self.asked, line)
+
+    def __enter__(self) -> Self:
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, text=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate(timeout=10)

@@ -1,19 +1,17 @@
 """CORE: services that others registered in Consul, as instances: what its health API says, whatever that is."""
 
-import hashlib
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
-from registry_api.limits import MAX_NAME, MAX_WEIGHT, NAME
+from registry_api.limits import MAX_NAME, MAX_WEIGHT
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.rules import shown as in_a_line
 from registry_server.neighbours.consul.shown import MARK
+from registry_server.neighbours.names import name_for
 
 # Consul's services have a weight of 1 where nobody says otherwise, ours one of 100.
 WEIGHT = 100
 
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.:@~+-]+")
 _HEALTH = {"passing": pb.HEALTHY, "warning": pb.HEALTHY, "critical": pb.CRITICAL}
 
 Json = Mapping[str, object]
@@ -36,7 +34,7 @@ def _instance(service: Json, node: Json, checks: Sequence[Json], namespace: str)
     return pb.Instance(
         namespace=namespace,
         service=_text(service, "Service"),
-        id=_name(f"{_text(node, 'Node')}:{_text(service, 'ID')}"),
+        id=name_for(f"{_text(node, 'Node')}:{_text(service, 'ID')}"),
         host=_text(service, "Address") or _text(node, "Address"),
         port=_number(service, "Port"),
         version=version if len(version) <= MAX_NAME and version.isprintable() else "",
@@ -72,14 +70,6 @@ def _checks(entry: object) -> list[Json]:
 def _weight(weights: Json, which: str) -> int:
     weight = _number(weights, which) if which in weights else 1
     return min(max(0, weight) * WEIGHT, MAX_WEIGHT)
-
-
-def _name(text: str) -> str:
-    """Another one, the same every time, for a name that is none here."""
-    if NAME.fullmatch(text):
-        return text
-    clean = _NOT_IN_NAMES.sub("-", text)[: MAX_NAME - 20].lstrip(".:@~+-")
-    return f"{clean or 'id'}-{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:16]}"
 
 
 # ---- what may be anything

@@ -6,12 +6,14 @@ A session is used until its connection is lost, once. What was asked for then fa
 import asyncio
 import contextlib
 import logging
+import socket
 import threading
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeVar, cast
 
 from kazoo import exceptions
 from kazoo.client import KazooClient, KazooState
+from kazoo.handlers.threading import SequentialThreadingHandler
 from kazoo.retry import KazooRetry
 from kazoo.security import CREATOR_ALL_ACL
 
@@ -39,6 +41,10 @@ class NodeExists(StoreError):
     """There is a node of that path already. Nothing was changed."""
 
 
+class NotEmpty(StoreError):
+    """There are nodes below that one. Nothing was changed."""
+
+
 class Denied(StoreError):
     """ZooKeeper does not let this user do that. Nothing was changed."""
 
@@ -64,7 +70,7 @@ class _Stat(Protocol):
 class Multi(Protocol):
     """kazoo's TransactionRequest, as far as it is needed."""
 
-    def create(self, path: str, value: bytes = ...) -> None: ...
+    def create(self, path: str, value: bytes = ..., *, ephemeral: bool = ...) -> None: ...
     def delete(self, path: str) -> None: ...
     def set_data(self, path: str, value: bytes, version: int = ...) -> None: ...
     def check(self, path: str, version: int) -> None: ...
@@ -74,13 +80,14 @@ class Multi(Protocol):
 class Znodes:
     """One session. Everything raises StoreAway when the connection is lost, or cannot be had."""
 
-    def __init__(self, url: ZooKeeperURL, turn: int) -> None:
+    def __init__(self, url: ZooKeeperURL, turn: int, session_s: float = SESSION_S) -> None:
         """The host that comes first is another one at each turn. Raises OSError when the password cannot be read."""
+        self._sockets = _Sockets()
         self._loop = asyncio.get_running_loop()
         self._room = asyncio.Semaphore(IN_FLIGHT)
         self._state: asyncio.Future[None] = self._loop.create_future()  # done when it is connected
         self.lost: asyncio.Future[None] = self._loop.create_future()  # done when it is so no more
-        self._client = _client(url, turn)
+        self._client = _client(url, turn, session_s, self._sockets)
         self._client.add_listener(self._on_state)
         self._hosts = ", ".join(url.endpoints)
 
@@ -93,11 +100,17 @@ class Znodes:
         except TimeoutError:
             raise StoreAway(f"no ZooKeeper answers within {CONNECT_S:g} s: {self._hosts}") from None
 
-    async def aclose(self) -> None:
-        """End the session, in a thread, as kazoo waits for an answer; who waits here does so no longer than CLOSE_S."""
+    async def aclose(self, *, stays: bool = False) -> None:
+        """End the session, in a thread, as kazoo waits for an answer; where none comes, or if it `stays`, the session
+        is left behind and ends by itself, with its ephemeral nodes."""
+        if stays:
+            self._sockets.cut()
         ended = self._loop.create_future()
         threading.Thread(target=self._end, args=(ended,), name="zookeeper-close", daemon=True).start()
         await asyncio.wait([ended], timeout=CLOSE_S)
+        if not ended.done():
+            self._sockets.cut()
+            await asyncio.wait([ended], timeout=CLOSE_S)
 
     def _end(self, ended: asyncio.Future[None]) -> None:
         with contextlib.suppress(Exception):  # it was lost, or never connected
@@ -130,20 +143,24 @@ class Znodes:
 
     # ---- nodes
 
-    async def get(self, path: str) -> Kept:
-        """What is in a node. Raises NoSuchNode."""
-        data, stat = cast("tuple[bytes, _Stat]", await self._answer(lambda: self._client.get_async(path)))
+    async def get(self, path: str, changed: Callable[[], None] | None = None) -> Kept:
+        """What is in a node; `changed` is called once, when it changes or leaves. Raises NoSuchNode."""
+        watch = self._watch(changed)
+        data, stat = cast("tuple[bytes, _Stat]", await self._answer(lambda: self._client.get_async(path, watch)))
         return Kept(data, stat.version)
 
     async def exists(self, path: str, changed: Callable[[], None] | None = None) -> bool:
         """Whether there is such a node; `changed` is called once, when it is made or changes or leaves."""
-        watch = None if changed is None else lambda event: self._in_loop(changed)
+        watch = self._watch(changed)
         return await self._answer(lambda: self._client.exists_async(path, watch)) is not None
 
     async def children(self, path: str, changed: Callable[[], None] | None = None) -> list[str]:
         """The names below a node; `changed` is called once, when there are others. Raises NoSuchNode."""
-        watch = None if changed is None else lambda event: self._in_loop(changed)
+        watch = self._watch(changed)
         return cast("list[str]", await self._answer(lambda: self._client.get_children_async(path, watch)))
+
+    def _watch(self, changed: Callable[[], None] | None) -> Callable[[object], None] | None:
+        return None if changed is None else lambda _: self._in_loop(changed)
 
     async def sync(self, path: str) -> None:
         """What is read from now on is no older than what was answered before, by whichever server."""
@@ -158,7 +175,7 @@ class Znodes:
         await self._answer(lambda: self._client.set_async(path, data))
 
     async def delete(self, path: str) -> None:
-        """Remove a node that has none below it. Raises NoSuchNode."""
+        """Remove a node. Raises NoSuchNode, or NotEmpty."""
         await self._answer(lambda: self._client.delete_async(path))
 
     async def ensure(self, path: str) -> None:
@@ -176,7 +193,35 @@ class Znodes:
             raise _meant(next((error for error in errors if not isinstance(error, not_done)), errors[0]))
 
 
-def _client(url: ZooKeeperURL, turn: int) -> KazooClient:
+class _Sockets(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no types
+    """How kazoo makes connections: the latest one can be cut, and no other is made then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._is_cut = False
+        self._latest: socket.socket | None = None
+
+    def create_connection(self, *args: object, **kwargs: object) -> socket.socket:
+        """See kazoo's IHandler."""
+        made = cast("socket.socket", super().create_connection(*args, **kwargs))
+        with self._lock:
+            self._latest = made
+            if self._is_cut:
+                made.close()
+                raise OSError("no connections any more")
+        return made
+
+    def cut(self) -> None:
+        """Whatever is under way fails now, as with a network that is gone."""
+        with self._lock:
+            self._is_cut = True
+            if self._latest is not None:
+                with contextlib.suppress(OSError):  # it is closed
+                    self._latest.shutdown(socket.SHUT_RDWR)
+
+
+def _client(url: ZooKeeperURL, turn: int, session_s: float, handler: _Sockets) -> KazooClient:
     first = turn % len(url.endpoints)
     login = url.login
     # Each failure is told by who uses this; and requests are shown at its debug level, with passwords.
@@ -184,7 +229,8 @@ def _client(url: ZooKeeperURL, turn: int) -> KazooClient:
     logger.setLevel(logging.CRITICAL)
     return KazooClient(
         hosts=",".join((*url.endpoints[first:], *url.endpoints[:first])),
-        timeout=SESSION_S,
+        timeout=session_s,
+        handler=handler,
         randomize_hosts=False,
         connection_retry=KazooRetry(max_tries=-1, delay=_RETRY_S, max_delay=_RETRY_MAX_S),
         logger=logger,
@@ -210,6 +256,8 @@ def _meant(error: Exception) -> StoreError:
             return NoSuchNode(text)
         case exceptions.NodeExistsError():
             return NodeExists(text)
+        case exceptions.NotEmptyError():
+            return NotEmpty(text)
         case exceptions.NoAuthError() | exceptions.AuthFailedError() | exceptions.InvalidACLError():
             return Denied(f"ZooKeeper does not allow it to this user ({type(error).__name__})")
     return StoreAway(f"ZooKeeper: {text}")

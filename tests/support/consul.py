@@ -50,6 +50,12 @@ class ConsulAgent:
         """HOST:PORT of its HTTP API."""
         return f"{HOST}:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """Of Consul itself."""
+        assert self._process is not None
+        return self._process.pid
+
     def url(self, **parameters: str) -> str:
         """The store URL of it."""
         return f"consul://{self.address}" + (f"?{urlencode(parameters)}" if parameters else "")

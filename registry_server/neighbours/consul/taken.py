@@ -28,7 +28,8 @@ def taken(found: object, registry: str, namespace: str) -> Iterator[pb.Instance]
 
 
 def _instance(service: Json, node: Json, checks: Sequence[Json], namespace: str) -> pb.Instance:
-    meta = {key: value for key, value in _table(service, "Meta").items() if key and isinstance(value, str)}
+    meta = {_sound(key): _sound(value) for key, value in _table(service, "Meta").items() if isinstance(value, str)}
+    meta.pop("", None)
     statuses = {_text(check, "Status") for check in checks}
     version = meta.get("version", "")
     return pb.Instance(
@@ -39,7 +40,7 @@ def _instance(service: Json, node: Json, checks: Sequence[Json], namespace: str)
         port=_number(service, "Port"),
         version=version if len(version) <= MAX_NAME and version.isprintable() else "",
         weight=_weight(_table(service, "Weights"), "Warning" if "warning" in statuses else "Passing"),
-        tags=dict.fromkeys(tag for tag in _list(service, "Tags") if isinstance(tag, str) and tag),
+        tags=dict.fromkeys(_sound(tag) for tag in _list(service, "Tags") if isinstance(tag, str) and tag),
         metadata=meta,
         health=_health(statuses),
         check_results=[_result(check) for check in checks],
@@ -87,7 +88,12 @@ def _list(it: object, name: str) -> Sequence[object]:
 
 def _text(it: Json, name: str) -> str:
     found = it.get(name)
-    return found if isinstance(found, str) else ""
+    return _sound(found) if isinstance(found, str) else ""
+
+
+def _sound(text: str) -> str:
+    """JSON can say halves of characters, which nobody can encode."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _number(it: Json, name: str) -> int:

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import secrets
-from base64 import b64decode, b64encode
+from base64 import b64encode
+from binascii import a2b_base64
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
@@ -334,7 +335,7 @@ def _of(it: Mapping[str, object], prefix: str) -> Pair:
     value, index = it["Value"], it["ModifyIndex"]
     if not isinstance(index, int) or not isinstance(value, str | None):
         raise TypeError
-    return Pair(str(it["Key"]).removeprefix(prefix), b64decode(value or ""), index)
+    return Pair(str(it["Key"]).removeprefix(prefix), a2b_base64(value or ""), index)
 
 
 def _only(answer: Answer, prefix: str) -> Pair | None:

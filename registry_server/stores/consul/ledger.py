@@ -74,10 +74,8 @@ class Folded(NamedTuple):
     def read(cls, kept: bytes) -> "Folded | None":
         """What is kept there; None if somebody else wrote it."""
         head, line, value = kept.partition(b"\n")
-        numbers = head.split()
-        if not line or len(numbers) != 2 or not all(number.isdigit() for number in numbers):
-            return None
-        return cls(int(numbers[0]), int(numbers[1]), value)
+        revision, _, created = head.partition(b" ")
+        return cls(int(revision), int(created), value) if line and revision.isdigit() and created.isdigit() else None
 
 
 class _Known(NamedTuple):

@@ -253,6 +253,35 @@ async def test_a_registry_that_is_gone_is_taken_for_gone(
     assert shown.REFRESH_S < shown.TTL_S / 2
 
 
+async def test_the_server_that_bridges_is_killed(
+    consul: ConsulAgent, backends: Backends, server_factory: ServerFactory
+) -> None:
+    """Another goes on, in both directions; what came from Consul is what it was."""
+    url = backends.consul_url(catalog="true")
+    one, two = [await server_factory(store=url).start_async() for _ in range(2)]
+    register(consul, "theirs")
+    async with RawClient(two.address) as client, client.watching() as watch:
+        await client.register("ours", 7002)
+        await watch.wait_ids("consul-test:theirs", "ours")
+        await eventually_async(lambda: passing(consul) == {7001, 7002})
+        it = watch.view["player", "consul-test:theirs"]
+        one.kill()
+        register(consul, "later", Port=7003)
+        await eventually_async(lambda: len(watch.ids) == 3, timeout_s=20)
+        await client.register("new", 7004)
+        await eventually_async(lambda: passing(consul) == {7001, 7002, 7003, 7004}, timeout_s=20)
+        assert watch.view["player", "consul-test:theirs"] == it
+
+
+async def test_what_is_there_cannot_be_removed_here(consul: ConsulAgent, client: RawClient, watch: Watching) -> None:
+    register(consul, "one")
+    await watch.wait_ids("consul-test:one")
+    await client.deregister("consul-test:one")
+    await watch.wait_ids()
+    await watch.wait_ids("consul-test:one")
+    assert set(in_consul(consul)) == {7001}
+
+
 async def test_two_registries_show_each_other_and_nothing_goes_in_circles(
     consul: ConsulAgent, backends: Backends, server_factory: ServerFactory
 ) -> None:

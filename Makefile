@@ -15,6 +15,11 @@ TESTARGS ?=
 FLOORS := tests/unit tests/contract tests/integration/transport tests/integration/test_grpcurl.py \
   tests/integration/channels/test_as_plain.py tests/integration/channels/test_connectivity.py \
   tests/integration/client/test_registering.py tests/integration/client/test_watching.py
+# Of the tests, those with which grpc.aio shows that it is as good a transport as the other one, which has all of them.
+OVER_GRPC := $(addprefix tests/integration/,guarantees/test_watch.py guarantees/test_lease.py guarantees/test_server_life.py \
+  guarantees/test_two_servers.py guarantees/test_grpcurl_life.py client/test_watching.py client/test_registering.py \
+  client/test_outages.py client/test_threads.py client/test_discovery.py client/test_channels.py cli/test_commands.py \
+  health/test_server.py test_bad_input.py test_fuzz.py test_grpcurl.py test_replicas.py test_start.py test_stop.py)
 
 # A word for the shell, whatever is in it.
 quoted = '$(subst ','\'',$(1))'
@@ -23,7 +28,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help run programs test floors faults demo bench lint format types protos check-protos clean
+.PHONY: help run programs test test-grpc floors faults demo bench lint format types protos check-protos clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +83,9 @@ programs: $(VENV)/.test ## clients in other languages, the newest etcd …, buil
 
 test: programs ## every test, on the embedded store and on real etcd, PyPI's and (with Go) the newest
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTARGS)
+
+test-grpc: $(VENV)/.test ## a part of them with servers on grpc.aio (all of them so: make test REGISTRY_TRANSPORT=grpc)
+	@REGISTRY_TRANSPORT=grpc $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -k 'not sqlite and not newest' $(OVER_GRPC) $(TESTARGS)
 
 # After the other environment: both write the package's egg-info.
 $(VENV)-floors/.made: pyproject.toml tests/support/floors.py | $(VENV)/.test

@@ -17,6 +17,7 @@ from registry_server.config import TRANSPORTS
 from registry_server.transport.sockets import Bound, bound
 from tests.support.grpcurl import grpcurl
 from tests.support.servers import ROOT, RegistryServer
+from tests.support.waiting import until
 
 
 class AtFile(RegistryServer):
@@ -83,6 +84,20 @@ async def test_clients_of_all_kinds_by_a_file_and_by_a_port(make: Make) -> None:
         assert said.message["header"]["epoch"]
         assert server.terminate() == 0
     assert not server.path.exists()
+
+
+async def test_who_is_registered_by_a_file_is_so_again_when_the_server_is_back(make: Make) -> None:
+    server = await make().start_async()
+    async with (
+        registry_client.connect(server.file_address, cache_dir=None) as registry,
+        registry.register(Instance(service="player", host="10.0.0.5", port=1)),
+    ):
+        await server.restart_async()
+
+        async def is_back() -> bool:
+            return [it.address for it in await registry.list("player")] == ["10.0.0.5:1"]
+
+        await until(is_back, timeout_s=60, what="it is registered again")
 
 
 def command_line(address: str) -> str:

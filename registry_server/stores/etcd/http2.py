@@ -8,6 +8,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import ClassVar, Generic
 from urllib.parse import unquote
 
@@ -176,19 +177,11 @@ class Http2Connection(Http2End, asyncio.Protocol):
     def cancel(self, call: "Http2Call") -> None:
         """Nobody waits for its answer any more."""
         if self._calls.pop(call.stream, None) is not None:
-            try:
-                self._h2.reset_stream(call.stream)
-            except ngh2.NGH2Error:
-                return  # it has just ended
-            self._touch()
+            self._do(partial(self._h2.reset_stream, call.stream))
 
     def taken(self, call: "Http2Call", count: int) -> None:
         """So many bytes of what came were taken."""
-        try:
-            self._h2.acknowledge_received_data(count, call.stream)
-        except ngh2.NGH2Error:
-            return  # the stream has ended
-        self._touch()
+        self._do(partial(self._h2.acknowledge_received_data, count, call.stream))
 
     # ---- what the library tells
 
@@ -204,7 +197,7 @@ class Http2Connection(Http2End, asyncio.Protocol):
         if call is not None:
             call.data(event.data)
         elif event.data:
-            self._h2.acknowledge_received_data(len(event.data), event.stream_id)
+            self._do(partial(self._h2.acknowledge_received_data, len(event.data), event.stream_id))
 
     def _note_closed(self, event: events.StreamClosed) -> None:
         self._end(event.stream_id, grpc.StatusCode.UNAVAILABLE, f"the stream was closed with code {event.error_code}")

@@ -7,16 +7,25 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.ladder import Rung, worst
+from registry_server.records import Key, Kind, Record
 
 REPORTED = "reported by its owner"
 
 
-def prober(value: bytes) -> pb.Prober:
-    """The record of a replica, whatever anybody wrote there."""
+def is_replica(record: Record) -> bool:
+    """Whether a record is one of a server: under a lease, so that it leaves with that. What else stands there somebody
+    wrote by hand, and nobody would ever look at what is shared out to it."""
+    return record.lease_id != "" and record.key == Key("", "", record.key.id, Kind.REPLICA)
+
+
+def prober(record: Record) -> pb.Prober:
+    """The record of a replica, whatever anybody wrote there; it goes by the name of its key."""
     try:
-        return pb.Prober.FromString(value)
+        found = pb.Prober.FromString(record.value)
     except DecodeError:
-        return pb.Prober()
+        found = pb.Prober()
+    found.name = record.key.id
+    return found
 
 
 def result(name: str, rung: Rung, output: str, at_s: float, failures: int = 0) -> pb.CheckResult:

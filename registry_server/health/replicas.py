@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Sequence
 
 from registry_api.registry.v1 import registry_pb2 as pb
+from registry_server.health.findings import is_replica
 from registry_server.records import Commit, Delete, Key, Kind, Outcome, Put
 from registry_server.settings import Settings
 from registry_server.stores.base import Store, StoreError
@@ -31,7 +32,7 @@ class Replica:
 
     def all(self) -> Sequence[str]:
         """The names of all replicas that run checks."""
-        return [record.key.id for record in self._settings.of(Kind.REPLICA)]
+        return [record.key.id for record in filter(is_replica, self._settings.of(Kind.REPLICA))]
 
     def want(self) -> None:
         """There is something to look at: from now on it is there."""
@@ -59,7 +60,7 @@ class Replica:
         self._lease_id = lease.id
         self._news.set()
         while True:
-            if self._news.is_set():
+            if self._news.is_set() or not self._is_shown():
                 self._news.clear()
                 await self._write()
             with contextlib.suppress(TimeoutError):
@@ -68,6 +69,11 @@ class Replica:
             [renewal] = await self._store.keep_alive([lease.id])
             if renewal.outcome is Outcome.UNKNOWN:
                 return
+
+    def _is_shown(self) -> bool:
+        """Whether the record is there, and under the lease: somebody may have laid hands on it."""
+        record = self._settings.get(self._key)
+        return record is not None and record.lease_id == self._lease_id
 
     async def _write(self) -> None:
         record = self._settings.get(self._key)

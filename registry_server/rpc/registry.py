@@ -207,7 +207,8 @@ class RegistryService:
 
     def _probers(self) -> Sequence[pb.Prober]:
         """The servers that run checks, in order."""
-        found = [findings.prober(record.value) for record in self._catalog.settings.of(Kind.REPLICA)]
+        records = filter(findings.is_replica, self._catalog.settings.of(Kind.REPLICA))
+        found = [findings.prober(record) for record in records]
         return sorted(found, key=lambda it: it.name)
 
     def _namespace(self, name: str) -> pb.NamespaceSummary:

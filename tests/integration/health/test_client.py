@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import grpc
@@ -12,13 +12,16 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import registry_client
+from registry_api.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1 import registry_pb2_grpc
 from registry_client import Health, HealthCheck, HealthStats, Instance, InvalidArgument, NotFound, RegistryClient, State
 from registry_client.health import Pace
+from tests.conftest import ServerFactory
 from tests.integration.client.conftest import cache_home, registry, server
 from tests.support.probed import NOT_SERVING, SERVING, SICK, HealthServer, WebServer, answer
 from tests.support.registryctl import ctl, line_of, running
 from tests.support.servers import RegistryServer
-from tests.support.waiting import eventually_async
+from tests.support.waiting import eventually_async, passed, until
 
 __all__ = ["cache_home", "registry", "server"]
 
@@ -116,6 +119,45 @@ async def test_calls_go_where_it_is_well(registry: RegistryClient, server: Regis
         assert await reaches(False, True)
         games[0].status = SERVING
         await eventually_async(lambda: reaches(True, True))
+
+
+async def test_who_stands_still_gets_no_calls_until_it_goes_on(
+    registry: RegistryClient, server: RegistryServer, server_factory: ServerFactory
+) -> None:
+    """Back ends are processes; one is stopped, and its kernel goes on taking connections."""
+    games = [await server_factory(name=f"game-{number}").start_async() for number in range(2)]
+    check = HealthCheck.grpc("registry.v1.Registry", **FAST)
+    async with contextlib.AsyncExitStack() as stack:
+        for number, game in enumerate(games):
+            await stack.enter_async_context(registry.register(logic(game.port, f"{number}", checks=[check])))
+        target = f"registry://{server.address}/logic"
+        channel = await stack.enter_async_context(registry_client.aio.channel(target, policy="round_robin"))
+        stub = registry_pb2_grpc.RegistryStub(channel)
+
+        async def answering() -> int:
+            """How many of them answer to eight calls, all of which have to be answered."""
+            calls = [stub.ListNamespaces(pb.ListNamespacesRequest(), timeout=5) for _ in range(8)]
+            return len({answer.header.epoch for answer in await asyncio.gather(*calls)})
+
+        await eventually_async(lambda: _are_well(registry, 2))
+        await until(lambda: _is_so(answering, 2))
+        games[0].pause()
+        try:
+            await eventually_async(lambda: _are_well(registry, 1), timeout_s=3 * (0.1 + 0.3) + 1 + 3)
+            await passed(0.2)  # every watch has heard
+            assert [await answering() for _ in range(3)] == [1, 1, 1]
+        finally:
+            games[0].resume()
+        await eventually_async(lambda: _are_well(registry, 2))
+        await until(lambda: _is_so(answering, 2))
+
+
+async def _are_well(registry: RegistryClient, count: int) -> bool:
+    return (await registry.health("logic")).healthy == count
+
+
+async def _is_so(ask: Callable[[], Awaitable[int]], count: int) -> bool:
+    return await ask() == count
 
 
 async def test_a_monitor_looks_from_this_process(registry: RegistryClient, web: WebServer) -> None:

@@ -175,6 +175,32 @@ async def test_one_without_its_store_blames_nobody_then_or_later(
         await watch.wait(lambda: are(pb.UNHEALTHY), "both report again", timeout_s=15)
 
 
+async def test_what_somebody_writes_among_the_replicas_is_none(
+    server_factory: ServerFactory, backends: Backends, webs: list[WebServer]
+) -> None:
+    """Nothing is shared out to who is no server, and one whose record is taken away puts it back."""
+    etcd, prefix = backends.etcd(), "/replicas-by-hand"
+    server = await server_factory(store=etcd.url(prefix)).start_async()
+    async with RawClient(server.address) as client:
+        for number, web in enumerate(webs):
+            await client.register(f"{number}", web.port, host="127.0.0.1", checks=[parse("tcp interval=0.2")], ttl_s=60)
+        await eventually_async(lambda: _are(client, 1))
+        [name] = await probers(client)
+        for place in ("-/-/ghost", "-/-/other", "default/-/ghost", "-/player/ghost"):
+            await etcd.etcdctl_async("put", f"{prefix}/v1/settings/replica/{place}", "hello")
+        await etcd.etcdctl_async("del", f"{prefix}/v1/settings/replica/-/-/{name}")
+        await eventually_async(lambda: _is_the_only_one(client, name))
+
+        async def are_all_well() -> bool:
+            return all(it.health == pb.HEALTHY for it in (await client.list()).instances)
+
+        await eventually_async(are_all_well)
+
+
+async def _is_the_only_one(client: RawClient, name: str) -> bool:
+    return await probers(client) == {name}
+
+
 def _names_of(prober: str, among: set[str]) -> list[str]:
     """Ids of half of the instances: those that this server looks at."""
     names = (f"{number}" for number in range(1000))

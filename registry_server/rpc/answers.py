@@ -87,15 +87,14 @@ def removals(departures: Iterable[tuple[Key, Cause | None]]) -> bytes:
     return b"".join([wire.message_field(_REMOVED, _departure(key, cause)) for key, cause in departures])
 
 
-def watch_part(head: pb.ResponseHeader, piece: bytes, *, reset: bool) -> bytes:
-    """The WatchResponse with a piece of a step after which more follows."""
-    return pb.WatchResponse(header=head, more=True, reset=reset).SerializeToString() + piece
+def watch_part(head: pb.ResponseHeader, *, reset: bool) -> bytes:
+    """The WatchResponse of a piece of a step after which more follows; the piece itself goes behind."""
+    return pb.WatchResponse(header=head, more=True, reset=reset).SerializeToString()
 
 
-def watch_end(head: pb.ResponseHeader, piece: bytes, checksum: int, token: str, *, reset: bool) -> bytes:
-    """The last WatchResponse of a step. `checksum` is that of the set it leads to."""
-    frame = pb.WatchResponse(header=head, checksum=checksum, resume_token=token, reset=reset)
-    return frame.SerializeToString() + piece
+def watch_end(head: pb.ResponseHeader, checksum: int, token: str, *, reset: bool) -> bytes:
+    """The last WatchResponse of a step, but for its piece. `checksum` is that of the set it leads to."""
+    return pb.WatchResponse(header=head, checksum=checksum, resume_token=token, reset=reset).SerializeToString()
 
 
 def watch_bookmark(head: pb.ResponseHeader, checksum: int, token: str) -> bytes:

@@ -97,7 +97,7 @@ class HealthService:
     def watch(self, request: health_pb2.HealthCheckRequest, caller: Caller, sink: Sink) -> Reader:
         """Let the hub write every change of the status to the sink."""
         name = _name(request.service)
-        return self._hub.join(("health", name), lambda: HealthTopic(self, name), sink)
+        return self._hub.join(("health", name), lambda: HealthTopic(self, name), sink, lane=caller.peer)
 
     def stop(self) -> None:
         """The server serves no more; those who watch it are told."""

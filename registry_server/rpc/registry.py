@@ -193,7 +193,7 @@ class RegistryService:
         def make_topic() -> WatchTopic:
             return WatchTopic(self._catalog, query, lambda: self._feed.stale_for_s, self._pieces)
 
-        return self._hub.join(query, make_topic, sink, claim)
+        return self._hub.join(query, make_topic, sink, claim, lane=caller.peer)
 
     # ---- within
 

@@ -1,7 +1,7 @@
 """CORE: the steps of a Watch, in messages that are made one at a time and shared by the readers that are in step.
 
 A full set is told block by block (rows.py) and a large difference piece by piece, so no set is ever encoded in one go,
-and a reader that stands still holds one message of its own: all else it shares.
+and a reader that stands still holds the head of one message of its own: all else it shares.
 """
 
 from collections import OrderedDict
@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.history import Change
+from registry_server.hub import Chunks
 from registry_server.model import Entry, Query
 from registry_server.records import Cause, Key
 from registry_server.rows import MAX_BYTES, Block
@@ -76,8 +77,11 @@ class State(NamedTuple):
 
 
 class _Part(NamedTuple):
+    """A message as it was put together for readers of one state; its piece is the same in every state."""
+
     state: State
-    message: bytes
+    piece: bytes
+    chunks: Chunks
     following: int | None
 
 
@@ -92,32 +96,38 @@ class WatchStep:
         self._stale_for_s = stale_for_s
         self._kept: dict[int, _Part] = {}
 
-    def part(self, place: int) -> tuple[bytes | None, int | None]:
-        """See hub.Step."""
+    def part(self, place: int) -> tuple[Chunks | None, int | None]:
+        """See hub.Step. The piece is a chunk of its own: readers who are told other heads still share it."""
         kept, stale_for_s = self._kept.get(place), self._stale_for_s()
-        if kept is not None and kept.state is self.state and stale_for_s is None:
-            return kept.message, kept.following
-        piece, following = self._piece(place)
+        if kept is None:
+            piece, following = self._piece(place)
+        elif kept.state is self.state and stale_for_s is None:
+            return kept.chunks, kept.following
+        else:
+            piece, following = kept.piece, kept.following
         if piece is None:
             return None, following
-        state, header = self.state, self.state.header(stale_for_s)
-        reset = self.reset and place == 0
-        if following is not None:
-            message = answers.watch_part(header, piece, reset=reset)
-        elif piece or self.reset:
-            message = answers.watch_end(header, piece, state.checksum, state.token, reset=reset)
-        else:
-            message = answers.watch_bookmark(header, state.checksum, state.token)
+        head = self._head(piece, stale_for_s, reset=self.reset and place == 0, is_last=following is None)
+        chunks = (head, piece) if piece else (head,)
         if stale_for_s is None:
-            self._keep(place, _Part(self.state, message, following))
-        return message, following
+            self._keep(place, _Part(self.state, piece, chunks, following))
+        return chunks, following
+
+    def _head(self, piece: bytes, stale_for_s: float | None, *, reset: bool, is_last: bool) -> bytes:
+        """The message but for its piece."""
+        state, header = self.state, self.state.header(stale_for_s)
+        if not is_last:
+            return answers.watch_part(header, reset=reset)
+        if piece or self.reset:
+            return answers.watch_end(header, state.checksum, state.token, reset=reset)
+        return answers.watch_bookmark(header, state.checksum, state.token)
 
     def _piece(self, place: int) -> tuple[bytes | None, int | None]:
         """What is at a place, and the place after it."""
         raise NotImplementedError
 
     def _keep(self, place: int, part: _Part) -> None:
-        if len(self._kept) >= KEPT_PARTS:
+        if place not in self._kept and len(self._kept) >= KEPT_PARTS:
             del self._kept[next(iter(self._kept))]
         self._kept[place] = part
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from registry_server.history import Change
-from registry_server.hub import BOOKMARK_INTERVAL_S, STALL_S, Reader
+from registry_server.hub import BOOKMARK_INTERVAL_S, STALL_S, Chunks, Reader
 from registry_server.records import Key
 from tests.support.core import Sink, Timeline
 
@@ -47,11 +47,11 @@ class NaiveStep:
         self.messages = messages
         self.delay = delay
 
-    def part(self, place: int) -> tuple[bytes | None, int | None]:
+    def part(self, place: int) -> tuple[Chunks | None, int | None]:
         if self.delay:
             self.delay -= 1
             return None, place
-        return self.messages[place], place + 1 if place + 1 < len(self.messages) else None
+        return (self.messages[place],), place + 1 if place + 1 < len(self.messages) else None
 
 
 class NaiveTopic:

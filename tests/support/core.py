@@ -3,14 +3,14 @@
 import hashlib
 import math
 import random
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog
 from registry_server.feed import Feed
-from registry_server.hub import Hub, Reader
+from registry_server.hub import Chunks, Hub, Reader
 from registry_server.illness import Pulse
 from registry_server.observe.changes import ChangeLog
 from registry_server.records import Cause, Deleted, Delta, Key, Kind, Record, Snapshot
@@ -114,15 +114,17 @@ class Sink:
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
+        self.chunks: list[Chunks] = []  # the same, as it was handed out
         self.sends = 0
         self.is_writing = False
 
-    def send(self, chunks: Sequence[bytes]) -> None:
+    def send(self, chunks: Chunks) -> None:
         assert not self.is_writing, "the hub sends to a reader that still writes"
         assert chunks, "the hub sends nothing"
         self.is_writing = True
         self.sends += 1
         self.sent.append(b"".join(chunks))
+        self.chunks.append(chunks)
 
     def take(self) -> list[bytes]:
         """What came since the last take."""

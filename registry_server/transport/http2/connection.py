@@ -127,22 +127,26 @@ class Connection(Http2End, asyncio.BufferedProtocol):
             self._begin_waiting()
         if self._lingering:
             self._reset_lingering()
-        if self._writing:
-            writing, self._writing = self._writing, []
-            for call in writing:
-                if self._is_paused or self._h2.queued_body_size(call.stream_id):
-                    self._writing.append(call)
-                elif not call.is_over:
-                    call.written()
         unread = self._h2.queued_body_size()
         if unread != self._unread:
             self._shared.unread += unread - self._unread
             self._unread = unread
+        if self._writing and not self._is_paused:
+            self._tell_written(unread)
         if self._is_retiring and not self._streams:
             self.close()
 
     def _wait_for_end_of_turn(self) -> None:
         self._shared.touch(self)
+
+    def _tell_written(self, unread: int) -> None:
+        """Tell the calls of which nothing waits in the library; mostly nothing waits at all."""
+        writing, self._writing = self._writing, []
+        for call in writing:
+            if unread and self._h2.queued_body_size(call.stream_id):
+                self._writing.append(call)
+            elif not call.is_over:
+                call.written()
 
     # ---- what calls do: a Wire
 

@@ -132,7 +132,7 @@ class Shared:
     def framed(self, chunks: Sequence[bytes], encoding: bytes) -> Sequence[bytes]:
         """A message as it is written, made once for all streams that are sent the same in a row."""
         last, last_encoding, made = self._told
-        if last_encoding == encoding and _is_same(last, chunks):
+        if last is chunks and last_encoding == encoding:
             return made
         made = framed_chunks(chunks, encoding)
         self._told = (chunks, encoding, made)
@@ -157,10 +157,6 @@ def _act(connection: Peer, act: Callable[[], None]) -> None:
     except Exception:
         log.exception("a connection is given up")
         connection.abort()
-
-
-def _is_same(some: Sequence[bytes], others: Sequence[bytes]) -> bool:
-    return len(some) == len(others) == 1 and some[0] is others[0]
 
 
 def trailers_of(status: RpcStatus) -> Sequence[Header]:

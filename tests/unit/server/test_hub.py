@@ -11,6 +11,7 @@ from registry_server.hub import (
     SLICE_S,
     SLICE_SENDS,
     STALL_S,
+    Chunks,
     Interest,
     Reader,
     Ready,
@@ -62,11 +63,11 @@ class Long:
         self.messages = messages
         self.is_ready: set[int] = set()
 
-    def part(self, place: int) -> tuple[bytes | None, int | None]:
+    def part(self, place: int) -> tuple[Chunks | None, int | None]:
         if place not in self.is_ready:
             self.is_ready.add(place)
             return None, place
-        return f"{place}".encode(), place + 1 if place + 1 < self.messages else None
+        return (f"{place}".encode(),), place + 1 if place + 1 < self.messages else None
 
 
 class World(Timeline):

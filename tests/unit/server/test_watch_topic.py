@@ -57,8 +57,8 @@ def messages(step: Step) -> list[bytes]:
     found: list[bytes] = []
     place: int | None = 0
     while place is not None:
-        message, place = step.part(place)
-        found += [message] if message is not None else []
+        chunks, place = step.part(place)
+        found += [b"".join(chunks)] if chunks is not None else []
     return found
 
 
@@ -649,7 +649,7 @@ def test_full_set_is_put_together_once_for_all_who_come(monkeypatch: pytest.Monk
         core.watch(sink, services=["player"])
     core.timeline.settle()
     assert len(bodies) == 1
-    assert all(sink.sent[0] is sinks[0].sent[0] for sink in sinks)
+    assert all(sink.chunks[0] is sinks[0].chunks[0] for sink in sinks)
 
 
 def test_a_difference_is_put_together_once_for_all_who_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -663,7 +663,7 @@ def test_a_difference_is_put_together_once_for_all_who_come_back(monkeypatch: py
         core.watch(sink, services=["player"], token=first.fold.token)
     core.timeline.settle()
     assert len(bodies) == 1
-    assert all(sink.sent[0] is sinks[0].sent[0] for sink in sinks)
+    assert all(sink.chunks[0] is sinks[0].chunks[0] for sink in sinks)
 
 
 def test_a_changed_instance_is_encoded_once_whatever_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """The hub: rounds with rest, readers that are slow or die, groups that cost one message, bookmarks in time, and no more
 work at a time than is good."""
 
+from itertools import groupby
+
 import pytest
 
 from registry_server.history import Change
@@ -125,6 +127,44 @@ def test_all_in_step_are_handed_the_same_bytes(world: World) -> None:
     world.change()
     world.advance(0)
     assert first.sent[0] is second.sent[0]
+
+
+def test_readers_of_one_connection_are_told_in_a_row(world: World) -> None:
+    """However they came: a connection writes what it has at once, and that is to be the messages of all its streams."""
+    told: list[str] = []
+
+    class Noted(Sink):
+        def __init__(self, lane: str) -> None:
+            super().__init__()
+            self.lane = lane
+
+        def send(self, chunks: Chunks) -> None:
+            super().send(chunks)
+            told.append(self.lane)
+
+    lanes = [f"ipv4:10.0.0.1:{port}" for port in range(5)]
+    readers = [world.hub.join("player", lambda: world.topic, Noted(lane), lane=lane) for lane in lanes * 30]
+    for _ in range(3):
+        world.settle()
+        world.written(*readers)
+        world.settle()
+        told.clear()
+        world.change()
+        world.settle()
+        assert len(told) == len(readers)
+        assert [lane for lane, _ in groupby(told)] == lanes
+
+
+def test_readers_whose_first_message_takes_work_are_told_when_it_is_done(world: World) -> None:
+    readers = [reader for reader, _ in (world.join() for _ in range(3))]
+    step = Long(1, 2)
+    world.topic.step = lambda since: step  # type: ignore[method-assign,assignment,return-value]
+    world.change()
+    world.settle()
+    assert [reader.sink.take() for reader in readers] == [[b"0"]] * 3  # type: ignore[attr-defined]
+    world.written(*readers)
+    world.settle()
+    assert [reader.sink.take() for reader in readers] == [[b"1"]] * 3  # type: ignore[attr-defined]
 
 
 def test_readers_share_the_topic_of_the_first_and_it_ends_with_the_last(world: World) -> None:

@@ -598,6 +598,30 @@ def test_the_same_message_is_the_same_bytes_for_readers_in_step() -> None:
     assert step.part(0)[0] is step.part(0)[0]
 
 
+def test_a_piece_is_the_same_bytes_for_readers_who_are_told_other_heads() -> None:
+    """Of what takes memory there is one, whoever reads it slowly."""
+    catalog = loaded(*(record(key(f"{number:03}"), 5, metadata=LARGE) for number in range(200)))
+    topic = topic_of(catalog)
+    topic.refresh()
+    before = topic.version
+    catalog.apply(put(11, *(key(f"{number:03}") for number in range(200)), metadata=LARGE))
+    topic.refresh()
+    for since in (None, before):
+        step = topic.step(since)
+        assert step is not None
+        first, _ = step.part(0)
+        catalog.progress(catalog.revision + 1)
+        topic.refresh()
+        again = topic.step(since)
+        assert again is not None
+        second, _ = again.part(0)
+        assert first is not None
+        assert second is not None
+        assert first[0] != second[0]
+        assert first[1] is second[1]
+        assert len(first[1]) > 100 * len(first[0])
+
+
 # ---- the checksum
 
 

@@ -28,8 +28,8 @@ BOOKMARK_INTERVAL_S = 3.5
 BOOKMARK_TICK_S = 1.0
 # A round in which no reader finished for so long is over; those who still write are slow, and catch up later.
 STALL_S = 0.05
-# What one run does, give or take a row: so long, so many messages, so many bytes. To write a message takes longer than to
-# hand it out, and that work follows before anything else.
+# What one run does, give or take a row: so long, so many messages, so many bytes. To write a message takes longer than
+# to hand it out, and that work follows before anything else.
 SLICE_S = 0.004
 SLICE_SENDS = 64
 SLICE_BYTES = 1024 * 1024

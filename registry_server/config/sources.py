@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from registry_server.config.values import Config, ConfigError, Problem, ServiceDefaults, shown, without_urls
-from registry_server.stores import BadStoreURL, BadTable, keys_of, url_of
+from registry_server.stores import BadStoreURL, BadTable, check_url, keys_of, mirror_of, url_of
 from registry_server.transport.limits import Limits
 
 ENV_PREFIX = "REGISTRY_"
@@ -55,7 +55,7 @@ class _Found:
 SETTINGS = tuple(it for it in fields(Config) if it.metadata)
 NAMES = tuple(it.name for it in SETTINGS)
 VARIABLES = (FILE_VARIABLE, *(ENV_PREFIX + name.upper() for name in NAMES))
-TABLES = ("limits", "service")
+TABLES = ("stores", "limits", "service")
 
 
 def load(flags: Mapping[str, Any], env: Env, file: Path | None) -> Loaded:
@@ -159,10 +159,11 @@ class Lines:
                 self._lines.setdefault(table + _path(key[1]), number)
 
     def of(self, name: str) -> str:
-        """The file and the line of a key, or of the table that it is in, or the file alone."""
+        """The file and the line of a key, or of what is in it, or of the table that it is in, or the file alone."""
         path = tuple(name.split("."))
-        found = (self._lines.get(path[:end]) for end in range(len(path), 0, -1))
-        number = next((it for it in found if it), None)
+        within = (number for key, number in self._lines.items() if key[: len(path)] == path)
+        around = (self._lines.get(path[:end]) for end in range(len(path), 0, -1))
+        number = next((it for it in (*within, *around) if it), None)
         return f"{self._where}, line {number}" if number else self._where
 
 
@@ -226,6 +227,23 @@ class _File:
                 self._found.values[f"service.{name}"] = Value(seconds, self._lines.of(f"service.{name}"))
         self._take("service", ServiceDefaults(**good))
 
+    def _stores(self, value: object) -> None:
+        """Several stores that hold the same: a table or a URL for each, and how many must have what is written."""
+        table = dict(self._table("stores", value))
+        if "store" in self._raw:
+            self._wrong("stores", "there is a store as well: write one of them")
+        write = table.pop("write", "quorum")
+        urls = [self._made(f"stores.{name}", partial(self._member, each)) for name, each in table.items()]
+        if None not in urls:
+            self._url("stores", lambda: checked(mirror_of([url for url in urls if url], str(write))))
+
+    def _member(self, given: object) -> str:
+        if isinstance(given, dict):
+            return self._url_of(given)
+        if not isinstance(given, str):
+            raise BadTable("", "must be a table, or a URL")
+        return checked(self._secret("", given))
+
     def _url(self, at: str, make: Callable[[], str]) -> None:
         if url := self._made(at, make):
             self._found.values["store"] = Value(url, self._lines.of(at))
@@ -258,6 +276,12 @@ class _File:
             return indirect(value, self._env)
         except ValueError as error:
             raise BadTable(key, str(error)) from None
+
+
+def checked(url: str) -> str:
+    """The URL itself. Raises BadStoreURL."""
+    check_url(url)
+    return url
 
 
 def is_secret(key: str) -> bool:

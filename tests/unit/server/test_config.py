@@ -8,6 +8,7 @@ import pytest
 
 from registry_server.config import Config, ConfigError, ServiceDefaults, sources
 from registry_server.config.sources import ENV_PREFIX
+from registry_server.stores import mirror_of
 from registry_server.transport.limits import Limits
 
 
@@ -425,3 +426,33 @@ def test_service_defaults_are_a_check_for_who_has_none() -> None:
 )
 def test_service_defaults_with_a_mistake(tmp_path: Path, table: str, said: str) -> None:
     test_file_with_a_mistake(tmp_path, f"[service]\n{table}", said)
+
+
+# ---- several stores
+
+
+def test_several_stores_are_a_mirror(tmp_path: Path) -> None:
+    path = tmp_path / "registry.toml"
+    path.write_text(
+        "[stores.primary]\ntype = 'etcd'\nendpoints = ['a', 'b']\n[stores.backup]\ntype = 'sqlite'\npath = '/x.db'\n"
+    )
+    assert load({}, {}, path).store == mirror_of(["etcd://a,b", "sqlite:/x.db"])
+    path.write_text("[stores]\nwrite = 'any'\nprimary = 'env:URL'\nbackup = 'sqlite:/x.db'\n")
+    assert load({}, {"URL": "etcd://a"}, path).store == mirror_of(["etcd://a", "sqlite:/x.db"], "any")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[stores]", "stores: "),
+        ("stores = 7", "stores: must be a table"),
+        ("[stores]\na = 7\nb = 'sqlite:x'", "stores.a: must be a table, or a URL"),
+        ("[stores]\nwrite = 'most'\na = 'sqlite:x'\nb = 'sqlite:y'", "stores: "),
+        ("[stores.a]\ntype = 'etcd'\nendpoint = 'h'\n[stores.b]\ntype = 'memory'", "stores.a.endpoint: no such key"),
+        ("[stores.a]\ntype = 'memory'\n[stores.b]\ntype = 'memory'", "stores: "),
+        ("store = 'memory:'\n[stores]\na = 'sqlite:x'\nb = 'sqlite:y'", "stores: there is a store as well"),
+        ("[stores]\na = 'redis:x'\nb = 'sqlite:y'", "stores.a: store URL: there is no such kind"),
+    ],
+)
+def test_several_stores_with_a_mistake(tmp_path: Path, text: str, said: str) -> None:
+    test_file_with_a_mistake(tmp_path, text, said)

@@ -17,6 +17,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote, urlencode
 
+from cryptography.hazmat.primitives import serialization
+
 from tests.support.building import Program, run
 from tests.support.etcd import HOST, Certificates, free_port
 from tests.support.stubs import SHORT_LIVED_JAVA
@@ -46,6 +48,12 @@ def class_path() -> str:
     """Of ZooKeeper, Curator, and what is built of them here. Skips the test when that cannot be had."""
     target = ZOOKEEPER.needed() / "target"
     return f"{target / 'classes'}:{target / 'lib'}/*"
+
+
+def _pkcs8(key: Path) -> bytes:
+    """A key in the one form that ZooKeeper reads."""
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return serialization.load_pem_private_key(key.read_bytes(), None).private_bytes(*form)
 
 
 class ZooKeeperFailed(AssertionError):
@@ -110,7 +118,7 @@ class ZooKeeperNode:
             settings += [f"server.{it.number}={HOST}:{it.peer_port}:{it.election_port}" for it in peers]
         if self._certificates:
             both = self._home / "server.pem"
-            both.write_text(self._certificates.server_key.read_text() + self._certificates.server_cert.read_text())
+            both.write_bytes(_pkcs8(self._certificates.server_key) + self._certificates.server_cert.read_bytes())
             settings += [f"secureClientPort={self.secure_port}", f"secureClientPortAddress={HOST}"]
             settings += [f"ssl.keyStore.location={both}", "ssl.keyStore.type=PEM"]
             settings += [f"ssl.trustStore.location={self._certificates.ca}", "ssl.trustStore.type=PEM"]

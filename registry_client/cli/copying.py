@@ -229,7 +229,7 @@ def sync(common: Common, services: tuple[str, ...], target: str, name: str, ttl:
     A copy says in its metadata (`copied-from`) where it comes from, and is never copied on: registries may be synced
     both ways. It has the health that its registry found. Nobody's place is taken there.
     """
-    told = Told(common)
+    told = Copied(common)
 
     async def copy() -> None:
         async with common.connect() as source, replace(common, server=target).connect() as other:
@@ -246,7 +246,7 @@ def sync(common: Common, services: tuple[str, ...], target: str, name: str, ttl:
 
 
 @dataclass(slots=True)
-class Told:
+class Copied:
     """What is said while copies are kept up."""
 
     common: Common

@@ -133,8 +133,11 @@ def one_of(field: str, kind: type[_Kind], value: object) -> _Kind:
     for member in kind:
         if value is member or (isinstance(value, str) and value == member.value):
             return member
-    allowed = ", ".join(kind)
-    raise (wrong if isinstance(value, str) else wrong_type)(field, f"must be one of {allowed}", value)
+    rule = f"must be one of {', '.join(kind)}"
+    if not isinstance(value, str):
+        raise wrong_type(field, rule, value)
+    near = f"; write {value.upper()!r}" if value.upper() in list(kind) else ""
+    raise InvalidArgument(f"{field}: {rule}, is {shown(value)}{near}", field)
 
 
 def some_of(field: str, kind: type[_Kind], value: object) -> list[_Kind]:
@@ -146,6 +149,9 @@ def some_of(field: str, kind: type[_Kind], value: object) -> list[_Kind]:
 
 def tags(field: str, value: object) -> tuple[str, ...]:
     """A sequence of strings, and not one string, which would be a sequence of letters, nor one without an end."""
+    if isinstance(value, Mapping):
+        write = "metadata={…} for what has values" if field == "instance.tags" else ""
+        raise wrong_type(field, "must be a list of strings", value, write)
     return tuple(text(field, tag, "each ") for tag in _each(field, value, "a list of strings"))
 
 

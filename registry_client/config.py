@@ -18,7 +18,7 @@ from registry_client import checks
 from registry_client.client import RegistryClient, check_cache_dir, connect, with_defaults
 from registry_client.errors import InvalidArgument, RegistryError
 from registry_client.health import HealthCheck
-from registry_client.inside import store_url
+from registry_client.inside import store_kinds, store_url, table_url
 from registry_client.many import Options, Registries
 
 Section: TypeAlias = Mapping[str, object]
@@ -40,7 +40,7 @@ def from_config(config: Section | str | PathLike[str]) -> RegistryClient | Regis
     given = _read(config) if isinstance(config, str | PathLike) else config
     if isinstance(given, Mapping) and "token" in given:
         raise checks.wrong("token", "registries ask for none yet: leave it out (a store's own is a key of its table)")
-    top = _section("config", given, _TOP, of="")
+    top = _section("config", given, (*_TOP, *_own(given)), of="")
     options = _options(top)
     ttl, health_checks = _defaults(top)
     adapters = top.get("adapters")
@@ -62,10 +62,16 @@ def _adapters(top: Section, named: Section, options: Options) -> dict[str, Regis
             raise checks.wrong(key, "has no meaning beside adapters: each of these has its own")
     return {
         checks.name("adapters", name): _client(
-            f"adapters.{name}.", _section(f"adapters.{name}", section, _PLACE), options
+            f"adapters.{name}.", _section(f"adapters.{name}", section, (*_PLACE, *_own(section))), options
         )
         for name, section in named.items()
     }
+
+
+def _own(section: object) -> tuple[str, ...]:
+    """The table that a section may have beside its type."""
+    kind = section.get("type") if isinstance(section, Mapping) else None
+    return (kind,) if isinstance(kind, str) and kind not in (*_TOP, "token") else ()
 
 
 def _check_tls(top: Section, clients: Iterable[RegistryClient]) -> None:
@@ -138,6 +144,8 @@ def _client(at: str, section: Section, options: Options) -> RegistryClient:
     key, value = f"{at}{named[0]}", section[named[0]]
     if named[0] == "type":
         return _of_kind(at, checks.text(key, value), section, options)
+    if named[0] == "store" and isinstance(value, Mapping):
+        return _connect(table_url(_table(key, value), key), options)
     given = checks.text(key, value) if isinstance(value, str) else list(checks.tags(key, value))
     if named[0] == "store" and not _at(key, lambda: store_url(given)):
         raise checks.wrong(key, "must be the URL of a store, such as memory: or etcd://HOST:PORT")
@@ -154,9 +162,9 @@ def _connect(given: str | list[str], options: Options) -> RegistryClient:
 
 def _of_kind(at: str, kind: str, section: Section, options: Options) -> RegistryClient:
     """What the origins of this project call an adapter: a kind of store, and a table of that name, or `config`."""
-    if kind not in _KINDS:
-        raise checks.wrong(f"{at}type", f"must be one of {', '.join(_KINDS)}", kind)
     path = f"{at}{kind if kind in section else 'config'}"
+    if kind not in _KINDS:
+        return _of_other_kind(at, path, kind, section, options)
     keys, url = _KINDS[kind]
     table = _section(path, section.get(path.removeprefix(at), {}), keys)
     if "timeout" in table and "timeout" not in options:
@@ -165,6 +173,17 @@ def _of_kind(at: str, kind: str, section: Section, options: Options) -> Registry
     if not _at(f"{at}type", lambda: store_url(given)):
         raise checks.wrong(f"{at}type", f"no store of the kind {kind} is installed here")
     return _at(f"{at}type", lambda: _connect(given, options))
+
+
+def _of_other_kind(at: str, path: str, kind: str, section: Section, options: Options) -> RegistryClient:
+    """A kind that only a server knows: its table has the keys of a server's configuration."""
+    kinds = list(dict.fromkeys((*_KINDS, *store_kinds())))
+    if kind not in kinds:
+        raise checks.wrong(f"{at}type", f"must be one of {', '.join(kinds)}", kind)
+    table = _table(path, section.get(path.removeprefix(at), {}))
+    if "type" in table:
+        raise checks.wrong(f"{path}.type", f"stands beside {path} already")
+    return _connect(table_url({"type": kind, **table}, path), options)
 
 
 def _memory(_at: str, _section: Section) -> str:

@@ -7,9 +7,11 @@ import re
 from typing import TYPE_CHECKING
 
 from registry_api.limits import UNIX
-from registry_client.errors import InvalidTarget, RegistryError, RegistryUnavailable
+from registry_client.errors import InvalidArgument, InvalidTarget, RegistryError, RegistryUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from registry_server.embedded import Embedded
 
 # What begins like a URL. A port after the colon makes it the address of a host.
@@ -32,6 +34,27 @@ def store_url(addresses: object) -> str:
     except stores.BadStoreURL as error:
         raise InvalidTarget(f"addresses: {error}") from None
     return addresses
+
+
+def store_kinds() -> list[str]:
+    """The kinds of store that there are."""
+    from registry_server import stores
+
+    return stores.kinds()
+
+
+def table_url(table: Mapping[str, object], at: str) -> str:
+    """The URL of the store that a table describes, as in the configuration of a server. Raises InvalidArgument, with
+    the key below `at`."""
+    from registry_server import stores
+
+    try:
+        return stores.url_of(table)
+    except stores.BadTable as error:
+        path = f"{at}.{error.key}" if error.key else at
+        raise InvalidArgument(f"{path}: {error}", path) from None
+    except stores.BadStoreURL as error:
+        raise InvalidArgument(f"{at}: {error}", at) from None
 
 
 class Inside:

@@ -16,6 +16,7 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import checks
 from registry_client.errors import WrongType
 from registry_client.health import CheckResult, Health, HealthCheck, check_all
+from registry_client.target import parse_endpoint
 
 # A ttl above this is no ttl: whoever sent it made a mistake.
 _LONGEST_TTL_S = 366 * 24 * 3600.0
@@ -154,6 +155,15 @@ class Instance:
             checks.moment(f"instance.{name}", getattr(self, name))
         if self.ttl_s is not None:
             object.__setattr__(self, "ttl_s", checks.seconds("instance.ttl_s", self.ttl_s, 0.0, _LONGEST_TTL_S))
+
+    @classmethod
+    def at(cls, service: str, address: str, /, **fields: Any) -> Self:
+        """One that listens at `address`, in one string as `10.0.0.5:8001` or `[::1]:8001`; `fields` are the others.
+
+        Raises InvalidTarget for what is no such address, InvalidArgument for the rest.
+        """
+        host, port = parse_endpoint(address)
+        return cls(service, host, port, **fields)
 
     @property
     def key(self) -> Key:

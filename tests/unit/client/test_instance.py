@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry_api.registry.v1 import registry_pb2 as pb
+from registry_client.errors import InvalidTarget
 from registry_client.instance import (
     Cause,
     Filters,
@@ -200,3 +201,16 @@ def test_updates_name_what_they_change() -> None:
         update_to_proto(Key("default", "player", "p1"), {})
     with pytest.raises(TypeError, match="host"):
         update_to_proto(Key("default", "player", "p1"), {"host": "h"})  # type: ignore[typeddict-unknown-key]
+
+
+def test_an_address_in_one_string() -> None:
+    instance = Instance.at("player", "10.0.0.5:8001", weight=3)
+    assert instance == Instance("player", "10.0.0.5", 8001, weight=3)
+    assert Instance.at("player", "[::1]:8001").address == "[::1]:8001"
+
+
+@pytest.mark.parametrize("address", ["10.0.0.5", "10.0.0.5:0", "::1:8001", ":8001", "h:x", "", 7, None, b"h:1"])
+def test_what_is_no_address(address: str) -> None:
+    with pytest.raises(InvalidTarget) as wrong:
+        Instance.at("player", address)
+    assert "\n" not in str(wrong.value)

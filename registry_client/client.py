@@ -19,6 +19,7 @@ import grpc
 from registry_api.limits import DEFAULT_NAMESPACE, DEFAULT_TTL_S, MAX_PAGE, MAX_SERVICES
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import answers, checks
+from registry_client.addresses import parse_addresses
 from registry_client.backoff import Backoff
 from registry_client.cache import MAX_AGE_S, Disk, ViewFile, default_dir
 from registry_client.callbacks import (
@@ -54,7 +55,6 @@ from registry_client.pulse import Pulse
 from registry_client.registration import Registration
 from registry_client.stay import Wish
 from registry_client.steps import WatchLimits
-from registry_client.target import parse_addresses
 from registry_client.tasks import Tasks, steady
 from registry_client.watcher import Following, Links, Means, Watch
 

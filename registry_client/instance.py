@@ -14,9 +14,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from registry_api.limits import DEFAULT_NAMESPACE, DEFAULT_VERSION, DEFAULT_WEIGHT, MAX_WEIGHT
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import checks
+from registry_client.addresses import parse_endpoint
 from registry_client.errors import WrongType
 from registry_client.health import CheckResult, Health, HealthCheck, check_all
-from registry_client.target import parse_endpoint
 
 # A ttl above this is no ttl: whoever sent it made a mistake.
 _LONGEST_TTL_S = 366 * 24 * 3600.0

@@ -21,9 +21,9 @@ from registry_api.limits import DEFAULT_TTL_S
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_api.registry.v1.registry_pb2_grpc import RegistryStub
 from registry_client import checks
+from registry_client.addresses import parse_addresses
 from registry_client.errors import Misuse, from_rpc_error
 from registry_client.instance import Instance, check_registrable
-from registry_client.target import parse_addresses
 from registry_server.embedded import Clock, in_thread
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from registry_api.limits import DEFAULT_NAMESPACE, MAX_DRAIN_S
+from registry_client.addresses import parse_endpoint
 from registry_client.checks import MAX_TIMEOUT_S
 from registry_client.client import DEFAULT_TIMEOUT_S, RegistryClient, connect
 from registry_client.errors import InvalidTarget
 from registry_client.health import Health
 from registry_client.instance import Filters, Locality, Status
-from registry_client.target import parse_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry_client.addresses import parse_addresses, parse_endpoint
 from registry_client.errors import InvalidTarget
-from registry_client.target import Target, parse_addresses, parse_endpoint, parse_target
+from registry_client.target import Target, parse_target
 
 
 @pytest.mark.parametrize(

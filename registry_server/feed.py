@@ -209,6 +209,7 @@ class Feed:
         if not self._is_doubtful:
             self._confirmed_at = now
         if revision >= self._loaded_at:
+            self._loaded_at = math.inf
             self.loaded.set()
         for reached, wanted in self._waiting.items():
             if wanted <= revision:

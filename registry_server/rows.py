@@ -87,7 +87,8 @@ class Rows:
             self._firsts[place] = id_
         block.size += len(after.encoded)
         block.digest += after.digest
-        self._split(place)
+        if _is_too_large(block):
+            self._split(place)
 
     def _replace(self, before: Entry, after: Entry) -> None:
         place = self._place(after.key.id)
@@ -97,7 +98,8 @@ class Rows:
         self.digest += differs
         block.digest += differs
         block.size += len(after.encoded) - len(before.encoded)
-        self._split(place)
+        if _is_too_large(block):
+            self._split(place)
 
     def remove(self, before: Entry) -> None:
         """Take an instance out."""
@@ -137,7 +139,7 @@ class Rows:
     def _split(self, place: int) -> None:
         """Cut the block in two, and what is still too large again: instances differ in size."""
         block = self._blocks[place]
-        if len(block.ids) == 1 or (len(block.ids) <= MAX_ROWS and block.size <= MAX_BYTES):
+        if not _is_too_large(block) or len(block.ids) == 1:
             return
         middle = len(block.ids) // 2
         self._blocks[place] = Block(block.ids[:middle], block.entries[:middle], self._snapshots)
@@ -154,3 +156,7 @@ class Rows:
             ids, entries = [*pair[0].ids, *pair[1].ids], [*pair[0].entries, *pair[1].entries]
             self._blocks[left : left + 2] = [Block(ids, entries, self._snapshots)]
             del self._firsts[left + 1]
+
+
+def _is_too_large(block: Block) -> bool:
+    return len(block.ids) > MAX_ROWS or block.size > MAX_BYTES

@@ -159,7 +159,8 @@ class Rules:
             if wanted.checks and latest is not None and latest.address == (wanted.host, wanted.port):
                 stamped.health = pb.Health.ValueType(latest.health)  # it goes on where it was when it left
         if not (wanted.generation and wanted.HasField("registered_at")):
-            stamped.registered_at.FromMicroseconds(round(self._now() * 1e6))
+            whole_s, micros = divmod(round(self._now() * 1e6), 10**6)
+            stamped.registered_at.seconds, stamped.registered_at.nanos = whole_s, 1_000 * micros
         stamped.generation = new_generation(self._catalog.fence)
         return stamped
 

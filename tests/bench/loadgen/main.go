@@ -5,7 +5,7 @@
 //
 //	~fan=IIIIII;SSSSSSSSS;NNNNNNNNNNNNNNNNNNN;     instance, sequence number, nanoseconds
 //
-// Commands: unary, pingpong, last, sustained, idle. Each prints one JSON object.
+// Commands: unary, posts, pingpong, last, sustained, idle. Each prints one JSON object.
 package main
 
 import (
@@ -40,6 +40,7 @@ type result map[string]any
 
 var commands = map[string]func(context.Context, *options) (result, error){
 	"unary":     unary,
+	"posts":     posts,
 	"pingpong":  pingpong,
 	"last":      last,
 	"sustained": sustained,
@@ -48,7 +49,7 @@ var commands = map[string]func(context.Context, *options) (result, error){
 
 func main() {
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: loadgen unary|pingpong|last|sustained|idle FLAGS")
+		fmt.Fprintln(os.Stderr, "usage: loadgen unary|posts|pingpong|last|sustained|idle FLAGS")
 		os.Exit(2)
 	}
 	answer, err := commands[os.Args[1]](context.Background(), parse(os.Args[2:]))

@@ -28,6 +28,7 @@ from registry_server.transport.http2.framing import (
     Messages,
     TooLarge,
     Unsupported,
+    whole,
 )
 from registry_server.transport.http2.shared import Shared, trailers_of
 from registry_server.transport.status import Code, RpcStatus, internal, shutting_down, status_of
@@ -260,10 +261,23 @@ class UnaryCall(Call[Unary[Any]]):
 
     __slots__ = ()
 
+    def data(self, data: bytes, *, is_last: bool) -> None:
+        """See Call. Nearly always it is the whole request: then nothing is kept, and half of the way is spared."""
+        message = whole(data, self._messages.max_bytes) if is_last and not self.held and not self._has_begun else None
+        if message is None:
+            super().data(data, is_last=is_last)
+            return
+        self.is_half_closed = self._has_begun = True
+        self._wire.taken(self, len(data))
+        self._begin(message)
+
     def _go_on(self) -> None:
         if (message := self._take_only()) is not None:
-            self._wire.expect(self, is_owed=False)
-            self._wire.begin(self, message)
+            self._begin(message)
+
+    def _begin(self, message: bytes) -> None:
+        self._wire.expect(self, is_owed=False)
+        self._wire.begin(self, message)
 
     def run(self, message: bytes) -> None:
         """See Call."""

@@ -122,16 +122,24 @@ def framed_chunks(chunks: Sequence[bytes], encoding: bytes = IDENTITY) -> Sequen
     return (b"\0%b%b" % (sum(map(len, chunks)).to_bytes(4), chunks[0]), *chunks[1:])
 
 
+def whole(data: bytes, max_bytes: int) -> bytes | None:
+    """The message of which the data are the whole, if it is one that is not packed, and no larger than is allowed."""
+    size = len(data) - PREFIX_BYTES
+    if 0 <= size <= max_bytes and data[0] == 0 and int.from_bytes(data[1:PREFIX_BYTES]) == size:
+        return data[PREFIX_BYTES:]
+    return None
+
+
 class Messages:
     """Takes the bytes of one stream as they come, and gives the messages in them, one when it is asked for.
 
     `max_bytes` is what a message may have, both as it comes and unpacked.
     """
 
-    __slots__ = ("_data", "_encoding", "_max_bytes", "_needed")
+    __slots__ = ("_data", "_encoding", "_needed", "max_bytes")
 
     def __init__(self, max_bytes: int, encoding: bytes = IDENTITY) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._encoding = encoding
         self._data: bytes | bytearray = b""
         self._needed = PREFIX_BYTES  # for the first message to be whole, or to be refused
@@ -159,8 +167,8 @@ class Messages:
         """The first message, when there is one. Raises FramingError; the stream cannot be read on then."""
         data, end = self._data, self._needed
         length = int.from_bytes(data[1:PREFIX_BYTES])
-        if length > self._max_bytes:
-            raise TooLarge(f"a message of {length} bytes is more than the {self._max_bytes} that are allowed")
+        if length > self.max_bytes:
+            raise TooLarge(f"a message of {length} bytes is more than the {self.max_bytes} that are allowed")
         flag, message = data[0], bytes(data[PREFIX_BYTES:end])
         if len(data) == end:
             self._data = b""
@@ -172,14 +180,14 @@ class Messages:
 
     def _look(self) -> None:
         length = int.from_bytes(self._data[1:PREFIX_BYTES]) if len(self._data) >= PREFIX_BYTES else 0
-        self._needed = PREFIX_BYTES + (length if length <= self._max_bytes else 0)
+        self._needed = PREFIX_BYTES + (length if length <= self.max_bytes else 0)
 
     def _unpacked(self, flag: int, message: bytes) -> bytes:
         if flag != 1:
             raise Malformed(f"a message has the flag {flag}")
         if self._encoding not in _WINDOW_BITS:
             raise Malformed("a message is packed, and no grpc-encoding says how")
-        return unpack(self._encoding, message, self._max_bytes)
+        return unpack(self._encoding, message, self.max_bytes)
 
 
 def pack(encoding: bytes, message: bytes) -> bytes:

@@ -145,6 +145,19 @@ async def test_another_number_of_messages_than_one(sent: bytes, code: Code, meth
         assert client.statuses() == [code]
 
 
+@pytest.mark.parametrize(("first", "last"), [(b"\0", framed(b"hello")), (framed(b"x"), framed(b"hello"))])
+async def test_the_end_of_what_came_in_pieces_is_no_message_of_its_own(first: bytes, last: bytes) -> None:
+    """Though it would be one by itself: after another one, or after a part of its prefix."""
+    async with serving(Everything()) as address, Http2(address) as client:
+        stream = client.begin(f"/{NAME}/Wait")
+        client.say(stream, first)
+        await client.flush()
+        client.say(stream, last, is_last=True)
+        await client.flush()
+        await client.wait_ended([stream])
+        assert client.statuses() == [Code.UNIMPLEMENTED]
+
+
 @pytest.mark.parametrize("method", ["Echo", "Listen", "Chat", "Talk"])
 async def test_a_message_that_is_never_whole_ends_its_call(method: str) -> None:
     async with serving(Everything(), request_s=3) as address, Http2(address) as client:

@@ -21,6 +21,7 @@ from registry_server.transport.http2.framing import (
     NotGrpc,
     TooLarge,
     framed,
+    whole,
 )
 
 LIMIT = 4096
@@ -71,6 +72,18 @@ def test_messages_come_out_as_they_went_in_whatever_the_pieces(
     wire = b"".join(framed(message, encoding) for message in sent)
     assert taken(reader, *in_pieces(wire, cuts)) == sent
     assert len(reader) == 0
+
+
+@given(st.binary(max_size=40) | messages_.map(lambda sent: b"".join(framed(it) for it in sent)))
+def test_what_is_one_whole_message_is_what_a_reader_finds(data: bytes) -> None:
+    reader = Messages(LIMIT)
+    found = whole(data, LIMIT)
+    if found is not None:
+        assert taken(reader, data) == [found]
+        assert len(reader) == 0
+    else:
+        with contextlib.suppress(framing.FramingError):
+            assert len(taken(reader, data)) != 1 or len(reader) > 0
 
 
 @given(st.binary(min_size=1, max_size=100), st.integers(min_value=1))

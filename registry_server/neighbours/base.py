@@ -28,7 +28,8 @@ class Neighbour(Protocol):
 
     @property
     def refresh_s(self) -> float:
-        """How often `publish` has to be called even if nothing changed, in seconds."""
+        """How long after a `publish` the next one has to come even if nothing changed, in seconds; 0 while there is
+        more to do than one call does."""
         ...
 
     def watch(self) -> AsyncGenerator[Sequence[pb.Instance]]:

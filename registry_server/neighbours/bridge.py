@@ -29,6 +29,8 @@ TTL_S = 30.0
 RENEW_S = 5.0
 # How often it is asked whether this replica is the one.
 LOOK_S = 0.5
+# A standstill of this process that is longer may have been long enough for another replica to begin.
+LATE_S = 3.0
 # So long after a beginning, or after an outage of the neighbour, what has not been seen since is not taken for gone:
 # after a restart owners come back, too.
 WARM_UP_S = 15.0
@@ -107,7 +109,7 @@ class Bridge:
             self._wanted = None
 
     async def _is_lost(self) -> None:
-        pulse = Pulse(self._clock(), LOOK_S)
+        pulse = Pulse(self._clock(), LOOK_S, LATE_S)
         while self._is_mine():
             await asyncio.sleep(LOOK_S)
             if pulse.beat(self._clock()):  # another may do it by now, and what was heard is old

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.model import Entry
 from registry_server.neighbours.base import NeighbourAway
-from registry_server.neighbours.consul.shown import DIGEST, MARK, REFRESH_S, Shown, shown
+from registry_server.neighbours.consul.shown import DIGEST, MARK, VOUCH_S, Shown, shown
 from registry_server.neighbours.consul.taken import taken
 from registry_server.records import Key
 from registry_server.stores.base import StoreAway, StoreError
@@ -20,9 +21,14 @@ WAIT_S = 60
 REST_S = 0.2
 # So many requests at a time; Consul allows one client 200 connections.
 AT_A_TIME = 16
+# How often it is looked whether the agent has what it should.
+LOOK_S = 10.0
+# An agent writes each registration to its disk, and takes some tens to hundreds a second: so much is done at a time.
+PART_S = 2.0
 # What tells that anything changed: who is registered, and what checks find.
 SIGNS = ("/v1/catalog/services", "/v1/health/state/any")
 CONSUL_ITSELF = "consul"
+_NEVER = float("-inf")
 
 T = TypeVar("T")
 
@@ -30,15 +36,21 @@ T = TypeVar("T")
 class ConsulNeighbour:
     """See Neighbour, as for all of these. `registry` is the name by which our own services there are known."""
 
-    refresh_s = REFRESH_S
-
     def __init__(self, consul: Consul, name: str, registry: str, namespace: str) -> None:
         self.name = name
         self._consul = consul
         self._registry = registry
         self._namespace = namespace
         self._shown: dict[Key, tuple[int, Shown]] = {}
-        self._looked_at = float("-inf")
+        # What the agent had when it was last looked at, and since.
+        self._there: set[str] = set()
+        self._looked_at = self._vouched_at = _NEVER
+        self._has_more = False
+
+    @property
+    def refresh_s(self) -> float:
+        """See Neighbour."""
+        return 0.0 if self._has_more else LOOK_S
 
     # ---- from there
 
@@ -90,18 +102,32 @@ class ConsulNeighbour:
         """Register what is new or changed, and now and then look whether all is there, and vouch for it."""
         try:
             now = asyncio.get_running_loop().time()
-            if is_due := now - self._looked_at >= self.refresh_s / 2:
+            if now - self._looked_at >= LOOK_S:
                 gone = await self._look(ours, is_whole=is_whole)
+                self._looked_at = now
                 await _some_at_a_time(self._deregister(id_) for id_ in gone)
-            await _some_at_a_time(self._changed(ours))
+            if now - self._vouched_at >= VOUCH_S:
+                await _some_at_a_time(self._vouch(key) for key in list(self._shown))
+                self._vouched_at = now
             left = [self._shown.pop(key)[1].id for key in list(self._shown) if key not in ours]
             await _some_at_a_time(self._deregister(id_) for id_ in left)
-            if is_due:
-                await _some_at_a_time(self._vouch(key) for key in list(self._shown))
-                self._looked_at = now
+            await self._register_some(ours)
         except StoreError as error:
-            self._looked_at = float("-inf")
+            self._looked_at = _NEVER
             raise NeighbourAway(str(error)) from error
+
+    async def _register_some(self, ours: Mapping[Key, Entry]) -> None:
+        """Those that are new or changed, as many as there is time for."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + PART_S
+        changed = (key for key, entry in ours.items() if self._is_changed(key, entry))
+        in_time = itertools.takewhile(lambda _: loop.time() < until, changed)
+        await _some_at_a_time(self._register(key, ours[key]) for key in in_time)
+        self._has_more = loop.time() >= until
+
+    def _is_changed(self, key: Key, entry: Entry) -> bool:
+        known = self._shown.get(key)
+        return key.namespace == self._namespace and (known is None or known[0] != entry.revision)
 
     async def _look(self, ours: Mapping[Key, Entry], *, is_whole: bool) -> list[str]:
         """Forget what the agent does not have as it should, or any more; the services of ours that it should not have.
@@ -111,6 +137,7 @@ class ConsulNeighbour:
         query = {"filter": f'Meta["{MARK}"] == "{self._registry}"'}
         found = (await self._ask("GET", "/v1/agent/services", query)).json()
         there = {id_: _digest(it) for id_, it in found.items()} if isinstance(found, dict) else {}
+        self._there = set(there)
         self._shown = {key: it for key, it in self._shown.items() if there.get(it[1].id) == it[1].digest}
         wanted = {it[1].id for it in self._shown.values()}
         for key, entry in ours.items():
@@ -121,24 +148,19 @@ class ConsulNeighbour:
                     self._shown[key] = (entry.revision, it)
         return [id_ for id_ in there if id_ not in wanted] if is_whole else []
 
-    def _changed(self, ours: Mapping[Key, Entry]) -> Iterator[Coroutine[Any, Any, None]]:
-        for key, entry in ours.items():
-            if key.namespace != self._namespace:
-                continue
-            known = self._shown.get(key)
-            if known is None or known[0] != entry.revision:
-                yield self._register(key, entry)
-
     async def _register(self, key: Key, entry: Entry) -> None:
         it = shown(key, entry.parse(), self._registry)
         known = self._shown.get(key)
         if known is None or known[1].digest != it.digest:
             query = {"replace-existing-checks": "true"}
             await self._consul.ask("PUT", "/v1/agent/service/register", query, it.body)
-            await self._says(it.health, it.status)
+            if it.id in self._there:
+                await self._says(it.health, it.status)
+            self._there.add(it.id)
         self._shown[key] = (entry.revision, it)
 
     async def _deregister(self, id_: str) -> None:
+        self._there.discard(id_)
         await self._ask("PUT", f"/v1/agent/service/deregister/{id_}")
 
     async def _vouch(self, key: Key) -> None:

@@ -10,9 +10,9 @@ from registry_server.records import Key
 
 # In the metadata of a service of ours: which registry it is of, and what it looked like when it was registered.
 MARK, DIGEST = "grpc-registry", "grpc-registry-digest"
-# We say every REFRESH_S that an instance is still registered; Consul takes it for gone after TTL_S without that, and
+# We say every VOUCH_S that an instance is still registered; Consul takes it for gone after TTL_S without that, and
 # removes it after another GONE_S, which is the least that it knows.
-REFRESH_S, TTL_S, GONE_S = 10.0, 30.0, 60.0
+VOUCH_S, TTL_S, GONE_S = 20.0, 60.0, 60.0
 # The other check changes when we say so, and not by time.
 _FOREVER = "87600h"
 # What Consul takes as metadata.

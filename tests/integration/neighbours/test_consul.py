@@ -250,7 +250,7 @@ async def test_a_registry_that_is_gone_is_taken_for_gone(
     definition = consul.ask("GET", "/v1/agent/checks")
     assert isinstance(definition, dict)
     assert definition[vouched["CheckID"]]["Type"] == "ttl"
-    assert shown.REFRESH_S < shown.TTL_S / 2
+    assert shown.VOUCH_S < shown.TTL_S / 2
 
 
 async def test_the_server_that_bridges_is_killed(

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from registry_api.registry.v1 import registry_pb2 as pb
@@ -122,9 +122,9 @@ class Registrar:
         """Write what checks found of an instance, unless it has left or has another generation by now."""
         await self._write((key,), lambda: self._rules.found(key, generation, results))
 
-    async def rule(self, key: Key, checks: Sequence[pb.HealthCheck]) -> None:
-        """Give an instance the checks of a rule, unless it has left or has its own."""
-        await self._write((key,), lambda: self._rules.ruled(key, checks))
+    async def rule(self, wanted: Mapping[Key, Sequence[pb.HealthCheck]]) -> None:
+        """Give instances the checks of their rules, all together, but for those that have left or have their own."""
+        await self._write(tuple(wanted), lambda: self._rules.ruled(wanted))
 
     async def remove_sick(self, key: Key, generation: int) -> None:
         """Remove an instance whose checks failed for too long, unless it has another generation by now."""

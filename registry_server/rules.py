@@ -4,7 +4,7 @@ Each function looks at the catalog and returns what the store is to do, all or n
 meanwhile, the commit conflicts and the function is asked again (registrar.py).
 """
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import lru_cache
 from sys import intern
 from typing import NamedTuple
@@ -78,9 +78,8 @@ class Rules:
         That is until `until` of the wall clock, in seconds. Raises as `deregister`.
         """
         entries = self._leaving(who)
-        plans = [self._plan_draining(entry, lease, until) for entry in entries]
-        puts, drafts = [plan.commit.puts[0] for plan in plans], [plan.drafts[0] for plan in plans]
-        return _plan_of(entries, Commit(puts=tuple(puts)))._replace(drafts=tuple(drafts))
+        joined = _joined([self._plan_draining(entry, lease, until) for entry in entries])
+        return _plan_of(entries, joined.commit)._replace(drafts=joined.drafts)
 
     def update(self, wanted: pb.Instance, paths: Iterable[str]) -> Plan:
         """Change the named fields. Raises NotFound, and InvalidField if tags and metadata become too large together, or
@@ -108,15 +107,16 @@ class Rules:
             return Plan(Commit())
         return self._plan(key, changed, current.lease_id)
 
-    def ruled(self, key: Key, checks: Sequence[pb.HealthCheck]) -> Plan:
-        """Give an instance the checks of a rule, unless it has its own."""
+    def ruled(self, wanted: Mapping[Key, Sequence[pb.HealthCheck]]) -> Plan:
+        """Give instances the checks of their rules, but for those that have their own."""
+        return _joined([plan for key, checks in wanted.items() if (plan := self._plan_ruled(key, checks)) is not None])
+
+    def _plan_ruled(self, key: Key, checks: Sequence[pb.HealthCheck]) -> Plan | None:
         current = self._catalog.get(key)
         if current is None or key in self._lingering:
-            return Plan(Commit())
+            return None
         changed = storable(current)
-        if not findings.give_checks(changed, checks):
-            return Plan(Commit())
-        return self._plan(key, changed, current.lease_id)
+        return self._plan(key, changed, current.lease_id) if findings.give_checks(changed, checks) else None
 
     def remove_sick(self, key: Key, generation: int) -> Plan:
         """Remove an instance whose checks failed for too long, if it is still the one that they looked at."""
@@ -197,6 +197,13 @@ class Rules:
 
     def _expect(self, key: Key) -> int:
         return 0 if key in self._lingering else self._catalog.revision_of(key)
+
+
+def _joined(plans: Iterable[Plan]) -> Plan:
+    """Puts of several instances as one."""
+    found = list(plans)
+    puts = [put for plan in found for put in plan.commit.puts]
+    return Plan(Commit(tuple(puts)), drafts=tuple([draft for plan in found for draft in plan.drafts]))
 
 
 def _plan_of(entries: Sequence[Entry], commit: Commit) -> Plan:

@@ -9,12 +9,12 @@ reason, and whoever should have done it.
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog
-from registry_server.errors import RequestError
+from registry_server.errors import RequestError, Unavailable
 from registry_server.health import findings
 from registry_server.health.door import Door
 from registry_server.history import Change
@@ -24,7 +24,8 @@ from registry_server.settings import SettingChange
 
 log = logging.getLogger(__name__)
 
-WRITERS = 64
+WRITERS = 4
+MOST = 50  # instances in one write
 RETRY_S = 1.0
 # So many instances are looked at before others have their turn.
 STEP = 200
@@ -34,8 +35,8 @@ _EVERYTHING = ("", "")
 class RuleWriter(Protocol):
     """Who writes."""
 
-    async def rule(self, key: Key, checks: Sequence[pb.HealthCheck]) -> None:
-        """Give an instance these checks, unless it has its own. Raises RequestError."""
+    async def rule(self, wanted: Mapping[Key, Sequence[pb.HealthCheck]]) -> None:
+        """Give instances these checks, but for those that have their own: all or none. Raises RequestError."""
 
 
 class Whose(Protocol):
@@ -135,13 +136,30 @@ class Ruling:
             if not self._wrong:
                 self._may_write.clear()
                 continue
-            key, _ = self._wrong.popitem(last=False)
-            entry = self._catalog.get(key)
-            if entry is None or not self._whose.is_mine(key) or not self._is_wrong(entry):
-                continue
-            try:
-                await self._writer.rule(key, self._door.ruled(key.namespace, key.service, entry.address[0]))
-            except RequestError as error:
-                log.debug("%s: the checks of its rule are not written yet: %s", key, error)
-                await asyncio.sleep(RETRY_S)
+            wanted = {key: checks for key in self._some() if (checks := self._wanted(key)) is not None}
+            if wanted:
+                await self._carry_out(wanted)
+            await asyncio.sleep(0)  # a store inside of this process makes nobody wait
+
+    def _some(self) -> list[Key]:
+        return [self._wrong.popitem(last=False)[0] for _ in range(min(MOST, len(self._wrong)))]
+
+    def _wanted(self, key: Key) -> Sequence[pb.HealthCheck] | None:
+        """The checks that an instance ought to have; None if it has them, or is another server's to look at."""
+        entry = self._catalog.get(key)
+        if entry is None or not self._whose.is_mine(key) or not self._is_wrong(entry):
+            return None
+        return self._door.ruled(key.namespace, key.service, entry.address[0])
+
+    async def _carry_out(self, wanted: Mapping[Key, Sequence[pb.HealthCheck]]) -> None:
+        try:
+            await self._writer.rule(wanted)
+        except RequestError as error:
+            if len(wanted) > 1 and not isinstance(error, Unavailable):  # too much at once, or one of them is at fault
+                for key, checks in wanted.items():
+                    await self._carry_out({key: checks})
+                return
+            log.debug("the checks of %d rules are not written yet: %s", len(wanted), error)
+            await asyncio.sleep(RETRY_S)
+            for key in wanted:
                 self._note(key)

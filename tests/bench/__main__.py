@@ -15,7 +15,19 @@ from tests.bench.loadgen import loadgen
 from tests.bench.report import Row, save, show
 from tests.bench.stage import Stage
 
-SECTIONS = ("writes", "transports", "etcd", "consul", "channels", "policies", "faults", "fanout", "footprint", "checks")
+SECTIONS = (
+    "writes",
+    "transports",
+    "etcd",
+    "stores",
+    "consul",
+    "channels",
+    "policies",
+    "faults",
+    "fanout",
+    "footprint",
+    "checks",
+)
 
 
 def main() -> int:

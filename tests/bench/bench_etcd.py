@@ -38,20 +38,20 @@ def _writes(stage: Stage) -> list[Row]:
 
     def grant() -> float:
         with stage.etcd() as cluster:
-            return _per_second(stage, cluster.nodes[0].endpoint, LEASE + "LeaseGrant", grants)
+            return per_second(stage, cluster.nodes[0].endpoint, LEASE + "LeaseGrant", grants)
 
     def put() -> float:
         with stage.etcd() as cluster:
-            return _per_second(stage, cluster.nodes[0].endpoint, KV + "Put", puts)
+            return per_second(stage, cluster.nodes[0].endpoint, KV + "Put", puts)
 
     def register() -> float:
         with stage.etcd() as cluster, stage.registry(cluster.url()) as server:
-            return _per_second(stage, server.address, REGISTRY + "Register", registers)
+            return per_second(stage, server.address, REGISTRY + "Register", registers)
 
     def update() -> float:
         with stage.etcd() as cluster, stage.registry(cluster.url()) as server:
             register_fleet(server.address, INSTANCES)
-            return _per_second(stage, server.address, REGISTRY + "Update", updates)
+            return per_second(stage, server.address, REGISTRY + "Update", updates)
 
     granted, written, registered, updated = median_of(stage.rounds, grant, put, register, update)
     both = 1 / (1 / granted + 1 / written)
@@ -68,7 +68,7 @@ def _written(what: str, value: float, alone: float) -> Row:
     return Row(SECTION, "grpc-registry", what, value, "writes/s", ratio, f"≥ {WRITES} of etcd", ratio >= WRITES)
 
 
-def _per_second(stage: Stage, address: str, method: str, bodies: object) -> float:
+def per_second(stage: Stage, address: str, method: str, bodies: object) -> float:
     flags = {"method": method, "bodies": bodies, "concurrency": CALLERS, "seconds": stage.seconds}
     return float(stage.load.run("unary", address=address, **flags)["per_second"])
 
@@ -90,7 +90,7 @@ def _held_by_etcd(stage: Stage) -> float:
         (node,) = cluster.nodes
         flags = {"method": LEASE + "LeaseGrant", "bodies": grants, "calls": LEASES, "seconds": 60}
         stage.load.run("unary", address=node.endpoint, **flags)
-        (used,) = _renewing(stage, node.endpoint, LEASE + "LeaseKeepAlive", renewals, node.pid)
+        (used,) = hold(stage, node.endpoint, LEASE + "LeaseKeepAlive", renewals, node.pid)
         return used
 
 
@@ -98,10 +98,10 @@ def _held_by_us(stage: Stage) -> list[float]:
     """By the server, and by etcd below it."""
     with stage.etcd() as cluster, stage.registry(cluster.url()) as server:
         renewals = stage.bodies("renewals", keep_alives(many_leases(server.address, LEASES)))
-        return _renewing(stage, server.address, REGISTRY + "KeepAlive", renewals, server.pid, cluster.nodes[0].pid)
+        return hold(stage, server.address, REGISTRY + "KeepAlive", renewals, server.pid, cluster.nodes[0].pid)
 
 
-def _renewing(stage: Stage, address: str, method: str, bodies: object, *pids: int) -> list[float]:
+def hold(stage: Stage, address: str, method: str, bodies: object, *pids: int) -> list[float]:
     """The part of a processor that each of these processes uses meanwhile."""
     before = [cpu_s(pid) for pid in pids]
     flags = {"method": method, "bodies": bodies, "concurrency": STREAMS, "pace": PACE, "seconds": 2 * stage.seconds}

@@ -218,7 +218,7 @@ async def run(path: Path) -> AsyncIterator[Running]:
 
 
 async def test_a_full_disk_refuses_what_does_not_fit_and_nothing_else(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     begin = Database.begin_at
 
@@ -235,6 +235,8 @@ async def test_a_full_disk_refuses_what_does_not_fit_and_nothing_else(
         await run.put(run.key("small"), lease)
         await run.delete(kept)
         assert {key.id for key in run.seen.view} == {"small"}
+        assert len(caplog.messages) == 2
+        assert "no room" in caplog.messages[0]
         [renewal] = await run.store.keep_alive([lease])
         assert renewal.ttl_s == 60
 

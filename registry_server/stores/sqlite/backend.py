@@ -1,6 +1,7 @@
 """SHELL: the backend on a file of SQLite's. What waits goes to the disk together, by a thread of its own."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from registry_server.stores.sqlite.ledger import EMPTY, Flush, Ledger
 MAX_WAITING = 10_000
 TOGETHER = 500
 VALUES_TOGETHER = 2_000
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -45,7 +48,7 @@ class SqliteBackend:
         self._identity: object = None
         self._waiting: deque[_Waiting] = deque()
         self._some = asyncio.Event()
-        self._is_open = False
+        self._is_open = self._is_full = False
 
     async def watch(self) -> AsyncGenerator[Everything | Changed]:
         """See Backend. Raises BadFile or StoreAway."""
@@ -68,7 +71,8 @@ class SqliteBackend:
                 self._fail(self._waiting, f"{self._path} was closed")
                 self._waiting.clear()
         finally:
-            await hand.leave()
+            remains = self._ledger.remains if self._ledger else EMPTY
+            await hand.leave(partial(_write, remains) if remains != EMPTY else None)
 
     def _known(self, identity: object, ceiling: int) -> Ledger:
         """What is known of a file that has just been opened. Raises StoreAway when it is not the one of before."""
@@ -130,15 +134,26 @@ class SqliteBackend:
             ledger.undo()
             self._fail(lot, str(error) if isinstance(error, StoreError) else f"{self._path} was closed")
             if isinstance(error, DiskFull):
+                self._say(str(error))
                 return []
             raise
         ledger.keep(flush)
+        if flush != EMPTY:
+            self._say("")
         for waiting, outcome in zip(lot, outcomes, strict=True):
             if isinstance(outcome, ChecksFailed):
                 waiting.fails(outcome)
             elif not waiting.outcome.done():
                 waiting.outcome.set_result(outcome.revision)
         return [outcome for outcome in outcomes if isinstance(outcome, Changed)]
+
+    def _say(self, trouble: str) -> None:
+        """Once that there is no room, and once that there is again."""
+        if trouble and not self._is_full:
+            _log.warning("writes are refused: %s", trouble)
+        elif self._is_full and not trouble:
+            _log.warning("%s: there is room again", self._path)
+        self._is_full = bool(trouble)
 
     def _fail(self, lot: Iterable[_Waiting], reason: str) -> None:
         for waiting in lot:

@@ -30,7 +30,7 @@ class Hand:
         self.opened: asyncio.Future[object] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         # What is given up while it is being done, and the end.
-        self._jobs: queue.Queue[_Job | None] = queue.Queue(2)
+        self._jobs: queue.Queue[_Job | None] = queue.Queue(3)
         # A daemon, because a disk that stands still must not keep the process from ending.
         threading.Thread(target=self._main, args=(path,), name="sqlite", daemon=True).start()
 
@@ -40,8 +40,10 @@ class Hand:
         self._jobs.put_nowait(_Job(work, outcome))
         return outcome
 
-    async def leave(self) -> None:
-        """Close the file, when what is under way is done."""
+    async def leave(self, last: Callable[[Database], object] | None) -> None:
+        """Close the file, when what is under way is done, and `last`, if that can be."""
+        if last is not None:
+            self.do(last).add_done_callback(lambda outcome: outcome.cancelled() or outcome.exception())
         self._jobs.put_nowait(None)
         await asyncio.wait([self._ended], timeout=CLOSE_S)
         if self.opened.done() and not self.opened.cancelled():

@@ -1,9 +1,10 @@
 """CORE: what a file of the store has under which revisions, and what transactions change of it.
 
-A write of nothing over nothing, as the renewals of leases are, only moves a revision. Those are known here alone and
-not in the file: whoever reads it after a crash gives every lease its whole time anyway, so an idle registry writes
-nothing to the disk. So that no revision is given twice all the same, the file has a *ceiling* that is above all that
-were given, and the next process begins there.
+A write of nothing, as the grants and the renewals of leases are, is not worth a flush of the disk. A new name goes
+there with the next write that is: what a lease holds is never there without it. Over nothing it only moves a
+revision, which is known here alone and not in the file: whoever reads it after a crash gives every lease its whole
+time anyway. So an idle registry writes nothing to the disk. That no revision is given twice all the same, the file has
+a *ceiling* that is above all that were given, and the next process begins there.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -57,6 +58,8 @@ class Ledger:
         self._marks: dict[str, _Mark] = {}
         self._before: dict[str, _Mark | None] = {}
         self._values: dict[str, bytes | None] = {}
+        # Names of nothing that the file does not have yet.
+        self._late: dict[str, None] = {}
 
     @property
     def ceiling(self) -> int:
@@ -70,7 +73,11 @@ class Ledger:
     def load(self, rows: Iterable[Row]) -> tuple[Item, ...]:
         """All that is in the file, which may have been read before: then what only moved on here counts as well."""
         former, self._marks = self._marks, {}
-        return tuple([self._load(row, former.get(row.name)) for row in rows])
+        items = [self._load(row, former.get(row.name)) for row in rows]
+        for name in self._late.keys() - self._marks.keys():
+            mark = self._marks[name] = former[name]
+            items.append(Item(name, b"", mark.revision, mark.created))
+        return tuple(items)
 
     def _load(self, row: Row, former: _Mark | None) -> Item:
         mark = _Mark(row.revision, row.created, not row.value)
@@ -114,21 +121,34 @@ class Ledger:
     @property
     def flush(self) -> Flush:
         """What the transactions since the last `keep` or `undo` have to write to the file."""
-        deletes = tuple([name for name, value in self._values.items() if value is None and self._before[name]])
-        puts = tuple(self._rows())
-        if not puts and not deletes and self.revision < self._ceiling:
+        in_file = {name for name, mark in self._before.items() if mark is not None and name not in self._late}
+        if self.revision < self._ceiling and not any(it or name in in_file for name, it in self._values.items()):
             return EMPTY
+        deletes = tuple([name for name, value in self._values.items() if value is None and name in in_file])
+        puts = tuple(self._rows())
         return Flush(puts, deletes, self.revision + STRIDE if self.revision + STRIDE // 2 > self._ceiling else 0)
 
     def _rows(self) -> Iterable[Row]:
-        for name, value in self._values.items():
+        for name, value in {**dict.fromkeys(self._late, b""), **self._values}.items():
             if value is not None:
                 mark = self._marks[name]
                 yield Row(name, value, mark.revision, mark.created)
 
+    @property
+    def remains(self) -> Flush:
+        """What is to be written before the file is closed in order."""
+        return Flush(tuple([Row(name, b"", *self._marks[name][:2]) for name in self._late]))
+
     def keep(self, flush: Flush) -> None:
         """They took place, and `flush` is in the file."""
         self._ceiling = flush.ceiling or self._ceiling
+        if flush == EMPTY:
+            for name, value in self._values.items():
+                self._late[name] = None
+                if value is None:
+                    del self._late[name]
+        else:
+            self._late.clear()
         self._forget()
 
     def undo(self) -> None:

@@ -1,8 +1,10 @@
 """A server that runs checks: what changes is written, and nothing else; who is sick is let be, and comes back."""
 
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -177,6 +179,53 @@ async def test_server_as_it_is_configured(server_factory: ServerFactory) -> None
         async with await server_factory(args=args).start_async() as server, RawClient(server.address) as client:
             with pytest.raises(grpc.aio.AioRpcError, match=reason):
                 await client.register("a", checks=[parse("tcp")], **HERE)
+
+
+OWN_KINDS = """
+import time
+
+async def file(host, port, settings):
+    with open(settings["path"]) as file:
+        assert file.read() == "well", "it is not well"
+    return f"{host}:{port} is well"
+
+async def blocks(host, port, settings):
+    time.sleep(3600)
+
+async def exits(host, port, settings):
+    raise SystemExit(3)
+"""
+
+
+async def test_kinds_of_ones_own_are_asked_and_hold_up_nobody(server_factory: ServerFactory, tmp_path: Path) -> None:
+    """They are entry points of what is installed beside the server: one that works, and two that do what none may."""
+    (tmp_path / "own_kinds.py").write_text(OWN_KINDS)
+    (about := tmp_path / "own_kinds-1.0.dist-info").mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: own-kinds\nVersion: 1.0\n")
+    names = ("file", "exits", "blocks")
+    lines = "".join(f"{name} = own_kinds:{name}\n" for name in names)
+    (about / "entry_points.txt").write_text(f"[grpc_registry.checks]\n{lines}")
+    (said := tmp_path / "said").write_text("well")
+    path = os.pathsep.join((str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])))
+    server = server_factory(env={"PYTHONPATH": path})
+    async with await server.start_async(), RawClient(server.address) as client, client.watching() as watch:
+        await client.register("file", 8001, checks=[parse(f"custom:file,path={said} {FAST}")])
+        it = await wait_health(watch, "file", pb.HEALTHY)
+        assert it.check_results[0].output == "10.0.0.5:8001 is well"
+        said.write_text("ill")
+        it = await wait_health(watch, "file", pb.UNHEALTHY)
+        assert it.check_results[0].output == "AssertionError: it is not well"
+        said.write_text("well")
+        await wait_health(watch, "file", pb.HEALTHY)
+        await client.register("exits", 8002, checks=[parse(f"custom:exits {FAST}")])
+        it = await wait_health(watch, "exits", pb.UNHEALTHY)
+        assert it.check_results[0].output == "SystemExit: 3"
+        await client.register("blocks", 8003, checks=[parse(f"custom:blocks {FAST}")])
+        it = await wait_health(watch, "blocks", pb.UNHEALTHY)
+        assert it.check_results[0].output == "no answer within 0.1 s"
+        with pytest.raises(grpc.aio.AioRpcError, match="there are: blocks, exits, file"):
+            await client.register("other", 8004, checks=[parse("custom:other")])
+        assert await server.terminate_async() == 0, "what blocks keeps nobody from ending"
 
 
 async def lose(proxy: Proxy, how: str) -> None:

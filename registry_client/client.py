@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from enum import Enum
-from os import PathLike, fspath
-from pathlib import Path
-from random import SystemRandom
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self, Unpack
-from weakref import WeakValueDictionary
 
 import grpc
 
-from registry_api.limits import DEFAULT_NAMESPACE, DEFAULT_TTL_S, MAX_PAGE, MAX_SERVICES
+from registry_api.limits import DEFAULT_NAMESPACE, MAX_PAGE, MAX_SERVICES
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import answers, checks
 from registry_client.addresses import parse_addresses
 from registry_client.backoff import Backoff
-from registry_client.cache import MAX_AGE_S, Disk, ViewFile, default_dir
+from registry_client.cache import MAX_AGE_S, ViewFile
 from registry_client.callbacks import (
     Callback,
     Callbacks,
@@ -47,19 +40,17 @@ from registry_client.instance import (
     check_registrable,
     filter_to_proto,
 )
-from registry_client.keeper import Keeper
-from registry_client.link import Link, Reach
 from registry_client.live import Live
-from registry_client.place import Place, check_forks
-from registry_client.pulse import Pulse
+from registry_client.place import check_forks
 from registry_client.registration import Registration
+from registry_client.session import CacheDir, Session, Settings, check_cache_dir
 from registry_client.stay import Wish
 from registry_client.steps import WatchLimits
-from registry_client.tasks import Tasks, steady
-from registry_client.watcher import Following, Links, Means, Watch
+from registry_client.watcher import Following, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from registry_client.bridge.balanced import AnyPolicy, Balanced
     from registry_client.monitor import Monitor, OwnCheck
@@ -68,12 +59,6 @@ if TYPE_CHECKING:
 DEFAULT_DRAIN_S = 0.2
 DEFAULT_TIMEOUT_S = 5.0
 MOST_CACHE_AGE_S = 10 * 366 * 24 * 3600.0
-
-
-class CacheDir(Enum):
-    """Where views are kept when nothing is said: in the user's cache directory."""
-
-    DEFAULT = "default"
 
 
 def connect(
@@ -100,7 +85,7 @@ def connect(
     store = store_url(addresses)
     if store and credentials is not None:
         raise checks.wrong("credentials", "have no meaning for a registry inside of this process")
-    settings = _Settings(
+    settings = Settings(
         () if store else parse_addresses(addresses),
         checks.name("namespace", namespace, empty=True) or DEFAULT_NAMESPACE,
         checks.instance_of("credentials", grpc.ChannelCredentials, credentials),
@@ -137,80 +122,6 @@ def with_defaults(client: RegistryClient, ttl: float, health_checks: Sequence[He
     return RegistryClient(replace(client._settings, **defaults))  # type: ignore[arg-type]  # noqa: SLF001 - as above
 
 
-def check_cache_dir(given: object) -> Path | None:
-    """Where views are kept on disk; None for nowhere. Raises InvalidArgument for what is no path."""
-    if isinstance(given, CacheDir):
-        return default_dir()
-    if given is None or isinstance(given, str | PathLike):
-        if given is None:
-            return None
-        if not (path := checks.text("cache_dir", fspath(given))):
-            raise checks.wrong("cache_dir", "must not be empty; None is for nowhere")
-        return Path(path)
-    raise checks.wrong_type("cache_dir", "must be a path or None", given)
-
-
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """What `connect` was told; times in seconds."""
-
-    addresses: tuple[str, ...]
-    namespace: str
-    credentials: grpc.ChannelCredentials | None
-    cache_dir: Path | None
-    timeout_s: float
-    backoff: Backoff
-    cache_max_age_s: float
-    watch_limits: WatchLimits
-    store: str = field(default="", repr=False)  # in place of addresses; it may have a password in it
-    first: int = 0  # so many of the addresses are preferred; 0 for all
-    of: tuple[RegistryClient, ...] = ()  # whose addresses are meant, in place of addresses
-    ttl_s: float = DEFAULT_TTL_S
-    checks: tuple[HealthCheck, ...] = ()
-
-
-class _Session:
-    """What a client has while it is open: all of it lives in one event loop."""
-
-    def __init__(self, it: _Settings, inside: Inside | None = None) -> None:
-        self.addresses = it.addresses or tuple(address for client in it.of for address in client.addresses)
-        if inside is not None:
-            self.addresses = (inside.address,)
-        first = len(it.of[0].addresses) if it.of else it.first
-        self._inside = inside
-        self.place = Place()
-        rng = SystemRandom()  # shared by nobody and seeded by nobody
-        self.reach = Reach(steady)
-        self.tasks = Tasks()
-
-        def make() -> Link:
-            return Link(self.addresses, it.credentials, it.backoff, rng, self.reach, self.tasks, first)
-
-        self.link = make()
-        # Connections of their own: a registry takes so many streams of each, and no watch may keep a renewal waiting.
-        self._watch_links = Links(make)
-        self._disk = Disk(time.time)
-        self.means = Means(
-            self._watch_links, it.backoff, rng, Pulse(time.monotonic), self._disk, self.place, it.watch_limits
-        )
-        self.keeper = Keeper(self.link, self.tasks, self.place, it.backoff, rng, steady, it.timeout_s)
-        self.lives: WeakValueDictionary[bytes, Live] = WeakValueDictionary()  # by the question
-
-    async def aclose(self) -> None:
-        """Deregister, end what runs, and close the channels, whatever fails on the way."""
-        try:
-            await self.keeper.aclose()
-        finally:
-            self.reach.close()
-            try:
-                await self.tasks.aclose()
-                await self._disk.flush()
-            finally:
-                await asyncio.gather(self.link.aclose(), self._watch_links.aclose())
-                if self._inside is not None:
-                    await self._inside.aclose()
-
-
 class RegistryClient:
     """Registers, watches and asks. Made by `connect`; use it with `async with`, in one event loop at a time.
 
@@ -219,9 +130,9 @@ class RegistryClient:
     in another loop too.
     """
 
-    def __init__(self, settings: _Settings) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._session: _Session | None = None
+        self._session: Session | None = None
         self._policies: Mapping[str, AnyPolicy] = {}
 
     # ---- its life
@@ -230,7 +141,7 @@ class RegistryClient:
         check_forks()
         self._check_closed()
         if not self._settings.store:
-            self._session = _Session(self._settings)
+            self._session = Session(self._settings)
             return self
         inside = await Inside.begin(self._settings.store, self._settings.timeout_s)
         try:
@@ -238,7 +149,7 @@ class RegistryClient:
         except Misuse:
             await inside.aclose()
             raise
-        self._session = _Session(self._settings, inside)
+        self._session = Session(self._settings, inside)
         return self
 
     def _check_closed(self) -> None:
@@ -286,7 +197,7 @@ class RegistryClient:
         """Its revision, which is good for `min_revision` within that epoch; 0 before there was an answer."""
         return 0 if self._session is None else self._session.reach.revision
 
-    def _here(self) -> _Session:
+    def _here(self) -> Session:
         session = self._session
         if session is None:
             raise ClientClosed("the client is not open: use `async with registry_client.connect(…) as registry`")

@@ -15,11 +15,12 @@ import grpc
 
 from registry_api.limits import DEFAULT_TTL_S, MAX_TTL_S, MIN_TTL_S
 from registry_client import checks
-from registry_client.client import RegistryClient, check_cache_dir, connect, with_defaults
+from registry_client.client import RegistryClient, connect, with_defaults
 from registry_client.errors import InvalidArgument, RegistryError
 from registry_client.health import HealthCheck
 from registry_client.inside import store_kinds, store_url, table_url
 from registry_client.many import Options, Registries
+from registry_client.session import check_cache_dir
 
 Section: TypeAlias = Mapping[str, object]
 _T = TypeVar("_T")

@@ -14,7 +14,7 @@ from random import SystemRandom
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypedDict, Unpack
 
 from registry_client import checks
-from registry_client.client import DEFAULT_DRAIN_S, CacheDir, RegistryClient, connect, places, reading
+from registry_client.client import DEFAULT_DRAIN_S, RegistryClient, connect, places, reading
 from registry_client.errors import Misuse, NotFound, RegistryError, RegistryUnavailable
 from registry_client.instance import check_registrable, update_to_proto
 from registry_client.lease import State
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from registry_client.backoff import Backoff
     from registry_client.bridge.balanced import AnyPolicy
     from registry_client.instance import Fields, Instance
+    from registry_client.session import CacheDir
     from registry_client.steps import WatchLimits
 
 log = logging.getLogger(__name__)

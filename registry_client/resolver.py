@@ -19,10 +19,11 @@ from balancer.service_config import parse_service_config
 from balancer.threads.channel import blocking_channel as _blocking_channel
 from registry_client import checks
 from registry_client.bridge.translate import DEFAULT_POLICY, FIRST_VIEW_S, Translator
-from registry_client.client import CacheDir, check_cache_dir, connect, in_order
+from registry_client.client import connect, in_order
 from registry_client.errors import InvalidTarget, RegistryError
 from registry_client.instance import filter_to_proto
 from registry_client.lack import why_none
+from registry_client.session import CacheDir, check_cache_dir
 from registry_client.target import Target, parse_target, show_url
 
 if TYPE_CHECKING:

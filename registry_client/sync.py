@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Self
 from registry_api.limits import DEFAULT_NAMESPACE
 from registry_client import callbacks, check_rules, checks, client, discovery, many, registration, watcher
 from registry_client.cache import MAX_AGE_S
-from registry_client.client import DEFAULT_DRAIN_S, DEFAULT_TIMEOUT_S, CacheDir
+from registry_client.client import DEFAULT_DRAIN_S, DEFAULT_TIMEOUT_S
 from registry_client.errors import RegistryError
 from registry_client.registration import mark_used
+from registry_client.session import CacheDir
 from registry_client.signals import SignalDrains
 from registry_client.thread import Closing, Front, Home, Inner, Part, gives, waits
 

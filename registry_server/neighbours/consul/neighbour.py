@@ -42,8 +42,6 @@ class ConsulNeighbour:
         self._registry = registry
         self._namespace = namespace
         self._shown: dict[Key, tuple[int, Shown]] = {}
-        # What the agent had when it was last looked at, and since.
-        self._there: set[str] = set()
         self._looked_at = self._vouched_at = _NEVER
         self._has_more = False
 
@@ -137,7 +135,6 @@ class ConsulNeighbour:
         query = {"filter": f'Meta["{MARK}"] == "{self._registry}"'}
         found = (await self._ask("GET", "/v1/agent/services", query)).json()
         there = {id_: _digest(it) for id_, it in found.items()} if isinstance(found, dict) else {}
-        self._there = set(there)
         self._shown = {key: it for key, it in self._shown.items() if there.get(it[1].id) == it[1].digest}
         wanted = {it[1].id for it in self._shown.values()}
         for key, entry in ours.items():
@@ -154,13 +151,9 @@ class ConsulNeighbour:
         if known is None or known[1].digest != it.digest:
             query = {"replace-existing-checks": "true"}
             await self._consul.ask("PUT", "/v1/agent/service/register", query, it.body)
-            if it.id in self._there:
-                await self._says(it.health, it.status)
-            self._there.add(it.id)
         self._shown[key] = (entry.revision, it)
 
     async def _deregister(self, id_: str) -> None:
-        self._there.discard(id_)
         await self._ask("PUT", f"/v1/agent/service/deregister/{id_}")
 
     async def _vouch(self, key: Key) -> None:
@@ -168,14 +161,11 @@ class ConsulNeighbour:
         known = self._shown.get(key)
         if known is None:
             return
-        if not await self._says(known[1].vouched, b'{"Status": "passing"}'):
-            self._shown.pop(key, None)
-
-    async def _says(self, check: str, status: bytes) -> bool:
-        """Say how a check stands; whether there is one."""
         with contextlib.suppress(StoreAway):  # so Consul says that there is none
-            return (await self._consul.ask("PUT", f"/v1/agent/check/update/{check}", body=status)).status == 200
-        return False
+            path = f"/v1/agent/check/update/{known[1].vouched}"
+            if (await self._consul.ask("PUT", path, body=b'{"Status": "passing"}')).status == 200:
+                return
+        self._shown.pop(key, None)
 
     async def _ask(self, method: str, path: str, query: Mapping[str, str] | None = None) -> Answer:
         return await self._consul.ask(method, path, query)

@@ -13,7 +13,7 @@ MARK, DIGEST = "grpc-registry", "grpc-registry-digest"
 # We say every VOUCH_S that an instance is still registered; Consul takes it for gone after TTL_S without that, and
 # removes it after another GONE_S, which is the least that it knows.
 VOUCH_S, TTL_S, GONE_S = 20.0, 60.0, 60.0
-# The other check changes when we say so, and not by time.
+# The other check comes and goes, and does not change by time.
 _FOREVER = "87600h"
 # What Consul takes as metadata.
 _MOST_META, _MOST_KEY, _MOST_VALUE = 64, 128, 512
@@ -24,15 +24,12 @@ Definition = dict[str, object]
 
 
 class Shown(NamedTuple):
-    """A service as it is registered at an agent. `vouched` is the check by which we say that it is still here, `health`
-    the one by which we say how it is: a new registration leaves a check as it was, so that is said beside it."""
+    """A service as it is registered at an agent. `vouched` is the check by which we say that it is still here."""
 
     id: str
     digest: str
     body: bytes
     vouched: str
-    health: str
-    status: bytes
 
 
 def shown(key: Key, it: pb.Instance, registry: str) -> Shown:
@@ -50,20 +47,14 @@ def shown(key: Key, it: pb.Instance, registry: str) -> Shown:
         "Weights": {"Passing": weight, "Warning": weight},
         "Checks": [
             _vouched(id_),
-            {
-                "CheckID": f"{id_}/health",
-                "Name": "health in the registry",
-                "TTL": _FOREVER,
-                "Status": status,
-            },
+            *([] if is_well else [_sick(id_, it)]),
             *(found for check in it.checks if (found := native(check, it, id_, status)) is not None),
         ],
     }
     meta = _meta(it) | {MARK: registry}
     digest = hashlib.sha256(json.dumps([definition, meta], sort_keys=True).encode()).hexdigest()[:16]
     body = json.dumps(definition | {"Meta": meta | {DIGEST: digest}}).encode()
-    said = json.dumps({"Status": status, "Output": _why(it)}).encode()
-    return Shown(id_, digest, body, f"{id_}/registered", f"{id_}/health", said)
+    return Shown(id_, digest, body, f"{id_}/registered")
 
 
 def _vouched(id_: str) -> Definition:
@@ -76,8 +67,15 @@ def _vouched(id_: str) -> Definition:
     }
 
 
-def _why(it: pb.Instance) -> str:
-    return f"{pb.Status.Name(it.status)}, {pb.Health.Name(it.health)}, weight {it.weight}"
+def _sick(id_: str, it: pb.Instance) -> Definition:
+    """A check that is there as long as the instance gets no traffic: an agent needs its time for each check."""
+    return {
+        "CheckID": f"{id_}/health",
+        "Name": "health in the registry",
+        "TTL": _FOREVER,
+        "Status": "critical",
+        "Notes": f"{pb.Status.Name(it.status)}, {pb.Health.Name(it.health)}, weight {it.weight}",
+    }
 
 
 def _meta(it: pb.Instance) -> dict[str, str]:

@@ -167,7 +167,6 @@ async def test_checks_are_consuls_own_where_it_has_them(consul: ConsulAgent, cli
         found = {it["Name"]: it for it in in_consul(consul)[back_end.port]["Checks"]}
         assert {name: it["Type"] for name, it in found.items() if it["ServiceID"]} == {
             "registered": "ttl",
-            "health in the registry": "ttl",
             "page": "http",
             "port": "tcp",
         }

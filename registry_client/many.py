@@ -89,6 +89,7 @@ class Registries:
         self._clients = dict(clients)
         _check_apart(self._clients)
         self._exits: AsyncExitStack | None = None
+        self._signals = SignalDrains()
         self.reader = reader = reading(clients.values())
         self.get, self.list = reader.get, reader.list
         self.services, self.namespaces = reader.services, reader.namespaces
@@ -150,7 +151,8 @@ class Registries:
             name: _Maker(functools.partial(client.register, ttl=ttl, drain=drain), named)
             for name, client in self._clients.items()
         }
-        return InEach(makers, seconds, drain_on_signals=checks.yes_or_no("drain_on_signals", drain_on_signals))
+        by_signals = checks.yes_or_no("drain_on_signals", drain_on_signals)
+        return InEach(makers, seconds, self._signals if by_signals else None)
 
 
 def _check_apart(clients: Mapping[str, RegistryClient]) -> None:
@@ -182,11 +184,10 @@ class InEach:
     the `state` of that registration is LOST.
     """
 
-    def __init__(self, makers: Mapping[str, _Maker], timeout: float | None, *, drain_on_signals: bool) -> None:
+    def __init__(self, makers: Mapping[str, _Maker], timeout: float | None, signals: SignalDrains | None) -> None:
         self._makers = dict(makers)
         self._timeout_s = timeout
-        self._drains_on_signals = drain_on_signals
-        self._signals = SignalDrains()
+        self._signals = signals
         self._registrations = {name: make() for name, make in self._makers.items()}
         self._refused: dict[str, RegistryError] = {}
         self._started: set[str] = set()
@@ -210,7 +211,7 @@ class InEach:
         if self._place is not None or self._is_over:
             raise Misuse("this registration was entered already: make another by registries.register(…)")
         self._place = place = Place()
-        if self._drains_on_signals:
+        if self._signals is not None:
             self._signals.add(self, self.aclose, place.loop)
         for name, make in self._makers.items():
             self._tasks.start(self._keep(name, make), f"register-{name}")
@@ -321,6 +322,7 @@ class InEach:
             return
         self._place.check("the registration")
         self._is_over = True
-        self._signals.remove(self)
+        if self._signals is not None:
+            self._signals.remove(self)
         await self._tasks.aclose()
         await asyncio.gather(*(registration.aclose() for registration in self._registrations.values()))

@@ -47,6 +47,8 @@ THREADS = """
             print("up", flush=True)
             threading.Event().wait()
 """
+IN_EACH = ASYNC.replace("registry_client.connect(sys.argv[1])", "registry_client.connect_many({'one': sys.argv[1]})")
+IN_EACH_OF_THREADS = THREADS.replace("sync.connect(sys.argv[1])", "sync.connect_many({'one': sys.argv[1]})")
 CUSTOM = """
     import signal
     def mine(signum, frame):
@@ -101,7 +103,11 @@ async def test_run_until_signal_unwinds(
         assert process.stdout.read() == "ended in order\n"
 
 
-@pytest.mark.parametrize("text", [ASYNC + PLAIN, THREADS], ids=["asyncio", "threads"])
+@pytest.mark.parametrize(
+    "text",
+    [ASYNC + PLAIN, THREADS, IN_EACH + PLAIN, IN_EACH_OF_THREADS],
+    ids=["asyncio", "threads", "several", "several-threads"],
+)
 async def test_drain_on_signals_then_the_signal_does_what_it_would(
     text: str, server: RegistryServer, registry: RegistryClient
 ) -> None:

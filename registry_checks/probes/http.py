@@ -88,7 +88,7 @@ class HttpProbe:
         return status, bytes(body[:MAX_BODY_BYTES])
 
     def _judge(self, status: int, body: bytes) -> str:
-        text = shown(f"{status} {_phrase(status)}: {body[:1024].decode(errors='replace')}").rstrip(": ")
+        text = shown(f"{_spelled(status)}: {body[:1024].decode(errors='replace')}").rstrip(": ")
         if status not in self._statuses:
             raise Failed(text)
         if self._check.body not in body:
@@ -96,11 +96,11 @@ class HttpProbe:
         return text
 
 
-def _phrase(status: int) -> str:
+def _spelled(status: int) -> str:
     try:
-        return HTTPStatus(status).phrase
+        return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
-        return ""
+        return str(status)
 
 
 def _authority(host: str, port: int, default_port: int) -> str:

@@ -34,14 +34,7 @@ class Reach:
         return self._refuses(found) if found is not None else ""
 
     def _refuses(self, found: Address) -> str:
-        address = getattr(found, "ipv4_mapped", None) or found
-        if (address.is_loopback or address.is_unspecified) and not self.loopback:
-            return f"{found} is this machine itself, which is not looked at"
-        if address.is_link_local and not self.link_local:
-            return f"{found} is link-local, and not looked at"
-        if address.is_multicast:
-            return f"{found} is a multicast address"
-        return ""
+        return _refusal(found, self.loopback, self.link_local)
 
     async def addresses(self, host: str) -> list[str]:
         """The IP addresses of a host that may be looked at. Raises Failed if there is none, OSError for a name that
@@ -74,6 +67,18 @@ class Reach:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+
+@lru_cache(maxsize=4096)
+def _refusal(found: Address, loopback: bool, link_local: bool) -> str:
+    address = getattr(found, "ipv4_mapped", None) or found
+    if (address.is_loopback or address.is_unspecified) and not loopback:
+        return f"{found} is this machine itself, which is not looked at"
+    if address.is_link_local and not link_local:
+        return f"{found} is link-local, and not looked at"
+    if address.is_multicast:
+        return f"{found} is a multicast address"
+    return ""
 
 
 @lru_cache(maxsize=4096)

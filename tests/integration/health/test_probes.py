@@ -27,6 +27,7 @@ from tests.support.waiting import eventually_async, passed, until
 
 HERE = Reach(loopback=True)
 TIMEOUT_S = 0.3
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 async def look(check: pb.HealthCheck | str, port: int, *, reach: Reach = HERE, host: str = "127.0.0.1") -> Found:
@@ -70,6 +71,15 @@ async def web() -> AsyncIterator[WebServer]:
         (answer(length=2), Found(True, "200 OK: fi")),
         (answer(body=b"x" * 100_000), Found(True, "200 OK: " + "x" * 247 + "…")),
         (answer(headers="X: " + "y" * 40_000 + "\r\n"), Found(False, "no HTTP: Receive buffer too long")),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000, Found(False, "it answers with more than 131072 bytes")),
+        (b"HTTP/1.1 101 No\r\nUpgrade: x\r\n\r\n", Found(False, "no HTTP: ")),
+        (CHUNKED + b"1\r\nx\r\n" * 50_000, Found(False, "it answers with more than 131072 bytes")),
+        (CHUNKED + b"1;" + b"y" * 40_000, Found(False, "no HTTP: Receive buffer too long")),
+        (CHUNKED + b"0\r\n" + b"X: y\r\n" * 30_000, Found(False, "no HTTP: Receive buffer too long")),
+        (answer(length=10**19), Found(False, "no HTTP: peer closed connection")),
+        (answer(length=-1), Found(False, "no HTTP: bad Content-Length")),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 300_000, Found(True, "200 OK: xxx")),
+        (answer("999 \x1b[31mred"), Found(False, "999: fine")),
     ],
 )
 async def test_what_an_answer_says(web: WebServer, says: bytes, found: Found) -> None:
@@ -162,6 +172,15 @@ async def test_grpc() -> None:
         server.hangs = True
         assert await look("grpc:game.Logic", server.port) == Found(False, "no answer within 0.3 s")
     assert (await look("grpc", server.port)).output.startswith("UNAVAILABLE")
+
+
+@pytest.mark.parametrize("mood", ["", "hangs", "drips", "floods", "resets"])
+async def test_what_is_no_grpc_fails_in_time(web: WebServer, mood: str) -> None:
+    web.mood = mood
+    began = time.monotonic()
+    for check in ("grpc", "https"):
+        assert not (await look(check, web.port)).passed
+    assert time.monotonic() - began < 2 * TIMEOUT_S + 4
 
 
 @contextlib.asynccontextmanager

@@ -11,8 +11,7 @@ from typing import NamedTuple
 from urllib.parse import urlencode
 
 from tests.bench.workload import instance
-from tests.support.building import Program, run
-from tests.support.stubs import CARGO_TARGET
+from tests.support.building import NotBuilt, Program, run
 
 VERSION = "0.8.8"
 REGISTER = "/nacos/v1/ns/instance"
@@ -46,24 +45,27 @@ def registrations(count: int, services: int = 100) -> list[bytes]:
     ]
 
 
-def r_nacos() -> Path:
+def r_nacos(*, may_build: bool = True) -> Path:
     """Its binary; the first who asks builds it, which takes minutes. Raises NotBuilt."""
 
     def make(home: Path) -> None:
+        print(f"cargo builds r-nacos {VERSION}, once, for some minutes", flush=True)
         install: list[str | Path] = [
             "cargo",
             "install",
             "--quiet",
-            "--locked",
             "--root",
             home,
             "--version",
             VERSION,
             "rnacos",
         ]
-        run(install, home, {"CARGO_TARGET_DIR": str(CARGO_TARGET)})
+        run(install, home)
 
-    return Program("r-nacos", "cargo", "https://rustup.rs", (Path(__file__),), make).built() / "bin" / "rnacos"
+    program = Program("r-nacos", "cargo", "https://rustup.rs", (Path(__file__),), make)
+    if not (may_build or program.home.exists()):
+        raise NotBuilt("a quick run does not build it")
+    return program.built() / "bin" / "rnacos"
 
 
 @contextlib.contextmanager

@@ -25,12 +25,15 @@ from registry_server.stores.etcd.store import EtcdStore
 from registry_server.stores.leased import Leased
 from registry_server.stores.leased import store as leased
 from registry_server.stores.memory import MemoryStore
+from registry_server.stores.mirror import member
+from registry_server.stores.mirror.backend import MirrorBackend, Write
 from registry_server.stores.sqlite.backend import SqliteBackend
 from registry_server.stores.zookeeper.backend import ZooKeeperBackend
 from registry_server.stores.zookeeper.url import ZooKeeperURL
 from registry_server.testing import Recorder, Running
 from tests.support.backend import DictBackend, Link
 from tests.support.stores import MAY_BUILD, Backends, backends
+from tests.support.waiting import eventually_async
 
 __all__ = ["backends"]
 
@@ -267,6 +270,46 @@ class SqliteMachine(StoreMachine):
             await self.store.inner.tick()
 
 
+class MirrorMachine(StoreMachine):
+    """Three backends, of which one may be away at any time, and another one next; in the end all hold the same."""
+
+    def open(self) -> Store:
+        self.now = 0.0
+        self.backends = [DictBackend() for _ in range(3)]
+        self.links = [Link(backend) for backend in self.backends]
+        parts = {f"part {number}": link for number, link in enumerate(self.links)}
+        self.store = Leased(MirrorBackend(parts, Write.QUORUM), lambda: self.now)
+        return self.store
+
+    async def expire(self, lease_id: str) -> None:
+        for part in (0.6 * TTL_S, 0.6 * TTL_S):
+            await self.store.keep_alive(sorted(self.model.leases - {lease_id}))
+            assert await self.store.is_told(await self.store.commit(Commit()), 10)
+            self.now += part
+            await self.store.tick()
+
+    @rule(which=st.integers(0, 2))
+    def cut(self, which: int) -> None:
+        self.do(self.alike())
+        self.links[which].cut()
+
+    async def alike(self) -> None:
+        for link in self.links:
+            link.mend()
+        await self.store.commit(Commit())  # so that who was away lacks something until it is caught up
+        await eventually_async(lambda: len(set(map(values_of, self.backends))) == 1, what="all hold the same")
+
+    def teardown(self) -> None:
+        try:
+            self.do(self.alike())
+        finally:
+            super().teardown()
+
+
+def values_of(backend: Any) -> frozenset[tuple[str, bytes]]:
+    return frozenset((name, item.value) for name, item in backend.items.items())
+
+
 class Reopened(Store):
     """A store on a file, made anew for every `run`."""
 
@@ -373,6 +416,8 @@ def no_stalls() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for store in (memory, leased):
             patch.setattr(store, "Pulse", partial(Pulse, late_s=float("inf")))
+        patch.setattr(member, "BACKOFF_S", 0.01)
+        patch.setattr(member, "BACKOFF_MAX_S", 0.02)
         yield
 
 
@@ -413,6 +458,7 @@ def configured(machine: type[StoreMachine], max_examples: int, steps: int, *fixt
 TestMemory = configured(MemoryMachine, 100, 40, "no_stalls")
 TestLeased = configured(LeasedMachine, 100, 40, "no_stalls")
 TestSqlite = configured(SqliteMachine, 25, 30, "no_stalls")
+TestMirror = configured(MirrorMachine, 10, 30, "no_stalls")
 TestEtcd = configured(EtcdMachine, 25, 30, "etcd_for_machine")
 TestConsul = MAY_BUILD(configured(ConsulMachine, 20, 30, "consul_for_machine"))
 TestZooKeeper = MAY_BUILD(configured(ZooKeeperMachine, 20, 30, "no_stalls", "zookeeper_for_machine"))

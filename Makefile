@@ -85,7 +85,7 @@ test: programs ## every test, on the embedded store and on real etcd, PyPI's and
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTARGS)
 
 test-grpc: $(VENV)/.test ## a part of them with servers on grpc.aio (all of them so: make test REGISTRY_TRANSPORT=grpc)
-	@REGISTRY_TRANSPORT=grpc $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -k 'not sqlite and not newest and not watch_bounded' $(OVER_GRPC) $(TESTARGS)
+	@REGISTRY_TRANSPORT=grpc $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -k 'not sqlite and not consul and not newest and not watch_bounded' $(OVER_GRPC) $(TESTARGS)
 
 # After the other environment: both write the package's egg-info.
 $(VENV)-floors/.made: pyproject.toml tests/support/floors.py | $(VENV)/.test
@@ -96,7 +96,7 @@ $(VENV)-floors/.made: pyproject.toml tests/support/floors.py | $(VENV)/.test
 	@touch $@
 
 floors: $(VENV)-floors/.made ## tests that touch others' packages, with the oldest of these that will do
-	@$(VENV)-floors/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -p no:cacheprovider -k 'not newest and not h2spec and not interop' $(FLOORS) $(TESTARGS)
+	@$(VENV)-floors/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -p no:cacheprovider -k 'not newest and not consul and not h2spec and not interop' $(FLOORS) $(TESTARGS)
 
 faults: $(VENV)/.test ## histories under random faults, each from its seed (FAULTSARGS='--seconds 600 --seed 7')
 	@$(BIN)/python -m tests.faults $(FAULTSARGS)

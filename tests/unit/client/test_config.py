@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from registry_client import InvalidArgument, Registries, RegistryClient, from_config, sync
 from registry_client import config as configs
@@ -209,3 +211,44 @@ def test_threads() -> None:
     assert isinstance(several, sync.Registries)
     assert several.names == ("primary", "backup")
     assert several["backup"].addresses == ("h2:7400",)
+
+
+NAMES = ["namespace", "timeout", "ttl", "cache_dir", "tls", "service", "token", "memory", "etcd", "consul", "config"]
+KEYS = [
+    "endpoints",
+    "host",
+    "port",
+    "username",
+    "password",
+    "scheme",
+    "ca",
+    "path",
+    "type",
+    "ttl",
+    "store",
+    "addresses",
+]
+WORDS = ["", "h1", "h1:7400", "memory:", "etcd", "consul", "sqlite", "mirror", "30s", "http://h:1", "\x00", "a b", "/x"]
+VALUES = st.sampled_from(WORDS) | st.none() | st.booleans() | st.integers() | st.floats() | st.binary(max_size=3)
+TABLES = st.recursive(
+    VALUES, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=3)
+)
+PLACES = st.fixed_dictionaries({"addresses": TABLES}) | st.fixed_dictionaries({"store": TABLES})
+PLACES |= st.sampled_from(["memory", "etcd", "consul", "sqlite", "zookeeper"]).flatmap(
+    lambda kind: st.fixed_dictionaries({"type": st.just(kind), kind: TABLES})
+)
+PLACES |= st.fixed_dictionaries({"adapters": st.dictionaries(st.sampled_from(["a", "b"]), PLACES | TABLES)})
+
+
+@hypothesis.given(PLACES, st.dictionaries(st.sampled_from(NAMES), TABLES, max_size=2))
+def test_whatever_is_given_is_a_client_or_a_mistake_with_its_key(
+    place: dict[str, object], others: dict[str, object]
+) -> None:
+    try:
+        client = from_config({**others, **place})
+    except InvalidArgument as wrong:
+        said = str(wrong), wrong.field
+    else:
+        said = "", client.names[0] if isinstance(client, Registries) else client.namespace
+    assert said[1]
+    assert "\n" not in said[0]

@@ -166,7 +166,9 @@ class Prober:
             self._whose.clear()
         is_mine = self._whose.get(key)
         if is_mine is None:
-            is_mine = self._whose[key] = prober_of(key, self._replicas) == self._replica.name
+            is_mine = prober_of(key, self._replicas) == self._replica.name
+            if key in self._examined:
+                self._whose[key] = is_mine
         return is_mine
 
     def want(self) -> None:

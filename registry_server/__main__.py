@@ -93,7 +93,9 @@ def _serve(given: Given) -> None:
     _allow_connections()
     config = given.load().config
     logs.set_up(config.log_format, config.log_level)
-    _warn_of_password(given.flags["store"])
+    _warn_of_password("store", given.flags["store"])
+    for url in (given.flags["neighbours"] or "").split():
+        _warn_of_password("neighbours", url)
     problems: list[str] = []
     try:
         with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
@@ -104,11 +106,13 @@ def _serve(given: Given) -> None:
         _fail("; ".join(problems))
 
 
-def _warn_of_password(store: str | None) -> None:
-    if store and is_url(store) and has_password(store):
+def _warn_of_password(setting: str, url: str | None) -> None:
+    if url and is_url(url) and has_password(url):
         log.warning(
-            "the password in --store shows in the process list: put the URL into REGISTRY_STORE or into the file of "
-            "--config, or the password into a file of its own (password_file=FILE)"
+            "the password in --%s shows in the process list: put the URL into REGISTRY_%s or into the file of "
+            "--config, or the password into a file of its own (password_file=FILE)",
+            setting,
+            setting.upper(),
         )
 
 

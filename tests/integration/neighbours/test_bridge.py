@@ -7,11 +7,12 @@ import pytest
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import neighbours, stores
-from registry_server.config import Config
+from registry_server.config import Config, ConfigError
 from registry_server.neighbours import bridge
 from registry_server.server import serve
 from registry_server.stores.leased import Leased
 from registry_server.stores.schemes import Schemes, installed
+from tests.conftest import ServerFactory
 from tests.support.backend import DictBackend, Link
 from tests.support.neighbour import Road, Village
 from tests.support.raw import RawClient
@@ -179,3 +180,31 @@ async def test_a_registry_that_starts_empty_takes_nothing_away_at_once(
         await client.register("new", 7002)
         await eventually_async(lambda: shown(village) == {"here", "new"})
         await eventually_async(lambda: shown(village) == {"new"})
+
+
+async def test_a_neighbour_that_is_not_there_stops_nobody(server_factory: ServerFactory) -> None:
+    """It is said once, and nothing that is said shows what is secret."""
+    url = "consul://127.0.0.1:1?token=sesame"
+    server = await server_factory(args=["--neighbours", url]).start_async()
+    async with RawClient(server.address) as client:
+        await client.register("here", 7001)
+        assert await client.ids() == {"here"}
+        await eventually_async(lambda: "neighbour consul is away" in server.log_text)
+        await passed(1.5)
+    assert server.log_text.count("is away") == 1
+    assert "the password in --neighbours shows in the process list" in server.log_text
+    assert "sesame" not in server.log_text
+
+
+@pytest.mark.parametrize(
+    ("urls", "says"),
+    [
+        ("etcd://h", "must begin with one of"),
+        ("consul://h?tokn=sesame", "nearest: token"),
+        ("consul://one consul://two", "two neighbours of the name consul"),
+    ],
+)
+def test_mistakes_in_a_neighbours_url(urls: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as refused:
+        Config(neighbours=urls)
+    assert "sesame" not in str(refused.value)

@@ -21,6 +21,7 @@ SECTIONS = (
     "etcd",
     "stores",
     "consul",
+    "zookeeper",
     "channels",
     "policies",
     "faults",

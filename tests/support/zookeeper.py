@@ -81,6 +81,11 @@ class ZooKeeperNode:
         return f"{HOST}:{self.secure_port or self.client_port}"
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 

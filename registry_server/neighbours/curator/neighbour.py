@@ -56,7 +56,7 @@ class CuratorNeighbour:
                     await self._session.aclose()
                 self._session, self._shown = None, {}
                 self._turn += 1
-                opened = Znodes(self._url, self._turn - 1, SESSION_S)
+                opened = Znodes(self._url, self._turn - 1, SESSION_S, everybody_reads=True)
                 try:
                     await opened.open()
                 except BaseException:
@@ -145,7 +145,7 @@ class CuratorNeighbour:
         try:
             await znodes.create(path, data, ephemeral=True)
         except NoSuchNode:
-            await znodes.ensure(path.rpartition("/")[0])
+            await znodes.ensure(path.rpartition("/")[0], is_open=True)
             await znodes.create(path, data, ephemeral=True)
         except NodeExists:
             if not is_of((await znodes.get(path)).data, self._url.registry):

@@ -15,7 +15,7 @@ from kazoo import exceptions
 from kazoo.client import KazooClient, KazooState
 from kazoo.handlers.threading import SequentialThreadingHandler
 from kazoo.retry import KazooRetry
-from kazoo.security import CREATOR_ALL_ACL
+from kazoo.security import CREATOR_ALL_ACL, OPEN_ACL_UNSAFE, READ_ACL_UNSAFE
 
 from registry_server.stores.base import StoreAway, StoreError
 from registry_server.stores.zookeeper.url import ZooKeeperURL
@@ -80,14 +80,19 @@ class Multi(Protocol):
 class Znodes:
     """One session. Everything raises StoreAway when the connection is lost, or cannot be had."""
 
-    def __init__(self, url: ZooKeeperURL, turn: int, session_s: float = SESSION_S) -> None:
-        """The host that comes first is another one at each turn. Raises OSError when the password cannot be read."""
+    def __init__(
+        self, url: ZooKeeperURL, turn: int, session_s: float = SESSION_S, *, everybody_reads: bool = False
+    ) -> None:
+        """The host that comes first is another one at each turn. What a user makes nobody else may change, nor read
+        unless everybody does. Raises OSError when the password cannot be read."""
         self._sockets = _Sockets()
         self._loop = asyncio.get_running_loop()
         self._room = asyncio.Semaphore(IN_FLIGHT)
         self._state: asyncio.Future[None] = self._loop.create_future()  # done when it is connected
         self.lost: asyncio.Future[None] = self._loop.create_future()  # done when it is so no more
         self._client = _client(url, turn, session_s, self._sockets)
+        if url.login:
+            self._client.default_acl = [*CREATOR_ALL_ACL, *(READ_ACL_UNSAFE if everybody_reads else ())]
         self._client.add_listener(self._on_state)
         self._hosts = ", ".join(url.endpoints)
 
@@ -178,9 +183,10 @@ class Znodes:
         """Remove a node. Raises NoSuchNode, or NotEmpty."""
         await self._answer(lambda: self._client.delete_async(path))
 
-    async def ensure(self, path: str) -> None:
-        """Make a node and those above it, as far as they are not there."""
-        await self._answer(lambda: self._client.ensure_path_async(path))
+    async def ensure(self, path: str, *, is_open: bool = False) -> None:
+        """Make a node and those above it, as far as they are not there; open ones are everybody's."""
+        acl = OPEN_ACL_UNSAFE if is_open else None
+        await self._answer(lambda: self._client.ensure_path_async(path, acl))
 
     async def commit(self, fill: Callable[[Multi], None]) -> None:
         """All that `fill` puts into a transaction, or nothing. Raises what its first part that fails does."""
@@ -235,7 +241,6 @@ def _client(url: ZooKeeperURL, turn: int, session_s: float, handler: _Sockets) -
         connection_retry=KazooRetry(max_tries=-1, delay=_RETRY_S, max_delay=_RETRY_MAX_S),
         logger=logger,
         auth_data=[("digest", f"{login.user}:{login.read_password()}")] if login else None,
-        default_acl=CREATOR_ALL_ACL if login else None,
         use_ssl=url.tls is not None,
         check_hostname=url.tls is not None,
         ca=_text(url.tls and url.tls.ca),

@@ -13,7 +13,7 @@ from registry_server.config import Config
 from registry_server.neighbours import bridge
 from registry_server.server import serve
 from registry_server.stores.zookeeper.url import ZooKeeperURL
-from registry_server.stores.zookeeper.znodes import NoSuchNode, Znodes
+from registry_server.stores.zookeeper.znodes import Denied, NoSuchNode, Znodes
 from tests.support.raw import RawClient
 from tests.support.stores import MAY_BUILD, Backends, backends
 from tests.support.waiting import always_async, eventually_async, until
@@ -187,6 +187,20 @@ async def test_what_somebody_removes_is_shown_again(
             await until(lambda: znodes.exists(path), timeout_s=WAIT_S)
             await znodes.delete(path)
         await until(lambda: znodes.exists(path), timeout_s=WAIT_S)
+
+
+async def test_who_is_no_user_of_ours_reads_and_writes_beside(chroot: str, znodes: Znodes) -> None:
+    """What is ours is read by everybody, and changed by nobody else; everybody may register there."""
+    top = ZooKeeperURL.parse(chroot).services
+    async with server(f"{chroot}?user=game&password=geheim") as client, client.watching() as watch:
+        await client.register("ours", 7001)
+        await until(lambda: znodes.exists(f"{top}/player/ours"), timeout_s=WAIT_S)
+        assert json.loads((await znodes.get(f"{top}/player/ours")).data)["port"] == 7001
+        with pytest.raises(Denied):
+            await znodes.set(f"{top}/player/ours", b"{}")
+        theirs = json.dumps({"address": "10.0.0.9", "port": 7009}).encode()
+        await znodes.create(f"{top}/player/theirs", theirs, ephemeral=True)
+        await watch.wait_ids("ours", "theirs")
 
 
 async def test_catalog_false_shows_nothing(chroot: str, znodes: Znodes) -> None:

@@ -207,6 +207,29 @@ async def changes(run: Running, name: str, lease_id: str) -> int:
     return done
 
 
+async def test_who_writes_all_the_time_leaves_room_for_others(backends: Backends) -> None:
+    """Whoever has just written is ahead of everybody else, and would win every time."""
+    url = backends.consul_url()
+    async with running(open_store(url)) as busy, running(open_store(url)) as other:
+        lease = await busy.store.grant(TTL_S)
+        over = asyncio.Event()
+
+        async def write_on(name: str) -> None:
+            while not over.is_set():
+                await busy.put(busy.key(name), lease.id)
+
+        writers = [asyncio.create_task(write_on(f"busy-{number}")) for number in range(16)]
+        lost = 0
+        for _ in range(100):
+            try:
+                await other.put(other.key("other"), lease.id)
+            except StoreAway:
+                lost += 1
+        over.set()
+        await asyncio.gather(*writers)
+        assert lost <= 2
+
+
 async def test_what_is_too_large_is_refused(backends: Backends) -> None:
     async with running(open_store(backends.consul_url())) as run:
         lease = await run.store.grant(TTL_S)

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import random
 import secrets
+import time
 from base64 import b64encode
 from binascii import a2b_base64
 from collections import deque
@@ -41,6 +43,9 @@ WAIT_S = 10
 # The pause after one that told of nothing but what this process wrote itself.
 REST_S = 0.02
 LOAD_S = 30.0
+# Who has just written is a round trip ahead of everybody else. While others write too, which was so if they did in the
+# last few seconds, it lets them go first now and then.
+SHARED_S = 5.0
 
 Operation = dict[str, dict[str, object]]
 
@@ -70,6 +75,9 @@ class ConsulBackend:
         self._is_mine_to_fold = False
         self._reading = asyncio.Lock()
         self._is_open = False
+        self._now = time.monotonic
+        self._rng = random.Random()  # noqa: S311 - spreads load, hides nothing
+        self._shared_until = 0.0
 
     @classmethod
     def of(cls, url: ConsulURL) -> "ConsulBackend":
@@ -160,6 +168,8 @@ class ConsulBackend:
     def _take(self, logged: Logged, revision: int, *, is_own: bool) -> None:
         if len(self._untold) >= MAX_UNTOLD:
             raise StoreAway("it was told of faster than that could be taken in")
+        if not is_own:
+            self._shared_until = self._now() + SHARED_S
         self._untold.append(self._ledger.take(logged, revision))
         self._news.set()
         if logged.seq % FOLD == 0:
@@ -185,18 +195,21 @@ class ConsulBackend:
             await self._may_write.wait()
             self._may_write.clear()
             while self._waiting:
+                began = self._now()
                 try:
-                    await self._write_some()
+                    has_written = await self._write_some()
                 except TokenRefused as refused:
                     self._fail_all(refused)
                     raise
+                if has_written and began < self._shared_until:
+                    await asyncio.sleep(self._rng.uniform(0, 2 * (self._now() - began)))
 
-    async def _write_some(self) -> None:
+    async def _write_some(self) -> bool:
         """Write for as many of those who wait as go together. They wait on if somebody else was faster."""
         while self._waiting and self._waiting[0][1].done():  # given up
             self._waiting.popleft()
         if not self._waiting:
-            return
+            return False
         if not self._ledger.has_room:
             await self._fold()
             if not self._ledger.has_room:
@@ -208,12 +221,13 @@ class ConsulBackend:
             answer = await self._transaction(self._operations(logged))
             if answer.status == 200:
                 self._answer(logged, some, answer)
-                return
+                return True
         if answer.status != 409:
             raise StoreAway(f"Consul answers a transaction with {answer.status}")
         await self._catch_up()
         if (self._ledger.seq, self._ledger.head_index) == known:
             raise StoreAway(f"Consul takes no transaction: {answer.shown}")
+        return False
 
     def _answer(self, logged: Logged, some: Batch, answer: Answer) -> None:
         """The head was where it was known to be, so all verdicts are true."""

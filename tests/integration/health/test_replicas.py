@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import pytest
 
@@ -132,7 +133,7 @@ async def test_one_without_its_store_blames_nobody_then_or_later(
 ) -> None:
     """Packets of one replica are swallowed, on its way to the store and to those that it looks at. Another takes over,
     and finds them well; and what the first one found meanwhile is not written when its packets arrive again."""
-    etcd, prefix, args = backends.etcd(), "/partition", ["--cut-off-least", "100"]
+    etcd, prefix, args = backends.etcd(), f"/partition-{uuid4().hex}", ["--cut-off-least", "100"]
     async with contextlib.AsyncExitStack() as stack:
         road = await stack.enter_async_context(Proxy(etcd.nodes[0].endpoint))
         store = etcd.url(prefix, at=[road.address])
@@ -149,8 +150,9 @@ async def test_one_without_its_store_blames_nobody_then_or_later(
         ways = {}
         for it in _names_of(name, await probers(client)):
             ways[it] = way = await stack.enter_async_context(Proxy(f"127.0.0.1:{web.port}"))
-            # Well from the start, and for those who once took it for sick not soon again.
-            checks = [parse("http interval=0.2 timeout=0.2 successes=100")]
+            # Well from the start, and for those who once took it for sick not soon again. The other finds the ways as
+            # they are for a moment, and is to report nobody: ten failures take two seconds.
+            checks = [parse("http interval=0.2 timeout=0.2 failures=10 successes=100")]
             fields = {"host": "127.0.0.1", "checks": checks, "health": pb.HEALTHY}
             await client.register(it, way.port, ttl_s=60, **fields)
 
@@ -179,7 +181,7 @@ async def test_what_somebody_writes_among_the_replicas_is_none(
     server_factory: ServerFactory, backends: Backends, webs: list[WebServer]
 ) -> None:
     """Nothing is shared out to who is no server, and one whose record is taken away puts it back."""
-    etcd, prefix = backends.etcd(), "/replicas-by-hand"
+    etcd, prefix = backends.etcd(), f"/by-hand-{uuid4().hex}"
     server = await server_factory(store=etcd.url(prefix)).start_async()
     async with RawClient(server.address) as client:
         for number, web in enumerate(webs):

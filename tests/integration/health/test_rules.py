@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
+from uuid import uuid4
 
 import grpc
 import pytest
@@ -215,7 +216,7 @@ async def test_every_replica_follows_and_a_restart_forgets_nothing(
 
 
 async def test_what_is_no_rule_in_the_store_is_skipped(server_factory: ServerFactory, backends: Backends) -> None:
-    etcd, prefix = backends.etcd(), "/rules-by-hand"
+    etcd, prefix = backends.etcd(), f"/by-hand-{uuid4().hex}"
     settings = f"{prefix}/v1/settings/checks"
     server = await server_factory(store=etcd.url(prefix)).start_async()
     async with RawClient(server.address) as client, client.watching() as watch:

@@ -68,7 +68,9 @@ class Http2Server:
         make = partial(Connection, self._shared, configuration(self._shared.limits))
         for it in sockets:
             create = loop.create_unix_server if it.family == socket.AF_UNIX else loop.create_server
-            self._listening.append(await create(make, sock=it, backlog=BACKLOG, ssl=self._tls))
+            handshake_s = self._shared.limits.handshake_s if self._tls else None
+            listening = await create(make, sock=it, backlog=BACKLOG, ssl=self._tls, ssl_handshake_timeout=handshake_s)
+            self._listening.append(listening)
 
     def _let_nobody_in(self) -> None:
         for it in self._bound:

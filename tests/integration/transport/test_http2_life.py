@@ -80,11 +80,16 @@ async def test_a_unix_socket_also_in_the_place_of_one_that_was_left(tmp_path: Pa
         assert await echoed(address) == value("x")
 
 
-async def test_tls() -> None:
-    authority = trustme.CA()
+def tls_of(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
     context.set_alpn_protocols(["h2"])
+    return context
+
+
+async def test_tls() -> None:
+    authority = trustme.CA()
+    context = tls_of(authority)
     credentials = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
     service = Everything()
     async with serving(service, tls=context) as address:
@@ -243,6 +248,12 @@ async def test_more_connections_than_there_may_be() -> None:
 async def test_who_does_not_say_what_it_is(opening: bytes) -> None:
     async with serving(Everything(), handshake_s=2) as address, Frames(address) as client:
         await client.say(opening)
+        await eventually_async(lambda: client.is_closed)
+
+
+async def test_who_has_no_end_of_shaking_hands() -> None:
+    async with serving(Everything(), tls=tls_of(trustme.CA()), handshake_s=1) as address, Frames(address) as client:
+        await client.say(b"\x16\x03\x01")
         await eventually_async(lambda: client.is_closed)
 
 

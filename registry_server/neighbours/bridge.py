@@ -16,7 +16,7 @@ from registry_server.history import Change
 from registry_server.illness import Pulse
 from registry_server.model import Entry
 from registry_server.neighbours.base import Neighbour, NeighbourAway
-from registry_server.neighbours.sides import Sides, taken_in
+from registry_server.neighbours.sides import Sides, Taken
 from registry_server.records import Key, Outcome
 from registry_server.settings import SettingChange
 from registry_server.stores.together import together
@@ -36,9 +36,10 @@ LATE_S = 3.0
 WARM_UP_S = 15.0
 # The pause between two rounds of publishing, and after something failed.
 REST_S = 0.2
-AGAIN_S, AGAIN_MAX_S = 0.5, 10.0
-# So many writes at a time.
+AGAIN_S, AGAIN_MAX_S = 0.5, 4.0
+# So many writes at a time, and so many instances that are looked at in one go.
 WRITES = 32
+SLICE = 100
 
 
 class Bridge:
@@ -130,11 +131,14 @@ class Bridge:
         async with contextlib.aclosing(self._neighbour.watch()) as sets:
             async for found in sets:
                 self._note_back()
-                wanted, refused = taken_in(found, self._neighbour.name)
-                if refused:
+                taken = Taken(self._neighbour.name, self._wanted or {})
+                for start in range(0, len(found), SLICE):
+                    taken.take(found[start : start + SLICE])
+                    await asyncio.sleep(0)  # in between, everybody else has a turn
+                if refused := taken.refused:
                     log.debug("%d instances of %s are left out, %s", len(refused), self._neighbour.name, refused[0])
-                self._wanted = wanted
-                self._seen |= wanted.keys()
+                self._wanted = taken.wanted
+                self._seen |= taken.wanted.keys()
                 self._theirs_changed.set()
         raise NeighbourAway("it ended the telling")
 

@@ -1,6 +1,6 @@
 """CORE: which instances are ours and which came from a neighbour, and what has to change so that it fits."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from registry_api.registry.v1 import registry_pb2 as pb
@@ -30,6 +30,8 @@ class Sides:
         self.ours: dict[Key, Entry] = {}
         self.theirs: dict[Key, Entry] = {}
         self._at: dict[tuple[str, str, str, int], Key] = {}
+        # What was found to be there as it is wanted, under which lease.
+        self._fitting: dict[Key, tuple[Entry, pb.Instance, str]] = {}
 
     def take(self, changes: Iterable[Change]) -> bool:
         """What changed here; whether any of it is ours."""
@@ -41,7 +43,8 @@ class Sides:
         return touched > 0
 
     def _drop(self, key: Key) -> bool:
-        self.theirs.pop(key, None)
+        if self.theirs.pop(key, None) is not None:
+            self._fitting.pop(key, None)
         entry = self.ours.pop(key, None)
         if entry is not None and self._at.get(address := _address(key, *entry.address)) == key:
             del self._at[address]
@@ -71,28 +74,33 @@ class Sides:
             for key, it in wanted.items()
             if key not in self.ours and _address(key, it.host, it.port) not in self._at
         }
-        found = (_registered(self.theirs.get(key), it, lease_id) for key, it in allowed.items())
+        found = (self._registered(key, it, lease_id) for key, it in allowed.items())
         remove = tuple(entry for key, entry in self.theirs.items() if key not in allowed)
         return Steps(tuple(it for it in found if it is not None), remove)
+
+    def _registered(self, key: Key, wanted: pb.Instance, lease_id: str) -> pb.Instance | None:
+        """What is to be registered, if it is not there like that."""
+        entry = self.theirs.get(key)
+        if entry is None:
+            self._fitting.pop(key, None)
+            return wanted
+        if entry.owner.is_leaving:  # somebody drains it here
+            return None
+        known = self._fitting.get(key)
+        if known is not None and known[0] is entry and known[1] is wanted and known[2] == lease_id:
+            return None
+        there = entry.parse()
+        if entry.lease_id == lease_id and _theirs(there) == _theirs(wanted):
+            self._fitting[key] = entry, wanted, lease_id
+            return None
+        it = pb.Instance()
+        it.CopyFrom(wanted)
+        it.status = there.status
+        return it
 
 
 def _address(key: Key, host: str, port: int) -> tuple[str, str, str, int]:
     return key.namespace, key.service, host, port
-
-
-def _registered(entry: Entry | None, wanted: pb.Instance, lease_id: str) -> pb.Instance | None:
-    """What is to be registered, if it is not there like that."""
-    if entry is None:
-        return wanted
-    if entry.owner.is_leaving:  # somebody drains it here
-        return None
-    there = entry.parse()
-    if entry.lease_id == lease_id and _theirs(there) == _theirs(wanted):
-        return None
-    it = pb.Instance()
-    it.CopyFrom(wanted)
-    it.status = there.status
-    return it
 
 
 def _theirs(it: pb.Instance) -> pb.Instance:
@@ -103,26 +111,41 @@ def _theirs(it: pb.Instance) -> pb.Instance:
     return found
 
 
-def taken_in(found: Sequence[pb.Instance], origin: str) -> tuple[dict[Key, pb.Instance], list[str]]:
+class Taken:
     """What a neighbour has, as it can be registered here, and why some of it cannot.
 
-    Of those with the same address the last one counts, as with all who register here.
+    Of those with the same address the last one counts, as with all who register here. What is as it was `before` is the
+    same object, so that nobody looks at it again.
     """
-    wanted: dict[Key, pb.Instance] = {}
-    at: dict[tuple[str, str, str, int], Key] = {}
-    refused: list[str] = []
-    for instance in found:
-        try:
-            it = validate.new_instance(instance, lambda: "")
-        except InvalidField as wrong:
-            refused.append(f"{instance.service}/{instance.id}: {wrong}")
-            continue
-        it.origin = origin
-        it.ClearField("checks")  # somebody else looks at it
-        it.check_results.extend(instance.check_results)
-        key = Key(it.namespace, it.service, it.id)
-        address = _address(key, it.host, it.port)
-        wanted.pop(at.get(address, key), None)
-        at[address] = key
-        wanted[key] = it
-    return wanted, refused
+
+    def __init__(self, origin: str, before: Mapping[Key, pb.Instance]) -> None:
+        self.wanted: dict[Key, pb.Instance] = {}
+        self.refused: list[str] = []
+        self._origin = origin
+        self._before = before
+        self._at: dict[tuple[str, str, str, int], Key] = {}
+
+    def take(self, found: Iterable[pb.Instance]) -> None:
+        """Some of what it has."""
+        for instance in found:
+            try:
+                it = validate.new_instance(instance, lambda: "")
+            except InvalidField as wrong:
+                self.refused.append(f"{instance.service}/{instance.id}: {wrong}")
+                continue
+            it.origin = self._origin
+            it.ClearField("checks")  # somebody else looks at it
+            it.check_results.extend(instance.check_results)
+            key = Key(it.namespace, it.service, it.id)
+            address = _address(key, it.host, it.port)
+            self.wanted.pop(self._at.get(address, key), None)
+            self._at[address] = key
+            was = self._before.get(key)
+            self.wanted[key] = was if was is not None and was == it else it
+
+
+def taken_in(found: Iterable[pb.Instance], origin: str) -> tuple[dict[Key, pb.Instance], list[str]]:
+    """All that a neighbour has, at once: what can be registered here, and why the rest cannot."""
+    taken = Taken(origin, {})
+    taken.take(found)
+    return taken.wanted, taken.refused

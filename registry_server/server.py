@@ -4,9 +4,9 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -27,7 +27,7 @@ from registry_server.rpc.checks import ChecksService
 from registry_server.rpc.health import HealthService
 from registry_server.rpc.registry import RegistryService
 from registry_server.rpc.table import Service, Table
-from registry_server.stores import memory_by, open_store
+from registry_server.stores import Store, memory_by, open_store
 from registry_server.transport.sockets import bound
 from registry_server.transport.streams import Streams
 
@@ -53,6 +53,56 @@ async def serve(
     Raises AddressTaken, or what a store raises that no retry can mend.
     """
     _check_addresses(config)
+    parts = _make(config, clock)
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(it) for it in (parts.feed.run(), parts.rounds.run())]
+        looking = [tasks.create_task(it) for it in parts.looks()]
+        try:
+            await parts.feed.loaded.wait()
+            loaded()
+            addresses = await _open(parts.port, config)
+            try:
+                yield addresses
+            finally:
+                parts.health.stop()
+                await _ended(*looking)
+                await asyncio.gather(*(bridge.aclose() for bridge in parts.bridges))
+                await parts.prober.aclose()  # while the store can still be told
+                await parts.port.stop()
+        finally:
+            await _ended(*looking, *running)
+            await parts.store.aclose()
+
+
+class Port(Protocol):
+    """What a transport makes of a table of methods."""
+
+    async def start(self, *addresses: str, socket_mode: int) -> tuple[str, ...]:
+        """Listen there; gives the addresses with the ports that were taken. Raises OSError."""
+
+    async def stop(self) -> None:
+        """End what is under way, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What runs while a server does."""
+
+    store: Store
+    feed: Feed
+    rounds: Rounds
+    prober: Prober
+    ruling: Ruling
+    bridges: list[Bridge]
+    health: HealthService
+    port: Port
+
+    def looks(self) -> list[Coroutine[None, None, None]]:
+        """What looks beyond the registry, and ends before it is answered no more."""
+        return [self.prober.run(), self.ruling.run(), *(bridge.run() for bridge in self.bridges)]
+
+
+def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     store = open_store(config.store) if clock is None else memory_by(clock)
     catalog = Catalog()
     rounds = Rounds(time.monotonic)
@@ -65,30 +115,11 @@ async def serve(
     if door.runs:
         feed.tell_too(prober)
         feed.tell_too(ruling)
-    bridges = _bridges(config, feed, registrar, prober)
     registry = RegistryService(registrar, feed, rounds.hub, door=door, ttl_s=config.service.ttl)
     health = HealthService(catalog, rounds.hub)
     checks = ChecksService(registrar, feed, door)
     port = _port(config, Streams(rng), registry.service(), checks.service(), health.service())
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(it) for it in (feed.run(), rounds.run())]
-        own = (prober.run(), ruling.run(), *(bridge.run() for bridge in bridges))
-        looking = [tasks.create_task(it) for it in own]
-        try:
-            await feed.loaded.wait()
-            loaded()
-            addresses = await _open(port, config)
-            try:
-                yield addresses
-            finally:
-                health.stop()
-                await _ended(*looking)
-                await asyncio.gather(*(bridge.aclose() for bridge in bridges))
-                await prober.aclose()  # while the store can still be told
-                await port.stop()
-        finally:
-            await _ended(*looking, *running)
-            await store.aclose()
+    return _Parts(store, feed, rounds, prober, ruling, _bridges(config, feed, registrar, prober), health, port)
 
 
 def _bridges(config: Config, feed: Feed, registrar: Registrar, prober: Prober) -> list[Bridge]:
@@ -99,16 +130,6 @@ def _bridges(config: Config, feed: Feed, registrar: Registrar, prober: Prober) -
         found.append(Bridge(neighbour, registrar, is_mine, time.monotonic))
         feed.tell_too(found[-1])
     return found
-
-
-class Port(Protocol):
-    """What a transport makes of a table of methods."""
-
-    async def start(self, *addresses: str, socket_mode: int) -> tuple[str, ...]:
-        """Listen there; gives the addresses with the ports that were taken. Raises OSError."""
-
-    async def stop(self) -> None:
-        """End what is under way, in order."""
 
 
 def _port(config: Config, streams: Streams, *services: Service) -> Port:

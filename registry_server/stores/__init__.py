@@ -15,6 +15,7 @@ __all__ = [
     "BadStoreURL",
     "BadTable",
     "Scheme",
+    "Store",
     "StoreError",
     "check_url",
     "has_password",

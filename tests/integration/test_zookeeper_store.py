@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from kazoo.client import KazooClient
@@ -81,7 +82,7 @@ async def writes_again(run: Running, lease_id: str) -> None:
 
     async def put() -> bool:
         with contextlib.suppress(StoreAway):
-            await run.put(run.key(), lease_id)
+            await run.put(run.key(uuid4().hex), lease_id)  # one that was not answered may be there all the same
             return True
         return False
 

@@ -19,8 +19,8 @@ from registry_server.stores.base import StoreAway, StoreError
 from registry_server.stores.zookeeper.chronicle import Checkpoint, Chronicle, Garbled, pack_items, read_items
 from registry_server.stores.zookeeper.znodes import Kept, Multi, NodeExists, NoSuchNode, Znodes
 
-# A part of a checkpoint is about so large, in bytes: ZooKeeper takes a little less than 1 MiB in a request.
-PART = 1 << 19
+# A part of a checkpoint is about so large, in bytes: one is read in some milliseconds, then others have a turn.
+PART = 1 << 17
 # So many nodes are removed in one request.
 AT_ONCE = 200
 # So often a chronicle is begun anew when a checkpoint was replaced meanwhile.

@@ -21,6 +21,8 @@ LARGEST = 1_000_000
 AT_A_TIME = 32
 # So many transactions wait, or changes that nobody has taken, at the most.
 MOST = 10_000
+# After so many changes that were told, others have a turn.
+TURN = 64
 # After so many pages it is tried again to keep a checkpoint.
 AGAIN = 256
 
@@ -78,8 +80,10 @@ class Clerk:
             self._told.clear()
             changes, self._untold = self._untold, []
             self._taken.set()
-            for change in changes:
+            for number, change in enumerate(changes, 1):
                 yield change
+                if number % TURN == 0:
+                    await asyncio.sleep(0)
 
     # ---- the work
 
@@ -145,6 +149,7 @@ class Clerk:
                         return
                     break
                 self._take(page)
+                await asyncio.sleep(0)
             at_a_time = min(2 * at_a_time, AT_A_TIME)
             await self._rest()
 

@@ -54,6 +54,7 @@ class ConsulNeighbour:
 
     async def watch(self) -> AsyncGenerator[Sequence[pb.Instance]]:
         """Read the whole catalog whenever there is a sign that it changed."""
+        self._looked_at = _NEVER  # it may be another agent, or one that has forgotten everything
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
         changed.set()
         tasks = [asyncio.create_task(self._wait_for(sign, changed)) for sign in SIGNS]

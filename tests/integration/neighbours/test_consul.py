@@ -221,11 +221,11 @@ async def test_an_agent_that_starts_again(tmp_path: Path, server_factory: Server
             agent.kill()
             await passed(1.0)
             agent.start()
-            await eventually_async(lambda: passing(agent) == {7001, 7002}, timeout_s=30)
+            await eventually_async(lambda: passing(agent) == {7001, 7002}, timeout_s=45)
             agent.kill()
             agent.wipe()
             agent.start()
-            await eventually_async(lambda: passing(agent) == {7002}, timeout_s=30)
+            await eventually_async(lambda: passing(agent) == {7002}, timeout_s=45)
             assert [step.removed for step in watch.steps if step.removed] == []
     finally:
         agent.kill()

@@ -15,8 +15,11 @@ from registry_server.stores.backend import ABSENT, PRESENT, Changed, Check, Chec
 
 MIRROR = "mirror"
 
-_STAND = re.compile(r"(\d{1,18})\.([0-9a-f]{16}) ([+-]) (\d{1,18})\.([0-9a-f]{16}) (\d{1,18})")
-_HEAD = re.compile(rb"([1-9]\d{0,17}) ([1-9]\d{0,17})")
+# More than anybody is ever given: what says more was written by hand.
+MOST = 10**15 - 1
+
+_STAND = re.compile(r"([0-9]{1,15})\.([0-9a-f]{16}) ([+-]) ([0-9]{1,15})\.([0-9a-f]{16}) ([0-9]{1,15})")
+_HEAD = re.compile(rb"([1-9][0-9]{0,14}) ([1-9][0-9]{0,14})")
 
 
 class Ballot(NamedTuple):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from registry_server.stores.backend import Backend, Changed, Check, ChecksFailed, Everything
 from registry_server.stores.base import Refused, StoreAway
 from registry_server.stores.mirror.member import Member
-from registry_server.stores.mirror.state import NOTHING, Ballot, Contents, Lot, Stand, begun, lacking, part_of
+from registry_server.stores.mirror.state import MOST, NOTHING, Ballot, Contents, Lot, Stand, begun, lacking, part_of
 
 # So long may all take that has to be done before the first full set can be told.
 OPEN_S = 5.0
@@ -107,7 +107,7 @@ class Tenure:
     async def _claim(self, known: Contents | None) -> None:
         """Have enough backends follow this server, and go on from the furthest of them. Raises StoreAway."""
         asked = self._arrived
-        ballot = Ballot(1 + max((it.stand.promise.number for it in asked), default=0), self._holder)
+        ballot = Ballot(min(MOST, 1 + max((it.stand.promise.number for it in asked), default=0)), self._holder)
         self._ballot = ballot
         for member in self.members:
             member.ballot = ballot

@@ -247,13 +247,27 @@ async def test_what_somebody_else_writes_into_one_of_them_is_put_back() -> None:
         assert run.seen.of(Away) == []
 
 
-async def test_a_stand_that_somebody_broke_costs_nothing() -> None:
+@pytest.mark.parametrize("value", [b"\xff no stand", None, b"9" * 18 + b"." + b"f" * 16 + b" + 1." + b"f" * 16 + b" 7"])
+async def test_a_stand_that_somebody_broke_costs_nothing(value: bytes | None) -> None:
     mirrored = Mirrored(3)
     async with serving(mirrored) as (run, _):
         lease, keys = await held_by(run, "one", "two")
-        await mirrored.backends[1].transact([], {MIRROR: b"\xff no stand"})
+        await mirrored.backends[1].transact([], {MIRROR: value})
         await run.put(three := run.key("three"), lease)
         await alike(mirrored.backends, *keys, three)
+
+
+async def test_the_greatest_stand_that_somebody_writes_is_an_outage_that_ends() -> None:
+    mirrored = Mirrored(3)
+    async with serving(mirrored) as (run, _):
+        lease, keys = await held_by(run, "one", "two")
+        stand = Stand(Ballot(10**15 - 1, "f" * 16), True, Version(Ballot(1, "f" * 16), 7))
+        await mirrored.backends[1].transact([], {MIRROR: stand.value})
+        await run.seen.wait(lambda: run.seen.is_away, "the outage")
+        await run.seen.wait(lambda: not run.seen.is_away, "the end of the outage")
+        await run.put(three := run.key("three"), lease)
+        await alike(mirrored.backends, *keys, three)
+        assert set(run.seen.view) == {*keys, three}
 
 
 # ---- several servers

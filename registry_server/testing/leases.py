@@ -74,6 +74,12 @@ class Leases:
         for _ in range(2):
             await run.store.release(lease.id)
 
+    async def test_a_renewal_beside_a_release_keeps_nothing(self, run: Running) -> None:
+        for _ in range(5):
+            lease = await run.store.grant(60)
+            await asyncio.gather(renewed(run, lease.id), run.store.release(lease.id), renewed(run, lease.id))
+            assert await renewed(run, lease.id) == [Outcome.UNKNOWN]
+
     async def test_release_after_the_last_record_was_taken_over(self, run: Running) -> None:
         old, new, key = await run.store.grant(60), await run.store.grant(60), run.key()
         await run.put(key, old.id)

@@ -40,7 +40,7 @@ AGAIN_S = 0.2
 # So many names end in one transaction, at the most, and so many leases are renewed in one.
 MOST = 200
 BACKOFF_S, BACKOFF_MAX_S = 0.05, 1.0
-ATTEMPTS = 5  # so often a new order is begun without a pause
+ATTEMPTS = 5  # so often a new order is begun, or a release tried, without a pause
 STEADY_S = 5.0  # a connection that lived this long was a good one
 
 UNTOLD = "it refuses a write and does not say why"
@@ -210,10 +210,17 @@ class Leased(Store):
         self._reached()
         if not await self.is_told(self._written, ANSWER_S):
             raise StoreAway("what was written has not been told of")
-        leases = self._view.leases
-        if lease_id in leases and not leases.keys(lease_id):
-            with contextlib.suppress(ChecksFailed):  # somebody renewed it, so somebody wants it
+        for _ in range(ATTEMPTS):
+            leases = self._view.leases
+            if lease_id not in leases or leases.keys(lease_id):
+                return
+            try:
                 await self._ask([self._view.check(lease_id)], {layout.lease_name(lease_id): None})
+            except ChecksFailed as failed:  # it was renewed meanwhile, which does not keep it
+                if not await self.is_told(failed.revision, ANSWER_S):
+                    return
+            else:
+                return
 
     async def commit(self, commit: Commit) -> int:
         """See Store. One transaction, which also checks that the leases live."""

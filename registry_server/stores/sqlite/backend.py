@@ -47,6 +47,8 @@ class SqliteBackend:
         self._ledger: Ledger | None = None
         self._identity: object = None
         self._waiting: deque[_Waiting] = deque()
+        # What needs no flush, such as the grant of a lease: it goes first, and does not wait for others' flush.
+        self._light: deque[_Waiting] = deque()
         self._some = asyncio.Event()
         self._is_open = self._is_full = False
 
@@ -68,8 +70,9 @@ class SqliteBackend:
                 self._is_open = False
                 carrying.cancel()
                 await asyncio.wait([carrying])
-                self._fail(self._waiting, f"{self._path} was closed")
-                self._waiting.clear()
+                for queue in (self._light, self._waiting):
+                    self._fail(queue, f"{self._path} was closed")
+                    queue.clear()
         finally:
             remains = self._ledger.remains if self._ledger else EMPTY
             await hand.leave(partial(_write, remains) if remains != EMPTY else None)
@@ -90,10 +93,11 @@ class SqliteBackend:
         if it is not on its way."""
         if not self._is_open:
             raise StoreAway(f"{self._path} is not open")
-        if len(self._waiting) >= MAX_WAITING:
+        if len(self._waiting) + len(self._light) >= MAX_WAITING:
             raise StoreAway("too many writes wait for the disk")
         waiting = _Waiting(checks, writes, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
+        is_light = all(value is not None and not value for value in writes.values())
+        (self._light if is_light else self._waiting).append(waiting)
         self._some.set()
         return await waiting.outcome
 
@@ -106,19 +110,21 @@ class SqliteBackend:
         try:
             while True:
                 await self._some.wait()
-                if not (lot := self._take()):
+                if not self._light and not self._waiting:
                     self._some.clear()
                     continue
+                lot = self._take()
                 for change in await self._carry_out(lot, ledger, hand):
                     await told.put(change)
+                await asyncio.sleep(0)  # who was answered may have more that goes with the next flush
         except StoreError as lost:
             await told.put(lost)
 
     def _take(self) -> list[_Waiting]:
         lot: list[_Waiting] = []
-        values = 0
-        while self._waiting and len(lot) < TOGETHER and values < VALUES_TOGETHER:
-            waiting = self._waiting.popleft()
+        queue, values = self._light or self._waiting, 0
+        while queue and len(lot) < TOGETHER and values < VALUES_TOGETHER:
+            waiting = queue.popleft()
             if not waiting.outcome.done():  # its writer is still there
                 lot.append(waiting)
                 values += len(waiting.writes)

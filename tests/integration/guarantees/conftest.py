@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from registry_server.stores import mirror_of
 from tests.conftest import ServerFactory
 from tests.support.etcd import EtcdCluster
 from tests.support.raw import RawClient
@@ -31,6 +32,8 @@ def store_url(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> str
         return "memory:"
     if store == "sqlite":
         return f"sqlite:{tmp_path / 'registry.db'}"
+    if store == "mirror":
+        return mirror_of([f"sqlite:{tmp_path / f'registry-{number}.db'}" for number in (1, 2, 3)])
     servers: Backends = request.getfixturevalue("backends")
     urls = {"etcd": servers.etcd_url, "consul": servers.consul_url, "zookeeper": servers.zookeeper_url}
     return urls[store]()

@@ -7,17 +7,34 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import grpc
+import pytest
 from google.rpc import error_details_pb2
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from tests.support.proxy import Proxy
 from tests.support.raw import Owner, RawClient, Watching, detail, owners, refusal
 from tests.support.servers import RegistryServer
+from tests.support.stores import MAY_BUILD
 from tests.support.waiting import eventually_async, passed
 
 TTL_S = 2.0
 # A tick of 0.1 s; etcd looks twice a second and ends leases through its log. The rest is for a busy machine.
-TICK_S = {"memory": 0.1 + 0.9, "sqlite": 0.1 + 0.9, "etcd": 0.5 + 1.5, "consul": 0.1 + 1.5, "zookeeper": 0.1 + 1.4}
+TICK_S = {
+    "memory": 0.1 + 0.9,
+    "sqlite": 0.1 + 0.9,
+    "mirror": 0.1 + 1.4,
+    "etcd": 0.5 + 1.5,
+    "consul": 0.1 + 1.5,
+    "zookeeper": 0.1 + 1.4,
+}
+BUILT = ("consul", "zookeeper")
+
+
+@pytest.fixture(params=[pytest.param(kind, marks=MAY_BUILD if kind in BUILT else ()) for kind in TICK_S])
+def store(request: pytest.FixtureRequest) -> str:
+    """The kind of store; here also a mirror of files."""
+    kind: str = request.param
+    return kind
 
 
 @dataclass(frozen=True, slots=True)

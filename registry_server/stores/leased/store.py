@@ -132,6 +132,8 @@ class Leased(Store):
         item = next((item for item in everything.items if item.name == layout.EPOCH), None)
         epoch = Epoch.read(item.value) if item else None
         if epoch is None or self._teller.needs_epoch(epoch, epoch.token, everything.revision):
+            if epoch is not None and self._teller.is_ahead_of(epoch.token, everything.revision):
+                await self._end_leases(everything)
             known = max(self._teller.given_out, (epoch.fence if epoch else 0) + everything.revision)
             new = Epoch.after(known, secrets.token_hex(8), self._wall_clock())
             with contextlib.suppress(ChecksFailed):  # another one was faster
@@ -148,6 +150,14 @@ class Leased(Store):
         else:
             self._begin(epoch, await _as_of(reached, everything, changes))
             self._written = reached  # what was written in another order means nothing in this one
+
+    async def _end_leases(self, everything: Everything) -> None:
+        """Of a backend that was set back. Its leases hold what left since, and lack what came: nobody's renewal tells.
+        So all owners register anew, under new leases."""
+        _log.warning("what the store keeps its records in was set back: all owners register again")
+        names = [item.name for item in everything.items if layout.lease_at(item.name)]
+        for start in range(0, len(names), self._most):
+            await self._transact([], dict.fromkeys(names[start : start + self._most]))
 
     def _begin(self, epoch: Epoch, everything: Everything) -> None:
         """Every lease has its whole time from here on, so that nobody could renew before is no illness for anybody."""

@@ -457,6 +457,24 @@ async def test_a_backend_that_was_set_back_is_a_new_epoch(fleet: Fleet) -> None:
     assert last.fence > given_out
 
 
+async def test_a_backend_that_was_set_back_has_all_owners_register_again(fleet: Fleet) -> None:
+    """A lease that was restored would keep who has left since, and its owner would not learn who is missing."""
+    one = await fleet.add()
+    lease_id = await one.holding(key())
+    backup, at = dict(fleet.shared.items), fleet.shared.revision
+    await one.holding(key("later"))
+    fleet.shared.items, fleet.shared.revision = backup, at
+    one.link.cut()
+    await one.run.seen.wait(lambda: one.run.seen.is_away, "away")
+    one.link.mend()
+    await one.run.seen.wait(lambda: len(one.run.seen.of(Snapshot)) == 2, "a new full set")
+    await one.run.seen.wait(lambda: not one.run.seen.is_away, "back")
+    assert await one.renew(lease_id) is Outcome.UNKNOWN
+    await one.run.seen.wait(lambda: not one.view, "what nobody holds has ended")
+    anew = await one.holding(key())
+    assert await one.renew(anew) is Outcome.RENEWED
+
+
 async def test_an_epoch_that_somebody_removed_begins_anew(fleet: Fleet) -> None:
     one, two = await fleet.add(), await fleet.add()
     await one.holding(key())

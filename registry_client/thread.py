@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import threading
 from concurrent.futures import CancelledError, Future
@@ -14,6 +15,8 @@ from registry_client.place import check_forks, check_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+
+log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -32,6 +35,8 @@ class LoopThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pending: set[Future[Any]] = set()
         self._is_closing = False
+        self._is_over = False
+        self._failure: Exception | None = None  # why there is no loop
 
     @property
     def is_open(self) -> bool:
@@ -51,16 +56,31 @@ class LoopThread:
         return self._loop
 
     def start(self) -> None:
-        """Start it, and wait until it runs."""
+        """Start it, and wait until it runs. Raises RegistryError when there is no loop to be had."""
         self._thread.start()
         self._ready.wait()
+        if self._failure is not None:
+            raise RegistryError(f"no event loop can be made: {self._failure}") from self._failure
 
     def _main(self) -> None:
-        with asyncio.Runner() as runner:
-            self._loop = runner.get_loop()
-            self._loop.call_soon(self._ready.set)
-            self._loop.run_forever()
-        self._loop = None
+        try:
+            with asyncio.Runner() as runner:
+                loop = self._loop = runner.get_loop()
+                loop.call_soon(self._ready.set)
+                self._run_until_over(loop)
+        except Exception as error:  # of too many open files, say
+            self._failure = error
+        finally:
+            self._loop = None
+            self._ready.set()
+
+    def _run_until_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A user's code may end its task by SystemExit, which with asyncio ends the loop of all others, too."""
+        while not self._is_over:
+            try:
+                loop.run_forever()
+            except (SystemExit, KeyboardInterrupt) as error:
+                log.warning("%s in the thread of a client ends what raised it, and nothing else", type(error).__name__)
 
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run a coroutine there and wait for its result. An interrupt here cancels it there.
@@ -106,6 +126,7 @@ class LoopThread:
             if last is not None:
                 self._wait(self._submit(last()))
         finally:
+            self._is_over = True
             loop.call_soon_threadsafe(loop.stop)
             self._thread.join()
             for future in list(self._pending):

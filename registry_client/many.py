@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypedDict, Unpack
 
 from registry_client import checks
 from registry_client.client import DEFAULT_DRAIN_S, RegistryClient, connect, places, reading
-from registry_client.errors import Misuse, NotFound, RegistryError, RegistryUnavailable
+from registry_client.errors import ClientClosed, Misuse, NotFound, RegistryError, RegistryUnavailable
 from registry_client.instance import check_registrable, update_to_proto
 from registry_client.lease import State
 from registry_client.place import Place
@@ -89,6 +89,7 @@ class Registries:
         self._clients = dict(clients)
         _check_apart(self._clients)
         self._exits: AsyncExitStack | None = None
+        self._place: Place | None = None
         self._signals = SignalDrains()
         self.reader = reader = reading(clients.values())
         self.get, self.list = reader.get, reader.list
@@ -118,17 +119,22 @@ class Registries:
         async with AsyncExitStack() as stack:
             for client in (*self._clients.values(), self.reader):
                 await stack.enter_async_context(client)
-            self._exits = stack.pop_all()
+            self._exits, self._place = stack.pop_all(), Place()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Deregister what is still registered, and close. May be called more than once."""
+        """Deregister what is still registered, and close. May be called more than once.
+
+        Does nothing in a process that was forked meanwhile: all of it is the parent's.
+        """
+        if self._exits is None or self._place is None or self._place.is_over:
+            return
+        self._place.check("the client")
         exits, self._exits = self._exits, None
-        if exits is not None:
-            await exits.aclose()
+        await exits.aclose()
 
     def register(
         self,
@@ -242,18 +248,22 @@ class InEach:
     async def _keep(self, name: str, make: _Maker) -> None:
         """Register it there, if not now, then later."""
         registration, rng = self._registrations[name], SystemRandom()
-        while not await self._start(name, registration):
-            await asyncio.sleep(AGAIN_S * rng.uniform(0.75, 1.25))
-            registration = make()
-            mark_used(registration)
+        with contextlib.suppress(ClientClosed):  # and so all that was in it has ended
+            while not await self._start(name, registration):
+                await asyncio.sleep(AGAIN_S * rng.uniform(0.75, 1.25))
+                registration = make()
+                mark_used(registration)
 
     async def _start(self, name: str, registration: Registration) -> bool:
         try:
             await registration.start()
         except RegistryError as error:
-            if name not in self._refused:
+            if name not in self._refused and not isinstance(error, ClientClosed):
                 log.warning("%s refuses it, and is asked again every %.0f s: %s", name, AGAIN_S, error)
             self._refused[name] = error
+            if isinstance(error, ClientClosed):
+                self._news.set()
+                raise
         else:
             self._registrations[name] = registration
             self._refused.pop(name, None)
@@ -272,6 +282,8 @@ class InEach:
         if self._place is None or self._is_over:
             raise Misuse("the registration was not entered yet, or has ended")
         self._place.check("the registration")
+        if "tags" in fields:  # which may be there to be read once
+            fields["tags"] = checks.tags("instance.tags", fields["tags"])
         update_to_proto(next(iter(self._makers.values())).instance.key, fields)  # says what is wrong
         values: dict[str, Any] = dict(fields)
         for make in self._makers.values():

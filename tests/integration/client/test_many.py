@@ -225,6 +225,38 @@ async def test_it_is_entered_once_and_says_when_it_was_not(two: dict[str, str]) 
         await registries.list()
 
 
+async def test_who_closes_it_elsewhere_closes_nothing(two: dict[str, str]) -> None:
+    async with registry_client.connect_many(two) as registries:
+        await registries.register(player("a"), drain=0).__aenter__()
+
+        def elsewhere() -> None:
+            with pytest.raises(Misuse, match="belongs to the event loop"):
+                asyncio.run(registries.aclose())
+
+        await asyncio.to_thread(elsewhere)
+        assert [it.id for it in await registries.list("player")] == ["a"]
+    for address in two.values():
+        async with registry_client.connect(address) as client:
+            assert await client.list("player") == []
+
+
+async def test_nobody_is_asked_again_after_the_client(two: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+    both = {"primary": two["primary"], "backup": "127.0.0.1:1"}
+    async with registry_client.connect_many(both) as registries:
+        registered = await registries.register(player("a"), drain=0).__aenter__()
+    await eventually_async(lambda: not [it for it in asyncio.all_tasks() if it.get_name().startswith("register-")])
+    assert "asked again" not in caplog.text
+    assert isinstance(registered.results["backup"], ClientClosed)
+    await registered.aclose()
+
+
+async def test_what_can_be_read_once_is_told_to_each(two: dict[str, str]) -> None:
+    async with registry_client.connect_many(two) as registries, registries.register(player("a"), drain=0) as registered:
+        assert {getattr(it, "tags", it) for it in (await registered.update(tags=iter(["eu"]))).values()} == {("eu",)}
+        with pytest.raises(InvalidArgument, match=r"^instance\.tags"):
+            await registered.update(tags=7)  # type: ignore[arg-type]
+
+
 def _elsewhere(registered: InEach) -> None:
     for use in (registered.aclose, lambda: registered.update(weight=1)):
         with pytest.raises(Misuse, match="belongs to the event loop"):

@@ -16,7 +16,7 @@ import grpc
 from registry_api.limits import DEFAULT_TTL_S, MAX_TTL_S, MIN_TTL_S
 from registry_client import checks
 from registry_client.client import RegistryClient, connect, with_defaults
-from registry_client.errors import InvalidArgument, RegistryError
+from registry_client.errors import InvalidArgument, InvalidTarget, RegistryError
 from registry_client.health import HealthCheck
 from registry_client.inside import store_kinds, store_url, table_url
 from registry_client.many import Options, Registries
@@ -30,6 +30,7 @@ _TOP = ("adapters", "namespace", "timeout", "ttl", "cache_dir", "tls", "service"
 _ETCD = ("endpoints", "host", "port", "timeout", "username", "password")
 _CONSUL = ("host", "port", "token", "scheme", "timeout")
 _SERVICE = ("ttl", "health_check_interval", "deregister_critical_after")
+_PACE = {"health_check_interval": "interval", "deregister_critical_after": "deregister_after"}
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 
@@ -95,7 +96,7 @@ def _options(top: Section) -> Options:
     if "namespace" in top:
         options["namespace"] = checks.name("namespace", top["namespace"])
     if "timeout" in top:
-        options["timeout"] = _seconds("timeout", top["timeout"])
+        options["timeout"] = _timeout("timeout", top["timeout"])
     if "cache_dir" in top:
         options["cache_dir"] = check_cache_dir(None if top["cache_dir"] is False else top["cache_dir"])
     if "tls" in top:
@@ -127,12 +128,15 @@ def _defaults(top: Section) -> tuple[float, Sequence[HealthCheck]]:
         raise checks.wrong("ttl", "stands in service, too")
     key, given = ("ttl", top["ttl"]) if "ttl" in top else ("service.ttl", service.get("ttl", DEFAULT_TTL_S))
     ttl = _least(key, _seconds(key, given), MIN_TTL_S, MAX_TTL_S)
-    pace = {
-        ours: _seconds(f"service.{name}", service[name])
-        for name, ours in (("health_check_interval", "interval"), ("deregister_critical_after", "deregister_after"))
-        if name in service
-    }
+    pace = {ours: _pace(name, ours, service[name]) for name, ours in _PACE.items() if name in service}
     return ttl, [_at("service", lambda: HealthCheck.tcp(**pace))] if pace else []  # type: ignore[arg-type]
+
+
+def _pace(name: str, ours: str, given: object) -> float:
+    key = f"service.{name}"
+    seconds = _seconds(key, given)
+    _at(key, lambda: HealthCheck.tcp(**{ours: seconds}))  # type: ignore[arg-type]  # which says what is wrong
+    return seconds
 
 
 # ---- where a registry is
@@ -169,11 +173,11 @@ def _of_kind(at: str, kind: str, section: Section, options: Options) -> Registry
     keys, url = _KINDS[kind]
     table = _section(path, section.get(path.removeprefix(at), {}), keys)
     if "timeout" in table and "timeout" not in options:
-        options = {**options, "timeout": _seconds(f"{path}.timeout", table["timeout"])}
+        options = {**options, "timeout": _timeout(f"{path}.timeout", table["timeout"])}
     given = url(path, table)
-    if not _at(f"{at}type", lambda: store_url(given)):
+    if not _at(path if table else f"{at}type", lambda: store_url(given)):
         raise checks.wrong(f"{at}type", f"no store of the kind {kind} is installed here")
-    return _at(f"{at}type", lambda: _connect(given, options))
+    return _at(path if table else f"{at}type", lambda: _connect(given, options))
 
 
 def _of_other_kind(at: str, path: str, kind: str, section: Section, options: Options) -> RegistryClient:
@@ -197,10 +201,13 @@ def _etcd(at: str, section: Section) -> str:
         host = checks.host(f"{at}.host", section.get("host", "127.0.0.1"))
         listed = [f"{f'[{host}]' if ':' in host else host}:{_port(at, section, 2379)}"]
     endpoints = [listed] if isinstance(listed, str) else list(checks.tags(f"{at}.endpoints", listed))
+    if not endpoints:
+        raise checks.wrong(f"{at}.endpoints", "must have one or more HOST:PORT")
     schemes = {it.partition("://")[0] for it in endpoints if "://" in it}
     if not schemes <= {"http", "https"} or len(schemes) > 1:
-        raise checks.wrong(f"{at}.endpoints", "must all be http://HOST:PORT, or all https://HOST:PORT", endpoints)
-    hosts = ",".join((urlsplit(it).netloc if "://" in it else it) for it in endpoints)
+        # What they are is not shown: there may be a password in them.
+        raise checks.wrong(f"{at}.endpoints", "must all be http://HOST:PORT, or all https://HOST:PORT")
+    hosts = ",".join(_at(f"{at}.endpoints", lambda: [_host_of(it) for it in endpoints]))
     asked = {
         ours: checks.text(f"{at}.{name}", section[name])
         for name, ours in (("username", "user"), ("password", "password"))
@@ -209,6 +216,14 @@ def _etcd(at: str, section: Section) -> str:
     if schemes == {"https"}:
         asked["tls"] = "true"
     return _url(f"etcd://{hosts}", asked)
+
+
+def _host_of(endpoint: str) -> str:
+    """HOST:PORT, from that or from a URL. Raises InvalidTarget."""
+    try:
+        return urlsplit(endpoint).netloc if "://" in endpoint else endpoint
+    except ValueError:
+        raise InvalidTarget("must be HOST:PORT or http://HOST:PORT, with an IPv6 address in brackets") from None
 
 
 def _consul(at: str, section: Section) -> str:
@@ -272,6 +287,13 @@ def _seconds(key: str, given: object) -> float:
             raise checks.wrong(key, "must be a number of seconds, or such as '30s', '5m', '1h'", given)
         given = float(found[1]) * _UNITS[found[2]]
     return checks.seconds(key, given, 0.0, checks.MAX_TIMEOUT_S)
+
+
+def _timeout(key: str, given: object) -> float:
+    seconds = _seconds(key, given)
+    if not seconds:
+        raise checks.wrong(key, "must be more than 0 seconds")
+    return seconds
 
 
 def _at(key: str, make: Callable[[], _T]) -> _T:

@@ -159,6 +159,15 @@ def test_toml(tmp_path: Path) -> None:
             {"adapters": {"a": {"addresses": "h1"}, "b": {"addresses": "h1"}}},
             "adapters: registries: b is the same registry as a",
         ),
+        ({"addresses": "h1", "timeout": 0}, "timeout: must be more than 0 seconds"),
+        ({"type": "etcd", "etcd": {"timeout": "0s"}}, "etcd.timeout: must be more than 0 seconds"),
+        ({"type": "etcd", "etcd": {"endpoints": []}}, "etcd.endpoints: must have one or more"),
+        ({"type": "etcd", "etcd": {"endpoints": ["http://[::1"]}}, "etcd.endpoints: must be HOST:PORT or http://"),
+        ({"adapters": {"a": {"type": "etcd", "config": {"endpoints": "h1:x"}}}}, "adapters.a.config: addresses: store"),
+        (
+            {"store": "memory:", "service": {"health_check_interval": 0}},
+            "service.health_check_interval: check.interval",
+        ),
         ("a\0b", "config: "),
         ("x" * 5000, "config: "),
         (
@@ -200,6 +209,12 @@ def test_what_is_no_toml(tmp_path: Path) -> None:
 def test_no_message_shows_a_password(given: dict[str, object]) -> None:
     with pytest.raises(InvalidArgument, match="store URL: ") as refused:
         from_config(given)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_password_in_an_endpoint_is_not_shown() -> None:
+    with pytest.raises(InvalidArgument, match=r"etcd\.endpoints: must all be") as refused:
+        from_config({"type": "etcd", "etcd": {"endpoints": ["http://me:secret@h1", "https://h2"]}})
     assert "secret" not in str(refused.value)
 
 

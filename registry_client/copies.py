@@ -58,6 +58,19 @@ def copy_of(instance: Instance, name: str) -> Instance:
     return bare(instance, checks=(), health=instance.health, metadata={**instance.metadata, MARK: name})
 
 
+def copies_of(there: Mapping[Key, Instance], name: str) -> tuple[dict[Key, Instance], dict[Key, str]]:
+    """The copies of all that travels, and why of some there can be none: with the mark it has too much to say."""
+    copies: dict[Key, Instance] = {}
+    without: dict[Key, str] = {}
+    for key, it in there.items():
+        if travels(it):
+            try:
+                copies[key] = copy_of(it, name)
+            except InvalidArgument as error:
+                without[key] = f"of a copy, {error}"
+    return copies, without
+
+
 # ---- what is to be done
 
 

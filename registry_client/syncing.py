@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from registry_client.copies import copy_of, plan, travels
+from registry_client.copies import copies_of, plan
 from registry_client.errors import Misuse, NotFound, RegistryError, RegistryUnavailable
 from registry_client.instance import Fields
 from registry_client.lease import State
@@ -93,7 +93,7 @@ class Syncing:
         if source.epoch == target.epoch:
             raise Misuse("both are the same registry: there is nothing to copy")
         await self._let_go_of_lost(target)
-        wanted = {key: copy_of(it, self._name) for key, it in source.by_key.items() if travels(it)}
+        wanted, without = copies_of(source.by_key, self._name)
         held = {key: it.told for key, it in self._held.items()}
         todo = plan(wanted, held, target.by_key, self._yielded)
         await asyncio.gather(
@@ -101,9 +101,9 @@ class Syncing:
             *(self._change(it) for it in todo.change),
             *(self._leave(key) for key in todo.leave),
         )
-        for key, why in todo.kept_out.items():
+        for key, why in (*todo.kept_out.items(), *without.items()):
             self._keep_out(key, why)
-        for key in self._said.keys() - wanted.keys():
+        for key in self._said.keys() - wanted.keys() - without.keys():
             del self._said[key]
         if todo.leave:
             self._news.set()  # who moved begins anew

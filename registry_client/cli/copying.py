@@ -23,7 +23,7 @@ from registry_client.copies import (
     parse_line,
     travels,
 )
-from registry_client.errors import Misuse, RegistryError, RegistryUnavailable
+from registry_client.errors import InvalidArgument, Misuse, RegistryError, RegistryUnavailable
 from registry_client.instance import Instance, Key
 from registry_client.syncing import Syncing
 
@@ -61,8 +61,15 @@ def export_(common: Common, services: tuple[str, ...], all_namespaces: bool) -> 
     for rule in rules:
         if all_namespaces or (rule.namespace == common.namespace and (not services or rule.service in services)):
             say(line_of(rule.to_proto()))
+    lacks = 0
     for it in filter(travels, found):
-        say(line_of(it))
+        try:
+            say(line_of(it))
+        except InvalidArgument as error:
+            lacks += 1
+            complain(f"{it.key} is left out: {error}")
+    if lacks:
+        sys.exit(REFUSED)
 
 
 @click.command("import")
@@ -105,11 +112,18 @@ def _read(file: IO[bytes]) -> list[Line]:
 def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
     """The lines with their numbers; of one that is too long, so much that it is seen."""
     number = 0
-    while raw := file.readline(MAX_LINE + 1):
+    while raw := _line(file):
         number += 1
         yield number, raw.strip() if len(raw) <= MAX_LINE else raw
         while len(raw) > MAX_LINE and not raw.endswith(b"\n"):
-            raw = file.readline(MAX_LINE + 1)
+            raw = _line(file)
+
+
+def _line(file: IO[bytes]) -> bytes:
+    try:
+        return file.readline(MAX_LINE + 1)
+    except OSError as error:
+        end(REFUSED, f"nothing was imported: {file.name}: cannot read: {error.strerror}")
 
 
 class Importing:

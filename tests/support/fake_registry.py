@@ -127,11 +127,19 @@ class FakeRegistry(registry_pb2_grpc.RegistryServicer):
         return await self._out("ListServices", request, answer, context)  # type: ignore[return-value]
 
 
+class NoRules(registry_pb2_grpc.ChecksServicer):
+    """No service has checks that were put for it."""
+
+    async def List(self, request: pb.ChecksListRequest, context: Context) -> pb.ChecksListResponse:  # type: ignore[type-arg]
+        return pb.ChecksListResponse(header=header())
+
+
 @contextlib.asynccontextmanager
 async def serving(registry: registry_pb2_grpc.RegistryServicer, address: str = "127.0.0.1:0") -> AsyncIterator[str]:
     """Its address, for as long as the block lasts."""
     server = grpc.aio.server()
     registry_pb2_grpc.add_RegistryServicer_to_server(registry, server)
+    registry_pb2_grpc.add_ChecksServicer_to_server(NoRules(), server)
     port = server.add_insecure_port(address)
     await server.start()
     try:

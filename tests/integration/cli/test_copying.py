@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 import registry_client
+from registry_api.limits import MAX_LABEL_BYTES
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import HealthCheck, Instance, RegistryClient, testing
 from registry_client.copies import MARK
 from tests.integration.client.conftest import player
+from tests.support.fake_registry import FakeRegistry, serving
 from tests.support.registryctl import ctl, ended, line_of, running
 from tests.support.waiting import eventually_async
 
@@ -111,6 +114,24 @@ async def test_held_until_the_owners_come(
             assert await names(other) == ["a"]
 
 
+async def test_one_that_cannot_be_written_leaves_out_nobody_else() -> None:
+    """A registry shows what no client of this version would register."""
+    fake = FakeRegistry()
+    for name, tags in (("a", ()), ("odd", ("x", "x")), ("z", ())):
+        fake.store.instances[name] = pb.Instance(service="player", host="10.0.0.5", port=8001, id=name, tags=tags)
+    async with serving(fake) as address:
+        done = await ctl("-s", address, "export", "player")
+    assert done.exit_code == 1
+    assert [json.loads(it)["instance"]["id"] for it in done.stdout.splitlines()[1:]] == ["a", "z"]
+    assert done.stderr.startswith("registryctl: default/player/odd is left out: instance.tags: ")
+
+
+async def test_a_file_that_cannot_be_read() -> None:
+    done = await ctl("import", "/proc/self/mem")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("registryctl: nothing was imported: /proc/self/mem: cannot read: ")
+
+
 async def test_a_registry_that_is_away(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text("")
@@ -207,6 +228,20 @@ async def test_nobodys_place_is_taken(two: tuple[str, str], clients: tuple[Regis
                 return any(MARK in it.metadata for it in await other.list("player"))
 
             await eventually_async(is_a_copy, timeout_s=20)
+
+
+async def test_one_that_cannot_be_copied_keeps_nobody_else_out(
+    two: tuple[str, str], clients: tuple[RegistryClient, RegistryClient]
+) -> None:
+    one, other = clients
+    full = player("full", 8002, metadata={"k": "v" * (MAX_LABEL_BYTES - 1)})
+    async with one.register(full), one.register(player("a")):
+        with running("-s", two[0], "sync", "--to", two[1]) as process:
+            assert await line_of(process) == "+ default/player/a 10.0.0.5:8001\n"
+            assert process.stderr is not None
+            said = await asyncio.to_thread(process.stderr.readline)
+            assert said.startswith("registryctl: default/player/full is kept out: of a copy, instance.metadata: ")
+            assert await names(other) == ["a"]
 
 
 async def test_the_same_registry_is_told(two: tuple[str, str]) -> None:

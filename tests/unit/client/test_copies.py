@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry_api.limits import MAX_LABEL_BYTES
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import HealthCheck, Instance, Locality
 from registry_client.check_rules import CheckRule
@@ -17,6 +18,7 @@ from registry_client.copies import (
     BadLine,
     Plan,
     bare,
+    copies_of,
     copy_of,
     header_line,
     line_of,
@@ -41,6 +43,15 @@ COPY = copy_of(instance(), "h1:7400")
 
 
 # ---- the plan
+
+
+def test_one_that_cannot_be_copied_keeps_nobody_else_out() -> None:
+    """The mark of a copy does not fit beside what it says of itself."""
+    full = instance("full", 8002, metadata={"k": "v" * (MAX_LABEL_BYTES - 1)})
+    copies, without = copies_of(by_key(instance(), full), "h1:7400")
+    assert copies == {COPY.key: COPY}
+    assert list(without) == [full.key]
+    assert without[full.key].startswith("of a copy, instance.metadata: ")
 
 
 def test_a_copy_is_begun_changed_and_left() -> None:

@@ -111,7 +111,7 @@ class Monitor:
                 await look.probe.aclose()
         for key, instance in instances.items():
             if key in self._watched:
-                self._watched[key].instance = instance
+                self._watched[key].show(instance)
             else:
                 look = self._watched[key] = _Look(self, instance, self._probe(instance))
                 self._looks.add(look, seconds_of(self.check.initial_delay))
@@ -147,7 +147,7 @@ class Monitor:
             result = callback(instance, before, now)
             if inspect.isawaitable(result):
                 await result
-        except Exception:
+        except (Exception, SystemExit):
             log.exception("the callback %s failed for %s", getattr(callback, "__qualname__", callback), instance.key)
 
 
@@ -168,6 +168,14 @@ class _Look:
         """As the registry was told."""
         return Health.CRITICAL if self._told is Rung.REMOVED else Health(self._told)
 
+    def show(self, instance: Instance) -> None:
+        """It is there like that by now. Who was registered anew has the health that it came with, whatever was told."""
+        if _registered(instance) != _registered(self.instance):
+            self._told = Rung(instance.health.value)
+            if self._standing.rung is Rung.REMOVED:
+                self._standing = Standing(self._told, time.monotonic())
+        self.instance = instance
+
     async def look(self) -> None:
         """See Looked."""
         loop = asyncio.get_running_loop()
@@ -181,6 +189,11 @@ class _Look:
             self._told = rung
 
 
+def _registered(instance: Instance) -> tuple[object, ...]:
+    """Another one after each registration that is not by the same owner, in the same registry."""
+    return instance.generation, instance.create_revision, instance.registered_at
+
+
 class _Own:
     """A check of the user's: a coroutine function of an instance that raises, or returns False, for a failure."""
 
@@ -189,7 +202,15 @@ class _Own:
         self._instance = instance
 
     async def look(self) -> str:
-        result = await self._check(self._instance)
+        try:
+            result = await self._check(self._instance)
+        except SystemExit as error:
+            raise RegistryError(f"SystemExit: {error}") from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise  # the end of the look, or of its time
+            raise RegistryError("it was cancelled") from error
         if result is False:
             raise RegistryError("it says no")
         return "it passes"

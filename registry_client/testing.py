@@ -86,7 +86,7 @@ def register_once(address: str, instance: Instance, ttl: float = DEFAULT_TTL_S) 
     [target] = parse_addresses([address])
     request = pb.RegisterRequest(instance=check_registrable(instance).to_proto())
     request.ttl.FromNanoseconds(round(checks.ttl(ttl) * 1e9))
-    with grpc.insecure_channel(target) as channel:
+    with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             answer: pb.RegisterResponse = RegistryStub(channel).Register(request, timeout=CALL_S)
         except grpc.RpcError as error:

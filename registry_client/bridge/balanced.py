@@ -154,6 +154,7 @@ class Turn:
         self._balanced = balanced
         self._how = key, exclude, timeout
         self._begun: tuple[Instance, Request] | None = None
+        self._is_entering = self._is_over = False
 
     @property
     def instance(self) -> Instance:
@@ -171,10 +172,14 @@ class Turn:
         self._entered[1].mark_failed()
 
     async def __aenter__(self) -> Self:
-        if self._begun is not None:
+        if self._begun is not None or self._is_entering:
             raise Misuse("this request was entered already: make another by players.request()")
         key, exclude, timeout = self._how
-        instance = await self._balanced.get(key, exclude=exclude, timeout=timeout)
+        self._is_entering = True
+        try:
+            instance = await self._balanced.get(key, exclude=exclude, timeout=timeout)
+        finally:
+            self._is_entering = False
         self._begun = instance, self._balanced.counting(instance).__enter__()
         return self
 
@@ -184,8 +189,11 @@ class Turn:
         self.leave(kind, error, trace)
 
     def leave(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """The call is over."""
-        self._entered[1].__exit__(kind, error, trace)
+        """The call is over. It counts once."""
+        _, request = self._entered
+        if not self._is_over:
+            self._is_over = True
+            request.__exit__(kind, error, trace)
 
 
 def open_channel(

@@ -254,6 +254,29 @@ async def test_a_request_is_entered_once(inside: RegistryClient) -> None:
     assert (node.calls, node.in_flight) == (1, 0)
 
 
+async def test_a_request_is_left_once(inside: RegistryClient) -> None:
+    players = inside.balancer("player")
+    async with players.request() as call:
+        await call.__aexit__(None, None, None)
+    await call.__aexit__(None, None, None)
+    [node] = players.stats().nodes
+    assert (node.calls, node.in_flight) == (1, 0)
+
+
+async def test_of_two_who_enter_a_request_at_once_one_does() -> None:
+    async with registry_client.connect("memory:") as client:
+        players = client.balancer("player")
+        call = players.request()
+        entering = asyncio.create_task(call.__aenter__())  # waits, as nobody is known yet
+        await asyncio.sleep(0)
+        with pytest.raises(Misuse, match="entered already"):
+            await call.__aenter__()
+        with pytest.raises(NotFound):
+            await entering
+        with pytest.raises(NotFound):
+            await call.__aenter__()
+
+
 async def test_a_request_that_has_nobody_counts_none(inside: RegistryClient) -> None:
     players = inside.balancer("nobody")
     with pytest.raises(NotFound):
@@ -302,6 +325,38 @@ async def test_a_monitor_that_is_dropped_goes_on(inside: RegistryClient) -> None
     await asyncio.wait_for(looked.wait(), 10)
     looked.clear()
     await asyncio.wait_for(looked.wait(), 10)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError()])
+async def test_a_check_that_leaves_has_failed(inside: RegistryClient, error: BaseException) -> None:
+    async def look(_: Instance) -> bool:
+        raise error
+
+    async def told(*_: object) -> None:
+        raise error
+
+    async with inside.monitor("player", look, interval=0.1, failures=2, on_change=told) as monitor:
+        await eventually_async(lambda: monitor.stats().unhealthy == 1)
+
+
+async def test_who_was_registered_anew_is_told_of_anew() -> None:
+    """A sick one that its supervisor started again is not taken for well because it was told of before."""
+
+    async def look(_: Instance) -> bool:
+        return False
+
+    with testing.registry() as address:
+        async with registry_client.connect(address) as client:
+
+            async def is_unhealthy() -> bool:
+                return (await client.get("player", "a")).health == "UNHEALTHY"
+
+            await asyncio.to_thread(testing.register_once, address, player("a"), 3600)
+            async with client.monitor("player", look, interval=0.1, failures=2):
+                await eventually_async(is_unhealthy)
+                for _ in range(2):
+                    await asyncio.to_thread(testing.register_once, address, player("a"), 3600)
+                    await eventually_async(is_unhealthy)
 
 
 # ---- this process stands still

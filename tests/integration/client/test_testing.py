@@ -104,6 +104,15 @@ def test_what_is_refused() -> None:
         testing.register_once("127.0.0.1:1", player("a"))
 
 
+def test_no_proxy_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "no_grpc_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with testing.registry() as address:
+        assert testing.register_once(address, player("a")).id == "a"
+
+
 def test_a_block_that_raises_leaves_no_thread() -> None:
     with pytest.raises(KeyError), testing.registry():
         raise KeyError

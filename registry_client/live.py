@@ -12,8 +12,6 @@ from registry_client.errors import ClientClosed, RegistryError
 from registry_client.view import Changes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from registry_client.instance import Instance
     from registry_client.place import Place
     from registry_client.tasks import Tasks
@@ -76,9 +74,13 @@ class Live:
         assert pump.view is not None  # noqa: S101 - which is what was waited for
         return pump.view
 
-    def follow(self, follower: Follower) -> Callable[[], None]:
-        """Tell it of the view as it is, if there is one, and of all that come; until what is returned is called."""
-        return self._pump.follow(follower)
+    def follow(self, follower: Follower) -> None:
+        """Tell it of the view as it is, if there is one, and of all that come; until `unfollow`."""
+        self._pump.follow(follower)
+
+    def unfollow(self, follower: Follower) -> None:
+        """Tell it no more, if it was told."""
+        self._pump.unfollow(follower)
 
 
 class _Pump:
@@ -120,13 +122,15 @@ class _Pump:
             return since_s
         return None if self.view.stale_for is None else self.view.stale_for + since_s
 
-    def follow(self, follower: Follower) -> Callable[[], None]:
+    def follow(self, follower: Follower) -> None:
         self._followers[follower] = None
         if self.view is not None:
             follower.seen(replace(self.view, changes=Changes(added=self.view.instances)))
         if self.failure is not None:
             follower.ended(self.failure)
-        return lambda: self._followers.pop(follower, None)
+
+    def unfollow(self, follower: Follower) -> None:
+        self._followers.pop(follower, None)
 
 
 def _cancel_soon(task: asyncio.Task[None]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from typing import TYPE_CHECKING
 
 import balancer
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from registry_client.live import Live
     from registry_client.view import View
 
+log = logging.getLogger(__name__)
+
 
 class LiveResolver:
     """Tells a channel of the instances of one service. The channel may live in another loop than the client does."""
@@ -26,27 +30,35 @@ class LiveResolver:
         self._filtered = filtered
 
     async def run(self, push: Callable[[balancer.Resolution], None]) -> None:
-        """Push what every view says until cancelled. Raises RegistryError when the watch has ended."""
+        """Push what every view says until cancelled, or the client is closed: then the channel goes on with whom it
+        knows. Raises RegistryError when the registry refuses the watch."""
+        try:
+            await self._run(push)
+        except ClientClosed as error:  # which no trying again mends
+            log.info("the channel to %s hears of no changes any more: %s", self._service, error)
+            push(balancer.Failed(str(error)))
+
+    async def _run(self, push: Callable[[balancer.Resolution], None]) -> None:
         here, home = asyncio.get_running_loop(), self._live.place.loop
         if home.is_closed():
             raise ClientClosed("the client of the channel was closed")
         ended: asyncio.Future[None] = here.create_future()
         told = _Told(push, ended, Translator(self._service), self._none if self._filtered else None)
-        if here is home:
-            leave = self._live.follow(told)
-        else:
-            leave = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._follow(told), home))
         try:
+            if here is home:
+                self._live.follow(told)
+            else:
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._follow(told), home))
             while not told.has_seen and not (await asyncio.wait([ended], timeout=FIRST_VIEW_S))[0]:
                 if not told.has_seen:
                     push(balancer.Failed(f"the registry cannot be reached: {self._live.trouble or 'no answer yet'}"))
             await ended
         finally:
-            if not home.is_closed():
-                home.call_soon_threadsafe(leave)
+            with contextlib.suppress(RuntimeError):  # home is closed
+                home.call_soon_threadsafe(self._live.unfollow, told)
 
-    async def _follow(self, told: _Told) -> Callable[[], None]:
-        return self._live.follow(told)
+    async def _follow(self, told: _Told) -> None:
+        self._live.follow(told)
 
     @property
     def _none(self) -> balancer.Absent:

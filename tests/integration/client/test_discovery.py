@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -277,7 +278,7 @@ async def test_a_channel_says_why_there_is_nobody(inside: RegistryClient) -> Non
                 await game_pb2_grpc.PlayerStub(channel).Join(game_pb2.JoinRequest(), timeout=5)
 
 
-async def test_a_channel_outlives_its_client(inside: RegistryClient) -> None:
+async def test_a_channel_outlives_its_client(inside: RegistryClient, caplog: pytest.LogCaptureFixture) -> None:
     async with serving(inside, "a"):
         async with registry_client.connect(inside.addresses) as registry:
             channel = registry.channel("player")
@@ -285,6 +286,18 @@ async def test_a_channel_outlives_its_client(inside: RegistryClient) -> None:
             assert (await stub.Join(game_pb2.JoinRequest(), timeout=5)).server == "a"
         assert (await stub.Join(game_pb2.JoinRequest(), timeout=5)).server == "a"
         await channel.close()
+    assert not [it for it in caplog.records if it.levelno >= logging.WARNING and it.name.startswith("balancer")]
+
+
+async def test_a_channel_that_knows_nobody_says_that_its_client_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    async with registry_client.connect("127.0.0.1:1", cache_dir=None) as registry:
+        channel = registry.channel("player")
+        calling = asyncio.ensure_future(game_pb2_grpc.PlayerStub(channel).Join(game_pb2.JoinRequest(), timeout=20))
+        await asyncio.sleep(0)
+    with pytest.raises(grpc.aio.AioRpcError, match="the client was closed"):
+        await calling
+    await channel.close()
+    assert "resolver failed" not in caplog.text
 
 
 # ---- threads

@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -21,6 +21,7 @@ from registry_server.observe import logs
 from registry_server.stores import StoreError, has_password, is_url
 
 EXIT_USAGE = 2
+STDERR = 2
 # How often garbage is looked for, in seconds; after so many looks among the older too, and after so many of those
 # among all. The collector looks by itself when there are so many more objects than at the last look.
 COLLECT_S = 0.025
@@ -88,6 +89,7 @@ main.add_command(config_commands)
 
 
 def _serve(given: Given) -> None:
+    _have_standard_files()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the server runs: Ctrl-C ends it without a word
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what the core would print is said by our own errors
     _allow_connections()
@@ -127,8 +129,24 @@ async def _run(config: Config) -> None:
 
     with contextlib.suppress(asyncio.CancelledError):
         async with serve(config, loaded=_leave_out_what_is_loaded) as addresses:
-            print("\n".join(f"listening on {address}" for address in addresses.split(",")), flush=True)
+            _announce(addresses.split(","))
             await _collect_in_slices()
+
+
+def _announce(addresses: Iterable[str]) -> None:
+    """Say where it listens. That nobody reads it is no reason to end."""
+    try:
+        print("\n".join(f"listening on {address}" for address in addresses), flush=True)
+    except OSError as error:
+        log.warning("the addresses cannot be printed: %s", error.strerror)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or it is tried again at the end
+
+
+def _have_standard_files() -> None:
+    """Have something in the place of input, output and errors that were closed: no connection must get there."""
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        pass
+    os.close(opened)
 
 
 def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -1,6 +1,8 @@
 """The commands `registry-server config …`: what may be set, whether it is right, and what holds."""
 
+import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +16,8 @@ from registry_server.stores import BadStoreURL, hidden, kinds, template
 from registry_server.transport.limits import Limits
 
 WIDTH = 110
+
+_URL = re.compile(r"\S+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,7 @@ def config_show(given: Given) -> None:
 def _all(loaded: Loaded) -> Iterator[tuple[str, object]]:
     for setting in SETTINGS:
         value = getattr(loaded.config, setting.name)
-        yield setting.name, value if setting.repr else " ".join(map(hidden, value.split()))
+        yield setting.name, value if setting.repr else _URL.sub(lambda it: hidden(it[0]), value)
     for table in ("service", "limits"):
         values = getattr(loaded.config, table)
         yield from ((f"{table}.{it.name}", getattr(values, it.name)) for it in fields(values))
@@ -110,6 +114,7 @@ def _all(loaded: Loaded) -> Iterator[tuple[str, object]]:
 
 def _toml(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:g}"
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return str(value) if isinstance(value, int) else f'"{text}"'
+        return repr(value).removesuffix(".0")
+    if isinstance(value, int):
+        return str(value)
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

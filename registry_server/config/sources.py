@@ -21,8 +21,7 @@ FILE_VARIABLE = ENV_PREFIX + "CONFIG"
 DEFAULT = "default"
 MAX_FILE_BYTES = 1024 * 1024
 MAX_SECRET_BYTES = 64 * 1024
-# Settings whose text may be `file:PATH` or `env:NAME`, which is where it is found then.
-INDIRECT = ("store",)
+MAX_SPAN_S = 1e12
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
@@ -56,6 +55,7 @@ SETTINGS = tuple(it for it in fields(Config) if it.metadata)
 NAMES = tuple(it.name for it in SETTINGS)
 VARIABLES = (FILE_VARIABLE, *(ENV_PREFIX + name.upper() for name in NAMES))
 TABLES = ("stores", "limits", "service")
+WRITES = ("quorum", "any")
 
 
 def load(flags: Mapping[str, Any], env: Env, file: Path | None) -> Loaded:
@@ -103,7 +103,9 @@ def _read(name: str, kind: type, value: object, env: Env) -> object:
         return _number(kind, value)
     if not isinstance(value, str):
         raise ValueError("must be a string")  # noqa: TRY004 - of the user, not of the program
-    return indirect(value, env) if name in INDIRECT else value
+    if name == "neighbours":
+        return " ".join(indirect(url, env) for url in value.split())
+    return indirect(value, env) if name == "store" else value
 
 
 def _number(kind: type, value: object) -> object:
@@ -130,7 +132,7 @@ def indirect(text: str, env: Env) -> str:
 
 
 def _from_file(path: Path, env: Env) -> _Found:
-    where = without_urls(str(path))
+    where = without_urls(str(path) if str(path).isprintable() else repr(str(path))[1:-1])
     try:
         text = _text(path, MAX_FILE_BYTES)
         raw = tomllib.loads(text)
@@ -229,20 +231,25 @@ class _File:
 
     def _stores(self, value: object) -> None:
         """Several stores that hold the same: a table or a URL for each, and how many must have what is written."""
-        table = dict(self._table("stores", value))
+        if not (table := dict(self._table("stores", value))):
+            if isinstance(value, dict):
+                self._wrong("stores", "is empty: write a table or a URL for each store")
+            return
         if "store" in self._raw:
             self._wrong("stores", "there is a store as well: write one of them")
-        write = table.pop("write", "quorum")
+        if (write := table.pop("write", "quorum")) not in WRITES:
+            self._wrong("stores", f"write must be one of {', '.join(WRITES)}")
+            return
         urls = [self._made(f"stores.{name}", partial(self._member, each)) for name, each in table.items()]
         if None not in urls:
             self._url("stores", lambda: checked(mirror_of([url for url in urls if url], str(write))))
 
     def _member(self, given: object) -> str:
         if isinstance(given, dict):
-            return self._url_of(given)
+            return one_of_several(self._url_of(given))
         if not isinstance(given, str):
             raise BadTable("", "must be a table, or a URL")
-        return checked(self._secret("", given))
+        return one_of_several(checked(self._secret("", given)))
 
     def _url(self, at: str, make: Callable[[], str]) -> None:
         if url := self._made(at, make):
@@ -284,6 +291,13 @@ def checked(url: str) -> str:
     return url
 
 
+def one_of_several(url: str) -> str:
+    """The URL itself. Raises BadTable if it would be taken for several, or for what follows them."""
+    if "|" in url:
+        raise BadTable("", "has a '|', which stands between the stores of a mirror; in a URL it is written %7C")
+    return url
+
+
 def is_secret(key: str) -> bool:
     """Whether a value of that name is shown to nobody."""
     return key in ("password", "token")
@@ -301,8 +315,8 @@ def _printable(name: str) -> str:
 
 def _seconds(value: object) -> float | None:
     if isinstance(value, str) and (found := _SPAN.fullmatch(value.strip())):
-        return float(found[1]) * _UNITS[found[2]]
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf"):
+        value = float(found[1]) * _UNITS[found[2]]
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < MAX_SPAN_S:
         return float(value)
     return None
 
@@ -318,4 +332,4 @@ def _text(path: Path, most: int) -> str:
         raise ValueError(error.strerror) from None
     if len(content) > most:
         raise ValueError(f"larger than {most} bytes")
-    return content.decode()
+    return content.decode("utf-8-sig")  # some editors begin a file with a mark that it is UTF-8

@@ -1,11 +1,12 @@
 """Every setting: what it is called, what it means, what it may be."""
 
 import ipaddress
+import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from registry_api.limits import DEFAULT_TTL_S, MAX_TTL_S, MIN_TTL_S, UNIX, UNIX_ADDRESS
 from registry_api.registry.v1 import registry_pb2 as pb
@@ -124,7 +125,7 @@ class Config:
     service: ServiceDefaults = NO_SERVICE_DEFAULTS
 
     def __post_init__(self) -> None:
-        if problems := list(self._problems()):
+        if problems := list(_of_another_type(self)) or list(self._problems()):
             raise ConfigError(*problems)
 
     def _problems(self) -> Iterator[Problem]:
@@ -152,9 +153,9 @@ class Config:
     def _problems_of_checks(self) -> Iterator[Problem]:
         yield from _one_of("checks", self.checks, ("on", "off"))
         yield from _one_of("check_local", self.check_local, ("auto", "yes", "no"))
-        yield from _number("check_concurrency", self.check_concurrency, 1, MAX_CONCURRENCY)
+        yield from _whole_number("check_concurrency", self.check_concurrency, 1, MAX_CONCURRENCY)
         yield from _number("cut_off_share", self.cut_off_share, 0, 1)
-        yield from _number("cut_off_least", self.cut_off_least, 1, MAX_CONCURRENCY)
+        yield from _whole_number("cut_off_least", self.cut_off_least, 1, MAX_CONCURRENCY)
         if self.check_ca and not _is_file(self.check_ca):
             yield Problem("check_ca", f"no such file: {shown(self.check_ca)}")
         try:
@@ -183,9 +184,24 @@ class Config:
         for service, checks in found.items():
             _settle("service_checks", f"{service}: ", checks)
         if (usual := self.service.check()) and "*" not in found:
-            found["*"] = [parse(usual)]
+            found["*"] = [_check(usual, "service")]
             _settle("service", "", found["*"])
         return found
+
+
+def _of_another_type(config: Config) -> Iterator[Problem]:
+    """What is not even of the type that it has to be. Numbers are looked at one by one."""
+    for setting in fields(config):
+        if not isinstance(setting.default, int | float) and not isinstance(
+            value := getattr(config, setting.name), type(setting.default)
+        ):
+            wanted = "a string" if isinstance(setting.default, str) else f"a {type(setting.default).__name__}"
+            yield Problem(setting.name, f"must be {wanted}, is of type {type(value).__name__}")
+    if isinstance(config.service, ServiceDefaults):
+        for name in (it.name for it in fields(ServiceDefaults)):
+            seconds: object = getattr(config.service, name)
+            if not _is_number(seconds) or not -math.inf < seconds < math.inf:
+                yield Problem(f"service.{name}", f"must be a number of seconds, is {shown(str(seconds))}")
 
 
 def _problems_of_service(service: ServiceDefaults) -> Iterator[Problem]:
@@ -223,16 +239,27 @@ def _settle(name: str, of: str, checks: list[pb.HealthCheck]) -> None:
         raise ConfigError(Problem(name, f"{of}{wrong}")) from None
 
 
-def _check(text: str) -> pb.HealthCheck:
+def _check(text: str, name: str = "service_checks") -> pb.HealthCheck:
     try:
         return parse(text)
     except BadText as wrong:
-        raise ConfigError(Problem("service_checks", str(wrong))) from None
+        raise ConfigError(Problem(name, str(wrong))) from None
 
 
 def _number(name: str, value: object, least: float, most: float) -> Iterator[Problem]:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+    if not _is_number(value) or not least <= value <= most:
         yield Problem(name, f"must be a number of {least:g} to {most:g}, is {shown(str(value))}")
+
+
+def _whole_number(name: str, value: object, least: int, most: int) -> Iterator[Problem]:
+    if isinstance(value, float) and least <= value <= most:
+        yield Problem(name, f"must be a whole number, is {value:g}")
+    else:
+        yield from _number(name, value, least, most)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> Iterator[Problem]:

@@ -38,6 +38,8 @@ def written_as_url(table: Mapping[str, object], keys: Sequence[str]) -> str:
     endpoints, tls = _endpoints(table)
     path = _text(table, "path") or ""
     given = dict(_parameters(table, tls))
+    if endpoints and path:
+        path = "/" + quote(path.removeprefix("/"), safe="/")
     url = f"{kind}:" + (f"//{endpoints}" if endpoints else "") + path
     return url + ("?" if given else "") + "&".join(f"{name}={quote(it, safe='')}" for name, it in given.items())
 
@@ -69,7 +71,7 @@ def _endpoints(table: Mapping[str, object]) -> tuple[str, bool]:
 
 def _endpoint(table: Mapping[str, object]) -> str:
     host, port = _text(table, "host"), table.get("port")
-    if port is not None and (not isinstance(port, int) or not 0 < port < 65_536):
+    if port is not None and (not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65_536):
         raise BadTable("port", "must be a number from 1 to 65535")
     if port is not None and host is None:
         raise BadTable("port", "needs a host")

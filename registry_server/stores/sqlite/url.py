@@ -16,6 +16,8 @@ def path_of(url: str) -> Path:
     text = url.removeprefix(SCHEME)
     if text in ("", ":memory:"):
         raise BadStoreURL("store URL: sqlite: needs the path of a file; for a store without one write memory:")
+    if text.startswith("//") and not text.startswith("///"):
+        raise BadStoreURL("store URL: sqlite: has no host: write sqlite:PATH, without '//'")
     if "\0" in text or "?" in text or text.endswith("/"):
         raise BadStoreURL("store URL: sqlite: is followed by the path of a file, and takes no settings ('?')")
     try:

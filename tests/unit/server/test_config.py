@@ -1,6 +1,7 @@
 """Settings: flags over the environment over the file over the defaults, and every mistake names its setting."""
 
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +336,10 @@ def test_all_mistakes_at_once_each_with_its_place(tmp_path: Path) -> None:
         ("type = 'etcd'\nendpoints = ['https://a:1/', 'https://b:2']", "etcd://a:1,b:2?tls=true"),
         ("type = 'etcd'\nendpoints = 'a'\nuser = 'me'\npassword = 'p&%='", "etcd://a?user=me&password=p%26%25%3D"),
         ("type = 'etcd'\nhost = 'a'\ntls = false", "etcd://a?tls=false"),
+        ("type = 'zookeeper'\nhost = 'a'\npath = '/game'", "zookeeper://a/game"),
+        ("type = 'zookeeper'\nhost = 'a'\npath = 'game/eu'", "zookeeper://a/game/eu"),
+        ("type = 'zookeeper'\nhost = 'a'\npath = '/my game?%'", "zookeeper://a/my%20game%3F%25"),
+        ("type = 'sqlite'\npath = 'my 100%.db'", "sqlite:my 100%.db"),
     ],
 )
 def test_a_store_as_a_table(tmp_path: Path, table: str, url: str) -> None:
@@ -359,6 +364,8 @@ def test_a_store_as_a_table(tmp_path: Path, table: str, url: str) -> None:
         ("type = 'etcd'\nendpoints = ['a']\nport = 1", "store.endpoints: and host and port are two ways"),
         ("type = 'etcd'\nport = 1", "store.port: needs a host"),
         ("type = 'etcd'\nhost = 'h'\nport = '1'", "store.port: must be a number from 1 to 65535"),
+        ("type = 'etcd'\nhost = 'h'\nport = true", "store.port: must be a number from 1 to 65535"),
+        ("type = 'sqlite'\npath = '//registry.db'", "store: store URL: sqlite: has no host"),
         ("type = 'etcd'\nhost = 'h'\nprefix = ['x']", "store.prefix: must be a string, a number"),
         ("type = 'etcd'\nhost = 'h'\nuser = 'me'", "store: store URL: user needs a password"),
         ("type = 'etcd'\nhost = 'h'\npassword = 'env:NONE'", "store.password: env: there is no variable 'NONE'"),
@@ -392,6 +399,39 @@ def test_secrets_by_their_place(tmp_path: Path) -> None:
             load({"store": store}, {}, None)
 
 
+def test_neighbours_by_their_place(tmp_path: Path) -> None:
+    (secret := tmp_path / "secret").write_text("consul://h?token=hunter2\n")
+    config = load({"neighbours": f"file:{secret} env:ZOOKEEPER"}, {"ZOOKEEPER": "zookeeper://z"}, None)
+    assert config.neighbours == "consul://h?token=hunter2 zookeeper://z"
+    with pytest.raises(ConfigError, match=r"^neighbours: env: there is no variable 'NONE'"):
+        load({"neighbours": "zookeeper://z env:NONE"}, {}, None)
+
+
+def test_a_file_that_begins_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (path := tmp_path / "registry.toml").write_text("log_level = 'debug'\n", encoding="utf-8-sig")
+    assert load({}, {}, path).log_level == "debug"
+
+
+@pytest.mark.parametrize("name", [it.name for it in fields(Config)])
+@pytest.mark.parametrize("value", [None, b"x", ["x"], object()])
+def test_a_value_of_another_type_names_its_setting(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}: must be "):
+        Config(**{name: value})
+
+
+@pytest.mark.parametrize("name", [it.name for it in fields(ServiceDefaults)])
+@pytest.mark.parametrize("value", [None, "15s", True, float("nan"), float("inf"), -float("inf")])
+def test_a_default_that_is_no_number_names_itself(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"^service\.{name}: must be a number of seconds"):
+        Config(service=ServiceDefaults(**{name: value}))
+
+
+@pytest.mark.parametrize("name", ["check_concurrency", "cut_off_least"])
+def test_what_is_counted_is_a_whole_number(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}: must be a whole number, is 2.5$"):
+        Config(**{name: 2.5})
+
+
 @pytest.mark.parametrize("text", ["", "[limits]\n", "check_concurrency = 7\ncut_off_share = 1\n[service]\nttl = '1m'"])
 def test_numbers_may_be_numbers(tmp_path: Path, text: str) -> None:
     (path := tmp_path / "registry.toml").write_text(text)
@@ -418,6 +458,10 @@ def test_service_defaults_are_a_check_for_who_has_none() -> None:
         ("ttl = inf", "service.ttl: must be a number of seconds"),
         ("ttl = -1", "service.ttl: must be a number of seconds"),
         ("health_check_interval = 0.01", "service: [0].interval: must be 0.1 s to 3600 s"),
+        (f"health_check_interval = '{'9' * 400}s'", "service.health_check_interval: must be a number of seconds"),
+        (f"health_check_interval = 1{'0' * 400}", "service.health_check_interval: must be a number of seconds"),
+        ("deregister_critical_after = 1e300", "service.deregister_critical_after: must be a number of seconds"),
+        ("deregister_critical_after = 1e11", "service: [0].deregister_after: must be"),
         (
             "heath_check_interval = 1",
             "service.heath_check_interval: no such setting; did you mean health_check_interval?",
@@ -447,7 +491,11 @@ def test_several_stores_are_a_mirror(tmp_path: Path) -> None:
         ("[stores]", "stores: "),
         ("stores = 7", "stores: must be a table"),
         ("[stores]\na = 7\nb = 'sqlite:x'", "stores.a: must be a table, or a URL"),
-        ("[stores]\nwrite = 'most'\na = 'sqlite:x'\nb = 'sqlite:y'", "stores: "),
+        ("[stores]\nwrite = 'most'\na = 'sqlite:x'\nb = 'sqlite:y'", "stores: write must be one of quorum, any"),
+        ("[stores]\nwrite = ['any']\na = 'sqlite:x'\nb = 'sqlite:y'", "stores: write must be one of quorum, any"),
+        ("[stores]\nwrite = 'any'", "stores: "),
+        ("[stores]\na = 'sqlite:x|y'\nb = 'sqlite:z'", "stores.a: has a '|'"),
+        ("[stores.a]\ntype = 'sqlite'\npath = 'x|y'\n[stores.b]\ntype = 'sqlite'\npath = 'z'", "stores.a: has a '|'"),
         ("[stores.a]\ntype = 'etcd'\nendpoint = 'h'\n[stores.b]\ntype = 'memory'", "stores.a.endpoint: no such key"),
         ("[stores.a]\ntype = 'memory'\n[stores.b]\ntype = 'memory'", "stores: "),
         ("store = 'memory:'\n[stores]\na = 'sqlite:x'\nb = 'sqlite:y'", "stores: there is a store as well"),

@@ -6,6 +6,7 @@ it, a forgotten `@` a host. So no message quotes the URL; it names the part and 
 
 import os
 import re
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -47,6 +48,22 @@ class TLS:
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """As the files are now. Raises OSError, which names the file."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+        except OSError as error:  # an SSLError is one
+            raise OSError(f"ca: {self.ca}: {error.strerror}") from None
+        # As everywhere but in Python 3.13 and later: authorities that people made by hand lack an extension or two.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if self.cert is not None:
+            try:
+                # A key that needs a password is refused. Without one here, it would be asked for at the terminal.
+                context.load_cert_chain(self.cert, self.key, password="")
+            except OSError as error:
+                raise OSError(f"cert and key: {self.cert}, {self.key}: {error.strerror}") from None
+        return context
 
 
 class Parts(NamedTuple):

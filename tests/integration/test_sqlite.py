@@ -166,6 +166,12 @@ def ahead_of_itself(path: Path) -> None:
         connection.execute("INSERT INTO items VALUES ('a', x'', 700, 7)")
 
 
+def without_its_table(path: Path) -> None:
+    Database(path).close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("DROP TABLE items")
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
@@ -174,6 +180,7 @@ def ahead_of_itself(path: Path) -> None:
         (of_the_future, "another version"),
         (torn, "broken"),
         (ahead_of_itself, "broken"),
+        (without_its_table, "broken"),
         (Path.mkdir, "no regular file"),
     ],
 )
@@ -199,8 +206,11 @@ async def test_a_second_server_is_refused(server_factory: ServerFactory, path: P
         await client.register("one", 7001)
 
 
-def test_the_file_is_for_its_user_alone(path: Path) -> None:
-    database = Database(path)
+@pytest.mark.parametrize("is_linked", [False, True])
+def test_the_file_is_for_its_user_alone(path: Path, is_linked: bool) -> None:
+    if is_linked:
+        (link := path.parent.parent / "link.db").symlink_to(path)
+    database = Database(link if is_linked else path)
     database.begin_at()
     assert {it.name: it.stat().st_mode & 0o777 for it in path.parent.iterdir()} == dict.fromkeys(
         ("registry.db", "registry.db-wal"), 0o600

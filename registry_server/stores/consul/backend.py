@@ -159,7 +159,7 @@ class ConsulBackend:
         answer = await self._transaction([self._operation("get", place(seq)) for seq in missing])
         if answer.status != 200:
             raise StoreAway("entries of the log are not there")
-        for seq, found in zip(missing, _results(answer, self._prefix), strict=True):
+        for seq, found in zip(missing, _results(answer, self._prefix, len(missing)), strict=True):
             logged = Logged.read(found.value)
             if logged is None or logged.seq != seq:
                 raise StoreAway("entries of the log were written over before they could be read")
@@ -232,7 +232,7 @@ class ConsulBackend:
     def _answer(self, logged: Logged, some: Batch, answer: Answer) -> None:
         """The head was where it was known to be, so all verdicts are true."""
         if logged.writes:
-            self._take(logged, _results(answer, self._prefix)[0].modified, is_own=True)
+            self._take(logged, _results(answer, self._prefix, 2)[0].modified, is_own=True)
         for failed in some.verdicts:
             done = self._waiting.popleft()[1]
             if done.done():
@@ -278,7 +278,7 @@ class ConsulBackend:
         claim = b"%d %s" % (base, secrets.token_hex(8).encode())
         answer = await self._transaction([self._operation("cas", BASE, claim, Index=claimed_at)])
         if answer.status == 200:
-            claimed_at = _results(answer, self._prefix)[0].modified
+            claimed_at = _results(answer, self._prefix, 1)[0].modified
         while answer.status == 200 and left:
             answer = await self._transaction([self._still(BASE, claimed_at), *self._foldings(left)])
         if answer.status == 200:
@@ -337,12 +337,16 @@ def _found(answer: Answer, prefix: str) -> dict[str, Pair]:
     return {it.key: it for it in found}
 
 
-def _results(answer: Answer, prefix: str) -> list[Pair]:
+def _results(answer: Answer, prefix: str, count: int) -> list[Pair]:
+    """What a transaction of so many operations is answered. Raises StoreAway."""
     try:
         results = cast("dict[str, list[dict[str, dict[str, object]]]]", answer.json())["Results"]
-        return [_of(it["KV"], prefix) for it in results]
+        pairs = [_of(it["KV"], prefix) for it in results]
     except (TypeError, KeyError, ValueError):
         raise StoreAway("it does not answer as Consul does") from None
+    if len(pairs) != count:
+        raise StoreAway(f"it answers a transaction of {count} operations with {len(pairs)} results")
+    return pairs
 
 
 def _of(it: Mapping[str, object], prefix: str) -> Pair:

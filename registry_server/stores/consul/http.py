@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import ssl
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote, urlencode
@@ -11,7 +10,6 @@ import h11
 
 from registry_server.stores.base import StoreAway, StoreError
 from registry_server.stores.consul.url import ConsulURL
-from registry_server.stores.urls import TLS
 
 # A request, beside what a blocking one waits.
 ANSWER_S = 5.0
@@ -21,6 +19,7 @@ CHUNK = 256 * 1024
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 1024 * 1024 * 1024
 SHOWN_CHARS = 200
+MAX_DIGITS = 20
 # What a transaction is answered of which a part is not allowed: not 403.
 _DENIED = b"Permission denied"
 
@@ -46,7 +45,7 @@ class Answer(NamedTuple):
         """The body, read. Raises StoreAway if that is no JSON: it is not Consul who answers."""
         try:
             found: object = json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise StoreAway("it answers with what is no JSON") from None
         return found
 
@@ -110,7 +109,7 @@ class Consul:
         host, _, port = endpoint.rpartition(":")
         try:
             token = self._url.read_token()
-            context = _context(self._url.tls) if self._url.tls is not None else None
+            context = self._url.tls.context() if self._url.tls is not None else None
             async with asyncio.timeout(CONNECT_S):
                 reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=context)
         except TimeoutError:
@@ -167,7 +166,9 @@ class _Connection:
         while True:
             event = self._h11.next_event()
             if event is h11.NEED_DATA:
-                self._h11.receive_data(await self._reader.read(CHUNK))
+                if not (data := await self._reader.read(CHUNK)) and status == 0:
+                    raise StoreAway("it hung up without an answer")
+                self._h11.receive_data(data)
             elif isinstance(event, h11.Response):
                 status = event.status_code
                 index = _number(dict(event.headers).get(b"x-consul-index", b"0"))
@@ -177,19 +178,10 @@ class _Connection:
                     raise StoreAway(f"it answers with more than {MAX_BODY_BYTES} bytes")
             elif not isinstance(event, h11.InformationalResponse):
                 break
-        if status == 0:
-            raise StoreAway("it hung up without an answer")
         if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
             self._h11.start_next_cycle()
         return Answer(status, index, bytes(body))
 
 
 def _number(text: bytes) -> int:
-    return int(text) if text.isdigit() else 0
-
-
-def _context(tls: TLS) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=tls.ca)
-    if tls.cert is not None and tls.key is not None:
-        context.load_cert_chain(tls.cert, tls.key)
-    return context
+    return int(text) if text.isdigit() and len(text) < MAX_DIGITS else 0

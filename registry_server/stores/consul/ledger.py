@@ -16,6 +16,8 @@ HEAD, BASE, LOG, DATA = "head", "base", "log/", "data/"
 RING = 1024
 # After so many, they are folded.
 FOLD = 128
+# So many has no index of Consul's.
+MAX_DIGITS = 20
 
 
 class Logged(NamedTuple):
@@ -75,7 +77,9 @@ class Folded(NamedTuple):
         """What is kept there; None if somebody else wrote it."""
         head, line, value = kept.partition(b"\n")
         revision, _, created = head.partition(b" ")
-        return cls(int(revision), int(created), value) if line and revision.isdigit() and created.isdigit() else None
+        if not line or not all(it.isdigit() and len(it) < MAX_DIGITS for it in (revision, created)):
+            return None
+        return cls(int(revision), int(created), value)
 
 
 class _Known(NamedTuple):

@@ -102,10 +102,10 @@ class ConsulURL:
         """The token as of now, empty if there is none. Raises OSError when its file cannot be read."""
         if self.token_file is None:
             return self.token or ""
-        try:
-            return self.token_file.read_text(encoding="ascii").strip()
-        except UnicodeDecodeError:
-            raise OSError(f"{self.token_file}: is no token") from None
+        token = self.token_file.read_text(encoding="ascii", errors="replace").strip()
+        if not _may_be_sent(token):
+            raise OSError(f"{self.token_file}: is no token")
+        return token
 
 
 def _matching(pattern: re.Pattern[str], text: str | None, mistake: str) -> str | None:
@@ -115,6 +115,11 @@ def _matching(pattern: re.Pattern[str], text: str | None, mistake: str) -> str |
 
 
 def _one_line(token: str | None) -> str | None:
-    if token is not None and not (token.isascii() and token.isprintable()):
+    if token is not None and not _may_be_sent(token):
         raise bad("token has a character that no token has")
     return token
+
+
+def _may_be_sent(token: str) -> bool:
+    """Whether a header takes it. Who is given another one to send shows it in the error."""
+    return token.isascii() and token.isprintable()

@@ -52,4 +52,6 @@ def mirror_url(urls: Sequence[str], write: str = Write.QUORUM) -> str:
 def open_mirror(url: str, open_backend: Callable[[str], Backend], shown: Callable[[str], str]) -> MirrorBackend:
     """The backend of a URL, not connected yet. Raises BadStoreURL."""
     found = MirrorURL.parse(url)
-    return MirrorBackend({shown(it): open_backend(it) for it in found.urls}, found.write)
+    names = list(map(shown, found.urls))  # without their passwords two may be the same
+    named = (f"{it} ({nth})" if names.count(it) > 1 else it for nth, it in enumerate(names, 1))
+    return MirrorBackend(dict(zip(named, map(open_backend, found.urls), strict=True)), found.write)

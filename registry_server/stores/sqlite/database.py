@@ -157,7 +157,7 @@ def _make(path: Path) -> None:
         raise BadFile(f"{path}: is no regular file")
     # Only if it is not there: to close a file would let go of the locks that this process may have on it.
     with suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        os.close(os.open(os.path.realpath(path), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -172,6 +172,8 @@ def _meaning(path: Path, error: sqlite3.Error) -> StoreError:
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith(_BROKEN):
         return BadFile(f"{path}: is no database, or a broken one ({error}); move it away, or put a copy in its place")
+    if name == "SQLITE_ERROR":
+        return BadFile(f"{path}: is broken, or was changed by hand ({error}); put a copy in its place")
     if name.startswith("SQLITE_BUSY"):
         return BadFile(f"{path}: is in use by another process; a file is for one server alone")
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):

@@ -35,7 +35,7 @@ def test_a_folded_value_comes_back_as_it_was(revision: int, created: int, value:
     assert Folded.read(Folded(revision, created, value).packed()) == Folded(revision, created, value)
 
 
-@pytest.mark.parametrize("value", [b"", b"1 2", b"1\nx", b"a b\nx", b"1 2 3\nx", b"-1 2\nx"])
+@pytest.mark.parametrize("value", [b"", b"1 2", b"1\nx", b"a b\nx", b"1 2 3\nx", b"-1 2\nx", b"9" * 5000 + b" 1\nx"])
 def test_nothing_folded(value: bytes) -> None:
     assert Folded.read(value) is None
 

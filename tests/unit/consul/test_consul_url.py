@@ -33,6 +33,14 @@ def test_the_token_may_be_in_a_file(tmp_path: Path) -> None:
     assert url.read_token() == "second"
 
 
+@pytest.mark.parametrize("text", [b"secret\nsecret", b"secret\0", b"s\xc3\xa9cret", b"\xff"])
+def test_a_file_that_is_no_token_is_named_and_not_quoted(text: bytes, tmp_path: Path) -> None:
+    (file := tmp_path / "token").write_bytes(text)
+    with pytest.raises(OSError, match="token: is no token") as refused:
+        ConsulURL.parse(f"consul://one?token_file={file}").read_token()
+    assert "cret" not in str(refused.value)
+
+
 def test_whether_it_shows_a_token() -> None:
     assert has_password("consul://one?token=secret")
     assert not has_password("consul://one")

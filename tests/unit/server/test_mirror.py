@@ -31,7 +31,7 @@ from registry_server.stores.mirror.state import (
     part_of,
     take,
 )
-from registry_server.stores.mirror.url import MirrorURL, mirror_url
+from registry_server.stores.mirror.url import MirrorURL, mirror_url, open_mirror
 from registry_server.testing import Running, running
 from tests.support.backend import DictBackend, Link
 from tests.support.waiting import eventually_async
@@ -443,3 +443,11 @@ def test_a_password_in_any_of_them_is_one() -> None:
     assert has_password(url)
     assert "hunter2" not in hidden(url)
     assert not has_password("mirror:sqlite:a|etcd://h")
+
+
+def test_stores_that_differ_by_their_secrets_alone_are_two() -> None:
+    parts = ["consul://h?token=hunter2", "consul://h?token=hunter3"]
+    named: list[str] = []
+    backend = open_mirror(mirror_url(parts), lambda part: named.append(part) or DictBackend(), hidden)
+    assert named == parts
+    assert list(backend._backends) == ["consul://h?token=… (1)", "consul://h?token=… (2)"]

@@ -1,0 +1,52 @@
+"""The files that a store's URL names: what is wrong with one is said with its name, and nobody is asked anything."""
+
+import ssl
+from pathlib import Path
+
+import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from registry_server.stores.urls import TLS
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    issued = authority.issue_cert("localhost")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    key = load_pem_private_key(issued.private_key_pem.bytes(), None)
+    locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"hunter2"))
+    (tmp_path / "locked.pem").write_bytes(locked)
+    (tmp_path / "nonsense.pem").write_text("nonsense")
+    return tmp_path
+
+
+def test_a_context_of_files(files: Path) -> None:
+    context = TLS(files / "ca.pem", files / "cert.pem", files / "key.pem").context()
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert TLS().context().check_hostname
+
+
+@pytest.mark.parametrize(
+    ("ca", "cert", "key", "says"),
+    [
+        ("none", "", "", "^ca: .*none.pem: No such file"),
+        ("nonsense", "", "", "^ca: .*nonsense.pem: "),
+        ("ca", "none", "key", "^cert and key: .*none.pem"),
+        ("ca", "nonsense", "key", "^cert and key: .*nonsense.pem"),
+        ("ca", "cert", "nonsense", "^cert and key: .*nonsense.pem"),
+        ("ca", "cert", "locked", "^cert and key: .*locked.pem"),
+    ],
+)
+def test_a_file_with_a_mistake_is_named(files: Path, ca: str, cert: str, key: str, says: str) -> None:
+    tls = TLS(*(files / f"{name}.pem" if name else None for name in (ca, cert, key)))
+    with pytest.raises(OSError, match=says):
+        tls.context()

@@ -8,6 +8,9 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
+
+import ngh2
 
 from registry_server.rpc.table import Service, Table
 from registry_server.transport.http2.connection import Connection, configuration
@@ -21,7 +24,7 @@ TICK_S = 1.0
 TICKS_AT_ONCE = 500
 # Files that the server needs for other things than connections.
 OTHER_FILES = 100
-# Turns of the loop from the time a client is let in until there is a connection.
+# Turns of the loop from the time a client is let in until there is a connection, and from its end until it is closed.
 TURNS = 3
 # How long farewells may take.
 FAREWELL_S = 0.3
@@ -48,6 +51,7 @@ class Http2Server:
         self._shared = Shared(table, open_streams, _that_can_be(limits))
         self._bound: list[Bound] = []
         self._listening: list[asyncio.Server] = []
+        self._arriving: set[asyncio.Task[Any]] = set()  # each lets a client in, which takes as long as the handshake
         self._ticking: asyncio.Task[None] | None = None
 
     async def start(self, *addresses: str, socket_mode: int = SOCKET_MODE) -> tuple[str, ...]:
@@ -65,12 +69,27 @@ class Http2Server:
 
     async def _listen(self, sockets: Sequence[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
-        make = partial(Connection, self._shared, configuration(self._shared.limits))
+        make = partial(self._let_in, configuration(self._shared.limits))
         for it in sockets:
             create = loop.create_unix_server if it.family == socket.AF_UNIX else loop.create_server
             handshake_s = self._shared.limits.handshake_s if self._tls else None
             listening = await create(make, sock=it, backlog=BACKLOG, ssl=self._tls, ssl_handshake_timeout=handshake_s)
             self._listening.append(listening)
+
+    def _let_in(self, config: ngh2.Configuration) -> Connection:
+        """Called by asyncio within the task that lets this client in."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._arriving.add(task)
+            task.add_done_callback(self._arriving.discard)
+        return Connection(self._shared, config)
+
+    async def _give_up_arriving(self) -> None:
+        """Who is not in yet is sent away: nobody but the task of a handshake that is under way knows its socket."""
+        await _turns()
+        for task in self._arriving:
+            task.cancel()
+        await _turns()
 
     def _let_nobody_in(self) -> None:
         for it in self._bound:
@@ -83,8 +102,7 @@ class Http2Server:
     async def stop(self) -> None:
         """Let nobody in any more, end the streams, spread over a moment, and close when the last call is over."""
         self._let_nobody_in()
-        for _ in range(TURNS):
-            await asyncio.sleep(0)
+        await self._give_up_arriving()
         await self._streams.stop()
         self._each(lambda it: it.retire())
         await self._shared.wait_gone(GRACE_S)
@@ -108,6 +126,11 @@ class Http2Server:
                 connection.tick()
                 if number % TICKS_AT_ONCE == 0:
                     await asyncio.sleep(0)
+
+
+async def _turns() -> None:
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
 
 
 def _that_can_be(limits: Limits) -> Limits:

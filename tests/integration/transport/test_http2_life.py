@@ -257,6 +257,19 @@ async def test_who_has_no_end_of_shaking_hands() -> None:
         await eventually_async(lambda: client.is_closed)
 
 
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01"], ids=["nothing", "half"])
+async def test_who_is_still_shaking_hands_when_it_stops(said: bytes) -> None:
+    """Is sent away as all others: what only the handshake knows is not left behind for half a minute."""
+    async with contextlib.AsyncExitStack() as stack:
+        async with serving(Everything(), tls=tls_of(trustme.CA()), handshake_s=600) as address:
+            clients = [await stack.enter_async_context(Frames(address)) for _ in range(3)]
+            for client in clients:
+                await client.say(said)
+            await passed(0.1)
+        await eventually_async(lambda: all(client.is_closed for client in clients))
+        assert not [task for task in asyncio.all_tasks() if "_accept" in repr(task.get_coro())]
+
+
 async def test_no_http_2_at_all() -> None:
     async with serving(Everything()) as address, Frames(address) as client:
         await client.say(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")

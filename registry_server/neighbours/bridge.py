@@ -8,10 +8,10 @@ renews, also a successor: so it changes hands without anybody noticing, and is g
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from registry_api.registry.v1 import registry_pb2 as pb
-from registry_server.errors import InvalidField, NotFound, OwnershipLost, RequestError
+from registry_server.errors import Contended, InvalidField, LimitExceeded, NotFound, OwnershipLost, RequestError
 from registry_server.history import Change
 from registry_server.illness import Pulse
 from registry_server.model import Entry
@@ -171,11 +171,11 @@ class Bridge:
             await self._register(steps.register[0])
             first = 1
         for start in range(first, len(steps.register), WRITES):
-            await asyncio.gather(*map(self._register, steps.register[start : start + WRITES]))
+            await _all(map(self._register, steps.register[start : start + WRITES]))
         is_warm = self._clock() >= self._warm_at
         remove = [entry for entry in steps.remove if is_warm or entry.key in self._seen]
         for start in range(0, len(remove), WRITES):
-            await asyncio.gather(*map(self._remove, remove[start : start + WRITES]))
+            await _all(map(self._remove, remove[start : start + WRITES]))
 
     async def _register(self, instance: pb.Instance) -> None:
         try:
@@ -183,7 +183,7 @@ class Bridge:
         except NotFound:  # the lease: what it held leaves by itself
             self._lease_id = ""
             raise
-        except (InvalidField, OwnershipLost) as refused:
+        except (InvalidField, OwnershipLost, LimitExceeded, Contended) as refused:  # the others go on
             log.debug("%s/%s of %s: %s", instance.service, instance.id, self._neighbour.name, refused)
             return
         self._lease_id = registered.lease.id
@@ -226,6 +226,13 @@ class Bridge:
         if self._is_away:
             log.warning("the neighbour %s is back; what left it meanwhile stays a while", self._neighbour.name)
         self._is_away = False
+
+
+async def _all(work: Iterable[Awaitable[None]]) -> None:
+    """Do all of it, and raise the first error when it is over: nothing goes on behind anybody's back."""
+    for error in await asyncio.gather(*work, return_exceptions=True):
+        if error is not None:
+            raise error
 
 
 class _NotMineError(Exception):

@@ -1,6 +1,6 @@
 """CORE: which instances are ours and which came from a neighbour, and what has to change so that it fits."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from registry_api.registry.v1 import registry_pb2 as pb
@@ -10,6 +10,9 @@ from registry_server.model import Entry
 from registry_server.records import Key
 from registry_server.rpc import validate
 
+# A node of another system may have hundreds of checks: of so many it is shown what they found, who fails first. With
+# all else at its limit, an instance then is no larger than a store takes it.
+MAX_RESULTS = 10
 # What the server says of an instance, and what an operator does with it here: no difference to what is there.
 _NOT_THEIRS = ("revision", "create_revision", "generation", "registered_at", "ttl", "leaves_at", "status")
 
@@ -111,6 +114,14 @@ def _theirs(it: pb.Instance) -> pb.Instance:
     return found
 
 
+def _shown(results: Sequence[pb.CheckResult]) -> Sequence[pb.CheckResult]:
+    return results if len(results) <= MAX_RESULTS else sorted(results, key=_is_well)[:MAX_RESULTS]
+
+
+def _is_well(it: pb.CheckResult) -> bool:
+    return it.health in (pb.UNKNOWN, pb.HEALTHY)
+
+
 class Taken:
     """What a neighbour has, as it can be registered here, and why some of it cannot.
 
@@ -135,7 +146,7 @@ class Taken:
                 continue
             it.origin = self._origin
             it.ClearField("checks")  # somebody else looks at it
-            it.check_results.extend(instance.check_results)
+            it.check_results.extend(_shown(instance.check_results))
             key = Key(it.namespace, it.service, it.id)
             address = _address(key, it.host, it.port)
             self.wanted.pop(self._at.get(address, key), None)

@@ -7,7 +7,7 @@ from registry_api.limits import MAX_NAME, MAX_WEIGHT
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.rules import shown as in_a_line
 from registry_server.neighbours.consul.shown import MARK
-from registry_server.neighbours.names import name_for
+from registry_server.neighbours.names import name_for, sound
 
 # Consul's services have a weight of 1 where nobody says otherwise, ours one of 100.
 WEIGHT = 100
@@ -28,7 +28,7 @@ def taken(found: object, registry: str, namespace: str) -> Iterator[pb.Instance]
 
 
 def _instance(service: Json, node: Json, checks: Sequence[Json], namespace: str) -> pb.Instance:
-    meta = {_sound(key): _sound(value) for key, value in _table(service, "Meta").items() if isinstance(value, str)}
+    meta = {sound(key): sound(value) for key, value in _table(service, "Meta").items() if isinstance(value, str)}
     meta.pop("", None)
     statuses = {_text(check, "Status") for check in checks}
     version = meta.get("version", "")
@@ -40,7 +40,7 @@ def _instance(service: Json, node: Json, checks: Sequence[Json], namespace: str)
         port=_number(service, "Port"),
         version=version if len(version) <= MAX_NAME and version.isprintable() else "",
         weight=_weight(_table(service, "Weights"), "Warning" if "warning" in statuses else "Passing"),
-        tags=dict.fromkeys(_sound(tag) for tag in _list(service, "Tags") if isinstance(tag, str) and tag),
+        tags=dict.fromkeys(sound(tag) for tag in _list(service, "Tags") if isinstance(tag, str) and tag),
         metadata=meta,
         health=_health(statuses),
         check_results=[_result(check) for check in checks],
@@ -88,14 +88,9 @@ def _list(it: object, name: str) -> Sequence[object]:
 
 def _text(it: Json, name: str) -> str:
     found = it.get(name)
-    return _sound(found) if isinstance(found, str) else ""
-
-
-def _sound(text: str) -> str:
-    """JSON can say halves of characters, which nobody can encode."""
-    return text if text.isascii() else text.encode(errors="replace").decode()
+    return sound(found) if isinstance(found, str) else ""
 
 
 def _number(it: Json, name: str) -> int:
     found = it.get(name)
-    return found if isinstance(found, int) else 0
+    return found if isinstance(found, int) and not isinstance(found, bool) else 0

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from registry_api.limits import MAX_NAME, MAX_WEIGHT
 from registry_api.registry.v1 import registry_pb2 as pb
-from registry_server.neighbours.names import name_for
+from registry_server.neighbours.names import name_for, sound
 
 # The field of ours.
 MARK = "grpcRegistry"
@@ -60,7 +60,8 @@ def taken(service: str, id_: str, data: bytes, registry: str, namespace: str) ->
         return None
     payload = _table(found, "payload")
     texts = _table(ours, "metadata") or _table(payload, "metadata") or payload
-    metadata = {key: it for key, it in texts.items() if isinstance(it, str) and key and not key.startswith("@")}
+    found_texts = {sound(key): sound(it) for key, it in texts.items() if isinstance(it, str)}
+    metadata = {key: it for key, it in found_texts.items() if key and not key.startswith("@")}
     version = _text(ours, "version") or metadata.get("version", "")
     it = pb.Instance(
         namespace=namespace,
@@ -69,7 +70,7 @@ def taken(service: str, id_: str, data: bytes, registry: str, namespace: str) ->
         host=_text(found, "address"),
         port=port,
         version=version if len(version) <= MAX_NAME and version.isprintable() else "",
-        tags=dict.fromkeys(tag for tag in _list(ours, "tags") if isinstance(tag, str) and tag),
+        tags=dict.fromkeys(sound(tag) for tag in _list(ours, "tags") if isinstance(tag, str) and tag),
         metadata=metadata,
     )
     if found.get("enabled") is False or metadata.get(_STATUS, _UP) != _UP:
@@ -102,9 +103,9 @@ def _list(it: Json, name: str) -> list[object]:
 
 def _text(it: Json, name: str) -> str:
     found = it.get(name)
-    return found if isinstance(found, str) else ""
+    return sound(found) if isinstance(found, str) else ""
 
 
 def _number(it: Json, name: str) -> int:
     found = it.get(name)
-    return found if isinstance(found, int) else 0
+    return found if isinstance(found, int) and not isinstance(found, bool) else 0

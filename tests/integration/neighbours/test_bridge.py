@@ -8,10 +8,13 @@ import pytest
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import neighbours, stores
 from registry_server.config import Config, ConfigError
+from registry_server.errors import LimitExceeded
 from registry_server.neighbours import bridge
+from registry_server.registrar import Registrar
 from registry_server.server import serve
 from registry_server.stores.leased import Leased
 from registry_server.stores.schemes import Schemes, installed
+from registry_server.writer import Registered
 from tests.conftest import ServerFactory
 from tests.support.backend import DictBackend, Link
 from tests.support.neighbour import Road, Village
@@ -91,6 +94,24 @@ async def test_what_is_here_is_shown_there(village: Village) -> None:
         await client.deregister("here")
         await eventually_async(lambda: not village.shown)
         assert watch.ids == {"there"}
+
+
+async def test_one_that_the_store_refuses_holds_up_no_other(village: Village, monkeypatch: pytest.MonkeyPatch) -> None:
+    register = Registrar.register
+
+    async def refusing(self: Registrar, wanted: pb.Instance, ttl_s: float, lease_id: str) -> Registered:
+        if wanted.id.startswith("bad"):
+            raise LimitExceeded("store", "it takes no such thing")
+        return await register(self, wanted, ttl_s, lease_id)
+
+    monkeypatch.setattr(Registrar, "register", refusing)
+    names = ["bad-1", "one", "bad-2", *(f"more-{number}" for number in range(2 * bridge.WRITES)), "last"]
+    for number, name in enumerate(names):
+        village.put(name, 7001 + number)
+    async with server() as client, client.watching() as watch:
+        await watch.wait_ids(*(name for name in names if not name.startswith("bad")))
+        village.put("later", 9000)
+        await eventually_async(lambda: "later" in watch.ids)
 
 
 async def test_what_is_ours_is_not_taken_from_us(village: Village) -> None:

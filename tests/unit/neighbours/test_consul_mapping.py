@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.rules import settle_all
+from registry_server.model import MAX_VALUE_BYTES
 from registry_server.neighbours.consul.shown import MARK, native, shown
 from registry_server.neighbours.consul.taken import taken
 from registry_server.neighbours.sides import taken_in
@@ -170,6 +171,20 @@ def test_the_address_of_the_node_where_the_service_has_none() -> None:
 def test_health(statuses: list[str], health: int) -> None:
     checks = [{"CheckID": f"c{number}", "Status": status} for number, status in enumerate(statuses)]
     assert the_one([{**entry(), "Checks": checks}]).health == health
+
+
+def test_a_node_of_very_many_checks() -> None:
+    """What fails is shown first, and the instance is one that can be read from a store."""
+    long = "\N{GRINNING FACE}" * 300
+    checks = [
+        {"CheckID": f"{number:04}", "Name": f"{number}{long}", "Status": status, "Output": long}
+        for number, status in enumerate([*["passing"] * 500, "critical"])
+    ]
+    meta = {f"{number:04}": "" for number in range(4096)}
+    found = list(taken([{**entry(Meta=meta), "Checks": checks}], "mine", "default"))
+    [it] = taken_in(found, "consul")[0].values()
+    assert (it.health, it.check_results[0].health) == (pb.CRITICAL, pb.CRITICAL)
+    assert len(it.SerializeToString()) < MAX_VALUE_BYTES
 
 
 def test_ours_are_not_taken_back_and_those_of_another_registry_are() -> None:

@@ -26,6 +26,9 @@ from registry_api.limits import (
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.errors import InvalidField
 
+# Tags and metadata as they are encoded, where a few bytes more go with each: then an instance with checks and all that
+# they found is never larger than what is read of a record (model.MAX_VALUE_BYTES).
+MAX_ENCODED_LABELS = 40 * 1024
 # What google.protobuf.Timestamp can say, in seconds since 1970.
 _YEAR_1_S, _YEAR_10000_S = -62_135_596_800, 253_402_300_800
 
@@ -177,6 +180,10 @@ def size(it: pb.Instance) -> None:
     if total > MAX_LABEL_BYTES:
         field = "instance.tags" if tags > MAX_LABEL_BYTES else "instance.metadata"
         raise InvalidField(field, f"tags and metadata together must be at most {MAX_LABEL_BYTES} bytes, are {total}")
+    encoded = pb.Instance(tags=it.tags, metadata=it.metadata).ByteSize()
+    if encoded > MAX_ENCODED_LABELS:
+        reason = f"is of too many small pairs: encoded it must be at most {MAX_ENCODED_LABELS} bytes, is {encoded}"
+        raise InvalidField("instance.metadata", reason)
 
 
 def _labels(it: pb.Instance) -> None:

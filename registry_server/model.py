@@ -146,6 +146,8 @@ def _check_times(it: pb.Instance) -> None:
         fields.timestamp("registered_at", it.registered_at)
     if it.HasField("leaves_at"):
         fields.timestamp("leaves_at", it.leaves_at)
+    for result in it.check_results:
+        fields.timestamp("check_results.checked_at", result.checked_at)
 
 
 def _generation(stored: int, revision: int, fence: int) -> int:

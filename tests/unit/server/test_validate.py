@@ -1,6 +1,7 @@
 """What may stand in a request: every rule, at both sides of its limit, with the field named."""
 
 import ipaddress
+import itertools
 import math
 from typing import Any
 
@@ -11,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry_api.registry.v1 import registry_pb2 as pb
+from registry_checks.rules import settle_all
 from registry_server import fields
 from registry_server.errors import InvalidField
-from registry_server.records import Key
+from registry_server.model import Entry
+from registry_server.records import Key, Record
 from registry_server.rpc import validate
 from registry_server.rules import UPDATABLE, seconds
 
@@ -230,6 +233,27 @@ def test_tags_and_metadata_count_together() -> None:
     accepted(tags=["t" * 8000], metadata={"k": "v" * 8383})
     assert refused(tags=["t" * 8000], metadata={"k": "v" * 8384}) == "instance.metadata"
     assert refused(tags=["t" * 16385], metadata={"k": "v"}) == "instance.tags"
+
+
+def test_what_is_taken_can_be_read_again_whatever_it_is_made_of() -> None:
+    """Pairs of a few bytes take several times as many encoded, and more is written beside them later."""
+    pairs = ["".join(pair) for pair in itertools.product(map(chr, range(33, 127)), repeat=2)]
+    assert refused(metadata=dict.fromkeys(pairs[:8192], "")) == "instance.metadata"
+    most, face = max(count for count in range(4090, 5200) if _is_taken(pairs[:count])), "\N{GRINNING FACE}"
+    it = accepted(metadata=dict.fromkeys(pairs[:most], ""), version="v" * 128, host="h" * 63)
+    it.checks.extend(pb.HealthCheck(name=f"{n}" * 128, http={"path": "/" + "p" * 600}) for n in range(10))
+    settle_all(it.checks)
+    for made in it.checks:
+        it.check_results.append(pb.CheckResult(name=made.name, output=face * 256, checked_at=Timestamp(seconds=2**33)))
+    Entry.of(Record(Key("n" * 128, "s" * 128, "i" * 128), it.SerializeToString(), "lease", 5, 5))
+
+
+def _is_taken(pairs: list[str]) -> bool:
+    try:
+        accepted(metadata=dict.fromkeys(pairs, ""))
+    except InvalidField:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(

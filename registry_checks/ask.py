@@ -21,7 +21,15 @@ async def ask(probe: Probe, timeout_s: float) -> Found:
         async with asyncio.timeout(timeout_s):
             return Found(True, shown(str(await probe.look())))
     except Exception as error:
-        return Found(False, shown(_said(error, timeout_s)))
+        return Found(False, _shown(error, timeout_s))
+
+
+def _shown(error: Exception, timeout_s: float) -> str:
+    """What it says, if it can: who brought a check may raise anything."""
+    try:
+        return shown(str(_said(error, timeout_s)))
+    except Exception:
+        return type(error).__name__
 
 
 def _said(error: Exception, timeout_s: float) -> str:
@@ -36,7 +44,4 @@ def _said(error: Exception, timeout_s: float) -> str:
             return f"no answer within {timeout_s:g} s"
         case OSError():
             return error.strerror or str(error)
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # it cannot even say what it is
-        return type(error).__name__
+    return f"{type(error).__name__}: {error}"

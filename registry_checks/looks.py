@@ -11,6 +11,7 @@ from typing import Protocol
 log = logging.getLogger(__name__)
 
 REST_S = 0.01  # between two times of looking: those that are due by then are begun together, which costs less
+FEW = 64  # of what is not looked at any more; when there is more of it than of what is, it is cleared away
 MOVED_S = 1.0  # a look that comes so late by a clock that is moved by hand was jumped over
 
 
@@ -63,6 +64,9 @@ class Looks:
     def discard(self, thing: Looked) -> None:
         """Look at it no more. A look that is under way goes on to its end."""
         self._valid.pop(thing, None)
+        if len(self._due) > FEW + 2 * len(self._valid):  # its time may be an hour away
+            self._due = [entry for entry in self._due if self._valid.get(entry[2]) == entry[1]]
+            heapq.heapify(self._due)
 
     def _put(self, thing: Looked, at: float) -> None:
         number = self._valid[thing] = next(self._numbers)

@@ -190,6 +190,8 @@ def _times(check: pb.HealthCheck) -> None:
 def _span(field: str, span: Duration, least: float, most: float) -> None:
     if not -999_999_999 <= span.nanos <= 999_999_999:
         raise BadCheck(field, f"nanos must be within a second, is {span.nanos}")
+    if span.seconds > 0 > span.nanos:  # nobody could write that as JSON
+        raise BadCheck(field, f"seconds and nanos must have the same sign, are {span.seconds} and {span.nanos}")
     if not least <= seconds_of(span) <= most:
         raise BadCheck(field, f"must be {least:g} s to {most:g} s, is {seconds_of(span):g} s")
 

@@ -1,13 +1,14 @@
 """SHELL: a probe for each check that looks by itself. The libraries they need are loaded with the first that does."""
 
 import ssl
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.probes.aside import Aside
 from registry_checks.probes.base import CustomCheck, Failed, Probe, Target
 from registry_checks.probes.reach import Reach
+from registry_checks.rules import shown
 
 __all__ = ["ENTRY_POINTS", "CustomCheck", "Failed", "Probe", "Probes", "Reach", "Target", "installed"]
 
@@ -87,10 +88,11 @@ class CustomProbe:
 
     async def look(self) -> str:
         """See Probe."""
-        return str(await self._aside.run(id(self), self._asked) or "it passes")
+        return str(await self._aside.run(id(self), self._asked))
 
-    def _asked(self) -> Awaitable[object]:
-        return self._check(self._target.host, self._target.port, dict(self._settings))
+    async def _asked(self) -> str:
+        """What it returns is its own as well, and is made text beside the server."""
+        return shown(str(await self._check(self._target.host, self._target.port, dict(self._settings)) or "it passes"))
 
     async def aclose(self) -> None:
         """See Probe."""

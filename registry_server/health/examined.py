@@ -1,21 +1,24 @@
 """CORE: the instances that have checks, and what is known of each check: no clock, no connections."""
 
+from collections.abc import Sequence
+
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.ladder import Rung, Standing, is_worse, looked, settle
-from registry_checks.rules import limits_of, seconds_of
+from registry_checks.rules import BadCheck, limits_of, seconds_of, settle_all
 from registry_server.health import findings
 from registry_server.health.doubt import Evidence
 from registry_server.records import Key
 
 
 class Examined:
-    """One instance, from when its owner registered it with these checks."""
+    """One instance, from when its owner registered it with these checks. Raises BadCheck if one cannot be run."""
 
     def __init__(self, key: Key, instance: pb.Instance) -> None:
         self.key = key
         self.generation = instance.generation
         self.host, self.port = instance.host, instance.port
-        self.checks = [ExaminedCheck(check) for check in instance.checks]
+        self._asked = list(instance.checks)
+        self.checks = [ExaminedCheck(check) for check in _settled(instance)]
         self._results: dict[str, pb.CheckResult] = {}
         self._health = pb.UNKNOWN
         self.seen(instance, 0.0)
@@ -23,7 +26,7 @@ class Examined:
     def is_still(self, instance: pb.Instance) -> bool:
         """Whether that is the same, and to be looked at in the same way."""
         same = (self.generation, self.host, self.port) == (instance.generation, instance.host, instance.port)
-        return same and [check.asked for check in self.checks] == list(instance.checks)
+        return same and self._asked == list(instance.checks)
 
     def seen(self, instance: pb.Instance, now: float) -> None:
         """It stands like this in the view; a ttl check hears of it when its owner reported."""
@@ -57,6 +60,17 @@ class Examined:
     def take_results(self) -> list[pb.CheckResult]:
         """What is to be written of it."""
         return [check.result for check in self.checks if check.result is not None]
+
+
+def _settled(instance: pb.Instance) -> Sequence[pb.HealthCheck]:
+    """Its checks with their defaults. Nobody registers others, but anybody may write them into a store, and with no
+    interval, or 0 looks in a row, there would be no end. Raises BadCheck if one of them cannot be run."""
+    it = pb.Instance(checks=instance.checks)
+    settle_all(it.checks)
+    for number, check in enumerate(instance.checks):
+        if not check.name:  # by which what it finds is shown
+            raise BadCheck(f"[{number}].name", "is required")
+    return it.checks
 
 
 class ExaminedCheck:

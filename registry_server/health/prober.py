@@ -15,6 +15,7 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.ask import Found, ask
 from registry_checks.looks import Looks
 from registry_checks.probes import Failed, Probe, Probes, Target
+from registry_checks.rules import BadCheck
 from registry_server.errors import RequestError, Unavailable
 from registry_server.health.doubt import Cutoff, Evidence, is_cut_off
 from registry_server.health.examined import Examined, ExaminedCheck
@@ -125,9 +126,13 @@ class Prober:
             known[0].examined.seen(instance, self.clock())
             return
         self._forget(entry.key)
-        self._replica.want()
-        examined = Examined(entry.key, instance)
+        try:
+            examined = Examined(entry.key, instance)
+        except BadCheck as flaw:
+            log.warning("%a is not looked at: checks%s", str(entry.key)[:200], flaw)
+            return
         looks = [_Look(self, examined, check, self._probe(examined, check)) for check in examined.checks]
+        self._replica.want()
         self._examined[entry.key] = looks
         for look in looks:
             self._looks.add(look, look.check.initial_delay_s)
@@ -221,6 +226,8 @@ class Prober:
                 self._in_doubt.clear()
 
     def _decide(self, now: float) -> None:
+        for look in [it for it in self._doubted if not it.has_evidence]:  # it begins anew since then
+            del self._doubted[look]
         if self._is_blind():
             self._was_blind = True
             return
@@ -318,6 +325,11 @@ class _Look:
         self.probe = probe
         self.is_mine = False
         self.interval_s = check.interval_s
+
+    @property
+    def has_evidence(self) -> bool:
+        """Whether it has looked since this server does so, or began anew."""
+        return self.is_mine and self.check.evidence is not None
 
     async def look(self) -> None:
         """See Looked."""

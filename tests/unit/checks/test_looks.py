@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import random
 import time
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
 
-from registry_checks.looks import Looks
+from registry_checks.looks import FEW, Looks
 from tests.support.waiting import eventually_async, passed
 
 
@@ -116,6 +117,23 @@ async def test_what_is_discarded_before_its_look_begins_is_not_looked_at() -> No
         await eventually_async(lambda: bool(looked))
         await passed(0.02)
     assert len(looked) == 1
+
+
+async def test_what_is_discarded_is_not_held_until_its_time(seen: Counter[str]) -> None:
+    """Owners who register again and again, with other checks each time, whose interval is an hour."""
+    async with looking() as looks:
+        looks.add(here := Thing(seen, "here", 0.01))
+        gone = []
+        for number in range(10 * FEW):
+            thing = Thing(seen, f"gone {number}", 3600.0)
+            gone.append(weakref.ref(thing))
+            looks.add(thing)
+            looks.discard(thing)
+        del thing
+        assert sum(ref() is not None for ref in gone) <= FEW + 3
+        before = seen["here"]
+        await eventually_async(lambda: seen["here"] > before)
+        looks.discard(here)
 
 
 async def test_what_a_clock_jumps_over_is_looked_at_in_its_order(seen: Counter[str]) -> None:

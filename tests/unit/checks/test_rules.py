@@ -83,6 +83,16 @@ def test_what_may_not_be_is_named(field: str, fields: dict[str, Any]) -> None:
     assert refused(**fields) == field
 
 
+@pytest.mark.parametrize("nanos", [-1, -999_999_999, -(2**31), 2**31 - 1])
+@pytest.mark.parametrize("field", ["interval", "timeout", "initial_delay", "critical_after", "deregister_after"])
+def test_a_time_span_that_nobody_could_write_as_json(field: Any, nanos: int) -> None:
+    it = check(tcp={})
+    getattr(it, field).seconds, getattr(it, field).nanos = 5, nanos
+    with pytest.raises(BadCheck) as wrong:
+        settle(it)
+    assert wrong.value.field == field
+
+
 def test_checks_of_an_instance() -> None:
     with pytest.raises(BadCheck, match=r"\[1\]\.name: tcp is the name of another check"):
         settle_all([check(tcp={}), check(tcp={"port": 5})])

@@ -7,6 +7,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import pytest
+
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.looks import Looks
 from registry_checks.probes import Failed, Probes, Reach
@@ -15,7 +17,7 @@ from registry_checks.text import parse
 from registry_server.errors import Unavailable
 from registry_server.health import findings
 from registry_server.health.doubt import Cutoff
-from registry_server.health.prober import Prober
+from registry_server.health.prober import DOUBT_S, Prober
 from registry_server.history import Change
 from registry_server.model import Entry
 from registry_server.records import Key, Kind, Record
@@ -23,7 +25,7 @@ from registry_server.settings import SettingChange
 from tests.support.core import key
 from tests.support.waiting import eventually_async, passed
 
-NAME = key()
+NAME, OTHER = key(), key("other")
 
 
 class Stage:
@@ -32,6 +34,9 @@ class Stage:
     def __init__(self) -> None:
         self.is_well = True
         self.is_away = self.is_blind = False
+        self.may_answer, self.may_write = asyncio.Event(), asyncio.Event()
+        self.may_answer.set()
+        self.may_write.set()
         self.names = ["me"]
         self.asked = 0
         self.tries: list[pb.CheckResult] = []
@@ -47,6 +52,7 @@ class Stage:
 
     async def _look(self, host: str, port: int, settings: Any) -> str:
         self.asked += 1
+        await self.may_answer.wait()
         if not self.is_well:
             raise Failed("ill")
         return "well"
@@ -55,6 +61,7 @@ class Stage:
 
     async def found(self, key: Key, generation: int, results: Sequence[pb.CheckResult]) -> None:
         self.tries += results
+        await self.may_write.wait()
         if self.is_away:
             raise Unavailable("the store is away")
         findings.take_in(self.instance, results)
@@ -123,6 +130,71 @@ async def test_what_could_not_be_written_is_not_made_up_for() -> None:
         assert stage.written == [pb.HEALTHY]
         stage.is_well = False
         await eventually_async(lambda: stage.written == [pb.HEALTHY, pb.UNHEALTHY])
+
+
+async def test_a_write_that_fails_while_more_is_in_doubt_ends_nothing() -> None:
+    """A full store takes no write and tells all the same: what is in doubt by then was found for nothing."""
+    stage = Stage()
+    async with stage.running():
+        stage.may_write.clear()
+        stage.is_well = False
+        await eventually_async(lambda: stage.tries[-1].health == pb.UNHEALTHY)
+        stage.is_well = True
+        await eventually_async(lambda: stage.tries[-1].health == pb.HEALTHY)
+        stage.is_well = False
+        await eventually_async(lambda: bool(stage.prober._doubted))
+        stage.may_answer.clear()
+        stage.is_away = True
+        stage.may_write.set()
+        await passed(3 * DOUBT_S)
+        stage.is_away = False
+        stage.may_answer.set()
+        await eventually_async(lambda: stage.written == [pb.HEALTHY, pb.UNHEALTHY])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        pb.HealthCheck(name="a", tcp={}, interval={"seconds": 0}),
+        pb.HealthCheck(name="a", tcp={}, interval={"seconds": -(2**62)}),
+        pb.HealthCheck(name="a", tcp={}, interval={"nanos": 2**31 - 1}),
+        pb.HealthCheck(name="a", tcp={}, timeout={"seconds": 2**62}),
+        pb.HealthCheck(name="a", tcp={}, initial_delay={"seconds": -5}),
+        pb.HealthCheck(name="a", tcp={}, failures=2**31),
+        pb.HealthCheck(name="a", tcp={"port": 70_000}),
+        pb.HealthCheck(name="a", http={"path": "no path"}),
+        pb.HealthCheck(name="custom", ttl={}),
+        pb.HealthCheck(tcp={}),
+        pb.HealthCheck(name="a"),
+    ],
+    ids=lambda it: " ".join(str(it).split()),
+)
+async def test_what_somebody_wrote_into_the_store_that_is_no_check(
+    more: pb.HealthCheck, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its instance is not looked at, and all others are."""
+    stage = Stage()
+    async with stage.running():
+        other = pb.Instance(host="10.0.0.2", port=8001, checks=[*stage.instance.checks, more])
+        made = Record(OTHER, other.SerializeToString(), "lease", 30, 30)
+        for entry in (Entry.of(made), Entry.of(made._replace(revision=31)), None):
+            stage.prober.changed([Change(30, 30, OTHER, None, entry)])
+        assert stage.prober.statistics().checks == 1
+        await stage.looked()
+    assert "is not looked at: checks[1]." in caplog.text
+
+
+async def test_a_check_that_says_no_more_than_what_it_is_has_the_usual_times() -> None:
+    """Also in a record that somebody wrote by hand: of 0 looks in a row there would be no end."""
+    stage = Stage()
+    bare = pb.HealthCheck(name="mine", custom={"type": "own"}, interval=stage.instance.checks[0].interval)
+    del stage.instance.checks[:]
+    stage.instance.checks.append(bare)
+    async with stage.running():
+        asked, stage.is_well = stage.asked, False
+        await eventually_async(lambda: stage.written == [pb.HEALTHY, pb.UNHEALTHY])
+        assert stage.asked >= asked + 3
+        assert stage.prober.statistics().checks == 1
 
 
 async def test_who_is_blind_reports_nobody_and_begins_anew_when_it_sees() -> None:

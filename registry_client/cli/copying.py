@@ -11,6 +11,7 @@ import click
 
 from registry_api.limits import MAX_TTL_S, MIN_TTL_S
 from registry_client.check_rules import EVERY, CheckRule
+from registry_client.checks import name as checked_name
 from registry_client.cli.ends import Signalled, run
 from registry_client.cli.options import Common, Seconds, with_all_namespaces, with_common
 from registry_client.cli.show import REFUSED, complain, end, say, say_document
@@ -47,6 +48,9 @@ def export_(common: Common, services: tuple[str, ...], all_namespaces: bool) -> 
 
     For `import`. What was copied here by `sync`, or is shown here for a neighbour, is left out.
     """
+
+    for service in services:
+        checked_name("service", service)  # "" would be all of them, and who writes that has lost a variable
 
     async def ask() -> tuple[list[Instance], Sequence[CheckRule], str]:
         async with common.connect() as registry:

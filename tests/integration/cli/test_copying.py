@@ -126,6 +126,12 @@ async def test_one_that_cannot_be_written_leaves_out_nobody_else() -> None:
     assert done.stderr.startswith("registryctl: default/player/odd is left out: instance.tags: ")
 
 
+async def test_no_service_is_not_every_service(two: tuple[str, str]) -> None:
+    done = await ctl("-s", two[0], "export", "")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == "registryctl: service: is required\n"
+
+
 async def test_a_file_that_cannot_be_read() -> None:
     done = await ctl("import", "/proc/self/mem")
     assert done.exit_code == 1

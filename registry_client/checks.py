@@ -41,6 +41,9 @@ MAX_PATH = 300  # of a path that is shown as it is
 # These stand for many, for none, or mean nothing without a zone: nobody can call them.
 _NOBODYS = tuple(map(ipaddress.ip_network, ("0.0.0.0/8", "224.0.0.0/3", "::/128", "ff00::/8", "fe80::/10")))
 _WITH_PORT = re.compile(r"(?P<host>\[[^\]]*\]|[^:/]+):(?P<port>\d+)", re.ASCII)
+# What may have a password in it, of what is shown: before the @ of a URL, or of an address without a scheme, and what
+# a URL asks for.
+_URL_USER, _ASKED, _USER = map(re.compile, (r"://.*@", r"(://[^?]*\?)[^'\"]*", r"[^\s'\"\[({]+:(?!//)[^\s'\"]*@"))
 _SHOW = reprlib.Repr()
 _SHOW.maxstring = _SHOW.maxother = _SHOW.maxlong = 60
 
@@ -291,11 +294,22 @@ def wrong_type(field: str, rule: str, value: object, write: str = "") -> WrongTy
 
 
 def shown(value: object) -> str:
-    """The value in a line of bounded length, whatever it is."""
+    """The value in a line of bounded length, whatever it is; of URLs and addresses without who asks and what for."""
     try:
-        return " ".join(_SHOW.repr(value).split())
+        return without_secrets(" ".join(_SHOW.repr(value).split()))
     except Exception:  # a number of more digits than Python writes out, a subclass that cannot be shown
         return f"something that cannot be shown ({type(value).__name__})"
+
+
+def without_secrets(text: str, *, asks: bool = True) -> str:
+    """Who mistakes one thing for another may have put in a URL with a password; messages go to logs.
+
+    asks: false shows what a URL asks for, after its question mark.
+    """
+    if "@" not in text and "://" not in text:
+        return text
+    hidden = _USER.sub("…@", _URL_USER.sub("://…@", text))
+    return _ASKED.sub(r"\1…", hidden) if asks else hidden
 
 
 def shown_path(value: object) -> str:

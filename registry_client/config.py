@@ -16,7 +16,7 @@ import grpc
 from registry_api.limits import DEFAULT_TTL_S, MAX_TTL_S, MIN_TTL_S
 from registry_client import checks
 from registry_client.client import RegistryClient, connect, with_defaults
-from registry_client.errors import InvalidArgument, InvalidTarget, RegistryError
+from registry_client.errors import InvalidArgument, InvalidTarget, RegistryError, WrongType
 from registry_client.health import HealthCheck
 from registry_client.inside import store_kinds, store_url, table_url
 from registry_client.many import Options, Registries
@@ -209,7 +209,7 @@ def _etcd(at: str, section: Section) -> str:
         raise checks.wrong(f"{at}.endpoints", "must all be http://HOST:PORT, or all https://HOST:PORT")
     hosts = ",".join(_at(f"{at}.endpoints", lambda: [_host_of(it) for it in endpoints]))
     asked = {
-        ours: checks.text(f"{at}.{name}", section[name])
+        ours: _secret(f"{at}.{name}", section[name])
         for name, ours in (("username", "user"), ("password", "password"))
         if section.get(name) not in (None, "")
     }
@@ -229,7 +229,7 @@ def _host_of(endpoint: str) -> str:
 def _consul(at: str, section: Section) -> str:
     host = checks.host(f"{at}.host", section.get("host", "127.0.0.1"))
     token, scheme = section.get("token"), section.get("scheme", "http")
-    asked = {} if token in (None, "") else {"token": checks.text(f"{at}.token", token)}
+    asked = {} if token in (None, "") else {"token": _secret(f"{at}.token", token)}
     if scheme not in ("http", "https"):
         raise checks.wrong(f"{at}.scheme", "must be http or https", scheme)
     if scheme == "https":
@@ -256,9 +256,29 @@ _KINDS: Mapping[str, tuple[tuple[str, ...], Callable[[str, Section], str]]] = {
 
 
 def _table(at: str, given: object) -> Section:
-    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-        raise checks.wrong_type(at, "must be a dict with names for keys", given)
+    if not isinstance(given, Mapping):
+        raise _wrong_kind(at, "must be a dict with names for keys", given)
+    for name in given:
+        if not isinstance(name, str):
+            raise _wrong_kind(at, "must be a dict with names for keys, one of which", name)
     return given
+
+
+def _secret(key: str, given: object) -> str:
+    """A string that no message shows."""
+    if not isinstance(given, str):
+        raise _wrong_kind(key, "must be a string", given)
+    if not given.isascii():
+        try:
+            given.encode()
+        except UnicodeEncodeError:
+            raise checks.wrong(key, "must be text without lone surrogates") from None
+    return given
+
+
+def _wrong_kind(key: str, rule: str, given: object) -> WrongType:
+    """Says what kind of thing was given, and not what it is: there may be a password in it."""
+    return WrongType(f"{key}: {rule}, is {'None' if given is None else type(given).__name__}", key)
 
 
 def _section(at: str, given: object, keys: Iterable[str], of: str | None = None) -> Section:

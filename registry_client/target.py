@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, unquote
 
 from registry_api.limits import DEFAULT_NAMESPACE, NAME, UNIX
 from registry_client.addresses import DEFAULT_PORT, parse_addresses
-from registry_client.checks import shown
+from registry_client.checks import shown, without_secrets
 from registry_client.errors import InvalidTarget
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def _written_out(addresses: str) -> list[str]:
 
 def show_url(url: str) -> str:
     """The URL as messages quote it, of bounded length."""
-    return repr(url) if len(url) <= _LONGEST_SHOWN else shown(url)
+    text = repr(url) if len(url) <= _LONGEST_SHOWN else shown(url)
+    return without_secrets(text, asks=not url.startswith(f"{SCHEME}:"))
 
 
 def _options(url: str, query: str) -> dict[str, str]:

@@ -212,6 +212,26 @@ def test_no_message_shows_a_password(given: dict[str, object]) -> None:
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"type": "etcd", "etcd": {"username": "me", "password": b"secret"}},
+        {"type": "consul", "consul": {"token": ["secret"]}},
+        {"type": "consul", "consul": {"token": "secret\ud800"}},
+        {"type": "consul", "consul": "secret"},
+        {1: 2, "etcd": {"password": "secret"}},
+        {"adapters": [{"password": "secret"}]},
+        {"addresses": ["etcd://me:secret@h1"]},
+        {"addresses": "me:secret@h1"},
+        {"store": b"etcd://me:secret@h1"},
+    ],
+)
+def test_no_message_shows_a_password_in_the_wrong_place(given: dict[str, object]) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        from_config(given)
+    assert "secret" not in str(refused.value)
+
+
 def test_a_password_in_an_endpoint_is_not_shown() -> None:
     with pytest.raises(InvalidArgument, match=r"etcd\.endpoints: must all be") as refused:
         from_config({"type": "etcd", "etcd": {"endpoints": ["http://me:secret@h1", "https://h2"]}})

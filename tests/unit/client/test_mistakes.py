@@ -347,6 +347,39 @@ def test_of_addresses(wrong: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["etcd://me:secret@h1:1"],
+        "h1:1,etcd://me:secret@h2",
+        "ETCD://me:secret@h1",
+        "me:secret@h1:1",
+        ["http://h1?token=secret"],
+        b"etcd://me:secret@h1",
+    ],
+)
+def test_an_address_that_is_none_is_told_without_the_password_in_it(wrong: Any) -> None:
+    for connect in (registry_client.connect, sync.connect, lambda it: registry_client.connect_many({"one": it})):
+        with pytest.raises(InvalidTarget) as refused:
+            connect(wrong)
+        assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "etcd://me:secret@h1/player",
+        "http://h1/player?token=secret",
+        "registry://me:secret@h1/player",
+        "registry:///me:secret@h",
+    ],
+)
+def test_a_url_that_is_none_is_told_without_the_password_in_it(wrong: str) -> None:
+    with pytest.raises(InvalidTarget) as refused:
+        registry_client.channel(wrong)
+    assert "secret" not in str(refused.value)
+
+
 def test_threads_are_told_the_same(blocking: sync.RegistryClient) -> None:
     begun = time.monotonic()
     for mistake in OF_AN_INSTANCE:

@@ -3,7 +3,10 @@
 A URL may have a password in it, also where it has a mistake: no message quotes one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from time import monotonic
 
 from registry_server.stores.backend import Backend
@@ -34,7 +37,10 @@ __all__ = [
 
 def open_store(url: str) -> Store:
     """The store that a URL names, not connected yet. Raises BadStoreURL."""
-    made: object = _SCHEMES.of(url).open(url)
+    with _by_its_kind(url):
+        made: object = _SCHEMES.of(url).open(url)
+    if inspect.iscoroutine(made):
+        made.close()
     if not isinstance(made, Store):
         raise BadStoreURL(f"store URL: its kind of store makes a {type(made).__name__}, which is no Store")
     return made
@@ -42,12 +48,14 @@ def open_store(url: str) -> Store:
 
 def check_url(url: str) -> None:
     """Opens nothing, and makes no store. Raises BadStoreURL."""
-    _SCHEMES.of(url).check(url)
+    with _by_its_kind(url):
+        _SCHEMES.of(url).check(url)
 
 
 def keys_of(url: str) -> list[str]:
     """What a table in place of a URL of that kind may have; empty when that is not known. Raises BadStoreURL."""
-    return _SCHEMES.of(url).keys()
+    with _by_its_kind(url):
+        return _SCHEMES.of(url).keys()
 
 
 def url_of(table: Mapping[str, object]) -> str:
@@ -59,7 +67,8 @@ def url_of(table: Mapping[str, object]) -> str:
 
 def template(kind: str) -> str:
     """A table of TOML for that kind, as its lines; empty when it has none. Raises BadStoreURL."""
-    return _SCHEMES.of(f"{kind}:").template()
+    with _by_its_kind(f"{kind}:"):
+        return _SCHEMES.of(f"{kind}:").template()
 
 
 def is_url(text: str) -> bool:
@@ -83,12 +92,34 @@ def memory_by(clock: Callable[[], float]) -> Store:
 
 def has_password(url: str) -> bool:
     """Whether a URL has a password in it, for everybody who sees the URL. Raises BadStoreURL."""
-    return _SCHEMES.of(url).has_password(url)
+    with _by_its_kind(url):
+        return _SCHEMES.of(url).has_password(url)
 
 
 def hidden(url: str) -> str:
     """A URL of a store, or of something else, as it may be shown."""
-    return _SCHEMES.of(url).hidden(url) if is_url(url) else Scheme(open_store).hidden(url)
+    if not is_url(url):
+        return Scheme(open_store).hidden(url)
+    try:
+        with _by_its_kind(url):
+            return _SCHEMES.of(url).hidden(url)
+    except BadStoreURL:
+        return f"{url.partition(':')[0]}:…"
+
+
+@contextmanager
+def _by_its_kind(url: str) -> Iterator[None]:
+    """What raises anything else than it should, a BadStoreURL which says where. What it says may have a password."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        *_, last = traceback.extract_tb(error.__traceback__)
+        raise BadStoreURL(
+            f"store URL: its kind of store, {url.partition(':')[0]}, fails with {type(error).__name__} "
+            f"in {last.filename}, line {last.lineno}"
+        ) from error
 
 
 def kinds() -> list[str]:

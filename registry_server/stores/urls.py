@@ -16,7 +16,9 @@ from urllib.parse import unquote_to_bytes
 
 from registry_server.stores.base import BadStoreURL
 
-_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[A-Za-z0-9._-]+)(?::(?P<port>.*))?")
+_IPV6 = r"\[[0-9A-Fa-f:.]+(?:%\w+)?\]"
+_NAME = r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?"  # what is longer, or empty, no name server can be asked for
+_ADDRESS = re.compile(rf"(?P<host>{_IPV6}|{_NAME})(?::(?P<port>.*))?")
 _PORT = re.compile(r"[0-9]{1,5}")
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _AMPERSAND = "is an '&' in a value not written %26?"
@@ -175,7 +177,8 @@ def readable(name: str, path: str | None) -> Path | None:
     """The file that a parameter names, if it is given. Raises BadStoreURL when it cannot be read."""
     if path is None:
         return None
-    if "\0" in path or not (Path(path).is_file() and os.access(path, os.R_OK)):
+    # The one of Path raises when a directory must not be searched.
+    if not (os.path.isfile(path) and os.access(path, os.R_OK)):  # noqa: PTH113
         raise bad(f"{name}: there is no readable file of that name")
     return Path(path)
 

@@ -107,17 +107,17 @@ class Consul:
     async def _connected(self) -> "_Connection":
         endpoint = self._url.endpoints[self._endpoint % len(self._url.endpoints)]
         host, _, port = endpoint.rpartition(":")
+        token = self._url.read_token()
+        context = self._url.tls.context() if self._url.tls is not None else None
         try:
-            token = self._url.read_token()
-            context = self._url.tls.context() if self._url.tls is not None else None
             async with asyncio.timeout(CONNECT_S):
                 reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=context)
         except TimeoutError:
             self._endpoint += 1
             raise StoreAway(f"{endpoint}: no connection within {CONNECT_S:g} s") from None
-        except OSError:
+        except OSError as error:
             self._endpoint += 1
-            raise
+            raise StoreAway(f"{endpoint}: {error.strerror or error}") from None
         return _Connection(reader, writer, endpoint, token)
 
     def _close_idle(self) -> None:

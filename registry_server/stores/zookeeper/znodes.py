@@ -84,7 +84,7 @@ class Znodes:
         self, url: ZooKeeperURL, turn: int, session_s: float = SESSION_S, *, everybody_reads: bool = False
     ) -> None:
         """The host that comes first is another one at each turn. What a user makes nobody else may change, nor read
-        unless everybody does. Raises OSError when the password cannot be read."""
+        unless everybody does. Raises OSError when a file of the URL cannot be read."""
         self._sockets = _Sockets()
         self._loop = asyncio.get_running_loop()
         self._room = asyncio.Semaphore(IN_FLIGHT)
@@ -230,6 +230,8 @@ class _Sockets(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
 def _client(url: ZooKeeperURL, turn: int, session_s: float, handler: _Sockets) -> KazooClient:
     first = turn % len(url.endpoints)
     login = url.login
+    if url.tls is not None:
+        url.tls.context()  # what is wrong with its files kazoo tells nobody
     # Each failure is told by who uses this; and requests are shown at its debug level, with passwords.
     logger = logging.getLogger(f"{__name__}.kazoo")
     logger.setLevel(logging.CRITICAL)

@@ -407,6 +407,12 @@ def test_neighbours_by_their_place(tmp_path: Path) -> None:
         load({"neighbours": "zookeeper://z env:NONE"}, {}, None)
 
 
+@pytest.mark.parametrize("path", ["x" * 5_000, "x/" * 3_000, "\0", "/etc/hosts/x"])
+def test_a_file_that_can_have_no_such_name(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"^check_ca: no such file"):
+        Config(check_ca=path)
+
+
 def test_a_file_that_begins_with_a_byte_order_mark(tmp_path: Path) -> None:
     (path := tmp_path / "registry.toml").write_text("log_level = 'debug'\n", encoding="utf-8-sig")
     assert load({}, {}, path).log_level == "debug"

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from registry_server import stores
-from registry_server.stores import check_url, has_password, open_store, register
+from registry_server.config import Config, ConfigError
+from registry_server.stores import Scheme, Store, check_url, has_password, open_store, register
 from registry_server.stores.base import BadStoreURL
 from registry_server.stores.etcd.store import EtcdStore
 from registry_server.stores.memory import MemoryStore
@@ -181,3 +182,36 @@ def test_server_says_in_one_line_what_is_broken(others: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("registry-server: store: store URL: the entry point absent = no_such_module:maker")
     assert done.stderr.count("\n") == 1
+
+
+def raises(url: str) -> Store:
+    raise RuntimeError(f"it says more than it should of {url}")
+
+
+async def waits(url: str) -> Store:
+    return MemoryStore()
+
+
+def no_table() -> str:
+    raise RuntimeError
+
+
+def test_a_kind_whose_code_raises_is_one_line_that_says_where_and_no_secret() -> None:
+    register("raises", Scheme(raises, raises, raises, no_table))  # type: ignore[arg-type]
+    for ask in (open_store, check_url, has_password):
+        with pytest.raises(
+            BadStoreURL, match=r"kind of store, raises, fails with RuntimeError in .*, line \d+$"
+        ) as refused:
+            ask("raises:hunter2")
+        assert "hunter2" not in str(refused.value)
+    with pytest.raises(BadStoreURL, match="fails with RuntimeError"):
+        stores.template("raises")
+    with pytest.raises(ConfigError, match=r"^store: .*fails with RuntimeError"):
+        Config(store="raises:hunter2")
+    assert stores.hidden("raises:hunter2") == "raises:…"
+
+
+def test_a_kind_that_has_to_be_waited_for_makes_no_store() -> None:
+    register("waits", waits)  # type: ignore[arg-type]
+    with pytest.raises(BadStoreURL, match="makes a coroutine, which is no Store"):
+        open_store("waits:")

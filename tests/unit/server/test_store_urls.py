@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from registry_server.stores import BadStoreURL, check_url
 from registry_server.stores.urls import TLS
 
 
@@ -50,3 +51,17 @@ def test_a_file_with_a_mistake_is_named(files: Path, ca: str, cert: str, key: st
     tls = TLS(*(files / f"{name}.pem" if name else None for name in (ca, cert, key)))
     with pytest.raises(OSError, match=says):
         tls.context()
+
+
+@pytest.mark.parametrize("host", ["a..b", ".", ".a", "a" * 64, f"a.{'b' * 64}"])
+@pytest.mark.parametrize("scheme", ["etcd", "consul", "zookeeper"])
+def test_a_host_that_no_name_server_knows(host: str, scheme: str) -> None:
+    with pytest.raises(BadStoreURL, match="the 2nd address is not HOST"):
+        check_url(f"{scheme}://{'a' * 63}.b.,{host}")
+
+
+@pytest.mark.parametrize("path", ["x" * 5_000, "x/" * 3_000, "%00", "/etc/hosts/x"])
+@pytest.mark.parametrize("name", ["ca", "cert", "key"])
+def test_a_file_that_can_have_no_such_name(path: str, name: str) -> None:
+    with pytest.raises(BadStoreURL, match=f"{name}: there is no readable file"):
+        check_url(f"consul://h?{name}={path}")

@@ -7,6 +7,7 @@ import pytest
 from registry_server.stores import BadStoreURL, check_url, has_password
 from registry_server.stores.urls import TLS, Login
 from registry_server.stores.zookeeper.url import ZooKeeperURL
+from registry_server.stores.zookeeper.znodes import Znodes
 
 
 @pytest.mark.parametrize(
@@ -71,3 +72,9 @@ def test_mistakes(url: str, says: str) -> None:
     assert says in str(refused.value)
     for secret in ("secret", "exist", "zz"):
         assert secret not in str(refused.value)
+
+
+async def test_a_file_of_tls_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (file := tmp_path / "ca.pem").write_text("nonsense")
+    with pytest.raises(OSError, match=r"^ca: .*ca\.pem: "):
+        Znodes(ZooKeeperURL.parse(f"zookeeper://h?ca={file}"), 0)

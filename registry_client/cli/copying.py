@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from registry_client.client import RegistryClient
     from registry_client.copies import Line
+    from registry_client.watcher import Watch
 
 WRITERS = 32
 TTL = Seconds(MAX_TTL_S, open_min=True)
@@ -140,6 +141,7 @@ class Importing:
         self._writers = asyncio.Semaphore(WRITERS)
         self._there: dict[Key, Instance] = {}
         self._places: dict[tuple[str, str, str], Key] = {}
+        self._come: dict[Key | tuple[str, str, str], Instance] = {}  # since this began, by name and by address
         self.imported = self.unchanged = self.kept_out = 0
         self.is_done = False
 
@@ -148,10 +150,13 @@ class Importing:
         async with self._common.connect() as registry:
             rules = [CheckRule.from_proto(it) for it in lines if not isinstance(it, Instance)]
             await self._rules(registry, rules)
-            for it in await registry.list(all_namespaces=True):
-                self._note(it)
-            new = [it for it in lines if isinstance(it, Instance) and self._is_new(it)]
-            await asyncio.gather(*(self._register(registry, it) for it in new))
+            async with registry.watch(all_namespaces=True) as watch:
+                following = asyncio.create_task(self._follow(watch))
+                try:
+                    await self._instances(registry, [it for it in lines if isinstance(it, Instance)])
+                finally:
+                    following.cancel()
+                    await asyncio.gather(following, return_exceptions=True)
             self.is_done = True
             if self._hold:
                 self.tell()
@@ -171,14 +176,25 @@ class Importing:
                 where = "every namespace" if rule.namespace == EVERY else rule.namespace
                 self._keep_out(f"the checks of {rule.service} in {where}", "there are others")
 
+    async def _follow(self, watch: Watch) -> None:
+        """Owners come while others are imported: they lose their places for good to who registers after them."""
+        async for view in watch:
+            for it in (*view.changes.added, *view.changes.updated):
+                self._come[it.key] = self._come[_place(it)] = it
+
+    async def _instances(self, registry: RegistryClient, given: Sequence[Instance]) -> None:
+        for it in await registry.list(all_namespaces=True):
+            self._note(it)
+        await asyncio.gather(*(self._register(registry, it) for it in given if self._is_new(it)))
+
     def _note(self, it: Instance) -> None:
         self._there[it.key] = it
-        self._places[it.namespace, it.service, it.address] = it.key
+        self._places[_place(it)] = it.key
 
     def _is_new(self, it: Instance) -> bool:
         """Whether it is to be registered. It is noted then, for who comes after it."""
         present = self._there.get(it.key)
-        other = self._places.get((it.key.namespace, it.service, it.address), it.key)
+        other = self._places.get(_place(it), it.key)
         if present is not None and _said(present) == _said(it):
             self.unchanged += 1
         elif present is not None:
@@ -194,6 +210,9 @@ class Importing:
         wanted = replace(it, ttl_s=None)
         ttl_s = min(max(self._ttl_s or it.ttl_s or 0.0, MIN_TTL_S), MAX_TTL_S) if self._ttl_s or it.ttl_s else None
         async with self._writers:
+            if come := self._come.get(it.key) or self._come.get(_place(it)):
+                self._keep_out(it.key, f"{come.key} has come there meanwhile")
+                return
             try:
                 if self._hold:
                     await registry.register(wanted, ttl_s, drain=0.0, timeout=self._common.timeout).start()
@@ -224,6 +243,10 @@ class Importing:
             self.tell()
         if self.kept_out:
             sys.exit(REFUSED)
+
+
+def _place(it: Instance) -> tuple[str, str, str]:
+    return it.key.namespace, it.service, it.address
 
 
 def _said(it: Instance) -> Instance:

@@ -13,6 +13,8 @@ import registry_client
 from registry_api.limits import MAX_LABEL_BYTES
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import HealthCheck, Instance, RegistryClient, testing
+from registry_client.cli import copying
+from registry_client.cli.options import Common
 from registry_client.copies import MARK
 from tests.integration.client.conftest import player
 from tests.support.fake_registry import FakeRegistry, serving
@@ -84,6 +86,30 @@ async def test_nobody_who_is_there_loses_his_place(
         assert "default/player/b is kept out: default/player/x has its address there" in done.stderr
         assert await names(other) == ["a", "c", "x"]
         assert (await other.get("player", "a")).generation == owner.instance.generation
+
+
+async def test_an_owner_who_comes_while_others_are_imported_keeps_his_place(
+    two: tuple[str, str], clients: tuple[RegistryClient, RegistryClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, other = clients
+    monkeypatch.setattr(copying, "WRITERS", 1)
+    importing = copying.Importing(Common(server=two[1]), None, hold=False)
+    owners = [player("b", 8002, namespace="default"), player("new-id", 8003, namespace="default")]
+    register_once, registrations = RegistryClient.register_once, []
+
+    async def register(self: RegistryClient, instance: Instance, ttl: float | None = None) -> Instance:
+        for owner in owners if not registrations else ():
+            registrations.append(await other.register(owner, drain=0).start())
+            await eventually_async(lambda key=owner.key: key in importing._come)  # type: ignore[misc]
+        return await register_once(self, instance, ttl)
+
+    monkeypatch.setattr(RegistryClient, "register_once", register)
+    await importing.run([player(name, 8000 + n, namespace="default") for n, name in enumerate("abc", 1)])
+    assert (importing.imported, importing.kept_out) == (1, 2)
+    assert await names(other) == ["a", "b", "new-id"]
+    assert [it.instance.generation for it in registrations] == [
+        (await other.get("player", it.id)).generation for it in owners
+    ]
 
 
 async def test_nothing_is_imported_of_what_cannot_be_read(

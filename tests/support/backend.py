@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from registry_server.stores.backend import Changed, Check, ChecksFailed, Everything, Item
+from registry_server.stores.base import StoreError
 from tests.support.source import ROOT
 
 PAGE = ROOT / "docs" / "stores.md"
@@ -25,7 +26,7 @@ class Link:
     def __init__(self, shared: Any, *, most: int = 1_000, looks_now_and_then: bool = False) -> None:
         self.shared = shared
         self.most = most
-        self.refuses = self.fails_without_names = False
+        self.refuses = self.denies = self.fails_without_names = False
         self.is_cut = False
         self.hears = asyncio.Event()
         self.hears.set()
@@ -73,6 +74,8 @@ class Link:
         self._reach()
         if self.refuses:
             raise OSError("it does not write just now")
+        if self.denies:
+            raise StoreError("the token may not write any more")
         if self.fails_without_names:
             raise ChecksFailed([])
         revision: int = await self.shared.transact(checks, writes)

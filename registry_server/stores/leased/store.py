@@ -269,9 +269,14 @@ class Leased(Store):
         await self._backend.aclose()
 
     async def _ask(self, checks: Sequence[Check], writes: Mapping[str, bytes | None]) -> int:
-        """A transaction of somebody who writes. Raises StoreError."""
+        """A transaction of somebody who writes. Raises ChecksFailed, Refused or StoreAway."""
         self._reached()
-        return await self._transact(checks, writes)
+        try:
+            return await self._transact(checks, writes)
+        except (ChecksFailed, Refused, StoreAway):
+            raise
+        except StoreError as denied:  # a token or a user who may not any more; others find out when it begins anew
+            raise StoreAway(str(denied)) from None
 
     def _reached(self) -> None:
         if self._desk is None:

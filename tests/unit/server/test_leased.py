@@ -269,6 +269,23 @@ async def test_failed_writes_are_a_silence_until_one_is_answered(fleet: Fleet) -
     assert [ill.silence_s for ill in one.run.seen.of(Ill)] == [4.0]
 
 
+async def test_a_store_that_denies_what_it_allowed_before_is_away(fleet: Fleet) -> None:
+    """A token that is revoked while servers run: who writes health or rules expects an outage, and nothing else."""
+    one = await fleet.add()
+    lease = await one.holding(key())
+    one.link.denies = True
+    for writing in (
+        one.store.commit(Commit()),
+        one.store.commit(Commit((Put(key("more"), b"value", lease, 0),))),
+        one.store.grant(TTL_S),
+    ):
+        with pytest.raises(StoreAway, match="may not write"):
+            await writing
+    one.link.denies = False
+    await one.run.commit(Commit((Put(key("more"), b"value", lease, 0),)))
+    assert one.view.keys() == {key(), key("more")}
+
+
 async def test_what_could_not_be_ended_is_tried_again(fleet: Fleet) -> None:
     one = await fleet.add()
     await one.holding(key())

@@ -294,8 +294,9 @@ class Prober:
                 self.written += 1
             except Unavailable:
                 examined.resume_all(self.clock())
-            except RequestError as error:
-                log.debug("%s: what its checks found is not written yet: %s", key, error)
+            except Exception as error:  # whatever a store raises that somebody else wrote
+                level = logging.DEBUG if isinstance(error, RequestError) else logging.WARNING
+                log.log(level, "%s: what its checks found is not written yet: %r", key, error)
                 await asyncio.sleep(RETRY_S)
                 self._note(examined)
             finally:

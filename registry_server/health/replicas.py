@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Sequence
 
 from registry_api.registry.v1 import registry_pb2 as pb
@@ -9,6 +10,8 @@ from registry_server.health.findings import is_replica
 from registry_server.records import Commit, Delete, Key, Kind, Outcome, Put
 from registry_server.settings import Settings
 from registry_server.stores.base import Store, StoreError
+
+log = logging.getLogger(__name__)
 
 # Another replica takes over when one was silent for so long, in seconds.
 TTL_S = 5.0
@@ -51,7 +54,9 @@ class Replica:
         while True:
             try:
                 await self._keep()
-            except StoreError:
+            except Exception as error:  # whatever a store raises that somebody else wrote
+                level = logging.DEBUG if isinstance(error, StoreError) else logging.WARNING
+                log.log(level, "this server is not among those that look at instances: %r", error)
                 await asyncio.sleep(RETRY_S)
 
     async def _keep(self) -> None:
@@ -83,7 +88,7 @@ class Replica:
     async def leave(self) -> None:
         """Others take over at once, if the store can be told."""
         record = self._settings.get(self._key)
-        with contextlib.suppress(StoreError, TimeoutError):
+        with contextlib.suppress(Exception):
             async with asyncio.timeout(LEAVE_S):
                 if record is not None:
                     await self._store.commit(Commit(deletes=(Delete(self._key, record.revision),)))

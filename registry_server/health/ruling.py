@@ -154,12 +154,13 @@ class Ruling:
     async def _carry_out(self, wanted: Mapping[Key, Sequence[pb.HealthCheck]]) -> None:
         try:
             await self._writer.rule(wanted)
-        except RequestError as error:
+        except Exception as error:  # whatever a store raises that somebody else wrote
             if len(wanted) > 1 and not isinstance(error, Unavailable):  # too much at once, or one of them is at fault
                 for key, checks in wanted.items():
                     await self._carry_out({key: checks})
                 return
-            log.debug("the checks of %d rules are not written yet: %s", len(wanted), error)
+            level = logging.DEBUG if isinstance(error, RequestError) else logging.WARNING
+            log.log(level, "the checks of %d instances by rules are not written yet: %r", len(wanted), error)
             await asyncio.sleep(RETRY_S)
             for key in wanted:
                 self._note(key)

@@ -15,7 +15,7 @@ from registry_checks.probes import Failed, Probes, Reach
 from registry_checks.rules import settle_all
 from registry_checks.text import parse
 from registry_server.errors import Unavailable
-from registry_server.health import findings
+from registry_server.health import findings, prober
 from registry_server.health.doubt import Cutoff
 from registry_server.health.prober import DOUBT_S, Prober
 from registry_server.history import Change
@@ -34,6 +34,7 @@ class Stage:
     def __init__(self) -> None:
         self.is_well = True
         self.is_away = self.is_blind = False
+        self.error: Exception | None = None
         self.may_answer, self.may_write = asyncio.Event(), asyncio.Event()
         self.may_answer.set()
         self.may_write.set()
@@ -64,6 +65,8 @@ class Stage:
         await self.may_write.wait()
         if self.is_away:
             raise Unavailable("the store is away")
+        if self.error is not None:
+            raise self.error
         findings.take_in(self.instance, results)
         self.written.append(self.instance.health)
         self.show()
@@ -129,6 +132,17 @@ async def test_what_could_not_be_written_is_not_made_up_for() -> None:
         await stage.looked()
         assert stage.written == [pb.HEALTHY]
         stage.is_well = False
+        await eventually_async(lambda: stage.written == [pb.HEALTHY, pb.UNHEALTHY])
+
+
+async def test_whatever_a_store_raises_that_somebody_else_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prober, "RETRY_S", 0.05)
+    stage = Stage()
+    async with stage.running():
+        stage.error = RuntimeError("no such thing")
+        stage.is_well = False
+        await eventually_async(lambda: [it.health for it in stage.tries].count(pb.UNHEALTHY) >= 3)
+        stage.error = None
         await eventually_async(lambda: stage.written == [pb.HEALTHY, pb.UNHEALTHY])
 
 

@@ -10,7 +10,7 @@ import pytest
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.rules import settle_all
 from registry_checks.text import parse
-from registry_server.errors import LimitExceeded, RequestError, Unavailable
+from registry_server.errors import LimitExceeded, Unavailable
 from registry_server.health import book, ruling
 from registry_server.health.door import Door
 from registry_server.records import Key, Kind, Record
@@ -31,7 +31,7 @@ class Stage:
     name_of_others = "other"
 
     def __init__(self, *records: Record) -> None:
-        self.refuses: RequestError | None = None
+        self.refuses: Exception | None = None
         self.most = 1000
         self.written: dict[str, list[str]] = {}
         self.lots: list[int] = []
@@ -97,10 +97,13 @@ async def test_what_is_too_much_at_once_is_written_one_by_one() -> None:
     assert max(stage.lots) == ruling.MOST
 
 
-async def test_while_the_store_is_away_it_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [Unavailable("the store is away"), RuntimeError("a store of somebody's own")], ids=repr
+)
+async def test_while_the_store_is_away_it_is_asked_again(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ruling, "RETRY_S", 0.01)
     stage = Stage(instance("a"), instance("b"))
-    stage.refuses = Unavailable("the store is away")
+    stage.refuses = error
     async with stage.running():
         stage.put("tcp")
         await eventually_async(lambda: len(stage.lots) >= 3)

@@ -122,7 +122,8 @@ class Bridge:
         until = self._clock() + for_s
         while self._is_mine() and (left_s := until - self._clock()) > 0:
             if self._wanted is not None:
-                await self._renew()
+                with contextlib.suppress(Exception):  # it is tried again, and what goes wrong is told elsewhere
+                    await self._renew()
             await asyncio.sleep(min(left_s, RENEW_S))
 
     # ---- from there to here

@@ -93,7 +93,10 @@ class ConsulNeighbour:
             raise StoreAway("it does not answer as Consul does")
         names = sorted(name for name in services if name != CONSUL_ITSELF)
         answers = await _some_at_a_time(self._ask("GET", f"/v1/health/service/{name}") for name in names)
-        return [it for answer in answers for it in taken(answer.json(), self._registry, self._namespace)]
+        found = [
+            answer.json() for answer in answers if answer.status == 200
+        ]  # of some names none can be asked for: `..`
+        return [it for of_service in found for it in taken(of_service, self._registry, self._namespace)]
 
     # ---- to there
 

@@ -16,7 +16,7 @@ from registry_server.neighbours.curator.written import is_of, taken, written
 from registry_server.records import Key
 from registry_server.stores.base import StoreError
 from registry_server.stores.zookeeper.url import ZooKeeperURL
-from registry_server.stores.zookeeper.znodes import Multi, NodeExists, NoSuchNode, NotEmpty, Znodes
+from registry_server.stores.zookeeper.znodes import Denied, Multi, NodeExists, NoSuchNode, NotEmpty, Znodes
 
 T = TypeVar("T")
 
@@ -134,7 +134,7 @@ class CuratorNeighbour:
             else:
                 await self._make(znodes, path, data)
             self._shown[path] = data
-        except NodeExists:  # it is somebody else's, who has the id there
+        except (NodeExists, Denied):  # it is somebody else's, who has the id there, or keeps the service
             self._shown.pop(path, None)
         except NoSuchNode:  # it was removed meanwhile; the next time it is made anew
             self._shown.pop(path, None)
@@ -159,9 +159,9 @@ class CuratorNeighbour:
 
     async def _hide(self, znodes: Znodes, path: str) -> None:
         self._shown.pop(path, None)
-        with contextlib.suppress(NoSuchNode):
+        with contextlib.suppress(NoSuchNode, Denied):
             await znodes.delete(path)
-        with contextlib.suppress(NoSuchNode, NotEmpty):
+        with contextlib.suppress(NoSuchNode, NotEmpty, Denied):
             await znodes.delete(path.rpartition("/")[0])
 
 
@@ -213,7 +213,7 @@ class _Tree:
     async def _read_service(self, service: str) -> set[tuple[str, ...]]:
         try:
             names = await self._znodes.children(f"{self._top}/{service}", self._is_stale(service))
-        except NoSuchNode:
+        except (NoSuchNode, Denied):  # whose it is may keep it from us: that is not there for us
             self._services.pop(service, None)
             return set()
         known = self._services.get(service, {})
@@ -224,7 +224,7 @@ class _Tree:
         found = self._services.get(service)
         try:
             kept = await self._znodes.get(f"{self._top}/{service}/{id_}", self._is_stale(service, id_))
-        except NoSuchNode:
+        except (NoSuchNode, Denied):
             if found is not None:
                 found.pop(id_, None)
             return

@@ -100,11 +100,16 @@ class Registration:
         """Change what is named of it and leave the rest as it is; as it is now, and as it is registered again.
 
         Fields: `status`, `weight`, `metadata`, `tags`, `version`, `health`; with checks, only a ttl check takes a
-        health. Raises NotFound while it is not registered, Misuse before it was entered.
+        health. Raises NotFound while it is not registered, Misuse before it was entered, RegistrationLost when its
+        place is somebody else's, whom it would change, and ClientClosed when it has ended.
         """
         self._keeper.place.check("the registration")
         if self._stay is None:
             raise Misuse("the registration was not entered yet")
+        if self._stay.is_lost:
+            raise self._stay.loss()
+        if self._stay.leaving is not None:
+            raise ClientClosed("the registration was ended by its owner")
         return await self._keeper.update(self.instance.key, fields, self._keeper.timeout_s)
 
     async def wait_lost(self) -> RegistrationLost:

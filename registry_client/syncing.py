@@ -139,8 +139,9 @@ class Syncing:
             return
         except RegistryError as error:
             self._keep_out(copy.key, str(error))
+        else:
+            self._listener.done("updated", copy)
         self._held[copy.key] = it._replace(told=copy)
-        self._listener.done("updated", copy)
 
     async def _leave(self, key: Key) -> None:
         it = self._held.pop(key)

@@ -151,6 +151,15 @@ async def _awaited(awaitable: Awaitable[object]) -> None:
     await awaitable
 
 
+async def test_a_registration_that_has_ended_changes_nobody_elses(registry: RegistryClient) -> None:
+    async with registry.register(player("a"), drain=0) as registration:
+        pass
+    async with registry.register(player("a"), drain=0):
+        with pytest.raises(ClientClosed):
+            await registration.update(weight=7)
+        assert (await registry.get("player", "a")).weight == 100
+
+
 async def test_a_registration_is_not_entered_after_its_client(server: RegistryServer) -> None:
     client = registry_client.connect(server.address)
     async with client:

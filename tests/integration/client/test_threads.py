@@ -90,8 +90,13 @@ def test_a_take_over_tells_the_old_owner(server: RegistryServer, registry: sync.
             old.wait_lost(0.01)
         assert "p1" in str(old.wait_lost(WAIT_S))
         with pytest.raises(RegistrationLost):
+            old.update(weight=7)
+        with pytest.raises(RegistrationLost):
             old.__exit__(None)
-        assert other.get("player", "p1").port == 9001
+        with pytest.raises(RegistrationLost):
+            old.update(weight=7)
+        there = other.get("player", "p1")
+        assert (there.port, there.weight) == (9001, 100)
 
 
 def test_registrations_survive_a_restart(server: RegistryServer, registry: sync.RegistryClient) -> None:

@@ -137,7 +137,7 @@ async def test_a_view_too_old_is_not_offered(saved: Path, server: RegistryServer
 async def test_a_clock_set_forward_makes_views_old(
     saved: Path, server: RegistryServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry_client.client.Disk", lambda _: Disk(lambda: time.time() + 2 * DAY_S))
+    monkeypatch.setattr("registry_client.session.Disk", lambda _: Disk(lambda: time.time() + 2 * DAY_S))
     assert await cold_start(server) is None
 
 
@@ -147,7 +147,7 @@ async def test_a_clock_that_is_set_stops_no_writing(
 ) -> None:
     monkeypatch.setattr("registry_client.watcher.SAVE_EVERY_S", 0.05)
     shift = [0.0]
-    monkeypatch.setattr("registry_client.client.Disk", lambda _: Disk(lambda: time.time() + shift[0]))
+    monkeypatch.setattr("registry_client.session.Disk", lambda _: Disk(lambda: time.time() + shift[0]))
     written: list[int] = []
     write = ViewFile.write
 

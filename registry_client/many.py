@@ -214,6 +214,7 @@ class InEach:
             mark_used(registration)
 
     async def __aenter__(self) -> Self:
+        self.mark_used()
         if self._place is not None or self._is_over:
             raise Misuse("this registration was entered already: make another by registries.register(…)")
         self._place = place = Place()

@@ -1,7 +1,10 @@
 """`connect_many`: registered in several registries, read from the first that works."""
 
 import asyncio
+import gc
+import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -238,6 +241,19 @@ async def test_who_closes_it_elsewhere_closes_nothing(two: dict[str, str]) -> No
     for address in two.values():
         async with registry_client.connect(address) as client:
             assert await client.list("player") == []
+
+
+def test_an_entering_that_is_refused_is_not_taken_for_none() -> None:
+    async def enter() -> None:
+        async with registry_client.connect_many({"one": "127.0.0.1:1"}, cache_dir=None) as registries:
+            with pytest.raises(Misuse, match="main thread"):
+                await registries.register(player("a"), drain_on_signals=True).__aenter__()
+            gc.collect()
+
+    with warnings.catch_warnings(record=True) as warned, ThreadPoolExecutor(1) as elsewhere:
+        warnings.simplefilter("always", NeverRegistered)
+        elsewhere.submit(asyncio.run, enter()).result()
+    assert [it.category for it in warned if it.category is NeverRegistered] == []
 
 
 async def test_nobody_is_asked_again_after_the_client(two: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:

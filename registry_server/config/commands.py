@@ -41,10 +41,12 @@ def config_commands() -> None:
 @click.argument("kind", default="memory")
 def config_template(kind: str) -> None:
     """Print a TOML file of every setting, for that KIND of store."""
+    if kind not in kinds():
+        raise ConfigError(f"config template: no such kind of store; {nearest(kind, kinds())}")
     try:
         table = template(kind)
-    except BadStoreURL:
-        raise ConfigError(f"config template: no such kind of store; {nearest(kind, kinds())}") from None
+    except BadStoreURL as error:  # somebody else's cannot be loaded
+        raise ConfigError(f"config template: {error}") from None
     click.echo("\n".join(_template(kind, table)))
 
 

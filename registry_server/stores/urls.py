@@ -38,7 +38,7 @@ class Login:
         if self.password_file is None:
             return self.password or ""
         try:
-            return self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
+            return self.password_file.read_text(encoding="utf-8-sig").rstrip("\r\n")
         except UnicodeDecodeError:
             raise OSError(f"{self.password_file}: is not UTF-8") from None
 

@@ -57,6 +57,9 @@ def test_no_such_template() -> None:
     assert run("config", "template", "etdc", code=2) == (
         "registry-server: config template: no such kind of store; did you mean etcd?\n"
     )
+    said = run("config", "template", "etcd://me:hunter2@h", code=2)
+    assert "no such kind of store" in said
+    assert "hunter2" not in said
 
 
 def test_check_says_all_that_is_wrong(tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 """Settings: flags over the environment over the file over the defaults, and every mistake names its setting."""
 
 import os
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from registry_server.config import Config, ConfigError, ServiceDefaults, sources
+from registry_server.config.commands import _toml
 from registry_server.config.sources import ENV_PREFIX
 from registry_server.stores import mirror_of
 from registry_server.transport.limits import Limits
@@ -397,6 +401,14 @@ def test_secrets_by_their_place(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=f"^store: .*{said}.*--store"):
             load({"store": store}, {}, None)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])) | st.integers() | st.floats(0, 1e12))
+@example('\x7f\t\r\n"\\\x1b')
+@example(0.123456789)
+@example(1234567.0)
+def test_what_is_shown_is_toml_and_what_holds(value: object) -> None:
+    assert tomllib.loads(f"it = {_toml(value)}")["it"] == value
 
 
 def test_neighbours_by_their_place(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from registry_server.stores import BadStoreURL, check_url
-from registry_server.stores.urls import TLS
+from registry_server.stores.urls import TLS, Login
 
 
 @pytest.fixture
@@ -65,3 +65,9 @@ def test_a_host_that_no_name_server_knows(host: str, scheme: str) -> None:
 def test_a_file_that_can_have_no_such_name(path: str, name: str) -> None:
     with pytest.raises(BadStoreURL, match=f"{name}: there is no readable file"):
         check_url(f"consul://h?{name}={path}")
+
+
+@pytest.mark.parametrize("written", [b"p\xc3\xa9 #\n", b"p\xc3\xa9 #\r\n", b"\xef\xbb\xbfp\xc3\xa9 #"])
+def test_a_password_as_editors_write_it(written: bytes, tmp_path: Path) -> None:
+    (file := tmp_path / "password").write_bytes(written)
+    assert Login("me", password_file=file).read_password() == "p\u00e9 #"

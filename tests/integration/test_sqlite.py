@@ -7,6 +7,7 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from registry_server.records import Back, Commit, Put
 from registry_server.stores.base import StoreAway
 from registry_server.stores.leased import Leased
+from registry_server.stores.sqlite import hand as hands
 from registry_server.stores.sqlite.backend import SqliteBackend
 from registry_server.stores.sqlite.database import BadFile, Database
 from registry_server.testing import Running, running
@@ -293,6 +295,32 @@ async def test_a_file_that_was_removed_is_an_outage(run: Running, path: Path) ->
     await run.seen.wait(lambda: run.seen.is_away, "the outage")
     assert set(run.seen.view) == {key}
     assert run.seen.of(Back) == []
+
+
+async def test_a_disk_that_stands_still_holds_one_thread(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hands, "CLOSE_S", 0.05)
+    goes_on, begun = threading.Event(), []
+    open_file = Database.__init__
+
+    def stands_still(database: Database, at: Path) -> None:
+        begun.append(at)
+        goes_on.wait()
+        open_file(database, at)
+
+    monkeypatch.setattr(Database, "__init__", stands_still)
+    backend = SqliteBackend(path)
+    try:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await anext(backend.watch())
+        for _ in range(3):
+            with pytest.raises(StoreAway, match=r"registry\.db: the disk stands still"):
+                await anext(backend.watch())
+        assert len(begun) == 1
+    finally:
+        goes_on.set()
+    async with running(Leased(backend)) as run:
+        await run.put(run.setting(), "")
 
 
 async def test_two_stores_of_one_process_do_not_share_a_file(run: Running, path: Path) -> None:

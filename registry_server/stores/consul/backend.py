@@ -106,8 +106,8 @@ class ConsulBackend:
             self._is_open = False
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             self._fail_all(StoreAway("Consul was lost; nobody knows whether that was written"))
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _load(self) -> Everything:
         """All that is there, in one answer: what is folded, and the entries since."""

@@ -68,9 +68,11 @@ class MirrorBackend:
             await next(task for task in tasks if task.done())
         finally:
             self._tenure = None
-            await _ended(leading)
-            await tenure.leave()
-            await _ended(*following)
+            try:
+                await _ended(leading)
+                await tenure.leave()
+            finally:  # also when it is given up in the middle of this
+                await _ended(*following)
 
     async def transact(self, checks: Sequence[Check], writes: Mapping[str, bytes | None]) -> int:
         """See Backend."""

@@ -262,14 +262,19 @@ class Tenure:
         for waiting in self._waiting:
             waiting.ends(StoreAway("the mirror was closed"))
         self._waiting.clear()
+        try:
+            await self._let_go()
+        finally:
+            self.begun.cancel()
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+
+    async def _let_go(self) -> None:
         if self.begun.done() and not self.begun.cancelled():
             stand = self._stand(self.state)._replace(is_held=False)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LEAVE_S):
                     free = (it.write({}, stand) for it in self.members if it.is_joined and it.has_arrived)
                     await asyncio.gather(*free, return_exceptions=True)
-        self.begun.cancel()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)

@@ -46,6 +46,7 @@ class SqliteBackend:
         # It outlives the connection: what only moved on is known nowhere else.
         self._ledger: Ledger | None = None
         self._identity: object = None
+        self._hand: Hand | None = None  # the last one
         self._waiting: deque[_Waiting] = deque()
         # What needs no flush, such as the grant of a lease: it goes first, and does not wait for others' flush.
         self._light: deque[_Waiting] = deque()
@@ -54,7 +55,9 @@ class SqliteBackend:
 
     async def watch(self) -> AsyncGenerator[Everything | Changed]:
         """See Backend. Raises BadFile or StoreAway."""
-        hand = Hand(self._path)
+        if self._hand is not None and self._hand.is_at_work:  # another thread would only stand there, too
+            raise StoreAway(f"{self._path}: the disk stands still")
+        hand = self._hand = Hand(self._path)
         try:
             ledger = self._ledger = self._known(await hand.opened, await hand.do(Database.begin_at))
             everything = Everything(ledger.revision, ledger.load(await hand.do(Database.rows)))

@@ -31,6 +31,7 @@ class Hand:
         self._ended: asyncio.Future[None] = self._loop.create_future()
         # What is given up while it is being done, and the end.
         self._jobs: queue.Queue[_Job | None] = queue.Queue(3)
+        self.is_at_work = True  # and may have the file, also when it was left
         # A daemon, because a disk that stands still must not keep the process from ending.
         threading.Thread(target=self._main, args=(path,), name="sqlite", daemon=True).start()
 
@@ -53,15 +54,21 @@ class Hand:
 
     def _main(self, path: Path) -> None:
         try:
+            self._work(path)
+        finally:
+            self.is_at_work = False
+            self._settle(self._ended, None, None)
+
+    def _work(self, path: Path) -> None:
+        try:
             database = Database(path)
         except Exception as error:
             self._settle(self.opened, None, error)
-        else:
-            self._settle(self.opened, database.identity, None)
-            while job := self._jobs.get():
-                self._do(job, database)
-            database.close()
-        self._settle(self._ended, None, None)
+            return
+        self._settle(self.opened, database.identity, None)
+        while job := self._jobs.get():
+            self._do(job, database)
+        database.close()
 
     def _do(self, job: _Job, database: Database) -> None:
         try:

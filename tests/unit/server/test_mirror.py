@@ -1,5 +1,6 @@
 """Several backends as one: which may be away, who is brought up to date, and which of several servers writes."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -311,6 +312,29 @@ async def test_a_server_that_was_stopped_in_order_is_not_waited_for(monkeypatch:
     for number in range(3):
         async with serving(mirrored) as (run, _):
             await run.put(run.setting(f"setting-{number}"), "")
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_server_that_is_stopped_twice_leaves_nothing_at_work(turns: int) -> None:
+    """Once more in the middle of its leaving, wherever that is."""
+    before = asyncio.all_tasks()
+    backends = {name: Link(DictBackend()) for name in "abc"}
+    telling = asyncio.create_task(_tells(MirrorBackend(backends, Write.QUORUM)))
+    await eventually_async(lambda: all(it.transactions for it in backends.values()))
+    for link in backends.values():
+        link.answers.clear()
+    telling.cancel()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    telling.cancel()
+    await asyncio.wait([telling])
+    await eventually_async(lambda: asyncio.all_tasks() == before, what="no task is left")
+
+
+async def _tells(backend: MirrorBackend) -> None:
+    async with contextlib.aclosing(backend.watch()) as changes:
+        async for _ in changes:
+            pass
 
 
 async def test_of_servers_that_start_together_one_writes() -> None:

@@ -70,6 +70,7 @@ class Leased(Store):
         self._teller = Teller(lambda event: None, clock)
         self._told_at = 0.0
         self._telling = asyncio.Event()
+        self._unexpected = ""  # the last one: it is shown once, however often it is tried again
         # The latest revision that a write of this process got.
         self._written = 0
 
@@ -109,8 +110,10 @@ class Leased(Store):
                 raise
             return str(refused)
         except Exception as unexpected:
-            _log.exception("what the store keeps its records in said what could not be taken in")
-            return repr(unexpected)
+            if repr(unexpected) != self._unexpected:
+                _log.exception("what the store keeps its records in said what could not be taken in")
+            self._unexpected = repr(unexpected)
+            return self._unexpected
         finally:
             if self._desk is not None:
                 self._desk.close()

@@ -73,7 +73,8 @@ class Member:
             except (StoreError, OSError) as lost:
                 self._leave(str(lost) or repr(lost))
             except Exception as unexpected:
-                _log.exception("%s said what could not be taken in", self.name)
+                if repr(unexpected) != self.reason:
+                    _log.exception("%s said what could not be taken in", self.name)
                 self._leave(repr(unexpected))
             failures = failures + 1 if self.ballot == NOBODY else 0
             await asyncio.sleep(self._rng.uniform(0.5, 1) * min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(failures, 10)))

@@ -33,6 +33,7 @@ from registry_server.stores.base import Refused, StoreAway, StoreError
 from registry_server.stores.leased import Leased
 from registry_server.stores.leased import store as leased
 from registry_server.stores.leased.layout import lease_name
+from registry_server.stores.mirror.backend import MirrorBackend, Write
 from registry_server.testing import Running, running
 from tests.support.backend import DictBackend, Link
 from tests.support.waiting import eventually_async
@@ -432,6 +433,30 @@ async def test_what_no_retry_can_mend_ends_the_start(fleet: Fleet) -> None:
     with pytest.raises(StoreError, match="the password is wrong"):
         async with running(Leased(Refusing(fleet.shared))):
             pass
+
+
+@pytest.mark.parametrize("of_a_mirror", [False, True])
+async def test_a_backend_whose_code_raises_is_shown_once_however_often_it_is_tried(
+    of_a_mirror: bool, fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried: list[None] = []
+
+    class Raising(Link):
+        async def watch(self) -> Any:
+            tried.append(None)
+            raise ZeroDivisionError
+            yield
+
+    link: Any = Raising(fleet.shared)
+    store = Leased(MirrorBackend({"a": link, "b": Link(fleet.shared)}, Write.QUORUM) if of_a_mirror else link)
+    telling = asyncio.create_task(store.run(lambda event: None))
+    try:
+        await eventually_async(lambda: len(tried) > 3)
+    finally:
+        telling.cancel()
+        await asyncio.wait([telling])
+    assert caplog.text.count("could not be taken in") == 1
+    assert caplog.text.count("Traceback") == 1
 
 
 # ---- a backend that lost its memory

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import random
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -268,6 +270,26 @@ async def test_who_is_still_shaking_hands_when_it_stops(said: bytes) -> None:
             await passed(0.1)
         await eventually_async(lambda: all(client.is_closed for client in clients))
         assert not [task for task in asyncio.all_tasks() if "_accept" in repr(task.get_coro())]
+
+
+async def test_who_does_not_hang_up_by_tls_when_it_stops() -> None:
+    """It is cut off all the same, and its socket is not left behind."""
+    authority = trustme.CA()
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    trusting.set_alpn_protocols(["h2"])
+    with contextlib.ExitStack() as stack:
+        async with serving(Everything(), tls=tls_of(authority)) as address:
+            plain = stack.enter_context(socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))))
+            client = await asyncio.to_thread(trusting.wrap_socket, plain, server_hostname="localhost")
+            stack.enter_context(client)
+            client.sendall(OPENING)
+            below = stack.enter_context(socket.socket(fileno=os.dup(client.fileno())))
+            await passed(0.1)
+        below.settimeout(10)
+        with contextlib.suppress(ConnectionError):
+            while await asyncio.to_thread(below.recv, 4096):
+                pass
 
 
 async def test_no_http_2_at_all() -> None:

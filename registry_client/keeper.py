@@ -281,6 +281,7 @@ class Keeper:
         request = pb.RegisterRequest(instance=wanted.to_proto(), lease_id=lease_id)
         if not lease_id:
             request.ttl.FromNanoseconds(round(holding.lease.wanted_ttl_s * 1e9))
+        asked_at_s = self.clock()
         try:
             answer = await self._link.call(
                 lambda stub: stub.Register,
@@ -305,7 +306,8 @@ class Keeper:
             self._has_complained = False
             self._farewell.answered()
             stored, ttl_s = Instance.from_proto(answer.instance), answer.ttl.ToNanoseconds() / 1e9
-            self._leases.accepted(holding, stored, answer.lease_id, ttl_s, answer.header.epoch, self.clock())
+            told = answer.lease_id, ttl_s, answer.header.epoch, self.clock()
+            self._leases.accepted(holding, stored, *told, asked_at_s)
 
     async def _look_up(self, holding: Holding) -> None:
         held = holding.instance

@@ -351,11 +351,23 @@ class Leases:
 
     # ---- what became of Register
 
-    def accepted(self, holding: Holding, stored: Instance, lease_id: str, ttl_s: float, epoch: str, now: float) -> None:
-        """Register was answered with the instance as stored and the lease that holds it."""
+    def accepted(
+        self,
+        holding: Holding,
+        stored: Instance,
+        lease_id: str,
+        ttl_s: float,
+        epoch: str,
+        now: float,
+        asked_at_s: float = NEVER,
+    ) -> None:
+        """Register was answered with the instance as stored and the lease that holds it.
+
+        `asked_at_s`: since when it may live. This process may have stood still before it read the answer.
+        """
         holding.instance, holding.epoch, holding.lease_id, holding.may_claim = stored, epoch, lease_id, True
         if holding.state is not State.LEFT:
-            holding.lease.granted(lease_id, ttl_s, now)
+            holding.lease.granted(lease_id, ttl_s, min(asked_at_s, now))
         holding.take(Input.ACCEPTED)
         holding.prove(now)
         self._answered(holding)
@@ -464,8 +476,11 @@ class Leases:
         now: float,
         *,
         stale: bool = False,
+        asked_at_s: float = NEVER,
     ) -> None:
         """One lease was answered: its ttl in force, how many instances it keeps, and the epoch of the answer.
+
+        `asked_at_s`: as in `accepted`.
 
         `stale`: whoever answered is out of touch with the store, so that the answer is as good as HELD.
         """
@@ -479,7 +494,7 @@ class Leases:
             self._lease_gone(lease, epoch, now)
         else:
             lease.ttl_s = lease.believed(ttl_s)
-            lease.renewed(now)
+            lease.renewed(min(asked_at_s, now))
             self._counted(lease, instances, now)
 
     def is_held_too_long(self, now: float) -> bool:

@@ -105,12 +105,13 @@ class Renewals:
 
     async def _step(self, connection: Connection, call: KeepAlive) -> None:
         """Renew what is due, or wait until something is. Raises as `_ask`, and RegistryError when it is of no use."""
-        lease_ids = self._leases.renewals(self._clock())
+        asked_at_s = self._clock()
+        lease_ids = self._leases.renewals(asked_at_s)
         if lease_ids:
             patience_s = self._leases.patience_s()
             self._link.asking(connection)
             answer = await within(_ask(call, lease_ids), patience_s)
-            self._take(connection, lease_ids, answer)
+            self._take(connection, lease_ids, answer, asked_at_s)
         elif call.done():
             raise asyncio.InvalidStateError
         else:
@@ -118,7 +119,9 @@ class Renewals:
         if self._leases.is_held_too_long(self._clock()):
             raise RegistryUnavailable("it cannot reach its store: renewals are held")
 
-    def _take(self, connection: Connection, lease_ids: list[str], answer: pb.KeepAliveResponse) -> None:
+    def _take(
+        self, connection: Connection, lease_ids: list[str], answer: pb.KeepAliveResponse, asked_at_s: float
+    ) -> None:
         """One answer. About leases that it says nothing of, it cannot tell; of others nobody has asked."""
         answers.check_epoch(answer.header)
         told = {renewal.lease_id: renewal for renewal in answer.renewals}
@@ -127,7 +130,8 @@ class Renewals:
             renewal = told.get(lease_id, pb.Renewal())
             outcome, ttl_s = _OUTCOMES.get(renewal.state, Renewed.HELD), renewal.ttl.ToNanoseconds() / 1e9
             could_tell = could_tell or (outcome is not Renewed.HELD and not stale)
-            self._leases.renewed(lease_id, outcome, ttl_s, renewal.instances, answer.header.epoch, now, stale=stale)
+            told_of = lease_id, outcome, ttl_s, renewal.instances, answer.header.epoch, now
+            self._leases.renewed(*told_of, stale=stale, asked_at_s=asked_at_s)
         if could_tell:
             self._link.answered(connection, answer.header)
         self._on_answer(could_tell)

@@ -133,6 +133,17 @@ def test_a_lease_is_renewed_after_a_third_of_its_ttl() -> None:
     assert core.renewals(5.0) == ["L1"]
 
 
+def test_a_lease_lives_since_it_was_asked_for_and_not_since_that_was_read() -> None:
+    """Who is stopped before it reads an answer has so much less time."""
+    core = leases()
+    holding = core.want(PLAYER, TTL_S, 0.0)
+    core.due(0.0)
+    core.accepted(holding, replace(PLAYER, generation=1, revision=1), "L1", TTL_S, "e1", 7.0, 0.0)
+    assert core.renewals(7.0) == ["L1"]
+    core.renewed("L1", Renewed.RENEWED, TTL_S, 1, "e1", 13.0, asked_at_s=7.0)
+    assert core.renew_at() == 12.0
+
+
 def test_leases_that_are_due_soon_are_renewed_together() -> None:
     core = leases()
     registered(core)

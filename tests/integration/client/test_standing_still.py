@@ -58,9 +58,9 @@ async def test_an_owner_that_is_stopped_for_less_than_its_ttl_is_never_missed(
         recorder.views.clear()
         for _ in range(3):
             os.kill(pid, signal.SIGSTOP)
-            await passed(ttl_s * 0.5)  # it may have been about to renew
+            await passed(ttl_s * 0.4)  # it may have been about to renew
             os.kill(pid, signal.SIGCONT)
-            await passed(ttl_s * 0.2)
+            await passed(ttl_s * 0.4)
         assert recorder.views == []
 
 

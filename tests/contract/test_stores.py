@@ -1,5 +1,6 @@
 """Every store keeps the contract, which is a class of tests that other people's stores may inherit from as well."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ from registry_server.stores.mirror.backend import MirrorBackend, Write
 from registry_server.stores.sqlite.backend import SqliteBackend
 from registry_server.testing import StoreContract
 from tests.support.backend import DictBackend, Documented, Link
+from tests.support.source import ROOT
 from tests.support.stores import MAY_BUILD, Backends
+
+DOCUMENT = ROOT / "docs" / "stores.md"
 
 
 class TestMemory(StoreContract):
@@ -65,6 +69,14 @@ class TestEtcdAsABackend(StoreContract):
     @pytest.fixture
     def store(self, backends: Backends) -> Store:
         return Leased(EtcdBackend(EtcdURL.parse(backends.etcd_url(newest=False))))
+
+
+def test_what_differs_is_documented() -> None:
+    rows = re.findall(r"^\| `(\w+):` \| ([\d.]+) s \| ([\d.]+) s \|$", DOCUMENT.read_text(), re.MULTILINE)
+    suites = {"memory": TestMemory, "sqlite": TestSqlite, "etcd": TestEtcd, "consul": TestConsul}
+    suites |= {"zookeeper": TestZooKeeper, "mirror": TestMirror}
+    differs = {name: (suite.short_ttl_s, suite.slack_s) for name, suite in suites.items()}
+    assert {name: (float(short), float(slack)) for name, short, slack in rows} == differs
 
 
 def test_documented_kind_of_store_is_one() -> None:

@@ -468,8 +468,8 @@ class RegistryClient:
         or the client is closed: `registry.monitor("logic", HealthCheck.http("/healthz"), interval=5, failures=3)`.
 
         `check` is also a coroutine function of an instance, which raises or returns False for a failure. `on_change` is
-        called with the instance, its health before, and now. For instances without checks of their own: with them,
-        their health is the registry's to say. Raises InvalidArgument.
+        called with the instance, its health before, and now, as by `on_health`. For instances without checks of their
+        own: with them, their health is the registry's to say. Raises InvalidArgument.
         """
         from registry_client.monitor import Monitor  # few programs look themselves
 
@@ -480,8 +480,9 @@ class RegistryClient:
             raise checks.wrong_type("on_change", "must be a function of instance, before, now", on_change)
         asked = (HealthCheck.ttl() if not isinstance(check, HealthCheck) else check).paced(**pace)
         watch = self.watch(checks.name("service", service), namespace=namespace)
-        monitor = Monitor(watch, asked, own, _Health(self), on_change)
-        monitor.begin(session.tasks.start(monitor.run(), "registry-monitor"), session.place)
+        monitor = Monitor(watch, asked, own, _Health(self))
+        told = self.on_health(service, on_change, namespace=namespace) if on_change is not None else None
+        monitor.begin(session.tasks.start(monitor.run(), "registry-monitor"), session.place, told)
         return monitor
 
     # ---- discovery

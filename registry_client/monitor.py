@@ -7,8 +7,6 @@ follows from what is found is the same as on a server: `registry_checks.ladder`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,7 +22,7 @@ from registry_client.errors import Misuse, NotFound, RegistryError
 from registry_client.health import Health, HealthCheck, HealthStats
 
 if TYPE_CHECKING:
-    from registry_client.callbacks import OnHealth
+    from registry_client.callbacks import Subscription
     from registry_client.instance import Instance, Key
     from registry_client.place import Place
     from registry_client.watcher import Watch
@@ -50,9 +48,7 @@ class Monitor:
     """Looks until it is closed, or its client is: `async with registry.monitor("logic", HealthCheck.tcp())`, or without
     a block, with `aclose` at the end. Made by `RegistryClient.monitor`."""
 
-    def __init__(
-        self, watch: Watch, check: HealthCheck, own: OwnCheck | None, writer: Writer, on_change: OnHealth | None
-    ) -> None:
+    def __init__(self, watch: Watch, check: HealthCheck, own: OwnCheck | None, writer: Writer) -> None:
         self.check = check.to_proto()
         if self.check.WhichOneof("kind") == "ttl" and own is None:
             raise Misuse("a monitor looks by itself: a ttl check is for owners that report")
@@ -60,7 +56,7 @@ class Monitor:
         self._watch = watch
         self._own = own
         self._writer = writer
-        self._on_change = on_change
+        self._told: Subscription | None = None
         self._probes = Probes(Reach(loopback=True, link_local=True), installed())
         self._looks = Looks(time.monotonic, SystemRandom(), LOOKS)
         self._watched: dict[Key, _Look] = {}
@@ -68,9 +64,9 @@ class Monitor:
         self._place: Place | None = None
         self._refused = False
 
-    def begin(self, task: asyncio.Task[None], place: Place) -> None:
-        """`task` is what runs `run`, at that place."""
-        self._task, self._place = task, place
+    def begin(self, task: asyncio.Task[None], place: Place, told: Subscription | None) -> None:
+        """`task` is what runs `run`, at that place. `told` is who is told of changes for as long."""
+        self._task, self._place, self._told = task, place, told
 
     def stats(self) -> HealthStats:
         """How well the service is, as seen from here."""
@@ -101,6 +97,8 @@ class Monitor:
         except* RegistryError as error:
             log.error("the monitor ends: %s", error.exceptions[0])  # noqa: TRY400 - an answer, its origin tells nothing
         finally:
+            if self._told is not None:
+                self._told.cancel()
             await self._follow({})
 
     async def _follow(self, instances: Mapping[Key, Instance]) -> None:
@@ -123,8 +121,8 @@ class Monitor:
         assert probe is not None  # noqa: S101 - a ttl check has been refused
         return probe
 
-    async def tell(self, instance: Instance, before: Rung, now: Rung) -> bool:
-        """Tell everybody who is to know. Whether the registry does."""
+    async def tell(self, instance: Instance, now: Rung) -> bool:
+        """Tell the registry, which tells everybody else. Whether it knows."""
         try:
             if now is Rung.REMOVED:
                 await self._writer.remove(instance.key)
@@ -137,18 +135,7 @@ class Monitor:
             self._refused = True
             return False
         self._refused = False
-        if self._on_change is not None and now is not Rung.REMOVED:
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._call(self._on_change, instance, Health(before), Health(now))
         return True
-
-    async def _call(self, callback: OnHealth, instance: Instance, before: Health, now: Health) -> None:
-        try:
-            result = callback(instance, before, now)
-            if inspect.isawaitable(result):
-                await result
-        except (Exception, SystemExit):
-            log.exception("the callback %s failed for %s", getattr(callback, "__qualname__", callback), instance.key)
 
 
 class _Look:
@@ -185,7 +172,7 @@ class _Look:
             return  # this process stood still, and nobody can be blamed
         self._standing = settle(looked(self._standing, passed), self._monitor.limits, time.monotonic())
         rung = self._standing.rung
-        if rung is not self._told and await self._monitor.tell(self.instance, self._told, rung):
+        if rung is not self._told and await self._monitor.tell(self.instance, rung):
             self._told = rung
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -179,6 +180,29 @@ async def test_a_monitor_looks_from_this_process(registry: RegistryClient, web: 
         asked = len(web.asked)
         assert (await registry.health("logic")).rate == 1.0
         assert len(web.asked) == asked, "closed, it looks no more"
+
+
+@pytest.mark.parametrize("how", ["blocks", "never ends", "raises", "exits"])
+async def test_whoever_a_monitor_tells_harms_himself_alone(registry: RegistryClient, web: WebServer, how: str) -> None:
+    over = threading.Event()
+
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    def raises(*_: object) -> None:
+        raise SystemExit if how == "exits" else ValueError
+
+    on_change = {"blocks": lambda *_: over.wait(60), "never ends": never}.get(how, raises)
+    monitor = registry.monitor(
+        "logic", HealthCheck.http(timeout=0.1), on_change=on_change, interval=0.1, failures=2, successes=1
+    )
+    try:
+        async with registry.register(logic(web.port), ttl=2), monitor:
+            for says, health in ((None, Health.HEALTHY), (SICK, Health.UNHEALTHY), (answer(), Health.HEALTHY)):
+                web.says = says or web.says
+                await eventually_async(lambda health=health: monitor.stats() == HealthStats.of([health]))
+    finally:
+        over.set()
 
 
 async def test_a_monitor_with_a_check_of_ones_own(registry: RegistryClient) -> None:

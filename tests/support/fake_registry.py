@@ -128,7 +128,16 @@ class FakeRegistry(registry_pb2_grpc.RegistryServicer):
 
 
 class NoRules(registry_pb2_grpc.ChecksServicer):
-    """No service has checks that were put for it."""
+    """No service has checks that were put for it, and nobody puts any."""
+
+    async def Put(self, request: pb.ChecksPutRequest, context: Context) -> pb.ChecksPutResponse:  # type: ignore[type-arg]
+        raise NotImplementedError
+
+    async def Get(self, request: pb.ChecksGetRequest, context: Context) -> pb.ChecksGetResponse:  # type: ignore[type-arg]
+        raise NotImplementedError
+
+    async def Delete(self, request: pb.ChecksDeleteRequest, context: Context) -> pb.ChecksDeleteResponse:  # type: ignore[type-arg]
+        raise NotImplementedError
 
     async def List(self, request: pb.ChecksListRequest, context: Context) -> pb.ChecksListResponse:  # type: ignore[type-arg]
         return pb.ChecksListResponse(header=header())

@@ -31,7 +31,12 @@ LOG_TAIL_CHARS = 6000
 KNOWN_THREADS = re.compile(r"_poll_wrapper|channel_spin|execnet|^asyncio_\d+ ")
 TESTS = ROOT / "tests"
 FIXTURE = "guard_tasks"
-TIMED = {"integration", "contract", "faults"}  # folders of tests that real processes and clocks take part in
+TIMED = {
+    "integration",
+    "contract",
+    "faults",
+    "stateful",
+}  # folders of tests that real processes and clocks take part in
 
 
 # ---- skips

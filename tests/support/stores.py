@@ -30,7 +30,7 @@ class Backends:
         """One etcd, of one node."""
         which = self.newest if newest is None else newest
         if which not in self._etcds:
-            (home := self._directory / ("newest" if which else "packaged")).mkdir()
+            (home := self._directory / ("newest" if which else "packaged")).mkdir(exist_ok=True)
             self._etcds[which] = EtcdCluster(home, newest=which).start()
         return self._etcds[which]
 
@@ -41,7 +41,7 @@ class Backends:
     def zookeeper(self) -> Ensemble:
         """One ZooKeeper, of one node."""
         if self._zookeeper is None:
-            (home := self._directory / "zookeeper").mkdir()
+            (home := self._directory / "zookeeper").mkdir(exist_ok=True)
             self._zookeeper = Ensemble(home).start()
         return self._zookeeper
 
@@ -52,7 +52,7 @@ class Backends:
     def consul(self) -> ConsulAgent:
         """One Consul."""
         if self._consul is None:
-            (home := self._directory / "consul").mkdir()
+            (home := self._directory / "consul").mkdir(exist_ok=True)
             self._consul = ConsulAgent(home).start()
         return self._consul
 

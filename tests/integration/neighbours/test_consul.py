@@ -215,7 +215,7 @@ async def test_an_agent_that_starts_again(tmp_path: Path, server_factory: Server
         server = await server_factory(store="memory:", args=["--neighbours", agent.url()]).start_async()
         async with RawClient(server.address) as client, client.watching() as watch:
             register(agent, "theirs")
-            await client.register("ours", 7002)
+            await client.register("ours", 7002, ttl_s=600)
             await watch.wait_ids("consul-test:theirs", "ours")
             await eventually_async(lambda: passing(agent) == {7001, 7002})
             agent.kill()

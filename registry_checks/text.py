@@ -1,7 +1,7 @@
 """CORE: how a check is written in short: `http:/healthz`, `https:8443/healthz`, `tcp`, `tcp:9000`, `grpc:game.Logic`,
 `ttl`, `custom:redis,db=0`; and behind that what else is to be said: `http:/healthz interval=2 failures=3`.
 
-For command lines and configuration.
+And how a span of time is: `30s`. For command lines and configuration.
 """
 
 import re
@@ -19,7 +19,15 @@ _USUAL = {
     "failures": rules.DEFAULT_FAILURES,
     "successes": rules.DEFAULT_SUCCESSES,
 }
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _HTTP = re.compile(r"(?P<port>[0-9]{1,5})?(?P<path>/.*)?", re.DOTALL)
+
+
+def span_s(text: str) -> float | None:
+    """The seconds that `30s`, `5m`, `1h` or `500ms` stand for; None if it is no such text."""
+    found = _SPAN.fullmatch(text.strip())
+    return float(found[1]) * _UNITS[found[2]] if found else None
 
 
 class BadText(ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -14,6 +13,7 @@ from urllib.parse import quote, urlsplit
 import grpc
 
 from registry_api.limits import DEFAULT_TTL_S, MAX_TTL_S, MIN_TTL_S
+from registry_checks.text import span_s
 from registry_client import checks
 from registry_client.client import RegistryClient, connect, with_defaults
 from registry_client.errors import InvalidArgument, InvalidTarget, RegistryError, WrongType
@@ -31,8 +31,6 @@ _ETCD = ("endpoints", "host", "port", "timeout", "username", "password")
 _CONSUL = ("host", "port", "token", "scheme", "timeout")
 _SERVICE = ("ttl", "health_check_interval", "deregister_critical_after")
 _PACE = {"health_check_interval": "interval", "deregister_critical_after": "deregister_after"}
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 
 
 def from_config(config: Section | str | PathLike[str]) -> RegistryClient | Registries:
@@ -302,10 +300,9 @@ def _least(key: str, given_s: float, least: float, most: float) -> float:
 def _seconds(key: str, given: object) -> float:
     """Seconds, as a number or as `30s`, `5m`, `1h`, `500ms`."""
     if isinstance(given, str):
-        found = _SPAN.fullmatch(given.strip())
-        if found is None:
+        if (seconds := span_s(given)) is None:
             raise checks.wrong(key, "must be a number of seconds, or such as '30s', '5m', '1h'", given)
-        given = float(found[1]) * _UNITS[found[2]]
+        given = seconds
     return checks.seconds(key, given, 0.0, checks.MAX_TIMEOUT_S)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from registry_server.config.sources import DEFAULT, SETTINGS, VARIABLES, Loaded, load, nearest
+from registry_server.config.sources import DEFAULT, SETTINGS, VARIABLES, Loaded, load
 from registry_server.config.values import ConfigError, ServiceDefaults
-from registry_server.stores import BadStoreURL, hidden, kinds, template
+from registry_server.stores import BadStoreURL, hidden, kinds, nearest, template
 from registry_server.transport.limits import Limits
 
 WIDTH = 110

@@ -7,13 +7,13 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from registry_checks.text import span_s
 from registry_server.config.values import Config, ConfigError, Problem, ServiceDefaults, shown, without_urls
-from registry_server.stores import BadStoreURL, BadTable, check_url, keys_of, mirror_of, url_of
+from registry_server.stores import BadStoreURL, BadTable, check_url, keys_of, mirror_of, nearest, url_of
 from registry_server.transport.limits import Limits
 
 ENV_PREFIX = "REGISTRY_"
@@ -23,8 +23,6 @@ MAX_FILE_BYTES = 1024 * 1024
 MAX_SECRET_BYTES = 64 * 1024
 MAX_SPAN_S = 1e12
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _HEADER = re.compile(r"\s*\[\[?([^\[\]]+)\]\]?\s*(?:#.*)?")
 _KEY = re.compile(r"""\s*([A-Za-z0-9_"'.\s-]+?)\s*=""")
 Env: TypeAlias = Mapping[str, str]
@@ -214,7 +212,7 @@ class _File:
                 self._wrong(f"limits.{name}", wrong)
             else:
                 good[name] = number
-                self._found.values[f"limits.{name}"] = Value(number, self._lines.of(f"limits.{name}"))
+                self._take(f"limits.{name}", number)
         self._take("limits", Limits.named(good))
 
     def _service(self, value: object) -> None:
@@ -226,7 +224,7 @@ class _File:
                 self._wrong(f"service.{name}", "must be a number of seconds, or such as '30s', '5m', '500ms'")
             else:
                 good[name] = seconds
-                self._found.values[f"service.{name}"] = Value(seconds, self._lines.of(f"service.{name}"))
+                self._take(f"service.{name}", seconds)
         self._take("service", ServiceDefaults(**good))
 
     def _stores(self, value: object) -> None:
@@ -303,19 +301,13 @@ def is_secret(key: str) -> bool:
     return key in ("password", "token")
 
 
-def nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
-    """What may have been meant by a name."""
-    near = get_close_matches(name, known, 1)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-
-
 def _printable(name: str) -> str:
     return repr(without_urls(name[:200]))[1:-1]
 
 
 def _seconds(value: object) -> float | None:
-    if isinstance(value, str) and (found := _SPAN.fullmatch(value.strip())):
-        value = float(found[1]) * _UNITS[found[2]]
+    if isinstance(value, str):
+        value = span_s(value)
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < MAX_SPAN_S:
         return float(value)
     return None

@@ -12,7 +12,7 @@ from time import monotonic
 from registry_server.stores.backend import Backend
 from registry_server.stores.base import BadStoreURL, Store, StoreError
 from registry_server.stores.schemes import Scheme, Schemes, installed
-from registry_server.stores.tables import BadTable, kind_of, written_as_url
+from registry_server.stores.tables import BadTable, kind_of, nearest, written_as_url
 
 __all__ = [
     "BadStoreURL",
@@ -28,6 +28,7 @@ __all__ = [
     "kinds",
     "memory_by",
     "mirror_of",
+    "nearest",
     "open_store",
     "register",
     "template",

@@ -48,9 +48,13 @@ def _refuse_others(table: Mapping[str, object], keys: Sequence[str]) -> None:
     known = ["type", *keys, *(("host", "port") if "endpoints" in keys else ())]
     for key in table if keys else ():
         if key not in known:
-            near = get_close_matches(key, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise BadTable(key, f"no such key; {hint}")
+            raise BadTable(key, f"no such key; {nearest(key, known)}")
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """What may have been meant by a name that is none of those known."""
+    near = get_close_matches(name, known, 1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
 
 
 def _endpoints(table: Mapping[str, object]) -> tuple[str, bool]:

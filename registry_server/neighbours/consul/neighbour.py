@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.model import Entry
+from registry_server.neighbours.anything import table_in, text_in
+from registry_server.neighbours.at_a_time import some_at_a_time
 from registry_server.neighbours.base import NeighbourAway
 from registry_server.neighbours.consul.shown import DIGEST, MARK, VOUCH_S, Shown, shown
 from registry_server.neighbours.consul.taken import taken
@@ -29,8 +30,6 @@ PART_S = 2.0
 SIGNS = ("/v1/catalog/services", "/v1/health/state/any")
 CONSUL_ITSELF = "consul"
 _NEVER = float("-inf")
-
-T = TypeVar("T")
 
 
 class ConsulNeighbour:
@@ -92,7 +91,7 @@ class ConsulNeighbour:
         if not isinstance(services, dict):
             raise StoreAway("it does not answer as Consul does")
         names = sorted(name for name in services if name != CONSUL_ITSELF)
-        answers = await _some_at_a_time(self._ask("GET", f"/v1/health/service/{name}") for name in names)
+        answers = await some_at_a_time((self._ask("GET", f"/v1/health/service/{name}") for name in names), AT_A_TIME)
         found = [
             answer.json() for answer in answers if answer.status == 200
         ]  # of some names none can be asked for: `..`
@@ -107,12 +106,12 @@ class ConsulNeighbour:
             if now - self._looked_at >= LOOK_S:
                 gone = await self._look(ours, is_whole=is_whole)
                 self._looked_at = now
-                await _some_at_a_time(self._deregister(id_) for id_ in gone)
+                await some_at_a_time((self._deregister(id_) for id_ in gone), AT_A_TIME)
             if now - self._vouched_at >= VOUCH_S:
-                await _some_at_a_time(self._vouch(key) for key in list(self._shown))
+                await some_at_a_time((self._vouch(key) for key in list(self._shown)), AT_A_TIME)
                 self._vouched_at = now
             left = [self._shown.pop(key)[1].id for key in list(self._shown) if key not in ours]
-            await _some_at_a_time(self._deregister(id_) for id_ in left)
+            await some_at_a_time((self._deregister(id_) for id_ in left), AT_A_TIME)
             await self._register_some(ours)
         except StoreError as error:
             self._looked_at = _NEVER
@@ -124,7 +123,7 @@ class ConsulNeighbour:
         until = loop.time() + PART_S
         changed = (key for key, entry in ours.items() if self._is_changed(key, entry))
         in_time = itertools.takewhile(lambda _: loop.time() < until, changed)
-        await _some_at_a_time(self._register(key, ours[key]) for key in in_time)
+        await some_at_a_time((self._register(key, ours[key]) for key in in_time), AT_A_TIME)
         self._has_more = loop.time() >= until
 
     def _is_changed(self, key: Key, entry: Entry) -> bool:
@@ -179,24 +178,5 @@ class ConsulNeighbour:
         await self._consul.aclose()
 
 
-async def _some_at_a_time(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Do all of it; what came of it, in its order. What is begun is ended when one part fails."""
-    numbered, results = enumerate(work), dict[int, T]()
-
-    async def do() -> None:
-        for number, part in numbered:
-            results[number] = await part
-
-    tasks = [asyncio.create_task(do()) for _ in range(AT_A_TIME)]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    return [results[number] for number in sorted(results)]
-
-
 def _digest(service: object) -> str:
-    meta = service.get("Meta") if isinstance(service, dict) else None
-    return str(meta.get(DIGEST, "")) if isinstance(meta, dict) else ""
+    return text_in(table_in(service, "Meta"), DIGEST)

@@ -1,11 +1,12 @@
 """CORE: services that others registered in Consul, as instances: what its health API says, whatever that is."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 from registry_api.limits import MAX_NAME, MAX_WEIGHT
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.rules import shown as in_a_line
+from registry_server.neighbours.anything import Json, list_in, number_in, table_in, text_in
 from registry_server.neighbours.consul.shown import MARK
 from registry_server.neighbours.names import name_for, sound
 
@@ -14,33 +15,31 @@ WEIGHT = 100
 
 _HEALTH = {"passing": pb.HEALTHY, "warning": pb.HEALTHY, "critical": pb.CRITICAL}
 
-Json = Mapping[str, object]
-
 
 def taken(found: object, registry: str, namespace: str) -> Iterator[pb.Instance]:
     """The instances in an answer, but for those that are ours. What is none, is left out."""
     for entry in found if isinstance(found, list) else ():
-        service, node = _table(entry, "Service"), _table(entry, "Node")
-        if _text(service, "Kind") or _text(_table(service, "Meta"), MARK) == registry:
+        service, node = table_in(entry, "Service"), table_in(entry, "Node")
+        if text_in(service, "Kind") or text_in(table_in(service, "Meta"), MARK) == registry:
             continue
-        if 0 < _number(service, "Port") <= 65_535:
+        if 0 < number_in(service, "Port") <= 65_535:
             yield _instance(service, node, _checks(entry), namespace)
 
 
 def _instance(service: Json, node: Json, checks: Sequence[Json], namespace: str) -> pb.Instance:
-    meta = {sound(key): sound(value) for key, value in _table(service, "Meta").items() if isinstance(value, str)}
+    meta = {sound(key): sound(value) for key, value in table_in(service, "Meta").items() if isinstance(value, str)}
     meta.pop("", None)
-    statuses = {_text(check, "Status") for check in checks}
+    statuses = {text_in(check, "Status") for check in checks}
     version = meta.get("version", "")
     return pb.Instance(
         namespace=namespace,
-        service=_text(service, "Service"),
-        id=name_for(f"{_text(node, 'Node')}:{_text(service, 'ID')}"),
-        host=_text(service, "Address") or _text(node, "Address"),
-        port=_number(service, "Port"),
+        service=text_in(service, "Service"),
+        id=name_for(f"{text_in(node, 'Node')}:{text_in(service, 'ID')}"),
+        host=text_in(service, "Address") or text_in(node, "Address"),
+        port=number_in(service, "Port"),
         version=version if len(version) <= MAX_NAME and version.isprintable() else "",
-        weight=_weight(_table(service, "Weights"), "Warning" if "warning" in statuses else "Passing"),
-        tags=dict.fromkeys(sound(tag) for tag in _list(service, "Tags") if isinstance(tag, str) and tag),
+        weight=_weight(table_in(service, "Weights"), "Warning" if "warning" in statuses else "Passing"),
+        tags=dict.fromkeys(sound(tag) for tag in list_in(service, "Tags") if isinstance(tag, str) and tag),
         metadata=meta,
         health=_health(statuses),
         check_results=[_result(check) for check in checks],
@@ -54,43 +53,20 @@ def _health(statuses: Iterable[str]) -> pb.Health.ValueType:
 
 
 def _result(check: Json) -> pb.CheckResult:
-    status = _text(check, "Status")
+    status = text_in(check, "Status")
     return pb.CheckResult(
-        name=in_a_line(_text(check, "Name") or _text(check, "CheckID")),
+        name=in_a_line(text_in(check, "Name") or text_in(check, "CheckID")),
         health=_HEALTH.get(status, pb.UNKNOWN),
-        output="" if status == "passing" else in_a_line(_text(check, "Output")),
+        output="" if status == "passing" else in_a_line(text_in(check, "Output")),
     )
 
 
 def _checks(entry: object) -> list[Json]:
     """In the order of their names, so that the same ones look the same."""
-    found = [cast("Json", it) for it in _list(entry, "Checks") if isinstance(it, dict)]
-    return sorted(found, key=lambda it: _text(it, "CheckID"))
+    found = [cast("Json", it) for it in list_in(entry, "Checks") if isinstance(it, dict)]
+    return sorted(found, key=lambda it: text_in(it, "CheckID"))
 
 
 def _weight(weights: Json, which: str) -> int:
-    weight = _number(weights, which) if which in weights else 1
+    weight = number_in(weights, which) if which in weights else 1
     return min(max(0, weight) * WEIGHT, MAX_WEIGHT)
-
-
-# ---- what may be anything
-
-
-def _table(it: object, name: str) -> Json:
-    found = it.get(name) if isinstance(it, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
-
-
-def _list(it: object, name: str) -> Sequence[object]:
-    found = it.get(name) if isinstance(it, Mapping) else None
-    return found if isinstance(found, list) else ()
-
-
-def _text(it: Json, name: str) -> str:
-    found = it.get(name)
-    return sound(found) if isinstance(found, str) else ""
-
-
-def _number(it: Json, name: str) -> int:
-    found = it.get(name)
-    return found if isinstance(found, int) and not isinstance(found, bool) else 0

@@ -6,19 +6,17 @@ next one: so an outage of one server, or another replica that goes on, removes n
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.model import Entry
+from registry_server.neighbours.at_a_time import some_at_a_time
 from registry_server.neighbours.base import NeighbourAway
 from registry_server.neighbours.curator.written import is_of, taken, written
 from registry_server.records import Key
 from registry_server.stores.base import StoreError
 from registry_server.stores.zookeeper.url import ZooKeeperURL
 from registry_server.stores.zookeeper.znodes import Denied, Multi, NodeExists, NoSuchNode, NotEmpty, Znodes
-
-T = TypeVar("T")
 
 # So long ours are shown when nobody shows them any more, in seconds: another replica has taken over by then.
 SESSION_S = 15.0
@@ -107,10 +105,9 @@ class CuratorNeighbour:
                 if key.namespace == self._url.namespace
             }
             changed = [(path, data) for path, data in wanted.items() if self._shown.get(path) != data]
-            await _some_at_a_time(changed, lambda it: self._show(znodes, *it))
-            await _some_at_a_time(
-                [path for path in self._shown if path not in wanted], lambda it: self._hide(znodes, it)
-            )
+            await some_at_a_time((self._show(znodes, *it) for it in changed), AT_A_TIME)
+            gone = [path for path in self._shown if path not in wanted]
+            await some_at_a_time((self._hide(znodes, path) for path in gone), AT_A_TIME)
             await self._let_go()
         except StoreError as error:
             raise NeighbourAway(str(error)) from error
@@ -194,7 +191,8 @@ class _Tree:
             stale |= await self._read_top()
         for service in [name[0] for name in stale if len(name) == 1]:
             stale |= await self._read_service(service)
-        await _some_at_a_time([name for name in stale if len(name) == 2], lambda it: self._read_node(*it))
+        nodes = [name for name in stale if len(name) == 2]
+        await some_at_a_time((self._read_node(*name) for name in nodes), AT_A_TIME)
         return bool(stale)
 
     async def _read_top(self) -> set[tuple[str, ...]]:
@@ -237,20 +235,3 @@ class _Tree:
             self._news.set()
 
         return changed
-
-
-async def _some_at_a_time(things: Iterable[T], do: Callable[[T], Awaitable[None]]) -> None:
-    """Do it with each. What is begun is ended when one part fails."""
-    left = iter(things)
-
-    async def work() -> None:
-        for thing in left:
-            await do(thing)
-
-    tasks = [asyncio.create_task(work()) for _ in range(AT_A_TIME)]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -6,18 +6,16 @@ read what is text: the metadata that Spring Cloud puts there, or else what is in
 """
 
 import json
-from collections.abc import Mapping
 
 from registry_api.limits import MAX_NAME, MAX_WEIGHT
 from registry_api.registry.v1 import registry_pb2 as pb
+from registry_server.neighbours.anything import Json, list_in, number_in, table_in, text_in
 from registry_server.neighbours.names import name_for, sound
 
 # The field of ours.
 MARK = "grpcRegistry"
 # In Spring Cloud's metadata.
 _STATUS, _UP = "instance_status", "UP"
-
-Json = Mapping[str, object]
 
 
 def written(it: pb.Instance, registry: str) -> bytes:
@@ -48,35 +46,35 @@ def written(it: pb.Instance, registry: str) -> bytes:
 
 def is_of(data: bytes, registry: str) -> bool:
     """Whether that is an instance of the registry of that name."""
-    return _text(_table(_read(data), MARK), "registry") == registry
+    return text_in(table_in(_read(data), MARK), "registry") == registry
 
 
 def taken(service: str, id_: str, data: bytes, registry: str, namespace: str) -> pb.Instance | None:
     """What is in a node as an instance; None if it is none, or is of the registry of that name."""
     found = _read(data)
-    port = _number(found, "port") or _number(found, "sslPort")
-    ours = _table(found, MARK)
-    if not 0 < port <= 65_535 or (ours and _text(ours, "registry") == registry):
+    port = number_in(found, "port") or number_in(found, "sslPort")
+    ours = table_in(found, MARK)
+    if not 0 < port <= 65_535 or (ours and text_in(ours, "registry") == registry):
         return None
-    payload = _table(found, "payload")
-    texts = _table(ours, "metadata") or _table(payload, "metadata") or payload
+    payload = table_in(found, "payload")
+    texts = table_in(ours, "metadata") or table_in(payload, "metadata") or payload
     found_texts = {sound(key): sound(it) for key, it in texts.items() if isinstance(it, str)}
     metadata = {key: it for key, it in found_texts.items() if key and not key.startswith("@")}
-    version = _text(ours, "version") or metadata.get("version", "")
+    version = text_in(ours, "version") or metadata.get("version", "")
     it = pb.Instance(
         namespace=namespace,
         service=service,
         id=name_for(id_),
-        host=_text(found, "address"),
+        host=text_in(found, "address"),
         port=port,
         version=version if len(version) <= MAX_NAME and version.isprintable() else "",
-        tags=dict.fromkeys(sound(tag) for tag in _list(ours, "tags") if isinstance(tag, str) and tag),
+        tags=dict.fromkeys(sound(tag) for tag in list_in(ours, "tags") if isinstance(tag, str) and tag),
         metadata=metadata,
     )
     if found.get("enabled") is False or metadata.get(_STATUS, _UP) != _UP:
         it.weight = 0
     elif "weight" in ours:
-        it.weight = min(max(0, _number(ours, "weight")), MAX_WEIGHT)
+        it.weight = min(max(0, number_in(ours, "weight")), MAX_WEIGHT)
     return it
 
 
@@ -89,23 +87,3 @@ def _read(data: bytes) -> Json:
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _table(it: Json, name: str) -> Json:
-    found = it.get(name)
-    return found if isinstance(found, dict) else {}
-
-
-def _list(it: Json, name: str) -> list[object]:
-    found = it.get(name)
-    return found if isinstance(found, list) else []
-
-
-def _text(it: Json, name: str) -> str:
-    found = it.get(name)
-    return sound(found) if isinstance(found, str) else ""
-
-
-def _number(it: Json, name: str) -> int:
-    found = it.get(name)
-    return found if isinstance(found, int) and not isinstance(found, bool) else 0

@@ -195,6 +195,9 @@ def _memory(_at: str, _section: Section) -> str:
 
 def _etcd(at: str, section: Section) -> str:
     listed = section.get("endpoints")
+    for name in ("host", "port"):
+        if listed is not None and name in section:
+            raise checks.wrong(f"{at}.{name}", "has no meaning beside endpoints: leave one of them out")
     if listed is None:
         host = checks.host(f"{at}.host", section.get("host", "127.0.0.1"))
         listed = [f"{f'[{host}]' if ':' in host else host}:{_port(at, section, 2379)}"]
@@ -219,9 +222,12 @@ def _etcd(at: str, section: Section) -> str:
 def _host_of(endpoint: str) -> str:
     """HOST:PORT, from that or from a URL. Raises InvalidTarget."""
     try:
-        return urlsplit(endpoint).netloc if "://" in endpoint else endpoint
+        found = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
     except ValueError:
         raise InvalidTarget("must be HOST:PORT or http://HOST:PORT, with an IPv6 address in brackets") from None
+    if found.path.strip("/") or found.query or found.fragment:
+        raise InvalidTarget("must be HOST:PORT or http://HOST:PORT, and nothing behind it")
+    return found.netloc
 
 
 def _consul(at: str, section: Section) -> str:

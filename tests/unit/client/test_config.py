@@ -162,6 +162,10 @@ def test_toml(tmp_path: Path) -> None:
         ({"addresses": "h1", "timeout": 0}, "timeout: must be more than 0 seconds"),
         ({"type": "etcd", "etcd": {"timeout": "0s"}}, "etcd.timeout: must be more than 0 seconds"),
         ({"type": "etcd", "etcd": {"endpoints": []}}, "etcd.endpoints: must have one or more"),
+        ({"type": "etcd", "etcd": {"endpoints": ["http://h:1/v3"]}}, "etcd.endpoints: must be HOST:PORT or http://"),
+        ({"type": "etcd", "etcd": {"endpoints": "h:1/?a=b"}}, "etcd.endpoints: must be HOST:PORT or http://"),
+        ({"type": "etcd", "etcd": {"endpoints": "h:1", "host": "i"}}, "etcd.host: has no meaning beside endpoints"),
+        ({"type": "etcd", "etcd": {"endpoints": "h:1", "port": 2}}, "etcd.port: has no meaning beside endpoints"),
         ({"type": "etcd", "etcd": {"endpoints": ["http://[::1"]}}, "etcd.endpoints: must be HOST:PORT or http://"),
         ({"adapters": {"a": {"type": "etcd", "config": {"endpoints": "h1:x"}}}}, "adapters.a.config: addresses: store"),
         (

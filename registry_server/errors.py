@@ -40,6 +40,19 @@ class OwnershipLost(RequestError):
         self.name = name
 
 
+class Unauthenticated(RequestError):
+    """Who calls did not say who it is, or could not prove it."""
+
+
+class PermissionDenied(RequestError):
+    """The caller is known, and has not the `right` to `name`, which is NAMESPACE/SERVICE with `*` for every one."""
+
+    def __init__(self, identity: str, right: str, name: str, reason: str = "") -> None:
+        super().__init__(reason or f"{identity or 'nobody'} has not the right `{right}` on {name}")
+        self.right = right
+        self.name = name
+
+
 class LimitExceeded(RequestError):
     """A limit of the server was reached."""
 

@@ -4,18 +4,64 @@ A method is its kind, the type of its requests and a plain function. Answers are
 errors.py. Whoever has something to say about every call (access, metrics, limits) makes a table of another one.
 """
 
+import re
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from registry_server.errors import InvalidField
+from registry_server.errors import InvalidField, RequestError
 from registry_server.hub import Sink
 
 Request = TypeVar("Request", bound=Message)
 Asked = TypeVar("Asked", bound=Message, contravariant=True)
+
+
+Right: TypeAlias = Literal["read", "register", "operate", "admin"]
+"""What somebody may do with a service. Each of them includes those before it."""
+
+EVERY = "*"
+"""In the place of a namespace or a service: all of them, also those to come."""
+
+_BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
+# Stands for an `authorization` that is no bearer's: said, and nobody's.
+_OTHER = " "
+
+
+class Credentials(NamedTuple):
+    """What a caller shows of who it is. `names` are those of a certificate that was verified; the token nobody has
+    looked at yet."""
+
+    token: str = ""
+    names: tuple[str, ...] = ()  # SANs: DNS names and URIs
+
+    def with_authorization(self, value: str) -> "Credentials":
+        """These, and the token of a header `authorization: Bearer TOKEN`."""
+        bearer = _BEARER.fullmatch(value.strip())
+        return self._replace(token=bearer[1] if bearer else _OTHER)
+
+
+class Rights(Protocol):
+    """What a caller may do. They never change: who is granted others gets others. Equal ones are equal, and hashed."""
+
+    def may(self, right: Right, namespace: str, service: str, /) -> bool:
+        """Whether it has the right to that service; with EVERY as a name, to all that could stand there."""
+
+    def __hash__(self) -> int: ...
+
+
+class Unrestricted(NamedTuple):
+    """The rights of everybody where nobody is asked."""
+
+    def may(self, right: Right, namespace: str, service: str, /) -> bool:
+        """It may."""
+        return True
+
+
+NO_CREDENTIALS = Credentials()
+UNRESTRICTED: Rights = Unrestricted()
 
 
 class Caller(NamedTuple):
@@ -24,6 +70,19 @@ class Caller(NamedTuple):
     peer: str  # as gRPC writes addresses: ipv4:127.0.0.1:50123
     deadline_s: float | None = None  # how long the caller waits, from when the call came; None for as long as it takes
     identity: str = ""  # empty for somebody who did not say, or need not
+    credentials: Credentials = NO_CREDENTIALS
+    rights: Rights = UNRESTRICTED
+
+
+class Refusable(Protocol):
+    """A stream, as whoever may have to end it sees it."""
+
+    def refuse(self, error: RequestError, /) -> None:
+        """End the stream with that error, as soon as it can be. Nothing if it is over."""
+
+
+class Outlet(Sink, Refusable, Protocol):
+    """The writing end of a stream."""
 
 
 class Subscription(Protocol):
@@ -56,10 +115,15 @@ class Unary(Generic[Request]):
 
 @dataclass(frozen=True, slots=True)
 class Conversation(Generic[Request]):
-    """A stream with one answer to each request, one after the other."""
+    """A stream with one answer to each request, one after the other.
+
+    `opened`, if there is one, is told of each stream that begins, and gives what is to be called when that is over. It
+    may raise an error that ends the stream.
+    """
 
     request: type[Request]
     answer: Callable[[Request, Caller], Coroutine[Any, Any, bytes]]
+    opened: Callable[[Caller, Refusable], Callable[[], None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +131,7 @@ class Broadcast(Generic[Request]):
     """One request, and a stream of messages that ends when the client or the server goes."""
 
     request: type[Request]
-    join: Callable[[Request, Caller, Sink], Subscription]
+    join: Callable[[Request, Caller, Outlet], Subscription]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +139,7 @@ class Session(Generic[Request]):
     """A stream on which both sides speak by themselves. It ends well when the client has said all it has to say."""
 
     request: type[Request]
-    open: Callable[[Caller, Sink], Dialogue[Request]]
+    open: Callable[[Caller, Outlet], Dialogue[Request]]
 
 
 Method = Unary[Any] | Conversation[Any] | Broadcast[Any] | Session[Any]

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import grpc
 
 from registry_api.limits import UNIX
-from registry_server.rpc.table import Broadcast, Caller, Conversation, Method, Service, Session, Table, Unary, parse
+from registry_server.errors import RequestError
+from registry_server.rpc.table import (
+    NO_CREDENTIALS,
+    Broadcast,
+    Caller,
+    Conversation,
+    Method,
+    Service,
+    Session,
+    Table,
+    Unary,
+    parse,
+)
 from registry_server.transport import channelz, streams
 from registry_server.transport.limits import Limits
 from registry_server.transport.sockets import SOCKET_MODE, path_of, place
@@ -108,7 +120,7 @@ class GrpcServer:
     def _broadcasting(self, method: Broadcast[Any]) -> Any:
         async def handle(message: bytes, context: Context) -> None:
             async with self._stream(context) as stream:
-                await streams.broadcast(method, _caller(context), message, stream.write)
+                await streams.broadcast(method, _caller(context), message, stream.write, stream)
 
         return handle
 
@@ -121,9 +133,9 @@ class GrpcServer:
             async with self._stream(context) as stream:
                 await context.send_initial_metadata(())  # some clients wait for that before they say anything
                 if isinstance(method, Session):
-                    await streams.hold(method, _caller(context), read, context.write)
+                    await streams.hold(method, _caller(context), read, context.write, stream)
                 else:
-                    await streams.converse(method, _caller(context), read, stream.write)
+                    await streams.converse(method, _caller(context), read, stream.write, stream)
 
         return handle
 
@@ -137,10 +149,10 @@ class GrpcServer:
         try:
             yield stream
         except asyncio.CancelledError:
-            if not stream.is_ended:
+            if stream.status is None:
                 raise
             stream.task.uncancel()
-            await _abort(context, shutting_down())
+            await _abort(context, stream.status)
         except grpc.aio.BaseError as error:  # its client reset it, or is gone
             log.debug("a stream broke off: %s", error)
             await _abort(context, internal())
@@ -157,15 +169,22 @@ class _Stream:
     """
 
     def __init__(self, context: Context) -> None:
-        self.is_ended = False
+        self.status: RpcStatus | None = None  # what it is ended with by us
         self.task = cast("asyncio.Task[Any]", asyncio.current_task())
         self._context = context
         self._is_writing = False
 
     def end(self) -> None:
-        self.is_ended = True
-        if not self._is_writing:
-            self.task.cancel()
+        self._end_with(shutting_down())
+
+    def refuse(self, error: RequestError, /) -> None:
+        self._end_with(status_of(error))
+
+    def _end_with(self, status: RpcStatus) -> None:
+        if self.status is None:
+            self.status = status
+            if not self._is_writing:
+                self.task.cancel()
 
     async def write(self, message: bytes) -> None:
         self._is_writing = True
@@ -173,7 +192,7 @@ class _Stream:
             await self._context.write(message)
         finally:
             self._is_writing = False
-        if self.is_ended:
+        if self.status is not None:
             raise asyncio.CancelledError
 
 
@@ -199,7 +218,11 @@ def _answering(method: Unary[Any]) -> Any:
 
 def _caller(context: Context) -> Caller:
     """To be asked for when the call comes: the core is not to be asked once it has ended."""
-    return Caller(context.peer(), context.time_remaining())
+    credentials = NO_CREDENTIALS
+    for name, value in context.invocation_metadata() or ():
+        if name == "authorization" and isinstance(value, str):
+            credentials = credentials.with_authorization(value)
+    return Caller(context.peer(), context.time_remaining(), credentials=credentials)
 
 
 async def _abort(context: Context, status: RpcStatus) -> NoReturn:

@@ -14,6 +14,8 @@ from registry_server import errors
 
 log = logging.getLogger(__name__)
 
+# Whose reasons those of google.rpc.ErrorInfo are.
+DOMAIN = "registry.v1"
 # The trailing metadata in which the details travel.
 DETAILS_KEY = "grpc-status-details-bin"
 
@@ -55,6 +57,8 @@ CODES: dict[type[errors.RequestError], Code] = {
     errors.LimitExceeded: Code.RESOURCE_EXHAUSTED,
     errors.Contended: Code.ABORTED,
     errors.Unavailable: Code.UNAVAILABLE,
+    errors.Unauthenticated: Code.UNAUTHENTICATED,
+    errors.PermissionDenied: Code.PERMISSION_DENIED,
 }
 
 
@@ -100,6 +104,9 @@ def _detail(error: errors.RequestError) -> Any_:  # a message of google.rpc, whi
         case errors.LimitExceeded(subject=subject, reason=reason):
             quota = error_details_pb2.QuotaFailure.Violation(subject=subject, description=reason)
             return error_details_pb2.QuotaFailure(violations=[quota])
+        case errors.PermissionDenied(right=right, name=name):
+            said = {"right": right, "name": name}
+            return error_details_pb2.ErrorInfo(reason="RIGHT_MISSING", domain=DOMAIN, metadata=said)
         case errors.Unavailable(retry_after_s=retry_after_s):
             return _retry(retry_after_s)
         case _:

@@ -10,7 +10,8 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from registry_server.rpc.table import Broadcast, Caller, Conversation, Session, Subscription, parse
+from registry_server.errors import RequestError
+from registry_server.rpc.table import Broadcast, Caller, Conversation, Refusable, Session, Subscription, parse
 
 # When the server stops, those who watch its health hear of it first, so much earlier than any stream ends.
 NOTICE_S = 0.1
@@ -66,9 +67,10 @@ class Streams:
 
 
 class Outbox:
-    """A Sink that keeps what it was sent until the one writer of the stream takes it."""
+    """An Outlet that keeps what it was sent until the one writer of the stream takes it."""
 
-    def __init__(self) -> None:
+    def __init__(self, ending: Refusable) -> None:
+        self._ending = ending
         self._chunks: Sequence[bytes] | None = None
         self._is_closed = False
         self._waiter: asyncio.Future[None] | None = None
@@ -77,6 +79,10 @@ class Outbox:
         """See Sink."""
         self._chunks = chunks
         self._wake()
+
+    def refuse(self, error: RequestError, /) -> None:
+        """See Refusable."""
+        self._ending.refuse(error)
 
     def close(self) -> None:
         """Nothing more comes."""
@@ -98,15 +104,18 @@ class Outbox:
             self._waiter.set_result(None)
 
 
-async def converse(method: Conversation[Any], caller: Caller, read: Read, write: Write) -> None:
+async def converse(method: Conversation[Any], caller: Caller, read: Read, write: Write, ending: Refusable) -> None:
     """Run one Conversation until its client has no more to ask. Raises what the method raises."""
-    while (message := await read()) is not None:
-        await write(await method.answer(parse(method.request, message), caller))
+    with contextlib.ExitStack() as over:
+        if method.opened is not None:
+            over.callback(method.opened(caller, ending))
+        while (message := await read()) is not None:
+            await write(await method.answer(parse(method.request, message), caller))
 
 
-async def broadcast(method: Broadcast[Any], caller: Caller, message: bytes, write: Write) -> None:
+async def broadcast(method: Broadcast[Any], caller: Caller, message: bytes, write: Write, ending: Refusable) -> None:
     """Run one Broadcast until it is cancelled. Raises what the method raises."""
-    outbox = Outbox()
+    outbox = Outbox(ending)
     subscription = method.join(parse(method.request, message), caller, outbox)
     try:
         await _write_all(outbox, subscription, write)
@@ -114,10 +123,10 @@ async def broadcast(method: Broadcast[Any], caller: Caller, message: bytes, writ
         subscription.leave()
 
 
-async def hold(method: Session[Any], caller: Caller, read: Read, write: Write) -> None:
+async def hold(method: Session[Any], caller: Caller, read: Read, write: Write, ending: Refusable) -> None:
     """Run one Session until its client has no more to say, and what it was told is written. Raises what the method
     raises."""
-    outbox = Outbox()
+    outbox = Outbox(ending)
     dialogue = method.open(caller, outbox)
     writing = asyncio.create_task(_write_all(outbox, dialogue, write))
     try:

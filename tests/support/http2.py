@@ -108,6 +108,11 @@ class Http2:
         self.say(stream, framed(message), is_last=True)
         return stream
 
+    async def open_window(self, stream: int, by: int) -> None:
+        """Let the server send so much more of a stream."""
+        self._h2.increment_flow_control_window(by, stream)
+        await self.flush()
+
     def cancel(self, stream: int) -> None:
         """RST_STREAM."""
         with contextlib.suppress(ProtocolError):

@@ -10,8 +10,7 @@ from typing import Protocol
 from google.protobuf.wrappers_pb2 import StringValue
 
 from registry_server import errors
-from registry_server.hub import Sink
-from registry_server.rpc.table import Broadcast, Caller, Conversation, Service, Session, Table, Unary
+from registry_server.rpc.table import Broadcast, Caller, Conversation, Outlet, Refusable, Service, Session, Table, Unary
 from registry_server.transport.grpc_aio import GrpcServer
 from registry_server.transport.http2.server import Http2Server
 from registry_server.transport.streams import Streams
@@ -28,6 +27,8 @@ FAILURES: dict[str, Callable[[], Exception]] = {
     "limit": lambda: errors.LimitExceeded("watches", "too many"),
     "contended": lambda: errors.Contended("default/player/one"),
     "away": lambda: errors.Unavailable("the store is away", 2.5),
+    "stranger": lambda: errors.Unauthenticated("the token is not known here"),
+    "denied": lambda: errors.PermissionDenied("game", "operate", "default/player"),
     "xvalue": lambda: ValueError(SECRET),
     "xkey": lambda: KeyError(SECRET),
 }
@@ -61,7 +62,7 @@ def text(message: bytes) -> str:
 class Listener:
     """One who listens to a Broadcast, or talks on a Session: the service's end of a stream."""
 
-    sink: Sink
+    sink: Outlet
     caller: Caller
     asked: str = ""
     owner: "list[Listener]" = field(default_factory=list)
@@ -114,6 +115,8 @@ class Everything:
         self.callers: list[Caller] = []
         self.listeners: list[Listener] = []
         self.all: list[Listener] = []
+        self.chats: dict[Refusable, Caller] = {}
+        self.left_chats = 0
 
     def service(self) -> Service:
         return Service(
@@ -122,7 +125,7 @@ class Everything:
                 "Echo": Unary(StringValue, self.echo),
                 "Fail": Unary(StringValue, self.fail),
                 "Wait": Unary(StringValue, self.wait),
-                "Chat": Conversation(StringValue, self.chat),
+                "Chat": Conversation(StringValue, self.chat, self.chatting),
                 "Listen": Broadcast(StringValue, self.listen),
                 "Talk": Session(StringValue, self.talk),
             },
@@ -152,7 +155,17 @@ class Everything:
             raise FAILURES[request.value]()
         return value(f"{request.value}?")
 
-    def listen(self, request: StringValue, caller: Caller, sink: Sink) -> Listener:
+    def chatting(self, caller: Caller, ending: Refusable) -> Callable[[], None]:
+        if caller.credentials.token in FAILURES:
+            raise FAILURES[caller.credentials.token]()
+        self.chats[ending] = caller
+        return lambda: self.chat_over(ending)
+
+    def chat_over(self, ending: Refusable) -> None:
+        del self.chats[ending]
+        self.left_chats += 1
+
+    def listen(self, request: StringValue, caller: Caller, sink: Outlet) -> Listener:
         if request.value in FAILURES:
             raise FAILURES[request.value]()
         listener = self._add(Listener(sink, caller, request.value, self.listeners))
@@ -161,7 +174,7 @@ class Everything:
             listener.tell(value("x" * 50_000))
         return listener
 
-    def talk(self, caller: Caller, sink: Sink) -> Listener:
+    def talk(self, caller: Caller, sink: Outlet) -> Listener:
         listener = self._add(Listener(sink, caller, owner=self.listeners))
         listener.tell(value("hello"))
         return listener

@@ -5,9 +5,10 @@ answered, failed, or its client went. No call keeps a task while it waits for it
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
+from registry_server.errors import RequestError
 from registry_server.rpc.table import (
     Broadcast,
     Caller,
@@ -183,6 +184,10 @@ class Call(Generic[Kind]):
         if not self.is_over:
             self._wire.end(self, trailers_of(status))
 
+    def refuse(self, error: RequestError, /) -> None:
+        """See table.Refusable."""
+        self.fail(status_of(error))
+
     # ---- within
 
     def _go_on(self) -> None:
@@ -298,8 +303,9 @@ class OpenCall(Call[Kind]):
     __slots__ = ()
 
     def _keep(self) -> None:
-        self._shared.streams.add(self)
-        self.watch_deadline()
+        if not self.is_over:
+            self._shared.streams.add(self)
+            self.watch_deadline()
 
     def stop(self) -> None:
         """It is no open stream any more."""
@@ -308,7 +314,7 @@ class OpenCall(Call[Kind]):
 
 
 class SinkCall(OpenCall[Kind]):
-    """One that is sent messages by others: a hub.Sink."""
+    """One that is sent messages by others: a table.Outlet."""
 
     __slots__ = ("_is_writing", "_subscription")
 
@@ -322,6 +328,12 @@ class SinkCall(OpenCall[Kind]):
         """See hub.Sink."""
         self._is_writing = True
         self._wire.write(self, self._shared.framed(chunks, self.answers_in))
+
+    def _subscribed(self, subscription: Subscription) -> None:
+        if self.is_over:  # it was refused meanwhile
+            subscription.leave()
+        else:
+            self._subscription = subscription
 
     def written(self) -> None:
         """The others may hand out more."""
@@ -348,7 +360,7 @@ class BroadcastCall(SinkCall[Broadcast[Any]]):
         self._wire.expect(self, is_owed=False)
         try:
             request = parse(self._method.request, message)
-            self._subscription = self._method.join(request, self._caller, self)
+            self._subscribed(self._method.join(request, self._caller, self))
         except Exception as error:
             self.fail(status_of(error))
         else:
@@ -358,14 +370,28 @@ class BroadcastCall(SinkCall[Broadcast[Any]]):
 class ConversationCall(OpenCall[Conversation[Any]]):
     """One answer to each request, one after the other: the next request is taken when the last answer has left."""
 
-    __slots__ = ("_is_writing",)
+    __slots__ = ("_is_writing", "_leave")
     takes_one = False
 
     def begin(self) -> None:
         """See Call."""
         self._is_writing = False
+        self._leave: Callable[[], None] | None = None
         self._keep()
         self._wire.greet(self)
+        if self._method.opened is not None:
+            try:
+                leave = self._method.opened(self._caller, self)
+            except Exception as error:
+                self.fail(status_of(error))
+            else:
+                self._told_of(leave)
+
+    def _told_of(self, leave: Callable[[], None]) -> None:
+        if self.is_over:  # it was refused meanwhile
+            leave()
+        else:
+            self._leave = leave
 
     def _go_on(self) -> None:
         if self._task is not None or self._is_writing or self.is_over:
@@ -388,6 +414,13 @@ class ConversationCall(OpenCall[Conversation[Any]]):
         self._is_writing = False
         self._go_on()
 
+    def stop(self) -> None:
+        """Whoever was told of it is told that it is over."""
+        super().stop()
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
+
 
 class SessionCall(SinkCall[Session[Any]]):
     """Both sides speak by themselves. The next request is taken when the last one was taken in."""
@@ -402,9 +435,12 @@ class SessionCall(SinkCall[Session[Any]]):
         self._keep()
         self._wire.greet(self)
         try:
-            self._dialogue = self._subscription = self._method.open(self._caller, self)
+            dialogue = self._method.open(self._caller, self)
+            self._subscribed(dialogue)
         except Exception as error:
             self.fail(status_of(error))
+        else:
+            self._dialogue = None if self.is_over else dialogue
 
     def _go_on(self) -> None:
         if self._task is not None or self.is_over or self._dialogue is None:

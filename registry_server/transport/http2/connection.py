@@ -22,6 +22,7 @@ from registry_server.transport.http2.framing import (
     IDENTITY,
     OK,
     FramingError,
+    Head,
     Header,
     NotGrpc,
     ended_at_once,
@@ -64,6 +65,8 @@ class Connection(Http2End, asyncio.BufferedProtocol):
         self.held = 0
         self._shared = shared
         self._caller = Caller("")
+        # Who shows what, of the calls of late: mostly all of them show the same.
+        self._showing: tuple[bytes, Caller] = (b"", self._caller)
         self._is_closed = False  # the last words are written
         self._is_retiring = False
         # Calls that wrote and are told when it has left; streams that we ended and the client has not; calls whose
@@ -86,6 +89,7 @@ class Connection(Http2End, asyncio.BufferedProtocol):
         """Say our settings."""
         limits = self._shared.limits
         self._caller = Caller(_peer(transport))
+        self._showing = (b"", self._caller)
         settings = {
             ngh2.Setting.MAX_CONCURRENT_STREAMS: limits.max_streams,
             ngh2.Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
@@ -251,12 +255,22 @@ class Connection(Http2End, asyncio.BufferedProtocol):
         elif self._shared.streams.is_stopping:
             self._refuse(event, refusal(shutting_down()))
         else:
-            caller = self._caller if head.timeout_s is None else self._caller._replace(deadline_s=head.timeout_s)
+            caller = self._who(head)
             self._idle_frames = 0
             call = self._streams[stream] = KINDS[type(method)](self, self._shared, stream, method, head, caller)
             call.begin()
             if event.end_stream and not call.is_over:
                 call.half_close()
+
+    def _who(self, head: Head) -> Caller:
+        shown, caller = self._showing
+        if head.authorization != shown:
+            caller = self._caller
+            if head.authorization:
+                shows = caller.credentials.with_authorization(head.authorization.decode("latin-1"))
+                caller = caller._replace(credentials=shows)
+            self._showing = (head.authorization, caller)
+        return caller if head.timeout_s is None else caller._replace(deadline_s=head.timeout_s)
 
     def _refuse(self, event: events.RequestReceived, headers: Sequence[Header]) -> None:
         try:

@@ -67,12 +67,14 @@ class NotGrpc(FramingError):
 
 class Head(NamedTuple):
     """What the headers of a call say. `encoding` is how its messages may be packed, and is used for the answers too if
-    the caller takes them; `timeout_s` is None where nothing limits the call."""
+    the caller takes them; `timeout_s` is None where nothing limits the call; `authorization` is what the caller
+    shows."""
 
     path: bytes
     timeout_s: float | None = None
     encoding: bytes = IDENTITY
     answers_in: bytes = IDENTITY
+    authorization: bytes = b""
 
 
 def read_head(headers: Iterable[Header], max_bytes: int) -> Head:
@@ -86,13 +88,14 @@ def read_head(headers: Iterable[Header], max_bytes: int) -> Head:
         raise NotGrpc(415, "the content-type of gRPC calls is application/grpc")
     timeout = fields.get(b"grpc-timeout")
     timeout_s = None if timeout is None else timeout_in_s(timeout)
+    path, authorization = fields.get(b":path", b""), fields.get(b"authorization", b"")
     encoding = fields.get(b"grpc-encoding", IDENTITY)
     if encoding == IDENTITY:
-        return Head(fields.get(b":path", b""), timeout_s)
+        return Head(path, timeout_s, authorization=authorization)
     if encoding not in ENCODINGS:
         raise Unsupported(f"grpc-encoding {encoding[:32]!r} is not known here")
     accepted = [it.strip() for it in fields.get(b"grpc-accept-encoding", b"").split(b",")]
-    return Head(fields.get(b":path", b""), timeout_s, encoding, encoding if encoding in accepted else IDENTITY)
+    return Head(path, timeout_s, encoding, encoding if encoding in accepted else IDENTITY, authorization)
 
 
 def timeout_in_s(value: bytes) -> float:

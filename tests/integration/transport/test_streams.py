@@ -6,6 +6,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
+from registry_server.errors import PermissionDenied
 from tests.integration.transport.conftest import Stage, failure
 from tests.support.http2 import Http2
 from tests.support.raw import detail
@@ -191,3 +192,54 @@ async def test_a_session_that_is_over_leaves(stage: Stage, how: str) -> None:
     if how == "cancel":
         call.cancel()
     await eventually_async(lambda: stage.service.all[0].left)
+
+
+# ---- streams that are refused later
+
+
+@pytest.mark.parametrize("method", ["Chat", "Talk", "Listen"])
+async def test_a_stream_may_be_ended_with_an_error(stage: Stage, method: str) -> None:
+    call = stage.listen() if method == "Listen" else stage.talk(method)
+    await eventually_async(lambda: stage.service.chats if method == "Chat" else stage.service.listeners)
+    if method == "Talk":
+        assert text(await call.read()) == "hello"
+    endings = [*stage.service.chats, *(it.sink for it in stage.service.listeners)]
+    for _ in range(2):  # the second says nothing more
+        endings[0].refuse(PermissionDenied("game", "read", "default/player"))
+    told = await failure(call.read)
+    assert told.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert detail(told, error_details_pb2.ErrorInfo).metadata["name"] == "default/player"
+    await eventually_async(lambda: stage.service.left_chats or all(it.left for it in stage.service.all))
+    assert await stage.ask("Echo", "still there") == value("still there")
+
+
+async def test_a_stream_that_writes_is_ended_too(stage: Stage) -> None:
+    async with Http2(stage.address, window=65_535) as slow:
+        stream = slow.call(f"/{NAME}/Listen", b"")
+        await slow.flush()
+        await stage.service.heard_by(1)
+        reader = stage.service.all[0]
+        reader.tell(value("z" * 100_000))
+        await eventually_async(lambda: slow.received.get(stream) == 65_535)
+        reader.sink.refuse(PermissionDenied("game", "read", "default/player"))
+        await slow.open_window(stream, 200_000)
+        await eventually_async(lambda: reader.left)
+    assert await stage.ask("Echo", "still there") == value("still there")
+
+
+async def test_a_conversation_is_told_of_from_its_beginning_to_its_end(stage: Stage) -> None:
+    call = stage.talk("Chat", metadata=[("authorization", "Bearer mine")])
+    await eventually_async(lambda: stage.service.chats)
+    assert [it.credentials.token for it in stage.service.chats.values()] == ["mine"]
+    await call.write(value("one"))
+    assert text(await call.read()) == "one?"
+    assert not stage.service.left_chats
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF
+    await eventually_async(lambda: stage.service.left_chats == 1 and not stage.service.chats)
+
+
+async def test_a_conversation_may_be_refused_before_it_begins(stage: Stage) -> None:
+    call = stage.talk("Chat", metadata=[("authorization", "Bearer stranger")])
+    told = await failure(call.read)
+    assert (told.code(), stage.service.left_chats) == (grpc.StatusCode.UNAUTHENTICATED, 0)

@@ -9,8 +9,10 @@ from google.rpc import code_pb2, error_details_pb2
 from google.rpc.status_pb2 import Status
 
 from registry_server.errors import RequestError
+from registry_server.rpc.table import Credentials
 from registry_server.transport.status import CODES
 from tests.integration.transport.conftest import Stage, failure
+from tests.support.http2 import Http2
 from tests.support.raw import detail
 from tests.support.transports import FAILURES, MAX_REQUEST_BYTES, NAME, SECRET, text, value
 from tests.support.waiting import eventually_async
@@ -90,6 +92,40 @@ async def test_a_method_is_told_who_calls(stage: Stage) -> None:
     first, second = stage.service.callers
     assert first.peer == second.peer
     assert first.peer.startswith("ipv4:127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("shown", "token"),
+    [
+        ([], ""),
+        (["Bearer abc-1.2_3~+/="], "abc-1.2_3~+/="),
+        (["bEARER  abc"], "abc"),
+        (["Bearer abc", "Bearer def"], "def"),
+        (["Basic YTpi"], " "),
+        (["Bearer"], " "),
+        (["Bearer a b"], " "),
+        (["abc"], " "),
+    ],
+    ids=lambda it: it if isinstance(it, str) else " and ".join(it) or "nothing",
+)
+async def test_a_method_is_told_what_token_its_caller_shows(stage: Stage, shown: list[str], token: str) -> None:
+    metadata: Any = [("authorization", value) for value in shown]
+    await stage.ask("Echo", metadata=metadata)
+    await stage.ask("Echo", metadata=metadata, timeout=None)
+    await stage.ask("Echo")
+    first, second, without = stage.service.callers
+    assert first.credentials == second.credentials == Credentials(token)
+    assert without.credentials == Credentials()
+
+
+async def test_a_token_that_is_no_text_is_nobodys(stage: Stage) -> None:
+    async with Http2(stage.address) as raw:
+        for shown in (b"Bearer \xff\xfe", b"\xc3\x28", b"Bearer " + b"x" * 9_000):
+            raw.call(f"/{NAME}/Echo", b"\x0a\x01x", headers=[(b"authorization", shown)])
+        await raw.flush()
+        await eventually_async(lambda: stage.service.callers)
+    assert await stage.ask("Echo", "still there") == value("still there")
+    assert all(it.credentials.token for it in stage.service.callers[:-1])
 
 
 async def test_a_deadline_ends_the_method(stage: Stage) -> None:

@@ -45,6 +45,12 @@ EXAMPLES: dict[type[errors.RequestError], tuple[errors.RequestError, Code, Any, 
         error_details_pb2.QuotaFailure,
         "services",
     ),
+    errors.PermissionDenied: (
+        errors.PermissionDenied("game", "operate", "default/player"),
+        Code.PERMISSION_DENIED,
+        error_details_pb2.ErrorInfo,
+        "default/player",
+    ),
     errors.Unavailable: (
         errors.Unavailable("the store cannot be reached", 2.5),
         Code.UNAVAILABLE,
@@ -53,7 +59,10 @@ EXAMPLES: dict[type[errors.RequestError], tuple[errors.RequestError, Code, Any, 
     ),
 }
 # Says all there is to say in its text.
-PLAIN = {errors.Contended: (errors.Contended("default/player/one"), Code.ABORTED)}
+PLAIN: dict[type[errors.RequestError], tuple[errors.RequestError, Code]] = {
+    errors.Contended: (errors.Contended("default/player/one"), Code.ABORTED),
+    errors.Unauthenticated: (errors.Unauthenticated("the token is not known here"), Code.UNAUTHENTICATED),
+}
 
 
 def kinds(root: type[errors.RequestError] = errors.RequestError) -> Iterator[type[errors.RequestError]]:

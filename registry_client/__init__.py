@@ -54,7 +54,7 @@ from registry_client.view import Changes, View
 from registry_client.watcher import Watch
 
 if TYPE_CHECKING:
-    from registry_client import aio, sync, testing
+    from registry_client import aio, sync, testing, xds
     from registry_client.monitor import Monitor
     from registry_client.resolver import channel
 
@@ -114,6 +114,7 @@ __all__ = [
     "run_until_signal",
     "sync",
     "testing",
+    "xds",
 ]
 
 # What not every program needs is imported by those that do: channels bring the balancer along.
@@ -123,6 +124,7 @@ _LATER = {
     "channel": "registry_client.resolver",
     "sync": "registry_client.sync",
     "testing": "registry_client.testing",
+    "xds": "registry_client.xds",
 }
 
 

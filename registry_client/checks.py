@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import islice
 from numbers import Real
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from registry_api.limits import (
     ENDS_IN_NUMBER,
@@ -201,6 +201,16 @@ def call_metadata(value: object) -> tuple[tuple[str, str | bytes], ...]:
                 continue
         raise wrong_type("metadata", "each must be a pair, such as ('name', 'value')", pair)
     return pairs  # type: ignore[return-value]  # which was looked at
+
+
+def channel_options(value: object) -> dict[str, Any]:
+    """gRPC's channel options, by their names."""
+    pairs = [] if value is None else value
+    if isinstance(pairs, list | tuple) and all(
+        isinstance(it, tuple | list) and len(it) == 2 and isinstance(it[0], str) for it in pairs
+    ):
+        return dict(pairs)
+    raise wrong_type("options", "must be a list of (name, value)", value, "[('grpc.keepalive_time_ms', 10_000)]")
 
 
 def moment(field: str, value: object) -> datetime | None:

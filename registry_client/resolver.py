@@ -195,7 +195,7 @@ def _settings(
 ) -> _Settings:
     if not isinstance(url, str):
         raise InvalidTarget(f"target {checks.shown(url)}: must be a string, such as 'registry://127.0.0.1:7400/player'")
-    given = _pairs(options)
+    given = checks.channel_options(options)
     checks.instance_of("balancing", ChannelOptions, balancing)
     checks.instance_of("registry_credentials", grpc.ChannelCredentials, credentials)
     check_cache_dir(cache_dir)
@@ -208,18 +208,6 @@ def _settings(
         chosen = DEFAULT_POLICY
     source = Source(replace(target, options={}), _filters(target.options, filters), credentials, cache_dir)
     return _Settings(RegistryResolver(source), chosen, completed)
-
-
-def _pairs(options: object) -> dict[str, Any]:
-    """gRPC's channel options. Raises InvalidArgument for what is no sequence of (name, value)."""
-    pairs = [] if options is None else options
-    if isinstance(pairs, list | tuple) and all(
-        isinstance(it, tuple | list) and len(it) == 2 and isinstance(it[0], str) for it in pairs
-    ):
-        return dict(pairs)
-    raise checks.wrong_type(
-        "options", "must be a list of (name, value)", options, "[('grpc.keepalive_time_ms', 10_000)]"
-    )
 
 
 def _checked(url: str, filters: Filters | None) -> str:

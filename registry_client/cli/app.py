@@ -31,6 +31,7 @@ from registry_client.cli.show import (
     spell_what_cannot_be_written,
 )
 from registry_client.cli.writing import deregister, drain, update
+from registry_client.cli.xds import xds
 from registry_client.client import DEFAULT_TIMEOUT_S
 from registry_client.errors import InvalidTarget, RegistryError, RegistryUnavailable
 
@@ -124,6 +125,6 @@ def main(context: click.Context, server: str, namespace: str, output: str, timeo
 
 for command in (
     *(namespaces, services, instances, watch, health, checks, register, update, drain, deregister),
-    *(export_, import_, sync),
+    *(export_, import_, sync, xds),
 ):
     main.add_command(command)

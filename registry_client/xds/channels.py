@@ -1,0 +1,101 @@
+"""SHELL: `xds:///` channels without a bootstrap file: each brings its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from registry_api.limits import DEFAULT_NAMESPACE
+from registry_client import checks
+from registry_client.addresses import parse_addresses
+from registry_client.instance import Locality
+from registry_client.place import check_forks
+from registry_client.xds.bootstrap import Node, for_c_core
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# What makes a bootstrap one channel's own. With the environment, which is for the whole process, the first one would
+# hold for all registries, until the last such channel is closed.
+_BOOTSTRAP = "grpc.TEST_ONLY_DO_NOT_USE_IN_PROD.xds_bootstrap_config"
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    uri: str
+    options: list[tuple[str, Any]]
+
+
+def channel(
+    service: str,
+    *,
+    registry: str | Sequence[str],
+    namespace: str = DEFAULT_NAMESPACE,
+    credentials: grpc.ChannelCredentials | None = None,
+    options: Sequence[tuple[str, Any]] | None = None,
+    compression: grpc.Compression | None = None,
+    locality: Locality | None = None,
+    node_id: str = "",
+) -> grpc.Channel:
+    """A `grpc.Channel` to a registered service, resolved and balanced by gRPC's own xDS client.
+
+    registry: where it is, `HOST:PORT[,HOST:PORT…]` or a sequence of such; in numbers any of them will do, of names
+    the next one is for when the one before cannot be reached.
+    service: its name; `NAMESPACE/SERVICE` names another namespace, as `namespace` does.
+    credentials: towards the instances; None for plaintext.
+    locality: where this process runs, for services that prefer instances nearby.
+    node_id: who this is, for `registryctl xds clients` and in errors; by default host and process.
+
+    Raises InvalidTarget for an address that cannot be read, InvalidArgument for another mistake.
+    """
+    target = _target(service, registry, namespace, credentials, options, locality, node_id)
+    if credentials is None:
+        return grpc.insecure_channel(target.uri, target.options, compression)
+    return grpc.secure_channel(target.uri, credentials, target.options, compression)
+
+
+def aio_channel(
+    service: str,
+    *,
+    registry: str | Sequence[str],
+    namespace: str = DEFAULT_NAMESPACE,
+    credentials: grpc.ChannelCredentials | None = None,
+    options: Sequence[tuple[str, Any]] | None = None,
+    compression: grpc.Compression | None = None,
+    interceptors: Sequence[grpc.aio.ClientInterceptor] | None = None,
+    locality: Locality | None = None,
+    node_id: str = "",
+) -> grpc.aio.Channel:
+    """A `grpc.aio.Channel` to a registered service; arguments as of `registry_client.xds.channel`."""
+    check_forks()
+    target = _target(service, registry, namespace, credentials, options, locality, node_id)
+    if credentials is None:
+        return grpc.aio.insecure_channel(target.uri, target.options, compression, interceptors)
+    return grpc.aio.secure_channel(target.uri, credentials, target.options, compression, interceptors)
+
+
+def _target(
+    service: str,
+    registry: str | Sequence[str],
+    namespace: str,
+    credentials: grpc.ChannelCredentials | None,
+    options: Sequence[tuple[str, Any]] | None,
+    locality: Locality | None,
+    node_id: str,
+) -> _Target:
+    checks.instance_of("credentials", grpc.ChannelCredentials, credentials)
+    given = checks.channel_options(options)
+    checks.instance_of("locality", Locality, locality)
+    space, separator, name = checks.text("service", service).rpartition("/")
+    space = checks.name("namespace", space if separator else namespace)
+    name = checks.name("service", name)
+    who = checks.text("node_id", node_id) or f"{socket.gethostname()}-{os.getpid()}"
+    bootstrap = for_c_core(parse_addresses(registry), Node(who, locality=locality or Locality()))
+    uri = f"xds:///{name}" if space == DEFAULT_NAMESPACE else f"xds:///{space}/{name}"
+    return _Target(uri, [*given.items(), (_BOOTSTRAP, json.dumps(bootstrap))])

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from sys import intern
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import fields
 from registry_server.errors import InvalidField
 from registry_server.records import Key, Record
+from registry_server.rights import EVERY, UNRESTRICTED, Rights
 
 CHECKSUM_MODULUS = 1 << 64
 # More than an instance with every field at its limit takes; so much of a store's value is looked at.
@@ -240,6 +241,7 @@ class Query:
     healths: frozenset[int] = frozenset()
     locality: tuple[str, str, str] = _ANYWHERE
     routable_only: bool = False
+    rights: Rights = UNRESTRICTED  # of who asks: what these do not let him read is not meant
 
     @classmethod
     def of(cls, namespace: str, services: Iterable[str] = (), filter_: pb.Filter | None = None) -> "Query":
@@ -258,6 +260,12 @@ class Query:
             (where.region, where.zone, where.sub_zone),
             filter_.routable_only,
         )
+
+    def within(self, rights: Rights) -> "Query":
+        """The same question, of somebody with these rights."""
+        if all(rights.may("read", self.namespace or EVERY, service) for service in self.services or (EVERY,)):
+            return self
+        return replace(self, rights=rights)
 
     @property
     def names_services(self) -> bool:
@@ -280,11 +288,12 @@ class Query:
             and self.tags <= it.tags
             and self.metadata <= entry.metadata
             and _is_within(self.locality, it.locality)
+            and (self.rights is UNRESTRICTED or self.rights.may("read", entry.key.namespace, entry.key.service))
         )
 
     @property
     def fingerprint(self) -> str:
-        """Eight hexadecimal digits that differ for different questions, the same in every process."""
+        """Eight hexadecimal digits that differ for different questions, whoever asks; the same in every process."""
         parts = (
             self.namespace,
             sorted(self.services),

@@ -10,7 +10,8 @@ from registry_server.feed import Feed
 from registry_server.health import book
 from registry_server.health.door import NOT_RUN, Door
 from registry_server.records import Key, Kind, Record
-from registry_server.rpc import answers, pages, validate
+from registry_server.rights import EVERY, Rights
+from registry_server.rpc import answers, needs, pages, validate
 from registry_server.rpc.table import Caller, Service, Unary
 from registry_server.writer import SettingWriter
 
@@ -34,10 +35,10 @@ class ChecksService:
         return Service(
             NAME,
             {
-                "Put": Unary(pb.ChecksPutRequest, self.put),
-                "Get": Unary(pb.ChecksGetRequest, self.get),
-                "List": Unary(pb.ChecksListRequest, self.list),
-                "Delete": Unary(pb.ChecksDeleteRequest, self.delete),
+                "Put": Unary(pb.ChecksPutRequest, self.put, needs.PUT_RULE),
+                "Get": Unary(pb.ChecksGetRequest, self.get, needs.GET_RULE),
+                "List": Unary(pb.ChecksListRequest, self.list, needs.READ_SOME),
+                "Delete": Unary(pb.ChecksDeleteRequest, self.delete, needs.DELETE_RULE),
             },
         )
 
@@ -63,7 +64,7 @@ class ChecksService:
     async def list(self, request: pb.ChecksListRequest, caller: Caller) -> bytes:
         """List."""
         size = validate.page_size(request.page_size)
-        found = sorted(self._rules(), key=lambda it: it.key)
+        found = sorted((it for it in self._rules() if _is_shown(it, caller.rights)), key=lambda it: it.key)
         after = _after(request.page_token)
         rest = found[bisect.bisect_right([record.key[:2] for record in found], after) if after else 0 :]
         page = pages.fitting([_rule(record) for record in rest[:size]], pb.CheckRule.ByteSize)
@@ -91,6 +92,10 @@ class ChecksService:
     def _header(self, revision: int | None = None) -> pb.ResponseHeader:
         catalog = self._feed.catalog
         return answers.header(catalog.epoch, catalog.revision if revision is None else revision, self._feed.stale_for_s)
+
+
+def _is_shown(record: Record, rights: Rights) -> bool:
+    return rights.may("read", record.key.namespace or EVERY, record.key.service or EVERY)
 
 
 def _key(field: str, scope: pb.CheckScope) -> Key:

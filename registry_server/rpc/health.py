@@ -12,7 +12,8 @@ from registry_api.limits import DEFAULT_NAMESPACE, MAX_NAME
 from registry_server.catalog import Catalog
 from registry_server.errors import InvalidField, LimitExceeded, NotFound
 from registry_server.hub import Hub, Interest, Reader, Ready, Sink
-from registry_server.rpc.table import Broadcast, Caller, Method, Service, Unary
+from registry_server.rights import Rights
+from registry_server.rpc.table import OPEN, Broadcast, Caller, Method, Name, Needs, Service, Unary
 
 NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 SERVER_NAMES = ("", "registry.v1.Registry")
@@ -71,11 +72,11 @@ class HealthService:
     def service(self) -> Service:
         """What a table says of it."""
         methods: dict[str, Method] = {
-            "Check": Unary(health_pb2.HealthCheckRequest, self.check),
-            "Watch": Broadcast(health_pb2.HealthCheckRequest, self.watch),
+            "Check": Unary(health_pb2.HealthCheckRequest, self.check, _READ),
+            "Watch": Broadcast(health_pb2.HealthCheckRequest, self.watch, _READ),
         }
         if HAS_LIST:
-            methods["List"] = Unary(health_pb2.HealthListRequest, self.list)
+            methods["List"] = Unary(health_pb2.HealthListRequest, self.list, OPEN)
         return Service(NAME, methods)
 
     async def check(self, request: health_pb2.HealthCheckRequest, caller: Caller) -> bytes:
@@ -86,8 +87,8 @@ class HealthService:
         return bytes(_Response(status=status).SerializeToString())
 
     async def list(self, request: "health_pb2.HealthListRequest", caller: Caller) -> bytes:
-        """The status of all names."""
-        statuses = {name: _Response(status=self.status(name)) for name in self._names()}
+        """The status of all names that the caller may read."""
+        statuses = {name: _Response(status=self.status(name)) for name in self._names(caller.rights)}
         if len(statuses) > MAX_LISTED:
             raise LimitExceeded(
                 "services", f"there are {len(statuses)}, more than the {MAX_LISTED} one answer may list"
@@ -115,12 +116,13 @@ class HealthService:
             is_serving = routable > 0
         return int(_Response.SERVING if is_serving else _Response.NOT_SERVING)
 
-    def _names(self) -> Iterator[str]:
+    def _names(self, rights: Rights) -> Iterator[str]:
         yield from SERVER_NAMES
         for namespace in self._catalog.namespaces():
             prefix = "" if namespace == DEFAULT_NAMESPACE else f"{namespace}/"
             for service in self._catalog.services(namespace):
-                yield prefix + service
+                if rights.may("read", namespace, service):
+                    yield prefix + service
 
 
 def _name(name: str) -> str:
@@ -132,3 +134,11 @@ def _name(name: str) -> str:
 def _split(name: str) -> tuple[str, str]:
     namespace, slash, service = name.partition("/")
     return (namespace, service) if slash else (DEFAULT_NAMESPACE, name)
+
+
+def _asked(request: health_pb2.HealthCheckRequest) -> tuple[Name, ...]:
+    """Of the server itself, anybody may ask."""
+    return () if request.service in SERVER_NAMES else (_split(_name(request.service)),)
+
+
+_READ = Needs("read", _asked)

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from registry_api.limits import DEFAULT_TTL_S, MAX_LEASE_IDS, MAX_SERVICES
+from registry_api.limits import DEFAULT_TTL_S, MAX_LEASE_IDS
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import fields
 from registry_server.errors import InvalidField, NotFound, Unavailable
@@ -16,7 +16,8 @@ from registry_server.health.door import NO_CHECKS, Door
 from registry_server.hub import Hub, Reader, Sink
 from registry_server.model import CHECKSUM_MODULUS, Entry, Query
 from registry_server.records import Key, Kind
-from registry_server.rpc import answers, pages, validate
+from registry_server.rights import EVERY, Rights
+from registry_server.rpc import answers, needs, pages, validate
 from registry_server.rpc.steps import Pieces
 from registry_server.rpc.table import Broadcast, Caller, Conversation, Service, Unary
 from registry_server.rpc.watch import WatchTopic, claim_of
@@ -63,15 +64,15 @@ class RegistryService:
         return Service(
             NAME,
             {
-                "Register": Unary(pb.RegisterRequest, self.register),
-                "Deregister": Unary(pb.DeregisterRequest, self.deregister),
-                "KeepAlive": Conversation(pb.KeepAliveRequest, self.keep_alive),
-                "Update": Unary(pb.UpdateRequest, self.update),
-                "Get": Unary(pb.GetRequest, self.get),
-                "List": Unary(pb.ListRequest, self.list),
-                "ListServices": Unary(pb.ListServicesRequest, self.list_services),
-                "ListNamespaces": Unary(pb.ListNamespacesRequest, self.list_namespaces),
-                "Watch": Broadcast(pb.WatchRequest, self.watch),
+                "Register": Unary(pb.RegisterRequest, self.register, needs.REGISTER),
+                "Deregister": Unary(pb.DeregisterRequest, self.deregister, needs.DEREGISTER),
+                "KeepAlive": Conversation(pb.KeepAliveRequest, self.keep_alive, needs=needs.KEEP_ALIVE),
+                "Update": Unary(pb.UpdateRequest, self.update, needs.UPDATE),
+                "Get": Unary(pb.GetRequest, self.get, needs.GET),
+                "List": Unary(pb.ListRequest, self.list, needs.LIST),
+                "ListServices": Unary(pb.ListServicesRequest, self.list_services, needs.LIST_SERVICES),
+                "ListNamespaces": Unary(pb.ListNamespacesRequest, self.list_namespaces, needs.READ_SOME),
+                "Watch": Broadcast(pb.WatchRequest, self.watch, needs.WATCH),
             },
         )
 
@@ -136,7 +137,8 @@ class RegistryService:
     async def list(self, request: pb.ListRequest, caller: Caller) -> bytes:
         """List."""
         namespace = validate.namespace(request)
-        query = _query(namespace, [request.service] if request.service else [], request.filter, "service")
+        named = [request.service] if request.service else []
+        query = _query(namespace, named, request.filter, "service", caller.rights)
         size = validate.page_size(request.page_size)
         after = pages.start(request.page_token, namespace, 2)
         await self._wait_for(request.min_revision)
@@ -168,7 +170,7 @@ class RegistryService:
         size = validate.page_size(request.page_size)
         after = pages.start(request.page_token, namespace, 1)
         spaces = (namespace,) if namespace else self._catalog.namespaces()
-        names = [(space, service) for space in spaces for service in self._catalog.services(space)]
+        names = [(space, service) for space in spaces for service in self._shown(space, caller.rights)]
         rest = names[bisect.bisect_right(names, after) :]
         page = pages.fitting([self._service(*name).SerializeToString() for name in rest[:size]], len)
         token = pages.token(namespace, rest[len(page) - 1]) if len(rest) > len(page) else ""
@@ -177,17 +179,16 @@ class RegistryService:
     async def list_namespaces(self, request: pb.ListNamespacesRequest, caller: Caller) -> bytes:
         """ListNamespaces."""
         size = validate.page_size(request.page_size)
-        names = self._catalog.namespaces()
+        names = [name for name in self._catalog.namespaces() if self._is_shown(name, caller.rights)]
         rest = names[bisect.bisect_right(names, "".join(pages.start(request.page_token, "", 0))) :]
-        page = pages.fitting([self._namespace(name).SerializeToString() for name in rest[:size]], len)
+        page = pages.fitting([self._namespace(name, caller.rights).SerializeToString() for name in rest[:size]], len)
         token = rest[len(page) - 1] if len(rest) > len(page) else ""
         return answers.namespaces(self._header(), page, token)
 
     def watch(self, request: pb.WatchRequest, caller: Caller, sink: Sink) -> Reader:
         """Watch: let the hub write to the sink from now on."""
-        if len(request.services) > MAX_SERVICES:
-            raise InvalidField("services", f"must be at most {MAX_SERVICES}, are {len(request.services)}")
-        query = _query(validate.namespace(request), request.services, request.filter, "services")
+        validate.services(request)
+        query = _query(validate.namespace(request), request.services, request.filter, "services", caller.rights)
         claim = claim_of(request.resume_token, query)
 
         def make_topic() -> WatchTopic:
@@ -211,9 +212,26 @@ class RegistryService:
         found = [findings.prober(record) for record in records]
         return sorted(found, key=lambda it: it.name)
 
-    def _namespace(self, name: str) -> pb.NamespaceSummary:
-        services, instances = self._catalog.size_of(name)
+    def _namespace(self, name: str, rights: Rights) -> pb.NamespaceSummary:
+        if rights.may("read", name, EVERY):
+            services, instances = self._catalog.size_of(name)
+        else:
+            counts = [self._catalog.count(name, it)[0] for it in self._shown(name, rights)]
+            services, instances = len(counts), sum(counts)
         return pb.NamespaceSummary(namespace=name, services=services, instances=instances)
+
+    def _shown(self, namespace: str, rights: Rights) -> Sequence[str]:
+        """The services of a namespace that may be seen with these rights."""
+        names = self._catalog.services(namespace)
+        if rights.may("read", namespace, EVERY):
+            return names
+        return [name for name in names if rights.may("read", namespace, name)]
+
+    def _is_shown(self, namespace: str, rights: Rights) -> bool:
+        """Whether any of its services may be seen."""
+        return rights.may("read", namespace, EVERY) or (
+            rights.may_some("read", namespace, EVERY) and bool(self._shown(namespace, rights))
+        )
 
     def _known(self, key: Key) -> Entry:
         entry = self._catalog.get(key)
@@ -228,9 +246,10 @@ class RegistryService:
             raise Unavailable(f"revision {revision} is not reached yet; the view is at {self._catalog.revision}")
 
 
-def _query(namespace: str, services: Sequence[str], filter_: pb.Filter, field: str) -> Query:
+def _query(namespace: str, services: Sequence[str], filter_: pb.Filter, field: str, rights: Rights) -> Query:
     validate.filter_(filter_)
-    return Query.of(namespace, [fields.name(field, service) for service in services], filter_)
+    named = [fields.name(field, service) for service in services]
+    return Query.of(namespace, named, filter_).within(rights)
 
 
 def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:

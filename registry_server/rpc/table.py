@@ -5,25 +5,20 @@ errors.py. Whoever has something to say about every call (access, metrics, limit
 """
 
 import re
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from registry_server.errors import InvalidField, RequestError
+from registry_server.errors import InvalidField, PermissionDenied, RequestError, Unauthenticated
 from registry_server.hub import Sink
+from registry_server.rights import EVERY, UNRESTRICTED, Right, Rights
 
 Request = TypeVar("Request", bound=Message)
 Asked = TypeVar("Asked", bound=Message, contravariant=True)
 
-
-Right: TypeAlias = Literal["read", "register", "operate", "admin"]
-"""What somebody may do with a service. Each of them includes those before it."""
-
-EVERY = "*"
-"""In the place of a namespace or a service: all of them, also those to come."""
 
 _BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
 # Stands for an `authorization` that is no bearer's: said, and nobody's.
@@ -43,25 +38,7 @@ class Credentials(NamedTuple):
         return self._replace(token=bearer[1] if bearer else _OTHER)
 
 
-class Rights(Protocol):
-    """What a caller may do. They never change: who is granted others gets others. Equal ones are equal, and hashed."""
-
-    def may(self, right: Right, namespace: str, service: str, /) -> bool:
-        """Whether it has the right to that service; with EVERY as a name, to all that could stand there."""
-
-    def __hash__(self) -> int: ...
-
-
-class Unrestricted(NamedTuple):
-    """The rights of everybody where nobody is asked."""
-
-    def may(self, right: Right, namespace: str, service: str, /) -> bool:
-        """It may."""
-        return True
-
-
 NO_CREDENTIALS = Credentials()
-UNRESTRICTED: Rights = Unrestricted()
 
 
 class Caller(NamedTuple):
@@ -102,6 +79,48 @@ class Dialogue(Subscription, Protocol[Asked]):
         """Take in one request; the next one is read afterwards. Raises an error that ends the stream."""
 
 
+Name = tuple[str, str]
+"""A namespace and a service, each of which may be EVERY."""
+
+
+def everything(request: object) -> Iterable[Name]:
+    """All that there is, whatever the request."""
+    return ((EVERY, EVERY),)
+
+
+class Needs(NamedTuple):
+    """The right that a call needs: to all that `of` gives by the request. With `is_some`, where that gives EVERY, to
+    any that could stand there: the answer shows only what its caller may see.
+
+    Without a right nobody is asked, not even who calls. `of` raises InvalidField where the request has no names.
+    """
+
+    right: Right | None
+    of: Callable[[Any], Iterable[Name]] = everything
+    is_some: bool = False
+
+    def check(self, caller: Caller, request: object) -> None:
+        """Raises PermissionDenied, Unauthenticated, or InvalidField."""
+        if self.right is not None:
+            may = caller.rights.may_some if self.is_some else caller.rights.may
+            for name in self.of(request):
+                if not may(self.right, *name):
+                    raise denial(caller, self.right, *name)
+
+
+def denial(caller: Caller, right: Right, namespace: str, service: str) -> PermissionDenied | Unauthenticated:
+    """What is told to a caller who has not that right."""
+    name = f"{namespace}/{service}"
+    if caller.identity:
+        return PermissionDenied(caller.identity, right, name)
+    return Unauthenticated(f"say who you are, by a token or a certificate: not everybody has `{right}` on {name}")
+
+
+OPEN = Needs(None)
+# What is needed where nobody says it.
+UNSAID = Needs("admin")
+
+
 @dataclass(frozen=True, slots=True)
 class Unary(Generic[Request]):
     """One request, one answer.
@@ -111,6 +130,7 @@ class Unary(Generic[Request]):
 
     request: type[Request]
     call: Callable[[Request, Caller], Coroutine[Any, Any, bytes]]
+    needs: Needs = UNSAID
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +144,7 @@ class Conversation(Generic[Request]):
     request: type[Request]
     answer: Callable[[Request, Caller], Coroutine[Any, Any, bytes]]
     opened: Callable[[Caller, Refusable], Callable[[], None]] | None = None
+    needs: Needs = UNSAID
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +153,7 @@ class Broadcast(Generic[Request]):
 
     request: type[Request]
     join: Callable[[Request, Caller, Outlet], Subscription]
+    needs: Needs = UNSAID
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +162,7 @@ class Session(Generic[Request]):
 
     request: type[Request]
     open: Callable[[Caller, Outlet], Dialogue[Request]]
+    needs: Needs = UNSAID
 
 
 Method = Unary[Any] | Conversation[Any] | Broadcast[Any] | Session[Any]

@@ -3,7 +3,16 @@ value of its own: a request is never changed."""
 
 from collections.abc import Callable, Iterable
 
-from registry_api.limits import DEFAULT_PAGE, DEFAULT_TTL_S, MAX_DRAIN_S, MAX_NAME, MAX_PAGE, MAX_TTL_S, MIN_TTL_S
+from registry_api.limits import (
+    DEFAULT_PAGE,
+    DEFAULT_TTL_S,
+    MAX_DRAIN_S,
+    MAX_NAME,
+    MAX_PAGE,
+    MAX_SERVICES,
+    MAX_TTL_S,
+    MIN_TTL_S,
+)
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import fields
 from registry_server.errors import InvalidField
@@ -63,6 +72,12 @@ def namespace(it: pb.ListRequest | pb.ListServicesRequest | pb.WatchRequest) -> 
     if it.namespace:
         raise InvalidField("namespace", "must be empty when all_namespaces is set")
     return ""
+
+
+def services(it: pb.WatchRequest) -> None:
+    """How many services are asked about."""
+    if len(it.services) > MAX_SERVICES:
+        raise InvalidField("services", f"must be at most {MAX_SERVICES}, are {len(it.services)}")
 
 
 def filter_(it: pb.Filter) -> None:

@@ -18,7 +18,7 @@ class Kind(StrEnum):
     """What a record is: an instance, or something that is set beside the instances."""
 
     INSTANCE = "instance"
-    POLICY = "policy"  # how the traffic of a service, or of a namespace, is to be treated
+    POLICY = "policy"  # how the traffic of a service is to be treated
     REPLICA = "replica"  # a server of this registry
     CHECKS = "checks"  # the checks of instances that bring none
 

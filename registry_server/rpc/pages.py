@@ -14,12 +14,12 @@ FIELD_BYTES = 5
 Item = TypeVar("Item")
 
 
-def fitting(items: Sequence[Item], size: Callable[[Item], int]) -> Sequence[Item]:
+def fitting(items: Sequence[Item], size: Callable[[Item], int], most: int = MAX_PAGE_BYTES) -> Sequence[Item]:
     """As many of them as fit into one message, but for one at least; `size` says how many bytes one is."""
     total = 0
     for count, item in enumerate(items):
         total += size(item) + FIELD_BYTES
-        if total > MAX_PAGE_BYTES and count:
+        if total > most and count:
             return items[:count]
     return items
 

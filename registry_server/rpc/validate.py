@@ -2,6 +2,7 @@
 value of its own: a request is never changed."""
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from registry_api.limits import (
     DEFAULT_PAGE,
@@ -18,6 +19,14 @@ from registry_server import fields
 from registry_server.errors import InvalidField
 from registry_server.records import Key
 from registry_server.rules import UPDATABLE
+
+
+class Spaced(Protocol):
+    """A question about a namespace, or about all."""
+
+    namespace: str
+    all_namespaces: bool
+
 
 _STATUSES = frozenset(pb.Status.values())
 _HEALTHS = frozenset(pb.Health.values())
@@ -65,7 +74,7 @@ def changed_instance(asked: pb.Instance, paths: Iterable[str]) -> tuple[pb.Insta
     return it, named
 
 
-def namespace(it: pb.ListRequest | pb.ListServicesRequest | pb.WatchRequest) -> str:
+def namespace(it: Spaced) -> str:
     """The namespace that is asked about, empty for all of them."""
     if not it.all_namespaces:
         return fields.namespace("namespace", it.namespace)

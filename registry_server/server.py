@@ -19,7 +19,7 @@ from registry_server.health.ruling import Ruling
 from registry_server.neighbours import open_neighbours
 from registry_server.neighbours.bridge import Bridge
 from registry_server.observe.changes import ChangeLog
-from registry_server.policies.book import Book
+from registry_server.policies.book import PolicyBook
 from registry_server.records import Key, Kind
 from registry_server.registrar import Registrar
 from registry_server.rounds import Rounds
@@ -120,7 +120,7 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     registry = RegistryService(registrar, feed, rounds.hub, door=door, ttl_s=config.service.ttl)
     health = HealthService(catalog, rounds.hub)
     checks = ChecksService(registrar, feed, door)
-    policies = PoliciesService(registrar, feed, rounds.hub, Book(catalog.settings))
+    policies = PoliciesService(registrar, feed, rounds.hub, PolicyBook(catalog.settings))
     feed.tell_too(policies)
     port = _port(config, Streams(rng), registry.service(), checks.service(), policies.service(), health.service())
     return _Parts(store, feed, rounds, prober, ruling, _bridges(config, feed, registrar, prober), health, port)

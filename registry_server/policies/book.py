@@ -53,7 +53,7 @@ def _parsed(record: Record) -> tuple[pb.Policy, str]:
         return pb.Policy(), str(wrong)
 
 
-class Book:
+class PolicyBook:
     """All policies, as the settings have them just now. Nobody changes what it gives."""
 
     def __init__(self, settings: Settings) -> None:

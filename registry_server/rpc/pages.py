@@ -14,12 +14,13 @@ FIELD_BYTES = 5
 Item = TypeVar("Item")
 
 
-def fitting(items: Sequence[Item], size: Callable[[Item], int], most: int = MAX_PAGE_BYTES) -> Sequence[Item]:
-    """As many of them as fit into one message, but for one at least; `size` says how many bytes one is."""
+def fitting(items: Sequence[Item], size: Callable[[Item], int], most: int | None = None) -> Sequence[Item]:
+    """As many of them as fit into one message, but for one at least; `size` says how many bytes one is, `most`
+    what all of them may be."""
     total = 0
     for count, item in enumerate(items):
         total += size(item) + FIELD_BYTES
-        if total > most and count:
+        if total > (most or MAX_PAGE_BYTES) and count:
             return items[:count]
     return items
 

@@ -37,7 +37,7 @@ class PoliciesService:
     It is a Listener: those who watch are told of what changed.
     """
 
-    def __init__(self, writer: SettingWriter, feed: Feed, hub: Hub, policies: book.Book) -> None:
+    def __init__(self, writer: SettingWriter, feed: Feed, hub: Hub, policies: book.PolicyBook) -> None:
         self._writer = writer
         self._feed = feed
         self._hub = hub

@@ -140,7 +140,9 @@ Global___Policy: _TypeAlias = Policy  # noqa: Y015
 
 @_typing.final
 class Retries(_message.Message):
-    """Calls that fail are tried again, on another instance where there is one. Only such as have not begun to answer."""
+    """Calls that fail are tried again, by `registry://` channels on another instance where there is one. Only such as have not
+    begun to answer.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -1,6 +1,7 @@
-// Command control_plane serves instances by go-control-plane, as one who knows it well would have it: a linear cache with
-// a resource for each instance, told by incremental xDS. What changes while the cache tells its watchers is given to it
-// together, when it is done, and whoever changes something is answered before it is told: so many changes cost it little.
+// Command control_plane serves endpoints by go-control-plane, as one who knows it well would have it: a linear cache with
+// a resource for each instance or for each service, as those who change it say, told by EDS and by ADS of both kinds. What
+// changes while the cache tells its watchers is given to it together, when it is done, and whoever changes something is
+// answered before it is told: so many changes cost it little.
 //
 // It prints the port that it listens on.
 package main
@@ -14,7 +15,8 @@ import (
 	"sync"
 
 	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
-	discovery "github.com/envoyproxy/go-control-plane/envoy/service/endpoint/v3"
+	ads "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	eds "github.com/envoyproxy/go-control-plane/envoy/service/endpoint/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
@@ -81,7 +83,9 @@ func main() {
 	go waiting.giveTo(instances)
 	serving := grpc.NewServer()
 	serving.RegisterService(&changing, waiting)
-	discovery.RegisterEndpointDiscoveryServiceServer(serving, server.NewServer(context.Background(), instances, nil))
+	planes := server.NewServer(context.Background(), instances, nil)
+	eds.RegisterEndpointDiscoveryServiceServer(serving, planes)
+	ads.RegisterAggregatedDiscoveryServiceServer(serving, planes)
 	fmt.Println("listening on", port.Addr())
 	if err := serving.Serve(port); err != nil {
 		fmt.Fprintln(os.Stderr, err)

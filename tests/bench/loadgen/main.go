@@ -5,7 +5,7 @@
 //
 //	~fan=IIIIII;SSSSSSSSS;NNNNNNNNNNNNNNNNNNN;     instance, sequence number, nanoseconds
 //
-// Commands: unary, posts, pingpong, last, sustained, idle. Each prints one JSON object.
+// Commands: unary, posts, pingpong, last, sustained, idle, pushes. Each prints one JSON object.
 package main
 
 import (
@@ -31,7 +31,7 @@ type options struct {
 	ack                          string
 	concurrency, conns, watchers int
 	instances, rounds, calls     int
-	watchConns                   int
+	watchConns, expected, pid    int
 	seconds, rate, pace          float64
 }
 
@@ -45,11 +45,12 @@ var commands = map[string]func(context.Context, *options) (result, error){
 	"last":      last,
 	"sustained": sustained,
 	"idle":      idle,
+	"pushes":    pushes,
 }
 
 func main() {
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: loadgen unary|posts|pingpong|last|sustained|idle FLAGS")
+		fmt.Fprintln(os.Stderr, "usage: loadgen unary|posts|pingpong|last|sustained|idle|pushes FLAGS")
 		os.Exit(2)
 	}
 	answer, err := commands[os.Args[1]](context.Background(), parse(os.Args[2:]))
@@ -67,7 +68,7 @@ func parse(args []string) *options {
 	f.StringVar(&o.method, "method", "", "full name of the method that is called, or that changes something")
 	f.StringVar(&o.bodies, "bodies", "", "file of request bodies, each after its length in four bytes, used in turn")
 	f.StringVar(&o.watchMethod, "watch-method", "", "full name of the method that watches")
-	f.StringVar(&o.watchBodies, "watch-bodies", "", "file with the one request that starts a watch")
+	f.StringVar(&o.watchBodies, "watch-bodies", "", "file with the request that starts a watch; of several each watcher has the next (pushes)")
 	f.IntVar(&o.concurrency, "concurrency", 32, "calls, or streams, at a time")
 	f.IntVar(&o.conns, "conns", 4, "connections they share")
 	f.IntVar(&o.watchers, "watchers", 1, "streams that watch")
@@ -76,6 +77,8 @@ func parse(args []string) *options {
 	f.IntVar(&o.instances, "instances", 1, "how many instances the changes go round")
 	f.IntVar(&o.rounds, "rounds", 100, "changes, one after the other (last)")
 	f.IntVar(&o.calls, "calls", math.MaxInt, "at most so many (unary)")
+	f.IntVar(&o.expected, "expected", 1, "how many messages a change brings to all streams together (pushes)")
+	f.IntVar(&o.pid, "pid", 0, "process of the server, whose processor time is taken (pushes)")
 	f.Float64Var(&o.seconds, "seconds", 3, "how long")
 	f.Float64Var(&o.pace, "pace", 0, "messages per second on all streams together, 0 for as fast as they are answered (pingpong)")
 	f.Float64Var(&o.rate, "rate", 1000, "changes offered per second (sustained)")

@@ -32,6 +32,9 @@ from registry_server.rpc.table import Service, Table
 from registry_server.stores import Store, memory_by, open_store
 from registry_server.transport.sockets import bound
 from registry_server.transport.streams import Streams
+from registry_server.xds.kinds import numeric
+from registry_server.xds.resources import Resources
+from registry_server.xds.service import XdsService
 
 log = logging.getLogger(__name__)
 
@@ -117,12 +120,15 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     if door.runs:
         feed.tell_too(prober)
         feed.tell_too(ruling)
+    xds = XdsService(Resources(catalog, numeric), rounds.hub, time.monotonic)
+    feed.tell_too(xds)
     registry = RegistryService(registrar, feed, rounds.hub, door=door, ttl_s=config.service.ttl)
     health = HealthService(catalog, rounds.hub)
     checks = ChecksService(registrar, feed, door)
     policies = PoliciesService(registrar, feed, rounds.hub, PolicyBook(catalog.settings))
     feed.tell_too(policies)
-    port = _port(config, Streams(rng), registry.service(), checks.service(), policies.service(), health.service())
+    services = (registry.service(), checks.service(), policies.service(), health.service(), xds.service())
+    port = _port(config, Streams(rng), *services)
     return _Parts(store, feed, rounds, prober, ruling, _bridges(config, feed, registrar, prober), health, port)
 
 

@@ -1,0 +1,222 @@
+"""SHELL: the xDS streams of a server: what they ask is told their sessions, and what changed goes out to them.
+
+What changed is told in the rounds of the hub, as to everybody who watches: one reader stands there for all xDS streams,
+and is not free again before each that is concerned was handed what is new. So while much changes, a round takes long,
+the rest after it is long, and more is told at once. Who asks is answered at once.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from registry_api.registry.xds.v1 import ads_pb2 as ads
+from registry_server.history import Change
+from registry_server.hub import Chunks, Hub, Interest, Reader, Ready, Sink
+from registry_server.rpc.table import Caller, Needs, Service, Session
+from registry_server.settings import SettingChange
+from registry_server.xds.encoding import Encoder
+from registry_server.xds.index import Index
+from registry_server.xds.names import EVERYTHING, ServiceKey, shown
+from registry_server.xds.resources import Resources
+from registry_server.xds.session import AdsSession
+
+log = logging.getLogger(__name__)
+
+NAME = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+# What the one reader in the hub waits for. No service has such a name.
+CHANGES: Interest = ("xds", "is told", "of changes")
+# So many streams are handed what is new before others have their turn.
+SLICE = 64
+# What is asked for by name is looked at one by one.
+_NEEDS = Needs("read", is_some=True)
+
+Clock = Callable[[], float]
+
+
+class AdsStream:
+    """One stream: a table.Dialogue."""
+
+    def __init__(self, service: "XdsService", session: AdsSession, sink: Sink, caller: Caller) -> None:
+        self.session = session
+        self.caller = caller
+        self._service = service
+        self._sink = sink
+        self._is_writing = False
+        self._is_over = False
+
+    async def received(self, request: ads.DiscoveryRequest | ads.DeltaDiscoveryRequest) -> None:
+        """See table.Dialogue."""
+        if self._is_over:
+            return
+        now = self._service.now()
+        if isinstance(request, ads.DiscoveryRequest):
+            self.session.asked(request, now)
+        else:
+            self.session.asked_delta(request, now)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what there is to send, if the stream is free."""
+        if self._is_writing or self._is_over:
+            return
+        response = self.session.next()
+        if response is not None:
+            self._is_writing = True
+            self._sink.send(response.chunks)
+
+    def free(self) -> None:
+        """See table.Subscription."""
+        self._is_writing = False
+        self.flush()
+
+    def leave(self) -> None:
+        """See table.Subscription."""
+        if not self._is_over:
+            self._is_over = True
+            self._service.left(self)
+
+
+class XdsService:
+    """ADS: StreamAggregatedResources (state of the world) and DeltaAggregatedResources (incremental).
+
+    A listeners.Listener: what changes in the catalog is noted at once and told in the hub's next round.
+    """
+
+    def __init__(self, resources: Resources, hub: Hub, clock: Clock) -> None:
+        self.now = clock
+        self._resources = resources
+        self._hub = hub
+        self._index = Index(resources)
+        self._encoder = Encoder("grpc-registry")
+        self._streams: dict[AdsSession, AdsStream] = {}
+        self._topic = _News()
+        self._fan = _Fan(self)
+        # Services that changed, and whether more of them than their endpoints did.
+        self._dirty: dict[ServiceKey, bool] = {}
+
+    def service(self) -> Service:
+        """What a table says of it."""
+        return Service(
+            NAME,
+            {
+                "StreamAggregatedResources": Session(ads.DiscoveryRequest, self._open(is_delta=False), _NEEDS),
+                "DeltaAggregatedResources": Session(ads.DeltaDiscoveryRequest, self._open(is_delta=True), _NEEDS),
+            },
+        )
+
+    def _open(self, *, is_delta: bool) -> Callable[[Caller, Sink], AdsStream]:
+        def open_(caller: Caller, sink: Sink) -> AdsStream:
+            session = AdsSession(self._resources, self._encoder, self._index, caller.rights, is_delta=is_delta)
+            stream = self._streams[session] = AdsStream(self, session, sink, caller)
+            self._fan.join(self._hub, self._topic)
+            return stream
+
+        return open_
+
+    def left(self, stream: AdsStream) -> None:
+        """A stream is over."""
+        stream.session.close()
+        del self._streams[stream.session]
+        if not self._streams:
+            self._fan.leave()
+
+    # ---- what changed
+
+    def changed(self, changes: Sequence[Change]) -> None:
+        """See listeners.Listener."""
+        for key, is_all in self._resources.changed(changes).items():
+            self._note(key, is_all=is_all)
+
+    def settings_changed(self, changes: Sequence[SettingChange]) -> None:
+        """See listeners.Listener."""
+
+    def refresh_all(self) -> None:
+        """See listeners.Listener. What is told is state, so another order of it means nothing here."""
+
+    def _note(self, key: ServiceKey, *, is_all: bool) -> None:
+        if self._streams:
+            self._dirty[key] = self._dirty.get(key, False) or is_all
+            self._topic.version += 1
+            self._hub.wake(CHANGES)
+
+    def take_dirty(self) -> dict[ServiceKey, bool]:
+        """What changed since this was last asked."""
+        found, self._dirty = self._dirty, {}
+        return found
+
+    def concerned(self, key: ServiceKey, *, is_all: bool) -> list[AdsStream]:
+        """The streams that have to look whether there is news for them; their sessions are told."""
+        found: dict[AdsSession, None] = {}
+        for session in self._index.of(key):
+            session.touch(key, all_of_it=is_all)
+            found[session] = None
+        if is_all:
+            for session in self._index.of(EVERYTHING):
+                session.touch(EVERYTHING, all_of_it=True)
+                found[session] = None
+            for session in self._streams:
+                if session.wants_all:
+                    session.touch_all(shown(key))
+                    found[session] = None
+        return [self._streams[session] for session in found]
+
+
+class _News:
+    """What the one reader in the hub is told: that there is news. A hub.Topic."""
+
+    interests = (CHANGES,)
+
+    def __init__(self) -> None:
+        self.version = 0
+
+    def advance(self) -> bool:
+        """There is nothing to be taken in."""
+        return True
+
+    def expect(self, claim: object) -> None:
+        """It knows nothing."""
+
+    def known(self, claim: object) -> None:
+        """It knows nothing."""
+
+    def step(self, since: int | None) -> Ready | None:
+        """That there is news, unless that is known."""
+        return None if since == self.version else Ready(self.version, b"")
+
+    def bookmark(self) -> None:
+        """There is none."""
+
+
+class _Fan:
+    """The one reader in the hub: hands what is new to every stream, some at a time. A hub.Sink."""
+
+    def __init__(self, service: XdsService) -> None:
+        self._service = service
+        self._reader: Reader | None = None
+        self._due: deque[AdsStream] = deque()
+
+    def join(self, hub: Hub, topic: _News) -> None:
+        """Be told from now on."""
+        if self._reader is None:
+            self._reader = hub.join(CHANGES, lambda: topic, self)
+
+    def leave(self) -> None:
+        """There is nobody to hand anything to."""
+        if self._reader is not None:
+            self._reader.leave()
+            self._reader = None
+
+    def send(self, chunks: Chunks) -> None:
+        """See hub.Sink."""
+        for key, is_all in self._service.take_dirty().items():
+            self._due.extend(self._service.concerned(key, is_all=is_all))
+        asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        for _ in range(min(SLICE, len(self._due))):
+            self._due.popleft().flush()
+        if self._due:
+            asyncio.get_running_loop().call_soon(self._go_on)
+        elif self._reader is not None:
+            self._reader.free()

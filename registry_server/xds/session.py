@@ -1,0 +1,410 @@
+"""CORE: one stream of xDS, of either protocol: what its client wants, what it has, and what it is told next.
+
+Each type of resource is a conversation of its own: names that are wanted, the last response and what became of it.
+Nothing is told twice: a resource is sent when its client lacks it, or has another version of it. At most one response
+of a type is under way; what changes meanwhile is told after it was accepted or rejected. What was rejected is not sent
+again until it changes.
+
+The order is that of ResourceType, so a route is told after the cluster that it leads to. On the way out it is the
+reverse: a cluster that left is told of once the routes without it were taken.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple, Protocol
+
+from registry_api.registry.xds.v1 import ads_pb2 as ads
+from registry_server.errors import InvalidField, LimitExceeded
+from registry_server.rights import Rights
+from registry_server.xds.encoding import NOT_FOUND, PERMISSION_DENIED, Content, Encoder, Lack, Response
+from registry_server.xds.kinds import BY_URL, ClientKind, ResourceType, XdsClient, client_of
+from registry_server.xds.names import ALL_ROUTES, EVERYTHING, WILDCARD, ServiceKey, read
+from registry_server.xds.packed import Packed, read_version, written
+from registry_server.xds.resources import Resources
+
+# The names that one stream may want, of all types together; and so many of services that nobody ever registered.
+MAX_NAMES, MAX_UNKNOWN = 50_000, 1_000
+# A response that may be told in parts has so much of resources, give or take one.
+PART_BYTES = 2 * 1024 * 1024
+# What is kept of the reason of a rejection, in characters.
+MAX_REASON = 1_024
+_MODULUS = 1 << 64
+
+
+class Rejection(NamedTuple):
+    """What a client did not take: the version that it was sent, why, and when (in the seconds of the caller)."""
+
+    version: str
+    reason: str
+    at: float
+
+
+class Interests(Protocol):
+    """Who keeps which session wants to hear of which service."""
+
+    def add(self, key: ServiceKey, session: "AdsSession") -> None:
+        """It does."""
+
+    def remove(self, key: ServiceKey, session: "AdsSession") -> None:
+        """It does no more."""
+
+
+@dataclass(eq=False, slots=True)
+class Flow:
+    """The conversation about one type."""
+
+    kind: ResourceType
+    names: set[str] = field(default_factory=set)
+    is_wildcard: bool = False
+    has_named: bool = False  # so that no names mean none, and not all
+    has_asked: bool = False
+    # What the client has been told of, by name: None for what is not there.
+    sent: dict[str, Packed | None] = field(default_factory=dict)
+    digest: int = 0  # of all of it
+    # What is to be told: whatever it has, if it has changed, now that it is gone; and whether an answer is owed.
+    asked: dict[str, None] = field(default_factory=dict)
+    touched: dict[str, None] = field(default_factory=dict)
+    leaving: dict[str, None] = field(default_factory=dict)
+    owes: bool = False
+    # The last response: its number, the digest with it, whether the client has said what became of it.
+    number: int = 0
+    nonce: str = ""
+    told: int = 0
+    awaits: bool = False
+    accepted: int | None = None
+    accepted_nonce: str = ""
+    rejection: Rejection | None = None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether there may be something to tell, but for what left."""
+        return bool(self.owes or self.asked or self.touched)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has something to tell, or to hear."""
+        return self.awaits or self.is_due
+
+    def keep(self, name: str, resource: Packed | None) -> None:
+        """The client is told of a resource, or that there is none."""
+        self.digest = (self.digest - _digest(self.sent.get(name)) + _digest(resource)) % _MODULUS
+        self.sent[name] = resource
+
+    def drop(self, name: str) -> None:
+        """The client knows nothing of it any more."""
+        self.digest = (self.digest - _digest(self.sent.pop(name, None))) % _MODULUS
+        for due in (self.asked, self.touched, self.leaving):
+            due.pop(name, None)
+
+    def has_another(self, name: str, resource: Packed | None) -> bool:
+        """Whether what the client has of that name is something else than that."""
+        if name not in self.sent:
+            return resource is not None or name in self.names
+        return _digest(self.sent[name]) != _digest(resource)
+
+
+def _digest(resource: Packed | None) -> int:
+    return resource.digest if resource is not None else 0
+
+
+class AdsSession:
+    """One stream. `rights` are those of its client; `is_delta` says which of both protocols it speaks."""
+
+    def __init__(
+        self, resources: Resources, encoder: Encoder, interests: Interests, rights: Rights, *, is_delta: bool
+    ) -> None:
+        self.client: XdsClient | None = None
+        self.is_delta = is_delta
+        self.flows = {kind: Flow(kind) for kind in ResourceType}
+        self._resources = resources
+        self._encoder = encoder
+        self._interests = interests
+        self._rights = rights
+        # The names that are wanted of each service.
+        self._of: dict[ServiceKey, set[tuple[ResourceType, str]]] = {}
+        self._names = self._unknown = 0
+
+    # ---- what its client says
+
+    def asked(self, request: ads.DiscoveryRequest, now: float) -> None:
+        """Take in a request of the state of the world. Raises InvalidField and LimitExceeded."""
+        names = request.resource_names
+        self._introduce(request.node, asks_for_all=not names or WILDCARD in names)
+        flow = self._flow(request.type_url)
+        if flow is None:
+            return
+        is_stale = flow.number > 0 and request.response_nonce != flow.nonce
+        was_open = self._judge(flow, request, now, is_known=not is_stale)
+        before = set(flow.names), flow.is_wildcard
+        added = self._want_all(flow, names)
+        if is_stale:
+            return  # what it lacks is found out by the request that answers the last response
+        is_repeated = (
+            flow.kind is ResourceType.ENDPOINTS
+            and not was_open
+            and before == (flow.names, flow.is_wildcard)
+            and flow.accepted_nonce == flow.nonce != ""
+            and not request.HasField("error_detail")
+        )
+        # Envoy asks again for the endpoints of a cluster that changed, with words that say nothing else.
+        flow.asked.update(dict.fromkeys(added or (flow.names if is_repeated else ())))
+
+    def asked_delta(self, request: ads.DeltaDiscoveryRequest, now: float) -> None:
+        """Take in an incremental request. Raises InvalidField and LimitExceeded."""
+        names, left = request.resource_names_subscribe, request.resource_names_unsubscribe
+        self._introduce(request.node, asks_for_all=WILDCARD in names or (not names and not left))
+        flow = self._flow(request.type_url)
+        if flow is None:
+            return
+        if request.response_nonce:
+            self._judge(flow, request, now, is_known=request.response_nonce == flow.nonce)
+        is_first, flow.has_asked = not flow.has_asked, True
+        if is_first:
+            self._resume(flow, request.initial_resource_versions)
+            if not names and not left:
+                self._set_wildcard(flow, is_wanted=True)
+        self._subscribe(flow, names, is_first=is_first)
+        self._unsubscribe(flow, left)
+        if is_first and not flow.is_wildcard:
+            for name in [name for name in flow.sent if name not in flow.names]:
+                flow.drop(name)
+
+    # ---- what happens
+
+    def touch(self, key: ServiceKey, *, all_of_it: bool) -> None:
+        """A service changed: its endpoints, or all that there is of it."""
+        for kind, name in self._of.get(key, ()):
+            if all_of_it or kind is ResourceType.ENDPOINTS:
+                self.flows[kind].touched[name] = None
+
+    def touch_all(self, name: str) -> None:
+        """A cluster came or left: news for who wants all there is."""
+        flow = self.flows[ResourceType.CLUSTER]
+        if flow.is_wildcard:
+            flow.touched[name] = None
+
+    @property
+    def wants_all(self) -> bool:
+        """Whether it is to hear of every cluster."""
+        return self.flows[ResourceType.CLUSTER].is_wildcard
+
+    def close(self) -> None:
+        """The stream is over."""
+        for key in self._of:
+            self._interests.remove(key, self)
+        self._of.clear()
+
+    # ---- what it is told
+
+    def next(self) -> Response | None:
+        """What is to be sent now, if there is anything. It counts as sent."""
+        if self.client is None:
+            return None
+        for flow in self.flows.values():
+            if flow.awaits or not (flow.is_due or flow.leaving) or self._has_to_wait(flow):
+                continue
+            if (content := self._content(flow)) is not None:
+                return self._send(flow, content)
+        return None
+
+    def _has_to_wait(self, flow: Flow) -> bool:
+        """Whether routes to all that there is wait for the clusters to which they lead; who asks is answered."""
+        if flow.kind is not ResourceType.ROUTES or flow.asked or flow.owes:
+            return False
+        clusters = self.flows[ResourceType.CLUSTER]
+        return clusters.is_wildcard and clusters.is_busy
+
+    def _send(self, flow: Flow, content: Content) -> Response:
+        response = self._encoder.response(content, flow.number, is_delta=self.is_delta)
+        flow.number, flow.nonce = response.number, response.nonce
+        flow.told, flow.awaits, flow.owes = content.digest, True, False
+        return response
+
+    def _content(self, flow: Flow) -> Content | None:
+        """What there is to tell of one type; None for nothing."""
+        news, gone, lacks = self._look(flow)
+        if flow.kind is ResourceType.CLUSTER and self.client is not None and self.client.kind is ClientKind.ENVOY:
+            self._warm(resource.name for resource in news if flow.sent.get(resource.name) is not None)
+        for resource in news:
+            flow.keep(resource.name, resource)
+        for name in gone:
+            flow.keep(name, None)
+            if name not in flow.names:
+                flow.drop(name)
+        if not (news or gone or lacks or flow.owes):
+            return None
+        if self.is_delta:
+            return Content(flow.kind, flow.digest, tuple(news), tuple(gone), tuple(lacks))
+        if not flow.kind.is_whole:
+            return Content(flow.kind, flow.digest, tuple(news), (), tuple(lacks)) if news or lacks else None
+        everything = tuple(resource for resource in flow.sent.values() if resource is not None)
+        return Content(flow.kind, flow.digest, everything, (), tuple(lacks))
+
+    def _look(self, flow: Flow) -> tuple[list[Packed], list[str], list[Lack]]:
+        """What is to be told, or so much of it as goes in one response: resources, names that are gone, and why others
+        are not there."""
+        news: list[Packed] = []
+        gone: list[str] = []
+        lacks: list[Lack] = []
+        size = 0
+        may_be_in_parts = self.is_delta or not flow.kind.is_whole
+        for name, is_asked in self._take_due(flow):
+            resource = self._get(flow, name)
+            if not is_asked and not flow.has_another(name, resource):
+                continue
+            if resource is not None:
+                news.append(resource)
+                size += len(resource.any)
+            elif not is_asked and name not in flow.names and self._is_still_led_to(flow):
+                flow.leaving[name] = None
+            else:
+                gone.append(name)
+                if name in flow.names and flow.sent.get(name, _NEVER) is not None:
+                    lacks.append(self._lack(name))
+            if may_be_in_parts and size > PART_BYTES:
+                break
+        return news, gone, lacks
+
+    def _take_due(self, flow: Flow) -> Iterator[tuple[str, bool]]:
+        """The names to look at, which are no more due then, and whether they are to be told whatever is known."""
+        if not self._is_still_led_to(flow):
+            flow.touched.update(flow.leaving)
+            flow.leaving.clear()
+        for due, is_asked in ((flow.asked, True), (flow.touched, False)):
+            while due:
+                name = next(iter(due))
+                del due[name]
+                yield name, is_asked
+
+    def _is_still_led_to(self, flow: Flow) -> bool:
+        """Whether clusters may have routes that lead to them, which the client is about to lose."""
+        routes = self.flows[ResourceType.ROUTES]
+        return flow.kind is ResourceType.CLUSTER and ALL_ROUTES in routes.names and routes.is_busy
+
+    def _get(self, flow: Flow, name: str) -> Packed | None:
+        assert self.client is not None  # noqa: S101 - nothing is wanted before
+        return self._resources.get(flow.kind, self.client, name, self._rights)
+
+    def _lack(self, name: str) -> Lack:
+        named = read(name)
+        if named is not None and named.key != EVERYTHING and not self._rights.may("read", *named.key):
+            return Lack(name, PERMISSION_DENIED, f"{name}: not yours to see")
+        return Lack(name, NOT_FOUND, f"{name}: not the name of a service")
+
+    def _warm(self, changed: Iterable[str]) -> None:
+        """Envoy takes a cluster that changed into use once it is told its endpoints again, changed or not."""
+        endpoints = self.flows[ResourceType.ENDPOINTS]
+        endpoints.asked.update(dict.fromkeys(name for name in changed if endpoints.sent.get(name) is not None))
+
+    # ---- within: requests
+
+    def _introduce(self, node: ads.Node, *, asks_for_all: bool) -> None:
+        if self.client is None:
+            self.client = client_of(node, asks_for_all=asks_for_all)
+
+    def _flow(self, url: str) -> Flow | None:
+        """The conversation that a request belongs to; None for a type that is unknown, which harms no other."""
+        if not url:
+            raise InvalidField("type_url", "is required")
+        kind = BY_URL.get(url)
+        return self.flows[kind] if kind is not None else None
+
+    def _judge(
+        self, flow: Flow, request: ads.DiscoveryRequest | ads.DeltaDiscoveryRequest, now: float, *, is_known: bool
+    ) -> bool:
+        """Note what became of the last response, if that is what the request is about; give whether that was open."""
+        was_open = flow.awaits
+        if not is_known or not flow.number:
+            return was_open
+        flow.awaits = False
+        if request.HasField("error_detail"):
+            flow.rejection = Rejection(written(flow.told), request.error_detail.message[:MAX_REASON], now)
+        elif was_open:
+            flow.accepted, flow.accepted_nonce = flow.told, flow.nonce
+        return was_open
+
+    def _want_all(self, flow: Flow, names: Sequence[str]) -> list[str]:
+        """From now on just those names are wanted; give those that the client was not told of."""
+        wanted = set(names)
+        is_wildcard = WILDCARD in wanted or (not wanted and not flow.has_named)
+        flow.has_named = flow.has_named or bool(wanted)
+        wanted.discard(WILDCARD)
+        for name in flow.names - wanted:
+            self._let_go(flow, name)
+        for name in wanted - flow.names:
+            self._take_up(flow, name)
+        self._set_wildcard(flow, is_wanted=is_wildcard)
+        return [name for name in names if name in wanted and name not in flow.sent]
+
+    def _set_wildcard(self, flow: Flow, *, is_wanted: bool) -> None:
+        assert self.client is not None  # noqa: S101 - it has introduced itself
+        if flow.kind not in (ResourceType.LISTENER, ResourceType.CLUSTER) or self.client.kind.is_grpc:
+            is_wanted = False  # gRPC wants what it names; older Javas say nothing where they want nothing
+        if is_wanted and not flow.is_wildcard:
+            flow.owes = True
+            flow.touched.update(dict.fromkeys(self._resources.all_of(flow.kind, self._rights)))
+            flow.touched.update(dict.fromkeys(name for name in flow.sent if name not in flow.names))
+        elif flow.is_wildcard and not is_wanted:
+            for name in [name for name in flow.sent if name not in flow.names]:
+                flow.drop(name)
+            flow.touched.clear()
+            flow.touched.update(dict.fromkeys(flow.names))
+        flow.is_wildcard = is_wanted
+
+    def _subscribe(self, flow: Flow, names: Sequence[str], *, is_first: bool) -> None:
+        for name in names:
+            if name == WILDCARD:
+                self._set_wildcard(flow, is_wanted=True)
+                continue
+            self._take_up(flow, name)
+            # On a new stream the client says what it has of an earlier one; later on it may have forgotten it.
+            due = flow.touched if is_first and flow.sent.get(name) is not None else flow.asked
+            due[name] = None
+
+    def _unsubscribe(self, flow: Flow, names: Sequence[str]) -> None:
+        for name in names:
+            if name == WILDCARD:
+                self._set_wildcard(flow, is_wanted=False)
+            elif name in flow.names:
+                self._let_go(flow, name)
+                if flow.is_wildcard:
+                    flow.asked[name] = None  # it may be wanted still, as one of all
+
+    def _resume(self, flow: Flow, versions: Mapping[str, str]) -> None:
+        """The client has that of an earlier stream. Versions that are none of ours are as good as none."""
+        for name, version in islice(versions.items(), MAX_NAMES):
+            flow.keep(name, Packed(name, read_version(version), b""))
+
+    def _take_up(self, flow: Flow, name: str) -> None:
+        if name in flow.names:
+            return
+        named = read(name)
+        if named is None or not self._resources.is_known(named.key):
+            self._unknown += 1
+        if self._names >= MAX_NAMES or self._unknown > MAX_UNKNOWN:
+            raise LimitExceeded("resource_names", f"a stream may want {MAX_NAMES}, and {MAX_UNKNOWN} of no service")
+        self._names += 1
+        flow.names.add(name)
+        if named is not None:
+            wanted = self._of.get(named.key)
+            if wanted is None:
+                wanted = self._of[named.key] = set()
+                self._interests.add(named.key, self)
+            wanted.add((flow.kind, name))
+
+    def _let_go(self, flow: Flow, name: str) -> None:
+        self._names -= 1
+        flow.names.discard(name)
+        flow.drop(name)
+        named = read(name)
+        if named is None:
+            return
+        wanted = self._of[named.key]
+        wanted.discard((flow.kind, name))
+        if not wanted:
+            del self._of[named.key]
+            self._interests.remove(named.key, self)
+
+
+_NEVER = Packed("", 0, b"")

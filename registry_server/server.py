@@ -11,7 +11,7 @@ from functools import partial
 from typing import Protocol
 
 from registry_server.catalog import Catalog
-from registry_server.config import Config, ConfigError
+from registry_server.config import Config, ConfigError, Problem
 from registry_server.feed import Feed
 from registry_server.health.making import make_door, make_prober
 from registry_server.health.prober import Prober
@@ -32,6 +32,7 @@ from registry_server.rpc.table import Service, Table
 from registry_server.stores import Store, memory_by, open_store
 from registry_server.transport.sockets import bound
 from registry_server.transport.streams import Streams
+from registry_server.transport.tls import BadCertificates, Certificates, TLSFiles
 from registry_server.xds.kinds import numeric
 from registry_server.xds.resources import Resources
 from registry_server.xds.service import XdsService
@@ -101,13 +102,16 @@ class _Parts:
     bridges: list[Bridge]
     health: HealthService
     port: Port
+    certificates: Certificates | None
 
     def looks(self) -> list[Coroutine[None, None, None]]:
         """What looks beyond the registry, and ends before it is answered no more."""
-        return [self.prober.run(), self.ruling.run(), *(bridge.run() for bridge in self.bridges)]
+        certificates = [self.certificates.watch()] if self.certificates else []
+        return [self.prober.run(), self.ruling.run(), *(bridge.run() for bridge in self.bridges), *certificates]
 
 
 def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
+    certificates = _certificates(config)
     store = open_store(config.store) if clock is None else memory_by(clock)
     catalog = Catalog()
     rounds = Rounds(time.monotonic)
@@ -128,8 +132,9 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     policies = PoliciesService(registrar, feed, rounds.hub, PolicyBook(catalog.settings))
     feed.tell_too(policies)
     services = (registry.service(), checks.service(), policies.service(), health.service(), xds.service())
-    port = _port(config, Streams(rng), *services)
-    return _Parts(store, feed, rounds, prober, ruling, _bridges(config, feed, registrar, prober), health, port)
+    port = _port(config, Streams(rng), certificates, *services)
+    bridges = _bridges(config, feed, registrar, prober)
+    return _Parts(store, feed, rounds, prober, ruling, bridges, health, port, certificates)
 
 
 def _bridges(config: Config, feed: Feed, registrar: Registrar, prober: Prober) -> list[Bridge]:
@@ -142,18 +147,28 @@ def _bridges(config: Config, feed: Feed, registrar: Registrar, prober: Prober) -
     return found
 
 
-def _port(config: Config, streams: Streams, *services: Service) -> Port:
+def _certificates(config: Config) -> Certificates | None:
+    """What is shown over TLS, if it is spoken. Raises ConfigError."""
+    if not config.tls_cert:
+        return None
+    try:
+        return Certificates(TLSFiles(config.tls_cert, config.tls_key, config.tls_client_ca))
+    except BadCertificates as error:
+        raise ConfigError(Problem(error.setting, str(error))) from None
+
+
+def _port(config: Config, streams: Streams, certificates: Certificates | None, *services: Service) -> Port:
     """The transport that is asked for, and only that one is loaded; grpc.aio where there is no ngh2."""
     if config.transport == "grpc":
         from registry_server.transport import grpc_aio
 
-        return grpc_aio.GrpcServer(_table(*services, *grpc_aio.services()), streams, config.limits)
+        return grpc_aio.GrpcServer(_table(*services, *grpc_aio.services()), streams, config.limits, certificates)
     try:
         from registry_server.transport.http2 import server as http2
     except ImportError as error:
         log.warning("serving by grpc.aio, which is slower: the package ngh2 cannot be loaded: %s", error)
-        return _port(replace(config, transport="grpc"), streams, *services)
-    return http2.Http2Server(_table(*services, *http2.services()), streams, config.limits)
+        return _port(replace(config, transport="grpc"), streams, certificates, *services)
+    return http2.Http2Server(_table(*services, *http2.services()), streams, config.limits, certificates)
 
 
 async def _ended(*tasks: asyncio.Task[None]) -> None:

@@ -98,6 +98,16 @@ class Config:
     socket_mode: str = _setting("600", "MODE", "Who may connect to unix:PATH, as for chmod: its user alone.")
     log_format: str = _setting("text", "FORMAT", "text or json.")
     log_level: str = _setting("info", "LEVEL", "debug, info, warning or error.")
+    tls_cert: str = _setting(
+        "",
+        "FILE",
+        "This server's certificate in PEM, with those between it and its authority. With it, TLS alone is spoken, but "
+        "at unix:PATH. It may change while the server runs, as the other two may.",
+    )
+    tls_key: str = _setting("", "FILE", "The key of --tls-cert, without a password.")
+    tls_client_ca: str = _setting(
+        "", "FILE", "Authorities of clients: with it, every client needs a certificate that one of these has signed."
+    )
     checks: str = _setting("on", "on|off", "Whether instances may have health checks, which the server then runs.")
     service_checks: str = _setting(
         "", "RULES", "Checks for instances that bring none: 'player=http:/healthz interval=5; prod/chat=tcp; *=ttl'."
@@ -138,6 +148,7 @@ class Config:
         yield from _one_of("transport", self.transport, TRANSPORTS)
         yield from _one_of("log_format", self.log_format, LOG_FORMATS)
         yield from _one_of("log_level", self.log_level, LOG_LEVELS)
+        yield from self._problems_of_tls()
         yield from self._problems_of_checks()
         yield from _problems_of_service(self.service)
         try:
@@ -149,6 +160,14 @@ class Config:
             check_neighbours(self.neighbours, self.store)
         except BadStoreURL as error:
             yield Problem("neighbours", str(error))
+
+    def _problems_of_tls(self) -> Iterator[Problem]:
+        for name in ("tls_cert", "tls_key", "tls_client_ca"):
+            if (path := getattr(self, name)) and not _is_file(path):
+                yield Problem(name, f"no such file: {shown(path)}")
+        for name, needed in (("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("tls_client_ca", "tls_cert")):
+            if getattr(self, name) and not getattr(self, needed):
+                yield Problem(needed, f"must be there with {name}")
 
     def _problems_of_checks(self) -> Iterator[Problem]:
         yield from _one_of("checks", self.checks, ("on", "off"))

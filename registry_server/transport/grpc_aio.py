@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -15,6 +15,7 @@ from registry_server.rpc.table import (
     Broadcast,
     Caller,
     Conversation,
+    Credentials,
     Method,
     Service,
     Session,
@@ -27,6 +28,7 @@ from registry_server.transport.limits import Limits
 from registry_server.transport.sockets import SOCKET_MODE, path_of, place
 from registry_server.transport.status import DETAILS_KEY, RpcStatus, internal, shutting_down, status_of
 from registry_server.transport.streams import Streams
+from registry_server.transport.tls import Certificates, Contents
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +82,17 @@ def services() -> tuple[Service, ...]:
 
 
 class GrpcServer:
-    """A port at which the methods of a table are answered."""
+    """A port at which the methods of a table are answered: over TLS if there is a certificate, but for unix:PATH."""
 
-    def __init__(self, table: Table, open_streams: Streams, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        table: Table,
+        open_streams: Streams,
+        limits: Limits = DEFAULT_LIMITS,
+        tls: Certificates | None = None,
+    ) -> None:
         self._streams = open_streams
+        self._tls = tls
         self._server = grpc.aio.server(options=(*OPTIONS, *_options(limits)))
         handlers = {path: self._handler(method) for path, method in table.methods.items()}
         self._server.add_generic_rpc_handlers((_Handlers(handlers),))
@@ -98,10 +107,15 @@ class GrpcServer:
         is_file = address.startswith(UNIX)
         try:
             with place(path_of(address), socket_mode) if is_file else nullcontext():
-                port = self._server.add_insecure_port(address)
+                port = self._add_port(address, None if is_file else self._tls)
         except RuntimeError as error:
             raise OSError(str(error)) from None
         return address if is_file else f"{address.rpartition(':')[0]}:{port}"
+
+    def _add_port(self, address: str, tls: Certificates | None) -> int:
+        if tls is None:
+            return self._server.add_insecure_port(address)
+        return self._server.add_secure_port(address, _credentials(tls))
 
     async def stop(self) -> None:
         """End the streams, spread over a moment, and then the port."""
@@ -206,6 +220,27 @@ class _Handlers(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
 
+def _credentials(tls: Certificates) -> grpc.ServerCredentials:
+    """gRPC's core asks for what has changed whenever somebody connects, in a thread of its own."""
+    shown = tls.contents
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal shown
+        contents = tls.contents
+        if contents is shown:
+            return None
+        shown = contents
+        return _configuration(contents)
+
+    ask = cast("Callable[[], grpc.ServerCertificateConfiguration]", changed)  # None is allowed, whatever its stubs say
+    return grpc.dynamic_ssl_server_credentials(_configuration(shown), ask, tls.asks_clients)
+
+
+def _configuration(contents: Contents) -> grpc.ServerCertificateConfiguration:
+    pair = contents.key, contents.cert
+    return grpc.ssl_server_certificate_configuration([pair], contents.client_ca or None)
+
+
 def _answering(method: Unary[Any]) -> Any:
     async def handle(message: bytes, context: Context) -> bytes:
         try:
@@ -219,6 +254,9 @@ def _answering(method: Unary[Any]) -> Any:
 def _caller(context: Context) -> Caller:
     """To be asked for when the call comes: the core is not to be asked once it has ended."""
     credentials = NO_CREDENTIALS
+    if shown := context.auth_context():
+        names = (*shown.get("peer_dns", ()), *shown.get("peer_uri", ()))
+        credentials = Credentials(names=tuple(it.decode("utf-8", "replace") for it in names))
     for name, value in context.invocation_metadata() or ():
         if name == "authorization" and isinstance(value, str):
             credentials = credentials.with_authorization(value)

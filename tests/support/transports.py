@@ -14,6 +14,7 @@ from registry_server.rpc.table import Broadcast, Caller, Conversation, Outlet, R
 from registry_server.transport.grpc_aio import GrpcServer
 from registry_server.transport.http2.server import Http2Server
 from registry_server.transport.streams import Streams
+from registry_server.transport.tls import Certificates
 from tests.support.waiting import eventually_async
 
 NAME = "test.Transport"
@@ -43,7 +44,7 @@ class Transport(Protocol):
 
 
 # A new transport is one line here.
-TRANSPORTS: dict[str, Callable[[Table, Streams], Transport]] = {"grpc": GrpcServer, "http2": Http2Server}
+TRANSPORTS: dict[str, Callable[..., Transport]] = {"grpc": GrpcServer, "http2": Http2Server}
 # ... and one here: what a real server is started with to have it.
 FLAGS: dict[str, tuple[str, ...]] = {"grpc": ("--transport", "grpc"), "http2": ("--transport", "http2")}
 
@@ -196,10 +197,10 @@ class Everything:
 
 @contextlib.asynccontextmanager
 async def serving(
-    transport: str, *services: Service, host: str = "127.0.0.1", port: int = 0
+    transport: str, *services: Service, host: str = "127.0.0.1", port: int = 0, tls: Certificates | None = None
 ) -> AsyncIterator[tuple[str, Transport]]:
     """A server of these services, on a transport; its address and itself."""
-    server = TRANSPORTS[transport](Table(*services), Streams(random.Random(1)))
+    server = TRANSPORTS[transport](Table(*services), Streams(random.Random(1)), tls=tls)
     (address,) = await server.start(f"{host}:{port}")
     try:
         yield address, server

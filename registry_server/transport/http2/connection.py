@@ -15,7 +15,7 @@ import ngh2
 from ngh2 import events
 
 from registry_server.http2 import Http2End, Note
-from registry_server.rpc.table import Caller
+from registry_server.rpc.table import Caller, Credentials
 from registry_server.transport.http2.calls import CODES, KINDS, Call
 from registry_server.transport.http2.framing import (
     HEADS,
@@ -29,7 +29,7 @@ from registry_server.transport.http2.framing import (
     framed,
     read_head,
 )
-from registry_server.transport.http2.shared import Shared, refusal, trailers_of
+from registry_server.transport.http2.shared import Shared, names_of, peer_of, refusal, trailers_of
 from registry_server.transport.limits import Limits
 from registry_server.transport.status import Code, RpcStatus, shutting_down
 
@@ -44,6 +44,7 @@ HARD = 4
 # All connections together may have so many times the unread answers of one.
 ALL_UNREAD = 4
 _UNREAD = RpcStatus(Code.RESOURCE_EXHAUSTED, "too many answers on this connection wait to be read", b"")
+_MUTE = "hung up when it had seen the certificate, which may be for another name than the one that it called"
 _LEAVING = RpcStatus(Code.UNAVAILABLE, "this connection ends; come back by another", b"")
 
 
@@ -88,7 +89,7 @@ class Connection(Http2End, asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say our settings."""
         limits = self._shared.limits
-        self._caller = Caller(_peer(transport))
+        self._caller = Caller(peer_of(transport), credentials=Credentials(names=names_of(transport)))
         self._showing = (b"", self._caller)
         settings = {
             ngh2.Setting.MAX_CONCURRENT_STREAMS: limits.max_streams,
@@ -100,6 +101,8 @@ class Connection(Http2End, asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """All calls are over."""
+        if self._has_turned_away():
+            self._shared.complain(self._caller.peer, _MUTE)
         self._transport = None
         self._shared.gone(self)
         self._shared.unread -= self._unread
@@ -391,6 +394,11 @@ class Connection(Http2End, asyncio.BufferedProtocol):
             for call in self._calls():
                 call.fail(_LEAVING)
 
+    def _has_turned_away(self) -> bool:
+        """Whether the client hung up between TLS and HTTP/2: gRPC looks only then at the name in the certificate."""
+        is_mute = not (self._has_introduced_itself or self._is_closed) and self._age <= self._shared.limits.handshake_s
+        return is_mute and self._transport is not None and self._transport.get_extra_info("ssl_object") is not None
+
     def _terminate(self, code: ngh2.ErrorCode) -> None:
         if not self._is_closed:
             self._is_closed = True
@@ -441,12 +449,3 @@ class Connection(Http2End, asyncio.BufferedProtocol):
         """Whether more waits to be read than may."""
         unread, limit = self._h2.queued_body_size(), self._shared.limits.max_unread_bytes
         return unread > limit or (unread > STREAM_WINDOW and self._shared.unread > ALL_UNREAD * limit)
-
-
-def _peer(transport: asyncio.BaseTransport) -> str:
-    """The other end as gRPC writes it."""
-    address = transport.get_extra_info("peername")
-    if not isinstance(address, tuple):
-        return "unix:"
-    host, port = address[:2]
-    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"

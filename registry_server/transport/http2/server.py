@@ -3,21 +3,18 @@
 import asyncio
 import contextlib
 import resource
-import socket
-import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
-
-import ngh2
 
 from registry_server.rpc.table import Service, Table
 from registry_server.transport.http2.connection import Connection, configuration
+from registry_server.transport.http2.handshake import Handshakes
 from registry_server.transport.http2.shared import Peer, Shared
 from registry_server.transport.limits import Limits
 from registry_server.transport.sockets import BACKLOG, SOCKET_MODE, Bound, bound
 from registry_server.transport.streams import GRACE_S, Streams
+from registry_server.transport.tls import Certificates
 
 TICK_S = 1.0
 # So many connections have their tick in a row, before others have their turn.
@@ -37,21 +34,21 @@ def services() -> tuple[Service, ...]:
 
 
 class Http2Server:
-    """A port at which the methods of a table are answered. `tls` has to offer `h2` by ALPN."""
+    """A port at which the methods of a table are answered: over TLS if there is a certificate, but for unix:PATH."""
 
     def __init__(
         self,
         table: Table,
         open_streams: Streams,
         limits: Limits = DEFAULT_LIMITS,
-        tls: ssl.SSLContext | None = None,
+        tls: Certificates | None = None,
     ) -> None:
         self._streams = open_streams
-        self._tls = tls
         self._shared = Shared(table, open_streams, _that_can_be(limits))
+        self._admit = partial(Connection, self._shared, configuration(limits))
+        self._handshakes = None if tls is None else Handshakes(self._shared, lambda: tls.context, self._admit)
         self._bound: list[Bound] = []
         self._listening: list[asyncio.Server] = []
-        self._arriving: set[asyncio.Task[Any]] = set()  # each lets a client in, which takes as long as the handshake
         self._ticking: asyncio.Task[None] | None = None
 
     async def start(self, *addresses: str, socket_mode: int = SOCKET_MODE) -> tuple[str, ...]:
@@ -60,35 +57,28 @@ class Http2Server:
             for address in addresses:
                 self._bound.append(bound(address, socket_mode))
             for it in self._bound:
-                await self._listen(it.sockets)
+                await self._listen(it)
         except BaseException:
             self._let_nobody_in()
             raise
         self._ticking = asyncio.create_task(self._tick())
         return tuple(it.address for it in self._bound)
 
-    async def _listen(self, sockets: Sequence[socket.socket]) -> None:
+    async def _listen(self, it: Bound) -> None:
         loop = asyncio.get_running_loop()
-        make = partial(self._let_in, configuration(self._shared.limits))
-        for it in sockets:
-            create = loop.create_unix_server if it.family == socket.AF_UNIX else loop.create_server
-            handshake_s = self._shared.limits.handshake_s if self._tls else None
-            listening = await create(make, sock=it, backlog=BACKLOG, ssl=self._tls, ssl_handshake_timeout=handshake_s)
+        for each in it.sockets:
+            if it.file is not None:
+                listening = await loop.create_unix_server(self._admit, sock=each, backlog=BACKLOG)
+            else:
+                make = self._admit if self._handshakes is None else self._handshakes.begin
+                listening = await loop.create_server(make, sock=each, backlog=BACKLOG)
             self._listening.append(listening)
 
-    def _let_in(self, config: ngh2.Configuration) -> Connection:
-        """Called by asyncio within the task that lets this client in."""
-        task = asyncio.current_task()
-        if task is not None:
-            self._arriving.add(task)
-            task.add_done_callback(self._arriving.discard)
-        return Connection(self._shared, config)
-
     async def _give_up_arriving(self) -> None:
-        """Who is not in yet is sent away: nobody but the task of a handshake that is under way knows its socket."""
+        """Who is not in yet is sent away."""
         await _turns()
-        for task in self._arriving:
-            task.cancel()
+        if self._handshakes is not None:
+            self._handshakes.give_up()
         await _turns()
 
     def _let_nobody_in(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from registry_server.rpc.table import Method, Table
+from registry_server.transport.complaints import Complaints
 from registry_server.transport.http2.framing import Header, ended_at_once, framed_chunks, trailers
 from registry_server.transport.limits import Limits
 from registry_server.transport.status import RpcStatus
@@ -72,6 +73,7 @@ class Shared:
         self.methods: dict[bytes, Method] = {path.encode(): method for path, method in table.methods.items()}
         self.streams = streams
         self.limits = limits
+        self.complaints = Complaints()
         self.loop = asyncio.get_running_loop()
         # Reading is one step from the loop's asking for room to our having taken what came: all can use the same.
         self.buffer = memoryview(bytearray(READ_BYTES))
@@ -107,6 +109,11 @@ class Shared:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await self._all_gone.wait()
+
+    def complain(self, peer: str, what: str) -> None:
+        """Say what is wrong with a client: of each kind once a minute, however many there are."""
+        if self.complaints.is_news(what, self.loop.time()):
+            log.warning("%s %s", peer, what)
 
     def touch(self, connection: Peer) -> None:
         """The connection has something to write, or to tell its calls: at the end of this turn."""
@@ -167,3 +174,18 @@ def trailers_of(status: RpcStatus) -> Sequence[Header]:
 def refusal(status: RpcStatus) -> Sequence[Header]:
     """The whole answer to a call that ends with that status at once."""
     return ended_at_once(status.code, status.message, status.details)
+
+
+def peer_of(transport: asyncio.BaseTransport) -> str:
+    """The other end as gRPC writes it."""
+    address = transport.get_extra_info("peername")
+    if not isinstance(address, tuple):
+        return "unix:"
+    host, port = address[:2]
+    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+
+
+def names_of(transport: asyncio.BaseTransport) -> tuple[str, ...]:
+    """What the client's certificate says that it is, by DNS names and URIs: it was verified in the handshake."""
+    certificate = transport.get_extra_info("peercert") or {}
+    return tuple(name for kind, name in certificate.get("subjectAltName", ()) if kind in ("DNS", "URI"))

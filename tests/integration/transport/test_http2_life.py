@@ -12,7 +12,6 @@ from typing import Any
 
 import grpc
 import pytest
-import trustme
 
 from registry_server.rpc.table import Table
 from registry_server.transport.http2 import server as server_room
@@ -20,8 +19,10 @@ from registry_server.transport.http2.server import Http2Server
 from registry_server.transport.limits import Limits
 from registry_server.transport.status import Code
 from registry_server.transport.streams import Streams
+from registry_server.transport.tls import Certificates
 from tests.support.frames import END_HEADERS, HEADERS, PREFACE, SETTINGS, Frames, frame, head, literal
 from tests.support.http2 import Http2, framed
+from tests.support.tls import LOCAL, Authority, certificates_of
 from tests.support.transports import NAME, Everything, value
 from tests.support.waiting import eventually_async, passed
 
@@ -36,7 +37,7 @@ def short_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.asynccontextmanager
 async def serving(
-    service: Everything, address: str = "127.0.0.1:0", tls: ssl.SSLContext | None = None, **limits: Any
+    service: Everything, address: str = "127.0.0.1:0", tls: Certificates | None = None, **limits: Any
 ) -> AsyncIterator[str]:
     """A server of that service, with these limits; its address."""
     server = Http2Server(Table(service.service()), Streams(random.Random(1)), Limits(**limits), tls)
@@ -82,19 +83,15 @@ async def test_a_unix_socket_also_in_the_place_of_one_that_was_left(tmp_path: Pa
         assert await echoed(address) == value("x")
 
 
-def tls_of(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
-    context.set_alpn_protocols(["h2"])
-    return context
+def tls_of(authority: Authority) -> Certificates:
+    return certificates_of(authority.pair(*LOCAL))
 
 
 async def test_tls() -> None:
-    authority = trustme.CA()
-    context = tls_of(authority)
-    credentials = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+    authority = Authority()
+    credentials = authority.trusting()
     service = Everything()
-    async with serving(service, tls=context) as address:
+    async with serving(service, tls=tls_of(authority)) as address:
         assert await echoed(address, credentials) == value("x")
         async with grpc.aio.secure_channel(address, credentials) as channel:
             call = channel.unary_stream(f"/{NAME}/Listen")(value(""))
@@ -254,7 +251,7 @@ async def test_who_does_not_say_what_it_is(opening: bytes) -> None:
 
 
 async def test_who_has_no_end_of_shaking_hands() -> None:
-    async with serving(Everything(), tls=tls_of(trustme.CA()), handshake_s=1) as address, Frames(address) as client:
+    async with serving(Everything(), tls=tls_of(Authority()), handshake_s=1) as address, Frames(address) as client:
         await client.say(b"\x16\x03\x01")
         await eventually_async(lambda: client.is_closed)
 
@@ -263,7 +260,7 @@ async def test_who_has_no_end_of_shaking_hands() -> None:
 async def test_who_is_still_shaking_hands_when_it_stops(said: bytes) -> None:
     """Is sent away as all others: what only the handshake knows is not left behind for half a minute."""
     async with contextlib.AsyncExitStack() as stack:
-        async with serving(Everything(), tls=tls_of(trustme.CA()), handshake_s=600) as address:
+        async with serving(Everything(), tls=tls_of(Authority()), handshake_s=600) as address:
             clients = [await stack.enter_async_context(Frames(address)) for _ in range(3)]
             for client in clients:
                 await client.say(said)
@@ -274,9 +271,8 @@ async def test_who_is_still_shaking_hands_when_it_stops(said: bytes) -> None:
 
 async def test_who_does_not_hang_up_by_tls_when_it_stops() -> None:
     """It is cut off all the same, and its socket is not left behind."""
-    authority = trustme.CA()
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
+    authority = Authority()
+    trusting = ssl.create_default_context(cadata=authority.pem.decode())
     trusting.set_alpn_protocols(["h2"])
     with contextlib.ExitStack() as stack:
         async with serving(Everything(), tls=tls_of(authority)) as address:

@@ -28,7 +28,7 @@ from registry_server.transport.limits import Limits
 from registry_server.transport.sockets import SOCKET_MODE, path_of, place
 from registry_server.transport.status import DETAILS_KEY, RpcStatus, internal, shutting_down, status_of
 from registry_server.transport.streams import Streams
-from registry_server.transport.tls import Certificates, Contents
+from registry_server.transport.tls import Certificates, PEMs
 
 log = logging.getLogger(__name__)
 
@@ -236,7 +236,7 @@ def _credentials(tls: Certificates) -> grpc.ServerCredentials:
     return grpc.dynamic_ssl_server_credentials(_configuration(shown), ask, tls.asks_clients)
 
 
-def _configuration(contents: Contents) -> grpc.ServerCertificateConfiguration:
+def _configuration(contents: PEMs) -> grpc.ServerCertificateConfiguration:
     pair = contents.key, contents.cert
     return grpc.ssl_server_certificate_configuration([pair], contents.client_ca or None)
 

@@ -29,7 +29,7 @@ class TLSFiles:
     client_ca: str = ""
 
 
-class Contents(NamedTuple):
+class PEMs(NamedTuple):
     """What was in them; empty for none."""
 
     cert: bytes
@@ -60,7 +60,7 @@ class Certificates:
         return self._context
 
     @property
-    def contents(self) -> Contents:
+    def contents(self) -> PEMs:
         """The same, for who makes something else of it."""
         return self._contents
 
@@ -99,7 +99,7 @@ class Certificates:
             log.warning("the certificate is not read again, and the one before is shown on: %s", trouble)
 
 
-def _load(files: TLSFiles) -> tuple[Contents, ssl.SSLContext]:
+def _load(files: TLSFiles) -> tuple[PEMs, ssl.SSLContext]:
     """What is in the files, and what a handshake makes of it; of one state of all of them. Raises BadCertificates."""
     contents = _read(files)
     context = _made(files, contents)
@@ -108,7 +108,7 @@ def _load(files: TLSFiles) -> tuple[Contents, ssl.SSLContext]:
     return contents, context
 
 
-def _made(files: TLSFiles, contents: Contents) -> ssl.SSLContext:
+def _made(files: TLSFiles, contents: PEMs) -> ssl.SSLContext:
     _check(files, contents)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -132,7 +132,7 @@ def _made(files: TLSFiles, contents: Contents) -> ssl.SSLContext:
     return context
 
 
-def _check(files: TLSFiles, contents: Contents) -> None:
+def _check(files: TLSFiles, contents: PEMs) -> None:
     """Say which file is of another kind than it should be; what is wrong within one, OpenSSL says."""
     for name, path, content, mark in (
         ("tls_cert", files.cert, contents.cert, b"-----BEGIN CERTIFICATE-----"),
@@ -150,8 +150,8 @@ def _why(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def _read(files: TLSFiles) -> Contents:
-    return Contents(
+def _read(files: TLSFiles) -> PEMs:
+    return PEMs(
         _content("tls_cert", files.cert),
         _content("tls_key", files.key),
         _content("tls_client_ca", files.client_ca) if files.client_ca else b"",

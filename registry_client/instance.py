@@ -109,7 +109,8 @@ class Instance:
     that an operator set for the service, and none that it brings. From `revision` on, but for `checks`,
     the registry sets the fields and ignores what a caller sends: `generation` grows each time the id is
     taken over by a new owner (a fencing token), `ttl_s` is the time to live of its lease in seconds, `leaves_at` is set
-    while it drains towards its deregistration, `origin` is the neighbour that it was taken from. Raises InvalidArgument
+    while it drains towards its deregistration, `origin` is the neighbour that it was taken from, `registered_by`
+    the identity that registered it, where the registry knows identities. Raises InvalidArgument
     for a value of a type that cannot be sent.
     """
 
@@ -135,9 +136,10 @@ class Instance:
     check_results: Sequence[CheckResult] = ()
     checks_by_rule: bool = False
     origin: str = ""
+    registered_by: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("service", "host", "id", "namespace", "version", "origin"):
+        for name in ("service", "host", "id", "namespace", "version", "origin", "registered_by"):
             checks.text(f"instance.{name}", getattr(self, name))
         for name, least, most in _NUMBERS:
             object.__setattr__(self, name, checks.whole(f"instance.{name}", getattr(self, name), least, most))
@@ -206,6 +208,7 @@ class Instance:
         if self.leaves_at is not None:
             message.leaves_at.FromDatetime(self.leaves_at)
         message.checks_by_rule, message.origin = self.checks_by_rule, self.origin
+        message.registered_by = self.registered_by
         message.checks.extend(check.to_proto() for check in self.checks)
         message.check_results.extend(result.to_proto() for result in self.check_results)
         return message
@@ -238,6 +241,7 @@ class Instance:
             ("check_results", tuple(map(CheckResult.from_proto, message.check_results)) if message.checks else ()),
             ("checks_by_rule", message.checks_by_rule),
             ("origin", message.origin),
+            ("registered_by", message.registered_by),
         ):
             object.__setattr__(made, name, value)
         return made

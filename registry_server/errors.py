@@ -5,6 +5,11 @@ statuses."""
 SHOWN = 16
 
 
+def shortened(lease_id: str) -> str:
+    """A lease as errors name it. Its id is a secret, and errors go into logs: the beginning says which."""
+    return lease_id if len(lease_id) <= SHOWN else f"{lease_id[:SHOWN]}…"
+
+
 class RequestError(Exception):
     """Root of all that a caller is told. The text is written for the caller; it never carries an inner exception's."""
 
@@ -28,8 +33,8 @@ class NotFound(RequestError):
 
     @classmethod
     def lease(cls, lease_id: str) -> "NotFound":
-        """There is no such lease. Its id is a secret, and errors go into logs: the beginning says which."""
-        return cls("lease", lease_id if len(lease_id) <= SHOWN else f"{lease_id[:SHOWN]}…")
+        """There is no such lease."""
+        return cls("lease", shortened(lease_id))
 
 
 class OwnershipLost(RequestError):

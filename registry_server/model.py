@@ -45,13 +45,14 @@ class Traits(NamedTuple):
 
 class Owner(NamedTuple):
     """Who has an id, or had it last: its generation, where and since when (in ns) it is registered, whether it is
-    deregistered (it leaves, or left, at the end of a drain), and its health."""
+    deregistered (it leaves, or left, at the end of a drain), its health, and which identity it is."""
 
     generation: int
     address: Address
     registered_ns: int
     is_leaving: bool
     health: int = pb.UNKNOWN
+    by: str = ""
 
 
 class Entry(NamedTuple):
@@ -103,7 +104,14 @@ class Entry(NamedTuple):
             digest(key, revision),
             is_routable(it),
             address,
-            Owner(generation, address, nanoseconds(it.registered_at), it.HasField("leaves_at"), it.health),
+            Owner(
+                generation,
+                address,
+                nanoseconds(it.registered_at),
+                it.HasField("leaves_at"),
+                it.health,
+                intern(it.registered_by),
+            ),
             _traits(it, is_small=len(value) <= MAX_SHARED_VALUE),
             _metadata(it) if it.metadata else _NOTHING,
             bool(it.checks),

@@ -21,6 +21,7 @@ class Kind(StrEnum):
     POLICY = "policy"  # how the traffic of a service is to be treated
     REPLICA = "replica"  # a server of this registry
     CHECKS = "checks"  # the checks of instances that bring none
+    LEASE_KEY = "lease-key"  # by which the servers of a registry prove their lease ids
 
 
 class Key(NamedTuple):

@@ -13,10 +13,10 @@ from registry_server.errors import Contended, InvalidField, LimitExceeded, NotFo
 from registry_server.feed import Feed
 from registry_server.model import Entry
 from registry_server.records import Cause, Commit, Delete, Key, Lease, Outcome, Put, Record, Renewal
-from registry_server.rules import Leaving, Plan, Rules
+from registry_server.rules import Leaving, Plan, Rules, shown
 from registry_server.stores.base import Conflict, NoSuchLease, Refused, Store, StoreAway, StoreError, StoreFull
 from registry_server.turns import Name, Turns
-from registry_server.writer import Left, Registered, Updated
+from registry_server.writer import NOBODY, Claimant, Left, Registered, Updated
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +39,13 @@ LEAST_TTL_S = 2.0
 
 
 class Written(NamedTuple):
-    """What a write did: its revision, the instances as they are now, and those that leave."""
+    """What a write did: its revision, the instances as they are now, those that leave, and those whose owners lost an
+    id or an address."""
 
     revision: int
     entries: tuple[Entry, ...]
     leaving: tuple[Key, ...] = ()
+    losers: tuple[Entry, ...] = ()
 
 
 class Registrar:
@@ -58,7 +60,7 @@ class Registrar:
         self._now = now
         self._rules = Rules(feed.catalog, feed.guard, now)
 
-    async def register(self, wanted: pb.Instance, ttl_s: float, lease_id: str) -> Registered:
+    async def register(self, wanted: pb.Instance, ttl_s: float, lease_id: str, by: Claimant = NOBODY) -> Registered:
         """See Writer, as for all of these."""
         if wanted.generation:
             await self._check_given(wanted.generation)
@@ -66,11 +68,13 @@ class Registrar:
         key = Key(wanted.namespace, wanted.service, wanted.id)
         address = (wanted.namespace, wanted.service, wanted.host, str(wanted.port))
         try:
-            written = await self._write((key, address), lambda: self._rules.register(wanted, lease))
+            written = await self._write((key, address), lambda: self._rules.register(wanted, lease, by))
         except BaseException:
             if not lease_id:
                 await self._release((lease.id,))
             raise
+        for loser in written.losers:
+            _tell_of(loser, written.entries[0], by)
         return Registered(written.entries[0], written.revision, lease)
 
     async def deregister(self, key: Key, generation: int, drain_s: float) -> Left:
@@ -173,8 +177,18 @@ class Registrar:
     # ---- settings
 
     async def set(self, key: Key, value: bytes) -> int:
-        """See SettingWriter, as for both of these."""
+        """See SettingWriter, as for all of these."""
         return await self._write_setting(key, lambda revision: Commit((Put(key, value, "", revision),)))
+
+    async def set_if(self, key: Key, value: bytes, revision: int) -> int:
+        """See SettingWriter."""
+        try:
+            reached = await self._commit(Commit((Put(key, value, "", revision),)))
+        except Conflict as conflict:
+            await self._feed.reach(conflict.revision, CATCH_UP_S)
+            raise Contended(str(key)) from None
+        await self._feed.reach(reached, CATCH_UP_S)
+        return reached
 
     async def unset(self, key: Key) -> int:
         """See SettingWriter."""
@@ -241,7 +255,7 @@ class Registrar:
         if plan.bereft:
             await self._release(plan.bereft)
         entries = tuple([self._entry(put, revision) for put in plan.commit.puts])
-        return Written(revision, entries, plan.leaving)
+        return Written(revision, entries, plan.leaving, plan.losers)
 
     async def _commit(self, commit: Commit) -> int:
         try:
@@ -280,6 +294,20 @@ class Registrar:
         for lease_id in empty:
             with contextlib.suppress(StoreError):
                 await self._store.release(lease_id)
+
+
+def _tell_of(loser: Entry, winner: Entry, by: Claimant) -> None:
+    """Say who took what from whom. A process that came back with its id and its address is nothing to talk about."""
+    is_back = (loser.key, loser.address) == (winner.key, winner.address)
+    log.log(
+        logging.DEBUG if is_back else logging.WARNING,
+        "%s %s was taken over by %s %s, who called from %s",
+        loser.key,
+        shown(loser.owner),
+        winner.key,
+        shown(winner.owner),
+        by.peer or "within",
+    )
 
 
 def _unavailable(away: StoreAway | None = None) -> Unavailable:

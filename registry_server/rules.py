@@ -15,22 +15,24 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import fields
 from registry_server.catalog import Catalog
 from registry_server.drafts import Draft
-from registry_server.errors import InvalidField, NotFound, OwnershipLost
+from registry_server.errors import InvalidField, NotFound, OwnershipLost, PermissionDenied
 from registry_server.health import findings
 from registry_server.model import Entry, Owner, nanoseconds, new_generation
 from registry_server.records import Cause, Commit, Delete, Key, Lease, Put
+from registry_server.writer import NOBODY, Claimant
 
 UPDATABLE = ("status", "weight", "metadata", "tags", "version", "health")
 
 
 class Plan(NamedTuple):
-    """What the store is to do, the leases that may hold nothing afterwards, the instances that leave by it, and those
-    that are put."""
+    """What the store is to do, the leases that may hold nothing afterwards, the instances that leave by it, those that
+    are put, and those whose owners lose an id or an address by it."""
 
     commit: Commit
     bereft: frozenset[str] = frozenset()
     leaving: tuple[Key, ...] = ()
     drafts: tuple[Draft, ...] = ()
+    losers: tuple[Entry, ...] = ()
 
 
 class Leaving(NamedTuple):
@@ -50,22 +52,27 @@ class Rules:
         self._lingering = lingering
         self._now = now
 
-    def register(self, wanted: pb.Instance, lease: Lease) -> Plan:
+    def register(self, wanted: pb.Instance, lease: Lease, by: Claimant = NOBODY) -> Plan:
         """Make the instance known under the lease. Its own id and its address are taken over from whoever has them.
 
         Who gives the lease that holds the instance is its owner. Anybody else is a new owner, also who claims by
-        `wanted.generation` to have had the id before. Raises OwnershipLost if somebody else has had it since.
+        `wanted.generation` to have had the id before. Raises OwnershipLost if somebody else has had it since,
+        PermissionDenied if what is there belongs to another identity.
         """
         key = Key(intern(wanted.namespace), intern(wanted.service), wanted.id)
         current = self._catalog.get(key)
         holder = self._catalog.at_address(key.namespace, key.service, (wanted.host, wanted.port))
         ghost = holder if holder is not None and holder.key != key else None
-        plan = self._plan(key, self._stamped(key, wanted, lease, current), lease.id)
+        stamped = self._stamped(key, wanted, lease, current)
+        stamped.registered_by = by.identity
+        plan = self._plan(key, stamped, lease.id)
         if current is None and ghost is None:
             return plan
-        losers = [entry for entry in (current, ghost) if entry is not None]
+        losers = tuple([it for it in (current, ghost) if it is not None and it.lease_id != lease.id])
+        for loser in losers:
+            _check_right(loser, wanted, by)
         commit = plan.commit._replace(deletes=self._deletes([ghost] if ghost else []), cause=Cause.REPLACED)
-        return plan._replace(commit=commit, bereft=frozenset(it.lease_id for it in losers) - {lease.id})
+        return plan._replace(commit=commit, bereft=frozenset(it.lease_id for it in losers), losers=losers)
 
     def deregister(self, who: Leaving) -> Plan:
         """Remove the instances. Raises OwnershipLost if one has another generation than it should."""
@@ -173,7 +180,7 @@ class Rules:
             raise OwnershipLost(str(key), "it was deregistered; register without a generation to bring it back")
         if wanted.generation < latest.generation and not _is_same_process(wanted, latest):
             reason = f"generation {wanted.generation} was taken over by generation {latest.generation}"
-            raise OwnershipLost(str(key), reason)
+            raise OwnershipLost(str(key), f"{reason} {shown(latest)}")
 
     def _plan_draining(self, entry: Entry, lease: Lease, until: float) -> Plan:
         draining = storable(entry)
@@ -197,6 +204,23 @@ class Rules:
 
     def _expect(self, key: Key) -> int:
         return 0 if key in self._lingering else self._catalog.revision_of(key)
+
+
+def shown(owner: Owner) -> str:
+    """Who somebody is, for whoever it threw out."""
+    host, port = owner.address
+    return f"at {host}:{port}" + (f", registered by {owner.by!a:.100}" if owner.by else "")
+
+
+def _check_right(loser: Entry, wanted: pb.Instance, by: Claimant) -> None:
+    """Whether an id or an address may be taken from its owner. Raises OwnershipLost for who claims to have had the id
+    before, and PermissionDenied for everybody else."""
+    if by.may_have(loser):
+        return
+    what = f"it is {shown(loser.owner)}, and taking it over needs that identity, its lease, or `operate`"
+    if wanted.generation:
+        raise OwnershipLost(str(loser.key), what)
+    raise PermissionDenied(by.identity, "operate", "/".join(loser.key[:2]), f"{loser.key}: {what}")
 
 
 def _joined(plans: Iterable[Plan]) -> Plan:

@@ -16,6 +16,7 @@ from registry_server.feed import Feed
 from registry_server.health.making import make_door, make_prober
 from registry_server.health.prober import Prober
 from registry_server.health.ruling import Ruling
+from registry_server.leases.keeper import Keeper
 from registry_server.neighbours import open_neighbours
 from registry_server.neighbours.bridge import Bridge
 from registry_server.observe.changes import ChangeLog
@@ -61,10 +62,11 @@ async def serve(
     _check_addresses(config)
     parts = _make(config, clock)
     async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(it) for it in (parts.feed.run(), parts.rounds.run())]
+        running = [tasks.create_task(it) for it in (parts.feed.run(), parts.rounds.run(), parts.keeper.run())]
         looking = [tasks.create_task(it) for it in parts.looks()]
         try:
             await parts.feed.loaded.wait()
+            await parts.keeper.ready()
             loaded()
             addresses = await _open(parts.port, config)
             try:
@@ -97,6 +99,7 @@ class _Parts:
     store: Store
     feed: Feed
     rounds: Rounds
+    keeper: Keeper
     prober: Prober
     ruling: Ruling
     bridges: list[Bridge]
@@ -126,7 +129,9 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
         feed.tell_too(ruling)
     xds = XdsService(Resources(catalog, numeric), rounds.hub, time.monotonic)
     feed.tell_too(xds)
-    registry = RegistryService(registrar, feed, rounds.hub, door=door, ttl_s=config.service.ttl)
+    keeper = Keeper(registrar, catalog)
+    feed.tell_too(keeper)
+    registry = RegistryService(registrar, feed, rounds.hub, keeper.seal, door=door, ttl_s=config.service.ttl)
     health = HealthService(catalog, rounds.hub)
     checks = ChecksService(registrar, feed, door)
     policies = PoliciesService(registrar, feed, rounds.hub, PolicyBook(catalog.settings))
@@ -134,7 +139,7 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     services = (registry.service(), checks.service(), policies.service(), health.service(), xds.service())
     port = _port(config, Streams(rng), certificates, *services)
     bridges = _bridges(config, feed, registrar, prober)
-    return _Parts(store, feed, rounds, prober, ruling, bridges, health, port, certificates)
+    return _Parts(store, feed, rounds, keeper, prober, ruling, bridges, health, port, certificates)
 
 
 def _bridges(config: Config, feed: Feed, registrar: Registrar, prober: Prober) -> list[Bridge]:

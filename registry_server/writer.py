@@ -3,12 +3,31 @@
 Such a relay is no store, as nobody can commit by revision there: the rules are applied where the truth is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.model import Entry
 from registry_server.records import Key, Lease, Renewal
+
+
+def _anybody_may(namespace: str, service: str, /) -> bool:
+    return True
+
+
+class Claimant(NamedTuple):
+    """Who writes: its identity, if it has one, from where, and what it may do that others own."""
+
+    identity: str = ""
+    peer: str = ""
+    may_operate: Callable[[str, str], bool] = _anybody_may  # of a namespace and a service
+
+    def may_have(self, entry: Entry) -> bool:
+        """Whether an instance is its own, or nobody's, or it may operate its service."""
+        return entry.owner.by in ("", self.identity) or self.may_operate(entry.key.namespace, entry.key.service)
+
+
+NOBODY = Claimant()
 
 
 class Registered(NamedTuple):
@@ -40,10 +59,11 @@ class Writer(Protocol):
     A write is answered when the view of this server shows it, or a moment later where the view lags.
     """
 
-    async def register(self, wanted: pb.Instance, ttl_s: float, lease_id: str) -> Registered:
+    async def register(self, wanted: pb.Instance, ttl_s: float, lease_id: str, by: Claimant = NOBODY) -> Registered:
         """Register under a lease, a new one of `ttl_s` seconds if `lease_id` is empty.
 
-        Raises NotFound for a lease that does not exist, OwnershipLost if another owner has the id.
+        Raises NotFound for a lease that does not exist, OwnershipLost if another owner has the id,
+        PermissionDenied if that or the address belongs to another identity.
         """
 
     async def deregister(self, key: Key, generation: int, drain_s: float) -> Left:
@@ -68,11 +88,14 @@ class Writer(Protocol):
 class SettingWriter(Protocol):
     """Writes what is set beside the instances. The last write wins: what is there is written over, whoever wrote it.
 
-    Both give the revision of the write. Raise Unavailable, Contended, or LimitExceeded if the store refuses it.
+    All give the revision of the write. Raise Unavailable, Contended, or LimitExceeded if the store refuses it.
     """
 
     async def set(self, key: Key, value: bytes) -> int:
         """Set it until it is unset."""
+
+    async def set_if(self, key: Key, value: bytes, revision: int) -> int:
+        """Set it if what is there has that revision, 0 for nothing. Raises Contended if it has another."""
 
     async def unset(self, key: Key) -> int:
         """Remove it. Raises NotFound."""

@@ -4,24 +4,26 @@ import asyncio
 import bisect
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 from registry_api.limits import DEFAULT_TTL_S, MAX_LEASE_IDS
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import fields
-from registry_server.errors import InvalidField, NotFound, Unavailable
+from registry_server.errors import InvalidField, NotFound, PermissionDenied, Unavailable, shortened
 from registry_server.feed import Feed
 from registry_server.health import findings
 from registry_server.health.door import NO_CHECKS, Door
 from registry_server.hub import Hub, Reader, Sink
+from registry_server.leases.seal import Opened, Seal
 from registry_server.model import CHECKSUM_MODULUS, Entry, Query
-from registry_server.records import Key, Kind
+from registry_server.records import Key, Kind, Outcome, Renewal
 from registry_server.rights import EVERY, Rights
 from registry_server.rpc import answers, needs, pages, validate
 from registry_server.rpc.steps import Pieces
 from registry_server.rpc.table import Broadcast, Caller, Conversation, Service, Unary
 from registry_server.rpc.watch import WatchTopic, claim_of
-from registry_server.writer import Writer
+from registry_server.writer import Claimant, Left, Writer
 
 NAME = pb.DESCRIPTOR.services_by_name["Registry"].full_name
 # The longest wait for a revision that a reader asks for.
@@ -39,13 +41,17 @@ def _new_id() -> str:
 
 
 class RegistryService:
-    """One method for each RPC. They raise the errors of errors.py, and nothing else that is expected."""
+    """One method for each RPC. They raise the errors of errors.py, and nothing else that is expected.
+
+    `seal`: by which lease ids are made and opened just now; raises Unavailable.
+    """
 
     def __init__(
         self,
         writer: Writer,
         feed: Feed,
         hub: Hub,
+        seal: Callable[[], Seal],
         new_id: Callable[[], str] = _new_id,
         door: Door = NO_CHECKS,
         ttl_s: float = DEFAULT_TTL_S,
@@ -56,6 +62,7 @@ class RegistryService:
         self._feed = feed
         self._catalog = feed.catalog
         self._hub = hub
+        self._seal = seal
         self._new_id = new_id
         self._pieces = Pieces()
 
@@ -80,12 +87,16 @@ class RegistryService:
         """Register: see registry.proto, as for all of these."""
         if not request.HasField("instance"):
             raise InvalidField("instance", "is required")
-        lease_id = validate.lease_id("lease_id", request.lease_id) if request.lease_id else ""
+        if request.lease_id:
+            validate.lease_id("lease_id", request.lease_id)
         ttl_s = validate.ttl_s(request, self._ttl_s)
         wanted = validate.new_instance(request.instance, self._new_id)
         self._door.check(wanted)
-        entry, revision, lease = await self._writer.register(wanted, ttl_s, lease_id)
-        return answers.registered(self._header(revision), entry, lease)
+        seal = self._seal()
+        lease_id = self._own(request.lease_id, caller) if request.lease_id else ""
+        entry, revision, lease = await self._writer.register(wanted, ttl_s, lease_id, _claimant(caller))
+        shown = request.lease_id or seal.close(lease.id, caller.identity)
+        return answers.registered(self._header(revision), entry, lease._replace(id=shown))
 
     async def deregister(self, request: pb.DeregisterRequest, caller: Caller) -> bytes:
         """Deregister."""
@@ -96,8 +107,8 @@ class RegistryService:
         if request.HasField("key") == bool(request.lease_id):
             raise InvalidField("key" if request.HasField("key") else "lease_id", "give either key or lease_id")
         if request.lease_id:
-            lease_id = validate.lease_id("lease_id", request.lease_id)
-            removed, revision = await self._writer.end_lease(lease_id, drain_s)
+            validate.lease_id("lease_id", request.lease_id)
+            removed, revision = await self._end_lease(request.lease_id, drain_s, caller)
         else:
             key = validate.key("key", request.key)
             removed, revision = await self._writer.deregister(key, generation, drain_s)
@@ -108,13 +119,17 @@ class RegistryService:
         lease_ids = request.lease_ids
         if len(lease_ids) > MAX_LEASE_IDS:
             raise InvalidField("lease_ids", f"must be at most {MAX_LEASE_IDS}, are {len(lease_ids)}")
+        seal, own = self._seal(), dict[str, str]()
         for part in _parts(lease_ids):
             for lease_id in part:
-                validate.lease_id("lease_ids", lease_id)
+                opened = seal.open(validate.lease_id("lease_ids", lease_id), caller.identity)
+                if opened is not None and opened.is_own:
+                    own[lease_id] = opened.lease_id
             await _let_others(len(lease_ids))
+        renewals = {it.lease_id: it for it in await self._writer.keep_alive(list(own.values()))}
         answer = pb.KeepAliveResponse()
-        for renewals in _parts(await self._writer.keep_alive(lease_ids)):
-            answer.renewals.extend(answers.renewal(it, self._writer.instances_of(it.lease_id)) for it in renewals)
+        for part in _parts(lease_ids):
+            answer.renewals.extend(self._renewal(lease_id, renewals.get(own.get(lease_id, ""))) for lease_id in part)
             await _let_others(len(lease_ids))
         answer.header.CopyFrom(self._header())
         return answer.SerializeToString()
@@ -196,6 +211,39 @@ class RegistryService:
 
         return self._hub.join(query, make_topic, sink, claim, lane=caller.peer)
 
+    # ---- leases
+
+    def _opened(self, id_: str, caller: Caller) -> Opened:
+        """The lease with that id. Raises NotFound if this registry did not give it out."""
+        opened = self._seal().open(id_, caller.identity)
+        if opened is None:
+            raise NotFound.lease(id_)
+        return opened
+
+    def _own(self, id_: str, caller: Caller) -> str:
+        """What the store calls the lease with that id. Raises NotFound, or PermissionDenied if it is another's."""
+        opened = self._opened(id_, caller)
+        if not opened.is_own:
+            raise _anothers(id_, caller, "*/*")
+        return opened.lease_id
+
+    async def _end_lease(self, id_: str, drain_s: float, caller: Caller) -> Left:
+        """Of another identity's lease, who may operate all that it holds. Raises NotFound, PermissionDenied."""
+        opened = self._opened(id_, caller)
+        if not opened.is_own:
+            for namespace, service in {key[:2] for key in self._catalog.of_lease(opened.lease_id)}:
+                if not caller.rights.may("operate", namespace, service):
+                    raise _anothers(id_, caller, f"{namespace}/{service}")
+        try:
+            return await self._writer.end_lease(opened.lease_id, drain_s)
+        except NotFound:
+            raise NotFound.lease(id_) from None
+
+    def _renewal(self, id_: str, it: Renewal | None) -> pb.Renewal:
+        if it is None:  # not one of ours, or not the caller's: no such lease for whoever asks
+            return answers.renewal(Renewal(id_, Outcome.UNKNOWN, None), 0)
+        return answers.renewal(it._replace(lease_id=id_), self._writer.instances_of(it.lease_id))
+
     # ---- within
 
     def _header(self, revision: int | None = None) -> pb.ResponseHeader:
@@ -250,6 +298,15 @@ def _query(namespace: str, services: Sequence[str], filter_: pb.Filter, field: s
     validate.filter_(filter_)
     named = [fields.name(field, service) for service in services]
     return Query.of(namespace, named, filter_).within(rights)
+
+
+def _claimant(caller: Caller) -> Claimant:
+    return Claimant(caller.identity, caller.peer, partial(caller.rights.may, "operate"))
+
+
+def _anothers(id_: str, caller: Caller, name: str) -> PermissionDenied:
+    reason = f"lease {shortened(id_)} was given to another identity than {caller.identity or 'nobody'}"
+    return PermissionDenied(caller.identity, "operate", name, reason)
 
 
 def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:

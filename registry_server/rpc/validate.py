@@ -52,7 +52,7 @@ def new_instance(asked: pb.Instance, make_id: Callable[[], str]) -> pb.Instance:
     fields.generation("instance.generation", it.generation)
     if it.generation and it.HasField("registered_at"):
         fields.timestamp("instance.registered_at", it.registered_at)
-    for name in ("revision", "create_revision", "leaves_at", "check_results", "origin"):
+    for name in ("revision", "create_revision", "leaves_at", "check_results", "origin", "registered_by"):
         it.ClearField(name)
     fields.settle(it)
     return it

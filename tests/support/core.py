@@ -12,6 +12,7 @@ from registry_server.catalog import Catalog
 from registry_server.feed import Feed
 from registry_server.hub import Chunks, Hub, Reader
 from registry_server.illness import Pulse
+from registry_server.leases.seal import Seal
 from registry_server.observe.changes import ChangeLog
 from registry_server.records import Cause, Deleted, Delta, Key, Kind, Record, Snapshot
 from registry_server.registrar import Registrar
@@ -25,6 +26,8 @@ T = TypeVar("T")
 NOON = 1_800_000_000.0
 # Who calls, where that does not matter.
 NOBODY = Caller("ipv4:192.0.2.1:1")
+# By which lease ids are made, where that does not matter.
+SEAL = Seal(b"k" * 32)
 
 
 def key(id_: str = "one", service: str = "player", namespace: str = "default") -> Key:
@@ -218,7 +221,7 @@ class Core:
         # The timeline jumps, and the process that it stands for runs on meanwhile.
         self.feed._pulse = Pulse(self.timeline.now, math.inf, 0.0)
         self.registrar = Registrar(self.store, self.feed, lambda: NOON, random.Random(1))
-        self.service = RegistryService(self.registrar, self.feed, self.hub)
+        self.service = RegistryService(self.registrar, self.feed, self.hub, lambda: SEAL)
 
     def guard_due(self) -> list[Key]:
         """The removals that have waited long enough."""

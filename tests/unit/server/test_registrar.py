@@ -12,7 +12,7 @@ from registry_server.errors import Contended, InvalidField, NotFound, OwnershipL
 from registry_server.records import Away, Back, Cause, Commit, Delta, Key, Lease, Outcome, Renewal, Snapshot, StoreEvent
 from registry_server.stores.base import Conflict, StoreAway
 from registry_server.stores.memory import MemoryStore
-from tests.support.core import NOBODY, Core, gone, key
+from tests.support.core import NOBODY, SEAL, Core, gone, key
 
 ONE = key("one")
 FENCE = 1_800_000_000_000_000
@@ -208,7 +208,7 @@ async def test_lease_does_not_count_what_only_waits_to_be_removed(core: Core) ->
     core.feed.emit(gone(revision + 1, ONE, cause=Cause.EXPIRED))
     assert ONE in core.feed.guard
     answer = pb.KeepAliveResponse.FromString(
-        await core.service.keep_alive(pb.KeepAliveRequest(lease_ids=[lease.id]), NOBODY)
+        await core.service.keep_alive(pb.KeepAliveRequest(lease_ids=[SEAL.close(lease.id, "")]), NOBODY)
     )
     assert [(it.state, it.instances) for it in answer.renewals] == [(pb.Renewal.RENEWED, 1)]
 

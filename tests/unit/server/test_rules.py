@@ -6,11 +6,12 @@ import pytest
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog
-from registry_server.errors import InvalidField, NotFound, OwnershipLost
+from registry_server.errors import InvalidField, NotFound, OwnershipLost, PermissionDenied
 from registry_server.model import Entry
 from registry_server.records import Cause, Commit, Delete, Key, Lease, Put, Record
 from registry_server.rpc.validate import changed_instance
 from registry_server.rules import Leaving, Rules
+from registry_server.writer import Claimant
 from tests.support.core import NOON, gone, key, loaded, record
 
 ONE, TWO = key("one"), key("two")
@@ -195,6 +196,67 @@ def test_id_and_address_may_be_taken_from_two() -> None:
     plan = rules(catalog).register(wanted(ONE), NEW)
     assert (plan.commit.puts[0].expect, plan.commit.deletes) == (5, (Delete(TWO, 6),))
     assert plan.bereft == {"a", "b"}
+
+
+# ---- whose it is
+
+
+def claimant(identity: str, *, operates: bool = False) -> Claimant:
+    return Claimant(identity, "ipv4:192.0.2.9:1", lambda namespace, service: operates)
+
+
+def test_who_registers_is_written_down_and_nobody_says_so_himself() -> None:
+    plan = rules(loaded()).register(wanted(registered_by="boss"), NEW, claimant("game"))
+    assert stored(plan.commit).registered_by == "game"
+    assert stored(rules(loaded()).register(wanted(registered_by="boss"), NEW).commit).registered_by == ""
+
+
+GAMES = {"lease": "old", "registered_by": "game"}
+
+
+@pytest.mark.parametrize("claim", [0, 3])
+@pytest.mark.parametrize("there", [record(ONE, 5, **GAMES), record(TWO, 5, **GAMES, **HOST)], ids=["id", "address"])
+def test_what_another_identity_registered_is_not_taken_over(there: Record, claim: int) -> None:
+    """Neither its id nor its address; with a claim it is told that it is no owner (any more)."""
+    with pytest.raises(OwnershipLost if claim else PermissionDenied, match="registered by 'game'") as refused:
+        rules(loaded(there)).register(wanted(ONE, generation=claim), NEW, claimant("stranger"))
+    assert str(there.key) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("by", "lease"),
+    [
+        (claimant("game"), NEW),
+        (claimant("stranger", operates=True), NEW),
+        (claimant("stranger"), Lease("old", 15.0)),
+        (claimant("", operates=True), NEW),
+    ],
+    ids=["same identity", "may operate", "its lease", "no identities"],
+)
+def test_who_may_take_over(by: Claimant, lease: Lease) -> None:
+    catalog = loaded(
+        record(ONE, 5, lease="old", registered_by="game"), record(TWO, 6, lease="old", registered_by="game", **HOST)
+    )
+    plan = rules(catalog).register(wanted(ONE), lease, by)
+    assert stored(plan.commit).registered_by == by.identity
+    assert [it.key for it in plan.losers] == ([] if lease.id == "old" else [ONE, TWO])
+
+
+def test_what_nobody_registered_belongs_to_nobody() -> None:
+    assert rules(loaded(record(ONE, 5, lease="old"))).register(wanted(ONE), NEW, claimant("game")).losers
+
+
+def test_what_only_waits_to_be_removed_is_still_its_owners() -> None:
+    """The store let go of it while it was ill: its owner may live."""
+    catalog = loaded(record(ONE, 5, lease="old", registered_by="game"))
+    with pytest.raises(PermissionDenied):
+        rules(catalog, frozenset({ONE})).register(wanted(ONE), NEW, claimant("stranger"))
+
+
+def test_whose_it_is_stays_whoever_writes_it_anew() -> None:
+    catalog = loaded(record(ONE, 5, lease="old", registered_by="game", **HOST))
+    assert stored(rules(catalog).update(wanted(weight=3), ["weight"]).commit).registered_by == "game"
+    assert stored(rules(catalog).drain(Leaving((ONE,)), NEW, NOON).commit).registered_by == "game"
 
 
 def test_address_in_another_service_is_left_alone() -> None:

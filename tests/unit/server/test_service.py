@@ -15,7 +15,7 @@ from registry_server.records import Snapshot
 from registry_server.rpc import pages, registry
 from registry_server.rpc.health import HAS_LIST, HealthService
 from registry_server.stores.memory import MemoryStore
-from tests.support.core import NOBODY, NOON, Core, Sink, Watcher, drive, gone, key, put, record, settle, sum_of
+from tests.support.core import NOBODY, NOON, SEAL, Core, Sink, Watcher, drive, gone, key, put, record, settle, sum_of
 
 FENCE = 1_800_000_000_000_000
 SERVING, NOT_SERVING, UNKNOWN = 1, 2, 3
@@ -137,7 +137,7 @@ def test_taken_over_owner_learns_it_by_its_lease(served: Served) -> None:
 def test_writes_may_be_carried_out_by_another_registry(served: Served) -> None:
     """Nothing of a write looks at the view of the server that is asked: what a lease holds, say, is not there."""
     relay = Served()
-    relay.service = registry.RegistryService(served.registrar, relay.feed, relay.hub)
+    relay.service = registry.RegistryService(served.registrar, relay.feed, relay.hub, lambda: SEAL)
     lease_id = relay.register().lease_id
     relay.register("two", 8, lease_id)
     assert [(it.state, it.instances) for it in relay.renew(lease_id).renewals] == [(pb.Renewal.RENEWED, 2)]

@@ -16,7 +16,7 @@ from registry_server.records import Delta, StoreEvent
 from registry_server.registrar import Registrar
 from registry_server.rpc.registry import RegistryService
 from registry_server.stores.memory import MemoryStore
-from tests.support.core import NOBODY
+from tests.support.core import NOBODY, SEAL
 from tests.support.waiting import eventually_async
 
 MANY = 20_000
@@ -43,7 +43,7 @@ class Filled:
         self.hub = Hub(time.monotonic, lambda at: None)
         self.feed = Feed(self.store, Catalog(), (self.hub,), time.monotonic)
         self.registrar = Registrar(self.store, self.feed, time.time, random.Random(1))
-        self.service = RegistryService(self.registrar, self.feed, self.hub)
+        self.service = RegistryService(self.registrar, self.feed, self.hub, lambda: SEAL)
         self.lease_id = ""
 
     async def fill(self, ttl_s: float) -> None:
@@ -63,7 +63,7 @@ class Filled:
         self.store._emit = tell
 
     async def leave(self) -> None:
-        request = pb.DeregisterRequest(lease_id=self.lease_id)
+        request = pb.DeregisterRequest(lease_id=SEAL.close(self.lease_id, ""))
         answer = pb.DeregisterResponse.FromString(await self.service.deregister(request, NOBODY))
         assert answer.removed == MANY
 

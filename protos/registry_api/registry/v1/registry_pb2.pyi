@@ -554,6 +554,7 @@ class Instance(_message.Message):
     CHECK_RESULTS_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     CHECKS_BY_RULE_FIELD_NUMBER: _builtins.int
+    REGISTERED_BY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty means `default`."""
     service: _builtins.str
@@ -604,6 +605,8 @@ class Instance(_message.Message):
     """Its checks are those of a rule by service, or of the configuration of the server, and change with it. Who registers it
     anew with this set brings no checks of its own.
     """
+    registered_by: _builtins.str
+    """The identity that registered it, where the registry knows identities. To others of these it is not to be taken over."""
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """For filters. No empty and no repeated tag."""
@@ -665,10 +668,11 @@ class Instance(_message.Message):
         check_results: _abc.Iterable[Global___CheckResult] | None = ...,
         origin: _builtins.str = ...,
         checks_by_rule: _builtins.bool = ...,
+        registered_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "leaves_at", b"leaves_at", "locality", b"locality", "registered_at", b"registered_at", "ttl", b"ttl", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "check_results", b"check_results", "checks", b"checks", "checks_by_rule", b"checks_by_rule", "create_revision", b"create_revision", "generation", b"generation", "health", b"health", "host", b"host", "id", b"id", "leaves_at", b"leaves_at", "locality", b"locality", "metadata", b"metadata", "namespace", b"namespace", "origin", b"origin", "port", b"port", "registered_at", b"registered_at", "revision", b"revision", "service", b"service", "status", b"status", "tags", b"tags", "ttl", b"ttl", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "check_results", b"check_results", "checks", b"checks", "checks_by_rule", b"checks_by_rule", "create_revision", b"create_revision", "generation", b"generation", "health", b"health", "host", b"host", "id", b"id", "leaves_at", b"leaves_at", "locality", b"locality", "metadata", b"metadata", "namespace", b"namespace", "origin", b"origin", "port", b"port", "registered_at", b"registered_at", "registered_by", b"registered_by", "revision", b"revision", "service", b"service", "status", b"status", "tags", b"tags", "ttl", b"ttl", "version", b"version", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
     _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
@@ -761,7 +765,9 @@ class RegisterRequest(_message.Message):
     LEASE_ID_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     """Attaches the instance to this lease instead of a new one: a process pays for one lease whatever it serves. A lease id
-    is a secret: who knows it may renew the lease, register under it, and end it.
+    is a secret: who knows it may renew the lease, register under it, and end it. Where the registry knows identities,
+    only the one that it was given to (PERMISSION_DENIED; KeepAlive says UNKNOWN). One that this registry did not give
+    out is unknown without asking the store.
     """
     @_builtins.property
     def instance(self) -> Global___Instance:

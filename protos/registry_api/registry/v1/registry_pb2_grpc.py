@@ -89,7 +89,8 @@ class RegistryServicer(object):
     def Register(self, request, context):
         """Makes an instance known, under a new lease or an existing one. Registering an id that lives takes it over: the new
         lease holds it, its generation grows, and the old lease loses it. Registering a host and port that another instance
-        of the service holds replaces that instance.
+        of the service holds replaces that instance. Where the registry knows identities, an id or an address that another
+        identity registered is taken over only by who may `operate` the service: PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

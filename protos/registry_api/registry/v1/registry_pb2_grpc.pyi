@@ -58,7 +58,8 @@ class RegistryStub:
     Register: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RegisterRequest, _registry_pb2.RegisterResponse]
     """Makes an instance known, under a new lease or an existing one. Registering an id that lives takes it over: the new
     lease holds it, its generation grows, and the old lease loses it. Registering a host and port that another instance
-    of the service holds replaces that instance.
+    of the service holds replaces that instance. Where the registry knows identities, an id or an address that another
+    identity registered is taken over only by who may `operate` the service: PERMISSION_DENIED.
     """
     Deregister: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeregisterRequest, _registry_pb2.DeregisterResponse]
     """Removes one instance, or all instances of a lease, at once or after they have drained."""
@@ -88,7 +89,8 @@ class RegistryAsyncStub(RegistryStub):
     Register: _aio.UnaryUnaryMultiCallable[_registry_pb2.RegisterRequest, _registry_pb2.RegisterResponse]  # type: ignore[assignment]
     """Makes an instance known, under a new lease or an existing one. Registering an id that lives takes it over: the new
     lease holds it, its generation grows, and the old lease loses it. Registering a host and port that another instance
-    of the service holds replaces that instance.
+    of the service holds replaces that instance. Where the registry knows identities, an id or an address that another
+    identity registered is taken over only by who may `operate` the service: PERMISSION_DENIED.
     """
     Deregister: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeregisterRequest, _registry_pb2.DeregisterResponse]  # type: ignore[assignment]
     """Removes one instance, or all instances of a lease, at once or after they have drained."""
@@ -121,7 +123,8 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_pb2.RegisterResponse, _abc.Awaitable[_registry_pb2.RegisterResponse]]:
         """Makes an instance known, under a new lease or an existing one. Registering an id that lives takes it over: the new
         lease holds it, its generation grows, and the old lease loses it. Registering a host and port that another instance
-        of the service holds replaces that instance.
+        of the service holds replaces that instance. Where the registry knows identities, an id or an address that another
+        identity registered is taken over only by who may `operate` the service: PERMISSION_DENIED.
         """
 
     @_abc_1.abstractmethod

@@ -73,6 +73,12 @@ class Pending:
     """Nothing is known yet: calls wait."""
 
 
+class Configured:
+    """A service config that was read: `balancer.service_config.ServiceConfig`."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """The whole set of endpoints, possibly empty.
@@ -84,8 +90,8 @@ class Resolved:
     endpoints: tuple[Endpoint, ...]
     stale_for_s: float | None = None
     """Age in seconds of a set that could not be refreshed; None when it is current."""
-    service_config: Mapping[str, object] | None = None
-    """gRPC service config in its JSON form; None = the resolver has none to give."""
+    service_config: Mapping[str, object] | Configured | None = None
+    """gRPC service config, read or in its JSON form; None = the resolver has none to give."""
     lack: str = ""
     """Of an empty set: why there is nothing to call, for the errors of calls."""
 

@@ -33,7 +33,7 @@ class LoadOptions:
 class LoadBook:
     """What the loads of one pool share: the lock, and the total in flight that bounded loads are relative to."""
 
-    __slots__ = ("alarm_at", "alarmed", "in_flight", "last_used", "lock", "options", "wanted")
+    __slots__ = ("alarm_at", "alarmed", "in_flight", "last_used", "lock", "most", "options", "wanted")
 
     def __init__(self, options: LoadOptions | None = None, *, alarm_at: int | None = None) -> None:
         self.options = options or LoadOptions()
@@ -43,6 +43,8 @@ class LoadBook:
         """One did, since the pool last looked."""
         self.lock = Lock()
         self.in_flight = 0
+        self.most: int | None = None
+        """So many calls may be in flight, and no more; None = any number."""
         self.last_used: float | None = None
         self.wanted: object = None
         """A node that is to be connected though no call waits for it: `Load.finished` asks for a tick."""

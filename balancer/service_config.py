@@ -10,9 +10,11 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from balancer.calls.retry import ATTEMPTS_LIMIT, HedgingPolicy, RetryPolicy, Throttle
+from balancer.endpoints import Configured
 from balancer.policies import names
 from balancer.policies import policy as policy_named
 from balancer.policies.ring import VIRTUAL_NODES
+from balancer.policies.split import Part  # noqa: TC001 - a field's type, which tools resolve at run time
 from balancer.pool.outlier import FailurePercentage, OutlierOptions, SuccessRate
 
 T = TypeVar("T")
@@ -65,7 +67,7 @@ class MethodConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceConfig:
+class ServiceConfig(Configured):
     """A whole service config."""
 
     methods: Mapping[tuple[str, str], MethodConfig] = field(default_factory=dict)
@@ -78,6 +80,12 @@ class ServiceConfig:
     """What an `outlier_detection_experimental` around the policy asks for."""
     limits: str | None = None
     """What is asked for of the sizes of messages, as a service config of its own for the connections."""
+    hash_header: str | None = None
+    """The metadata key whose value hashing policies hash. This and what follows has no JSON form: resolvers say it."""
+    parts: tuple[Part, ...] = ()
+    """The traffic in parts; none: it is one."""
+    most_calls: int | None = None
+    """So many calls of the channel may be in flight, and one more fails; None = any number."""
 
     def method(self, path: str) -> MethodConfig | None:
         """The entry for `/package.Service/Method`: the most specific one that names it."""
@@ -113,6 +121,13 @@ def parse_service_config(config: str | bytes | Mapping[str, object] | None) -> S
         outlier,
         _limits(_object("methodConfig", entry) for entry in _list("methodConfig", fields.get("methodConfig", []))),
     )
+
+
+def config_of(given: Mapping[str, object] | Configured) -> ServiceConfig:
+    """What a resolver gives as one. Raises as `parse_service_config` does."""
+    if isinstance(given, ServiceConfig):
+        return given
+    return parse_service_config(_object("service config", given))
 
 
 def _limits(entries: Iterable[Mapping[str, object]]) -> str | None:

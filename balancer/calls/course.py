@@ -158,6 +158,8 @@ class Course:
             return self._begin(pick)
         if not isinstance(pick, Fail):
             return self._none(None, now)
+        if pick.drop:
+            return self._dropped(pick.reason, now)
         if pick.node is not None and self._may_ask_why(pick.node):
             return self._begin(pick.node)
         return self._none(pick.reason, now)
@@ -260,6 +262,12 @@ class Course:
             return Rest(self._deadline, picker=True)
         if self._last is not None:
             return self._end(self._last)
+        return self._end(None, UNAVAILABLE, reason)
+
+    def _dropped(self, reason: str, now: float) -> Step:
+        """One more attempt would be too much: what is under way decides, or else the call is over, even if it waits."""
+        if self._running:
+            return self._none(reason, now)
         return self._end(None, UNAVAILABLE, reason)
 
     def _rest(self, now: float) -> Step:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from balancer.endpoints import Failed, Resolution, Resolved
 from balancer.policies.base import ConnectivityState, Node, Policy
+from balancer.pool.outlier import OutlierOptions
 from balancer.pool.picker import Picker
 from balancer.pool.pool import Moves, Pool
 from balancer.resolvers import Resolver
@@ -79,6 +80,11 @@ class Driver:
         """Another policy picks from now on."""
         if self._task is not None:
             self._carry_out(self.pool.choose_by(policy, time.monotonic()))
+
+    def go_by(self, outlier: OutlierOptions | None, most_calls: int | None) -> None:
+        """What calls may do to a node, and how many there may be, from now on."""
+        if self._task is not None:
+            self._carry_out(self.pool.go_by(outlier, most_calls, time.monotonic()))
 
     def report(self, node: Node, state: ConnectivityState, error: str = "") -> None:
         """A node's connection changed."""

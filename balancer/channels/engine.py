@@ -17,7 +17,7 @@ from balancer.channels.options import info_maker
 from balancer.policies.base import ConnectivityState, Node
 from balancer.pool.picker import Open, Wait
 from balancer.pool.pool import Pool
-from balancer.service_config import parse_service_config
+from balancer.service_config import ServiceConfig, config_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from balancer.policies.base import PickInfo
     from balancer.pool.picker import Pick
     from balancer.pool.statistics import PoolStatistics
-    from balancer.service_config import ServiceConfig
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +68,9 @@ class Engine:
     def __init__(self, settings: Settings, rng: Random) -> None:
         self.settings = settings
         self.rng = rng
-        self.info_of = info_maker(settings)
         self.config: ServiceConfig = settings.service_config
         self.options: ChannelOptions = settings.options_under(settings.service_config)
+        self.info_of = info_maker(settings, self.options.hash_header)
         self.revision = 0
         """Which service config it is: methods plan anew when it grew."""
         self.state = ConnectivityState.IDLE
@@ -119,16 +118,27 @@ class Engine:
 
     def configured(self, resolution: Resolved) -> None:
         """A set of endpoints came; its service config may be another one (balancer.channels.driver.Connections)."""
-        if resolution.service_config is None or self.settings.config_given:
+        given = resolution.service_config
+        if given is None or (self.settings.config_given and not isinstance(given, ServiceConfig)):
             return
         try:
-            config = parse_service_config(resolution.service_config)
+            config = config_of(given)
         except ValueError as error:
             log.warning("service config refused, the one before stays: %s", error)
             return
-        if self.driver is not None and config.policy != self.config.policy and not self.settings.policy_given:
-            self.driver.choose_by(self.settings.policy_under(config))
-        self.config, self.options = config, self.settings.options_under(config)
+        self._configure(self.settings.config_under(config))
+
+    def _configure(self, config: ServiceConfig) -> None:
+        before, settings = self.config, self.settings
+        if config == before:
+            return
+        chosen = config.parts != before.parts or (config.policy != before.policy and not settings.policy_given)
+        if self.driver is not None and chosen:
+            self.driver.choose_by(settings.policy_under(config))
+        if self.driver is not None:
+            self.driver.go_by(settings.outlier_under(config), config.most_calls)
+        self.config, self.options = config, settings.options_under(config)
+        self.info_of = info_maker(settings, self.options.hash_header)
         self.revision += 1
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from balancer.policies import policy as policy_named
 from balancer.policies.base import ANY, Connect, PickInfo, connect_of
+from balancer.policies.split import Split
 from balancer.pool.options import PoolOptions
 from balancer.resolvers import Resolver, parse_target, resolver_for
 from balancer.service_config import ServiceConfig, parse_service_config, policy_of_grpc
@@ -17,6 +18,7 @@ from balancer.service_config import ServiceConfig, parse_service_config, policy_
 if TYPE_CHECKING:
     from balancer.policies import AnyPolicy
     from balancer.policies.base import Policy
+    from balancer.pool.outlier import OutlierOptions
 
 GrpcOptions: TypeAlias = Sequence[tuple[str, Any]]
 InfoOf: TypeAlias = Callable[[str, Iterable[tuple[str, str | bytes]]], PickInfo]
@@ -92,15 +94,30 @@ class Settings:
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     """Of the channel, among all."""
 
+    def config_under(self, config: ServiceConfig) -> ServiceConfig:
+        """The config while the resolver's `config` holds. Of one that is a channel option only that is left which no
+        service config can say."""
+        if not self.config_given:
+            return config
+        return replace(self.service_config, parts=config.parts, most_calls=config.most_calls)
+
     def policy_under(self, config: ServiceConfig) -> Policy:
         """The policy while the resolver's `config` holds."""
-        return self.policy if self.policy_given else policy_named(config.policy or DEFAULT_POLICY)
+        chosen = self.policy if self.policy_given else policy_named(config.policy or DEFAULT_POLICY)
+        return Split(config.parts, chosen) if config.parts else chosen
+
+    def outlier_under(self, config: ServiceConfig) -> OutlierOptions | None:
+        """What outlier detection goes by while the resolver's `config` holds."""
+        return self.options.pool.outlier or config.outlier
 
     def options_under(self, config: ServiceConfig) -> ChannelOptions:
         """The options while `config` holds."""
-        if self.options.health_service is not None or config.health_service is None:
-            return self.options
-        return replace(self.options, health_service=config.health_service)
+        options = self.options
+        if options.health_service is None and config.health_service is not None:
+            options = replace(options, health_service=config.health_service)
+        if options.hash_header is None and config.hash_header is not None:
+            options = replace(options, hash_header=config.hash_header)
+        return options
 
     def dial_options(self, config: ServiceConfig, *, retries: bool = True, number: int = 0) -> GrpcOptions:
         """gRPC options of a connection made while `config` holds. Channels with the same `number` share one.
@@ -199,7 +216,8 @@ def _bounded(pool: PoolOptions, policy: Policy) -> PoolOptions:
     """
     if pool.subset_size is not None or connect_of(policy) is not Connect.ALL:
         return pool
-    return replace(pool, subset_size=DEFAULT_SUBSET_SIZE, subset_salt=pool.subset_salt or secrets.token_hex(8))
+    salt = pool.subset_salt or secrets.token_hex(8)
+    return replace(pool, subset_size=DEFAULT_SUBSET_SIZE, subset_of_connected=True, subset_salt=salt)
 
 
 _TEXTS = ("hash_header", "health_service", "authority")
@@ -243,10 +261,10 @@ def _count(name: str, text: str) -> int:
     return int(text)
 
 
-def info_maker(settings: Settings) -> InfoOf:
+def info_maker(settings: Settings, header: str | None = None) -> InfoOf:
     """The function from a call's method and metadata to what its pick may know; costs next to nothing when
-    there is nothing."""
-    header = settings.options.hash_header
+    there is nothing. `header`: what calls are hashed by where the settings do not say."""
+    header = settings.options.hash_header or header
     context_key = hash_key.get
     if settings.wants_all:
         return lambda method, metadata: PickInfo(_key(header, metadata), (), method, tuple(metadata))

@@ -43,6 +43,8 @@ class PoolOptions:
 
     subset_size: int | None = None
     """At most so many members per priority, hence connections; None = all."""
+    subset_of_connected: bool = False
+    """The subset is for policies alone that keep every member connected."""
     subset_salt: str = ""
     """Names this client: clients with different salts get different subsets, the same one always the same."""
     slow_start: SlowStart | None = None

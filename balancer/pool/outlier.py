@@ -85,6 +85,7 @@ class Detector:
     """Decides who is ejected, and sets `Node.ejected_since`."""
 
     def __init__(self, options: OutlierOptions, now: float) -> None:
+        self.options = options
         self._options = options
         self._next_sweep = now + options.interval_s
         self._records: dict[Node, _Record] = {}

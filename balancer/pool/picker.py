@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from balancer.policies.base import ConnectivityState, Explains, Node
 
 if TYPE_CHECKING:
+    from balancer.load import LoadBook
     from balancer.policies.base import Chooser, PickInfo
 
 
@@ -23,6 +24,8 @@ class Fail:
     reason: str
     node: Node | None = None
     """One that could not be connected to: a call that is sent there is told why, in gRPC's own words."""
+    drop: bool = False
+    """The call is over, whatever it would wait for: one more would be too much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,22 @@ class Choosing(Picker):
             return ""
         reason = self._choose.explain() if isinstance(self._choose, Explains) else "chosen by the policy"
         return f"{last.endpoint.address}: {reason}"
+
+
+class Limited(Choosing):
+    """The same, while no more calls are in flight than may be (a circuit breaker, as in gRFC A32)."""
+
+    __slots__ = ("_book",)
+
+    def __init__(self, choose: Chooser, nodes: tuple[Node, ...], book: LoadBook) -> None:
+        super().__init__(choose, nodes)
+        self._book = book
+
+    def pick(self, info: PickInfo, now: float) -> Pick:
+        book = self._book
+        if book.most is not None and book.in_flight >= book.most:
+            return Fail(f"circuit breaker: {book.most} calls are in flight, which is the most", drop=True)
+        return super().pick(info, now)
 
 
 def _not_ready(node: Node) -> Pick:

@@ -35,7 +35,7 @@ from balancer.pool.connecting import connecting
 from balancer.pool.idling import Idling
 from balancer.pool.options import PoolOptions
 from balancer.pool.outlier import Detector
-from balancer.pool.picker import Choosing, Fail, Open, Pick, Picker, Wait
+from balancer.pool.picker import Choosing, Fail, Limited, Open, Pick, Picker, Wait
 from balancer.pool.roster import Roster
 from balancer.pool.scales import Scales
 from balancer.pool.seats import Seats, Standing
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from balancer.endpoints import Endpoint, Resolution
     from balancer.policies.base import Chooser, Policy
+    from balancer.pool.outlier import OutlierOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,22 @@ class Pool:
         self._connecting.listed(tuple(members), members)
         wanted = [node for node in self._wanted_of(members) if node not in self._open]
         return replace(self._moves(wanted, left), swapped=True)
+
+    def go_by(self, outlier: OutlierOptions | None, most_calls: int | None, now: float) -> Moves:
+        """What outlier detection goes by, and how many calls there may be, from now on. Who is ejected by other rules
+        than before comes back."""
+        self._now = now
+        limited, self._book.most = self._book.most is not None, most_calls
+        if limited is not (most_calls is not None) and self._chooser is not None:
+            self._put(self._choosing(self._chooser, tuple(self._seats.usable)))
+        back: list[Node] = []
+        if outlier != (self._detector.options if self._detector is not None else None):
+            self._book.alarm_at, self._book.alarmed = outlier.consecutive_failures if outlier else None, False
+            self._detector = Detector(outlier, now) if outlier else None
+            back = [node for node in self._membership.members if node.ejected_since is not None]
+        for node in back:
+            node.ejected_since = None
+        return replace(self._judged(back, now), swapped=True)
 
     def on_state(self, node: Node, state: ConnectivityState, now: float, error: str = "") -> Moves:
         """A node's connection changed. `error` tells why, for TRANSIENT_FAILURE.
@@ -402,7 +419,10 @@ class Pool:
         else:
             chooser = self._policy.chooser(nodes, self._rng)
         self._chooser = chooser
-        self._put(Choosing(chooser, nodes.usable))
+        self._put(self._choosing(chooser, nodes.usable))
+
+    def _choosing(self, chooser: Chooser, nodes: tuple[Node, ...]) -> Picker:
+        return Choosing(chooser, nodes) if self._book.most is None else Limited(chooser, nodes, self._book)
 
     def _put(self, picker: Picker) -> None:
         if self._picker.explain():
@@ -411,6 +431,8 @@ class Pool:
 
 
 def _membership(policy: Policy, options: PoolOptions) -> Membership:
-    size = options.subset_size if connect_of(policy) is not Connect.FIRST else None
-    subset = Subset(size, options.subset_salt) if size is not None else None
+    connect, size = connect_of(policy), options.subset_size
+    if connect is Connect.FIRST or (connect is not Connect.ALL and options.subset_of_connected):
+        size = None
+    subset = Subset(size, options.subset_salt, getattr(policy, "group_of", None)) if size is not None else None
     return Membership(subset, last_resort=options.panic_threshold > 0)

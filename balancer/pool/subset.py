@@ -3,7 +3,7 @@
 Random subsetting by rendezvous, after gRFC A68: every endpoint is hashed together with the client's salt, and the
 lowest hashes are the subset. Clients spread over all endpoints without talking to each other, one client always gets
 the same subset, and an endpoint that comes or goes exchanges one member at most. Each priority has a subset of its
-own, or failover would have nowhere to go.
+own, or failover would have nowhere to go, and so has each group of which the policy asks for some.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from balancer.policies.hashing import hash64
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from balancer.endpoints import Endpoint
     from balancer.policies.base import Node
@@ -26,15 +26,17 @@ Entry: TypeAlias = "tuple[int, str, str, Node]"
 
 
 class Subset:
-    """Which `size` nodes of each priority a client with this `salt` uses. Raises ValueError when `size` is below 1."""
+    """Which `size` nodes of each priority, and of each group within, a client with this `salt` uses. Raises ValueError
+    when `size` is below 1."""
 
-    def __init__(self, size: int, salt: str) -> None:
+    def __init__(self, size: int, salt: str, group_of: Callable[[Endpoint], int] | None = None) -> None:
         if size < 1:
             raise ValueError(f"subset_size: must be at least 1, is {size}")
         self._size = size
         self._salt = salt
-        self._ranked: dict[int, list[Entry]] = {}
-        self._entries: dict[Node, tuple[int, Entry]] = {}
+        self._group_of = group_of
+        self._ranked: dict[tuple[int, int], list[Entry]] = {}
+        self._entries: dict[Node, tuple[tuple[int, int], Entry]] = {}
 
     def put(self, node: Node) -> None:
         """Adds a node, or moves one whose priority changed."""
@@ -42,21 +44,22 @@ class Subset:
         endpoint = node.endpoint
         score = hash64(f"{self._salt}\0{endpoint.address}\0{endpoint.id}".encode())
         entry = (score, endpoint.address, endpoint.id, node)
-        insort(self._ranked.setdefault(endpoint.priority, []), entry)
-        self._entries[node] = endpoint.priority, entry
+        group = endpoint.priority, self._group_of(endpoint) if self._group_of else 0
+        insort(self._ranked.setdefault(group, []), entry)
+        self._entries[node] = group, entry
 
     def drop(self, node: Node) -> None:
         """Removes a node; one that is not there is ignored."""
         if node not in self._entries:
             return
-        priority, entry = self._entries.pop(node)
-        ranked = self._ranked[priority]
+        group, entry = self._entries.pop(node)
+        ranked = self._ranked[group]
         del ranked[bisect_left(ranked, entry)]
         if not ranked:
-            del self._ranked[priority]
+            del self._ranked[group]
 
     def chosen(self) -> dict[Node, None]:
-        """At most `size` of each priority, as an ordered set."""
+        """At most `size` of each group, as an ordered set."""
         best = (islice(ranked, self._size) for ranked in self._ranked.values())
         return {node: None for *_, node in chain.from_iterable(best)}
 

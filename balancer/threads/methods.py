@@ -43,7 +43,6 @@ class Method(BalancedMethod[NativeMethod]):
         """The time a call takes says something about the endpoint."""
         self.streams_responses = signature.kind.streams_responses
         self.is_future_of_a_stream = signature.kind is Kind.STREAM_UNARY
-        self._info_of = engine.info_of
 
     @property
     def _serializer(self) -> Callable[..., object] | None:
@@ -58,7 +57,7 @@ class Method(BalancedMethod[NativeMethod]):
     def begin(self, request: object, arguments: Arguments) -> Call:
         """Begins a call that does not block."""
         arguments = self.planned(arguments)
-        info = self._info_of(self.path, arguments[1] or ())
+        info = self.engine.info_of(self.path, arguments[1] or ())
         call = Call(self, request, self.source(request), arguments, info)
         now = time.monotonic()
         connection, seen = self._ready(info, now)
@@ -148,7 +147,7 @@ class UnaryUnaryMethod(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: i
         # of what a `Call` costs, which is made when that was not the last.
         arguments = self.planned(arguments)
         timeout, metadata, credentials, _, compression = arguments
-        info = self._info_of(self.path, metadata or ())
+        info = self.engine.info_of(self.path, metadata or ())
         started = time.monotonic()
         connection, seen = self._ready(info, started)
         if connection is None:

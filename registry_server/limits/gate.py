@@ -1,0 +1,209 @@
+"""The limits of every call, on every transport alike: a function from one table of methods to another.
+
+What is refused here costs little, and is counted by the limit that was reached; so is what the methods refuse
+themselves.
+"""
+
+import dataclasses
+import random
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any
+
+from registry_server.errors import LimitExceeded, Unavailable
+from registry_server.hub import Sink
+from registry_server.limits.accounts import Account, Accounts
+from registry_server.limits.overload import Overload, Work
+from registry_server.limits.peers import peer_of
+from registry_server.limits.quotas import Quotas
+from registry_server.limits.refusals import Refusals
+from registry_server.rpc.table import (
+    Broadcast,
+    Caller,
+    Conversation,
+    Dialogue,
+    Method,
+    Service,
+    Session,
+    Subscription,
+    Table,
+    Unary,
+)
+from registry_server.turns import Turns
+
+# Who is refused for overload is asked to stay away for so long, in seconds.
+PAUSE_S = (1.0, 3.0)
+# Messages with more lease ids are dealt with one after the other, of one peer: nobody waits for all of them together.
+MANY = 1_000
+
+# Neither refused nor counted: who asks whether the server lives must not take a busy one for dead.
+NEVER_REFUSED = ("/grpc.health.v1.Health/Check",)
+WRITES = ("Register", "Update", "Put", "Delete")
+
+Answer = Callable[[Any, Caller], Coroutine[Any, Any, bytes]]
+
+
+class Gate:
+    """What is under way at one server, and what was refused. `now` is monotonic, in seconds."""
+
+    def __init__(
+        self, quotas: Quotas, refusals: Refusals, overload: Overload, now: Callable[[], float], rng: random.Random
+    ) -> None:
+        self.accounts = Accounts(quotas)
+        self.refusals = refusals
+        self.overload = overload
+        self._now = now
+        self._rng = rng
+        self._turns = Turns()
+
+    def limited(self, table: Table) -> Table:
+        """The same methods, each within its limits."""
+        return Table(*map(self._service, table.services))
+
+    def account(self, caller: Caller, work: Work) -> Account:
+        """The account of a caller who may go on. Raises LimitExceeded, or Unavailable when there is too much to do."""
+        now = self._now()
+        if self.overload.refuses(work):
+            self.refusals.note("overload", self.overload.reason, caller.peer, now)
+            raise Unavailable(f"{self.overload.reason}; try again later", self._rng.uniform(*PAUSE_S))
+        account = self.accounts.of(peer_of(caller.peer), now)
+        try:
+            account.ask(now)
+        except LimitExceeded as error:
+            self.note(error, caller)
+            raise
+        return account
+
+    def note(self, error: LimitExceeded, caller: Caller) -> None:
+        """Count what a caller is refused."""
+        self.refusals.note(error.subject, error.reason, caller.identity or caller.peer, self._now())
+
+    # ---- within
+
+    def _service(self, service: Service) -> Service:
+        methods = {name: self._method(f"/{service.name}/{name}", it) for name, it in service.methods.items()}
+        return service._replace(methods=methods)
+
+    def _method(self, path: str, method: Method) -> Method:
+        name = path.rpartition("/")[2]
+        if path in NEVER_REFUSED:
+            return method
+        match method:
+            case Unary():
+                call = self._answering(method.call, Work.WRITE if name in WRITES else Work.READ)
+                return dataclasses.replace(method, call=call)
+            case Conversation():
+                answer = self._renewing(method.answer) if name == "KeepAlive" else method.answer
+                work = Work.RENEWAL if name == "KeepAlive" else Work.READ
+                return dataclasses.replace(method, answer=self._answering(answer, work))
+            case Broadcast():
+                return dataclasses.replace(method, join=self._joining(method))
+            case Session():
+                return dataclasses.replace(method, open=self._opening(method))
+
+    def _answering(self, answer: Answer, work: Work) -> Answer:
+        async def limited(request: Any, caller: Caller) -> bytes:
+            account = self.account(caller, work)
+            account.requests += 1
+            try:
+                return await answer(request, caller)
+            except LimitExceeded as error:
+                self.note(error, caller)
+                raise
+            finally:
+                account.requests -= 1
+
+        return limited
+
+    def _renewing(self, answer: Answer) -> Answer:
+        async def in_turn(request: Any, caller: Caller) -> bytes:
+            if len(request.lease_ids) <= MANY:
+                return await answer(request, caller)
+            async with self._turns.of([(peer_of(caller.peer),)]):
+                return await answer(request, caller)
+
+        return in_turn
+
+    def _joining(self, method: Broadcast[Any]) -> Callable[[Any, Caller, Sink], Subscription]:
+        def limited(request: Any, caller: Caller, sink: Sink) -> Subscription:
+            held = self._held(caller, _question(request))
+            try:
+                return _Watching(held, method.join(request, caller, sink))
+            except BaseException:
+                held.leave()
+                raise
+
+        return limited
+
+    def _opening(self, method: Session[Any]) -> Callable[[Caller, Sink], Dialogue[Any]]:
+        def limited(caller: Caller, sink: Sink) -> Dialogue[Any]:
+            held = self._held(caller, None)
+            try:
+                return _Talking(held, method.open(caller, sink), lambda: self.account(caller, Work.RENEWAL))
+            except BaseException:
+                held.leave()
+                raise
+
+        return limited
+
+    def _held(self, caller: Caller, question: Hashable | None) -> "_Held":
+        account = self.account(caller, Work.STREAM)
+        try:
+            self.accounts.watch(account, question)
+        except LimitExceeded as error:
+            self.note(error, caller)
+            raise
+        return _Held(self.accounts, account, question)
+
+
+class _Held:
+    """One place among the watches, until it is left: once, however often that is said."""
+
+    __slots__ = ("_account", "_accounts", "_is_left", "_question")
+
+    def __init__(self, accounts: Accounts, account: Account, question: Hashable | None) -> None:
+        self._accounts = accounts
+        self._account = account
+        self._question = question
+        self._is_left = False
+
+    def leave(self) -> None:
+        if not self._is_left:
+            self._is_left = True
+            self._accounts.leave(self._account, self._question)
+
+
+class _Watching:
+    """A subscription that counts until it is over. `free`, which is called for every message, goes to it directly."""
+
+    __slots__ = ("_held", "_inner", "free")
+
+    def __init__(self, held: _Held, inner: Subscription) -> None:
+        self.free = inner.free
+        self._held = held
+        self._inner = inner
+
+    def leave(self) -> None:
+        self._held.leave()
+        self._inner.leave()
+
+
+class _Talking(_Watching):
+    """A dialogue whose requests count, too."""
+
+    __slots__ = ("_ask", "_dialogue")
+
+    def __init__(self, held: _Held, inner: Dialogue[Any], ask: Callable[[], object]) -> None:
+        super().__init__(held, inner)
+        self._dialogue = inner
+        self._ask = ask
+
+    async def received(self, request: Any) -> None:
+        self._ask()
+        await self._dialogue.received(request)
+
+
+def _question(request: Any) -> Hashable | None:
+    """What a watch asks, if that has a filter: such questions share no work with others."""
+    if not hasattr(request, "filter") or not request.HasField("filter"):
+        return None
+    return (request.namespace, tuple(sorted(request.services)), request.filter.SerializeToString(deterministic=True))

@@ -53,6 +53,15 @@ class Count(NamedTuple):
     draining: int = 0
 
 
+class Size(NamedTuple):
+    """How many there are of each; of namespaces, services and leases those that have instances."""
+
+    namespaces: int
+    services: int
+    instances: int
+    leases: int
+
+
 @dataclass(frozen=True, slots=True)
 class CatalogStatistics:
     """What the catalog holds, in numbers."""
@@ -155,6 +164,8 @@ class Catalog:
         self._namespaces: dict[str, _Namespace] = {}
         self._services: dict[tuple[str, ...], _Service] = {}
         self._leases = Holdings()
+        # Of namespaces and services, those that have instances; and all instances.
+        self._living_namespaces = self._living_services = self._instances = 0
         self._history = History(log_limit, log_limit_in_all)
         self._gone: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._recent = _Recent(Point(0, 0))
@@ -273,6 +284,11 @@ class Catalog:
         """The names of the namespaces that have instances, in order."""
         return tuple(sorted(name for name, space in self._namespaces.items() if space.names))
 
+    @property
+    def size(self) -> Size:
+        """All of it in numbers, which are at hand."""
+        return Size(self._living_namespaces, self._living_services, self._instances, len(self._leases))
+
     def size_of(self, namespace: str) -> tuple[int, int]:
         """How many services of a namespace have instances, and how many instances these have."""
         space = self._namespaces.get(namespace)
@@ -368,8 +384,8 @@ class Catalog:
     def statistics(self) -> CatalogStatistics:
         """What the catalog holds, in numbers."""
         return CatalogStatistics(
-            services=sum(bool(service.entries) for service in self._services.values()),
-            instances=sum(len(service.entries) for service in self._services.values()),
+            services=self._living_services,
+            instances=self._instances,
             changes=self.seq,
             log=len(self._history),
         )
@@ -478,16 +494,23 @@ class Catalog:
     def _note_coming_or_going(self, service: _Service, key: Key, before: Entry | None) -> None:
         if before is None:
             self._departed.pop(key, None)
+            self._instances += 1
+            if len(service.entries) == 1:
+                self._living_services += 1
+                self._living_namespaces += not service.namespace.names
             service.namespace.names[key.service] = None
             service.namespace.instances += 1
             self._gone.pop(key[:2], None)
             return
         service.namespace.instances -= 1
+        self._instances -= 1
         self._departed[key] = before.owner
         if len(self._departed) > DEPARTED_LIMIT:
             self._departed.popitem(last=False)
         if not service.entries:
             del service.namespace.names[key.service]
+            self._living_services -= 1
+            self._living_namespaces -= not service.namespace.names
             self._gone[key.namespace, key.service] = None
             if len(self._gone) > GONE_LIMIT:
                 self._forget(next(iter(self._gone)))

@@ -9,6 +9,10 @@ class Holdings:
     def __init__(self) -> None:
         self._held: dict[str, Key | dict[Key, None]] = {}
 
+    def __len__(self) -> int:
+        """How many leases hold something."""
+        return len(self._held)
+
     def add(self, lease_id: str, key: Key) -> None:
         """Let the lease hold the key."""
         held = self._held.get(lease_id)

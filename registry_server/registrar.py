@@ -11,6 +11,8 @@ from typing import NamedTuple
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.errors import Contended, InvalidField, LimitExceeded, NotFound, Unavailable
 from registry_server.feed import Feed
+from registry_server.limits.quotas import NO_QUOTAS, Quotas
+from registry_server.limits.room import Room
 from registry_server.model import Entry
 from registry_server.records import Cause, Commit, Delete, Key, Lease, Outcome, Put, Record, Renewal
 from registry_server.rules import Leaving, Plan, Rules, shown
@@ -51,8 +53,16 @@ class Written(NamedTuple):
 class Registrar:
     """The Writer that writes to a store. `now` is wall-clock time in seconds, for people to read."""
 
-    def __init__(self, store: Store, feed: Feed, now: Callable[[], float], rng: random.Random) -> None:
+    def __init__(
+        self,
+        store: Store,
+        feed: Feed,
+        now: Callable[[], float],
+        rng: random.Random,
+        quotas: Quotas = NO_QUOTAS,
+    ) -> None:
         self._store = store
+        self._room = Room(feed.catalog, quotas)
         self._feed = feed
         self._rng = rng
         self._held_since: OrderedDict[str, float] = OrderedDict()
@@ -62,13 +72,14 @@ class Registrar:
 
     async def register(self, wanted: pb.Instance, ttl_s: float, lease_id: str, by: Claimant = NOBODY) -> Registered:
         """See Writer, as for all of these."""
+        self._room.check(wanted, lease_id)
         if wanted.generation:
             await self._check_given(wanted.generation)
         lease = await (self._existing(lease_id) if lease_id else self._granted(ttl_s))
         key = Key(wanted.namespace, wanted.service, wanted.id)
         address = (wanted.namespace, wanted.service, wanted.host, str(wanted.port))
         try:
-            written = await self._write((key, address), lambda: self._rules.register(wanted, lease, by))
+            written = await self._write((key, address), lambda: self._planned(wanted, lease, lease_id, by))
         except BaseException:
             if not lease_id:
                 await self._release((lease.id,))
@@ -76,6 +87,10 @@ class Registrar:
         for loser in written.losers:
             _tell_of(loser, written.entries[0], by)
         return Registered(written.entries[0], written.revision, lease)
+
+    def _planned(self, wanted: pb.Instance, lease: Lease, lease_id: str, by: Claimant) -> Plan:
+        self._room.check(wanted, lease_id)
+        return self._rules.register(wanted, lease, by)
 
     async def deregister(self, key: Key, generation: int, drain_s: float) -> Left:
         """See Writer."""

@@ -17,6 +17,12 @@ from registry_server.health.making import make_door, make_prober
 from registry_server.health.prober import Prober
 from registry_server.health.ruling import Ruling
 from registry_server.leases.keeper import Keeper
+from registry_server.limits.gate import Gate
+from registry_server.limits.lookout import keep_looking
+from registry_server.limits.memory import memory_limit
+from registry_server.limits.overload import Overload
+from registry_server.limits.owners import Owners
+from registry_server.limits.refusals import Refusals
 from registry_server.neighbours import open_neighbours
 from registry_server.neighbours.bridge import Bridge
 from registry_server.observe.changes import ChangeLog
@@ -67,6 +73,7 @@ async def serve(
         try:
             await parts.feed.loaded.wait()
             await parts.keeper.ready()
+            running.append(tasks.create_task(keep_looking(parts.gate.overload, parts.gate.refusals)))
             loaded()
             addresses = await _open(parts.port, config)
             try:
@@ -104,6 +111,7 @@ class _Parts:
     ruling: Ruling
     bridges: list[Bridge]
     health: HealthService
+    gate: Gate
     port: Port
     certificates: Certificates | None
 
@@ -120,7 +128,9 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     rounds = Rounds(time.monotonic)
     feed = Feed(store, catalog, (rounds.hub, ChangeLog()), clock or time.monotonic, time.monotonic)
     rng = random.Random()  # noqa: S311 - spreads load, hides nothing
-    registrar = Registrar(store, feed, time.time, rng)
+    registrar = Registrar(store, feed, time.time, rng, config.limits)
+    owners = Owners(catalog, config.limits)
+    feed.tell_too(owners)
     door = make_door(config)
     prober = make_prober(config, store, catalog.settings, registrar, rng, lambda: feed.stale_for_s is not None, clock)
     ruling = Ruling(catalog, door, registrar, prober)
@@ -131,15 +141,17 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     feed.tell_too(xds)
     keeper = Keeper(registrar, catalog)
     feed.tell_too(keeper)
-    registry = RegistryService(registrar, feed, rounds.hub, keeper.seal, door=door, ttl_s=config.service.ttl)
+    ttl_s = config.service.ttl
+    registry = RegistryService(registrar, feed, rounds.hub, keeper.seal, door=door, ttl_s=ttl_s, owners=owners)
     health = HealthService(catalog, rounds.hub)
     checks = ChecksService(registrar, feed, door)
     policies = PoliciesService(registrar, feed, rounds.hub, PolicyBook(catalog.settings))
     feed.tell_too(policies)
     services = (registry.service(), checks.service(), policies.service(), health.service(), xds.service())
-    port = _port(config, Streams(rng), certificates, *services)
+    gate = _gate(config, rng)
+    port = _port(config, Streams(rng), gate, certificates, *services)
     bridges = _bridges(config, feed, registrar, prober)
-    return _Parts(store, feed, rounds, keeper, prober, ruling, bridges, health, port, certificates)
+    return _Parts(store, feed, rounds, keeper, prober, ruling, bridges, health, gate, port, certificates)
 
 
 def _bridges(config: Config, feed: Feed, registrar: Registrar, prober: Prober) -> list[Bridge]:
@@ -162,18 +174,25 @@ def _certificates(config: Config) -> Certificates | None:
         raise ConfigError(Problem(error.setting, str(error))) from None
 
 
-def _port(config: Config, streams: Streams, certificates: Certificates | None, *services: Service) -> Port:
+def _gate(config: Config, rng: random.Random) -> Gate:
+    overload = Overload(config.limits, memory_limit())
+    return Gate(config.limits, Refusals(log.warning), overload, time.monotonic, rng)
+
+
+def _port(
+    config: Config, streams: Streams, gate: Gate, certificates: Certificates | None, *services: Service
+) -> Port:
     """The transport that is asked for, and only that one is loaded; grpc.aio where there is no ngh2."""
     if config.transport == "grpc":
         from registry_server.transport import grpc_aio
 
-        return grpc_aio.GrpcServer(_table(*services, *grpc_aio.services()), streams, config.limits, certificates)
+        return grpc_aio.GrpcServer(_table(gate, *services, *grpc_aio.services()), streams, config.limits, certificates)
     try:
         from registry_server.transport.http2 import server as http2
     except ImportError as error:
         log.warning("serving by grpc.aio, which is slower: the package ngh2 cannot be loaded: %s", error)
-        return _port(replace(config, transport="grpc"), streams, certificates, *services)
-    return http2.Http2Server(_table(*services, *http2.services()), streams, config.limits, certificates)
+        return _port(replace(config, transport="grpc"), streams, gate, certificates, *services)
+    return http2.Http2Server(_table(gate, *services, *http2.services()), streams, config.limits, certificates)
 
 
 async def _ended(*tasks: asyncio.Task[None]) -> None:
@@ -182,8 +201,8 @@ async def _ended(*tasks: asyncio.Task[None]) -> None:
     await asyncio.wait(tasks)
 
 
-def _table(*services: Service) -> Table:
-    return Table(*services, *reflection.services(service.name for service in services))
+def _table(gate: Gate, *services: Service) -> Table:
+    return gate.limited(Table(*services, *reflection.services(service.name for service in services)))
 
 
 def _check_addresses(config: Config) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Coroutine, Hashable
 from typing import Any
 
 from registry_server.errors import LimitExceeded, Unavailable
-from registry_server.hub import Sink
 from registry_server.limits.accounts import Account, Accounts
 from registry_server.limits.overload import Overload, Work
 from registry_server.limits.peers import peer_of
@@ -22,6 +21,7 @@ from registry_server.rpc.table import (
     Conversation,
     Dialogue,
     Method,
+    Outlet,
     Service,
     Session,
     Subscription,
@@ -37,7 +37,15 @@ MANY = 1_000
 
 # Neither refused nor counted: who asks whether the server lives must not take a busy one for dead.
 NEVER_REFUSED = ("/grpc.health.v1.Health/Check",)
-WRITES = ("Register", "Update", "Put", "Delete")
+# What is asked by methods of these names; all others read.
+WORK = {
+    "KeepAlive": Work.RENEWAL,
+    "Deregister": Work.RENEWAL,
+    "Register": Work.WRITE,
+    "Update": Work.WRITE,
+    "Put": Work.WRITE,
+    "Delete": Work.WRITE,
+}
 
 Answer = Callable[[Any, Caller], Coroutine[Any, Any, bytes]]
 
@@ -89,12 +97,10 @@ class Gate:
             return method
         match method:
             case Unary():
-                call = self._answering(method.call, Work.WRITE if name in WRITES else Work.READ)
-                return dataclasses.replace(method, call=call)
+                return dataclasses.replace(method, call=self._answering(method.call, WORK.get(name, Work.READ)))
             case Conversation():
                 answer = self._renewing(method.answer) if name == "KeepAlive" else method.answer
-                work = Work.RENEWAL if name == "KeepAlive" else Work.READ
-                return dataclasses.replace(method, answer=self._answering(answer, work))
+                return dataclasses.replace(method, answer=self._answering(answer, WORK.get(name, Work.READ)))
             case Broadcast():
                 return dataclasses.replace(method, join=self._joining(method))
             case Session():
@@ -123,22 +129,22 @@ class Gate:
 
         return in_turn
 
-    def _joining(self, method: Broadcast[Any]) -> Callable[[Any, Caller, Sink], Subscription]:
-        def limited(request: Any, caller: Caller, sink: Sink) -> Subscription:
+    def _joining(self, method: Broadcast[Any]) -> Callable[[Any, Caller, Outlet], Subscription]:
+        def limited(request: Any, caller: Caller, outlet: Outlet) -> Subscription:
             held = self._held(caller, _question(request))
             try:
-                return _Watching(held, method.join(request, caller, sink))
+                return _Watching(held, method.join(request, caller, outlet))
             except BaseException:
                 held.leave()
                 raise
 
         return limited
 
-    def _opening(self, method: Session[Any]) -> Callable[[Caller, Sink], Dialogue[Any]]:
-        def limited(caller: Caller, sink: Sink) -> Dialogue[Any]:
+    def _opening(self, method: Session[Any]) -> Callable[[Caller, Outlet], Dialogue[Any]]:
+        def limited(caller: Caller, outlet: Outlet) -> Dialogue[Any]:
             held = self._held(caller, None)
             try:
-                return _Talking(held, method.open(caller, sink), lambda: self.account(caller, Work.RENEWAL))
+                return _Talking(held, method.open(caller, outlet), lambda: self.account(caller, Work.RENEWAL))
             except BaseException:
                 held.leave()
                 raise

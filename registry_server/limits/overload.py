@@ -18,7 +18,7 @@ MEBIBYTE = 1 << 20
 class Work(IntEnum):
     """What is asked for. At a level of overload, what has this number or a higher one is refused."""
 
-    RENEWAL = 4
+    RENEWAL = 4  # or leaving, which makes less work
     READ = 3
     WRITE = 2
     STREAM = 1

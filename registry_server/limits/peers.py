@@ -34,8 +34,9 @@ def _host(address: str) -> IPv4Address | IPv6Address | None:
     kind, _, rest = address.partition(":")
     if kind not in ("ipv4", "ipv6"):
         return None
+    name = rest.rpartition(":")[0].replace("%5B", "").replace("%5D", "").strip("[]")  # grpcio quotes
     try:
-        host = ip_address(rest.rpartition(":")[0].strip("[]").partition("%")[0])
+        host = ip_address(name.partition("%")[0])
     except ValueError:
         return None
     return (host.ipv4_mapped or host) if isinstance(host, IPv6Address) else host

@@ -4,7 +4,7 @@ A peer is an address that calls come from. All processes of this machine have on
 connection (peers.py). An owner is an identity, or where there is none a peer.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,4 +38,5 @@ class Quotas:
 
 
 PER_PEER = 200
-NO_QUOTAS = Quotas()
+MAX_QUOTA = 2**31 - 1
+NO_QUOTAS = Quotas(**{quota.name: MAX_QUOTA for quota in fields(Quotas)})

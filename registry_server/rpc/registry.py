@@ -16,6 +16,8 @@ from registry_server.health import findings
 from registry_server.health.door import NO_CHECKS, Door
 from registry_server.hub import Hub, Reader, Sink
 from registry_server.leases.seal import Opened, Seal
+from registry_server.limits.owners import Owners
+from registry_server.limits.peers import peer_of
 from registry_server.model import CHECKSUM_MODULUS, Entry, Query
 from registry_server.records import Key, Kind, Outcome, Renewal
 from registry_server.rights import EVERY, Rights
@@ -55,12 +57,14 @@ class RegistryService:
         new_id: Callable[[], str] = _new_id,
         door: Door = NO_CHECKS,
         ttl_s: float = DEFAULT_TTL_S,
+        owners: Owners | None = None,
     ) -> None:
         self._writer = writer
         self._door = door
         self._ttl_s = ttl_s
         self._feed = feed
         self._catalog = feed.catalog
+        self._owners = Owners(feed.catalog) if owners is None else owners
         self._hub = hub
         self._seal = seal
         self._new_id = new_id
@@ -94,7 +98,9 @@ class RegistryService:
         self._door.check(wanted)
         seal = self._seal()
         lease_id = self._own(request.lease_id, caller) if request.lease_id else ""
-        entry, revision, lease = await self._writer.register(wanted, ttl_s, lease_id, _claimant(caller))
+        key = Key(wanted.namespace, wanted.service, wanted.id)
+        with self._owners.entering(caller.identity or peer_of(caller.peer), key, has_lease=bool(lease_id)):
+            entry, revision, lease = await self._writer.register(wanted, ttl_s, lease_id, _claimant(caller))
         shown = request.lease_id or seal.close(lease.id, caller.identity)
         return answers.registered(self._header(revision), entry, lease._replace(id=shown))
 

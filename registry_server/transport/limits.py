@@ -1,19 +1,23 @@
-"""CORE: what a client may cost before anybody looks at what it asks, by name. Every transport keeps to what it can."""
+"""CORE: what a client may cost, by name: here before anybody looks at what it asks, where every transport keeps to what
+it can; in `Quotas` what it may have, whatever the transport."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Self
 
+from registry_server.limits.quotas import MAX_QUOTA, Quotas
+
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Quotas):
     """Safe for a server that anybody can reach, and out of the way of everybody else."""
 
     # A stream that is over counts among these until the server is done with it, so resetting streams brings no more.
     max_streams: int = 256
     max_message_bytes: int = 1024 * 1024
     max_header_bytes: int = 16 * 1024
+    # Of all peers; never more than nine tenths of the files that the system lets this process have.
     max_connections: int = 20_000
     # Of all messages that have begun to come and are not whole, or wait for their turn; of all connections.
     max_held_bytes: int = 64 * 1024 * 1024
@@ -61,5 +65,5 @@ class Limits:
         return ""
 
 
-MAY_BE_NONE = ("max_idle_s", "max_age_s")
-MAX_LIMIT = 2**31 - 1
+MAY_BE_NONE = ("max_idle_s", "max_age_s", "max_connections_per_peer", "max_memory_mib")
+MAX_LIMIT = MAX_QUOTA

@@ -1,10 +1,13 @@
-"""registry.proto is the reference manual: its comments say the numbers that both sides go by."""
+"""registry.proto is the reference manual: its comments say the numbers that both sides go by. docs/limits.md says those
+that a server may be told."""
 
 import re
+from dataclasses import fields
 
 import pytest
 
 from registry_api import limits
+from registry_server.transport.limits import Limits
 from tests.support.source import ROOT
 
 MANUAL = " ".join(re.findall(r"//\s*(.*)", (ROOT / "protos/registry/v1/registry.proto").read_text()))
@@ -39,3 +42,33 @@ def test_a_name_is_what_the_rule_says() -> None:
     assert [it for it in map(chr, range(0x250)) if limits.NAME.fullmatch(f"a{it}") and not it.isalnum()] == sorted(
         limits.NAME_RULE.partition("any of ")[2].partition(",")[0].split()
     )
+
+
+ROWS = [line for line in (ROOT / "docs/limits.md").read_text().splitlines() if line.startswith("| `max_")]
+
+
+def as_written(number: int) -> str:
+    for size, unit in ((1 << 20, "MiB"), (1 << 10, "KiB")):
+        if number >= size and number % size == 0:
+            return f"{number // size} {unit}"
+    return f"{number:,}"
+
+
+def test_every_limit_is_documented_with_its_default() -> None:
+    """But for times, and for what only guards the machinery of HTTP/2."""
+    documented = {}
+    for row in ROWS:
+        names, defaults = row.split("|")[1:3]
+        documented |= dict(zip(re.findall(r"`(\w+)`", names), defaults.strip().split(", "), strict=True))
+    text = (ROOT / "docs/limits.md").read_text()
+    known = {it.name: as_written(it.default) for it in fields(Limits)}  # type: ignore[arg-type]
+    assert documented == {name: known[name] for name in documented}
+    missing = {name for name in known if f"`{name}`" not in text}
+    assert missing == {
+        "max_resets",
+        "max_resets_per_s",
+        "max_idle_frames",
+        "max_begun",
+        "keepalive_timeout_s",
+        "leaving_s",
+    }

@@ -11,6 +11,7 @@ MAY_KNOW = (
     "registry_server.rpc.table.",
     "registry_server.errors",
     "registry_server.http2.",
+    "registry_server.limits.",
     "registry_server.transport.",
 )
 MAY_USE_GRPCIO = (f"{ROOM}grpc_aio.py", f"{ROOM}channelz.py", "registry_server/stores/etcd/")

@@ -179,9 +179,7 @@ def _gate(config: Config, rng: random.Random) -> Gate:
     return Gate(config.limits, Refusals(log.warning), overload, time.monotonic, rng)
 
 
-def _port(
-    config: Config, streams: Streams, gate: Gate, certificates: Certificates | None, *services: Service
-) -> Port:
+def _port(config: Config, streams: Streams, gate: Gate, certificates: Certificates | None, *services: Service) -> Port:
     """The transport that is asked for, and only that one is loaded; grpc.aio where there is no ngh2."""
     if config.transport == "grpc":
         from registry_server.transport import grpc_aio

@@ -274,7 +274,8 @@ class AdsSession:
         for due, is_asked in ((flow.asked, True), (flow.touched, False)):
             while due:
                 name = next(iter(due))
-                del due[name]
+                due.pop(name)
+                flow.touched.pop(name, None)
                 yield name, is_asked
 
     def _is_still_led_to(self, flow: Flow) -> bool:

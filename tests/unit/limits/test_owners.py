@@ -13,7 +13,7 @@ from registry_server.records import Key, Snapshot
 from registry_server.rpc.registry import RegistryService
 from registry_server.rpc.table import Caller
 from registry_server.stores.memory import MemoryStore
-from tests.support.core import Core, drive
+from tests.support.core import SEAL, Core, drive
 
 ONE, OTHER = Caller("ipv4:10.0.0.1:50001"), Caller("ipv4:10.0.0.2:50002")
 
@@ -29,7 +29,8 @@ class Stage:
         self.core.feed.emit(Snapshot("e1", 1, (), 1))
         self.owners = Owners(self.core.catalog, quotas)
         self.core.feed.tell_too(self.owners)
-        self.service = RegistryService(self.core.registrar, self.core.feed, self.core.hub, owners=self.owners)
+        core = self.core
+        self.service = RegistryService(core.registrar, core.feed, core.hub, lambda: SEAL, owners=self.owners)
 
     def register(self, caller: Caller, id_: str, port: int = 0, lease: str = "") -> str:
         instance = pb.Instance(service="player", id=id_, host="10.0.0.5", port=port or 1 + len(id_) * 1000 + int(id_))
@@ -121,8 +122,9 @@ def test_it_counts_as_the_catalog_shows(seed: int) -> None:
         match rng.randrange(6):
             case 0 | 1 | 2:
                 mine = [lease for lease, its in leases.items() if its is caller and stage.core.catalog.of_lease(lease)]
-                lease = rng.choice(["", *mine])
-                leases[stage.register(caller, id_, 1 + rng.randrange(20), lease)] = caller
+                lease = rng.choice(["", *(SEAL.close(it, "") for it in mine)])
+                sealed = stage.register(caller, id_, 1 + rng.randrange(20), lease)
+                leases[sealed.rpartition(".")[0]] = caller
             case 3 if stage.core.catalog.get(Key("default", "player", id_)):
                 stage.leave(key=named(id_))
             case 4 if stage.core.catalog.get(Key("default", "player", id_)):

@@ -21,7 +21,6 @@ TOKEN_PREFIX = "rg_"  # noqa: S105 - by which people and scanners see what it is
 HASH = re.compile(r"sha256:([0-9a-f]{64})")
 
 _UNKNOWN = "this token is not known here"
-_EXPIRED = "this token has expired"
 
 
 class Token(NamedTuple):
@@ -62,7 +61,7 @@ class Access:
 NO_ACCESS = Access(is_on=False)
 
 
-class Known(NamedTuple):
+class Somebody(NamedTuple):
     """Who somebody is. `identity` is empty for who shows nothing, or a certificate that is nobody's; `until_s`, in
     seconds since 1970, is when that is over."""
 
@@ -76,34 +75,34 @@ class Identities:
 
     def __init__(self, access: Access, key: bytes) -> None:
         self._key = key
-        self._anonymous = Known("", access.anonymous)
+        self._anonymous = Somebody("", access.anonymous)
         self._tokens = {
-            self._place(token.digest): (token, Known(it.name, it.rights, token.expires_s))
+            self._place(token.digest): (token, Somebody(it.name, it.rights, token.expires_s))
             for it in access.identities
             for token in it.tokens
         }
         self._certificates = [
-            (Pattern.of(plain_name(pattern)), Known(it.name, it.rights))
+            (Pattern.of(plain_name(pattern)), Somebody(it.name, it.rights))
             for it in access.identities
             for pattern in it.certificates
         ]
 
-    def of(self, credentials: Credentials, now_s: float) -> Known:
+    def of(self, credentials: Credentials, now_s: float) -> Somebody:
         """Who shows that. A token goes before a certificate. Raises Unauthenticated for a token that is not good."""
         if credentials.token:
             return self._by_token(credentials.token, now_s)
         return next(self._by_names(credentials.names), self._anonymous)
 
-    def _by_token(self, secret: str, now_s: float) -> Known:
+    def _by_token(self, secret: str, now_s: float) -> Somebody:
         digest = Token.of(secret).digest
         found = self._tokens.get(self._place(digest))
         if found is None or not hmac.compare_digest(found[0].digest, digest):
             raise Unauthenticated(_UNKNOWN)
         if now_s >= found[0].expires_s:
-            raise Unauthenticated(_EXPIRED)
+            raise Unauthenticated(f"this token of {found[1].identity} has expired")
         return found[1]
 
-    def _by_names(self, names: Iterable[str]) -> Iterator[Known]:
+    def _by_names(self, names: Iterable[str]) -> Iterator[Somebody]:
         shown = [plain_name(name) for name in names]
         return (known for pattern, known in self._certificates if any(map(pattern.fits, shown)))
 

@@ -10,12 +10,21 @@ from typing import Any
 
 import click
 
+from registry_server.access.reading import written
 from registry_server.config.sources import DEFAULT, SETTINGS, VARIABLES, Loaded, load
 from registry_server.config.values import ConfigError, ServiceDefaults
 from registry_server.stores import BadStoreURL, hidden, kinds, nearest, template
 from registry_server.transport.limits import Limits
 
 WIDTH = 110
+ACCESS = """\
+# [access]
+# anonymous = []  # what those may do who show nothing
+# [access.identities.game-servers]
+# tokens = []  # `registry-server token new game-servers` prints a token, and what stands here
+# certificates = []  # names in client certificates, such as "spiffe://example/game"
+# grants = ["register default/player", "read */*"]  # read, register, operate or admin, then namespace/service\
+"""
 
 _URL = re.compile(r"\S+")
 
@@ -67,6 +76,8 @@ def _template(kind: str, table: str) -> Iterator[str]:
     yield from ("[service]", *_defaults(ServiceDefaults))
     yield from ("", *_comment("What a client may cost; times are in seconds. docs/protocol.md has more of it."))
     yield from ("[limits]", *_defaults(Limits))
+    yield from ("", *_comment("Who may do what: docs/security.md. Without this table everybody may do everything."))
+    yield from ACCESS.splitlines()
 
 
 def _defaults(table: type[Any]) -> Iterator[str]:
@@ -112,9 +123,12 @@ def _all(loaded: Loaded) -> Iterator[tuple[str, object]]:
     for table in ("service", "limits"):
         values = getattr(loaded.config, table)
         yield from ((f"{table}.{it.name}", getattr(values, it.name)) for it in fields(values))
+    yield from written(loaded.config.access)
 
 
 def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float):
         return repr(value).removesuffix(".0")
     if isinstance(value, int):

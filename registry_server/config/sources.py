@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from registry_checks.text import span_s
+from registry_server.access.identities import Access
+from registry_server.access.reading import read_access
 from registry_server.config.values import Config, ConfigError, Problem, ServiceDefaults, shown, without_urls
 from registry_server.stores import BadStoreURL, BadTable, check_url, keys_of, mirror_of, nearest, url_of
 from registry_server.transport.limits import Limits
@@ -23,6 +25,7 @@ MAX_FILE_BYTES = 1024 * 1024
 MAX_SECRET_BYTES = 64 * 1024
 MAX_SPAN_S = 1e12
 
+_YES, _NO = ("yes", "true", "on", "1"), ("no", "false", "off", "0", "")
 _HEADER = re.compile(r"\s*\[\[?([^\[\]]+)\]\]?\s*(?:#.*)?")
 _KEY = re.compile(r"""\s*([A-Za-z0-9_"'.\s-]+?)\s*=""")
 Env: TypeAlias = Mapping[str, str]
@@ -52,7 +55,7 @@ class _Found:
 SETTINGS = tuple(it for it in fields(Config) if it.metadata)
 NAMES = tuple(it.name for it in SETTINGS)
 VARIABLES = (FILE_VARIABLE, *(ENV_PREFIX + name.upper() for name in NAMES))
-TABLES = ("stores", "limits", "service")
+TABLES = ("stores", "limits", "service", "access")
 WRITES = ("quorum", "any")
 
 
@@ -69,7 +72,50 @@ def load(flags: Mapping[str, Any], env: Env, file: Path | None) -> Loaded:
             found.values[name] = Value(env[variable], variable)
         if flags.get(name) is not None:
             found.values[name] = Value(flags[name], "--" + name.replace("_", "-"))
+    _add_access(found)
     return _settled(found, env)
+
+
+def read_access_of(file: str) -> Access:
+    """What the table [access] of a file grants. Raises ConfigError."""
+    found = _Found()
+    path = Path(file)
+    raw, lines = _parsed(path)
+    _take_access(found, raw.get("access"), lines, str(path))
+    if found.problems:
+        raise ConfigError(*found.problems)
+    access: Access = found.values["access"].value
+    return access
+
+
+def _add_access(found: _Found) -> None:
+    """What is granted may stand in a file of its own."""
+    asked = found.values.get("access_file")
+    if asked is None or not isinstance(asked.value, str) or not asked.value:
+        return
+    if "access" in found.values:
+        found.problems.append(
+            Problem("access_file", "there is a table [access] as well: write one of them", asked.where)
+        )
+        return
+    try:
+        raw, lines = _parsed(Path(asked.value))
+    except ConfigError as error:
+        found.problems += error.problems
+        return
+    for name in set(raw) - {"access"}:
+        found.problems.append(Problem(_printable(name), "only the table [access] stands in this file", lines.of(name)))
+    _take_access(found, raw.get("access"), lines, asked.value)
+
+
+def _take_access(found: _Found, table: object, lines: "Lines", file: str) -> None:
+    def wrong(name: str, text: str) -> None:
+        found.problems.append(Problem(_printable(name), without_urls(text), lines.of(name)))
+
+    if not isinstance(table, dict):
+        wrong("access", "must be a table")
+        return
+    found.values["access"] = Value(read_access(table, wrong, file), lines.of("access"))
 
 
 def _settled(found: _Found, env: Env) -> Loaded:
@@ -80,7 +126,7 @@ def _settled(found: _Found, env: Env) -> Loaded:
                 settings[setting.name] = _read(setting.name, type(setting.default), value.value, env)
             except ValueError as error:
                 found.problems.append(Problem(setting.name, str(error), value.where))
-    tables = {name: found.values[name].value for name in ("limits", "service") if name in found.values}
+    tables = {name: found.values[name].value for name in ("limits", "service", "access") if name in found.values}
     try:
         config = Config(**settings, **tables)
     except ConfigError as error:
@@ -99,11 +145,22 @@ def _read(name: str, kind: type, value: object, env: Env) -> object:
     """A value as its setting takes it; one that cannot be so is left to the setting to refuse. Raises ValueError."""
     if kind in (int, float):
         return _number(kind, value)
+    if kind is bool:
+        return _yes(value)
     if not isinstance(value, str):
         raise ValueError("must be a string")  # noqa: TRY004 - of the user, not of the program
     if name == "neighbours":
         return " ".join(indirect(url, env) for url in value.split())
     return indirect(value, env) if name == "store" else value
+
+
+def _yes(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    said = str(value).strip().lower() if isinstance(value, str) else ""
+    if said not in (*_YES, *_NO):
+        raise ValueError("must be yes or no")
+    return said in _YES
 
 
 def _number(kind: type, value: object) -> object:
@@ -130,6 +187,12 @@ def indirect(text: str, env: Env) -> str:
 
 
 def _from_file(path: Path, env: Env) -> _Found:
+    raw, lines = _parsed(path)
+    return _File(raw, lines, env, str(path)).read()
+
+
+def _parsed(path: Path) -> tuple[Mapping[str, Any], "Lines"]:
+    """A file of TOML, and where what stands in it. Raises ConfigError."""
     where = without_urls(str(path) if str(path).isprintable() else repr(str(path))[1:-1])
     try:
         text = _text(path, MAX_FILE_BYTES)
@@ -140,7 +203,7 @@ def _from_file(path: Path, env: Env) -> _Found:
         raise ConfigError(Problem("", "not TOML of this server: nested too deeply", where)) from None
     except ValueError as error:
         raise ConfigError(Problem("", str(error), where)) from None
-    return _File(raw, Lines(text, where), env).read()
+    return raw, Lines(text, where)
 
 
 class Lines:
@@ -174,7 +237,8 @@ def _path(text: str) -> tuple[str, ...]:
 class _File:
     """One file, read key by key."""
 
-    def __init__(self, raw: Mapping[str, Any], lines: Lines, env: Env) -> None:
+    def __init__(self, raw: Mapping[str, Any], lines: Lines, env: Env, path: str) -> None:
+        self._path = path
         self._raw = raw
         self._lines = lines
         self._env = env
@@ -226,6 +290,9 @@ class _File:
                 good[name] = seconds
                 self._take(f"service.{name}", seconds)
         self._take("service", ServiceDefaults(**good))
+
+    def _access(self, value: object) -> None:
+        _take_access(self._found, value, self._lines, self._path)
 
     def _stores(self, value: object) -> None:
         """Several stores that hold the same: a table or a URL for each, and how many must have what is written."""

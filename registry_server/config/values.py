@@ -12,6 +12,7 @@ from registry_api.limits import DEFAULT_TTL_S, MAX_TTL_S, MIN_TTL_S, UNIX, UNIX_
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.rules import BadCheck, settle_all
 from registry_checks.text import BadText, parse
+from registry_server.access.identities import NO_ACCESS, Access
 from registry_server.neighbours import open_neighbours as check_neighbours
 from registry_server.stores import BadStoreURL, check_url
 from registry_server.transport.limits import Limits
@@ -130,9 +131,25 @@ class Config:
         repr=False,
     )
 
+    access_file: str = _setting(
+        "",
+        "FILE",
+        "A TOML file with the table [access], which may also stand in the file of --config: who may do what.",
+    )
+    insecure: bool = _setting(
+        False, "", "Serve others than this machine without [access]: everybody may read and change everything."
+    )
+    introspection: str = _setting(
+        "auto",
+        "on|off|auto",
+        "Whether reflection and channelz answer; auto: on a loopback address all, elsewhere with [access] those with a "
+        "right.",
+    )
+
     # Tables of the file alone.
     limits: Limits = DEFAULT_LIMITS  # what a client may cost
     service: ServiceDefaults = NO_SERVICE_DEFAULTS
+    access: Access = field(default=NO_ACCESS, repr=False)  # who may do what
 
     def __post_init__(self) -> None:
         if problems := list(_of_another_type(self)) or list(self._problems()):
@@ -145,6 +162,7 @@ class Config:
                 yield Problem("listen", f"{rule}, is {shown(address)}")
         if not _MODE.fullmatch(self.socket_mode):
             yield Problem("socket_mode", f"must be three digits of 0 to 7, is {shown(self.socket_mode)}")
+        yield from self._problems_of_access()
         yield from _one_of("transport", self.transport, TRANSPORTS)
         yield from _one_of("log_format", self.log_format, LOG_FORMATS)
         yield from _one_of("log_level", self.log_level, LOG_LEVELS)
@@ -169,6 +187,16 @@ class Config:
             if getattr(self, name) and not getattr(self, needed):
                 yield Problem(needed, f"must be there with {name}")
 
+    def _problems_of_access(self) -> Iterator[Problem]:
+        yield from _one_of("introspection", self.introspection, ("on", "off", "auto"))
+        far = [it for it in self.listen.split(",") if _is_address(it) and not is_loopback(_shown_address(it))]
+        if far and not self.access.is_on and not self.insecure:
+            yield Problem(
+                "listen",
+                f"{shown(far[0])} is open to other machines: say who may do what in [access] (docs/security.md), or say "
+                "--insecure to let everybody do everything",
+            )
+
     def _problems_of_checks(self) -> Iterator[Problem]:
         yield from _one_of("checks", self.checks, ("on", "off"))
         yield from _one_of("check_local", self.check_local, ("auto", "yes", "no"))
@@ -186,6 +214,11 @@ class Config:
     def addresses(self) -> tuple[str, ...]:
         """The parts of `listen`, as they are shown: with a host, or as unix:PATH."""
         return tuple(map(_shown_address, self.listen.split(",")))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether nobody but this machine can reach it."""
+        return all(map(is_loopback, self.addresses))
 
     @property
     def socket_file_mode(self) -> int:
@@ -245,6 +278,23 @@ def _is_address(text: str) -> bool:
         return match["ipv6"] is None or bool(ipaddress.IPv6Address(match["ipv6"]))
     except ValueError:
         return False
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches an address, as it is shown. Names are not looked up: of them it is localhost."""
+    return is_near(address, "is_loopback")
+
+
+def is_near(address: str, kind: str) -> bool:
+    """Whether all who reach that address are so near (`is_loopback`, `is_link_local`); who opens a file is on this
+    machine."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return kind == "is_loopback" and (host == "localhost" or address.startswith(UNIX))
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return bool(getattr(mapped or ip, kind))
 
 
 def _is_file(path: str) -> bool:

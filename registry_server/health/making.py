@@ -1,15 +1,14 @@
 """SHELL: makes what a server needs to run checks, as it is configured."""
 
-import ipaddress
 import secrets
 import time
 from collections.abc import Callable
 from random import Random
 
-from registry_api.limits import UNIX
 from registry_checks.looks import Looks
 from registry_checks.probes import Probes, Reach, installed
 from registry_server.config import Config
+from registry_server.config.values import is_near
 from registry_server.health.book import Book
 from registry_server.health.door import Door
 from registry_server.health.doubt import Cutoff
@@ -57,16 +56,7 @@ def _reach(config: Config) -> Reach:
     """A server that others reach too must not tell them what it finds on its own machine."""
     allowed, is_auto = config.check_local == "yes", config.check_local == "auto"
     return Reach(
-        loopback=allowed or (is_auto and all(_listens_on(it, "is_loopback") for it in config.addresses)),
-        link_local=allowed or (is_auto and all(_listens_on(it, "is_link_local") for it in config.addresses)),
+        loopback=allowed or (is_auto and config.is_local),
+        link_local=allowed or (is_auto and all(is_near(it, "is_link_local") for it in config.addresses)),
         ca=config.check_ca,
     )
-
-
-def _listens_on(address: str, kind: str) -> bool:
-    """Whether all who reach that address are so near; who opens a file is on this machine."""
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return bool(getattr(ipaddress.ip_address(host), kind))
-    except ValueError:
-        return kind == "is_loopback" and (host == "localhost" or address.startswith(UNIX))

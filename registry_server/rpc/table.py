@@ -184,6 +184,12 @@ class Table:
             {f"/{service.name}/{name}": method for service in services for name, method in service.methods.items()}
         )
 
+    def changed(self, change: Callable[[Method], Method]) -> "Table":
+        """A table of the same methods, each of them changed."""
+        return Table(
+            *(Service(name, {it: change(method) for it, method in methods.items()}) for name, methods in self.services)
+        )
+
 
 def parse(kind: type[Request], message: bytes) -> Request:
     """The request in a message. Raises InvalidField if there is none in it."""

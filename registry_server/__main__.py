@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from registry_server.access.commands import token_commands
 from registry_server.config import Config, ConfigError, without_urls
 from registry_server.config.commands import Given, config_commands
 from registry_server.config.sources import SETTINGS
@@ -56,10 +57,13 @@ def _flags(command: Command) -> Command:
     """Adds a flag for every setting, in their order."""
     for setting in reversed(SETTINGS):
         says, form = setting.metadata["says"], setting.metadata["form"]
-        default = setting.default if setting.default != "" else "none"
-        command = click.option(
-            f"--{setting.name.replace('_', '-')}", setting.name, metavar=form, help=f"{says} [{default}]"
-        )(command)
+        flag = f"--{setting.name.replace('_', '-')}"
+        if isinstance(setting.default, bool):
+            option = click.option(flag, setting.name, is_flag=True, flag_value="yes", default=None, help=says)
+        else:
+            default = setting.default if setting.default != "" else "none"
+            option = click.option(flag, setting.name, metavar=form, help=f"{says} [{default}]")
+        command = option(command)
     return command
 
 
@@ -86,6 +90,7 @@ def main(context: click.Context, /, file: Path | None, **flags: str | None) -> N
 
 
 main.add_command(config_commands)
+main.add_command(token_commands)
 
 
 def _serve(given: Given) -> None:

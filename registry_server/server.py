@@ -3,15 +3,19 @@
 import asyncio
 import logging
 import random
+import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
+from registry_server.access.rereading import Rereading
+from registry_server.access.warden import Warden
 from registry_server.catalog import Catalog
 from registry_server.config import Config, ConfigError, Problem
+from registry_server.config.sources import read_access_of
 from registry_server.feed import Feed
 from registry_server.health.making import make_door, make_prober
 from registry_server.health.prober import Prober
@@ -31,11 +35,12 @@ from registry_server.records import Key, Kind
 from registry_server.registrar import Registrar
 from registry_server.rounds import Rounds
 from registry_server.rpc import reflection
+from registry_server.rpc.access import AccessService
 from registry_server.rpc.checks import ChecksService
 from registry_server.rpc.health import HealthService
 from registry_server.rpc.policies import PoliciesService
 from registry_server.rpc.registry import RegistryService
-from registry_server.rpc.table import Service, Table
+from registry_server.rpc.table import OPEN, Service, Table
 from registry_server.stores import Store, memory_by, open_store
 from registry_server.transport.sockets import bound
 from registry_server.transport.streams import Streams
@@ -43,6 +48,8 @@ from registry_server.transport.tls import BadCertificates, Certificates, TLSFile
 from registry_server.xds.kinds import numeric
 from registry_server.xds.resources import Resources
 from registry_server.xds.service import XdsService
+
+KEY_BYTES = 32
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +70,15 @@ async def serve(
     The port opens when the catalog is loaded, so nobody is ever answered from an empty one. On leaving: health
     NOT_SERVING, streams ended with jitter, calls under way ended, the store let go of. Leases live on.
 
-    Raises AddressTaken, or what a store raises that no retry can mend.
+    Raises AddressTaken, ConfigError if it would be open to others and nobody said who may do what, or what a store
+    raises that no retry can mend.
     """
     _check_addresses(config)
+    if unguarded := config.unguarded():
+        raise ConfigError(unguarded)
     parts = _make(config, clock)
     async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(it) for it in (parts.feed.run(), parts.rounds.run(), parts.keeper.run())]
+        running = [tasks.create_task(it) for it in parts.works()]
         looking = [tasks.create_task(it) for it in parts.looks()]
         try:
             await parts.feed.loaded.wait()
@@ -114,6 +124,12 @@ class _Parts:
     gate: Gate
     port: Port
     certificates: Certificates | None
+    rereading: Rereading | None
+
+    def works(self) -> list[Coroutine[None, None, None]]:
+        """What runs for as long as anybody is answered."""
+        rereading = [self.rereading.run()] if self.rereading else []
+        return [self.feed.run(), self.rounds.run(), self.keeper.run(), *rereading]
 
     def looks(self) -> list[Coroutine[None, None, None]]:
         """What looks beyond the registry, and ends before it is answered no more."""
@@ -147,11 +163,13 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     checks = ChecksService(registrar, feed, door)
     policies = PoliciesService(registrar, feed, rounds.hub, PolicyBook(catalog.settings))
     feed.tell_too(policies)
-    services = (registry.service(), checks.service(), policies.service(), health.service(), xds.service())
-    gate = _gate(config, rng)
-    port = _port(config, Streams(rng), gate, certificates, *services)
+    gate, warden = _gate(config, rng), _warden(config)
+    access = AccessService(feed, warden.until if warden else None)
+    services = [it.service() for it in (registry, checks, policies, health, xds, access)]
+    port = _port(config, Streams(rng), partial(_guarded, gate, warden), certificates, *services)
     bridges = _bridges(config, feed, registrar, prober)
-    return _Parts(store, feed, rounds, keeper, prober, ruling, bridges, health, gate, port, certificates)
+    rereading = Rereading(warden, config.access, read_access_of) if warden else None
+    return _Parts(store, feed, rounds, keeper, prober, ruling, bridges, health, gate, port, certificates, rereading)
 
 
 def _bridges(config: Config, feed: Feed, registrar: Registrar, prober: Prober) -> list[Bridge]:
@@ -179,18 +197,33 @@ def _gate(config: Config, rng: random.Random) -> Gate:
     return Gate(config.limits, Refusals(log.warning), overload, time.monotonic, rng)
 
 
-def _port(config: Config, streams: Streams, gate: Gate, certificates: Certificates | None, *services: Service) -> Port:
+def _warden(config: Config) -> Warden | None:
+    """Who asks everybody who they are, and whether they may."""
+    if not config.access.is_on:
+        return None
+    return Warden(config.access, secrets.token_bytes(KEY_BYTES), time.time, time.monotonic)
+
+
+def _port(
+    config: Config,
+    streams: Streams,
+    guarded: Callable[[Table], Table],
+    certificates: Certificates | None,
+    *services: Service,
+) -> Port:
     """The transport that is asked for, and only that one is loaded; grpc.aio where there is no ngh2."""
     if config.transport == "grpc":
         from registry_server.transport import grpc_aio
 
-        return grpc_aio.GrpcServer(_table(gate, *services, *grpc_aio.services()), streams, config.limits, certificates)
+        table = guarded(_table(config, services, grpc_aio.services()))
+        return grpc_aio.GrpcServer(table, streams, config.limits, certificates)
     try:
         from registry_server.transport.http2 import server as http2
     except ImportError as error:
         log.warning("serving by grpc.aio, which is slower: the package ngh2 cannot be loaded: %s", error)
-        return _port(replace(config, transport="grpc"), streams, gate, certificates, *services)
-    return http2.Http2Server(_table(gate, *services, *http2.services()), streams, config.limits, certificates)
+        return _port(replace(config, transport="grpc"), streams, guarded, certificates, *services)
+    table = guarded(_table(config, services, http2.services()))
+    return http2.Http2Server(table, streams, config.limits, certificates)
 
 
 async def _ended(*tasks: asyncio.Task[None]) -> None:
@@ -199,8 +232,19 @@ async def _ended(*tasks: asyncio.Task[None]) -> None:
     await asyncio.wait(tasks)
 
 
-def _table(gate: Gate, *services: Service) -> Table:
-    return gate.limited(Table(*services, *reflection.services(service.name for service in services)))
+def _table(config: Config, services: Sequence[Service], of_transport: Sequence[Service]) -> Table:
+    """All services. What only tells of the server stands open on this machine, and elsewhere if it is asked for."""
+    if not config.introspects:
+        return Table(*services)
+    inner = Table(*of_transport, *reflection.services(it.name for it in (*services, *of_transport)))
+    if config.introspection == "on" or config.is_local:
+        inner = inner.changed(lambda method: replace(method, needs=OPEN))
+    return Table(*services, *inner.services)
+
+
+def _guarded(gate: Gate, warden: Warden | None, table: Table) -> Table:
+    """From the outside in: what costs too much is refused before anybody asks whose it is."""
+    return gate.limited(table if warden is None else warden.identified(warden.allowed(table)))
 
 
 def _check_addresses(config: Config) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ from registry_server.transport.limits import Limits
 
 WIDTH = 110
 ACCESS = """\
-# [access]
-# anonymous = []  # what those may do who show nothing
-# [access.identities.game-servers]
-# tokens = []  # `registry-server token new game-servers` prints a token, and what stands here
-# certificates = []  # names in client certificates, such as "spiffe://example/game"
-# grants = ["register default/player", "read */*"]  # read, register, operate or admin, then namespace/service\
+#   [access]
+#   anonymous = []  # what those may do who show nothing
+#   [access.identities.game-servers]
+#   tokens = ["sha256:…"]  # `registry-server token new game-servers` prints a token, and what stands here
+#   certificates = ["spiffe://example/game"]  # names in client certificates, with * for any characters
+#   grants = ["register default/player", "read */*"]  # read, register, operate or admin, then namespace/service
 """
 
 _URL = re.compile(r"\S+")
@@ -99,12 +99,18 @@ def _comment(text: str) -> Iterator[str]:
 def config_check(file: Path) -> None:
     """Say all that is wrong with a FILE, a line for each mistake; nothing is opened."""
     try:
-        load({}, {name: value for name, value in os.environ.items() if name not in VARIABLES}, file)
+        loaded = load({}, {name: value for name, value in os.environ.items() if name not in VARIABLES}, file)
+        _check_guard(loaded)
     except ConfigError as error:
         for problem in error.problems:
             click.echo(str(problem), err=True)
         raise SystemExit(2) from None
     click.echo(f"{file}: ok")
+
+
+def _check_guard(loaded: Loaded) -> None:
+    if unguarded := loaded.config.unguarded():
+        raise ConfigError(replace(unguarded, where=loaded.where.get(unguarded.name, "")))
 
 
 @config_commands.command("show")

@@ -102,6 +102,7 @@ def _add_access(found: _Found) -> None:
         raw, lines = _parsed(Path(asked.value))
     except ConfigError as error:
         found.problems += error.problems
+        found.values["access"] = Value(Access(), asked.where)
         return
     for name in set(raw) - {"access"}:
         found.problems.append(Problem(_printable(name), "only the table [access] stands in this file", lines.of(name)))

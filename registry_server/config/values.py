@@ -27,6 +27,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 # Both mean every interface.
 _EVERYWHERE = ("", "*")
 _ADDRESS = re.compile(r"(?:\*|[A-Za-z0-9_.-]*|\[(?P<ipv6>[^\[\]]+)\]):(?P<port>[0-9]{1,5})")
+_KINDS: dict[type, str] = {str: "a string", bool: "true or false"}
 _MODE = re.compile(r"[0-7]{3}")
 
 _SERVICE = re.compile(r"[A-Za-z0-9_.:@~+/-]+|\*")
@@ -162,7 +163,7 @@ class Config:
                 yield Problem("listen", f"{rule}, is {shown(address)}")
         if not _MODE.fullmatch(self.socket_mode):
             yield Problem("socket_mode", f"must be three digits of 0 to 7, is {shown(self.socket_mode)}")
-        yield from self._problems_of_access()
+        yield from _one_of("introspection", self.introspection, ("on", "off", "auto"))
         yield from _one_of("transport", self.transport, TRANSPORTS)
         yield from _one_of("log_format", self.log_format, LOG_FORMATS)
         yield from _one_of("log_level", self.log_level, LOG_LEVELS)
@@ -187,16 +188,6 @@ class Config:
             if getattr(self, name) and not getattr(self, needed):
                 yield Problem(needed, f"must be there with {name}")
 
-    def _problems_of_access(self) -> Iterator[Problem]:
-        yield from _one_of("introspection", self.introspection, ("on", "off", "auto"))
-        far = [it for it in self.listen.split(",") if _is_address(it) and not is_loopback(_shown_address(it))]
-        if far and not self.access.is_on and not self.insecure:
-            yield Problem(
-                "listen",
-                f"{shown(far[0])} is open to other machines: say who may do what in [access] (docs/security.md), or say "
-                "--insecure to let everybody do everything",
-            )
-
     def _problems_of_checks(self) -> Iterator[Problem]:
         yield from _one_of("checks", self.checks, ("on", "off"))
         yield from _one_of("check_local", self.check_local, ("auto", "yes", "no"))
@@ -219,6 +210,23 @@ class Config:
     def is_local(self) -> bool:
         """Whether nobody but this machine can reach it."""
         return all(map(is_loopback, self.addresses))
+
+    def unguarded(self) -> Problem | None:
+        """What is wrong if others than this machine could reach it, and nobody said who may do what."""
+        far = [it for it in self.addresses if not is_loopback(it)]
+        if not far or self.access.is_on or self.insecure:
+            return None
+        return Problem(
+            "listen",
+            f"{far[0]} is open to other machines: say in a table [access] who may do what (docs/security.md), or say "
+            "--insecure to let everybody do everything",
+        )
+
+    @property
+    def introspects(self) -> bool:
+        """Whether what tells of the server itself answers anybody."""
+        auto = self.introspection == "auto" and (self.is_local or self.access.is_on)
+        return auto or self.introspection == "on"
 
     @property
     def socket_file_mode(self) -> int:
@@ -244,10 +252,10 @@ class Config:
 def _of_another_type(config: Config) -> Iterator[Problem]:
     """What is not even of the type that it has to be. Numbers are looked at one by one."""
     for setting in fields(config):
-        if not isinstance(setting.default, int | float) and not isinstance(
+        if (isinstance(setting.default, bool) or not isinstance(setting.default, int | float)) and not isinstance(
             value := getattr(config, setting.name), type(setting.default)
         ):
-            wanted = "a string" if isinstance(setting.default, str) else f"a {type(setting.default).__name__}"
+            wanted = _KINDS.get(type(setting.default)) or f"a {type(setting.default).__name__}"
             yield Problem(setting.name, f"must be {wanted}, is of type {type(value).__name__}")
     if isinstance(config.service, ServiceDefaults):
         for name in (it.name for it in fields(ServiceDefaults)):
@@ -281,7 +289,7 @@ def _is_address(text: str) -> bool:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches an address, as it is shown. Names are not looked up: of them it is localhost."""
+    """Whether only this machine reaches an address, as it is shown. Names are not looked up: localhost is one."""
     return is_near(address, "is_loopback")
 
 

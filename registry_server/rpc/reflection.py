@@ -10,10 +10,12 @@ from google.rpc import code_pb2
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
 from registry_server.rpc.descriptors import DescribedFile, Descriptors
-from registry_server.rpc.table import Caller, Conversation, Service
+from registry_server.rpc.table import Caller, Conversation, Needs, Service
 
 V1, V1ALPHA = "grpc.reflection.v1", "grpc.reflection.v1alpha"
 NAMES = (f"{V1}.ServerReflection", f"{V1ALPHA}.ServerReflection")
+
+_NEEDS = Needs("read", is_some=True)
 
 _Request = pb.ServerReflectionRequest
 _Response = pb.ServerReflectionResponse
@@ -22,7 +24,10 @@ _Response = pb.ServerReflectionResponse
 def services(names: Iterable[str]) -> tuple[Service, ...]:
     """The entries of a table that has services of these names beside them."""
     reflection = Reflection((*names, *NAMES))
-    return tuple(Service(name, {"ServerReflectionInfo": Conversation(_Request, reflection.answer)}) for name in NAMES)
+    return tuple(
+        Service(name, {"ServerReflectionInfo": Conversation(_Request, reflection.answer, needs=_NEEDS)})
+        for name in NAMES
+    )
 
 
 class Reflection:

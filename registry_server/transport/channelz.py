@@ -7,7 +7,7 @@ from google.protobuf.message import Message
 from grpc_channelz.v1 import channelz, channelz_pb2
 
 from registry_server.errors import NotFound
-from registry_server.rpc.table import Caller, Service, Unary
+from registry_server.rpc.table import Caller, Needs, Service, Unary
 
 CHANNELZ = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"]
 
@@ -30,7 +30,7 @@ def _entry(name: str, kind: type[Message]) -> Unary[Message]:
             raise RuntimeError(said.details)
         return bytes(answer.SerializeToString())
 
-    return Unary(kind, call)
+    return Unary(kind, call, Needs("admin"))
 
 
 class _Said:

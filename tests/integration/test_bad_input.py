@@ -504,7 +504,7 @@ def test_listening_on_every_address_that_is_meant(tmp_path: Path, host: str) -> 
             command = super()._command()
             return [f"{host}:{self.port}" if word.startswith(self.host) else word for word in command]
 
-    with Everywhere(tmp_path) as server:
+    with Everywhere(tmp_path, args=() if host == "localhost" else ("--insecure",)) as server:
         shown = host if host not in ("", "*") else "0.0.0.0"
         assert server.host == shown
         with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:

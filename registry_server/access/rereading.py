@@ -1,4 +1,4 @@
-"""SHELL: keeps a gate at what is granted now: reads the file again when it changes, and looks whose token has ended.
+"""SHELL: keeps a warden at what is granted now: reads the file again when it changes, and looks whose token has ended.
 
 A file that is wrong changes nothing: who may, may on, and the log says once what is wrong. One that is being written is
 left alone until two looks find it the same.
@@ -9,8 +9,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from registry_server.access.gate import Gate
 from registry_server.access.identities import Access
+from registry_server.access.warden import Warden
 
 LOOK_S = 0.5
 
@@ -20,11 +20,11 @@ Mark = tuple[int, ...]
 """What tells one state of a file from another; empty for one that is not there."""
 
 
-class Keeper:
+class Rereading:
     """`read` gives what a file grants; raises ValueError, whose text is one line for whoever wrote the file."""
 
-    def __init__(self, gate: Gate, access: Access, read: Callable[[str], Access]) -> None:
-        self._gate = gate
+    def __init__(self, warden: Warden, access: Access, read: Callable[[str], Access]) -> None:
+        self._warden = warden
         self._access = access
         self._read = read
         self._mark = self._seen = _mark(access.file)
@@ -35,9 +35,9 @@ class Keeper:
             await asyncio.sleep(LOOK_S)
             if self._access.file:
                 await self._look()
-            if self._gate.is_due:
-                await self._gate.review()
-            self._gate.tell()
+            if self._warden.is_due:
+                await self._warden.review()
+            self._warden.tell()
 
     async def _look(self) -> None:
         """The file may be on a disk that stands still: others do not wait for it."""
@@ -53,9 +53,9 @@ class Keeper:
             return
         if access != self._access:
             self._access = access
-            self._gate.grant(access)
+            self._warden.grant(access)
             log.info("what is granted was read again: %d identities", len(access.identities))
-            await self._gate.review()
+            await self._warden.review()
 
 
 def _mark(file: str) -> Mark:

@@ -17,6 +17,7 @@ from registry_server.rpc.table import (
     Broadcast,
     Caller,
     Conversation,
+    Credentials,
     Dialogue,
     Method,
     Needs,
@@ -41,7 +42,7 @@ Answering = Callable[[Any, Caller], Coroutine[Any, Any, bytes]]
 Opened = TypeVar("Opened")
 
 
-class Gate:
+class Warden:
     """Who may do what, as of now. `clock` gives seconds since 1970, `monotonic` seconds that nobody sets, `key` is
     random and secret."""
 
@@ -63,6 +64,10 @@ class Gate:
     def grant(self, access: Access) -> None:
         """From now on these are known, and may do that. To be followed by `review`."""
         self._identities = Identities(access, self._key)
+
+    def until(self, credentials: Credentials) -> float:
+        """When what somebody shows ends, in seconds since 1970; infinite if it does not. Raises Unauthenticated."""
+        return self._identities.of(credentials, self._clock()).until_s
 
     @property
     def is_due(self) -> bool:
@@ -153,7 +158,7 @@ class Gate:
     def _entering(self, stream: "_Open", begin: Callable[[], Opened]) -> Opened:
         """Begin a stream that may be, and know it from then on."""
         stream.needs.check(stream.caller, stream.request)
-        stream.until_s = self._identities.of(stream.caller.credentials, self._clock()).until_s
+        stream.until_s = self.until(stream.caller.credentials)
         opened = begin()
         self._open[stream] = None
         return opened

@@ -13,6 +13,8 @@ from typing import Protocol
 
 from registry_server.access.rereading import Rereading
 from registry_server.access.warden import Warden
+from registry_server.audit.log import AuditLog
+from registry_server.audit.wrapper import Telling, audited
 from registry_server.catalog import Catalog
 from registry_server.config import Config, ConfigError, Problem
 from registry_server.config.sources import read_access_of
@@ -43,6 +45,7 @@ from registry_server.rpc.registry import RegistryService
 from registry_server.rpc.table import OPEN, Service, Table
 from registry_server.stores import Store, memory_by, open_store
 from registry_server.transport.sockets import bound
+from registry_server.transport.status import CODES
 from registry_server.transport.streams import Streams
 from registry_server.transport.tls import BadCertificates, Certificates, TLSFiles
 from registry_server.xds.kinds import numeric
@@ -97,6 +100,8 @@ async def serve(
         finally:
             await _ended(*looking, *running)
             await parts.store.aclose()
+            if parts.audit is not None:
+                await asyncio.to_thread(parts.audit.close)  # a disk that stands still ends no stop
 
 
 class Port(Protocol):
@@ -125,6 +130,7 @@ class _Parts:
     port: Port
     certificates: Certificates | None
     rereading: Rereading | None
+    audit: AuditLog | None
 
     def works(self) -> list[Coroutine[None, None, None]]:
         """What runs for as long as anybody is answered."""
@@ -163,13 +169,15 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     checks = ChecksService(registrar, feed, door)
     policies = PoliciesService(registrar, feed, rounds.hub, PolicyBook(catalog.settings))
     feed.tell_too(policies)
-    gate, warden = _gate(config, rng), _warden(config)
+    gate, warden, audit = _gate(config, rng), _warden(config), _audit_log(config)
     access = AccessService(feed, warden.until if warden else None)
     services = [it.service() for it in (registry, checks, policies, health, xds, access)]
-    port = _port(config, Streams(rng), partial(_guarded, gate, warden), certificates, *services)
+    port = _port(config, Streams(rng), partial(_guarded, gate, warden, audit), certificates, *services)
     bridges = _bridges(config, feed, registrar, prober)
     rereading = Rereading(warden, config.access, read_access_of) if warden else None
-    return _Parts(store, feed, rounds, keeper, prober, ruling, bridges, health, gate, port, certificates, rereading)
+    return _Parts(
+        store, feed, rounds, keeper, prober, ruling, bridges, health, gate, port, certificates, rereading, audit
+    )
 
 
 def _bridges(config: Config, feed: Feed, registrar: Registrar, prober: Prober) -> list[Bridge]:
@@ -242,9 +250,24 @@ def _table(config: Config, services: Sequence[Service], of_transport: Sequence[S
     return Table(*services, *inner.services)
 
 
-def _guarded(gate: Gate, warden: Warden | None, table: Table) -> Table:
-    """From the outside in: what costs too much is refused before anybody asks whose it is."""
-    return gate.limited(table if warden is None else warden.identified(warden.allowed(table)))
+def _guarded(gate: Gate, warden: Warden | None, audit: AuditLog | None, table: Table) -> Table:
+    """From the outside in: what costs too much is refused before anybody asks whose it is; what may not be is told of as
+    what is done, and by whom it was asked for."""
+    if warden is not None:
+        table = warden.allowed(table)
+    if audit is not None:
+        table = audited(table, Telling(audit, time.time, lambda error: CODES[type(error)].name))
+    return gate.limited(table if warden is None else warden.identified(table))
+
+
+def _audit_log(config: Config) -> AuditLog | None:
+    """Where writes are written down, if they are. Raises ConfigError."""
+    if not config.audit_log:
+        return None
+    try:
+        return AuditLog(config.audit_log)
+    except OSError as error:
+        raise ConfigError(Problem("audit_log", f"cannot be written: {error.strerror or error}")) from None
 
 
 def _check_addresses(config: Config) -> None:

@@ -110,6 +110,9 @@ class Config:
     tls_client_ca: str = _setting(
         "", "FILE", "Authorities of clients: with it, every client needs a certificate that one of these has signed."
     )
+    audit_log: str = _setting(
+        "", "FILE", "Where to write down every write that is asked for, a line of JSON each; - is the standard output."
+    )
     checks: str = _setting("on", "on|off", "Whether instances may have health checks, which the server then runs.")
     service_checks: str = _setting(
         "", "RULES", "Checks for instances that bring none: 'player=http:/healthz interval=5; prod/chat=tcp; *=ttl'."

@@ -1,0 +1,141 @@
+"""SHELL: the file of the audit log, written by a thread of its own: the disk may be slow, full or gone.
+
+Whoever writes to the registry never waits for it. What cannot be written down is counted, said in the log of the server
+once in a while, and in the file as soon as that takes lines again: `"lost": 3`. A file that was moved or deleted, as
+programs do that rotate logs, is opened anew under its name.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import select
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from registry_server.audit import lines
+
+STDOUT = "-"
+# So many lines may wait to be written, and so many are written at once.
+MOST, AT_ONCE = 10_000, 500
+# How often it is said that lines are lost; how long a pipe may take no more; how long a stop waits. In seconds.
+SAY_EVERY_S = 60.0
+PATIENCE_S = 1.0
+STOP_S = 2.0
+# Without waiting, if it is a pipe: neither for a reader, nor for one that reads no more.
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+_MODE = 0o600
+
+log = logging.getLogger(__name__)
+
+
+class AuditLog:
+    """A file, or `-` for the standard output; a Scribe. `now` is wall-clock time, `clock` a steady one, in seconds.
+
+    Raises OSError if it cannot be opened. All is called by one thread. To be closed.
+    """
+
+    def __init__(
+        self, path: str, now: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.written = 0  # lines, up to now
+        self._dropped = 0  # because too many waited
+        self._failed = 0  # because the file took no more
+        self._told = 0  # of these, in the file
+        self._is_torn = False  # the last line in the file has no end
+        self._path = path
+        self._now = now
+        self._clock = clock
+        self._may_say_at = clock()
+        self._file = os.dup(1) if path == STDOUT else os.open(path, _FLAGS, _MODE)
+        self._lines: queue.Queue[bytes] = queue.Queue(MOST)
+        self._is_closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="registry-audit", daemon=True)
+        self._thread.start()
+
+    @property
+    def lost(self) -> int:
+        """How many lines could not be written, up to now."""
+        return self._dropped + self._failed
+
+    def write(self, line: bytes) -> None:
+        """Take a line, which ends with a newline."""
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._dropped += 1
+            self._say("it does not keep up")
+
+    def close(self) -> None:
+        """Write what waits, for a moment, and let go of the file. Blocks so long."""
+        self._is_closing.set()
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(b"")  # to wake it
+        self._thread.join(STOP_S)
+
+    # ---- in the thread
+
+    def _run(self) -> None:
+        while not (self._is_closing.is_set() and self._lines.empty()):
+            found = [self._lines.get()]
+            with contextlib.suppress(queue.Empty):
+                while len(found) < AT_ONCE:
+                    found.append(self._lines.get_nowait())
+            self._put([line for line in found if line])
+        os.close(self._file)
+
+    def _put(self, found: Sequence[bytes]) -> None:
+        if not found:
+            return
+        self._open_if_moved()
+        lost = self.lost
+        head = b"\n" if self._is_torn else b""
+        if lost > self._told:
+            head += lines.line(self._now(), {"lost": lost - self._told})
+        text = head + b"".join(found)
+        sent, error = self._sent(text)
+        done = text[len(head) : sent].count(b"\n")
+        self.written, self._failed = self.written + done, self._failed + len(found) - done
+        if sent >= len(head):
+            self._told = lost
+        if sent:
+            self._is_torn = not text[:sent].endswith(b"\n")
+        if error is not None:
+            self._say(error.strerror or repr(error))
+
+    def _sent(self, text: bytes) -> tuple[int, OSError | None]:
+        """How much of it is in the file, and why not all."""
+        sent = 0
+        while sent < len(text):
+            try:
+                sent += os.write(self._file, memoryview(text)[sent:])
+            except BlockingIOError as full:
+                patience_s = 0.0 if self._is_closing.is_set() else PATIENCE_S
+                if not select.select([], [self._file], [], patience_s)[1]:
+                    return sent, full
+            except OSError as error:
+                return sent, error
+        return sent, None
+
+    def _open_if_moved(self) -> None:
+        """What cannot be opened anew is written on where it is now."""
+        if self._path == STDOUT:
+            return
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(Path(self._path).stat(), os.fstat(self._file)):
+                    return
+            opened = os.open(self._path, _FLAGS, _MODE)
+        except OSError as error:
+            self._say(f"it was moved, and cannot be opened anew: {error.strerror or error!r}")
+            return
+        os.close(self._file)
+        self._file, self._is_torn = opened, False
+
+    def _say(self, why: str) -> None:
+        now = self._clock()
+        if now >= self._may_say_at:
+            self._may_say_at = now + SAY_EVERY_S
+            log.warning("the audit log %s: %s; %d lines are lost so far", self._path, why, self.lost)

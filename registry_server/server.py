@@ -14,7 +14,7 @@ from typing import Protocol
 from registry_server.access.rereading import Rereading
 from registry_server.access.warden import Warden
 from registry_server.audit.log import AuditLog
-from registry_server.audit.wrapper import Telling, audited
+from registry_server.audit.wrapper import Audit, audited
 from registry_server.catalog import Catalog
 from registry_server.config import Config, ConfigError, Problem
 from registry_server.config.sources import read_access_of
@@ -251,12 +251,12 @@ def _table(config: Config, services: Sequence[Service], of_transport: Sequence[S
 
 
 def _guarded(gate: Gate, warden: Warden | None, audit: AuditLog | None, table: Table) -> Table:
-    """From the outside in: what costs too much is refused before anybody asks whose it is; what may not be is told of as
-    what is done, and by whom it was asked for."""
+    """From the outside in: what costs too much is refused before anybody asks whose it is; and of what may not be is
+    told as of what is done."""
     if warden is not None:
         table = warden.allowed(table)
     if audit is not None:
-        table = audited(table, Telling(audit, time.time, lambda error: CODES[type(error)].name))
+        table = audited(table, Audit(audit, time.time, lambda error: CODES[type(error)].name))
     return gate.limited(table if warden is None else warden.identified(table))
 
 

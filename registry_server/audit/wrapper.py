@@ -26,7 +26,7 @@ class Scribe(Protocol):
         """Take a line, at once."""
 
 
-class Telling(NamedTuple):
+class Audit(NamedTuple):
     """Who is told, in seconds of which wall clock, and what an error is called: by the name of its gRPC status."""
 
     scribe: Scribe
@@ -34,11 +34,11 @@ class Telling(NamedTuple):
     name_of: Callable[[RequestError], str]
 
 
-def audited(table: Table, telling: Telling) -> Table:
+def audited(table: Table, audit: Audit) -> Table:
     """The same table, whose writes are told of."""
     return Table(
         *(
-            Service(it.name, {name: _audited(it.name, name, method, telling) for name, method in it.methods.items()})
+            Service(it.name, {name: _audited(it.name, name, method, audit) for name, method in it.methods.items()})
             for it in table.services
         )
     )
@@ -49,19 +49,19 @@ def is_write(name: str, method: Method) -> bool:
     return isinstance(method, Unary) and name in WRITES and method.needs.right not in (None, "read")
 
 
-def _audited(service: str, name: str, method: Method, telling: Telling) -> Method:
+def _audited(service: str, name: str, method: Method, audit: Audit) -> Method:
     if not isinstance(method, Unary) or not is_write(name, method):
         return method
-    return replace(method, call=_Audited(f"{service}/{name}", method, telling).call)
+    return replace(method, call=_Audited(f"{service}/{name}", method, audit).call)
 
 
 class _Audited:
     """One method that writes; `what` is it by its full name."""
 
-    def __init__(self, what: str, method: Unary[Any], telling: Telling) -> None:
+    def __init__(self, what: str, method: Unary[Any], audit: Audit) -> None:
         self._what = what
         self._call = method.call
-        self._telling = telling
+        self._audit = audit
         found = descriptor_pool.Default().FindMethodByName(what.replace("/", "."))
         self._answers: type[Message] = GetMessageClass(found.output_type)
 
@@ -73,7 +73,7 @@ class _Audited:
             self._tell(request, caller, None, "CANCELLED", "nobody waited for the answer; it may have been done")
             raise
         except RequestError as error:
-            self._tell(request, caller, None, self._telling.name_of(error), str(error))
+            self._tell(request, caller, None, self._audit.name_of(error), str(error))
             raise
         except Exception:
             self._tell(request, caller, None, "INTERNAL", "unexpected; it may have been done")
@@ -87,4 +87,4 @@ class _Audited:
         said |= {"revision": lines.revision(answer), "outcome": outcome}
         if reason:
             said["reason"] = reason[:MAX_REASON]
-        self._telling.scribe.write(lines.line(self._telling.now(), said))
+        self._audit.scribe.write(lines.line(self._audit.now(), said))

@@ -16,7 +16,7 @@ from registry_api.registry.v1 import policies_pb2
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.audit import lines
 from registry_server.audit.log import MOST, AuditLog
-from registry_server.audit.wrapper import WRITES, Telling, audited, is_write
+from registry_server.audit.wrapper import WRITES, Audit, audited, is_write
 from registry_server.errors import NotFound, PermissionDenied
 from registry_server.rpc import needs
 from registry_server.rpc.table import Caller, Service, Table, Unary
@@ -67,6 +67,10 @@ class Lines:
         self.found.append(json.loads(line))
 
 
+def into(book: Lines) -> Audit:
+    return Audit(book, lambda: NOON, lambda error: CODES[type(error)].name)
+
+
 def told(answer: Message | Exception, request: Message, method: str = "Register") -> dict[str, Any]:
     """The line about one call."""
 
@@ -78,7 +82,7 @@ def told(answer: Message | Exception, request: Message, method: str = "Register"
     book, name = Lines(), _service_of(request)
     table = audited(
         Table(Service(name, {method: Unary(type(request), call, needs.REGISTER)})),
-        Telling(book, lambda: NOON, lambda error: CODES[type(error)].name),
+        into(book),
     )
     audited_method = table.methods[f"/{name}/{method}"]
     assert isinstance(audited_method, Unary)
@@ -163,9 +167,7 @@ def test_what_nobody_expected_and_whoever_did_not_wait() -> None:
         raise asyncio.CancelledError
 
     table = Table(Service("registry.v1.Registry", {"Register": Unary(pb.RegisterRequest, never, needs.REGISTER)}))
-    method = audited(table, Telling(book, lambda: NOON, lambda error: CODES[type(error)].name)).methods[
-        "/registry.v1.Registry/Register"
-    ]
+    method = audited(table, into(book)).methods["/registry.v1.Registry/Register"]
     assert isinstance(method, Unary)
     with pytest.raises(asyncio.CancelledError):
         drive(method.call(pb.RegisterRequest(), ALICE))

@@ -48,9 +48,7 @@ from registry_server.transport.sockets import bound
 from registry_server.transport.status import CODES
 from registry_server.transport.streams import Streams
 from registry_server.transport.tls import BadCertificates, Certificates, TLSFiles
-from registry_server.xds.kinds import numeric
-from registry_server.xds.resources import Resources
-from registry_server.xds.service import XdsService
+from registry_server.xds.making import ControlPlane
 
 KEY_BYTES = 32
 
@@ -131,11 +129,12 @@ class _Parts:
     certificates: Certificates | None
     rereading: Rereading | None
     audit: AuditLog | None
+    xds: ControlPlane
 
     def works(self) -> list[Coroutine[None, None, None]]:
         """What runs for as long as anybody is answered."""
         rereading = [self.rereading.run()] if self.rereading else []
-        return [self.feed.run(), self.rounds.run(), self.keeper.run(), *rereading]
+        return [self.feed.run(), self.rounds.run(), self.keeper.run(), self.xds.run(self.feed.loaded), *rereading]
 
     def looks(self) -> list[Coroutine[None, None, None]]:
         """What looks beyond the registry, and ends before it is answered no more."""
@@ -159,24 +158,25 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     if door.runs:
         feed.tell_too(prober)
         feed.tell_too(ruling)
-    xds = XdsService(Resources(catalog, numeric), rounds.hub, time.monotonic)
-    feed.tell_too(xds)
     keeper = Keeper(registrar, catalog)
     feed.tell_too(keeper)
     ttl_s = config.service.ttl
     registry = RegistryService(registrar, feed, rounds.hub, keeper.seal, door=door, ttl_s=ttl_s, owners=owners)
     health = HealthService(catalog, rounds.hub)
     checks = ChecksService(registrar, feed, door)
-    policies = PoliciesService(registrar, feed, rounds.hub, PolicyBook(catalog.settings))
+    book = PolicyBook(catalog.settings)
+    policies = PoliciesService(registrar, feed, rounds.hub, book)
     feed.tell_too(policies)
+    xds = ControlPlane(catalog, book, rounds.hub)
+    feed.tell_too(xds.streams)
     gate, warden, audit = _gate(config, rng), _warden(config), _audit_log(config)
     access = AccessService(feed, warden.until if warden else None)
-    services = [it.service() for it in (registry, checks, policies, health, xds, access)]
-    port = _port(config, Streams(rng), partial(_guarded, gate, warden, audit), certificates, *services)
+    services = [it.service() for it in (registry, checks, policies, health, access)]
+    port = _port(config, Streams(rng), partial(_guarded, gate, warden, audit), certificates, *services, *xds.services())
     bridges = _bridges(config, feed, registrar, prober)
     rereading = Rereading(warden, config.access, read_access_of) if warden else None
     return _Parts(
-        store, feed, rounds, keeper, prober, ruling, bridges, health, gate, port, certificates, rereading, audit
+        store, feed, rounds, keeper, prober, ruling, bridges, health, gate, port, certificates, rereading, audit, xds
     )
 
 

@@ -18,7 +18,7 @@ Place = tuple[str, str, str]
 """Region, zone and sub-zone."""
 
 Lookup = Callable[[str], str]
-"""The numeric address of a host, empty while it is not known."""
+"""The number of a host; empty while it is not known."""
 
 # Weights of one place are told apart up to this number of them; more are put together with those next to them.
 MAX_CLASSES = 64

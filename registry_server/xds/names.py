@@ -12,6 +12,8 @@ ServiceKey = tuple[str, str]
 LISTENER = "registry"
 ALL_ROUTES = "*/*"
 EVERYTHING: ServiceKey = ("*", "*")
+# What stands for all clusters, among those who want to hear of something.
+ALL_CLUSTERS: ServiceKey = ("*", "clusters")
 WILDCARD = "*"
 _PART = "#"
 # Longer than any name with a part.

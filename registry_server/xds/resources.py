@@ -3,53 +3,72 @@
 Every service has a listener, routes, a cluster and its endpoints, and so has one that nobody registered: a client that
 asks for it hears at once that there is no endpoint, and of the first one as soon as there is. It would wait for fifteen
 seconds else. Clients that ask for all there is, as Envoy does, are told of the services that are or were there.
+
+A service with a policy that splits its traffic has a cluster for each part beside its own.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from registry_api.registry.xds.v1 import resources_pb2 as xds
 from registry_server.catalog import Catalog
 from registry_server.history import Change
+from registry_server.policies.book import PolicyBook
+from registry_server.policies.parts import WHOLE, Share, split
 from registry_server.rights import Rights
 from registry_server.xds import clusters, listeners
-from registry_server.xds.endpoints import Lookup, Spots, assignment
+from registry_server.xds.endpoints import Spots, assignment
+from registry_server.xds.hosts import HostBook
 from registry_server.xds.kinds import ClientKind, ResourceType, XdsClient
 from registry_server.xds.names import ALL_ROUTES, EVERYTHING, LISTENER, Named, ServiceKey, read, shown
 from registry_server.xds.packed import Packed, packed
 
 # Services without an instance that clients of all there is are still told of.
 GONE_LIMIT = 4_096
+# So many ways of one service's endpoints are kept: as seen from the places of its clients.
+MAX_WAYS = 256
 
 
 class _Of:
-    """What was made of one service, and whether it is there for clients that ask for all."""
+    """What was made of one service."""
 
-    __slots__ = ("made", "spots", "traffic")
+    __slots__ = ("endpoints", "parts", "shares", "spots", "traffic", "weights")
 
     def __init__(self) -> None:
         self.spots = Spots()
-        self.made: dict[tuple[object, ...], Packed] = {}  # endpoints
-        self.traffic: dict[tuple[object, ...], Packed] = {}  # all else, which no instance changes
+        # Forgotten when an instance changes: its parts, and their endpoints. All else: when the traffic changes.
+        self.shares: list[Share] | None = None
+        self.endpoints: dict[tuple[object, ...], Packed] = {}
+        self.weights: list[tuple[str, int]] = []  # as routes were last told of
+        self.parts: dict[str, None] = {}  # all that there were
+        self.traffic: dict[tuple[object, ...], Packed] = {}
 
 
 class Resources:
-    """Resources by type and name, as one kind of client takes them."""
+    """Resources by type and name, as one kind of client takes them.
 
-    def __init__(self, catalog: Catalog, lookup: Lookup) -> None:
+    `is_warming`: nothing is loaded yet, or there was nothing and what was there has not had the time to come back.
+    """
+
+    def __init__(self, catalog: Catalog, policies: PolicyBook, hosts: HostBook) -> None:
+        self.is_warming = True
         self._catalog = catalog
-        self._lookup = lookup
+        self._policies = policies
+        self._hosts = hosts
         self._of: dict[ServiceKey, _Of] = {}
         self._wanted: dict[ServiceKey, int] = {}
+        # For who asks for all there is: the services, in order, those of them that have no instance, and what was made.
         self._known: dict[ServiceKey, None] = {}
         self._gone: OrderedDict[ServiceKey, None] = OrderedDict()
         self._in_order: tuple[ServiceKey, ...] | None = None
+        self._routes: dict[Rights, Packed] = {}
 
     # ---- what is asked
 
     def get(self, kind: ResourceType, client: XdsClient, name: str, rights: Rights) -> Packed | None:
         """A resource; None if there is none of that name, or the client may not know of it."""
         if kind is ResourceType.LISTENER and name == LISTENER and client.kind is ClientKind.ENVOY:
-            return self._socket_listener(client)
+            return packed(kind, LISTENER, listeners.socket_listener(*client.listen))
         named = read(name)
         if named is None:
             return None
@@ -63,7 +82,27 @@ class Resources:
             return (LISTENER,)
         if kind is not ResourceType.CLUSTER:
             return ()
-        return [shown(key) for key in self._services() if rights.may("read", *key)]
+        return [name for key in self._services() if rights.may("read", *key) for name in self.clusters_of(key)]
+
+    def clusters_of(self, key: ServiceKey, *, ever: bool = False) -> Iterator[str]:
+        """The names of the clusters of a service: its own, and one for each part; or for each that there ever was."""
+        yield shown(key)
+        if key in self._known:
+            of = self._made(key)
+            parts = [share.name for share in self._shares(key, of) if share.name != WHOLE]
+            yield from (shown(key, part) for part in (of.parts if ever else parts))
+
+    def is_listed(self, kind: ResourceType, name: str) -> bool:
+        """Whether a resource is among all there is of its type."""
+        if kind is ResourceType.LISTENER:
+            return name == LISTENER
+        named = read(name)
+        return named is not None and named.key in self._known and name in self.clusters_of(named.key)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no service, and never was one."""
+        return not self._known
 
     def is_known(self, key: ServiceKey) -> bool:
         """Whether a service is among all there is."""
@@ -86,7 +125,28 @@ class Resources:
     def moved(self, key: ServiceKey) -> None:
         """The endpoints of a service may be elsewhere: a host's address changed."""
         if (of := self._of.get(key)) is not None:
-            of.made.clear()
+            of.endpoints.clear()
+
+    def policy_changed(self, key: ServiceKey) -> None:
+        """The policy of a service is another one."""
+        if (of := self._of.get(key)) is not None:
+            of.shares = None
+            of.endpoints.clear()
+            of.traffic.clear()
+        self._routes.clear()
+
+    def weights_changed(self, key: ServiceKey) -> bool:
+        """Whether the parts of a service get other shares than when this was last asked: its routes are others then."""
+        of = self._of.get(key)
+        if of is None:
+            return False
+        weights = [(share.name, share.weight) for share in self._shares(key, of)]
+        if weights == of.weights:
+            return False
+        of.weights = weights
+        of.traffic.clear()
+        self._routes.clear()
+        return True
 
     def want(self, key: ServiceKey) -> None:
         """Somebody asks for a service: what is made of it is kept."""
@@ -97,62 +157,106 @@ class Resources:
         self._wanted[key] -= 1
         if not self._wanted[key]:
             del self._wanted[key]
-            if key not in self._known:
-                self._of.pop(key, None)
+            self._of.pop(key, None)
+            self._hosts.used(key, ())
 
-    # ---- within
+    # ---- within: what is known
 
     def _look(self, key: ServiceKey) -> bool:
-        """A service changed: forget its endpoints; give whether it has come to be known, or is no more."""
+        """A service changed: forget its endpoints; give whether it has come to be known."""
         if (of := self._of.get(key)) is not None:
-            of.made.clear()
-        if self._catalog.count(*key)[0]:
-            self._gone.pop(key, None)
-            if key in self._known:
-                return False
-            self._known[key] = None
-            self._in_order = None
-            return True
-        if key in self._known and key not in self._gone:
+            of.shares = None
+            of.endpoints.clear()
+        if not self._catalog.count(*key)[0]:
             self._gone[key] = None
-        return False
+            return False
+        self._gone.pop(key, None)
+        if key in self._known:
+            return False
+        self._known[key] = None
+        self._in_order = None
+        self._routes.clear()
+        return True
+
+    def forgotten(self) -> list[ServiceKey]:
+        """Services that left longest ago, and are too many to be remembered: they are known no more."""
+        found = []
+        while len(self._gone) > GONE_LIMIT:
+            key, _ = self._gone.popitem(last=False)
+            if key in self._known:
+                del self._known[key]
+                found.append(key)
+        if found:
+            self._in_order = None
+            self._routes.clear()
+        return found
 
     def _services(self) -> tuple[ServiceKey, ...]:
         if self._in_order is None:
             self._in_order = tuple(sorted(self._known))
         return self._in_order
 
-    def _of_service(self, kind: ResourceType, client: XdsClient, name: str, named: Named) -> Packed | None:
-        of = self._of.get(named.key)
+    # ---- within: what is made
+
+    def _made(self, key: ServiceKey) -> _Of:
+        of = self._of.get(key)
         if of is None:
-            of = self._of[named.key] = _Of()
+            of = _Of()
+            if key in self._wanted:
+                self._of[key] = of
+        return of
+
+    def _shares(self, key: ServiceKey, of: _Of) -> list[Share]:
+        if of.shares is None:
+            policy, entries = self._policies.of(*key), self._catalog.of_service(*key)
+            if policy is None or not policy.split:
+                of.shares = [Share(WHOLE, 1, entries)]
+            else:
+                of.shares = split(policy, entries)
+                of.parts.update((share.name, None) for share in of.shares if share.name != WHOLE)
+        return of.shares
+
+    def _of_service(self, kind: ResourceType, client: XdsClient, name: str, named: Named) -> Packed:
+        of = self._made(named.key)
         if kind is ResourceType.ENDPOINTS:
-            near = client.place[:2]
-            key: tuple[object, ...] = (name, near)
-            if key not in of.made:
-                of.made[key] = self._endpoints(name, named, of, client)
-            return of.made[key]
-        key = (kind, name)
-        if key not in of.traffic:
-            of.traffic[key] = packed(kind, name, self._traffic(kind, name, named))
-        return of.traffic[key]
+            way: tuple[object, ...] = (name, client.place[:2])
+            if way not in of.endpoints:
+                if len(of.endpoints) >= MAX_WAYS:
+                    of.endpoints.clear()
+                of.endpoints[way] = packed(kind, name, self._endpoints(name, named, of, client))
+            return of.endpoints[way]
+        way = (kind, name, client.kind)
+        if way not in of.traffic:
+            of.traffic[way] = packed(kind, name, self._traffic(kind, name, named, of, client.kind))
+        return of.traffic[way]
 
-    def _endpoints(self, name: str, named: Named, of: _Of, client: XdsClient) -> Packed:
-        spots = of.spots.of(self._catalog.of_service(*named.key), self._lookup)
-        return packed(ResourceType.ENDPOINTS, name, assignment(name, spots, client.place))
+    def _endpoints(self, name: str, named: Named, of: _Of, client: XdsClient) -> bytes:
+        shares = self._shares(named.key, of)
+        whole = self._catalog.of_service(*named.key)
+        self._hosts.used(named.key, {entry.address[0] for entry in whole if entry.routable})
+        # A part that there is no more gets what the others get, until nobody is led there.
+        entries = next((share.entries for share in shares if share.name == named.part), whole)
+        spots = of.spots.of(entries, self._hosts.address)
+        return assignment(name, spots, client.place, in_one=clusters.in_one(self._policies.of(*named.key)))
 
-    def _traffic(self, kind: ResourceType, name: str, named: Named) -> bytes:
-        if kind is ResourceType.CLUSTER:
-            return listeners.encoded(clusters.cluster(name))
+    def _traffic(self, kind: ResourceType, name: str, named: Named, of: _Of, client: ClientKind) -> bytes:
         if kind is ResourceType.LISTENER:
             return listeners.api_listener(name, shown(named.key))
-        return listeners.routes(name, clusters.action([(shown(named.key), 1)]))
+        if kind is ResourceType.CLUSTER:
+            return listeners.encoded(clusters.cluster(name, self._policies.of(*named.key), client))
+        return listeners.routes(name, self._action(named.key, of, client))
 
-    def _socket_listener(self, client: XdsClient) -> Packed:
-        return packed(ResourceType.LISTENER, LISTENER, listeners.socket_listener(*client.listen))
+    def _action(self, key: ServiceKey, of: _Of, client: ClientKind) -> xds.RouteAction:
+        shares = [(shown(key, share.name), share.weight) for share in self._shares(key, of) if share.weight]
+        return clusters.action(shares, self._policies.of(*key), client)
 
     def _all_routes(self, rights: Rights) -> Packed:
-        keys = [key for key in self._services() if rights.may("read", *key)]
-        hosts = {shown(key): listeners.virtual_host(shown(key), clusters.action([(shown(key), 1)])) for key in keys}
-        by_path = [(key[1], clusters.action([(shown(key), 1)])) for key in keys if shown(key) == key[1]]
-        return packed(ResourceType.ROUTES, ALL_ROUTES, listeners.all_routes(hosts, by_path))
+        if rights not in self._routes:
+            if len(self._routes) >= MAX_WAYS:
+                self._routes.clear()
+            keys = [key for key in self._services() if rights.may("read", *key)]
+            actions = {key: self._action(key, self._made(key), ClientKind.ENVOY) for key in keys}
+            hosts = {shown(key): listeners.virtual_host(shown(key), action) for key, action in actions.items()}
+            by_path = [(key[1], action) for key, action in actions.items() if shown(key) == key[1]]
+            self._routes[rights] = packed(ResourceType.ROUTES, ALL_ROUTES, listeners.all_routes(hosts, by_path))
+        return self._routes[rights]

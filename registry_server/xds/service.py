@@ -7,17 +7,19 @@ the rest after it is long, and more is told at once. Who asks is answered at onc
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import islice
 
 from registry_api.registry.xds.v1 import ads_pb2 as ads
+from registry_server.errors import Unavailable
 from registry_server.history import Change
-from registry_server.hub import Chunks, Hub, Interest, Reader, Ready, Sink
-from registry_server.rpc.table import Caller, Needs, Service, Session
+from registry_server.hub import Chunks, Hub, Interest, Reader, Ready
+from registry_server.records import Kind
+from registry_server.rpc.table import Caller, Needs, Outlet, Service, Session
 from registry_server.settings import SettingChange
 from registry_server.xds.encoding import Encoder
 from registry_server.xds.index import Index
-from registry_server.xds.names import EVERYTHING, ServiceKey, shown
+from registry_server.xds.names import ALL_CLUSTERS, EVERYTHING, ServiceKey
 from registry_server.xds.resources import Resources
 from registry_server.xds.session import AdsSession
 
@@ -28,6 +30,8 @@ NAME = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 CHANGES: Interest = ("xds", "is told", "of changes")
 # So many streams are handed what is new before others have their turn.
 SLICE = 64
+# For so long, owners of a registry that lost its memory have the time to come back: the usual time to live.
+WARM_UP_S = 15.0
 # What is asked for by name is looked at one by one.
 _NEEDS = Needs("read", is_some=True)
 
@@ -37,7 +41,7 @@ Clock = Callable[[], float]
 class AdsStream:
     """One stream: a table.Dialogue."""
 
-    def __init__(self, service: "XdsService", session: AdsSession, sink: Sink, caller: Caller) -> None:
+    def __init__(self, service: "XdsService", session: AdsSession, sink: Outlet, caller: Caller) -> None:
         self.session = session
         self.caller = caller
         self._service = service
@@ -65,10 +69,18 @@ class AdsStream:
             self._is_writing = True
             self._sink.send(response.chunks)
 
+    def push(self) -> None:
+        """As flush, where nobody stands behind it to whom an error could be raised: it is the end of this stream."""
+        try:
+            self.flush()
+        except Exception:
+            log.exception("an xDS stream is given up")
+            self._sink.refuse(Unavailable("the server made a mistake; its log has the details"))
+
     def free(self) -> None:
         """See table.Subscription."""
         self._is_writing = False
-        self.flush()
+        self.push()
 
     def leave(self) -> None:
         """See table.Subscription."""
@@ -105,8 +117,8 @@ class XdsService:
             },
         )
 
-    def _open(self, *, is_delta: bool) -> Callable[[Caller, Sink], AdsStream]:
-        def open_(caller: Caller, sink: Sink) -> AdsStream:
+    def _open(self, *, is_delta: bool) -> Callable[[Caller, Outlet], AdsStream]:
+        def open_(caller: Caller, sink: Outlet) -> AdsStream:
             session = AdsSession(self._resources, self._encoder, self._index, caller.rights, is_delta=is_delta)
             stream = self._streams[session] = AdsStream(self, session, sink, caller)
             self._fan.join(self._hub, self._topic)
@@ -130,9 +142,31 @@ class XdsService:
 
     def settings_changed(self, changes: Sequence[SettingChange]) -> None:
         """See listeners.Listener."""
+        for change in changes:
+            if change.key.kind is Kind.POLICY:
+                self._resources.policy_changed(change.key[:2])
+                self._note(change.key[:2], is_all=True)
 
     def refresh_all(self) -> None:
         """See listeners.Listener. What is told is state, so another order of it means nothing here."""
+
+    def moved(self, key: ServiceKey) -> None:
+        """The endpoints of a service are elsewhere: a host has another address."""
+        self._resources.moved(key)
+        self._note(key, is_all=False)
+
+    # ---- a server that began without anything
+
+    async def run(self, loaded: asyncio.Event) -> None:
+        """Until the catalog is loaded, and for a while longer where it began without anything, clients that were told
+        of something earlier keep what they have, until it is here again."""
+        await loaded.wait()
+        if self._resources.is_empty:
+            await asyncio.sleep(WARM_UP_S)
+        self._resources.is_warming = False
+        for session, stream in list(self._streams.items()):
+            session.warmed()
+            stream.push()
 
     def _note(self, key: ServiceKey, *, is_all: bool) -> None:
         if self._streams:
@@ -140,26 +174,35 @@ class XdsService:
             self._topic.version += 1
             self._hub.wake(CHANGES)
 
-    def take_dirty(self) -> dict[ServiceKey, bool]:
-        """What changed since this was last asked."""
-        found, self._dirty = self._dirty, {}
+    def news(self) -> Iterator[AdsStream]:
+        """The streams that have to look whether there is something for them, by what changed up to now."""
+        dirty, self._dirty = self._dirty, {}
+        for key in self._resources.forgotten():
+            dirty[key] = True
+        for key, is_all in dirty.items():
+            if is_all or self._resources.weights_changed(key):
+                yield from self._open_ones(self._touched(key))
+                continue
+            for stream in self._open_ones(tuple(self._index.of(key))):
+                stream.session.touch(key, all_of_it=False)
+                yield stream
+
+    def _touched(self, key: ServiceKey) -> Collection[AdsSession]:
+        """The sessions that are concerned when all of a service changed. Each knows of all before it is told of any."""
+        found: dict[AdsSession, None] = {}
+        for touched in (key, EVERYTHING):
+            for session in self._index.of(touched):
+                session.touch(touched, all_of_it=True)
+                found[session] = None
+        for session in self._index.of(ALL_CLUSTERS):
+            session.touch_clusters(self._resources.clusters_of(key, ever=True))
+            found[session] = None
         return found
 
-    def concerned(self, key: ServiceKey, *, is_all: bool) -> list[AdsStream]:
-        """The streams that have to look whether there is news for them; their sessions are told."""
-        found: dict[AdsSession, None] = {}
-        for session in self._index.of(key):
-            session.touch(key, all_of_it=is_all)
-            found[session] = None
-        if is_all:
-            for session in self._index.of(EVERYTHING):
-                session.touch(EVERYTHING, all_of_it=True)
-                found[session] = None
-            for session in self._streams:
-                if session.wants_all:
-                    session.touch_all(shown(key))
-                    found[session] = None
-        return [self._streams[session] for session in found]
+    def _open_ones(self, sessions: Iterable[AdsSession]) -> Iterator[AdsStream]:
+        for session in sessions:
+            if (stream := self._streams.get(session)) is not None:
+                yield stream
 
 
 class _News:
@@ -194,7 +237,7 @@ class _Fan:
     def __init__(self, service: XdsService) -> None:
         self._service = service
         self._reader: Reader | None = None
-        self._due: deque[AdsStream] = deque()
+        self._due: Iterator[AdsStream] = iter(())
 
     def join(self, hub: Hub, topic: _News) -> None:
         """Be told from now on."""
@@ -209,14 +252,24 @@ class _Fan:
 
     def send(self, chunks: Chunks) -> None:
         """See hub.Sink."""
-        for key, is_all in self._service.take_dirty().items():
-            self._due.extend(self._service.concerned(key, is_all=is_all))
-        asyncio.get_running_loop().call_soon(self._go_on)
+        self._due = self._service.news()
+        asyncio.get_running_loop().call_soon(self._go_on, self._reader)
 
-    def _go_on(self) -> None:
-        for _ in range(min(SLICE, len(self._due))):
-            self._due.popleft().flush()
-        if self._due:
-            asyncio.get_running_loop().call_soon(self._go_on)
-        elif self._reader is not None:
-            self._reader.free()
+    def _some(self) -> list[AdsStream]:
+        try:
+            return list(islice(self._due, SLICE))
+        except Exception:  # what nobody expected of one service takes nothing from what changes later
+            log.exception("what changed is told to nobody")
+            return []
+
+    def _go_on(self, reader: Reader | None) -> None:
+        """Hand it to some more; none if there is another reader by now."""
+        if reader is not self._reader or reader is None:
+            return
+        streams = self._some()
+        for stream in streams:
+            stream.push()
+        if len(streams) == SLICE:
+            asyncio.get_running_loop().call_soon(self._go_on, reader)
+        else:
+            reader.free()

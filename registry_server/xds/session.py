@@ -19,7 +19,7 @@ from registry_server.errors import InvalidField, LimitExceeded
 from registry_server.rights import Rights
 from registry_server.xds.encoding import NOT_FOUND, PERMISSION_DENIED, Content, Encoder, Lack, Response
 from registry_server.xds.kinds import BY_URL, ClientKind, ResourceType, XdsClient, client_of
-from registry_server.xds.names import ALL_ROUTES, EVERYTHING, WILDCARD, ServiceKey, read
+from registry_server.xds.names import ALL_CLUSTERS, ALL_ROUTES, EVERYTHING, WILDCARD, ServiceKey, read
 from registry_server.xds.packed import Packed, read_version, written
 from registry_server.xds.resources import Resources
 
@@ -62,11 +62,14 @@ class Flow:
     # What the client has been told of, by name: None for what is not there.
     sent: dict[str, Packed | None] = field(default_factory=dict)
     digest: int = 0  # of all of it
-    # What is to be told: whatever it has, if it has changed, now that it is gone; and whether an answer is owed.
+    # What is to be told: whatever it has, if it has changed, once no route leads there, once the server is warm; and
+    # whether an answer is owed.
     asked: dict[str, None] = field(default_factory=dict)
     touched: dict[str, None] = field(default_factory=dict)
     leaving: dict[str, None] = field(default_factory=dict)
+    held: dict[str, None] = field(default_factory=dict)
     owes: bool = False
+    has_earlier: bool = False  # the client says that it has something from an earlier stream
     # The last response: its number, the digest with it, whether the client has said what became of it.
     number: int = 0
     nonce: str = ""
@@ -94,7 +97,7 @@ class Flow:
     def drop(self, name: str) -> None:
         """The client knows nothing of it any more."""
         self.digest = (self.digest - _digest(self.sent.pop(name, None))) % _MODULUS
-        for due in (self.asked, self.touched, self.leaving):
+        for due in (self.asked, self.touched, self.leaving, self.held):
             due.pop(name, None)
 
     def has_another(self, name: str, resource: Packed | None) -> bool:
@@ -135,6 +138,8 @@ class AdsSession:
         if flow is None:
             return
         is_stale = flow.number > 0 and request.response_nonce != flow.nonce
+        if not flow.number:
+            flow.has_earlier = bool(request.version_info)
         was_open = self._judge(flow, request, now, is_known=not is_stale)
         before = set(flow.names), flow.is_wildcard
         added = self._want_all(flow, names)
@@ -161,6 +166,7 @@ class AdsSession:
             self._judge(flow, request, now, is_known=request.response_nonce == flow.nonce)
         is_first, flow.has_asked = not flow.has_asked, True
         if is_first:
+            flow.has_earlier = bool(request.initial_resource_versions)
             self._resume(flow, request.initial_resource_versions)
             if not names and not left:
                 self._set_wildcard(flow, is_wanted=True)
@@ -178,22 +184,23 @@ class AdsSession:
             if all_of_it or kind is ResourceType.ENDPOINTS:
                 self.flows[kind].touched[name] = None
 
-    def touch_all(self, name: str) -> None:
-        """A cluster came or left: news for who wants all there is."""
-        flow = self.flows[ResourceType.CLUSTER]
-        if flow.is_wildcard:
-            flow.touched[name] = None
+    def touch_clusters(self, names: Iterable[str]) -> None:
+        """Clusters came, changed or left: news for who wants all there is."""
+        self.flows[ResourceType.CLUSTER].touched.update(dict.fromkeys(names))
 
-    @property
-    def wants_all(self) -> bool:
-        """Whether it is to hear of every cluster."""
-        return self.flows[ResourceType.CLUSTER].is_wildcard
+    def warmed(self) -> None:
+        """The server is warm: what was held back is told."""
+        for flow in self.flows.values():
+            flow.asked.update(flow.held)
+            flow.held.clear()
 
     def close(self) -> None:
         """The stream is over."""
         for key in self._of:
             self._interests.remove(key, self)
         self._of.clear()
+        if self.flows[ResourceType.CLUSTER].is_wildcard:
+            self._interests.remove(ALL_CLUSTERS, self)
 
     # ---- what it is told
 
@@ -209,7 +216,10 @@ class AdsSession:
         return None
 
     def _has_to_wait(self, flow: Flow) -> bool:
-        """Whether routes to all that there is wait for the clusters to which they lead; who asks is answered."""
+        """Whether it is not the time for it. Routes to all that there is wait for the clusters to which they lead; who
+        asks is answered. All that there is, is told when the server knows it."""
+        if self._resources.is_warming and flow.has_earlier and (flow.is_wildcard or ALL_ROUTES in flow.names):
+            return True
         if flow.kind is not ResourceType.ROUTES or flow.asked or flow.owes:
             return False
         clusters = self.flows[ResourceType.CLUSTER]
@@ -250,6 +260,9 @@ class AdsSession:
         size = 0
         may_be_in_parts = self.is_delta or not flow.kind.is_whole
         for name, is_asked in self._take_due(flow):
+            if self._is_too_early(flow, name):
+                flow.held[name] = None
+                continue
             resource = self._get(flow, name)
             if not is_asked and not flow.has_another(name, resource):
                 continue
@@ -285,7 +298,17 @@ class AdsSession:
 
     def _get(self, flow: Flow, name: str) -> Packed | None:
         assert self.client is not None  # noqa: S101 - nothing is wanted before
+        if name not in flow.names and not self._resources.is_listed(flow.kind, name):
+            return None  # a part of all there is, and there no more
         return self._resources.get(flow.kind, self.client, name, self._rights)
+
+    def _is_too_early(self, flow: Flow, name: str) -> bool:
+        """Whether the client has endpoints of a service from before the server began without any: it keeps them until
+        the service is here again."""
+        if not (self._resources.is_warming and flow.has_earlier and flow.kind is ResourceType.ENDPOINTS):
+            return False
+        named = read(name)
+        return named is not None and not self._resources.is_known(named.key)
 
     def _lack(self, name: str) -> Lack:
         named = read(name)
@@ -349,8 +372,10 @@ class AdsSession:
         elif flow.is_wildcard and not is_wanted:
             for name in [name for name in flow.sent if name not in flow.names]:
                 flow.drop(name)
-            flow.touched.clear()
-            flow.touched.update(dict.fromkeys(flow.names))
+            flow.touched = dict.fromkeys(flow.names)
+            flow.owes = False
+        if flow.kind is ResourceType.CLUSTER and is_wanted != flow.is_wildcard:
+            (self._interests.add if is_wanted else self._interests.remove)(ALL_CLUSTERS, self)
         flow.is_wildcard = is_wanted
 
     def _subscribe(self, flow: Flow, names: Sequence[str], *, is_first: bool) -> None:

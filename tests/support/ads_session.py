@@ -6,12 +6,14 @@ from typing import Any
 from registry_api.registry.xds.v1 import ads_pb2 as ads
 from registry_api.registry.xds.v1 import resources_pb2 as xds
 from registry_server.catalog import Catalog
+from registry_server.policies.book import PolicyBook
 from registry_server.records import Delta
 from registry_server.rights import UNRESTRICTED, Rights
 from registry_server.xds.encoding import Encoder
+from registry_server.xds.hosts import HostBook
 from registry_server.xds.index import Index
-from registry_server.xds.kinds import ResourceType, numeric
-from registry_server.xds.names import EVERYTHING, shown
+from registry_server.xds.kinds import ResourceType
+from registry_server.xds.names import ALL_CLUSTERS, EVERYTHING
 from registry_server.xds.resources import Resources
 from registry_server.xds.session import AdsSession
 
@@ -25,7 +27,8 @@ class World:
 
     def __init__(self, catalog: Catalog | None = None) -> None:
         self.catalog = catalog or Catalog()
-        self.resources = Resources(self.catalog, numeric)
+        self.resources = Resources(self.catalog, PolicyBook(self.catalog.settings), HostBook())
+        self.resources.is_warming = False
         self.index = Index(self.resources)
         self.encoder = Encoder()
         self.sessions: list[AdsSession] = []
@@ -33,11 +36,13 @@ class World:
     def apply(self, delta: Delta) -> None:
         """Let something change, and every stream hear of it."""
         for key, is_all in self.resources.changed(self.catalog.apply(delta)).items():
-            for session in self.sessions:
+            for session in self.index.of(key):
                 session.touch(key, all_of_it=is_all)
-                if is_all:
+            if is_all:
+                for session in self.index.of(EVERYTHING):
                     session.touch(EVERYTHING, all_of_it=True)
-                    session.touch_all(shown(key))
+                for session in self.index.of(ALL_CLUSTERS):
+                    session.touch_clusters(self.resources.clusters_of(key, ever=True))
 
     def session(self, rights: Rights = UNRESTRICTED, *, is_delta: bool = False) -> AdsSession:
         """A stream that begins."""

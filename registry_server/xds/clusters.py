@@ -3,9 +3,7 @@
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import UInt32Value
 
-from registry_api.registry.v1 import policies_pb2 as pb
 from registry_api.registry.xds.v1 import resources_pb2 as xds
-from registry_server.xds.kinds import ClientKind
 from registry_server.xds.listeners import ADS, NEVER, SELF, any_message
 
 _EDS = 3
@@ -18,9 +16,8 @@ _HTTP2 = any_message(
 )
 
 
-def cluster(name: str, policy: pb.Policy | None, kind: ClientKind) -> xds.Cluster:
-    """A cluster whose endpoints are asked for by its own name: round robin by weight, no limits, loads reported, but
-    for what its policy says.
+def cluster(name: str) -> xds.Cluster:
+    """A cluster whose endpoints are asked for by its own name: round robin by weight, no limits, loads reported.
 
     HTTP/2 has to be said for Envoy, and that it may not call whom it should not where most are ill.
     """
@@ -37,20 +34,14 @@ def cluster(name: str, policy: pb.Policy | None, kind: ClientKind) -> xds.Cluste
     return found
 
 
-def in_one(policy: pb.Policy | None) -> bool:
-    """Whether the endpoints have to be in one locality, as their policy goes by the weights of each."""
-    return policy is not None and policy.balancing == pb.Policy.RING_HASH
-
-
 def _thresholds() -> xds.Thresholds:
     return xds.Thresholds(
         max_connections=_NO_LIMIT, max_pending_requests=_NO_LIMIT, max_requests=_NO_LIMIT, max_retries=_NO_LIMIT
     )
 
 
-def action(shares: list[tuple[str, int]], policy: pb.Policy | None, kind: ClientKind) -> xds.RouteAction:
-    """The way to one cluster, or to several by weight; calls take as long as their callers let them, but for what the
-    policy says."""
+def action(shares: list[tuple[str, int]]) -> xds.RouteAction:
+    """The way to one cluster, or to several by weight; calls take as long as their callers let them."""
     found = xds.RouteAction(timeout=NEVER, max_stream_duration=xds.MaxStreamDuration(grpc_timeout_header_max=NEVER))
     if len(shares) == 1:
         found.cluster = shares[0][0]

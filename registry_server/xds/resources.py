@@ -16,7 +16,7 @@ from registry_server.history import Change
 from registry_server.policies.book import PolicyBook
 from registry_server.policies.parts import WHOLE, Share, split
 from registry_server.rights import Rights
-from registry_server.xds import clusters, listeners
+from registry_server.xds import clusters, listeners, traffic
 from registry_server.xds.endpoints import Spots, assignment
 from registry_server.xds.hosts import HostBook
 from registry_server.xds.kinds import ClientKind, ResourceType, XdsClient
@@ -237,18 +237,24 @@ class Resources:
         # A part that there is no more gets what the others get, until nobody is led there.
         entries = next((share.entries for share in shares if share.name == named.part), whole)
         spots = of.spots.of(entries, self._hosts.address)
-        return assignment(name, spots, client.place, in_one=clusters.in_one(self._policies.of(*named.key)))
+        return assignment(name, spots, client.place, in_one=traffic.one_locality(self._policies.of(*named.key)))
 
     def _traffic(self, kind: ResourceType, name: str, named: Named, of: _Of, client: ClientKind) -> bytes:
         if kind is ResourceType.LISTENER:
             return listeners.api_listener(name, shown(named.key))
         if kind is ResourceType.CLUSTER:
-            return listeners.encoded(clusters.cluster(name, self._policies.of(*named.key), client))
+            cluster = clusters.cluster(name)
+            if (policy := self._policies.of(*named.key)) is not None:
+                traffic.to_cluster(cluster, policy, client)
+            return listeners.encoded(cluster)
         return listeners.routes(name, self._action(named.key, of, client))
 
     def _action(self, key: ServiceKey, of: _Of, client: ClientKind) -> xds.RouteAction:
         shares = [(shown(key, share.name), share.weight) for share in self._shares(key, of) if share.weight]
-        return clusters.action(shares, self._policies.of(*key), client)
+        action = clusters.action(shares)
+        if (policy := self._policies.of(*key)) is not None:
+            traffic.to_route(action, policy, client)
+        return action
 
     def _all_routes(self, rights: Rights) -> Packed:
         if rights not in self._routes:

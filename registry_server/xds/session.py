@@ -170,7 +170,7 @@ class AdsSession:
             self._resume(flow, request.initial_resource_versions)
             if not names and not left:
                 self._set_wildcard(flow, is_wanted=True)
-        self._subscribe(flow, names, is_first=is_first)
+        self._subscribe(flow, names)
         self._unsubscribe(flow, left)
         if is_first and not flow.is_wildcard:
             for name in [name for name in flow.sent if name not in flow.names]:
@@ -378,15 +378,14 @@ class AdsSession:
             (self._interests.add if is_wanted else self._interests.remove)(ALL_CLUSTERS, self)
         flow.is_wildcard = is_wanted
 
-    def _subscribe(self, flow: Flow, names: Sequence[str], *, is_first: bool) -> None:
+    def _subscribe(self, flow: Flow, names: Sequence[str]) -> None:
+        """Those are wanted, too. Each is told, whatever the client has: it may have forgotten it, or be waiting for it."""
         for name in names:
             if name == WILDCARD:
                 self._set_wildcard(flow, is_wanted=True)
                 continue
             self._take_up(flow, name)
-            # On a new stream the client says what it has of an earlier one; later on it may have forgotten it.
-            due = flow.touched if is_first and flow.sent.get(name) is not None else flow.asked
-            due[name] = None
+            flow.asked[name] = None
 
     def _unsubscribe(self, flow: Flow, names: Sequence[str]) -> None:
         for name in names:

@@ -379,7 +379,7 @@ class AdsSession:
         flow.is_wildcard = is_wanted
 
     def _subscribe(self, flow: Flow, names: Sequence[str]) -> None:
-        """Those are wanted, too. Each is told, whatever the client has: it may have forgotten it, or be waiting for it."""
+        """Those are wanted, too. Each is told, whatever the client has: it may have forgotten it, or wait for it."""
         for name in names:
             if name == WILDCARD:
                 self._set_wildcard(flow, is_wanted=True)

@@ -171,8 +171,9 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     feed.tell_too(xds.streams)
     gate, warden, audit = _gate(config, rng), _warden(config), _audit_log(config)
     access = AccessService(feed, warden.until if warden else None)
-    services = [it.service() for it in (registry, checks, policies, health, access)]
-    port = _port(config, Streams(rng), partial(_guarded, gate, warden, audit), certificates, *services, *xds.services())
+    services = [it.service() for it in (registry, checks, policies, health, access)] + list(xds.services())
+    guarded = partial(_guarded, gate, warden, audit)
+    port = _port(config, Streams(rng), guarded, certificates, gate.refusals, *services)
     bridges = _bridges(config, feed, registrar, prober)
     rereading = Rereading(warden, config.access, read_access_of) if warden else None
     return _Parts(
@@ -217,6 +218,7 @@ def _port(
     streams: Streams,
     guarded: Callable[[Table], Table],
     certificates: Certificates | None,
+    refusals: Refusals,
     *services: Service,
 ) -> Port:
     """The transport that is asked for, and only that one is loaded; grpc.aio where there is no ngh2."""
@@ -229,9 +231,9 @@ def _port(
         from registry_server.transport.http2 import server as http2
     except ImportError as error:
         log.warning("serving by grpc.aio, which is slower: the package ngh2 cannot be loaded: %s", error)
-        return _port(replace(config, transport="grpc"), streams, guarded, certificates, *services)
+        return _port(replace(config, transport="grpc"), streams, guarded, certificates, refusals, *services)
     table = guarded(_table(config, services, http2.services()))
-    return http2.Http2Server(table, streams, config.limits, certificates)
+    return http2.Http2Server(table, streams, config.limits, certificates, refusals)
 
 
 async def _ended(*tasks: asyncio.Task[None]) -> None:

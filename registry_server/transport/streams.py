@@ -37,7 +37,7 @@ class Streams:
 
     def __init__(self, rng: random.Random) -> None:
         self.is_stopping = False
-        self._rng = rng
+        self.rng = rng
         self._open: set[Stream] = set()
         self._all_gone = asyncio.Event()
 
@@ -58,7 +58,7 @@ class Streams:
             return
         self._all_gone.clear()
         loop = asyncio.get_running_loop()
-        timers = [loop.call_later(NOTICE_S + self._rng.uniform(0, MAX_JITTER_S), it.end) for it in self._open]
+        timers = [loop.call_later(NOTICE_S + self.rng.uniform(0, MAX_JITTER_S), it.end) for it in self._open]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(NOTICE_S + MAX_JITTER_S + GRACE_S):
                 await self._all_gone.wait()

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import ngh2
 from ngh2 import events
 
+from registry_server.errors import LimitExceeded, Unavailable
 from registry_server.http2 import Http2End, Note
 from registry_server.rpc.table import Caller, Credentials
 from registry_server.transport.http2.calls import CODES, KINDS, Call
@@ -31,7 +32,7 @@ from registry_server.transport.http2.framing import (
 )
 from registry_server.transport.http2.shared import Shared, names_of, peer_of, refusal, trailers_of
 from registry_server.transport.limits import Limits
-from registry_server.transport.status import Code, RpcStatus, shutting_down
+from registry_server.transport.status import Code, RpcStatus, shutting_down, status_of
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,9 @@ STREAM_WINDOW = 64 * 1024
 SMALL_BYTES = 16 * 1024
 # Headers that are too large end their call; those that are so many times too large end the connection.
 HARD = 4
+# Who is refused all calls may ask for so long, in seconds; who has to make room is asked to stay away for so long.
+REFUSED_S = 5
+DISMISSED_S = 2.0
 # All connections together may have so many times the unread answers of one.
 ALL_UNREAD = 4
 _UNREAD = RpcStatus(Code.RESOURCE_EXHAUSTED, "too many answers on this connection wait to be read", b"")
@@ -82,14 +86,18 @@ class Connection(Http2End, asyncio.BufferedProtocol):
         self._age = self._idleness = 0
         self._left_at: int | None = None
         self._has_introduced_itself = False
-        self._idle_frames = self._unread = 0
+        self._idle_frames = 0
+        # Bytes of answers that the client has not taken, and for how many ticks it has taken none of them.
+        self.unread = self.stuck_s = 0
+        self._refusal: RpcStatus | None = None
 
     # ---- asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say our settings."""
         limits = self._shared.limits
-        self._caller = Caller(peer_of(transport), credentials=Credentials(names=names_of(transport)))
+        peer = peer_of(transport, self._shared.next_number())
+        self._caller = Caller(peer, credentials=Credentials(names=names_of(transport)))
         self._showing = (b"", self._caller)
         settings = {
             ngh2.Setting.MAX_CONCURRENT_STREAMS: limits.max_streams,
@@ -97,7 +105,7 @@ class Connection(Http2End, asyncio.BufferedProtocol):
             ngh2.Setting.MAX_HEADER_LIST_SIZE: limits.max_header_bytes,
         }
         self.open(transport, settings, STREAM_WINDOW * limits.max_streams)
-        self._shared.came(self)
+        self._shared.came(self, peer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """All calls are over."""
@@ -105,8 +113,7 @@ class Connection(Http2End, asyncio.BufferedProtocol):
             self._shared.complain(self._caller.peer, _MUTE)
         self._transport = None
         self._shared.gone(self)
-        self._shared.unread -= self._unread
-        self._unread = 0
+        self._count_unread(0)
         for call in self._calls():
             call.stop()
         self._streams.clear()
@@ -135,9 +142,8 @@ class Connection(Http2End, asyncio.BufferedProtocol):
         if self._lingering:
             self._reset_lingering()
         unread = self._h2.queued_body_size()
-        if unread != self._unread:
-            self._shared.unread += unread - self._unread
-            self._unread = unread
+        if unread != self.unread and not self._is_closed:
+            self._count_unread(unread)
         if self._writing and not self._is_paused:
             self._tell_written(unread)
         if self._is_retiring and not self._streams:
@@ -145,6 +151,12 @@ class Connection(Http2End, asyncio.BufferedProtocol):
 
     def _wait_for_end_of_turn(self) -> None:
         self._shared.touch(self)
+
+    def _count_unread(self, unread: int) -> None:
+        change, self.unread = unread - self.unread, unread
+        if change < 0:
+            self.stuck_s = 0
+        self._shared.count_unread(change)
 
     def _tell_written(self, unread: int) -> None:
         """Tell the calls of which nothing waits in the library; mostly nothing waits at all."""
@@ -257,6 +269,9 @@ class Connection(Http2End, asyncio.BufferedProtocol):
             self._refuse(event, refusal(RpcStatus(Code.UNIMPLEMENTED, "there is no such method", b"")))
         elif self._shared.streams.is_stopping:
             self._refuse(event, refusal(shutting_down()))
+        elif self._refusal is not None:
+            self._refuse(event, refusal(self._refusal))
+            self.leave()
         else:
             caller = self._who(head)
             self._idle_frames = 0
@@ -338,6 +353,7 @@ class Connection(Http2End, asyncio.BufferedProtocol):
         self._age += 1
         self._idleness = 0 if self._streams else self._idleness + 1
         self._idle_frames = 0
+        self.stuck_s = self.stuck_s + 1 if self.unread else 0
         self._listen(limits.keepalive_s, limits.keepalive_timeout_s)
         if self._is_closed and self._silence > limits.keepalive_timeout_s:
             self._give_up("it does not hang up")
@@ -347,6 +363,8 @@ class Connection(Http2End, asyncio.BufferedProtocol):
             self._go_on_leaving(self._age - self._left_at)
         elif 0 < limits.max_idle_s < self._idleness or 0 < limits.max_age_s < self._age:
             self.leave()
+        elif self._refusal is not None and self._age > REFUSED_S:
+            self.close()
         while self._owing and self._age - next(iter(self._owing.values())) > limits.request_s:
             next(iter(self._owing)).late()
 
@@ -377,9 +395,31 @@ class Connection(Http2End, asyncio.BufferedProtocol):
             call.end()
         self.close()
 
+    def refuse(self, limit: str, why: str) -> None:
+        """See Peer."""
+        self._refusal = status_of(LimitExceeded(limit, why))
+
+    def dismiss(self, limit: str) -> None:
+        """See Peer."""
+        crowded = status_of(Unavailable(f"this server has to make room ({limit}); come back later", DISMISSED_S))
+        for call in self._calls():
+            call.fail(crowded)
+        self.flush()  # before the last frame of all, behind which nothing is written
+        transport, self._is_closed = self._transport, True
+        self._count_unread(0)
+        self._do(partial(self._h2.terminate_connection, ngh2.ErrorCode.NO_ERROR))
+        self.flush()
+        if transport is not None and not transport.get_write_buffer_size() and transport.can_write_eof():
+            transport.close()
+        else:
+            self.abort()
+
     def close(self) -> None:
         """Say farewell and close when that is written."""
         self._terminate(ngh2.ErrorCode.NO_ERROR)
+
+    def __str__(self) -> str:
+        return self._caller.peer
 
     # ---- within
 
@@ -402,6 +442,7 @@ class Connection(Http2End, asyncio.BufferedProtocol):
     def _terminate(self, code: ngh2.ErrorCode) -> None:
         if not self._is_closed:
             self._is_closed = True
+            self._shared.going(self)
             self._do(partial(self._h2.terminate_connection, code))
             self.flush()
             self._hang_up()

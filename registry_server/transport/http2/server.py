@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from registry_server.limits.refusals import Refusals
 from registry_server.rpc.table import Service, Table
 from registry_server.transport.http2.connection import Connection, configuration
 from registry_server.transport.http2.handshake import Handshakes
-from registry_server.transport.http2.shared import Peer, Shared
-from registry_server.transport.limits import Limits
+from registry_server.transport.http2.shared import Peer, Shared, act
+from registry_server.transport.limits import MAX_LIMIT, Limits
 from registry_server.transport.sockets import BACKLOG, SOCKET_MODE, Bound, bound
 from registry_server.transport.streams import GRACE_S, Streams
 from registry_server.transport.tls import Certificates
@@ -42,9 +43,10 @@ class Http2Server:
         open_streams: Streams,
         limits: Limits = DEFAULT_LIMITS,
         tls: Certificates | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self._streams = open_streams
-        self._shared = Shared(table, open_streams, _that_can_be(limits))
+        self._shared = Shared(table, open_streams, _that_can_be(limits), refusals)
         self._admit = partial(Connection, self._shared, configuration(limits))
         self._handshakes = None if tls is None else Handshakes(self._shared, lambda: tls.context, self._admit)
         self._bound: list[Bound] = []
@@ -113,7 +115,7 @@ class Http2Server:
         while True:
             await asyncio.sleep(TICK_S)
             for number, connection in enumerate(list(self._shared.connections), 1):
-                connection.tick()
+                act(connection, connection.tick)
                 if number % TICKS_AT_ONCE == 0:
                     await asyncio.sleep(0)
 
@@ -124,7 +126,8 @@ async def _turns() -> None:
 
 
 def _that_can_be(limits: Limits) -> Limits:
-    """No more connections than the system lets this process have files."""
+    """No more connections than nine tenths of the files that the system lets this process have: who is let in has one
+    before somebody else has gone."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = max(1, files - OTHER_FILES) if files != resource.RLIM_INFINITY else limits.max_connections
+    most = max(1, min(files - OTHER_FILES, files * 9 // 10)) if files != resource.RLIM_INFINITY else MAX_LIMIT
     return replace(limits, max_connections=min(limits.max_connections, most))

@@ -4,10 +4,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
+from registry_server.limits.refusals import Refusals
 from registry_server.rpc.table import Method, Table
 from registry_server.transport.complaints import Complaints
+from registry_server.transport.http2.crowd import TOLD, Crowd
 from registry_server.transport.http2.framing import Header, ended_at_once, framed_chunks, trailers
 from registry_server.transport.limits import Limits
 from registry_server.transport.status import RpcStatus
@@ -19,6 +22,8 @@ log = logging.getLogger(__name__)
 READ_BYTES = 16 * 1024
 # Who holds most is looked for again when so large a part of the limit has come to what is held already.
 LOOKS = 16
+# So many clients may take their time to hang up, and so large a part of all that there may be.
+LEAST_GOING, PART_GOING = 10, 20
 
 
 class Timed(Protocol):
@@ -32,6 +37,8 @@ class Peer(Protocol):
     """A connection, as the others see it."""
 
     held: int
+    unread: int
+    stuck_s: int
 
     @property
     def is_busy(self) -> bool:
@@ -56,6 +63,12 @@ class Peer(Protocol):
     def close(self) -> None:
         """Say farewell and close."""
 
+    def dismiss(self, limit: str) -> None:
+        """Make room for others at once: end the calls there are, and close without waiting for the client."""
+
+    def refuse(self, limit: str, why: str) -> None:
+        """Answer every call with that limit, and close soon."""
+
     def flush(self) -> None:
         """Write what there is to write."""
 
@@ -69,7 +82,7 @@ class Peer(Protocol):
 class Shared:
     """One of these for each server."""
 
-    def __init__(self, table: Table, streams: Streams, limits: Limits) -> None:
+    def __init__(self, table: Table, streams: Streams, limits: Limits, refusals: Refusals | None = None) -> None:
         self.methods: dict[bytes, Method] = {path.encode(): method for path, method in table.methods.items()}
         self.streams = streams
         self.limits = limits
@@ -78,6 +91,11 @@ class Shared:
         # Reading is one step from the loop's asking for room to our having taken what came: all can use the same.
         self.buffer = memoryview(bytearray(READ_BYTES))
         self.connections: dict[Peer, None] = {}
+        # Those of them that are not about to go.
+        self._crowd: Crowd[Peer] = Crowd(limits.max_connections, limits.max_connections_per_peer, streams.rng)
+        self._going: dict[Peer, None] = {}
+        self._refusals = refusals or Refusals(log.warning)
+        self._number = 0
         # Bytes of half messages, and of answers that nobody has read yet.
         self.held = self.unread = 0
         self._shed_beyond = limits.max_held_bytes
@@ -87,20 +105,59 @@ class Shared:
         self._all_gone = asyncio.Event()
         self._told: tuple[Sequence[bytes], bytes, Sequence[bytes]] = ((), b"", ())
 
-    def came(self, connection: Peer) -> None:
-        """Know a connection. If there are too many, those go that have been without a call for longest."""
+    def came(self, connection: Peer, address: str) -> None:
+        """Know a connection. If there are too many, one of them has to go: of all, or this one of its peer."""
         self.connections[connection] = None
-        if len(self.connections) > self.limits.max_connections:
-            idle = [it for it in self.connections if not it.is_busy]
-            idle.sort(key=lambda it: it.idleness, reverse=True)
-            for it in idle[: 1 + len(idle) // 20] or [connection]:
-                it.close()
+        crowd = self._crowd
+        crowd.add(connection, address)
+        if crowd.exceeds(connection):
+            limit, why = "max_connections_per_peer", f"one peer may have {crowd.limit_of(connection):,} connections"
+            self._refusals.note(limit, why, address, self.loop.time())
+            if crowd.exceeds(connection, TOLD):
+                self._dismiss(connection, limit)
+            else:
+                connection.refuse(limit, why)
+        for it in crowd.to_go(connection):
+            why = f"there are {len(crowd.all):,} connections, and no more may be"
+            self._refusals.note("max_connections", why, address, self.loop.time())
+            self._dismiss(it, "max_connections")
+
+    def _dismiss(self, connection: Peer, limit: str) -> None:
+        self._crowd.remove(connection)
+        act(connection, partial(connection.dismiss, limit))
+
+    def next_number(self) -> int:
+        """A number that no other connection has."""
+        self._number += 1
+        return self._number
+
+    def going(self, connection: Peer) -> None:
+        """A connection has said farewell, and waits for the client to hang up. It counts no more, but there are not
+        many that may wait."""
+        self._crowd.remove(connection)
+        self._going[connection] = None
+        if len(self._going) > LEAST_GOING + self.limits.max_connections // PART_GOING:
+            act(first := next(iter(self._going)), first.abort)
+            self._going.pop(first, None)
 
     def gone(self, connection: Peer) -> None:
         """Forget a connection."""
+        self._crowd.remove(connection)
+        self._going.pop(connection, None)
         self.connections.pop(connection, None)
         if not self.connections:
             self._all_gone.set()
+
+    def count_unread(self, change: int) -> None:
+        """So much more was written that no client has taken. If that is too much, who takes least has to go: for
+        longest nothing, and of these who has most to take."""
+        self.unread += change
+        limit = self.limits.max_unread_bytes_in_all
+        if change > 0 and self.unread > limit and self._crowd.all:
+            slowest = max(self._crowd.all, key=lambda it: (it.stuck_s, it.unread))
+            why = f"{limit:,} bytes of answers wait for clients that do not take them"
+            self._refusals.note("max_unread_bytes_in_all", why, str(slowest), self.loop.time())
+            self._dismiss(slowest, "max_unread_bytes_in_all")
 
     async def wait_gone(self, timeout_s: float) -> None:
         """Wait until there is no connection, but no longer than that."""
@@ -149,18 +206,18 @@ class Shared:
         self._is_armed = False
         touched, self._touched = self._touched, []
         for connection in touched:
-            _act(connection, connection.flush)
+            act(connection, connection.flush)
         for connection in touched:
-            _act(connection, connection.settle)
+            act(connection, connection.settle)
         fresh, self._fresh = self._fresh, []
         for call in fresh:
             call.watch_deadline()
 
 
-def _act(connection: Peer, act: Callable[[], None]) -> None:
+def act(connection: Peer, work: Callable[[], None]) -> None:
     """What goes wrong at one connection is that one's end, and takes nothing from the others of this turn."""
     try:
-        act()
+        work()
     except Exception:
         log.exception("a connection is given up")
         connection.abort()
@@ -176,11 +233,11 @@ def refusal(status: RpcStatus) -> Sequence[Header]:
     return ended_at_once(status.code, status.message, status.details)
 
 
-def peer_of(transport: asyncio.BaseTransport) -> str:
-    """The other end as gRPC writes it."""
+def peer_of(transport: asyncio.BaseTransport, number: int = 0) -> str:
+    """The other end as gRPC writes it; at a file it is the connection of that number."""
     address = transport.get_extra_info("peername")
     if not isinstance(address, tuple):
-        return "unix:"
+        return f"unix:{number or ''}"
     host, port = address[:2]
     return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
 

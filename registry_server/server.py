@@ -134,7 +134,7 @@ class _Parts:
     def works(self) -> list[Coroutine[None, None, None]]:
         """What runs for as long as anybody is answered."""
         rereading = [self.rereading.run()] if self.rereading else []
-        return [self.feed.run(), self.rounds.run(), self.keeper.run(), self.xds.run(self.feed.loaded), *rereading]
+        return [self.feed.run(), self.rounds.run(), self.keeper.run(), self.xds.run(), *rereading]
 
     def looks(self) -> list[Coroutine[None, None, None]]:
         """What looks beyond the registry, and ends before it is answered no more."""
@@ -167,7 +167,7 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     book = PolicyBook(catalog.settings)
     policies = PoliciesService(registrar, feed, rounds.hub, book)
     feed.tell_too(policies)
-    xds = ControlPlane(catalog, book, rounds.hub)
+    xds = ControlPlane(feed, book, rounds.hub)
     feed.tell_too(xds.streams)
     gate, warden, audit = _gate(config, rng), _warden(config), _audit_log(config)
     access = AccessService(feed, warden.until if warden else None)

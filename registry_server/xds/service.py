@@ -16,6 +16,7 @@ from registry_server.history import Change
 from registry_server.hub import Chunks, Hub, Interest, Reader, Ready
 from registry_server.records import Kind
 from registry_server.rpc.table import Caller, Needs, Outlet, Service, Session
+from registry_server.rpc.xds import OpenStream
 from registry_server.settings import SettingChange
 from registry_server.xds.encoding import Encoder
 from registry_server.xds.index import Index
@@ -44,6 +45,7 @@ class AdsStream:
     def __init__(self, service: "XdsService", session: AdsSession, sink: Outlet, caller: Caller) -> None:
         self.session = session
         self.caller = caller
+        self.opened_at = service.now()
         self._service = service
         self._sink = sink
         self._is_writing = False
@@ -92,10 +94,12 @@ class AdsStream:
 class XdsService:
     """ADS: StreamAggregatedResources (state of the world) and DeltaAggregatedResources (incremental).
 
-    A listeners.Listener: what changes in the catalog is noted at once and told in the hub's next round.
+    A listeners.Listener: what changes in the catalog is noted at once and told in the hub's next round. `clock` gives
+    seconds since 1970; `forgotten` is told of services that nobody knows any more.
     """
 
-    def __init__(self, resources: Resources, hub: Hub, clock: Clock) -> None:
+    def __init__(self, resources: Resources, hub: Hub, clock: Clock, forgotten: Callable[[ServiceKey], None]) -> None:
+        self._forgotten = forgotten
         self.now = clock
         self._resources = resources
         self._hub = hub
@@ -125,6 +129,11 @@ class XdsService:
             return stream
 
         return open_
+
+    def streams(self) -> Iterator[OpenStream]:
+        """Those that are open, the oldest first."""
+        for session, stream in self._streams.items():
+            yield OpenStream(session, stream.caller, stream.opened_at)
 
     def left(self, stream: AdsStream) -> None:
         """A stream is over."""
@@ -178,6 +187,7 @@ class XdsService:
         """The streams that have to look whether there is something for them, by what changed up to now."""
         dirty, self._dirty = self._dirty, {}
         for key in self._resources.forgotten():
+            self._forgotten(key)
             dirty[key] = True
         for key, is_all in dirty.items():
             if is_all or self._resources.weights_changed(key):

@@ -138,6 +138,7 @@ class AdsSession:
         if flow is None:
             return
         is_stale = flow.number > 0 and request.response_nonce != flow.nonce
+        flow.has_asked = True
         if not flow.number:
             flow.has_earlier = bool(request.version_info)
         was_open = self._judge(flow, request, now, is_known=not is_stale)

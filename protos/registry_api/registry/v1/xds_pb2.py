@@ -22,12 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from registry_api.registry.v1 import registry_pb2 as registry_dot_v1_dot_registry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15registry/v1/xds.proto\x12\x0bregistry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aregistry/v1/registry.proto\";\n\x12ListClientsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x84\x01\n\x13ListClientsResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.registry.v1.ResponseHeader\x12\'\n\x07\x63lients\x18\x02 \x03(\x0b\x32\x16.registry.v1.XdsClient\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"\xea\x01\n\tXdsClient\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x14\n\x0cnode_cluster\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x12\n\nuser_agent\x18\x04 \x01(\t\x12\x1a\n\x12user_agent_version\x18\x05 \x01(\t\x12\'\n\x08locality\x18\x06 \x01(\x0b\x32\x15.registry.v1.Locality\x12\x10\n\x08identity\x18\x07 \x01(\t\x12\'\n\x07streams\x18\x08 \x03(\x0b\x32\x16.registry.v1.XdsStream\x12\x14\n\x0cstream_count\x18\t \x01(\r\"\x92\x01\n\tXdsStream\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\x13\n\x0bincremental\x18\x02 \x01(\x08\x12-\n\topened_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\rsubscriptions\x18\x04 \x03(\x0b\x32\x1c.registry.v1.XdsSubscription\"\xba\x02\n\x0fXdsSubscription\x12/\n\x04type\x18\x01 \x01(\x0e\x32!.registry.v1.XdsSubscription.Type\x12\r\n\x05names\x18\x02 \x03(\t\x12\x12\n\nname_count\x18\x03 \x01(\r\x12\x10\n\x08wildcard\x18\x04 \x01(\x08\x12\x14\n\x0csent_version\x18\x05 \x01(\t\x12\x18\n\x10\x61\x63\x63\x65pted_version\x18\x06 \x01(\t\x12\x0f\n\x07pending\x18\x07 \x01(\x08\x12,\n\trejection\x18\x08 \x01(\x0b\x32\x19.registry.v1.XdsRejection\"R\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43LUSTER\x10\x01\x12\r\n\tENDPOINTS\x10\x02\x12\x0c\n\x08LISTENER\x10\x03\x12\n\n\x06ROUTES\x10\x04\"W\n\x0cXdsRejection\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"N\n\x10ListLoadsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x16\n\x0e\x61ll_namespaces\x18\x02 \x01(\x08\x12\x0f\n\x07service\x18\x03 \x01(\t\"i\n\x11ListLoadsResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.registry.v1.ResponseHeader\x12\'\n\x05loads\x18\x02 \x03(\x0b\x32\x18.registry.v1.ServiceLoad\"\x92\x02\n\x0bServiceLoad\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\r\n\x05\x63\x61lls\x18\x03 \x01(\x04\x12\x11\n\tsuccesses\x18\x04 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x05 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x06 \x01(\x04\x12\x13\n\x0bin_progress\x18\x07 \x01(\x04\x12\x18\n\x10\x63\x61lls_per_second\x18\x08 \x01(\x01\x12\x0f\n\x07\x63lients\x18\t \x01(\r\x12/\n\x0breported_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08interval\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration2\xa3\x01\n\x03Xds\x12P\n\x0bListClients\x12\x1f.registry.v1.ListClientsRequest\x1a .registry.v1.ListClientsResponse\x12J\n\tListLoads\x12\x1d.registry.v1.ListLoadsRequest\x1a\x1e.registry.v1.ListLoadsResponseB\x92\x01\n\x12io.grpcregistry.v1B\x08XdsProtoP\x01Z0example.com/grpc-registry/registry/v1;registryv1\xf8\x01\x01\xa2\x02\x03GRX\xaa\x02\x0fGrpcRegistry.V1\xca\x02\x0fGrpcRegistry\\V1\xea\x02\x10GrpcRegistry::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15registry/v1/xds.proto\x12\x0bregistry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aregistry/v1/registry.proto\";\n\x12ListClientsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x84\x01\n\x13ListClientsResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.registry.v1.ResponseHeader\x12\'\n\x07\x63lients\x18\x02 \x03(\x0b\x32\x16.registry.v1.XdsClient\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"\xea\x01\n\tXdsClient\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x14\n\x0cnode_cluster\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x12\n\nuser_agent\x18\x04 \x01(\t\x12\x1a\n\x12user_agent_version\x18\x05 \x01(\t\x12\'\n\x08locality\x18\x06 \x01(\x0b\x32\x15.registry.v1.Locality\x12\x10\n\x08identity\x18\x07 \x01(\t\x12\'\n\x07streams\x18\x08 \x03(\x0b\x32\x16.registry.v1.XdsStream\x12\x14\n\x0cstream_count\x18\t \x01(\r\"\x92\x01\n\tXdsStream\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\x13\n\x0bincremental\x18\x02 \x01(\x08\x12-\n\topened_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\rsubscriptions\x18\x04 \x03(\x0b\x32\x1c.registry.v1.XdsSubscription\"\xba\x02\n\x0fXdsSubscription\x12/\n\x04type\x18\x01 \x01(\x0e\x32!.registry.v1.XdsSubscription.Type\x12\r\n\x05names\x18\x02 \x03(\t\x12\x12\n\nname_count\x18\x03 \x01(\r\x12\x10\n\x08wildcard\x18\x04 \x01(\x08\x12\x14\n\x0csent_version\x18\x05 \x01(\t\x12\x18\n\x10\x61\x63\x63\x65pted_version\x18\x06 \x01(\t\x12\x0f\n\x07pending\x18\x07 \x01(\x08\x12,\n\trejection\x18\x08 \x01(\x0b\x32\x19.registry.v1.XdsRejection\"R\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43LUSTER\x10\x01\x12\r\n\tENDPOINTS\x10\x02\x12\x0c\n\x08LISTENER\x10\x03\x12\n\n\x06ROUTES\x10\x04\"W\n\x0cXdsRejection\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"N\n\x10ListLoadsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x16\n\x0e\x61ll_namespaces\x18\x02 \x01(\x08\x12\x0f\n\x07service\x18\x03 \x01(\t\"i\n\x11ListLoadsResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.registry.v1.ResponseHeader\x12\'\n\x05loads\x18\x02 \x03(\x0b\x32\x18.registry.v1.ServiceLoad\"\xe5\x01\n\x0bServiceLoad\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\r\n\x05\x63\x61lls\x18\x03 \x01(\x04\x12\x11\n\tsuccesses\x18\x04 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x05 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x06 \x01(\x04\x12\x13\n\x0bin_progress\x18\x07 \x01(\x04\x12\x18\n\x10\x63\x61lls_per_second\x18\x08 \x01(\x01\x12\x0f\n\x07\x63lients\x18\t \x01(\r\x12/\n\x0breported_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xa3\x01\n\x03Xds\x12P\n\x0bListClients\x12\x1f.registry.v1.ListClientsRequest\x1a .registry.v1.ListClientsResponse\x12J\n\tListLoads\x12\x1d.registry.v1.ListLoadsRequest\x1a\x1e.registry.v1.ListLoadsResponseB\x92\x01\n\x12io.grpcregistry.v1B\x08XdsProtoP\x01Z0example.com/grpc-registry/registry/v1;registryv1\xf8\x01\x01\xa2\x02\x03GRX\xaa\x02\x0fGrpcRegistry.V1\xca\x02\x0fGrpcRegistry\\V1\xea\x02\x10GrpcRegistry::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,26 +34,26 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'registry.v1.xds_pb2', _glob
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022io.grpcregistry.v1B\010XdsProtoP\001Z0example.com/grpc-registry/registry/v1;registryv1\370\001\001\242\002\003GRX\252\002\017GrpcRegistry.V1\312\002\017GrpcRegistry\\V1\352\002\020GrpcRegistry::V1'
-  _globals['_LISTCLIENTSREQUEST']._serialized_start=131
-  _globals['_LISTCLIENTSREQUEST']._serialized_end=190
-  _globals['_LISTCLIENTSRESPONSE']._serialized_start=193
-  _globals['_LISTCLIENTSRESPONSE']._serialized_end=325
-  _globals['_XDSCLIENT']._serialized_start=328
-  _globals['_XDSCLIENT']._serialized_end=562
-  _globals['_XDSSTREAM']._serialized_start=565
-  _globals['_XDSSTREAM']._serialized_end=711
-  _globals['_XDSSUBSCRIPTION']._serialized_start=714
-  _globals['_XDSSUBSCRIPTION']._serialized_end=1028
-  _globals['_XDSSUBSCRIPTION_TYPE']._serialized_start=946
-  _globals['_XDSSUBSCRIPTION_TYPE']._serialized_end=1028
-  _globals['_XDSREJECTION']._serialized_start=1030
-  _globals['_XDSREJECTION']._serialized_end=1117
-  _globals['_LISTLOADSREQUEST']._serialized_start=1119
-  _globals['_LISTLOADSREQUEST']._serialized_end=1197
-  _globals['_LISTLOADSRESPONSE']._serialized_start=1199
-  _globals['_LISTLOADSRESPONSE']._serialized_end=1304
-  _globals['_SERVICELOAD']._serialized_start=1307
-  _globals['_SERVICELOAD']._serialized_end=1581
-  _globals['_XDS']._serialized_start=1584
-  _globals['_XDS']._serialized_end=1747
+  _globals['_LISTCLIENTSREQUEST']._serialized_start=99
+  _globals['_LISTCLIENTSREQUEST']._serialized_end=158
+  _globals['_LISTCLIENTSRESPONSE']._serialized_start=161
+  _globals['_LISTCLIENTSRESPONSE']._serialized_end=293
+  _globals['_XDSCLIENT']._serialized_start=296
+  _globals['_XDSCLIENT']._serialized_end=530
+  _globals['_XDSSTREAM']._serialized_start=533
+  _globals['_XDSSTREAM']._serialized_end=679
+  _globals['_XDSSUBSCRIPTION']._serialized_start=682
+  _globals['_XDSSUBSCRIPTION']._serialized_end=996
+  _globals['_XDSSUBSCRIPTION_TYPE']._serialized_start=914
+  _globals['_XDSSUBSCRIPTION_TYPE']._serialized_end=996
+  _globals['_XDSREJECTION']._serialized_start=998
+  _globals['_XDSREJECTION']._serialized_end=1085
+  _globals['_LISTLOADSREQUEST']._serialized_start=1087
+  _globals['_LISTLOADSREQUEST']._serialized_end=1165
+  _globals['_LISTLOADSRESPONSE']._serialized_start=1167
+  _globals['_LISTLOADSRESPONSE']._serialized_end=1272
+  _globals['_SERVICELOAD']._serialized_start=1275
+  _globals['_SERVICELOAD']._serialized_end=1504
+  _globals['_XDS']._serialized_start=1507
+  _globals['_XDS']._serialized_end=1670
 # @@protoc_insertion_point(module_scope)

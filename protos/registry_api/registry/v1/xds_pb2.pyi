@@ -10,7 +10,6 @@ is here is what operators ask. It is of the answering server alone: of several, 
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
-from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -354,7 +353,6 @@ class ServiceLoad(_message.Message):
     CALLS_PER_SECOND_FIELD_NUMBER: _builtins.int
     CLIENTS_FIELD_NUMBER: _builtins.int
     REPORTED_AT_FIELD_NUMBER: _builtins.int
-    INTERVAL_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     service: _builtins.str
     calls: _builtins.int
@@ -370,11 +368,7 @@ class ServiceLoad(_message.Message):
     """Clients that report now."""
     @_builtins.property
     def reported_at(self) -> _timestamp_pb2.Timestamp:
-        """The latest report."""
-
-    @_builtins.property
-    def interval(self) -> _duration_pb2.Duration:
-        """How often clients are asked to report."""
+        """The latest report. Clients are asked for one every 2 s, and less often where there are more than 1,000 of them."""
 
     def __init__(
         self,
@@ -389,11 +383,10 @@ class ServiceLoad(_message.Message):
         calls_per_second: _builtins.float = ...,
         clients: _builtins.int = ...,
         reported_at: _timestamp_pb2.Timestamp | None = ...,
-        interval: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval", "reported_at", b"reported_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reported_at", b"reported_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "calls_per_second", b"calls_per_second", "clients", b"clients", "dropped", b"dropped", "errors", b"errors", "in_progress", b"in_progress", "interval", b"interval", "namespace", b"namespace", "reported_at", b"reported_at", "service", b"service", "successes", b"successes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "calls_per_second", b"calls_per_second", "clients", b"clients", "dropped", b"dropped", "errors", b"errors", "in_progress", b"in_progress", "namespace", b"namespace", "reported_at", b"reported_at", "service", b"service", "successes", b"successes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -92,11 +92,11 @@ class Registrar:
         self._room.check(wanted, lease_id)
         return self._rules.register(wanted, lease, by)
 
-    async def deregister(self, key: Key, generation: int, drain_s: float) -> Left:
+    async def deregister(self, key: Key, generation: int, drain_s: float, by: Claimant = NOBODY) -> Left:
         """See Writer."""
         if self._feed.catalog.get(key) is None:
             raise NotFound("instance", str(key))
-        return await self._remove(Leaving((key,), generation=generation), drain_s)
+        return await self._remove(Leaving((key,), generation=generation, by=by), drain_s)
 
     async def end_lease(self, lease_id: str, drain_s: float) -> Left:
         """See Writer."""
@@ -131,10 +131,10 @@ class Registrar:
             await self._release((lease.id,))
             raise
 
-    async def update(self, wanted: pb.Instance, paths: Sequence[str]) -> Updated:
+    async def update(self, wanted: pb.Instance, paths: Sequence[str], by: Claimant = NOBODY) -> Updated:
         """See Writer."""
         key = Key(wanted.namespace, wanted.service, wanted.id)
-        written = await self._write((key,), lambda: self._rules.update(wanted, paths))
+        written = await self._write((key,), lambda: self._rules.update(wanted, paths, by))
         return Updated(written.entries[0], written.revision)
 
     async def found(self, key: Key, generation: int, results: Sequence[pb.CheckResult]) -> None:

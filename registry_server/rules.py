@@ -37,11 +37,12 @@ class Plan(NamedTuple):
 
 class Leaving(NamedTuple):
     """Who is to leave: of these names, those that the lease holds when it is done, if it is given; and only with this
-    generation, unless it is 0."""
+    generation, unless it is 0. `by` is who says so."""
 
     keys: Sequence[Key]
     lease_id: str = ""
     generation: int = 0
+    by: Claimant = NOBODY
 
 
 class Rules:
@@ -75,7 +76,8 @@ class Rules:
         return plan._replace(commit=commit, bereft=frozenset(it.lease_id for it in losers), losers=losers)
 
     def deregister(self, who: Leaving) -> Plan:
-        """Remove the instances. Raises OwnershipLost if one has another generation than it should."""
+        """Remove the instances. Raises OwnershipLost if one has another generation than it should, PermissionDenied if
+        one is another identity's."""
         entries = self._leaving(who)
         return _plan_of(entries, Commit(deletes=self._deletes(entries), cause=Cause.DEREGISTERED))
 
@@ -88,13 +90,14 @@ class Rules:
         joined = _joined([self._plan_draining(entry, lease, until) for entry in entries])
         return _plan_of(entries, joined.commit)._replace(drafts=joined.drafts)
 
-    def update(self, wanted: pb.Instance, paths: Iterable[str]) -> Plan:
-        """Change the named fields. Raises NotFound, and InvalidField if tags and metadata become too large together, or
-        for a health that its checks find and nobody says."""
+    def update(self, wanted: pb.Instance, paths: Iterable[str], by: Claimant = NOBODY) -> Plan:
+        """Change the named fields. Raises NotFound, PermissionDenied if it is another identity's, and InvalidField if
+        tags and metadata become too large together, or for a health that its checks find and nobody says."""
         key = Key(wanted.namespace, wanted.service, wanted.id)
         current = self._catalog.get(key)
         if current is None or key in self._lingering:
             raise NotFound("instance", str(key))
+        _check_owner(current, by)
         changed = storable(current)
         for path in paths:
             if path == "health" and changed.checks:
@@ -195,6 +198,7 @@ class Rules:
             current = entry.owner.generation
             if who.generation not in (0, current):
                 raise OwnershipLost(str(entry.key), f"it has generation {current}, not {who.generation}")
+            _check_owner(entry, who.by)
         return [entry for entry in entries if who.lease_id in ("", entry.lease_id)]
 
     def _deletes(self, entries: Iterable[Entry]) -> tuple[Delete, ...]:
@@ -210,6 +214,13 @@ def shown(owner: Owner) -> str:
     """Who somebody is, for whoever it threw out."""
     host, port = owner.address
     return f"at {host}:{port}" + (f", registered by {owner.by!a:.100}" if owner.by else "")
+
+
+def _check_owner(entry: Entry, by: Claimant) -> None:
+    """Whether somebody may change what is there. Raises PermissionDenied."""
+    if not by.may_have(entry):
+        what = f"it is {shown(entry.owner)}, and changing it needs that identity, or `operate`"
+        raise PermissionDenied(by.identity, "operate", "/".join(entry.key[:2]), f"{entry.key}: {what}")
 
 
 def _check_right(loser: Entry, wanted: pb.Instance, by: Claimant) -> None:

@@ -66,17 +66,17 @@ class Writer(Protocol):
         PermissionDenied if that or the address belongs to another identity.
         """
 
-    async def deregister(self, key: Key, generation: int, drain_s: float) -> Left:
+    async def deregister(self, key: Key, generation: int, drain_s: float, by: Claimant = NOBODY) -> Left:
         """Remove an instance, after so many seconds of draining; only of this generation, unless it is 0.
 
-        Raises NotFound, or OwnershipLost if it has another generation.
+        Raises NotFound, OwnershipLost if it has another generation, PermissionDenied if it is another identity's.
         """
 
     async def end_lease(self, lease_id: str, drain_s: float) -> Left:
         """Remove all instances of a lease, after so many seconds of draining. Raises NotFound if it holds none."""
 
-    async def update(self, wanted: pb.Instance, paths: Sequence[str]) -> Updated:
-        """Change the named fields of an instance. Raises NotFound."""
+    async def update(self, wanted: pb.Instance, paths: Sequence[str], by: Claimant = NOBODY) -> Updated:
+        """Change the named fields of an instance. Raises NotFound, PermissionDenied if it is another identity's."""
 
     async def keep_alive(self, lease_ids: Sequence[str]) -> list[Renewal]:
         """Renew leases, answering in their order. Raises Unavailable when another replica should be asked."""

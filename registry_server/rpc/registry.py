@@ -117,7 +117,7 @@ class RegistryService:
             removed, revision = await self._end_lease(request.lease_id, drain_s, caller)
         else:
             key = validate.key("key", request.key)
-            removed, revision = await self._writer.deregister(key, generation, drain_s)
+            removed, revision = await self._writer.deregister(key, generation, drain_s, _claimant(caller))
         return pb.DeregisterResponse(header=self._header(revision), removed=removed).SerializeToString()
 
     async def keep_alive(self, request: pb.KeepAliveRequest, caller: Caller) -> bytes:
@@ -145,7 +145,7 @@ class RegistryService:
         if not request.HasField("instance"):
             raise InvalidField("instance", "is required")
         wanted, paths = validate.changed_instance(request.instance, request.update_mask.paths)
-        entry, revision = await self._writer.update(wanted, paths)
+        entry, revision = await self._writer.update(wanted, paths, _claimant(caller))
         return answers.instance(self._header(revision), entry)
 
     async def get(self, request: pb.GetRequest, caller: Caller) -> bytes:

@@ -14,12 +14,17 @@ ERRORS. Every error is a google.rpc.Status with details:
   UNAVAILABLE          the store cannot be reached just now; google.rpc.RetryInfo says when to try again.
                        Reads and watches go on meanwhile, from the last view.
   UNAUTHENTICATED      the caller did not say who it is, or could not prove it
-  PERMISSION_DENIED    the caller is known, and may not do this
+  PERMISSION_DENIED    the caller is known, and may not do this; google.rpc.ErrorInfo names the right that is missing
   ABORTED              another writer changed the same instance at the same time, several times over: try again
   RESOURCE_EXHAUSTED   a limit of the server was reached; google.rpc.QuotaFailure names it
 
 NAMES. Namespaces, services and ids are 1 to 128 characters, letters, digits and any of `_ . : @ ~ + -`, and begin
 with a letter, a digit or `_`. An empty namespace means `default`.
+
+RIGHTS. Where a server asks who calls (docs/security.md), each method says what it needs: a right to the services that
+the request is about. Rights include those before them: read, register, operate, admin. A stream whose right is taken
+away ends with PERMISSION_DENIED or UNAUTHENTICATED; one that shows what its caller may read, with UNAVAILABLE when that
+has changed: ask again.
 
 Field numbers that are reserved in messages are kept for what is to come: settings that stand beside instances, such as
 traffic policies.

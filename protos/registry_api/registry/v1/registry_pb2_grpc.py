@@ -91,6 +91,7 @@ class RegistryServicer(object):
         lease holds it, its generation grows, and the old lease loses it. Registering a host and port that another instance
         of the service holds replaces that instance. Where the registry knows identities, an id or an address that another
         identity registered is taken over only by who may `operate` the service: PERMISSION_DENIED.
+        Needs: register; to take over what another identity registered, operate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,6 +99,7 @@ class RegistryServicer(object):
 
     def Deregister(self, request, context):
         """Removes one instance, or all instances of a lease, at once or after they have drained.
+        Needs: register; of what another identity registered, operate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,6 +109,7 @@ class RegistryServicer(object):
         """Renews leases: one response for every request, in order. The end of this stream, for whatever reason, ends no lease.
         A server that has been without its store for so long that the leases asked for could run out ends the stream with
         UNAVAILABLE and a RetryInfo: ask another replica, which may still reach the store.
+        Needs: register, for any service: whose the leases are, their ids say.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,6 +117,7 @@ class RegistryServicer(object):
 
     def Update(self, request, context):
         """Changes the named fields of an instance and leaves the others, and its lease, as they are.
+        Needs: register; of what another identity registered, operate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,6 +125,7 @@ class RegistryServicer(object):
 
     def Get(self, request, context):
         """One instance by its key.
+        Needs: read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,6 +133,7 @@ class RegistryServicer(object):
 
     def List(self, request, context):
         """The instances of a service, of a whole namespace, or of all namespaces, in the order of namespace, service and id.
+        Needs: read, to the service; without one, to some: those instances are told that the caller may read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,6 +141,7 @@ class RegistryServicer(object):
 
     def ListServices(self, request, context):
         """The services of a namespace, with the number of their instances.
+        Needs: read, to some: those are told that the caller may read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,6 +149,7 @@ class RegistryServicer(object):
 
     def ListNamespaces(self, request, context):
         """The namespaces that have instances, with the number of their services and instances.
+        Needs: read, to some: those are told of which the caller may read some.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,6 +157,7 @@ class RegistryServicer(object):
 
     def Watch(self, request, context):
         """The full set and then every change of it. See WatchResponse for how a client folds it.
+        Needs: read, to the services; without them, to some: those instances are told that the caller may read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -504,6 +513,7 @@ class ChecksServicer(object):
 
     def Put(self, request, context):
         """Sets a rule, in place of the one that was there.
+        Needs: admin, to all that is in the scope.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -511,6 +521,7 @@ class ChecksServicer(object):
 
     def Get(self, request, context):
         """One rule, as it was set.
+        Needs: read, to all that is in the scope.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -518,6 +529,7 @@ class ChecksServicer(object):
 
     def List(self, request, context):
         """All rules, of every namespace: those of all namespaces first, then in the order of namespace and service.
+        Needs: read, to some: those rules are told whose scope the caller may read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -525,6 +537,7 @@ class ChecksServicer(object):
 
     def Delete(self, request, context):
         """Removes a rule. What no rule holds for any more is looked at no more, and its health is UNKNOWN.
+        Needs: admin, to all that is in the scope.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

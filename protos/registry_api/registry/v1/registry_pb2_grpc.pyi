@@ -14,12 +14,17 @@ ERRORS. Every error is a google.rpc.Status with details:
   UNAVAILABLE          the store cannot be reached just now; google.rpc.RetryInfo says when to try again.
                        Reads and watches go on meanwhile, from the last view.
   UNAUTHENTICATED      the caller did not say who it is, or could not prove it
-  PERMISSION_DENIED    the caller is known, and may not do this
+  PERMISSION_DENIED    the caller is known, and may not do this; google.rpc.ErrorInfo names the right that is missing
   ABORTED              another writer changed the same instance at the same time, several times over: try again
   RESOURCE_EXHAUSTED   a limit of the server was reached; google.rpc.QuotaFailure names it
 
 NAMES. Namespaces, services and ids are 1 to 128 characters, letters, digits and any of `_ . : @ ~ + -`, and begin
 with a letter, a digit or `_`. An empty namespace means `default`.
+
+RIGHTS. Where a server asks who calls (docs/security.md), each method says what it needs: a right to the services that
+the request is about. Rights include those before them: read, register, operate, admin. A stream whose right is taken
+away ends with PERMISSION_DENIED or UNAUTHENTICATED; one that shows what its caller may read, with UNAVAILABLE when that
+has changed: ask again.
 
 Field numbers that are reserved in messages are kept for what is to come: settings that stand beside instances, such as
 traffic policies.
@@ -60,26 +65,42 @@ class RegistryStub:
     lease holds it, its generation grows, and the old lease loses it. Registering a host and port that another instance
     of the service holds replaces that instance. Where the registry knows identities, an id or an address that another
     identity registered is taken over only by who may `operate` the service: PERMISSION_DENIED.
+    Needs: register; to take over what another identity registered, operate.
     """
     Deregister: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeregisterRequest, _registry_pb2.DeregisterResponse]
-    """Removes one instance, or all instances of a lease, at once or after they have drained."""
+    """Removes one instance, or all instances of a lease, at once or after they have drained.
+    Needs: register; of what another identity registered, operate.
+    """
     KeepAlive: _grpc.StreamStreamMultiCallable[_registry_pb2.KeepAliveRequest, _registry_pb2.KeepAliveResponse]
     """Renews leases: one response for every request, in order. The end of this stream, for whatever reason, ends no lease.
     A server that has been without its store for so long that the leases asked for could run out ends the stream with
     UNAVAILABLE and a RetryInfo: ask another replica, which may still reach the store.
+    Needs: register, for any service: whose the leases are, their ids say.
     """
     Update: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UpdateRequest, _registry_pb2.UpdateResponse]
-    """Changes the named fields of an instance and leaves the others, and its lease, as they are."""
+    """Changes the named fields of an instance and leaves the others, and its lease, as they are.
+    Needs: register; of what another identity registered, operate.
+    """
     Get: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetRequest, _registry_pb2.GetResponse]
-    """One instance by its key."""
+    """One instance by its key.
+    Needs: read.
+    """
     List: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListRequest, _registry_pb2.ListResponse]
-    """The instances of a service, of a whole namespace, or of all namespaces, in the order of namespace, service and id."""
+    """The instances of a service, of a whole namespace, or of all namespaces, in the order of namespace, service and id.
+    Needs: read, to the service; without one, to some: those instances are told that the caller may read.
+    """
     ListServices: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListServicesRequest, _registry_pb2.ListServicesResponse]
-    """The services of a namespace, with the number of their instances."""
+    """The services of a namespace, with the number of their instances.
+    Needs: read, to some: those are told that the caller may read.
+    """
     ListNamespaces: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListNamespacesRequest, _registry_pb2.ListNamespacesResponse]
-    """The namespaces that have instances, with the number of their services and instances."""
+    """The namespaces that have instances, with the number of their services and instances.
+    Needs: read, to some: those are told of which the caller may read some.
+    """
     Watch: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.WatchResponse]
-    """The full set and then every change of it. See WatchResponse for how a client folds it."""
+    """The full set and then every change of it. See WatchResponse for how a client folds it.
+    Needs: read, to the services; without them, to some: those instances are told that the caller may read.
+    """
 
 @_typing.type_check_only
 class RegistryAsyncStub(RegistryStub):
@@ -91,26 +112,42 @@ class RegistryAsyncStub(RegistryStub):
     lease holds it, its generation grows, and the old lease loses it. Registering a host and port that another instance
     of the service holds replaces that instance. Where the registry knows identities, an id or an address that another
     identity registered is taken over only by who may `operate` the service: PERMISSION_DENIED.
+    Needs: register; to take over what another identity registered, operate.
     """
     Deregister: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeregisterRequest, _registry_pb2.DeregisterResponse]  # type: ignore[assignment]
-    """Removes one instance, or all instances of a lease, at once or after they have drained."""
+    """Removes one instance, or all instances of a lease, at once or after they have drained.
+    Needs: register; of what another identity registered, operate.
+    """
     KeepAlive: _aio.StreamStreamMultiCallable[_registry_pb2.KeepAliveRequest, _registry_pb2.KeepAliveResponse]  # type: ignore[assignment]
     """Renews leases: one response for every request, in order. The end of this stream, for whatever reason, ends no lease.
     A server that has been without its store for so long that the leases asked for could run out ends the stream with
     UNAVAILABLE and a RetryInfo: ask another replica, which may still reach the store.
+    Needs: register, for any service: whose the leases are, their ids say.
     """
     Update: _aio.UnaryUnaryMultiCallable[_registry_pb2.UpdateRequest, _registry_pb2.UpdateResponse]  # type: ignore[assignment]
-    """Changes the named fields of an instance and leaves the others, and its lease, as they are."""
+    """Changes the named fields of an instance and leaves the others, and its lease, as they are.
+    Needs: register; of what another identity registered, operate.
+    """
     Get: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetRequest, _registry_pb2.GetResponse]  # type: ignore[assignment]
-    """One instance by its key."""
+    """One instance by its key.
+    Needs: read.
+    """
     List: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListRequest, _registry_pb2.ListResponse]  # type: ignore[assignment]
-    """The instances of a service, of a whole namespace, or of all namespaces, in the order of namespace, service and id."""
+    """The instances of a service, of a whole namespace, or of all namespaces, in the order of namespace, service and id.
+    Needs: read, to the service; without one, to some: those instances are told that the caller may read.
+    """
     ListServices: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListServicesRequest, _registry_pb2.ListServicesResponse]  # type: ignore[assignment]
-    """The services of a namespace, with the number of their instances."""
+    """The services of a namespace, with the number of their instances.
+    Needs: read, to some: those are told that the caller may read.
+    """
     ListNamespaces: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListNamespacesRequest, _registry_pb2.ListNamespacesResponse]  # type: ignore[assignment]
-    """The namespaces that have instances, with the number of their services and instances."""
+    """The namespaces that have instances, with the number of their services and instances.
+    Needs: read, to some: those are told of which the caller may read some.
+    """
     Watch: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.WatchResponse]  # type: ignore[assignment]
-    """The full set and then every change of it. See WatchResponse for how a client folds it."""
+    """The full set and then every change of it. See WatchResponse for how a client folds it.
+    Needs: read, to the services; without them, to some: those instances are told that the caller may read.
+    """
 
 class RegistryServicer(metaclass=_abc_1.ABCMeta):
     """The registry. All methods may be called on any replica; a write is answered when the replica that answers shows it."""
@@ -125,6 +162,7 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         lease holds it, its generation grows, and the old lease loses it. Registering a host and port that another instance
         of the service holds replaces that instance. Where the registry knows identities, an id or an address that another
         identity registered is taken over only by who may `operate` the service: PERMISSION_DENIED.
+        Needs: register; to take over what another identity registered, operate.
         """
 
     @_abc_1.abstractmethod
@@ -133,7 +171,9 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.DeregisterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.DeregisterResponse, _abc.Awaitable[_registry_pb2.DeregisterResponse]]:
-        """Removes one instance, or all instances of a lease, at once or after they have drained."""
+        """Removes one instance, or all instances of a lease, at once or after they have drained.
+        Needs: register; of what another identity registered, operate.
+        """
 
     @_abc_1.abstractmethod
     def KeepAlive(
@@ -144,6 +184,7 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         """Renews leases: one response for every request, in order. The end of this stream, for whatever reason, ends no lease.
         A server that has been without its store for so long that the leases asked for could run out ends the stream with
         UNAVAILABLE and a RetryInfo: ask another replica, which may still reach the store.
+        Needs: register, for any service: whose the leases are, their ids say.
         """
 
     @_abc_1.abstractmethod
@@ -152,7 +193,9 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.UpdateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.UpdateResponse, _abc.Awaitable[_registry_pb2.UpdateResponse]]:
-        """Changes the named fields of an instance and leaves the others, and its lease, as they are."""
+        """Changes the named fields of an instance and leaves the others, and its lease, as they are.
+        Needs: register; of what another identity registered, operate.
+        """
 
     @_abc_1.abstractmethod
     def Get(
@@ -160,7 +203,9 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.GetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.GetResponse, _abc.Awaitable[_registry_pb2.GetResponse]]:
-        """One instance by its key."""
+        """One instance by its key.
+        Needs: read.
+        """
 
     @_abc_1.abstractmethod
     def List(
@@ -168,7 +213,9 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ListRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListResponse, _abc.Awaitable[_registry_pb2.ListResponse]]:
-        """The instances of a service, of a whole namespace, or of all namespaces, in the order of namespace, service and id."""
+        """The instances of a service, of a whole namespace, or of all namespaces, in the order of namespace, service and id.
+        Needs: read, to the service; without one, to some: those instances are told that the caller may read.
+        """
 
     @_abc_1.abstractmethod
     def ListServices(
@@ -176,7 +223,9 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ListServicesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListServicesResponse, _abc.Awaitable[_registry_pb2.ListServicesResponse]]:
-        """The services of a namespace, with the number of their instances."""
+        """The services of a namespace, with the number of their instances.
+        Needs: read, to some: those are told that the caller may read.
+        """
 
     @_abc_1.abstractmethod
     def ListNamespaces(
@@ -184,7 +233,9 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ListNamespacesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListNamespacesResponse, _abc.Awaitable[_registry_pb2.ListNamespacesResponse]]:
-        """The namespaces that have instances, with the number of their services and instances."""
+        """The namespaces that have instances, with the number of their services and instances.
+        Needs: read, to some: those are told of which the caller may read some.
+        """
 
     @_abc_1.abstractmethod
     def Watch(
@@ -192,7 +243,9 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.WatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.WatchResponse], _abc.AsyncIterator[_registry_pb2.WatchResponse]]:
-        """The full set and then every change of it. See WatchResponse for how a client folds it."""
+        """The full set and then every change of it. See WatchResponse for how a client folds it.
+        Needs: read, to the services; without them, to some: those instances are told that the caller may read.
+        """
 
 def add_RegistryServicer_to_server(servicer: RegistryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
@@ -209,13 +262,21 @@ class ChecksStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ChecksAsyncStub: ...
     Put: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ChecksPutRequest, _registry_pb2.ChecksPutResponse]
-    """Sets a rule, in place of the one that was there."""
+    """Sets a rule, in place of the one that was there.
+    Needs: admin, to all that is in the scope.
+    """
     Get: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ChecksGetRequest, _registry_pb2.ChecksGetResponse]
-    """One rule, as it was set."""
+    """One rule, as it was set.
+    Needs: read, to all that is in the scope.
+    """
     List: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ChecksListRequest, _registry_pb2.ChecksListResponse]
-    """All rules, of every namespace: those of all namespaces first, then in the order of namespace and service."""
+    """All rules, of every namespace: those of all namespaces first, then in the order of namespace and service.
+    Needs: read, to some: those rules are told whose scope the caller may read.
+    """
     Delete: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ChecksDeleteRequest, _registry_pb2.ChecksDeleteResponse]
-    """Removes a rule. What no rule holds for any more is looked at no more, and its health is UNKNOWN."""
+    """Removes a rule. What no rule holds for any more is looked at no more, and its health is UNKNOWN.
+    Needs: admin, to all that is in the scope.
+    """
 
 @_typing.type_check_only
 class ChecksAsyncStub(ChecksStub):
@@ -228,13 +289,21 @@ class ChecksAsyncStub(ChecksStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Put: _aio.UnaryUnaryMultiCallable[_registry_pb2.ChecksPutRequest, _registry_pb2.ChecksPutResponse]  # type: ignore[assignment]
-    """Sets a rule, in place of the one that was there."""
+    """Sets a rule, in place of the one that was there.
+    Needs: admin, to all that is in the scope.
+    """
     Get: _aio.UnaryUnaryMultiCallable[_registry_pb2.ChecksGetRequest, _registry_pb2.ChecksGetResponse]  # type: ignore[assignment]
-    """One rule, as it was set."""
+    """One rule, as it was set.
+    Needs: read, to all that is in the scope.
+    """
     List: _aio.UnaryUnaryMultiCallable[_registry_pb2.ChecksListRequest, _registry_pb2.ChecksListResponse]  # type: ignore[assignment]
-    """All rules, of every namespace: those of all namespaces first, then in the order of namespace and service."""
+    """All rules, of every namespace: those of all namespaces first, then in the order of namespace and service.
+    Needs: read, to some: those rules are told whose scope the caller may read.
+    """
     Delete: _aio.UnaryUnaryMultiCallable[_registry_pb2.ChecksDeleteRequest, _registry_pb2.ChecksDeleteResponse]  # type: ignore[assignment]
-    """Removes a rule. What no rule holds for any more is looked at no more, and its health is UNKNOWN."""
+    """Removes a rule. What no rule holds for any more is looked at no more, and its health is UNKNOWN.
+    Needs: admin, to all that is in the scope.
+    """
 
 class ChecksServicer(metaclass=_abc_1.ABCMeta):
     """Checks by service, for the instances that bring none: rules that an operator sets and changes while everything runs.
@@ -250,7 +319,9 @@ class ChecksServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ChecksPutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ChecksPutResponse, _abc.Awaitable[_registry_pb2.ChecksPutResponse]]:
-        """Sets a rule, in place of the one that was there."""
+        """Sets a rule, in place of the one that was there.
+        Needs: admin, to all that is in the scope.
+        """
 
     @_abc_1.abstractmethod
     def Get(
@@ -258,7 +329,9 @@ class ChecksServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ChecksGetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ChecksGetResponse, _abc.Awaitable[_registry_pb2.ChecksGetResponse]]:
-        """One rule, as it was set."""
+        """One rule, as it was set.
+        Needs: read, to all that is in the scope.
+        """
 
     @_abc_1.abstractmethod
     def List(
@@ -266,7 +339,9 @@ class ChecksServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ChecksListRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ChecksListResponse, _abc.Awaitable[_registry_pb2.ChecksListResponse]]:
-        """All rules, of every namespace: those of all namespaces first, then in the order of namespace and service."""
+        """All rules, of every namespace: those of all namespaces first, then in the order of namespace and service.
+        Needs: read, to some: those rules are told whose scope the caller may read.
+        """
 
     @_abc_1.abstractmethod
     def Delete(
@@ -274,6 +349,8 @@ class ChecksServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ChecksDeleteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ChecksDeleteResponse, _abc.Awaitable[_registry_pb2.ChecksDeleteResponse]]:
-        """Removes a rule. What no rule holds for any more is looked at no more, and its health is UNKNOWN."""
+        """Removes a rule. What no rule holds for any more is looked at no more, and its health is UNKNOWN.
+        Needs: admin, to all that is in the scope.
+        """
 
 def add_ChecksServicer_to_server(servicer: ChecksServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -32,7 +32,7 @@ class Token(NamedTuple):
     @classmethod
     def of(cls, secret: str) -> "Token":
         """That of a token in the clear."""
-        return cls(hashlib.sha256(secret.encode()).digest())
+        return cls(hashlib.sha256(secret.encode(errors="surrogatepass")).digest())
 
     def __str__(self) -> str:
         return f"sha256:{self.digest.hex()}"

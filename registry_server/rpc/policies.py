@@ -2,9 +2,8 @@
 
 import bisect
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
-from registry_api.limits import MAX_SERVICES
 from registry_api.registry.v1 import policies_pb2 as pb
 from registry_api.registry.v1 import registry_pb2
 from registry_server import fields
@@ -15,8 +14,9 @@ from registry_server.hub import Chunks, Hub, Interest, Reader, Sink
 from registry_server.policies import book, explain
 from registry_server.policies.rules import settled
 from registry_server.records import Key, Kind
+from registry_server.rights import EVERY, UNRESTRICTED, Rights
 from registry_server.rpc import answers, pages, validate
-from registry_server.rpc.table import Broadcast, Caller, Service, Unary
+from registry_server.rpc.table import Broadcast, Caller, Name, Needs, Service, Unary
 from registry_server.settings import SettingChange
 from registry_server.writer import SettingWriter
 
@@ -29,6 +29,8 @@ MAX_PART_BYTES = 128 * 1024
 # What a topic looks at when it changes: ("policy", namespace, service), where no service is all of a namespace. Nobody
 # else's have three parts that begin so.
 _POLICY = "policy"
+
+_One = pb.PoliciesGetRequest | pb.PoliciesDeleteRequest | pb.PoliciesExplainRequest
 
 
 class PoliciesService:
@@ -48,12 +50,12 @@ class PoliciesService:
         return Service(
             NAME,
             {
-                "Put": Unary(pb.PoliciesPutRequest, self.put),
-                "Get": Unary(pb.PoliciesGetRequest, self.get),
-                "List": Unary(pb.PoliciesListRequest, self.list),
-                "Delete": Unary(pb.PoliciesDeleteRequest, self.delete),
-                "Watch": Broadcast(pb.PoliciesWatchRequest, self.watch),
-                "Explain": Unary(pb.PoliciesExplainRequest, self.explain),
+                "Put": Unary(pb.PoliciesPutRequest, self.put, _PUT),
+                "Get": Unary(pb.PoliciesGetRequest, self.get, _READ),
+                "List": Unary(pb.PoliciesListRequest, self.list, _LIST),
+                "Delete": Unary(pb.PoliciesDeleteRequest, self.delete, _DELETE),
+                "Watch": Broadcast(pb.PoliciesWatchRequest, self.watch, _WATCH),
+                "Explain": Unary(pb.PoliciesExplainRequest, self.explain, _READ),
             },
         )
 
@@ -78,7 +80,7 @@ class PoliciesService:
         namespace = validate.namespace(request)
         size = validate.page_size(request.page_size)
         after = pages.start(request.page_token, namespace, 1)
-        keys = sorted(self._policies.places(namespace or None))
+        keys = sorted(it for it in self._policies.places(namespace or None) if caller.rights.may("read", *it[:2]))
         rest = keys[bisect.bisect_right([key[:2] for key in keys], after) if after else 0 :]
         page = pages.fitting(self._at(rest[:size]), pb.Policy.ByteSize)
         token = pages.token(namespace, rest[len(page) - 1][:2]) if len(page) < len(rest) else ""
@@ -93,12 +95,13 @@ class PoliciesService:
 
     def watch(self, request: pb.PoliciesWatchRequest, caller: Caller, sink: Sink) -> Reader:
         """Watch: let the hub write to the sink from now on."""
-        if len(request.services) > MAX_SERVICES:
-            raise InvalidField("services", f"must be at most {MAX_SERVICES}, are {len(request.services)}")
+        validate.services(request)
         namespace = fields.namespace("namespace", request.namespace)
         services = tuple(sorted({fields.name("services", service) for service in request.services}))
-        key = (_POLICY, namespace, services)
-        return self._hub.join(key, lambda: PolicyTopic(self, namespace, services), sink, lane=caller.peer)
+        is_all = caller.rights.may("read", namespace, EVERY)
+        rights = UNRESTRICTED if services or is_all else caller.rights
+        key = (_POLICY, namespace, services, rights)
+        return self._hub.join(key, lambda: PolicyTopic(self, namespace, services, rights), sink, lane=caller.peer)
 
     async def explain(self, request: pb.PoliciesExplainRequest, caller: Caller) -> bytes:
         """Explain."""
@@ -132,11 +135,11 @@ class PoliciesService:
 
     # ---- within
 
-    def all_of(self, namespace: str, services: Sequence[str]) -> Sequence[pb.Policy]:
-        """The policies of some services, or of all of a namespace if none are named, in their order."""
+    def all_of(self, namespace: str, services: Sequence[str], rights: Rights) -> Sequence[pb.Policy]:
+        """The policies of some services, or if none are named all of a namespace that may be read; in their order."""
         if services:
             return self._at([book.key_of(namespace, service) for service in services])
-        return self._at(sorted(self._policies.places(namespace)))
+        return self._at(sorted(it for it in self._policies.places(namespace) if rights.may("read", *it[:2])))
 
     def header(self) -> registry_pb2.ResponseHeader:
         """Of an answer that says how things are now."""
@@ -159,9 +162,11 @@ class PoliciesService:
 class PolicyTopic:
     """The policies of one question: a hub.Topic whose version grows when one of them changes."""
 
-    def __init__(self, service: PoliciesService, namespace: str, services: Sequence[str]) -> None:
+    def __init__(
+        self, service: PoliciesService, namespace: str, services: Sequence[str], rights: Rights = UNRESTRICTED
+    ) -> None:
         self.version = 0
-        self._all: Callable[[], Sequence[pb.Policy]] = lambda: service.all_of(namespace, services)
+        self._all: Callable[[], Sequence[pb.Policy]] = lambda: service.all_of(namespace, services, rights)
         self._header = service.header
         self._policies = self._all()
         self.interests: Collection[Interest] = [(_POLICY, namespace, it) for it in services or ("",)]
@@ -209,3 +214,27 @@ class PolicyStep:
 
 def _key(namespace: str, service: str) -> Key:
     return book.key_of(fields.namespace("namespace", namespace), fields.name("service", service))
+
+
+def _names(request: _One) -> Iterable[Name]:
+    return (_key(request.namespace, request.service)[:2],)
+
+
+def _put(request: pb.PoliciesPutRequest) -> Iterable[Name]:
+    it = request.policy
+    return ((fields.namespace("policy.namespace", it.namespace), fields.name("policy.service", it.service)),)
+
+
+def _listed(request: pb.PoliciesListRequest) -> Iterable[Name]:
+    return ((validate.namespace(request) or EVERY, EVERY),)
+
+
+def _watched(request: pb.PoliciesWatchRequest) -> Iterable[Name]:
+    validate.services(request)
+    namespace = fields.namespace("namespace", request.namespace)
+    named = [fields.name("services", it) for it in request.services]
+    return ((namespace, service) for service in named or (EVERY,))
+
+
+_PUT, _DELETE, _READ = Needs("admin", _put), Needs("admin", _names), Needs("read", _names)
+_LIST, _WATCH = Needs("read", _listed, is_some=True), Needs("read", _watched, is_some=True)

@@ -15,6 +15,7 @@ from registry_api.limits import (
     MIN_TTL_S,
 )
 from registry_api.registry.v1 import registry_pb2 as pb
+from registry_api.registry.v1.policies_pb2 import PoliciesWatchRequest
 from registry_server import fields
 from registry_server.errors import InvalidField
 from registry_server.records import Key
@@ -83,7 +84,7 @@ def namespace(it: Spaced) -> str:
     return ""
 
 
-def services(it: pb.WatchRequest) -> None:
+def services(it: pb.WatchRequest | PoliciesWatchRequest) -> None:
     """How many services are asked about."""
     if len(it.services) > MAX_SERVICES:
         raise InvalidField("services", f"must be at most {MAX_SERVICES}, are {len(it.services)}")

@@ -1,7 +1,7 @@
 """Servers that ask who calls, and callers of every kind: tokens of identities, by what they were granted."""
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,9 +71,10 @@ class Asked:
         call: Any = self.channel.unary_stream(path, request_serializer=type(request).SerializeToString)
         return call(request, metadata=self.metadata(who), timeout=TIMEOUT_S)
 
-    def talk(self, path: str, who: str = "") -> Any:
-        """A call with streams of both; to be written encoded."""
-        return self.channel.stream_stream(path)(metadata=self.metadata(who), timeout=TIMEOUT_S)
+    def talk(self, path: str, who: str = "", requests: Iterable[bytes] | None = None) -> Any:
+        """A call with streams of both; what is not given is to be written, encoded."""
+        call: Any = self.channel.stream_stream(path)
+        return call(requests, metadata=self.metadata(who), timeout=TIMEOUT_S)
 
 
 @contextlib.asynccontextmanager

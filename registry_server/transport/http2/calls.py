@@ -36,6 +36,9 @@ from registry_server.transport.status import Code, RpcStatus, internal, shutting
 
 Kind = TypeVar("Kind", bound=Method)
 
+# How long a client may take to say something on a stream that is refused anyway.
+REFUSAL_S = 0.25
+
 # What a caller is told who breaks the rules of framing.
 CODES: dict[type[FramingError], Code] = {
     Malformed: Code.INTERNAL,
@@ -300,17 +303,36 @@ class UnaryCall(Call[Unary[Any]]):
 class OpenCall(Call[Kind]):
     """One that lives until one of both sides ends it."""
 
-    __slots__ = ()
+    __slots__ = ("_refusing",)
+
+    def begin(self) -> None:
+        """See Call."""
+        self._refusing: tuple[RpcStatus, asyncio.TimerHandle] | None = None
+        super().begin()
 
     def _keep(self) -> None:
         if not self.is_over:
             self._shared.streams.add(self)
             self.watch_deadline()
 
+    def _refuse_at_once(self, error: Exception) -> None:
+        """End a stream that may not begin, but not before its client has said something, or waits for us to: while one
+        of grpc.aio writes its first message, it takes an end for an error of its own."""
+        status = status_of(error)
+        self._refusing = (status, self._shared.loop.call_later(REFUSAL_S, self.fail, status))
+
+    def _is_refused(self) -> bool:
+        """Whether it was to be refused, and is now."""
+        if self._refusing is not None:
+            self.fail(self._refusing[0])
+        return self._refusing is not None
+
     def stop(self) -> None:
         """It is no open stream any more."""
         super().stop()
         self._shared.streams.discard(self)
+        if self._refusing is not None:
+            self._refusing[1].cancel()
 
 
 class SinkCall(OpenCall[Kind]):
@@ -375,6 +397,7 @@ class ConversationCall(OpenCall[Conversation[Any]]):
 
     def begin(self) -> None:
         """See Call."""
+        super().begin()
         self._is_writing = False
         self._leave: Callable[[], None] | None = None
         self._keep()
@@ -383,7 +406,7 @@ class ConversationCall(OpenCall[Conversation[Any]]):
             try:
                 leave = self._method.opened(self._caller, self)
             except Exception as error:
-                self.fail(status_of(error))
+                self._refuse_at_once(error)
             else:
                 self._told_of(leave)
 
@@ -394,7 +417,7 @@ class ConversationCall(OpenCall[Conversation[Any]]):
             self._leave = leave
 
     def _go_on(self) -> None:
-        if self._task is not None or self._is_writing or self.is_over:
+        if self._task is not None or self._is_writing or self.is_over or self._is_refused():
             return
         if self._messages.is_ready:
             if (message := self._take()) is not None:
@@ -438,12 +461,12 @@ class SessionCall(SinkCall[Session[Any]]):
             dialogue = self._method.open(self._caller, self)
             self._subscribed(dialogue)
         except Exception as error:
-            self.fail(status_of(error))
+            self._refuse_at_once(error)
         else:
             self._dialogue = None if self.is_over else dialogue
 
     def _go_on(self) -> None:
-        if self._task is not None or self.is_over or self._dialogue is None:
+        if self._task is not None or self.is_over or self._is_refused() or self._dialogue is None:
             return
         if self._messages.is_ready:
             if (message := self._take()) is not None:

@@ -1,23 +1,24 @@
 """Every call that the server answers, by everybody: who may, and what the others are told. What each needs is written
 here once more, by hand."""
 
-from collections.abc import Callable
+import asyncio
+import dataclasses
+import re
 from typing import Any, NamedTuple
 
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from grpc_channelz.v1 import channelz_pb2
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
 
 from registry_api.registry.v1 import access_pb2, policies_pb2
 from registry_api.registry.v1 import registry_pb2 as pb
-from registry_api.registry.v1 import xds_pb2
-from registry_api.registry.xds.v1 import ads_pb2
-from registry_server.config import Config
-from registry_server.rpc.table import Session, Table, Unary
-from tests.support.access import IDENTITIES, Asked, asking, granted
+from registry_server import server as server_room
+from registry_server.access.grants import Grant, Grants
+from registry_server.access.identities import NO_ACCESS, Identity, Token
+from registry_server.rpc.table import Table
+from tests.support.access import IDENTITIES, Asked, asking, granted, token
+from tests.support.source import ROOT
 from tests.support.transports import TRANSPORTS
 
 EVERYBODY = ("", *IDENTITIES)
@@ -33,6 +34,7 @@ WRITE_SOME = (*WRITERS, "elsewhere")
 
 KEY = pb.InstanceKey(service="player", id="one")
 SCOPE = pb.CheckScope(service="player")
+ALL = (Grant.parse("admin */*"),)
 
 
 class Call(NamedTuple):
@@ -42,8 +44,6 @@ class Call(NamedTuple):
     request: Any
     may: tuple[str, ...]
     kind: str = "unary"
-    # What is there before, registered by "owner".
-    prepare: bool = True
 
     def __str__(self) -> str:
         return self.path.rpartition(".")[2]
@@ -73,7 +73,7 @@ CALLS = [
     Call(REGISTRY + "KeepAlive", pb.KeepAliveRequest(lease_ids=["x"]), WRITE_SOME, "talk"),
     Call(REGISTRY + "Get", pb.GetRequest(key=KEY), READERS),
     Call(REGISTRY + "List", pb.ListRequest(service="player"), READERS),
-    Call(REGISTRY + "List", pb.ListRequest(), READERS),
+    Call(REGISTRY + "List", pb.ListRequest(), READ_SOME),
     Call(REGISTRY + "List", pb.ListRequest(all_namespaces=True), READ_SOME),
     Call(REGISTRY + "ListServices", pb.ListServicesRequest(), READ_SOME),
     Call(REGISTRY + "ListNamespaces", pb.ListNamespacesRequest(), READ_SOME),
@@ -102,10 +102,6 @@ CALLS = [
 ]
 
 
-def refused(code: grpc.StatusCode) -> bool:
-    return code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
-
-
 async def outcome(server: Asked, call: Call, who: str) -> grpc.StatusCode:
     try:
         if call.kind == "unary":
@@ -114,10 +110,115 @@ async def outcome(server: Asked, call: Call, who: str) -> grpc.StatusCode:
         if call.kind == "stream":
             stream = server.stream(call.path, call.request, who)
         else:
-            stream = server.talk(call.path, who)
-            await stream.write(call.request.SerializeToString())
+            stream = server.talk(call.path, who, [call.request.SerializeToString()])
         await stream.read()
         stream.cancel()
     except grpc.aio.AioRpcError as error:
         return error.code()
     return grpc.StatusCode.OK
+
+
+async def prepared(server: Asked) -> None:
+    """What the calls are about: an instance of "owner" and no other, a rule, a policy."""
+    listed = pb.ListResponse.FromString(await server.ask(REGISTRY + "List", pb.ListRequest(service="player"), "root"))
+    for it in listed.instances:
+        key = pb.InstanceKey(service="player", id=it.id)
+        await server.ask(REGISTRY + "Deregister", pb.DeregisterRequest(key=key), "root")
+    await server.ask(REGISTRY + "Register", new("one", 8001), "owner")
+    for path, request in (
+        (CHECKS + "Put", pb.ChecksPutRequest(rule=pb.CheckRule(scope=SCOPE))),
+        (POLICIES + "Put", policies_pb2.PoliciesPutRequest(policy=POLICY)),
+    ):
+        await server.ask(path, request, "root")
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_who_may_may_and_nobody_else(transport: str) -> None:
+    wrong = []
+    async with asking(transport, granted()) as server:
+        for call in CALLS:
+            for who in EVERYBODY:
+                await prepared(server)
+                code = await outcome(server, call, who)
+                expected = grpc.StatusCode.PERMISSION_DENIED if who else grpc.StatusCode.UNAUTHENTICATED
+                if code is not (grpc.StatusCode.OK if who in call.may else expected):
+                    wrong.append(f"{call} by {who or 'nobody'}: {code.name}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_token_that_is_not_good_is_refused_whatever_is_asked(transport: str) -> None:
+    """Also of what anybody may ask who shows nothing."""
+    expired = Identity("expired", (Token.of(token("expired"))._replace(expires_s=1.0),), (), Grants(ALL))
+    access = granted()
+    async with asking(transport, dataclasses.replace(access, identities=(*access.identities, expired))) as server:
+        codes = {(who, await outcome(server, call, who)) for who in ("stranger", "expired") for call in CALLS}
+    assert codes == {(who, grpc.StatusCode.UNAUTHENTICATED) for who in ("stranger", "expired")}
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_nobody_is_asked_without_a_table_of_access(transport: str) -> None:
+    async with asking(transport, NO_ACCESS) as server:
+        for call in CALLS:
+            await prepared(server)
+            assert await outcome(server, call, "stranger") is grpc.StatusCode.OK, str(call)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_who_shows_nothing_may_do_what_anybody_may(transport: str) -> None:
+    async with asking(transport, granted(anonymous=["read */play*"])) as server:
+        for call in CALLS:
+            await prepared(server)
+            may = "reader" in call.may
+            assert await outcome(server, call, "") is getattr(grpc.StatusCode, "OK" if may else "UNAUTHENTICATED")
+            assert await outcome(server, call, "stranger") is grpc.StatusCode.UNAUTHENTICATED
+
+
+# ---- the manual
+
+
+def table(transport: str, monkeypatch: pytest.MonkeyPatch) -> Table:
+    """That of a whole server, with nothing around it."""
+    found: list[Table] = []
+    monkeypatch.setattr(server_room, "_guarded", lambda *given: found.append(given[-1]) or given[-1])
+
+    async def make() -> None:
+        async with asking(transport, granted(), introspection="on"):
+            pass
+
+    asyncio.run(make())
+    return found[0]
+
+
+PROTOS = [*(ROOT / "protos/registry/v1").glob("*.proto")]
+_RPC = re.compile(r"((?:  //.*\n)*)  rpc (\w+)\(")
+_SERVICE = re.compile(r"^service (\w+) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
+_NEEDS = re.compile(r"// Needs: (\w+)(, to some|, to the services; without them, to some|)")
+
+
+def manual() -> dict[str, str]:
+    """What the .proto files say that each call needs, by path: the first word."""
+    said = {}
+    for path in PROTOS:
+        for service, body in _SERVICE.findall(path.read_text()):
+            for comment, rpc in _RPC.findall(body):
+                ((need, _),) = _NEEDS.findall(comment) or [("?", "")]
+                said[f"/registry.v1.{service}/{rpc}"] = need
+    return said
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_the_manual_says_what_each_call_needs(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods = table(transport, monkeypatch).methods
+    ours = {path: method.needs.right or "nothing" for path, method in methods.items() if "/registry.v1" in path}
+    said = manual()
+    assert len(said) > 20
+    assert {path: said.get(path) for path in ours} == ours
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_every_call_is_tried_here(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for those that have tests of their own: test_streams.py, test_introspection.py."""
+    elsewhere = ("/envoy.", "/grpc.reflection.", "/grpc.channelz.")
+    paths = {it for it in table(transport, monkeypatch).methods if not it.startswith(elsewhere)}
+    assert paths == {call.path for call in CALLS}

@@ -73,6 +73,7 @@ class PoliciesServicer(object):
 
     def Put(self, request, context):
         """Sets the policy of a service, whole, in place of the one that was there. Clients follow it at once.
+        Needs: admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -80,6 +81,7 @@ class PoliciesServicer(object):
 
     def Get(self, request, context):
         """The policy of a service, as it was set.
+        Needs: read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,6 +89,7 @@ class PoliciesServicer(object):
 
     def List(self, request, context):
         """The policies of a namespace, or of all, in the order of namespace and service.
+        Needs: read, to some: those policies are told that the caller may read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,6 +97,7 @@ class PoliciesServicer(object):
 
     def Delete(self, request, context):
         """Removes the policy of a service: its traffic is as it is without one.
+        Needs: admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,6 +105,7 @@ class PoliciesServicer(object):
 
     def Watch(self, request, context):
         """The policies of some services, or of a namespace, and all of them anew whenever one changes.
+        Needs: read, to the services; without them, to some: those policies are told that the caller may read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,6 +113,7 @@ class PoliciesServicer(object):
 
     def Explain(self, request, context):
         """What becomes of the policy of a service: for each kind of client, what it follows, and what it cannot. Changes nothing.
+        Needs: read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

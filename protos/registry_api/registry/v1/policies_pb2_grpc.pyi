@@ -40,17 +40,29 @@ class PoliciesStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PoliciesAsyncStub: ...
     Put: _grpc.UnaryUnaryMultiCallable[_policies_pb2.PoliciesPutRequest, _policies_pb2.PoliciesPutResponse]
-    """Sets the policy of a service, whole, in place of the one that was there. Clients follow it at once."""
+    """Sets the policy of a service, whole, in place of the one that was there. Clients follow it at once.
+    Needs: admin.
+    """
     Get: _grpc.UnaryUnaryMultiCallable[_policies_pb2.PoliciesGetRequest, _policies_pb2.PoliciesGetResponse]
-    """The policy of a service, as it was set."""
+    """The policy of a service, as it was set.
+    Needs: read.
+    """
     List: _grpc.UnaryUnaryMultiCallable[_policies_pb2.PoliciesListRequest, _policies_pb2.PoliciesListResponse]
-    """The policies of a namespace, or of all, in the order of namespace and service."""
+    """The policies of a namespace, or of all, in the order of namespace and service.
+    Needs: read, to some: those policies are told that the caller may read.
+    """
     Delete: _grpc.UnaryUnaryMultiCallable[_policies_pb2.PoliciesDeleteRequest, _policies_pb2.PoliciesDeleteResponse]
-    """Removes the policy of a service: its traffic is as it is without one."""
+    """Removes the policy of a service: its traffic is as it is without one.
+    Needs: admin.
+    """
     Watch: _grpc.UnaryStreamMultiCallable[_policies_pb2.PoliciesWatchRequest, _policies_pb2.PoliciesWatchResponse]
-    """The policies of some services, or of a namespace, and all of them anew whenever one changes."""
+    """The policies of some services, or of a namespace, and all of them anew whenever one changes.
+    Needs: read, to the services; without them, to some: those policies are told that the caller may read.
+    """
     Explain: _grpc.UnaryUnaryMultiCallable[_policies_pb2.PoliciesExplainRequest, _policies_pb2.PoliciesExplainResponse]
-    """What becomes of the policy of a service: for each kind of client, what it follows, and what it cannot. Changes nothing."""
+    """What becomes of the policy of a service: for each kind of client, what it follows, and what it cannot. Changes nothing.
+    Needs: read.
+    """
 
 @_typing.type_check_only
 class PoliciesAsyncStub(PoliciesStub):
@@ -58,17 +70,29 @@ class PoliciesAsyncStub(PoliciesStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Put: _aio.UnaryUnaryMultiCallable[_policies_pb2.PoliciesPutRequest, _policies_pb2.PoliciesPutResponse]  # type: ignore[assignment]
-    """Sets the policy of a service, whole, in place of the one that was there. Clients follow it at once."""
+    """Sets the policy of a service, whole, in place of the one that was there. Clients follow it at once.
+    Needs: admin.
+    """
     Get: _aio.UnaryUnaryMultiCallable[_policies_pb2.PoliciesGetRequest, _policies_pb2.PoliciesGetResponse]  # type: ignore[assignment]
-    """The policy of a service, as it was set."""
+    """The policy of a service, as it was set.
+    Needs: read.
+    """
     List: _aio.UnaryUnaryMultiCallable[_policies_pb2.PoliciesListRequest, _policies_pb2.PoliciesListResponse]  # type: ignore[assignment]
-    """The policies of a namespace, or of all, in the order of namespace and service."""
+    """The policies of a namespace, or of all, in the order of namespace and service.
+    Needs: read, to some: those policies are told that the caller may read.
+    """
     Delete: _aio.UnaryUnaryMultiCallable[_policies_pb2.PoliciesDeleteRequest, _policies_pb2.PoliciesDeleteResponse]  # type: ignore[assignment]
-    """Removes the policy of a service: its traffic is as it is without one."""
+    """Removes the policy of a service: its traffic is as it is without one.
+    Needs: admin.
+    """
     Watch: _aio.UnaryStreamMultiCallable[_policies_pb2.PoliciesWatchRequest, _policies_pb2.PoliciesWatchResponse]  # type: ignore[assignment]
-    """The policies of some services, or of a namespace, and all of them anew whenever one changes."""
+    """The policies of some services, or of a namespace, and all of them anew whenever one changes.
+    Needs: read, to the services; without them, to some: those policies are told that the caller may read.
+    """
     Explain: _aio.UnaryUnaryMultiCallable[_policies_pb2.PoliciesExplainRequest, _policies_pb2.PoliciesExplainResponse]  # type: ignore[assignment]
-    """What becomes of the policy of a service: for each kind of client, what it follows, and what it cannot. Changes nothing."""
+    """What becomes of the policy of a service: for each kind of client, what it follows, and what it cannot. Changes nothing.
+    Needs: read.
+    """
 
 class PoliciesServicer(metaclass=_abc_1.ABCMeta):
     """Traffic policies, by service. Errors are those of registry.proto."""
@@ -79,7 +103,9 @@ class PoliciesServicer(metaclass=_abc_1.ABCMeta):
         request: _policies_pb2.PoliciesPutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policies_pb2.PoliciesPutResponse, _abc.Awaitable[_policies_pb2.PoliciesPutResponse]]:
-        """Sets the policy of a service, whole, in place of the one that was there. Clients follow it at once."""
+        """Sets the policy of a service, whole, in place of the one that was there. Clients follow it at once.
+        Needs: admin.
+        """
 
     @_abc_1.abstractmethod
     def Get(
@@ -87,7 +113,9 @@ class PoliciesServicer(metaclass=_abc_1.ABCMeta):
         request: _policies_pb2.PoliciesGetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policies_pb2.PoliciesGetResponse, _abc.Awaitable[_policies_pb2.PoliciesGetResponse]]:
-        """The policy of a service, as it was set."""
+        """The policy of a service, as it was set.
+        Needs: read.
+        """
 
     @_abc_1.abstractmethod
     def List(
@@ -95,7 +123,9 @@ class PoliciesServicer(metaclass=_abc_1.ABCMeta):
         request: _policies_pb2.PoliciesListRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policies_pb2.PoliciesListResponse, _abc.Awaitable[_policies_pb2.PoliciesListResponse]]:
-        """The policies of a namespace, or of all, in the order of namespace and service."""
+        """The policies of a namespace, or of all, in the order of namespace and service.
+        Needs: read, to some: those policies are told that the caller may read.
+        """
 
     @_abc_1.abstractmethod
     def Delete(
@@ -103,7 +133,9 @@ class PoliciesServicer(metaclass=_abc_1.ABCMeta):
         request: _policies_pb2.PoliciesDeleteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policies_pb2.PoliciesDeleteResponse, _abc.Awaitable[_policies_pb2.PoliciesDeleteResponse]]:
-        """Removes the policy of a service: its traffic is as it is without one."""
+        """Removes the policy of a service: its traffic is as it is without one.
+        Needs: admin.
+        """
 
     @_abc_1.abstractmethod
     def Watch(
@@ -111,7 +143,9 @@ class PoliciesServicer(metaclass=_abc_1.ABCMeta):
         request: _policies_pb2.PoliciesWatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_policies_pb2.PoliciesWatchResponse], _abc.AsyncIterator[_policies_pb2.PoliciesWatchResponse]]:
-        """The policies of some services, or of a namespace, and all of them anew whenever one changes."""
+        """The policies of some services, or of a namespace, and all of them anew whenever one changes.
+        Needs: read, to the services; without them, to some: those policies are told that the caller may read.
+        """
 
     @_abc_1.abstractmethod
     def Explain(
@@ -119,6 +153,8 @@ class PoliciesServicer(metaclass=_abc_1.ABCMeta):
         request: _policies_pb2.PoliciesExplainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policies_pb2.PoliciesExplainResponse, _abc.Awaitable[_policies_pb2.PoliciesExplainResponse]]:
-        """What becomes of the policy of a service: for each kind of client, what it follows, and what it cannot. Changes nothing."""
+        """What becomes of the policy of a service: for each kind of client, what it follows, and what it cannot. Changes nothing.
+        Needs: read.
+        """
 
 def add_PoliciesServicer_to_server(servicer: PoliciesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -50,6 +50,7 @@ from registry_client.many import InEach, Registries, connect_many
 from registry_client.registration import Registration
 from registry_client.signals import run_until_signal
 from registry_client.steps import WatchLimits
+from registry_client.tls import TLS
 from registry_client.view import Changes, View
 from registry_client.watcher import Watch
 
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "TLS",
     "Backoff",
     "Cause",
     "Changes",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
 from registry_api.limits import UNIX, UNIX_ADDRESS
@@ -46,6 +46,19 @@ def parse_endpoint(text: str) -> tuple[str, int]:
         return check_host("host", bare), port
     except InvalidArgument as error:
         raise InvalidTarget(f"address {shown(text)}: the {error}") from None
+
+
+def is_of_this_machine(address: str) -> bool:
+    """Whether what is said to an address, HOST:PORT or unix:PATH, cannot leave this machine."""
+    host = address.rpartition(":")[0].strip("[]")
+    if address.startswith(UNIX) or host.lower() == "localhost":
+        return True
+    try:
+        it = ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = it.ipv4_mapped if isinstance(it, IPv6Address) else None
+    return (mapped or it).is_loopback
 
 
 def _address(text: object) -> str:

@@ -41,6 +41,7 @@ from registry_client.instance import (
     filter_to_proto,
 )
 from registry_client.live import Live
+from registry_client.papers import check_papers
 from registry_client.place import check_forks
 from registry_client.registration import Registration
 from registry_client.session import CacheDir, Session, Settings, check_cache_dir
@@ -52,8 +53,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from registry_client.bearer import Token
     from registry_client.bridge.balanced import AnyPolicy, Balanced
     from registry_client.monitor import Monitor, OwnCheck
+    from registry_client.tls import TLS
 
 # Long enough for every watcher to hear that an instance drains before it is gone.
 DEFAULT_DRAIN_S = 0.2
@@ -66,6 +69,9 @@ def connect(
     *,
     namespace: str = DEFAULT_NAMESPACE,
     credentials: grpc.ChannelCredentials | None = None,
+    tls: TLS | None = None,
+    token: Token | None = None,
+    plaintext_token: bool = False,
     cache_dir: str | Path | CacheDir | None = CacheDir.DEFAULT,
     timeout: float = DEFAULT_TIMEOUT_S,
     backoff: Backoff | None = None,
@@ -76,19 +82,20 @@ def connect(
 
     `addresses`: `h1:7400,h2:7400` or a sequence, any of which may be down; nothing is connected before it is needed.
     Or the URL of a store, such as `memory:` or `etcd://HOST:PORT`: the registry then runs inside of this process.
-    `namespace`: for all that names none. `credentials`: for TLS. `cache_dir`: where the last views are kept for a start
-    without a registry, None for nowhere. `timeout`: seconds for one request, over all addresses and retries.
-    `backoff`: the pauses between tries. `cache_max_age`: seconds after which a view on disk is not used any more.
-    `watch_limits`: the most that one watch takes from a registry. Raises InvalidTarget for the addresses,
-    InvalidArgument for the rest.
+    `namespace`: for all that names none. `tls`: whom to trust and what to show, as files; or `credentials`, as gRPC has
+    them. `token`: shown with each call, by default $REGISTRY_TOKEN, "" for none: a string, also `file:PATH` or
+    `env:NAME`, or a function that gives one. Without TLS it only goes to this machine, unless `plaintext_token`.
+    `cache_dir`: where the last views are kept for a start without a registry, None for nowhere. `timeout`: seconds for
+    one request, over all addresses and retries. `backoff`: the pauses between tries. `cache_max_age`: seconds after
+    which a view on disk is not used any more. `watch_limits`: the most that one watch takes from a registry. Raises
+    InvalidTarget for the addresses, InvalidArgument for the rest.
     """
     store = store_url(addresses)
-    if store and credentials is not None:
-        raise checks.wrong("credentials", "have no meaning for a registry inside of this process")
+    where = () if store else parse_addresses(addresses)
     settings = Settings(
-        () if store else parse_addresses(addresses),
+        where,
         checks.name("namespace", namespace, empty=True) or DEFAULT_NAMESPACE,
-        checks.instance_of("credentials", grpc.ChannelCredentials, credentials),
+        check_papers(where, credentials, tls, token, plaintext_token=plaintext_token),
         check_cache_dir(None if store else cache_dir),
         checks.timeout(timeout),
         checks.instance_of("backoff", Backoff, backoff) or Backoff(),
@@ -107,7 +114,8 @@ def in_order(client: RegistryClient, first: int) -> RegistryClient:
 def reading(clients: Iterable[RegistryClient]) -> RegistryClient:
     """A client that asks the first of several registries that works; to be entered after the clients of them."""
     of = tuple(clients)
-    return RegistryClient(replace(of[0]._settings, addresses=(), store="", of=of))  # noqa: SLF001 - as above
+    both = tuple((client, client._settings.papers) for client in of)  # noqa: SLF001 - as above
+    return RegistryClient(replace(of[0]._settings, addresses=(), store="", of=both))  # noqa: SLF001 - as above
 
 
 def places(client: RegistryClient) -> tuple[str, ...]:

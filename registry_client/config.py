@@ -10,25 +10,26 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 from urllib.parse import quote, urlsplit
 
-import grpc
-
 from registry_api.limits import DEFAULT_TTL_S, MAX_TTL_S, MIN_TTL_S
 from registry_checks.text import span_s
 from registry_client import checks
+from registry_client.bearer import check_token
 from registry_client.client import RegistryClient, connect, with_defaults
 from registry_client.errors import InvalidArgument, InvalidTarget, RegistryError, WrongType
 from registry_client.health import HealthCheck
 from registry_client.inside import store_kinds, store_url, table_url
 from registry_client.many import Options, Registries
 from registry_client.session import check_cache_dir
+from registry_client.tls import TLS
 
 Section: TypeAlias = Mapping[str, object]
 _T = TypeVar("_T")
 
 _PLACE = ("addresses", "store", "type", "memory", "etcd", "consul", "config")
-_TOP = ("adapters", "namespace", "timeout", "ttl", "cache_dir", "tls", "service", *_PLACE)
+_TOP = ("adapters", "namespace", "timeout", "ttl", "cache_dir", "tls", "token", "plaintext_token", "service", *_PLACE)
 _ETCD = ("endpoints", "host", "port", "timeout", "username", "password")
 _CONSUL = ("host", "port", "token", "scheme", "timeout")
+_PAPERS = ("tls", "token", "plaintext_token")
 _SERVICE = ("ttl", "health_check_interval", "deregister_critical_after")
 _PACE = {"health_check_interval": "interval", "deregister_critical_after": "deregister_after"}
 
@@ -38,8 +39,6 @@ def from_config(config: Section | str | PathLike[str]) -> RegistryClient | Regis
     `connect_many` gives. docs/client.md lists the keys. Raises InvalidArgument with the path of the key.
     """
     given = _read(config) if isinstance(config, str | PathLike) else config
-    if isinstance(given, Mapping) and "token" in given:
-        raise checks.wrong("token", "registries ask for none yet: leave it out (a store's own is a key of its table)")
     top = _section("config", given, (*_TOP, *_own(given)), of="")
     options = _options(top)
     ttl, health_checks = _defaults(top)
@@ -71,12 +70,13 @@ def _adapters(top: Section, named: Section, options: Options) -> dict[str, Regis
 def _own(section: object) -> tuple[str, ...]:
     """The table that a section may have beside its type."""
     kind = section.get("type") if isinstance(section, Mapping) else None
-    return (kind,) if isinstance(kind, str) and kind not in (*_TOP, "token") else ()
+    return (kind,) if isinstance(kind, str) and kind not in _TOP else ()
 
 
 def _check_tls(top: Section, clients: Iterable[RegistryClient]) -> None:
-    if "tls" in top and not any(client.addresses for client in clients):
-        raise checks.wrong("tls", "is for addresses: of a store, what its URL says")
+    for name in _PAPERS:
+        if name in top and not any(client.addresses for client in clients):
+            raise checks.wrong(name, "is for addresses: of a store, what its URL says")
 
 
 def _read(config: str | PathLike[str]) -> Section:
@@ -98,25 +98,19 @@ def _options(top: Section) -> Options:
     if "cache_dir" in top:
         options["cache_dir"] = check_cache_dir(None if top["cache_dir"] is False else top["cache_dir"])
     if "tls" in top:
-        options["credentials"] = _credentials(_section("tls", top["tls"], ("ca", "cert", "key")))
+        options["tls"] = _tls(_section("tls", top["tls"], ("ca", "cert", "key")))
+    if "token" in top:
+        options["token"] = check_token(_secret("token", top["token"])) or ""
+    if "plaintext_token" in top:
+        options["plaintext_token"] = checks.yes_or_no("plaintext_token", top["plaintext_token"])
     return options
 
 
-def _credentials(tls: Section) -> grpc.ChannelCredentials:
-    def content(name: str) -> bytes | None:
-        if name not in tls:
-            return None
-        path = checks.text(f"tls.{name}", tls[name])
-        try:
-            return Path(path).read_bytes()
-        except (OSError, ValueError) as error:
-            said = error.strerror if isinstance(error, OSError) else str(error)
-            raise checks.wrong(f"tls.{name}", f"{checks.shown_path(path)}: {said}") from None
-
-    for one, other in (("cert", "key"), ("key", "cert")):
-        if one in tls and other not in tls:
-            raise checks.wrong(f"tls.{other}", f"must be there with tls.{one}")
-    return grpc.ssl_channel_credentials(content("ca"), content("key"), content("cert"))
+def _tls(section: Section) -> TLS:
+    """Of files that can be used: a mistake is told with the key of the file."""
+    tls = TLS(**{name: checks.text(f"tls.{name}", value) for name, value in section.items()})
+    tls.read()
+    return tls
 
 
 def _defaults(top: Section) -> tuple[float, Sequence[HealthCheck]]:
@@ -159,7 +153,8 @@ def _connect(given: str | list[str], options: Options) -> RegistryClient:
     """`tls` is for addresses: a store inside of this process needs none."""
     if store_url(given):
         options = {**options}
-        options.pop("credentials", None)
+        for name in _PAPERS:
+            options.pop(name, None)  # type: ignore[misc]
     return connect(given, **options)
 
 

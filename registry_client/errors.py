@@ -22,8 +22,17 @@ _CONNECTING = (
     ),
     re.compile(r"errors resolving (?P<where>\S+): \[field:hostname lookup error:.*? for \S+: (?P<why>[^:\]]+)\]"),
 )
-_NOT_TLS = "WRONG_VERSION_NUMBER"
-_TLS_TO_NONE = "speaks no TLS: connect without credentials"
+# What gRPC's core and OpenSSL say of TLS that does not come about, and what it means.
+_TLS_TROUBLES = (
+    ("WRONG_VERSION_NUMBER", "speaks no TLS: connect without credentials"),
+    ("[Hh]ostname|IP address mismatch|Peer name", "its certificate is for another name than the one that was called"),
+    ("CERTIFICATE_VERIFY_FAILED: ([^:]+)", "its certificate is not accepted: {} (CERTIFICATE_VERIFY_FAILED)"),
+    ("CERTIFICATE_VERIFY_FAILED", "its certificate is not accepted (CERTIFICATE_VERIFY_FAILED)"),
+    ("CERTIFICATE_REQUIRED|HANDSHAKE_FAILURE", "it asks for a certificate of its clients, and was shown none"),
+    ("ALERT_UNKNOWN_CA", "it does not know the authority of this client's certificate"),
+    ("ALERT_CERTIFICATE_EXPIRED", "this client's certificate has expired"),
+    ("ALERT_[A-Z_]*CERTIFICATE", "it does not accept this client's certificate"),
+)
 # The longest text of an error that is believed to be worth reading.
 MAX_TEXT = 1_000
 
@@ -136,9 +145,17 @@ def plain(text: str) -> str:
     line = in_a_line(text)
     for pattern in _CONNECTING:
         if (found := pattern.fullmatch(line)) is not None:
-            why = _TLS_TO_NONE if _NOT_TLS in found["why"] else found["why"]
+            why = tls_trouble(found["why"]) or found["why"]
             return f"{unquote(found['where'])}: {why[:1].lower()}{why[1:]}"
     return line
+
+
+def tls_trouble(text: str) -> str:
+    """What is wrong with TLS, in clear words, of what gRPC or OpenSSL say; nothing if they say something else."""
+    for pattern, meaning in _TLS_TROUBLES:
+        if (found := re.search(pattern, text)) is not None:
+            return meaning.format(*found.groups())
+    return ""
 
 
 def in_a_line(text: str) -> str:

@@ -14,17 +14,19 @@ import grpc.aio
 from registry_api.limits import UNIX
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_api.registry.v1 import registry_pb2_grpc
-from registry_client.errors import InvalidAnswer, RegistryError, RegistryUnavailable, from_rpc_error
+from registry_client.errors import InvalidAnswer, RegistryError, RegistryUnavailable, Unauthenticated, from_rpc_error
 from registry_client.homing import LOOK_S, Homing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping
     from random import Random
 
     from registry_api.registry.v1.registry_pb2_grpc import ChecksAsyncStub
     from registry_api.registry.v1.registry_pb2_grpc import RegistryAsyncStub as _Registry
     from registry_client.backoff import Backoff
+    from registry_client.papers import Dialer
     from registry_client.tasks import Tasks
+    from registry_client.tls import Contents
 else:
     _Registry = registry_pb2_grpc.RegistryStub
 
@@ -45,6 +47,7 @@ TRY_S = 3.0
 SAY_AFTER_S = 1.0
 PROBE_S = 1.0
 PROBE_AGAIN_S = 10.0
+SPEAKS_TLS = "speaks TLS: connect with credentials (tls=…, registrys://, registryctl --tls)"
 # How long a connection is silent before it is given up for a new one.
 SILENT_S = 1.0
 # How long the calls of a connection that was given up may still take.
@@ -98,6 +101,8 @@ class Connection:
     address: str
     channel: grpc.aio.Channel
     stub: Stub
+    dialer: Dialer
+    contents: Contents | None  # of the files of TLS that the channel was made of
 
 
 class Reach:
@@ -171,8 +176,7 @@ class Link:
 
     def __init__(
         self,
-        addresses: Sequence[str],
-        credentials: grpc.ChannelCredentials | None,
+        dialers: Mapping[str, Dialer],
         backoff: Backoff,
         rng: Random,
         reach: Reach,
@@ -180,8 +184,8 @@ class Link:
         first: int = 0,
     ) -> None:
         """Begins with one of the `first` addresses, by chance, and goes back to them when they work again; 0: any."""
-        self._addresses = list(addresses)
-        self._credentials = credentials
+        self._addresses = list(dialers)
+        self._dialers = dialers
         self._backoff = backoff
         self._rng = rng
         self._reach = reach
@@ -192,7 +196,7 @@ class Link:
         self._looking: asyncio.Task[None] | None = None
         self._connections: dict[str, Connection] = {}
         self._retired: list[Connection] = []
-        self._speaks_tls: dict[str, bool] = {}
+        self._tls_troubles: dict[str, str] = {}
         self._probe_again_s: dict[str, float] = {}
 
     @property
@@ -217,11 +221,10 @@ class Link:
         return connection
 
     def _connect(self, address: str) -> Connection:
-        if self._credentials is None:
-            channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        else:
-            channel = grpc.aio.secure_channel(address, self._credentials, options=_OPTIONS)
-        return Connection(address, channel, Stub(channel))
+        dialer = self._dialers[address]
+        contents = dialer.contents_now(address)
+        channel = dialer.channel(address, contents, _OPTIONS)
+        return Connection(address, channel, Stub(channel), dialer, contents)
 
     def rotate(self, failed: Connection) -> None:
         """Go on to the next address, unless somebody has moved on from the failed one already."""
@@ -238,12 +241,14 @@ class Link:
         A connection that is silent may lead to a process that hangs while others are behind the same name by now. A
         short silence is no reason.
         """
-        if silent_s < SILENT_S:
-            return
-        if self._connections.get(silent.address) is silent:
-            del self._connections[silent.address]
-            self._retired.append(silent)
-            self._tasks.start(self._close(silent), "registry-connection")
+        if silent_s >= SILENT_S:
+            self._give_up(silent)
+
+    def _give_up(self, connection: Connection) -> None:
+        if self._connections.get(connection.address) is connection:
+            del self._connections[connection.address]
+            self._retired.append(connection)
+            self._tasks.start(self._close(connection), "registry-connection")
 
     async def _close(self, connection: Connection) -> None:
         await connection.channel.close(GRACE_S)
@@ -277,7 +282,11 @@ class Link:
         """The epoch of an address that works; else nothing."""
         connection = self._at(address)
         try:
-            answer = await connection.stub.ListServices(pb.ListServicesRequest(page_size=1), timeout=PROBE_S)
+            with_it = await connection.dialer.metadata()
+            request = pb.ListServicesRequest(page_size=1)
+            answer = await connection.stub.ListServices(request, timeout=PROBE_S, metadata=with_it)
+        except RegistryError:
+            return ""
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 self.retire(connection, PROBE_S)
@@ -297,8 +306,13 @@ class Link:
             self._homing.used(connection.address, header.epoch)
 
     def failed(self, connection: Connection, failure: RegistryError) -> None:
-        """It gave no answer, or one of no use. Goes on to the next address."""
+        """It gave no answer, or one of no use. Goes on to the next address.
+
+        If the files of TLS have changed, who asks that address again does so with what is in them now.
+        """
         self._reach.failed(connection.address, failure)
+        if connection.contents != connection.dialer.contents_now(connection.address):
+            self._give_up(connection)
         self.rotate(connection)
 
     async def judge(self, connection: Connection, error: grpc.aio.AioRpcError, doing: str = "") -> RegistryError:
@@ -308,8 +322,8 @@ class Link:
             return failure
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             return _told(failure, doing, connection.address, "no answer in time")
-        if self._credentials is None and await self._is_tls(connection.address, str(failure).lower()):
-            return _told(failure, doing, connection.address, "speaks TLS: connect with credentials")
+        if trouble := await self._tls_trouble(connection, str(failure).lower()):
+            return _told(failure, doing, connection.address, trouble)
         return failure
 
     async def judge_ended(self, connection: Connection, call: grpc.aio.Call) -> RegistryError:
@@ -320,16 +334,20 @@ class Link:
         trailers = await call.trailing_metadata()
         return await self.judge(connection, grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, text))
 
-    async def _is_tls(self, address: str, failure: str) -> bool:
-        """Whether the port answers to TLS. Looked at now and then, when a failure looks as if it did."""
+    async def _tls_trouble(self, connection: Connection, failure: str) -> str:
+        """What is wrong with TLS there. Looked at now and then, when a failure looks as if something were."""
+        address = connection.address
         hints = _MAYBE_TLS if is_ip(address) else _MAYBE_TLS_OF_NAMES
         if not any(hint in failure for hint in hints):
-            return False
+            return ""
         now = asyncio.get_running_loop().time()
         if now >= self._probe_again_s.get(address, now):
             self._probe_again_s[address] = now + PROBE_AGAIN_S
-            self._speaks_tls[address] = await speaks_tls(address) is True
-        return self._speaks_tls.get(address, False)
+            if connection.dialer.speaks_tls:
+                self._tls_troubles[address] = await connection.dialer.trouble_at(address)
+            else:
+                self._tls_troubles[address] = SPEAKS_TLS if await speaks_tls(address) is True else ""
+        return self._tls_troubles.get(address, "")
 
     # ---- calls
 
@@ -364,7 +382,7 @@ class Link:
             # A try takes no longer than its share; if it seems so, this process stood still, and nobody is to blame.
             left_s -= min(asyncio.get_running_loop().time() - begun, share_s)
             tries += 1
-            if not self._is_worth_another(failure, tries):
+            if not self._is_worth_another(failure, tries) and not may_try_anew(connection, failure):
                 raise failure
             self.failed(connection, failure)
             tell(failure)
@@ -385,7 +403,8 @@ class Link:
         check: Callable[[_Response], None] | None,
     ) -> _Response:
         try:
-            answer = await method(connection.stub)(request, timeout=timeout)
+            with_it = await connection.dialer.metadata()
+            answer = await method(connection.stub)(request, timeout=timeout, metadata=with_it)
         except grpc.aio.AioRpcError as error:
             raise await self.judge(connection, error, doing) from None
         if check is not None:
@@ -410,6 +429,11 @@ class Link:
         connections, self._connections = [*self._connections.values(), *self._retired], {}
         for connection in connections:
             await connection.channel.close()
+
+
+def may_try_anew(connection: Connection, failure: RegistryError) -> bool:
+    """Whether the registry did not know a token, and there may be another one by now."""
+    return isinstance(failure, Unauthenticated) and connection.dialer.refused()
 
 
 def _told(failure: RegistryUnavailable, doing: str, address: str, why: str) -> RegistryUnavailable:

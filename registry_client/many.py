@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from random import SystemRandom
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
 
 from registry_client import checks
 from registry_client.client import DEFAULT_DRAIN_S, RegistryClient, connect, places, reading
 from registry_client.errors import ClientClosed, Misuse, NotFound, RegistryError, RegistryUnavailable
 from registry_client.instance import check_registrable, update_to_proto
 from registry_client.lease import State
+from registry_client.papers import Shown
 from registry_client.place import Place
 from registry_client.pulse import within
 from registry_client.registration import Registration, mark_used
@@ -27,8 +28,6 @@ from registry_client.tasks import Tasks
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    import grpc
 
     from registry_client.backoff import Backoff
     from registry_client.bridge.balanced import AnyPolicy
@@ -49,11 +48,10 @@ Updated: TypeAlias = "Instance | RegistryError"
 """An instance as one registry has it after an update, or why that one could not be told."""
 
 
-class Options(TypedDict, total=False):
+class Options(Shown, total=False):
     """What `connect` takes beside the addresses."""
 
     namespace: str
-    credentials: grpc.ChannelCredentials | None
     cache_dir: str | Path | CacheDir | None
     timeout: float
     backoff: Backoff | None

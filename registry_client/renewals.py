@@ -85,7 +85,10 @@ class Renewals:
 
     async def _renew_over(self, connection: Connection) -> RegistryError | None:
         """Renew over one stream until it is of no more use, and return why; None when there is nothing to renew."""
-        call = connection.stub.KeepAlive()
+        try:
+            call = connection.stub.KeepAlive(metadata=await connection.dialer.metadata())
+        except RegistryError as error:
+            return error
         call.add_done_callback(lambda _: self._news.set())
         try:
             while self._leases.renew_at() < NEVER:

@@ -23,14 +23,17 @@ from registry_client.client import connect, in_order
 from registry_client.errors import InvalidTarget, RegistryError
 from registry_client.instance import filter_to_proto
 from registry_client.lack import why_none
+from registry_client.papers import Shown, check_papers
 from registry_client.session import CacheDir, check_cache_dir
 from registry_client.target import Target, parse_target, show_url
+from registry_client.tls import TLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from balancer.policies import AnyPolicy
+    from registry_client.bearer import Token
     from registry_client.client import RegistryClient
     from registry_client.instance import Filters
     from registry_client.view import View
@@ -40,6 +43,9 @@ if TYPE_CHECKING:
 COUNTED_WITHIN_S = 1.0
 # What a URL may say about which instances are meant.
 _TAGS, _VERSION = "tags", "version"
+# ... and, over TLS, about the files of it.
+_TLS = ("ca", "cert", "key")
+_OURS = (_TAGS, _VERSION, *_TLS)
 # Targets that the balancer resolves by itself.
 _WITHOUT_REGISTRY = ("static", "dns")
 
@@ -52,7 +58,7 @@ class Source:
 
     target: Target
     filters: Filters
-    credentials: grpc.ChannelCredentials | None = None
+    papers: Shown
     cache_dir: str | Path | CacheDir | None = CacheDir.DEFAULT
 
 
@@ -66,9 +72,7 @@ class RegistryResolver:
         """Push every view until cancelled. Raises RegistryError when the registry refuses the question."""
         target, source = self._source.target, self._source
         translator = Translator(target.service)
-        made = connect(
-            target.addresses, namespace=target.namespace, credentials=source.credentials, cache_dir=source.cache_dir
-        )
+        made = connect(target.addresses, namespace=target.namespace, cache_dir=source.cache_dir, **source.papers)
         async with (
             in_order(made, target.first) as registry,
             registry.watch(target.service, **source.filters) as watch,
@@ -115,6 +119,8 @@ def aio_channel(
     compression: grpc.Compression | None = None,
     interceptors: Sequence[grpc.aio.ClientInterceptor] | None = None,
     registry_credentials: grpc.ChannelCredentials | None = None,
+    registry_tls: TLS | None = None,
+    registry_token: Token | None = None,
     cache_dir: str | Path | CacheDir | None = CacheDir.DEFAULT,
     balancing: ChannelOptions | None = None,
     filters: Filters | None = None,
@@ -134,7 +140,8 @@ def aio_channel(
     """
     checks.instance_of("credentials", grpc.ChannelCredentials, credentials)
     checks.instance_of("compression", grpc.Compression, compression)
-    settings = _settings(target, policy, options, balancing, filters, registry_credentials, cache_dir)
+    papers = Shown(credentials=registry_credentials, tls=registry_tls, token=registry_token)
+    settings = _settings(target, policy, options, balancing, filters, papers, cache_dir)
     return _aio_channel(
         settings.resolver,
         policy=settings.policy,
@@ -154,6 +161,8 @@ def channel(
     credentials: grpc.ChannelCredentials | None = None,
     compression: grpc.Compression | None = None,
     registry_credentials: grpc.ChannelCredentials | None = None,
+    registry_tls: TLS | None = None,
+    registry_token: Token | None = None,
     cache_dir: str | Path | CacheDir | None = CacheDir.DEFAULT,
     balancing: ChannelOptions | None = None,
     filters: Filters | None = None,
@@ -164,7 +173,8 @@ def channel(
     """
     checks.instance_of("credentials", grpc.ChannelCredentials, credentials)
     checks.instance_of("compression", grpc.Compression, compression)
-    settings = _settings(target, policy, options, balancing, filters, registry_credentials, cache_dir)
+    papers = Shown(credentials=registry_credentials, tls=registry_tls, token=registry_token)
+    settings = _settings(target, policy, options, balancing, filters, papers, cache_dir)
     made: grpc.Channel = _blocking_channel(
         settings.resolver,
         policy=settings.policy,
@@ -190,24 +200,37 @@ def _settings(
     options: Sequence[tuple[str, Any]] | None,
     balancing: ChannelOptions | None,
     filters: Filters | None,
-    credentials: grpc.ChannelCredentials | None,
+    papers: Shown,
     cache_dir: str | Path | CacheDir | None,
 ) -> _Settings:
     if not isinstance(url, str):
         raise InvalidTarget(f"target {checks.shown(url)}: must be a string, such as 'registry://127.0.0.1:7400/player'")
     given = checks.channel_options(options)
     checks.instance_of("balancing", ChannelOptions, balancing)
-    checks.instance_of("registry_credentials", grpc.ChannelCredentials, credentials)
+    for name, kind in (("credentials", grpc.ChannelCredentials), ("tls", TLS)):
+        checks.instance_of(f"registry_{name}", kind, papers.get(name))
     check_cache_dir(cache_dir)
     if url.partition(":")[0] in _WITHOUT_REGISTRY:
         return _Settings(_checked(url, filters), policy, balancing)
     target = parse_target(url)
-    rest = {name: value for name, value in target.options.items() if name not in (_TAGS, _VERSION)}
+    papers = _with_url(url, target, papers)
+    rest = {name: value for name, value in target.options.items() if name not in _OURS}
     chosen, completed = _in_url(url, lambda: from_query(rest, policy, balancing))
     if chosen is None and parse_service_config(given.get(SERVICE_CONFIG)).policy is None:
         chosen = DEFAULT_POLICY
-    source = Source(replace(target, options={}), _filters(target.options, filters), credentials, cache_dir)
+    source = Source(replace(target, options={}), _filters(target.options, filters), papers, cache_dir)
     return _Settings(RegistryResolver(source), chosen, completed)
+
+
+def _with_url(url: str, target: Target, papers: Shown) -> Shown:
+    """With what the URL says of TLS. Raises InvalidTarget and InvalidArgument, before anything is dialed."""
+    files = {name: target.options[name] for name in _TLS if name in target.options}
+    if files and not target.over_tls:
+        raise InvalidTarget(f"target {show_url(url)}: {', '.join(files)}: must be of a registrys:// URL")
+    if target.over_tls and not papers.get("credentials") and not papers.get("tls"):
+        papers = {**papers, "tls": _in_url(url, lambda: TLS(**files))}
+    token = _in_url(url, lambda: check_papers(target.addresses, **papers)).token
+    return {**papers, "token": token or ""}
 
 
 def _checked(url: str, filters: Filters | None) -> str:

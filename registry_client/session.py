@@ -17,14 +17,13 @@ from registry_client import checks
 from registry_client.cache import Disk, default_dir
 from registry_client.keeper import Keeper
 from registry_client.link import Link, Reach
+from registry_client.papers import Dialer, Papers
 from registry_client.place import Place
 from registry_client.pulse import Pulse
 from registry_client.tasks import Tasks, steady
 from registry_client.watcher import Links, Means
 
 if TYPE_CHECKING:
-    import grpc
-
     from registry_client.backoff import Backoff
     from registry_client.health import HealthCheck
     from registry_client.inside import Inside
@@ -65,7 +64,7 @@ class Settings:
 
     addresses: tuple[str, ...]
     namespace: str
-    credentials: grpc.ChannelCredentials | None
+    papers: Papers
     cache_dir: Path | None
     timeout_s: float
     backoff: Backoff
@@ -73,19 +72,29 @@ class Settings:
     watch_limits: WatchLimits
     store: str = field(default="", repr=False)  # in place of addresses; it may have a password in it
     first: int = 0  # so many of the addresses are preferred; 0 for all
-    of: tuple[Addressed, ...] = ()  # whose addresses are meant, in place of addresses
+    # Whose addresses are meant, in place of addresses, with the papers for them.
+    of: tuple[tuple[Addressed, Papers], ...] = ()
     ttl_s: float = DEFAULT_TTL_S
     checks: tuple[HealthCheck, ...] = ()
+
+
+def _dialers(it: Settings, inside: Inside | None) -> dict[str, Dialer]:
+    """All addresses, and how each is dialed."""
+    if inside is not None:
+        return {inside.address: Dialer(it.papers)}
+    dialers: dict[str, Dialer] = {}
+    for addresses, papers in [(client.addresses, papers) for client, papers in it.of] or [(it.addresses, it.papers)]:
+        dialers |= dict.fromkeys(addresses, Dialer(papers))
+    return dialers
 
 
 class Session:
     """What a client has while it is open: all of it lives in one event loop."""
 
     def __init__(self, it: Settings, inside: Inside | None = None) -> None:
-        self.addresses = it.addresses or tuple(address for client in it.of for address in client.addresses)
-        if inside is not None:
-            self.addresses = (inside.address,)
-        first = len(it.of[0].addresses) if it.of else it.first
+        dialers = _dialers(it, inside)
+        self.addresses = tuple(dialers)
+        first = len(it.of[0][0].addresses) if it.of else it.first
         self._inside = inside
         self.place = Place()
         rng = SystemRandom()  # shared by nobody and seeded by nobody
@@ -93,7 +102,7 @@ class Session:
         self.tasks = Tasks()
 
         def make() -> Link:
-            return Link(self.addresses, it.credentials, it.backoff, rng, self.reach, self.tasks, first)
+            return Link(dialers, it.backoff, rng, self.reach, self.tasks, first)
 
         self.link = make()
         # Connections of their own: a registry takes so many streams of each, and no watch may keep a renewal waiting.

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import grpc
 
     from registry_client.backoff import Backoff
+    from registry_client.bearer import Token
     from registry_client.bridge import balanced  # noqa: F401 - in quotes
     from registry_client.bridge.balanced import AnyPolicy, PoolStatistics
     from registry_client.discovery import DiscoveryStatistics
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from registry_client.many import Options
     from registry_client.monitor import Monitor as AioMonitor  # noqa: F401 - in quotes
     from registry_client.steps import WatchLimits
+    from registry_client.tls import TLS
     from registry_client.view import View
 
 
@@ -50,6 +52,9 @@ def connect(
     *,
     namespace: str = DEFAULT_NAMESPACE,
     credentials: grpc.ChannelCredentials | None = None,
+    tls: TLS | None = None,
+    token: Token | None = None,
+    plaintext_token: bool = False,
     cache_dir: str | Path | CacheDir | None = CacheDir.DEFAULT,
     timeout: float = DEFAULT_TIMEOUT_S,
     backoff: Backoff | None = None,
@@ -64,6 +69,9 @@ def connect(
         addresses,
         namespace=namespace,
         credentials=credentials,
+        tls=tls,
+        token=token,
+        plaintext_token=plaintext_token,
         cache_dir=cache_dir,
         timeout=timeout,
         backoff=backoff,

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SCHEME = "registry"
+OVER_TLS = "registrys"
 _LONGEST_SHOWN = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A `registry://ADDRESSES/[NAMESPACE/]SERVICE[?OPTION=VALUE&…]` URL, taken apart.
+    """A `registry://ADDRESSES/[NAMESPACE/]SERVICE[?OPTION=VALUE&…]` URL, taken apart; `registrys://` is over TLS.
 
     In the addresses `,` stands between replicas of a registry, and `|` before the next registry. Each `/` of a
     `unix:PATH` is `%2F` there.
@@ -32,6 +33,7 @@ class Target:
     options: Mapping[str, str] = field(default_factory=dict)
     first: int = 0
     """So many of the addresses are of the registry to be preferred; 0 when there is only one."""
+    over_tls: bool = False
 
 
 def parse_target(url: str) -> Target:
@@ -39,7 +41,7 @@ def parse_target(url: str) -> Target:
     if not isinstance(url, str):
         raise InvalidTarget(f"target {shown(url)}: must be a string")
     scheme, separator, rest = url.partition("://")
-    if not separator or scheme != SCHEME:
+    if not separator or scheme not in (SCHEME, OVER_TLS):
         raise InvalidTarget(
             f"target {show_url(url)}: must begin with {SCHEME}://, as in {SCHEME}://127.0.0.1:{DEFAULT_PORT}/player"
         )
@@ -61,7 +63,7 @@ def parse_target(url: str) -> Target:
     registries = [parse_addresses(_written_out(addresses)) for addresses in where.split("|")]
     first = len(registries[0]) if len(registries) > 1 else 0
     addresses = tuple(dict.fromkeys(address for registry in registries for address in registry))
-    return Target(addresses, service, namespace, _options(url, query), first)
+    return Target(addresses, service, namespace, _options(url, query), first, scheme == OVER_TLS)
 
 
 def _written_out(addresses: str) -> list[str]:
@@ -72,7 +74,7 @@ def _written_out(addresses: str) -> list[str]:
 def show_url(url: str) -> str:
     """The URL as messages quote it, of bounded length."""
     text = repr(url) if len(url) <= _LONGEST_SHOWN else shown(url)
-    return without_secrets(text, asks=not url.startswith(f"{SCHEME}:"))
+    return without_secrets(text, asks=not url.startswith((f"{SCHEME}:", f"{OVER_TLS}:")))
 
 
 def _options(url: str, query: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ from registry_client.errors import (
     RegistryUnavailable,
     Unauthenticated,
 )
-from registry_client.link import end
+from registry_client.link import end, may_try_anew
 from registry_client.steps import Asked, WatchLimits
 from registry_client.view import SILENCE_S, Folded, View, ViewFold
 
@@ -53,6 +53,7 @@ COSTLY = 10.0  # how many times longer the pauses are for a registry whose answe
 COMPLAIN_EVERY_S = 60.0
 COMPLAINTS = 20  # in that time
 BURST, BURST_S = 100, 0.1  # so many answers in no less than that
+_FINAL = (InvalidArgument, PermissionDenied, Unauthenticated)
 PAUSE_AT_MOST_S = 30.0  # for one that says itself when to come back
 
 
@@ -284,6 +285,8 @@ class Following:
             if (task := asyncio.current_task()) is None or task.cancelling():
                 raise
             self._failed(stream, RegistryUnavailable(f"{connection.address}: the connection was closed"))
+        except RegistryUnavailable as error:  # there is no token to ask with
+            self._failed(stream, error)
         except RegistryError:
             raise
         except Exception as error:
@@ -296,8 +299,9 @@ class Following:
         request = pb.WatchRequest()
         request.CopyFrom(self._question)
         request.resume_token = self._fold.token
+        with_it = await stream.connection.dialer.metadata()
         self._fold.on_connect()
-        call = stream.connection.stub.Watch(request)
+        call = stream.connection.stub.Watch(request, metadata=with_it)
         try:
             async with asyncio.timeout(None) as stream.patience:
                 self._stream = stream
@@ -319,7 +323,7 @@ class Following:
         """Decide whether a broken stream is worth another try. A question that was answered before always is."""
         if isinstance(failure, InvalidArgument) and self._fold.token:
             self._fold.token = ""  # not a token of this registry
-        elif isinstance(failure, InvalidArgument | PermissionDenied | Unauthenticated) and not self._fold.has_view:
+        elif isinstance(failure, _FINAL) and not self._fold.has_view and not may_try_anew(stream.connection, failure):
             raise failure
         if isinstance(failure, RegistryUnavailable):
             stream.retry_after_s = failure.retry_after_s or 0.0

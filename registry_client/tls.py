@@ -1,0 +1,147 @@
+"""SHELL: TLS towards a registry: the files it is made of, and what is wrong when it does not come about."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass, field
+from os import PathLike, fspath
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import grpc
+
+from registry_client import checks
+from registry_client.errors import InvalidArgument, WrongType, tls_trouble
+
+PEM: TypeAlias = str | PathLike[str] | bytes
+
+# How long somebody may take to answer a look at what is wrong with TLS.
+LOOK_S = 1.0
+_MARKS = {"ca": b"-----BEGIN CERTIFICATE-----", "cert": b"-----BEGIN CERTIFICATE-----", "key": b"PRIVATE KEY-----"}
+
+
+class Contents(NamedTuple):
+    """What the files say; None for what is not given."""
+
+    ca: bytes | None
+    cert: bytes | None
+    key: bytes | None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """The same for gRPC."""
+        return grpc.ssl_channel_credentials(self.ca, self.key, self.cert)
+
+
+@dataclass(frozen=True, slots=True)
+class TLS:
+    """TLS towards a registry: `connect("registry.example:7400", tls=TLS(ca="ca.pem"))`.
+
+    Each is the path of a PEM file, or what is in one as bytes. `ca`: whom to trust, by default the authorities that
+    gRPC brings. `cert` and `key`: what this client shows, if the registry asks for it. Files are read again for new
+    connections, so they may change. Raises InvalidArgument.
+    """
+
+    ca: PEM | None = None
+    cert: PEM | None = None
+    key: PEM | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in _MARKS:
+            given: object = getattr(self, name)
+            if given is not None and not isinstance(given, str | PathLike | bytes):
+                rule = "must be the path of a PEM file, or its bytes"
+                raise WrongType(f"tls.{name}: {rule}, is {type(given).__name__}", f"tls.{name}")
+        for one, other in (("cert", "key"), ("key", "cert")):
+            if getattr(self, one) is not None and getattr(self, other) is None:
+                raise checks.wrong(f"tls.{other}", f"must be there with tls.{one}")
+
+    def read(self) -> Contents:
+        """What is in the files now. Raises InvalidArgument, with the field, for what cannot be used."""
+        contents = Contents(_content("ca", self.ca), _content("cert", self.cert), _content("key", self.key))
+        self.context()
+        return contents
+
+    def read_again(self, before: Contents) -> Contents:
+        """The same; as it was before while it cannot be used, as while somebody writes the files."""
+        try:
+            return self.read()
+        except InvalidArgument:
+            return before
+
+    def context(self) -> ssl.SSLContext:
+        """For Python's own TLS, which says what is wrong in clear words. Raises InvalidArgument."""
+        context = ssl.create_default_context()
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as gRPC: many authorities lack an extension or two
+        context.set_alpn_protocols(["h2"])
+        try:
+            if isinstance(self.ca, bytes):
+                context.load_verify_locations(cadata=self.ca.decode("ascii", "replace"))
+            elif self.ca is not None:
+                context.load_verify_locations(self.ca)
+        except (OSError, ValueError):  # an SSLError is an OSError
+            raise checks.wrong("tls.ca", f"{_shown(self.ca)}: cannot be used") from None
+        if self.cert is None or isinstance(self.cert, bytes) or self.key is None or isinstance(self.key, bytes):
+            return context
+        try:
+            # A key that needs a password is refused. Without one here, it would be asked for at the terminal.
+            context.load_cert_chain(self.cert, self.key, password="")
+        except (OSError, ValueError) as error:
+            if "KEY_VALUES_MISMATCH" in str(error):
+                raise checks.wrong("tls.key", f"{_shown(self.key)}: is not the key of {_shown(self.cert)}") from None
+            raise checks.wrong("tls.cert", f"{_shown(self.cert)}, {_shown(self.key)}: cannot be used") from None
+        return context
+
+
+async def trouble_with_any(tls: TLS | None, address: str) -> str:
+    """What goes wrong at an address, HOST:PORT, with these files; nothing if that cannot be told without them."""
+    if tls is None or isinstance(tls.cert, bytes) or isinstance(tls.key, bytes):
+        return ""
+    try:
+        return await trouble_with(address, tls.context())
+    except InvalidArgument as error:
+        return str(error)
+
+
+async def trouble_with(address: str, context: ssl.SSLContext) -> str:
+    """What goes wrong with TLS at an address, HOST:PORT, in a line; nothing if all is well, or nobody can tell."""
+    host, _, port = address.rpartition(":")
+    writer: asyncio.StreamWriter | None = None
+    try:
+        async with asyncio.timeout(LOOK_S):
+            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=context)
+            await reader.read(1)  # who does not like our certificate says so only now
+    except ssl.SSLCertVerificationError as error:
+        return tls_trouble(f"CERTIFICATE_VERIFY_FAILED: {error.verify_message}")
+    except ssl.SSLError as error:
+        return tls_trouble(error.reason or "")
+    except (OSError, ValueError):
+        return ""
+    finally:
+        if writer is not None:
+            writer.transport.abort()
+    return ""
+
+
+def _content(name: str, given: PEM | None) -> bytes | None:
+    if given is None:
+        return None
+    if isinstance(given, bytes):
+        content = given
+    else:
+        path = checks.text(f"tls.{name}", fspath(given))
+        try:
+            content = Path(path).read_bytes()
+        except (OSError, ValueError) as error:
+            said = error.strerror if isinstance(error, OSError) else str(error)
+            raise checks.wrong(f"tls.{name}", f"{checks.shown_path(path)}: {said}") from None
+    if _MARKS[name] not in content:
+        what = "key" if name == "key" else "certificate"
+        raise checks.wrong(f"tls.{name}", f"{_shown(given)}: there is no {what} in PEM in it")
+    if name == "key" and b"ENCRYPTED" in content:
+        raise checks.wrong("tls.key", f"{_shown(given)}: needs a password: write the key without one")
+    return content
+
+
+def _shown(given: PEM | None) -> str:
+    return "the bytes" if isinstance(given, bytes) or given is None else checks.shown_path(fspath(given))

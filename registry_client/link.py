@@ -75,7 +75,8 @@ _BROKEN = frozenset(
     {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
 )
 # What gRPC says when a port that speaks TLS is called without it, among other causes.
-_MAYBE_TLS = ("socket closed", "connection reset by peer", "broken pipe")
+# ... or one that does not like the certificate which it is shown.
+_MAYBE_TLS = ("socket closed", "connection reset by peer", "broken pipe", "unwrap failed", "tsi_")
 # The same of a name with several addresses, of which gRPC tells about the last one alone.
 _MAYBE_TLS_OF_NAMES = (*_MAYBE_TLS, "connection refused")
 

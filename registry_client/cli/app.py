@@ -17,7 +17,7 @@ from registry_client.cli.checks import checks
 from registry_client.cli.copying import export_, import_, sync
 from registry_client.cli.ends import Signalled
 from registry_client.cli.health import health
-from registry_client.cli.options import DEFAULT_SERVER, OUTPUTS, TIMEOUT, Common
+from registry_client.cli.options import DEFAULT_SERVER, OUTPUTS, TIMEOUT, Common, with_papers
 from registry_client.cli.reading import instances, namespaces, services, watch
 from registry_client.cli.registering import register
 from registry_client.cli.show import (
@@ -111,16 +111,17 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
     "--timeout", type=TIMEOUT, default=DEFAULT_TIMEOUT_S, show_default=True, metavar="SECONDS",
     help="For one request, retries included.",
 )  # fmt: skip
+@with_papers
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show it.")
 @click.pass_context
-def main(context: click.Context, server: str, namespace: str, output: str, timeout: float) -> None:
+def main(context: click.Context, /, **options: Any) -> None:
     """See and change what a grpc-registry knows.
 
     The options may also stand after the name of the command.
     """
     logging.basicConfig(handlers=[LogLines()], level=logging.WARNING, force=True)
     logging.getLogger("registry_client.link").setLevel(logging.INFO)  # which also says when it is over
-    context.obj = Common(server, namespace, output, timeout)
+    context.obj = Common(**options)
 
 
 for command in (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,10 +11,12 @@ import click
 from registry_api.limits import DEFAULT_NAMESPACE, MAX_DRAIN_S
 from registry_client.addresses import parse_endpoint
 from registry_client.checks import MAX_TIMEOUT_S
+from registry_client.cli.show import USAGE, end
 from registry_client.client import DEFAULT_TIMEOUT_S, RegistryClient, connect
-from registry_client.errors import InvalidTarget
+from registry_client.errors import InvalidArgument, InvalidTarget
 from registry_client.health import Health
 from registry_client.instance import Filters, Locality, Status
+from registry_client.tls import TLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -31,10 +33,34 @@ class Common:
     namespace: str = DEFAULT_NAMESPACE
     output: str = "table"
     timeout: float = DEFAULT_TIMEOUT_S
+    tls: bool = False
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    token: str | None = field(default=None, repr=False)
+    plaintext_token: bool = False
 
     def connect(self) -> RegistryClient:
         """A client as the options say. The last view on disk is of no interest to a shell."""
-        return connect(self.server, namespace=self.namespace, timeout=self.timeout, cache_dir=None)
+        try:
+            return connect(
+                self.server,
+                namespace=self.namespace,
+                timeout=self.timeout,
+                cache_dir=None,
+                tls=self._tls(),
+                token=self.token,
+                plaintext_token=self.plaintext_token,
+            )
+        except InvalidArgument as error:
+            if error.field.partition(".")[0] in ("tls", "token"):
+                end(USAGE, _as_flags(str(error)))
+            raise
+
+    def _tls(self) -> TLS | None:
+        """With any of the files, or when it is asked for."""
+        given = (self.tls_ca, self.tls_cert, self.tls_key)
+        return TLS(*given) if self.tls or any(given) else None
 
     @property
     def as_json(self) -> bool:
@@ -45,6 +71,13 @@ class Common:
     def wide(self) -> bool:
         """True for tables with all there is, nothing of it cut."""
         return self.output == "wide"
+
+
+def _as_flags(text: str) -> str:
+    """What `connect` says of its arguments, for who has flags."""
+    for name, flag in (("tls.", "--tls-"), ("plaintext_token", "--plaintext-token"), ("with tls,", "with --tls,")):
+        text = text.replace(name, flag)
+    return text if text.startswith("--") else f"--{text}"
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic in newer ones alone
@@ -104,6 +137,25 @@ def one_of(kind: type[Status] | type[Health]) -> click.Choice[str]:
 DRAIN = Seconds(MAX_DRAIN_S)
 TIMEOUT = Seconds(MAX_TIMEOUT_S, open_min=True)
 
+
+def _papers(*, of_the_program: bool) -> tuple[Callable[..., Any], ...]:
+    """The options about TLS and the token."""
+    more: dict[str, Any] = {} if of_the_program else {"default": None}
+    env: dict[str, Any] = {"envvar": "REGISTRY_TLS_CA", "show_envvar": True} if of_the_program else {}
+    return (
+        click.option("--tls", is_flag=True, help="Speak TLS, and trust the authorities that gRPC brings.", **more),
+        click.option("--tls-ca", metavar="FILE", help="Speak TLS, and trust these authorities.", **env),
+        click.option("--tls-cert", metavar="FILE", help="The certificate to show, if the registry asks for one."),
+        click.option("--tls-key", metavar="FILE", help="The key of it."),
+        click.option(
+            "--token", metavar="TOKEN",
+            help="file:PATH or env:NAME of the token to show, or itself, in sight of all on this machine. "
+            "[env REGISTRY_TOKEN]",
+        ),
+        click.option("--plaintext-token", is_flag=True, help="Show it to other machines without TLS, too.", **more),
+    )  # fmt: skip
+
+
 _COMMON = (
     click.option(
         "--server", "-s", metavar="ADDRESSES", help=f"HOST:PORT[,HOST:PORT…] [env REGISTRY_SERVER; {DEFAULT_SERVER}]"
@@ -111,7 +163,9 @@ _COMMON = (
     click.option("--namespace", "-n", metavar="NAME", help=f"[env REGISTRY_NAMESPACE; {DEFAULT_NAMESPACE}]"),
     click.option("--output", "-o", type=click.Choice(OUTPUTS), help="[table]"),
     click.option("--timeout", type=TIMEOUT, metavar="SECONDS", help="For one request [5]"),
+    *_papers(of_the_program=False),
 )
+_NAMES = tuple(it.name for it in fields(Common))
 
 _FILTER = (
     click.option("--tag", "tags", multiple=True, help="Has this tag; repeatable, all must match."),
@@ -124,6 +178,11 @@ _FILTER = (
     click.option("--sub-zone", default=""),
     click.option("--healthy", "healthy_only", is_flag=True, help="Gets traffic: active, not ill, of a weight above 0."),
 )
+
+
+def with_papers(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give the program the options about TLS and the token, as arguments."""
+    return _with(_papers(of_the_program=True), function)
 
 
 def with_all_namespaces(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -140,7 +199,7 @@ def with_common(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.pass_context
     @functools.wraps(function)
     def wrapper(context: click.Context, /, **arguments: Any) -> Any:
-        given = {name: arguments.pop(name) for name in ("server", "namespace", "output", "timeout")}
+        given = {name: arguments.pop(name) for name in _NAMES}
         named = {name: value for name, value in given.items() if value is not None}
         return function(replace(context.find_object(Common) or Common(), **named), **arguments)
 

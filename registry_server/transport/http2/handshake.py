@@ -5,14 +5,16 @@ it knows them all.
 """
 
 import asyncio
+import contextlib
 import logging
+import os
 import ssl
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import cast
 
 from registry_server.transport.http2.connection import Connection
 from registry_server.transport.http2.shared import Shared, peer_of
+from registry_server.transport.shaking import BEGINNING
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +32,6 @@ _MEANINGS = {
 HUNG_UP = "hung up within the TLS handshake: it may not accept this server's certificate"
 
 Admit = Callable[[], Connection]
-# The one that is about to begin, for what asyncio makes for it.
-_BEGINNING: ContextVar["Handshake"] = ContextVar("_BEGINNING")
 
 
 class Handshakes:
@@ -72,7 +72,9 @@ class Handshake(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
         self._early = _Early()
-        self.has_spoken = False  # the client has; who merely looks whether the port is open has not
+        # See Shaker. Who merely looks whether the port is open has not spoken. gRPC's core and asyncio hang up where
+        # others say what they do not like.
+        self.has_spoken = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin. Nothing is read before the handshake does it."""
@@ -93,6 +95,12 @@ class Handshake(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def say_last(self, words: bytes) -> None:
+        """See Shaker. Past the transport, which is closed before it would send anything."""
+        if self._transport is not None and not self._transport.get_write_buffer_size():
+            with contextlib.suppress(OSError):
+                os.write(self._transport.get_extra_info("socket").fileno(), words)
+
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._all.is_over(self)
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -100,14 +108,13 @@ class Handshake(asyncio.Protocol):
             self.give_up()
 
     async def _shake(self, plain: asyncio.Transport) -> None:
-        limits, peer, context = self._all.shared.limits, peer_of(plain), self._all.context()
-        context.sslobject_class = _Object
-        _BEGINNING.set(self)
+        limits, peer = self._all.shared.limits, peer_of(plain)
+        BEGINNING.set(self)
         try:
             transport = await self._all.shared.loop.start_tls(
                 plain,
                 self._early,
-                context,
+                self._all.context(),
                 server_side=True,
                 ssl_handshake_timeout=limits.handshake_s,
                 ssl_shutdown_timeout=limits.keepalive_timeout_s,
@@ -147,20 +154,6 @@ class _Early(asyncio.Protocol):
             piece, rest = rest[: len(buffer)], rest[len(buffer) :]
             buffer[: len(piece)] = piece
             connection.buffer_updated(len(piece))
-
-
-class _Object(ssl.SSLObject):
-    """Tells its handshake when the client has spoken. gRPC's core hangs up where others say what they do not like."""
-
-    _of: Handshake | None = None
-
-    def do_handshake(self) -> None:
-        """Called once at the beginning, and then whenever something has come."""
-        if self._of is None:
-            self._of = _BEGINNING.get()
-        else:
-            self._of.has_spoken = True
-        super().do_handshake()
 
 
 def meaning(error: OSError, *, has_spoken: bool) -> str:

@@ -1,6 +1,10 @@
 """TLS towards the registry: with the right authority, with a wrong one, and without any."""
 
+import asyncio
+import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -10,10 +14,16 @@ import trustme
 import registry_client
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_api.registry.v1 import registry_pb2_grpc
-from registry_client import Instance, RegistryUnavailable
+from registry_client import TLS, Instance, RegistryUnavailable
 from registry_client.link import speaks_tls
+from registry_server.config import TRANSPORTS, Config
+from registry_server.server import serve
 from tests.integration.client.test_registering import nobody_there
+from tests.support.counting import counting
 from tests.support.fake_registry import FakeRegistry, serving
+from tests.support.proxy import Proxy
+from tests.support.tls import LOCAL, Authority, Pair
+from tests.support.waiting import eventually_async
 
 
 class Registry(registry_pb2_grpc.RegistryServicer):
@@ -94,3 +104,149 @@ async def test_others_are_not(address: str) -> None:
         async with registry_client.connect(address, credentials=credentials, timeout=0.5) as registry:
             with pytest.raises(RegistryUnavailable):
                 await registry.services()
+
+
+# ---- against the server itself
+
+
+@asynccontextmanager
+async def serving_tls(
+    directory: Path, pair: Pair, transport: str = "http2", clients: Authority | None = None
+) -> AsyncIterator[str]:
+    """A registry over TLS, in this loop, which shows that; its address by name."""
+    files = pair.write(directory)
+    client_ca = str(clients.write(directory, "clients")) if clients else ""
+    config = Config(
+        "localhost:0", transport=transport, tls_cert=str(files.cert), tls_key=str(files.key), tls_client_ca=client_ca
+    )
+    async with serve(config) as address:
+        yield address
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_all_that_a_client_does_over_mutual_tls(tmp_path: Path, transport: str) -> None:
+    """Each way to say what it shows leads to the same."""
+    authority = Authority()
+    ca, mine = authority.write(tmp_path), authority.pair("game.example").write(tmp_path, "mine")
+    tls = TLS(ca, mine.cert, mine.key)
+    async with (
+        serving_tls(tmp_path, authority.pair(*LOCAL), transport, authority) as address,
+        registry_client.connect(address, tls=tls) as registry,
+        registry.register(Instance("player", "127.0.0.1", 8001)),
+        registry.watch("player") as watch,
+    ):
+        assert len((await anext(watch)).instances) == 1
+        table = {"ca": str(ca), "cert": str(mine.cert), "key": str(mine.key)}
+        pems = TLS(*(it.read_bytes() for it in (ca, mine.cert, mine.key)))
+        for other in (
+            registry_client.from_config({"addresses": address, "tls": table}),
+            registry_client.connect_many({"one": address}, tls=tls),
+            registry_client.connect(address, tls=pems),
+        ):
+            async with other:
+                assert len(await other.list("player")) == 1
+        assert await asyncio.to_thread(listed_by_threads, address, tls) == 1
+
+
+def listed_by_threads(address: str, tls: TLS) -> int:
+    with registry_client.sync.connect(address, tls=tls) as registry:
+        return len(registry.list("player"))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "line"),
+    [
+        ("other authority", "its certificate is not accepted: "),
+        ("expired", "its certificate is not accepted: certificate has expired"),
+        ("other name", "its certificate is for another name than the one that was called"),
+        ("no tls", "speaks TLS: connect with credentials"),
+        ("no certificate", "it asks for a certificate of its clients, and was shown none"),
+        ("stranger", "it does not know the authority of this client's certificate"),
+        ("expired client", "this client's certificate has expired"),
+    ],
+)
+async def test_what_goes_wrong_is_one_line(
+    mistake: str, line: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = Authority()
+    names = ("elsewhere.example",) if mistake == "other name" else LOCAL
+    pair = authority.pair(*names, expired=mistake == "expired")
+    asks = authority if mistake in ("no certificate", "stranger", "expired client") else None
+    trusted = Authority() if mistake == "other authority" else authority
+    shown = {
+        "stranger": lambda: Authority().pair("game.example"),
+        "expired client": lambda: authority.pair("game.example", expired=True),
+    }.get(mistake)
+    mine = shown().write(tmp_path, "mine") if shown else None
+    tls = None if mistake == "no tls" else TLS(trusted.write(tmp_path), mine and mine.cert, mine and mine.key)
+    async with (
+        serving_tls(tmp_path, pair, clients=asks) as address,
+        registry_client.connect(address, tls=tls, timeout=1.0, cache_dir=None) as registry,
+    ):
+        with pytest.raises(RegistryUnavailable) as failed:
+            await registry.services()
+        assert line in str(failed.value)
+        assert re.match(r"list services: \S+:\d+: ", str(failed.value))
+        assert "\n" not in str(failed.value)
+        with pytest.raises(RegistryUnavailable, match=re.escape(line)):
+            await registry.register(Instance("player", "127.0.0.1", 8001), timeout=1.0)
+
+
+async def test_files_that_have_changed_are_shown_from_the_next_connection_on(tmp_path: Path) -> None:
+    """A client that runs for longer than its certificate is good."""
+    authority, other = Authority(), Authority()
+    ca, mine = authority.write(tmp_path), authority.pair("game.example").write(tmp_path, "mine")
+    tls = TLS(ca, mine.cert, mine.key)
+    async with (
+        serving_tls(tmp_path, authority.pair(*LOCAL), clients=authority) as address,
+        Proxy(address) as way,
+        registry_client.connect(way.address, tls=tls, timeout=20.0, cache_dir=None) as registry,
+        registry.register(Instance("player", "127.0.0.1", 8001)) as registration,
+    ):
+        # Both sides go over to another authority; then the connections break.
+        ca.write_bytes(other.pem)
+        (tmp_path / "clients.pem").write_bytes(other.pem)
+        other.pair("game.example").write(tmp_path, "mine")
+        other.pair(*LOCAL).write(tmp_path)
+        await way.cut()
+        await way.restore()
+        assert len(await registry.list("player")) == 1
+        await eventually_async(lambda: registration.invisible_for is None)
+
+
+async def test_a_channel_by_url(tmp_path: Path) -> None:
+    authority = Authority()
+    ca, mine = authority.write(tmp_path), authority.pair("game.example").write(tmp_path, "mine")
+    async with serving_tls(tmp_path, authority.pair(*LOCAL), clients=authority) as address:
+        with counting() as backend:
+            async with (
+                registry_client.connect(address, tls=TLS(ca, mine.cert, mine.key)) as registry,
+                registry.register(Instance("player", "127.0.0.1", backend.port)),
+            ):
+                url = f"registrys://{address}/player?ca={ca}&cert={mine.cert}&key={mine.key}&policy=round_robin"
+                async with registry_client.aio.channel(url, cache_dir=None) as channel:
+                    await channel.unary_unary("/test.Counting/Echo")(b"x", timeout=10)
+                await asyncio.to_thread(call_by_threads, url)
+                plain = url.replace("registrys:", "registry:").partition("?")[0]
+                async with registry_client.aio.channel(plain, cache_dir=None) as channel:
+                    with pytest.raises(grpc.aio.AioRpcError, match="speaks TLS: connect with credentials"):
+                        await channel.unary_unary("/test.Counting/Echo")(b"x", timeout=10)
+
+
+def call_by_threads(url: str) -> None:
+    with registry_client.channel(url, cache_dir=None) as channel:
+        channel.unary_unary("/test.Counting/Echo")(b"x", timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("registry://h/player?ca=/x.pem", "ca: must be of a registrys:// URL"),
+        ("registrys://h/player?ca=/nowhere/x.pem", "tls.ca: /nowhere/x.pem: No such file"),
+        ("registrys://h/player?cert=/nowhere/x.pem", "tls.key: must be there with tls.cert"),
+        ("registryss://h/player", "must begin with registry://"),
+    ],
+)
+def test_urls_with_a_mistake(url: str, told: str) -> None:
+    with pytest.raises(registry_client.InvalidTarget, match=re.escape(told)):
+        registry_client.channel(url)

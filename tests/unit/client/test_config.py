@@ -6,8 +6,9 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from registry_client import InvalidArgument, Registries, RegistryClient, from_config, sync
+from registry_client import TLS, InvalidArgument, Registries, RegistryClient, from_config, sync
 from registry_client import config as configs
+from registry_client.papers import NO_PAPERS
 
 
 def test_addresses() -> None:
@@ -96,10 +97,13 @@ def test_a_ttl_of_its_own_and_no_cache() -> None:
 
 
 def test_tls_is_for_those_that_have_addresses() -> None:
-    several = from_config({"adapters": {"a": {"addresses": "h1"}, "b": {"store": "memory:"}}, "tls": {}})
+    both = {"a": {"addresses": "h1"}, "b": {"store": "memory:"}}
+    several = from_config({"adapters": both, "tls": {}, "token": "secret"})
     assert isinstance(several, Registries)
-    assert several["a"]._settings.credentials is not None
-    assert several["b"]._settings.credentials is None
+    assert several["a"]._settings.papers.tls == TLS()
+    assert several["a"]._settings.papers.token == "secret"
+    assert several["b"]._settings.papers == NO_PAPERS
+    assert "secret" not in repr(several["a"]._settings)
 
 
 def test_toml(tmp_path: Path) -> None:
@@ -140,7 +144,12 @@ def test_toml(tmp_path: Path) -> None:
         ({"store": "memory:", "service": {"ttl": 1}}, "service.ttl: must be 2 to 3600"),
         ({"store": "memory:", "ttl": "1s"}, "ttl: must be 2 to 3600"),
         ({"store": "memory:", "ttl": 5, "service": {"ttl": 5}}, "ttl: stands in service, too"),
-        ({"addresses": "h1", "token": "secret"}, "token: registries ask for none yet"),
+        ({"addresses": "h1", "token": "secret"}, "addresses: token: would go to h1:7400 without TLS"),
+        ({"addresses": "h1", "token": 7}, "token: must be a string"),
+        ({"addresses": "127.0.0.1", "token": "a b"}, "token: must be 1 to 4096 printable ASCII characters"),
+        ({"addresses": "127.0.0.1", "token": "env:NO_SUCH_VARIABLE"}, "token: env: there is no variable"),
+        ({"addresses": "h1", "plaintext_token": 1}, "plaintext_token: must be True or False"),
+        ({"store": "memory:", "token": "secret"}, "token: is for addresses"),
         ({"addresses": "h1", "service": {"ttl": float("nan")}}, "service.ttl: must be"),
         ({"addresses": "h1", "service": []}, "service: must be a dict"),
         ({"addresses": "h1", "cache_dir": ""}, "cache_dir: must not be empty"),

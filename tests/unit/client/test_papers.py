@@ -12,7 +12,7 @@ from registry_client.bearer import Bearer, check_token
 from registry_client.errors import InvalidArgument, RegistryUnavailable, tls_trouble
 from registry_client.papers import NO_PAPERS
 from tests.support.tls import Authority
-from tests.support.waiting import eventually_async
+from tests.support.waiting import eventually_async, passed
 
 SECRET = "s3cret"
 SHOWN = (("authorization", f"Bearer {SECRET}"),)
@@ -140,7 +140,7 @@ async def test_a_function_that_raises_is_told_of_without_what_it_says(
     shows = Bearer(ask)
     for _ in range(5):
         assert await shows.metadata() == SHOWN  # what was good before is shown on
-        await asyncio.sleep(0.01)
+        await passed(0.01)
     await eventually_async(lambda: "ValueError" in caplog.text)
     assert len(caplog.messages) == 1
     with pytest.raises(RegistryUnavailable, match="ValueError") as refused:
@@ -175,7 +175,7 @@ def test_whoever_is_asked_for_too_late_finds_no_loop() -> None:
 
     async def give_up() -> None:
         task = asyncio.create_task(Bearer(ask).metadata())
-        await asyncio.sleep(0.01)
+        await passed(0.01)
         task.cancel()
 
     asyncio.run(give_up())

@@ -8,6 +8,7 @@ meet in the store, but only one from each.
 import asyncio
 from collections import deque
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 
 from registry_server.errors import Contended
 
@@ -59,7 +60,8 @@ class Turns:
             if turn.done() and not turn.cancelled():
                 self.pass_on(name)  # it came in the same moment
             else:
-                waiting.remove(turn)
+                with suppress(ValueError):  # who went in the same moment has passed it over
+                    waiting.remove(turn)
             if isinstance(reason, TimeoutError):
                 raise Contended("/".join(name)) from None
             raise

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from tests.support import floods
+from tests.support.greed import GREED
 from tests.support.http2 import Http2, framed
 from tests.support.servers import ROOT
 
@@ -155,7 +156,7 @@ async def obey() -> None:
     """Attack as the lines of stdin say: NAME ADDRESS SECONDS."""
     while line := (await asyncio.to_thread(sys.stdin.readline)).split():
         name, address, seconds = line
-        await ATTACKS[name](address, float(seconds))
+        await (GREED[name](address, float(seconds)) if name in GREED else ATTACKS[name](address, float(seconds)))
         print(name, flush=True)
 
 

@@ -104,3 +104,20 @@ async def test_a_wait_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         async with turns.of([ONE]):
             assert len(turns) == 2
     assert len(turns) == 0
+
+
+async def test_who_has_it_and_all_who_wait_are_cancelled_in_one_moment() -> None:
+    """As the calls of a connection are that is lost."""
+    turns = Turns()
+
+    async def write() -> None:
+        async with turns.of([ONE]):
+            await asyncio.Event().wait()
+
+    tasks = [asyncio.create_task(write()) for _ in range(5)]
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(end) for end in ends] == [asyncio.CancelledError] * 5
+    assert len(turns) == 0

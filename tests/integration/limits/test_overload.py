@@ -1,0 +1,56 @@
+"""A server that has too little memory for what it does: renewals go on, who looks whether it lives is told so, and all
+else is asked to come later."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+
+from registry_api.registry.v1 import registry_pb2 as pb
+from registry_server.config import TRANSPORTS
+from tests.support.raw import RawClient, retry_info
+from tests.support.servers import RegistryServer
+from tests.support.waiting import until
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_renewals_go_on_where_all_else_is_refused(transport: str, tmp_path: Path) -> None:
+    store, args = f"sqlite:{tmp_path / 'registry.db'}", ["--transport", transport]
+    async with RegistryServer(tmp_path, store=store, args=args) as roomy, RawClient(roomy.address) as client:
+        leases = [(await client.register(f"{number}", 1 + number, ttl_s=60.0)).lease_id for number in range(2)]
+    (tmp_path / "limits.toml").write_text("[limits]\nmax_memory_mib = 1\n")
+    args += ["--config", str(tmp_path / "limits.toml")]
+    async with (
+        RegistryServer(tmp_path, store=store, args=args, name="narrow") as narrow,
+        RawClient(narrow.address) as client,
+    ):
+        await until(lambda: is_refused(client.list), what="reads to be refused")
+        watch = client.stub.Watch(pb.WatchRequest())
+        asks: list[Callable[[], Awaitable[Any]]] = [client.list, client.register, watch.read]
+        for ask in asks:
+            error = await refusal(ask)
+            assert error.details() == "this server has little memory left; try again later"
+            assert 1.0 <= retry_info(error) <= 3.0
+        assert {it.state for it in await client.renew(*leases)} == {pb.Renewal.RENEWED}
+        assert (await client.health.Check(health_pb2.HealthCheckRequest())).status
+        assert (await client.deregister(lease_id=leases[1])).removed == 1
+        assert narrow.log_text.count("overload") == 1
+
+
+async def is_refused(ask: Callable[[], Awaitable[Any]]) -> bool:
+    try:
+        await ask()
+    except grpc.aio.AioRpcError as error:
+        return error.code() is grpc.StatusCode.UNAVAILABLE
+    return False
+
+
+async def refusal(ask: Callable[[], Awaitable[Any]]) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await asyncio.wait_for(ask(), 10)
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    return refused.value

@@ -22,7 +22,7 @@ from tests.support.xds_messages import CDS, EDS, LDS, RDS, RESOURCES, SHORT
 
 WAIT_S = 15.0
 # How long nothing may come, at the end of a stream. What a server sends without reason it sends at once.
-QUIET_S = 0.1
+QUIET_S = 0.05
 SOTW, DELTA = "sotw", "delta"
 BOTH = (SOTW, DELTA)
 ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService"
@@ -376,6 +376,15 @@ def _errors(message: Any) -> dict[str, tuple[int, str]]:
 
 
 STREAMS: dict[str, type[AdsStream]] = {SOTW: Sotw, DELTA: Delta}
+
+
+async def come_back(stream: AdsStream, kind: str, versions: dict[str, str], *names: str) -> None:
+    """The first request, of an incremental stream, of a client that had these versions before."""
+    interest = stream.of[kind]
+    interest.want(names)
+    interest.due.clear()
+    interest.versions = dict(versions)
+    await stream.send(type_url=kind, resource_names_subscribe=names, initial_resource_versions=versions)
 
 
 # ---- what some client would reject

@@ -43,7 +43,7 @@ class Identity:
     """Somebody, or something, that is known by name. `certificates` are patterns of names, with `*` for anything."""
 
     name: str
-    tokens: tuple[Token, ...] = ()
+    tokens: tuple[Token, ...] = field(default=(), repr=False)
     certificates: tuple[str, ...] = ()
     rights: Grants = field(default_factory=Grants)
 

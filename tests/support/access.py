@@ -80,7 +80,9 @@ class Asked:
 @contextlib.asynccontextmanager
 async def asking(transport: str, access: Access, **settings: Any) -> AsyncIterator[Asked]:
     """A server in this process that knows these."""
-    config = Config(listen="127.0.0.1:0", transport=transport, access=access, **settings)
+    config = Config(**{"listen": "127.0.0.1:0", "transport": transport, "access": access, **settings})
     options = (("grpc.use_local_subchannel_pool", 1),)
-    async with serve(config) as address, grpc.aio.insecure_channel(address, options=options) as channel:
-        yield Asked(address, channel)
+    async with serve(config) as listening:
+        address = listening.replace("0.0.0.0", "127.0.0.1")
+        async with grpc.aio.insecure_channel(address, options=options) as channel:
+            yield Asked(address, channel)

@@ -92,7 +92,7 @@ def for_envoy(
         "api_type": "GRPC" if state_of_the_world else "DELTA_GRPC",
         "transport_api_version": "V3",
         "set_node_on_first_message_only": True,
-        "grpc_services": [{"envoy_grpc": {"cluster_name": CLUSTER}}],
+        "grpc_services": [{"envoy_grpc": {"cluster_name": CLUSTER, "authority": _authority(addresses[0])}}],
     }
     return {
         "node": {**node.to_json(), "metadata": {LISTEN: listen}},
@@ -142,6 +142,11 @@ def _cluster(addresses: Sequence[str]) -> Json:
         "typed_extension_protocol_options": {_HTTP_OPTIONS: options},
         "load_assignment": {"cluster_name": CLUSTER, "endpoints": [{"lb_endpoints": endpoints}]},
     }
+
+
+def _authority(address: str) -> str:
+    """What Envoy calls the registry when it asks: by default its name among the clusters, which can be no host."""
+    return "localhost" if address.startswith(UNIX) else address
 
 
 def _address(text: str) -> Json:

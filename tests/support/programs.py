@@ -9,6 +9,7 @@ from tests.support.clients import CLIENTS
 from tests.support.consul import CONSUL
 from tests.support.go_tools import GO_TOOLS
 from tests.support.newest import NEWEST_ETCD
+from tests.support.xds_clients import XDS_PROGRAMS
 from tests.support.zookeeper import ZOOKEEPER
 
 ALL = (
@@ -16,6 +17,7 @@ ALL = (
     NEWEST_ETCD,
     ZOOKEEPER,
     *GO_TOOLS.values(),
+    *XDS_PROGRAMS,
     *(client.program for client in CLIENTS.values() if client.program),
 )
 # Some of them wait for the network most of the time.

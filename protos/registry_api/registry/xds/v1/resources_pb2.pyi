@@ -127,17 +127,20 @@ class SocketAddress(_message.Message):
     PORT_VALUE_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     port_value: _builtins.int
+    """0 means any port, and has to be said."""
     def __init__(
         self,
         *,
         address: _builtins.str = ...,
-        port_value: _builtins.int = ...,
+        port_value: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_port_value", b"_port_value", "port_value", b"port_value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "port_value", b"port_value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_port_value", b"_port_value", "address", b"address", "port_value", b"port_value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__port_value: _TypeAlias = _typing.Literal["port_value"]  # noqa: Y015
+    _WhichOneofArgType__port_value: _TypeAlias = _typing.Literal["_port_value", b"_port_value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__port_value) -> _WhichOneofReturnType__port_value | None: ...
 
 Global___SocketAddress: _TypeAlias = SocketAddress  # noqa: Y015
 

@@ -421,11 +421,11 @@ class Leases:
         is_newer = epoch == holding.epoch and 0 < held.generation < found.generation
         if found.leaves_at is not None:
             holding.take(Input.DISMISSED, f"{found.key} was deregistered by somebody else and leaves after its drain")
-        elif is_newer and holding.may_claim and holding.state is State.REGISTERED and not held.is_same_owner(found):
-            # Its lease holds all that it should: nobody took it over, or a moment ago. With the lease and the
-            # generation the registry can tell whether somebody wrote this under the lease by hand.
+        elif is_newer and holding.may_claim and not held.is_same_owner(found):
+            # Somebody else took it over, or wrote this under the lease by hand. With the lease and the generation the
+            # registry can tell, and whether it is for good.
             holding.take(Input.LOOSE)
-        elif (is_newer or not holding.may_claim) and not held.is_same_owner(found):
+        elif not holding.may_claim and not held.is_same_owner(found):
             holding.take(Input.TAKEN, f"{found.key} was taken over by generation {found.generation}")
         elif is_newer or not holding.may_claim:
             # A registration of its own whose answer was lost: who holds its lease nobody knows.
@@ -460,8 +460,12 @@ class Leases:
         self._answered(holding)
 
     def displaced(self, holding: Holding, by: Instance) -> None:
-        """Another instance has registered its address since."""
-        holding.take(Input.TAKEN, f"{by.address} of {holding.instance.key} was registered anew as {by.key}")
+        """Another instance has registered its address since. Whether that is for good the registry says to who claims
+        it."""
+        if holding.may_claim and holding.instance.generation:
+            holding.take(Input.MISSING)
+        else:
+            holding.take(Input.TAKEN, f"{by.address} of {holding.instance.key} was registered anew as {by.key}")
         self._answered(holding)
 
     # ---- what became of a renewal

@@ -173,6 +173,8 @@ class Catalog:
         self._floor = Point(0, 0)
         # Ordered, because the first of a dict is searched for among all that were deleted before it.
         self._departed: OrderedDict[Key, Owner] = OrderedDict()
+        # The generations of the latest that took their address from another instance.
+        self._takers: OrderedDict[Key, int] = OrderedDict()
         self._flawed: dict[Key, Flaw] = {}
         self._new_flaws: list[Flaw] = []
         # Instances of an earlier order of changes, whose revisions mean nothing in this one.
@@ -220,6 +222,8 @@ class Catalog:
         for record in delta.puts:
             if record.key.kind is Kind.INSTANCE:
                 changes += self._put(record)
+        if len(changes) > 1:
+            self._note_takers(changes)
         return changes
 
     def remove(self, keys: Iterable[Key], cause: Cause) -> list[Change]:
@@ -259,6 +263,10 @@ class Catalog:
         """
         entry = self.get(key)
         return entry.owner if entry is not None else self._departed.get(key)
+
+    def took_its_address(self, key: Key, generation: int) -> bool:
+        """Whether the instance, of that generation, took its address from another one; as far as that is remembered."""
+        return self._takers.get(key) == generation
 
     def revision_of(self, key: Key) -> int:
         """The revision of what the store has under that name, even if that is no instance; 0 for nothing."""
@@ -445,6 +453,16 @@ class Catalog:
             changes.append(self._change(service, service.entries[holder].key, None, Cause.REPLACED))
         changes.append(self._change(service, key, after, None))
         return changes
+
+    def _note_takers(self, changes: Sequence[Change]) -> None:
+        """Remember who of those that came or changed in one step has the address of one that was replaced."""
+        replaced = {(it.key[:2], it.before.address) for it in changes if it.before and it.cause is Cause.REPLACED}
+        for key, after in [(it.key, it.after) for it in changes if it.after] if replaced else ():
+            if (key[:2], after.address) in replaced:
+                self._takers.pop(key, None)
+                self._takers[key] = after.owner.generation
+        while len(self._takers) > DEPARTED_LIMIT:
+            self._takers.popitem(last=False)
 
     def _skip(self, record: Record, reason: str, entry: Entry | None = None) -> list[Change]:
         """A record that is no instance is none for any reader. Where it was written over one, that one stays: whoever

@@ -68,10 +68,10 @@ class LimitExceeded(RequestError):
 
 
 class Contended(RequestError):
-    """Other writers changed the same instance at the same time, several times over."""
+    """Other writers changed the same instance at the same time, several times over, or have what is asked for."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"{name}: changed by others at the same time; try again")
+    def __init__(self, name: str, reason: str = "changed by others at the same time; try again") -> None:
+        super().__init__(f"{name}: {reason}")
 
 
 class Unavailable(RequestError):

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from registry_api.registry.v1 import registry_pb2 as pb
-from registry_server.errors import Contended, InvalidField, LimitExceeded, NotFound, Unavailable
+from registry_server.errors import Contended, InvalidField, LimitExceeded, NotFound, OwnershipLost, Unavailable
 from registry_server.feed import Feed
+from registry_server.homes import NOWHERE, Homes
 from registry_server.limits.quotas import NO_QUOTAS, Quotas
 from registry_server.limits.room import Room
 from registry_server.model import Entry
 from registry_server.records import Cause, Commit, Delete, Key, Lease, Outcome, Put, Record, Renewal
-from registry_server.rules import Leaving, Plan, Rules, shown
+from registry_server.rules import Leaving, Plan, Rival, Rules, shown
 from registry_server.stores.base import Conflict, NoSuchLease, Refused, Store, StoreAway, StoreError, StoreFull
 from registry_server.turns import Name, Turns
 from registry_server.writer import NOBODY, Claimant, Left, Registered, Updated
@@ -60,6 +61,7 @@ class Registrar:
         now: Callable[[], float],
         rng: random.Random,
         quotas: Quotas = NO_QUOTAS,
+        homes: Homes = NOWHERE,
     ) -> None:
         self._store = store
         self._room = Room(feed.catalog, quotas)
@@ -67,6 +69,7 @@ class Registrar:
         self._rng = rng
         self._held_since: OrderedDict[str, float] = OrderedDict()
         self._turns = Turns()
+        self._homes = homes
         self._now = now
         self._rules = Rules(feed.catalog, feed.guard, now)
 
@@ -79,7 +82,12 @@ class Registrar:
         key = Key(wanted.namespace, wanted.service, wanted.id)
         address = (wanted.namespace, wanted.service, wanted.host, str(wanted.port))
         try:
-            written = await self._write((key, address), lambda: self._planned(wanted, lease, lease_id, by))
+            try:
+                written = await self._write((key, address), lambda: self._planned(wanted, lease, lease_id, by))
+            except OwnershipLost:
+                if not (rivals := await self._beaten(wanted, by)):
+                    raise
+                written = await self._write((key, address), lambda: self._planned(wanted, lease, lease_id, by, rivals))
         except BaseException:
             if not lease_id:
                 await self._release((lease.id,))
@@ -88,9 +96,22 @@ class Registrar:
             _tell_of(loser, written.entries[0], by)
         return Registered(written.entries[0], written.revision, lease)
 
-    def _planned(self, wanted: pb.Instance, lease: Lease, lease_id: str, by: Claimant) -> Plan:
+    def _planned(
+        self, wanted: pb.Instance, lease: Lease, lease_id: str, by: Claimant, over: Sequence[Rival] = ()
+    ) -> Plan:
         self._room.check(wanted, lease_id)
-        return self._rules.register(wanted, lease, by)
+        return self._rules.register(wanted, lease, by, over)
+
+    async def _beaten(self, wanted: pb.Instance, by: Claimant) -> Sequence[Rival]:
+        """Who has to give back what they have of a former owner's, as that is at its address and they are not; none if
+        one of them may keep it."""
+        rivals = self._rules.rivals(wanted)
+        if not rivals or not await self._homes.is_at_home((wanted.host, wanted.port), by.peer):
+            return ()
+        for rival in rivals:
+            if rival.may_stay and await self._homes.answers(rival.address):
+                return ()
+        return rivals
 
     async def deregister(self, key: Key, generation: int, drain_s: float, by: Claimant = NOBODY) -> Left:
         """See Writer."""

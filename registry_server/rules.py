@@ -15,9 +15,9 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import fields
 from registry_server.catalog import Catalog
 from registry_server.drafts import Draft
-from registry_server.errors import InvalidField, NotFound, OwnershipLost, PermissionDenied
+from registry_server.errors import Contended, InvalidField, NotFound, OwnershipLost, PermissionDenied
 from registry_server.health import findings
-from registry_server.model import Entry, Owner, nanoseconds, new_generation
+from registry_server.model import Address, Entry, Owner, nanoseconds, new_generation
 from registry_server.records import Cause, Commit, Delete, Key, Lease, Put
 from registry_server.writer import NOBODY, Claimant
 
@@ -45,6 +45,23 @@ class Leaving(NamedTuple):
     by: Claimant = NOBODY
 
 
+class Rival(NamedTuple):
+    """Who has what a former owner wants back: an id, or an address (then `may_stay` is False).
+
+    Who has an id may stay if its address answers, as whoever came last is the owner. Not if that address is none of its
+    own, since it took it from somebody else, or if it is gone by now.
+    """
+
+    key: Key
+    generation: int
+    address: Address
+    may_stay: bool
+
+    def is_(self, key: Key, owner: Owner) -> bool:
+        """Whether it is that owner of that id."""
+        return (self.key, self.generation) == (key, owner.generation)
+
+
 class Rules:
     """`lingering` are the instances that the view still shows though the store has let go of them (guard.py)."""
 
@@ -53,18 +70,17 @@ class Rules:
         self._lingering = lingering
         self._now = now
 
-    def register(self, wanted: pb.Instance, lease: Lease, by: Claimant = NOBODY) -> Plan:
+    def register(self, wanted: pb.Instance, lease: Lease, by: Claimant = NOBODY, over: Sequence[Rival] = ()) -> Plan:
         """Make the instance known under the lease. Its own id and its address are taken over from whoever has them.
 
         Who gives the lease that holds the instance is its owner. Anybody else is a new owner, also who claims by
-        `wanted.generation` to have had the id before. Raises OwnershipLost if somebody else has had it since,
+        `wanted.generation` to have had the id before. Raises OwnershipLost if somebody else has had it since, or has
+        the address by now, unless that is one of `over`; Contended for an address that somebody had before;
         PermissionDenied if what is there belongs to another identity.
         """
-        key = Key(intern(wanted.namespace), intern(wanted.service), wanted.id)
-        current = self._catalog.get(key)
-        holder = self._catalog.at_address(key.namespace, key.service, (wanted.host, wanted.port))
-        ghost = holder if holder is not None and holder.key != key else None
-        stamped = self._stamped(key, wanted, lease, current)
+        key = _key_of(wanted)
+        current, ghost = self._catalog.get(key), self._ghost(key, wanted)
+        stamped = self._stamped(key, wanted, lease, current, over)
         stamped.registered_by = by.identity
         plan = self._plan(key, stamped, lease.id)
         if current is None and ghost is None:
@@ -72,8 +88,26 @@ class Rules:
         losers = tuple([it for it in (current, ghost) if it is not None and it.lease_id != lease.id])
         for loser in losers:
             _check_right(loser, wanted, by)
+            if wanted.generation and loser is ghost and not any(it.is_(loser.key, loser.owner) for it in over):
+                raise _outdone(key, wanted, loser)
         commit = plan.commit._replace(deletes=self._deletes([ghost] if ghost else []), cause=Cause.REPLACED)
         return plan._replace(commit=commit, bereft=frozenset(it.lease_id for it in losers), losers=losers)
+
+    def rivals(self, wanted: pb.Instance) -> Sequence[Rival]:
+        """Who has by now what somebody claims to have had before them: that may be given back (registrar.py)."""
+        key = _key_of(wanted)
+        latest, ghost, found = self._catalog.last_owner(key), self._ghost(key, wanted), list[Rival]()
+        if latest is not None and wanted.generation < latest.generation:
+            if latest.is_leaving or not _is_older(wanted, latest):
+                return ()
+            is_there = self._catalog.get(key) is not None
+            may_stay = is_there and not self._catalog.took_its_address(key, latest.generation)
+            found.append(Rival(key, latest.generation, latest.address, may_stay))
+        if ghost is not None:
+            if not _is_older(wanted, ghost.owner):
+                return ()
+            found.append(Rival(ghost.key, ghost.owner.generation, ghost.address, may_stay=False))
+        return found
 
     def deregister(self, who: Leaving) -> Plan:
         """Remove the instances. Raises OwnershipLost if one has another generation than it should, PermissionDenied if
@@ -137,6 +171,11 @@ class Rules:
 
     # ---- within
 
+    def _ghost(self, key: Key, wanted: pb.Instance) -> Entry | None:
+        """Another instance that has the address."""
+        holder = self._catalog.at_address(key.namespace, key.service, (wanted.host, wanted.port))
+        return holder if holder is not None and holder.key != key else None
+
     def _examined(self, key: Key, generation: int) -> Entry | None:
         current = self._catalog.get(key)
         is_there = current is not None and key not in self._lingering and current.owner.generation == generation
@@ -152,7 +191,9 @@ class Rules:
         put = Put(key, value, lease_id, self._expect(key))
         return Plan(Commit((put,)), drafts=(Draft(key, value, instance),))
 
-    def _stamped(self, key: Key, wanted: pb.Instance, lease: Lease, current: Entry | None) -> pb.Instance:
+    def _stamped(
+        self, key: Key, wanted: pb.Instance, lease: Lease, current: Entry | None, over: Sequence[Rival]
+    ) -> pb.Instance:
         """What is to be stored: the instance as wanted, with what is the server's to say."""
         stamped = pb.Instance()
         stamped.CopyFrom(wanted)
@@ -164,26 +205,16 @@ class Rules:
                 _keep_found(current.parse(), stamped)
             return stamped
         if wanted.generation:
-            self._check_claim(key, wanted)
             latest = self._catalog.last_owner(key)
+            if latest is not None and not any(it.is_(key, latest) for it in over):
+                _check_claim(key, wanted, latest)
             if wanted.checks and latest is not None and latest.address == (wanted.host, wanted.port):
                 stamped.health = pb.Health.ValueType(latest.health)  # it goes on where it was when it left
-        if not (wanted.generation and wanted.HasField("registered_at")):
+        if not _keeps_time(wanted, current, over):
             whole_s, micros = divmod(round(self._now() * 1e6), 10**6)
             stamped.registered_at.seconds, stamped.registered_at.nanos = whole_s, 1_000 * micros
         stamped.generation = new_generation(self._catalog.fence)
         return stamped
-
-    def _check_claim(self, key: Key, wanted: pb.Instance) -> None:
-        """Whether who says to have had the id up to now may have it back."""
-        latest = self._catalog.last_owner(key)
-        if latest is None:
-            return
-        if latest.is_leaving and wanted.generation <= latest.generation:
-            raise OwnershipLost(str(key), "it was deregistered; register without a generation to bring it back")
-        if wanted.generation < latest.generation and not _is_same_process(wanted, latest):
-            reason = f"generation {wanted.generation} was taken over by generation {latest.generation}"
-            raise OwnershipLost(str(key), f"{reason} {shown(latest)}")
 
     def _plan_draining(self, entry: Entry, lease: Lease, until: float) -> Plan:
         draining = storable(entry)
@@ -243,6 +274,39 @@ def _joined(plans: Iterable[Plan]) -> Plan:
 
 def _plan_of(entries: Sequence[Entry], commit: Commit) -> Plan:
     return Plan(commit, frozenset(entry.lease_id for entry in entries), tuple(entry.key for entry in entries))
+
+
+def _check_claim(key: Key, wanted: pb.Instance, latest: Owner) -> None:
+    """Whether who says to have had the id up to now may have it back."""
+    if latest.is_leaving and wanted.generation <= latest.generation:
+        raise OwnershipLost(str(key), "it was deregistered; register without a generation to bring it back")
+    if wanted.generation < latest.generation and not _is_same_process(wanted, latest):
+        reason = f"generation {wanted.generation} was taken over by generation {latest.generation}"
+        raise OwnershipLost(str(key), f"{reason} {shown(latest)}")
+
+
+def _outdone(key: Key, wanted: pb.Instance, ghost: Entry) -> OwnershipLost | Contended:
+    """What is told to who claims to have had an id whose address somebody else has."""
+    taken = f"its address {wanted.host}:{wanted.port} was registered as {ghost.key}"
+    if _is_older(wanted, ghost.owner):
+        return OwnershipLost(str(key), f"{taken} since")
+    return Contended(str(key), f"{taken} before; try again when that has left")
+
+
+def _is_older(wanted: pb.Instance, owner: Owner) -> bool:
+    """Whether who claims to have had an id was registered before another one."""
+    return wanted.HasField("registered_at") and nanoseconds(wanted.registered_at) <= owner.registered_ns
+
+
+def _keeps_time(wanted: pb.Instance, current: Entry | None, over: Sequence[Rival]) -> bool:
+    """Whether a new owner was registered when it says: not if it takes the id from somebody who lives and was not."""
+    if not (wanted.generation and wanted.HasField("registered_at")):
+        return False
+    return current is None or bool(over) or current.owner.registered_ns in (0, nanoseconds(wanted.registered_at))
+
+
+def _key_of(wanted: pb.Instance) -> Key:
+    return Key(intern(wanted.namespace), intern(wanted.service), wanted.id)
 
 
 def _is_same_process(wanted: pb.Instance, latest: Owner) -> bool:

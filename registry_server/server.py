@@ -19,7 +19,7 @@ from registry_server.catalog import Catalog
 from registry_server.config import Config, ConfigError, Problem
 from registry_server.config.sources import read_access_of
 from registry_server.feed import Feed
-from registry_server.health.making import make_door, make_prober
+from registry_server.health.making import make_door, make_homes, make_prober
 from registry_server.health.prober import Prober
 from registry_server.health.ruling import Ruling
 from registry_server.leases.keeper import Keeper
@@ -149,7 +149,7 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     rounds = Rounds(time.monotonic)
     feed = Feed(store, catalog, (rounds.hub, ChangeLog()), clock or time.monotonic, time.monotonic)
     rng = random.Random()  # noqa: S311 - spreads load, hides nothing
-    registrar = Registrar(store, feed, time.time, rng, config.limits)
+    registrar = Registrar(store, feed, time.time, rng, config.limits, make_homes(config))
     owners = Owners(catalog, config.limits)
     feed.tell_too(owners)
     door = make_door(config)

@@ -14,6 +14,7 @@ from registry_server.health.door import Door
 from registry_server.health.doubt import Cutoff
 from registry_server.health.prober import Findings, Prober
 from registry_server.health.replicas import TTL_S, Replica
+from registry_server.homes import Connecting, Homes
 from registry_server.settings import Settings
 from registry_server.stores.base import Store
 
@@ -50,6 +51,11 @@ def make_prober(
         time.time,
         is_blind,
     )
+
+
+def make_homes(config: Config) -> Homes:
+    """Who finds out whether owners are where they say; of others only what checks may look at."""
+    return Connecting(_reach(config) if config.checks == "on" else None)
 
 
 def _reach(config: Config) -> Reach:

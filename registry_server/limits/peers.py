@@ -13,7 +13,7 @@ REMEMBERED = 16_384
 def peer_of(address: str) -> str:
     """Who is counted as one with the other end, as gRPC writes it, such as `ipv4:10.0.0.5:50123`: its host; of IPv6 its
     network; and who is on this machine, where all have one address, by connection."""
-    host = _host(address)
+    host = host_of(address)
     if host is None or host.is_loopback:
         return address
     if isinstance(host, IPv6Address):
@@ -25,12 +25,12 @@ def peer_of(address: str) -> str:
 @lru_cache(maxsize=REMEMBERED)
 def is_near(address: str) -> bool:
     """Whether it is on this machine."""
-    host = _host(address)
+    host = host_of(address)
     return host is None or host.is_loopback
 
 
-def _host(address: str) -> IPv4Address | IPv6Address | None:
-    """None for a file of this machine, or what is no address."""
+def host_of(address: str) -> IPv4Address | IPv6Address | None:
+    """Where the other end is; None for a file of this machine, or what is no address."""
     kind, _, rest = address.partition(":")
     if kind not in ("ipv4", "ipv6"):
         return None

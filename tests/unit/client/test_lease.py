@@ -282,6 +282,10 @@ def test_a_higher_generation_in_the_same_order_is_a_newer_owner() -> None:
     core.renewed("L1", Renewed.RENEWED, TTL_S, 0, "e1", 5.0)
     core.due(5.0)
     core.seen(holding, replace(holding.instance, generation=2), "e1", 5.1)
+    # Whether that is for good the registry says: to who claims by the generation it had.
+    assert core.due(5.1) == [Register(holding, "L1")]
+    assert holding.instance.generation == 1
+    core.refused(holding, "taken over by generation 2")
     assert holding.state is State.LOST
     assert "generation 2" in holding.reason
 
@@ -315,6 +319,23 @@ def test_an_address_registered_under_another_id_is_lost() -> None:
     holding = registered(core)
     core.renewed("L1", Renewed.UNKNOWN, 0.0, 0, "e1", 5.0)
     core.due(5.0)
+    core.displaced(holding, replace(PLAYER, id="p9"))
+    # It is claimed once: who still answers there may have it back.
+    assert core.due(5.0) == [Register(holding, "")]
+    assert holding.instance.generation == 1
+    core.refused(holding, "registered as p9 since")
+    assert holding.state is State.LOST
+    assert "p9" in holding.reason
+
+
+def test_who_cannot_claim_an_address_has_lost_it() -> None:
+    """The registry does not know the generation any more: there is nothing to claim by."""
+    core = leases()
+    holding = registered(core)
+    core.renewed("L1", Renewed.UNKNOWN, 0.0, 0, "e1", 5.0)
+    core.due(5.0)
+    core.unclaimed(holding, 5.0)
+    core.due(10.0)
     core.displaced(holding, replace(PLAYER, id="p9"))
     assert holding.state is State.LOST
     assert "p9" in holding.reason
@@ -512,7 +533,8 @@ def test_a_registration_whose_answer_was_lost_is_not_somebody_elses() -> None:
     assert holding.instance.generation == 5
     assert holding.state is State.WANTED
     core.seen(holding, replace(holding.instance, generation=6, revision=9, port=9), "e1", 22.0)
-    assert holding.state is State.LOST
+    assert holding.instance.generation == 5  # by which it asks, and is told
+    assert holding.state is State.WANTED
 
 
 @pytest.mark.parametrize("found_again", [True, False])

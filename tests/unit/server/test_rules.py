@@ -6,9 +6,9 @@ import pytest
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog
-from registry_server.errors import InvalidField, NotFound, OwnershipLost, PermissionDenied
+from registry_server.errors import Contended, InvalidField, NotFound, OwnershipLost, PermissionDenied
 from registry_server.model import Entry
-from registry_server.records import Cause, Commit, Delete, Key, Lease, Put, Record
+from registry_server.records import Cause, Commit, Delete, Delta, Key, Lease, Put, Record
 from registry_server.rpc.validate import changed_instance
 from registry_server.rules import Leaving, Rules
 from registry_server.writer import Claimant
@@ -257,6 +257,69 @@ def test_whose_it_is_stays_whoever_writes_it_anew() -> None:
     catalog = loaded(record(ONE, 5, lease="old", registered_by="game", **HOST))
     assert stored(rules(catalog).update(wanted(weight=3), ["weight"]).commit).registered_by == "game"
     assert stored(rules(catalog).drain(Leaving((ONE,)), NEW, NOON).commit).registered_by == "game"
+
+
+# ---- who was thrown out, and may be back
+
+
+EARLY, LATE = {"registered_at": {"seconds": 70}}, {"registered_at": {"seconds": 80}}
+
+
+def rival_of(catalog: Catalog, **claim: Any) -> list[tuple[str, int, bool]]:
+    return [(it.key.id, it.generation, it.may_stay) for it in rules(catalog).rivals(wanted(generation=3, **claim))]
+
+
+def test_who_had_an_id_before_may_be_back_over_who_has_it() -> None:
+    """Whether he is, is found out by looking: at him, and at the other one."""
+    catalog = loaded(record(ONE, 5, lease="new", generation=4, **LATE))
+    assert rival_of(catalog, **EARLY) == [("one", 4, True)]
+    assert rival_of(catalog, registered_at={"seconds": 81}) == []  # he came later
+    assert rival_of(catalog) == []  # he does not say
+    rivals = rules(catalog).rivals(wanted(generation=3, **EARLY))
+    it = stored(rules(catalog).register(wanted(generation=3, **EARLY), Lease("mine", 30.0), over=rivals).commit)
+    assert it.registered_at.seconds == 70  # so that whoever came later does not come back over him
+    someone_else = [rivals[0]._replace(generation=9)]
+    with pytest.raises(OwnershipLost):
+        rules(catalog).register(wanted(generation=3, **EARLY), Lease("mine", 30.0), over=someone_else)
+
+
+def test_whose_address_is_none_of_his_own_may_not_stay() -> None:
+    catalog = loaded(record(TWO, 5, lease="b", generation=5, **EARLY, **HOST))
+    catalog.apply(Delta(11, (record(ONE, 11, lease="c", generation=11, **LATE, **HOST),)))
+    assert catalog.get(TWO) is None
+    assert rival_of(catalog, host="10.1.1.1", **EARLY) == [("one", 11, False)]
+    catalog.apply(Delta(12, (record(ONE, 12, lease="c", generation=12, **LATE, **HOST),)))
+    assert rival_of(catalog, host="10.1.1.1", **EARLY) == [("one", 12, True)]
+
+
+def test_who_left_holds_nobody_up_and_who_was_deregistered_stays_away() -> None:
+    catalog = loaded(record(ONE, 5, lease="c", generation=5, **LATE))
+    catalog.apply(gone(11, ONE, cause=Cause.REPLACED))
+    assert rival_of(catalog, **EARLY) == [("one", 5, False)]
+    leaving = loaded(record(ONE, 5, lease="c", generation=5, leaves_at={"seconds": 90}, **LATE))
+    assert rival_of(leaving, **EARLY) == []
+
+
+def test_an_address_goes_back_to_who_had_it_first_and_who_came_later_waits() -> None:
+    catalog = loaded(record(TWO, 5, lease="c", generation=5, registered_at={"seconds": 75}, **HOST))
+    first = wanted(generation=3, **EARLY)
+    assert rival_of(catalog, **EARLY) == [("two", 5, False)]
+    with pytest.raises(OwnershipLost, match="registered as default/player/two since"):
+        rules(catalog).register(first, NEW)
+    plan = rules(catalog).register(first, NEW, over=rules(catalog).rivals(first))
+    assert plan.commit.deletes == (Delete(TWO, 5),)
+    assert rival_of(catalog, **LATE) == []
+    with pytest.raises(Contended, match=r"registered as default/player/two before; try again when that has left"):
+        rules(catalog).register(wanted(generation=3, **LATE), NEW)
+    assert rules(catalog).register(wanted(), NEW).losers  # who claims nothing is new, and takes over
+
+
+def test_nobody_says_that_he_was_there_before_whom_he_takes_the_id_from() -> None:
+    """The generation is no secret: who claims by that of somebody who lives is a new owner, and from now on."""
+    catalog = loaded(record(ONE, 5, lease="old", generation=4, **LATE))
+    it = stored(rules(catalog).register(wanted(generation=4, **EARLY), NEW).commit)
+    assert it.registered_at.seconds == int(NOON)
+    assert stored(rules(catalog).register(wanted(generation=4, **LATE), NEW).commit).registered_at.seconds == 80
 
 
 def test_address_in_another_service_is_left_alone() -> None:

@@ -1,0 +1,117 @@
+"""SHELL: whether an owner is at the address that it registered: it calls from there, and connections are taken there.
+
+So much anybody can show of its own address, and of nobody else's. Who calls through a proxy, or from behind a network
+that changes addresses, cannot; then all is as if nobody could.
+"""
+
+import asyncio
+import socket
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Protocol
+
+from registry_checks.probes import Reach
+from registry_checks.probes.base import Failed
+from registry_server.limits.peers import host_of
+from registry_server.model import Address
+
+TIMEOUT_S = 1.0
+# So many are looked at at a time.
+MOST = 32
+
+
+class Homes(Protocol):
+    """Who looks."""
+
+    async def is_at_home(self, address: Address, peer: str) -> bool:
+        """Whether who calls from `peer`, as gRPC writes it, is at that address, and answers there."""
+
+    async def answers(self, address: Address) -> bool:
+        """Whether somebody answers there, or may do so: where it must not be looked at, nobody knows."""
+
+
+class Nowhere:
+    """Nobody is looked for."""
+
+    async def is_at_home(self, address: Address, peer: str) -> bool:
+        """No."""
+        return False
+
+    async def answers(self, address: Address) -> bool:
+        """That may be."""
+        return True
+
+
+NOWHERE: Homes = Nowhere()
+
+
+class Connecting:
+    """Finds out by connecting. What others registered is looked at as far as `reach` allows it, and not at all without
+    one."""
+
+    def __init__(self, reach: Reach | None) -> None:
+        self._reach = reach
+        self._turns = asyncio.Semaphore(MOST)
+
+    async def is_at_home(self, address: Address, peer: str) -> bool:
+        """See Homes."""
+        host, port = address
+        try:
+            async with self._turns, asyncio.timeout(TIMEOUT_S):
+                own = [it for it in await _addresses(host) if _is_same_place(peer, it)]
+                return bool(own) and await _takes_connections(map(str, own), port)
+        except OSError:  # a timeout is one
+            return False
+
+    async def answers(self, address: Address) -> bool:
+        """See Homes."""
+        host, port = address
+        if self._reach is None:
+            return True
+        try:
+            async with self._turns, asyncio.timeout(TIMEOUT_S):
+                return await _takes_connections(await self._reach.addresses(host), port)
+        except Failed:
+            return True
+        except OSError:
+            return False
+
+
+async def _addresses(host: str) -> list[IPv4Address | IPv6Address]:
+    """Raises OSError for a name that nobody knows."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return [_plain(address[0]) for *_, address in found]
+
+
+def _plain(address: str | int) -> IPv4Address | IPv6Address:
+    found = ip_address(str(address).partition("%")[0])
+    return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
+
+
+def _is_same_place(peer: str, address: IPv4Address | IPv6Address) -> bool:
+    """Whether who calls from there is at that address. From this machine itself, that is any of its addresses."""
+    caller = host_of(peer)
+    if caller is None or caller.is_loopback:
+        return _is_of_this_machine(address)
+    return caller == address
+
+
+def _is_of_this_machine(address: IPv4Address | IPv6Address) -> bool:
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))
+    except OSError:
+        return False
+    return True
+
+
+async def _takes_connections(addresses: Iterable[str], port: int) -> bool:
+    for address in addresses:
+        try:
+            _, writer = await asyncio.open_connection(address, port)
+        except ConnectionError:
+            continue
+        writer.transport.abort()
+        return True
+    return False

@@ -93,11 +93,15 @@ async def test_who_has_an_id_and_does_not_answer_gives_it_back_to_who_does(
 
 async def test_of_two_who_answer_the_one_who_came_last_has_the_id(server: RegistryServer, client: RawClient) -> None:
     """As a new version does that is started before the old one is stopped."""
+
+    async def thrown_out() -> None:
+        async with owner(server, "a") as old:
+            await client.register("a", port, host=HERE, ttl_s=60)
+            await asyncio.wait_for(old.wait_lost(), WAIT_S)
+
     async with listening() as port:
         with pytest.raises(RegistrationLost, match=f"at {HERE}:{port}"):
-            async with owner(server, "a") as old:
-                await client.register("a", port, host=HERE, ttl_s=60)
-                await asyncio.wait_for(old.wait_lost(), WAIT_S)
+            await thrown_out()
         assert await addresses(client) == {"a": port}
 
 

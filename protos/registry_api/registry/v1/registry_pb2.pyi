@@ -15,7 +15,8 @@ ERRORS. Every error is a google.rpc.Status with details:
                        Reads and watches go on meanwhile, from the last view.
   UNAUTHENTICATED      the caller did not say who it is, or could not prove it
   PERMISSION_DENIED    the caller is known, and may not do this; google.rpc.ErrorInfo names the right that is missing
-  ABORTED              another writer changed the same instance at the same time, several times over: try again
+  ABORTED              another writer changed the same instance at the same time, several times over, or had the
+                       address before: try again
   RESOURCE_EXHAUSTED   a limit of the server was reached; google.rpc.QuotaFailure names it
 
 NAMES. Namespaces, services and ids are 1 to 128 characters, letters, digits and any of `_ . : @ ~ + -`, and begin
@@ -599,8 +600,13 @@ class Instance(_message.Message):
 
     Who registers with the lease that holds the instance is its owner. Anybody else is a new one, and gets a new
     generation: also an owner whose lease is gone. It sends the generation it held, together with the registered_at, and
-    is refused with FAILED_PRECONDITION if somebody had the id since, or if it was deregistered with a drain; so two do
-    not fight. 0 means that nothing was held. One that was never given out is refused with INVALID_ARGUMENT.
+    is refused with FAILED_PRECONDITION if somebody had the id or the address since, or if it was deregistered with a
+    drain; so two do not fight.
+
+    It gets back in if it was there before, calls from the host that it registers (or from the machine of the server, with
+    an address of that) and takes connections there, and who has its place has not the same to show: has taken the
+    address, or answers at none of its own. Who came later and was put out by that is told ABORTED as long as the other
+    one is there. 0 means that nothing was held. One that was never given out is refused with INVALID_ARGUMENT.
     """
     origin: _builtins.str
     """The neighbour that it was taken from, such as `consul`: it is registered in another system, and shown here for as long

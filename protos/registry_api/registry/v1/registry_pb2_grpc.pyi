@@ -15,7 +15,8 @@ ERRORS. Every error is a google.rpc.Status with details:
                        Reads and watches go on meanwhile, from the last view.
   UNAUTHENTICATED      the caller did not say who it is, or could not prove it
   PERMISSION_DENIED    the caller is known, and may not do this; google.rpc.ErrorInfo names the right that is missing
-  ABORTED              another writer changed the same instance at the same time, several times over: try again
+  ABORTED              another writer changed the same instance at the same time, several times over, or had the
+                       address before: try again
   RESOURCE_EXHAUSTED   a limit of the server was reached; google.rpc.QuotaFailure names it
 
 NAMES. Namespaces, services and ids are 1 to 128 characters, letters, digits and any of `_ . : @ ~ + -`, and begin

@@ -53,6 +53,7 @@ from registry_client.steps import WatchLimits
 from registry_client.tls import TLS
 from registry_client.view import Changes, View
 from registry_client.watcher import Watch
+from registry_client.xds_clients import XdsClients
 
 if TYPE_CHECKING:
     from registry_client import aio, sync, testing, xds
@@ -107,6 +108,7 @@ __all__ = [
     "View",
     "Watch",
     "WatchLimits",
+    "XdsClients",
     "__version__",
     "aio",
     "channel",

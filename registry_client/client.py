@@ -48,6 +48,7 @@ from registry_client.session import CacheDir, Session, Settings, check_cache_dir
 from registry_client.stay import Wish
 from registry_client.steps import WatchLimits
 from registry_client.watcher import Following, Watch
+from registry_client.xds_clients import XdsClients
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -382,6 +383,11 @@ class RegistryClient:
     def check_rules(self) -> CheckRules:
         """The checks of instances that bring none, by service: to put, get, list and delete."""
         return CheckRules(lambda: self._here().link, self.namespace, self._settings.timeout_s)
+
+    @property
+    def xds_clients(self) -> XdsClients:
+        """Who is connected by xDS, and what such clients report of their calls."""
+        return XdsClients(lambda: self._here().link, self.namespace, self._settings.timeout_s)
 
     async def namespaces(self, *, timeout: float | None = None) -> Sequence[NamespaceSummary]:
         """The namespaces that have instances, in the order of their names."""

@@ -13,7 +13,7 @@ import grpc.aio
 
 from registry_api.limits import UNIX
 from registry_api.registry.v1 import registry_pb2 as pb
-from registry_api.registry.v1 import registry_pb2_grpc
+from registry_api.registry.v1 import registry_pb2_grpc, xds_pb2_grpc
 from registry_client.errors import InvalidAnswer, RegistryError, RegistryUnavailable, Unauthenticated, from_rpc_error
 from registry_client.homing import LOOK_S, Homing
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from registry_api.registry.v1.registry_pb2_grpc import ChecksAsyncStub
     from registry_api.registry.v1.registry_pb2_grpc import RegistryAsyncStub as _Registry
+    from registry_api.registry.v1.xds_pb2_grpc import XdsAsyncStub
     from registry_client.backoff import Backoff
     from registry_client.papers import Dialer
     from registry_client.tasks import Tasks
@@ -88,11 +89,12 @@ async def end(call: grpc.aio.Call) -> None:
 
 
 class Stub(_Registry):
-    """The methods of registry.v1.Registry, and beside them those of Checks."""
+    """The methods of registry.v1.Registry, and beside them those of its other services."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         super().__init__(channel)
         self.checks: ChecksAsyncStub = registry_pb2_grpc.ChecksStub(channel)
+        self.xds: XdsAsyncStub = xds_pb2_grpc.XdsStub(channel)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

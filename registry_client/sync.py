@@ -14,7 +14,7 @@ import functools
 from typing import TYPE_CHECKING, Any, Self
 
 from registry_api.limits import DEFAULT_NAMESPACE
-from registry_client import callbacks, check_rules, checks, client, discovery, many, registration, watcher
+from registry_client import callbacks, check_rules, checks, client, discovery, many, registration, watcher, xds_clients
 from registry_client.cache import MAX_AGE_S
 from registry_client.client import DEFAULT_DRAIN_S, DEFAULT_TIMEOUT_S
 from registry_client.errors import RegistryError
@@ -114,6 +114,13 @@ class CheckRules(Front[check_rules.CheckRules]):
     get = waits(check_rules.CheckRules.get)
     list = waits(check_rules.CheckRules.list)
     delete = waits(check_rules.CheckRules.delete)
+
+
+class XdsClients(Front[xds_clients.XdsClients]):
+    """The xDS clients of the registry; as `registry_client.XdsClients`."""
+
+    list = waits(xds_clients.XdsClients.list)
+    loads = waits(xds_clients.XdsClients.loads)
 
 
 class Watch(Closing[watcher.Watch]):
@@ -490,6 +497,11 @@ class RegistryClient(_Reader):
     def check_rules(self) -> CheckRules:
         """The checks of instances that bring none, by service: to put, get, list and delete."""
         return CheckRules(self._home, self._inner.check_rules)
+
+    @property
+    def xds_clients(self) -> XdsClients:
+        """Who is connected by xDS, and what such clients report of their calls."""
+        return XdsClients(self._home, self._inner.xds_clients)
 
 
 class _Member(RegistryClient):

@@ -1,4 +1,4 @@
-"""SHELL: the commands `xds bootstrap|clients`: what xDS clients start with, and which of them are there."""
+"""SHELL: the commands `xds bootstrap|clients|loads`: what xDS clients start with, who is there, what they report."""
 
 from __future__ import annotations
 
@@ -8,14 +8,38 @@ from typing import TYPE_CHECKING
 import click
 
 from registry_api.limits import DEFAULT_NAMESPACE
+from registry_api.registry.v1 import xds_pb2 as pb
 from registry_client.addresses import parse_addresses
-from registry_client.cli.options import with_common
-from registry_client.cli.show import complain, say_document
+from registry_client.cli.ends import run
+from registry_client.cli.options import with_all_namespaces, with_common
+from registry_client.cli.show import as_dict, complain, say_document, say_table
+from registry_client.cli.table import Column
 from registry_client.instance import Locality
 from registry_client.xds.bootstrap import ANY_PORT, Node, for_envoy, for_grpc, for_tonic, listen_address
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from google.protobuf.timestamp_pb2 import Timestamp
+
     from registry_client.cli.options import Common
+
+_WANTED = (*map(Column, ("NODE", "KIND", "PEER", "TYPE")), Column("NAMES", cut=2), *map(Column, ("SENT", "ACCEPTED")))
+_CLIENTS = (*_WANTED, Column("REJECTED", cut=1))
+_MORE = tuple(map(Column, ("CLUSTER", "LOCALITY", "AGENT", "IDENTITY", "PROTOCOL", "SINCE")))
+_LOADS = (
+    "NAMESPACE",
+    "SERVICE",
+    "CALLS",
+    "SUCCESSES",
+    "ERRORS",
+    "DROPPED",
+    "IN-PROGRESS",
+    "RATE",
+    "CLIENTS",
+    "REPORTED",
+)
+_SHORT_VERSION = 8
 
 
 @click.group()
@@ -69,3 +93,80 @@ def bootstrap(
         say_document(for_tonic(addresses, node))
     else:
         say_document(for_grpc(addresses, node, common.namespace))
+
+
+@xds.command()
+@click.argument("node", default="")
+@with_common
+def clients(common: Common, node: str) -> None:
+    """Who is connected by xDS, or what NODE is: what it wants, was sent and accepted, and what it rejected last.
+
+    A line for each type of resource on each stream; gRPC opens a stream for each target. The registry that answers
+    tells of its own clients. SENT and ACCEPTED are the versions of what the client has: `=` is the one that was sent.
+    """
+
+    async def ask() -> Sequence[pb.XdsClient]:
+        async with common.connect() as registry:
+            return await registry.xds_clients.list()
+
+    found = [it for it in run(ask()) if node in ("", it.node_id)]
+    if common.as_json:
+        say_document({"clients": [as_dict(it) for it in found]})
+        return
+    rows = [row for it in found for row in _rows(it, wide=common.wide)]
+    say_table((*_CLIENTS, *_MORE) if common.wide else _CLIENTS, rows, wide=common.wide)
+    for it in found:
+        if it.stream_count > len(it.streams):
+            complain(f"{it.node_id} has {it.stream_count} streams, of which {len(it.streams)} are shown")
+
+
+def _time(stamp: Timestamp) -> str:
+    return f"{stamp.ToDatetime():%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _rows(it: pb.XdsClient, *, wide: bool) -> Iterator[tuple[str, ...]]:
+    where = "/".join(filter(None, (it.locality.region, it.locality.zone, it.locality.sub_zone)))
+    agent = f"{it.user_agent} {it.user_agent_version}".strip()
+    for stream in it.streams:
+        protocol = "incremental" if stream.incremental else "state of the world"
+        more = (it.node_cluster, where, agent, it.identity, protocol, _time(stream.opened_at))
+        for wanted in stream.subscriptions:
+            named = (it.node_id, it.kind, stream.peer, pb.XdsSubscription.Type.Name(wanted.type))
+            yield (*named, *_state(wanted, wide=wide), *(more if wide else ()))
+
+
+def _state(wanted: pb.XdsSubscription, *, wide: bool) -> tuple[str, str, str, str]:
+    names = (["*"] if wanted.wildcard else []) + list(wanted.names)
+    left = wanted.name_count - len(wanted.names)
+    shown = ",".join(names) + (f" and {left} more" if left > 0 else "")
+    sent, accepted, bad = wanted.sent_version, wanted.accepted_version, wanted.rejection
+    cut = None if wide else _SHORT_VERSION
+    reason = f"{bad.version[:cut]}: {bad.reason}" if wanted.HasField("rejection") else ""
+    return shown, sent[:cut], "=" if accepted == sent else accepted[:cut] or "none", reason
+
+
+@xds.command()
+@click.argument("service", default="")
+@with_all_namespaces
+@with_common
+def loads(common: Common, service: str, all_namespaces: bool) -> None:
+    """What xDS clients report of their calls to SERVICE, or to each: since the registry that answers has started.
+
+    IN-PROGRESS and RATE, the calls of a second, are as of the last reports.
+    """
+
+    async def ask() -> Sequence[pb.ServiceLoad]:
+        async with common.connect() as registry:
+            return await registry.xds_clients.loads(service, all_namespaces=all_namespaces)
+
+    found = run(ask())
+    if common.as_json:
+        say_document({"loads": [as_dict(it) for it in found]})
+        return
+    say_table(tuple(map(Column, _LOADS)), [_load(it) for it in found], wide=common.wide)
+
+
+def _load(it: pb.ServiceLoad) -> tuple[str, ...]:
+    counted = (it.calls, it.successes, it.errors, it.dropped, it.in_progress)
+    rate, when = f"{it.calls_per_second:.1f}", _time(it.reported_at)
+    return it.namespace, it.service, *map(str, counted), rate, str(it.clients), when

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import AsyncIterator
 
+import grpc
+import grpc.aio
 import pytest
 
+from registry_client import InvalidArgument, RegistryClient, sync
+from registry_client import xds as client_xds
 from registry_client.xds.bootstrap import LISTEN
+from tests.integration.client.conftest import player
+from tests.integration.xds.stage import BACKEND, back_ends
+from tests.support import xds_messages as xds
+from tests.support.ads import Sotw
 from tests.support.registryctl import ctl
+from tests.support.waiting import until
+from tests.support.xds_messages import EDS
 
 SERVER = ("--server", "10.0.0.1:7400,registry.example")
 
@@ -58,3 +69,73 @@ async def test_bootstrap_of_what_cannot_be(arguments: list[str], says: str) -> N
     assert (result.exit_code, result.stdout) == (2, "")
     assert says in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+# ---- who is there
+
+
+@pytest.fixture
+async def stream(address: str, registry: RegistryClient) -> AsyncIterator[Sotw]:
+    """Somebody who asks for endpoints as gRPC does."""
+    async with (
+        registry.register(player("p1")),
+        grpc.aio.insecure_channel(address) as channel,
+        Sotw(channel, xds.Node(id="game-1", user_agent_name="gRPC Go", locality={"region": "eu"})) as it,
+    ):
+        yield it
+
+
+async def test_clients_by_node(stream: Sotw) -> None:
+    await stream.want(EDS, "player")
+    answer = await stream.next(EDS)
+    [head, row] = [line.split() for line in (await ctl("xds", "clients")).stdout.splitlines()]
+    assert head == ["NODE", "KIND", "PEER", "TYPE", "NAMES", "SENT", "ACCEPTED"]
+    assert (row[0], row[1], row[3:]) == ("game-1", "go", ["ENDPOINTS", "player", answer.version[:8], "none"])
+    await stream.ack(answer)
+
+    async def accepted() -> bool:
+        return (await ctl("xds", "clients", "game-1")).stdout.splitlines()[1].split()[-1] == "="
+
+    await until(accepted)
+    wide = (await ctl("xds", "clients", "-o", "wide")).stdout
+    assert all(it in wide for it in (answer.version, "eu", "gRPC Go", "state of the world"))
+    assert "game-1" not in (await ctl("xds", "clients", "game-2")).stdout
+
+
+async def test_what_a_client_rejected_last(stream: Sotw) -> None:
+    await stream.want(EDS, "player")
+    answer = await stream.next(EDS)
+    await stream.nack(answer, "the weight is odd")
+
+    async def rejected() -> bool:
+        said = (await ctl("xds", "clients")).stdout.splitlines()[1]
+        return said.endswith(f"{answer.version[:8]}: the weight is odd")
+
+    await until(rejected)
+    [shown] = json.loads((await ctl("xds", "clients", "-o", "json")).stdout)["clients"]
+    [wanted] = shown["streams"][0]["subscriptions"]
+    assert wanted["rejection"]["reason"] == "the weight is odd"
+    assert (wanted["type"], wanted["acceptedVersion"]) == ("ENDPOINTS", "")
+
+
+async def test_loads_of_a_service(address: str, registry: RegistryClient) -> None:
+    async with back_ends(registry, a=100), client_xds.aio.channel("player", registry=address) as channel:
+        who = channel.unary_unary(f"/{BACKEND}/Who")
+        for _ in range(3):
+            await who(b"", timeout=15)
+
+        async def reported() -> bool:
+            lines = (await ctl("xds", "loads", "player")).stdout.splitlines()
+            return len(lines) == 2 and lines[1].split()[:5] == ["default", "player", "3", "3", "0"]
+
+        await until(reported, timeout_s=20.0)
+        [load] = json.loads((await ctl("xds", "loads", "-A", "-o", "json")).stdout)["loads"]
+        assert (load["calls"], load["clients"]) == ("3", 1)
+        assert (await ctl("xds", "loads", "nobody")).stdout.split()[-1] == "REPORTED"
+
+
+def test_for_threads(address: str) -> None:
+    with sync.connect(address) as registry:
+        assert (list(registry.xds_clients.list()), list(registry.xds_clients.loads("player"))) == ([], [])
+        with pytest.raises(InvalidArgument, match="service: must be"):
+            registry.xds_clients.loads("a b")

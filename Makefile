@@ -2,12 +2,15 @@
 #
 # PYTHON=python3.12  another interpreter        VENV=DIR       where the virtual environment is (.venv)
 # LISTEN=HOST:PORT   for run (127.0.0.1:7400)   STORE=URL      for run and demo (memory:); `etcd` in demo starts one
+# ACCESS=FILE        who may do what, for run    INSECURE=yes   in its place: everybody may do everything
 # JOBS=N             test processes (3)         TESTARGS=…     more for pytest, such as TESTARGS='-k watch'
 
 PYTHON ?= python3
 VENV ?= .venv
 LISTEN ?= 127.0.0.1:7400
 STORE ?= memory:
+ACCESS ?= $(REGISTRY_ACCESS_FILE)
+INSECURE ?= $(REGISTRY_INSECURE)
 # Most tests wait for leases to end and for outages to pass, so there are more of them than cores.
 JOBS ?= 3
 TESTARGS ?=
@@ -69,6 +72,8 @@ $(VENV)/.grpcurl: $(VENV)/.base
 # By the environment: no shell reads what is in a URL, and no list of processes shows it.
 run: export REGISTRY_LISTEN = $(value LISTEN)
 run: export REGISTRY_STORE = $(value STORE)
+run: export REGISTRY_ACCESS_FILE = $(value ACCESS)
+run: export REGISTRY_INSECURE = $(value INSECURE)
 run: $(VENV)/.base $(VENV)/.grpcurl ## start the server (LISTEN=HOST:PORT, STORE=URL)
 	@echo
 	@echo "When the server is ready, try in another terminal:"

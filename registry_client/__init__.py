@@ -53,6 +53,7 @@ from registry_client.steps import WatchLimits
 from registry_client.tls import TLS
 from registry_client.view import Changes, View
 from registry_client.watcher import Watch
+from registry_client.whoami import WhoAmI
 from registry_client.xds_clients import XdsClients
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ __all__ = [
     "View",
     "Watch",
     "WatchLimits",
+    "WhoAmI",
     "XdsClients",
     "__version__",
     "aio",

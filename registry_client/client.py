@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 import grpc
 
 from registry_api.limits import DEFAULT_NAMESPACE, MAX_PAGE, MAX_SERVICES
+from registry_api.registry.v1 import access_pb2
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import answers, checks
 from registry_client.addresses import parse_addresses
@@ -48,6 +49,7 @@ from registry_client.session import CacheDir, Session, Settings, check_cache_dir
 from registry_client.stay import Wish
 from registry_client.steps import WatchLimits
 from registry_client.watcher import Following, Watch
+from registry_client.whoami import WhoAmI
 from registry_client.xds_clients import XdsClients
 
 if TYPE_CHECKING:
@@ -401,6 +403,13 @@ class RegistryClient:
             found += [NamespaceSummary(it.namespace, it.services, it.instances) for it in answer.namespaces]
             if not request.page_token:
                 return found
+
+    async def whoami(self, *, timeout: float | None = None) -> WhoAmI:
+        """Who this client is to the registry, and what it may do there. Unauthenticated: its token is not good."""
+        seconds = self._seconds(timeout)
+        request = access_pb2.WhoAmIRequest()
+        answer = await self._here().link.call(lambda stub: stub.access.WhoAmI, request, seconds, "ask who I am")
+        return WhoAmI.from_proto(answer)
 
     # ---- watching
 

@@ -12,8 +12,8 @@ import grpc
 import grpc.aio
 
 from registry_api.limits import UNIX
+from registry_api.registry.v1 import access_pb2_grpc, registry_pb2_grpc, xds_pb2_grpc
 from registry_api.registry.v1 import registry_pb2 as pb
-from registry_api.registry.v1 import registry_pb2_grpc, xds_pb2_grpc
 from registry_client.errors import InvalidAnswer, RegistryError, RegistryUnavailable, Unauthenticated, from_rpc_error
 from registry_client.homing import LOOK_S, Homing
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from random import Random
 
+    from registry_api.registry.v1.access_pb2_grpc import AccessAsyncStub
     from registry_api.registry.v1.registry_pb2_grpc import ChecksAsyncStub
     from registry_api.registry.v1.registry_pb2_grpc import RegistryAsyncStub as _Registry
     from registry_api.registry.v1.xds_pb2_grpc import XdsAsyncStub
@@ -91,10 +92,13 @@ async def end(call: grpc.aio.Call) -> None:
 class Stub(_Registry):
     """The methods of registry.v1.Registry, and beside them those of its other services."""
 
+    """The methods of registry.v1.Registry, and beside them those of Checks and Access."""
+
     def __init__(self, channel: grpc.aio.Channel) -> None:
         super().__init__(channel)
         self.checks: ChecksAsyncStub = registry_pb2_grpc.ChecksStub(channel)
         self.xds: XdsAsyncStub = xds_pb2_grpc.XdsStub(channel)
+        self.access: AccessAsyncStub = access_pb2_grpc.AccessStub(channel)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

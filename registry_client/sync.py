@@ -486,6 +486,7 @@ class RegistryClient(_Reader):
     update = waits(client.RegistryClient.update)
     health = waits(client.RegistryClient.health)
     probers = waits(client.RegistryClient.probers)
+    whoami = waits(client.RegistryClient.whoami)
     on_health = gives(client.RegistryClient.on_health, Subscription)
 
     def monitor(self, service: str, check: HealthCheck, *, namespace: str = "", **pace: Unpack[Pace]) -> Monitor:

@@ -30,6 +30,7 @@ from registry_client.cli.show import (
     say,
     spell_what_cannot_be_written,
 )
+from registry_client.cli.whoami import whoami
 from registry_client.cli.writing import deregister, drain, update
 from registry_client.cli.xds import xds
 from registry_client.client import DEFAULT_TIMEOUT_S
@@ -125,7 +126,7 @@ def main(context: click.Context, /, **options: Any) -> None:
 
 
 for command in (
-    *(namespaces, services, instances, watch, health, checks, register, update, drain, deregister),
+    *(namespaces, services, instances, watch, health, checks, register, update, drain, deregister, whoami),
     *(export_, import_, sync, xds),
 ):
     main.add_command(command)

@@ -1,6 +1,7 @@
 """A server that others reach starts only if somebody said who may do what; what tells of the server itself; the command
 that makes tokens; certificates as identities."""
 
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from grpc_channelz.v1 import channelz_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from registry_api.registry.v1 import access_pb2
+from registry_client import sync
+from registry_client.cli import main
 from registry_server.access.grants import Grant, Grants
 from registry_server.access.identities import Access, Identity, Token
 from registry_server.config import Config, ConfigError
@@ -22,7 +25,8 @@ from registry_server.server import serve
 from tests.conftest import ServerFactory
 from tests.support.access import Asked, asking, file_of, granted
 from tests.support.grpcurl import grpcurl
-from tests.support.servers import ROOT
+from tests.support.registryctl import runner
+from tests.support.servers import ROOT, RegistryServer
 from tests.support.tls import Authority
 from tests.support.transports import FLAGS
 
@@ -157,6 +161,28 @@ def test_a_new_token_lets_its_holder_in(server_factory: ServerFactory, tmp_path:
     assert said["grants"] == ["read */*", "register default/player"]
     assert said["expires"]
     assert token not in server.log_text
+    asked = ("--server", server.address, "--token", token)
+    said = runner().invoke(main, ["whoami", *asked])
+    assert said.exit_code == 0, said.stderr
+    name, *may = said.stdout.splitlines()
+    assert name.startswith("game-servers, until 20")
+    assert may == ["may read */*", "may register default/player"]
+    document = json.loads(runner().invoke(main, ["whoami", "-o", "json", *asked]).stdout)
+    assert (document["identity"], document["asks"]) == ("game-servers", True)
+    refused = runner().invoke(main, ["whoami", "--server", server.address, "--token", "wrong"])
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "this token is not known here" in refused.stderr
+    assert runner().invoke(main, ["whoami", "--server", server.address]).stdout == (
+        "nobody that the registry knows\nmay do nothing\n"
+    )
+
+
+def test_who_one_is_where_nobody_is_asked(registry_server: RegistryServer) -> None:
+    said = runner().invoke(main, ["whoami", "--server", registry_server.address])
+    assert said.stdout == "the registry asks nobody: everybody may do everything\n"
+    with sync.connect(registry_server.address) as registry:
+        who = registry.whoami()
+    assert (who.asks, who.identity, who.grants, who.expires) == (False, "", ("admin */*",), None)
 
 
 def test_no_such_token() -> None:

@@ -1,12 +1,17 @@
 """CORE: clusters, and the way to them: what is the same with every policy and without one."""
 
+from functools import cache
+
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from registry_api.registry.xds.v1 import resources_pb2 as xds
-from registry_server.xds.listeners import ADS, NEVER, SELF, any_message
+from registry_server import wire
+from registry_server.xds.listeners import ADS, NEVER, SELF, any_message, encoded
 
 _EDS = 3
+_NAME, _EDS_CONFIG, _SERVICE_NAME = 1, 3, 2
+_ADS = xds.EdsClusterConfig(eds_config=ADS).SerializeToString()
 _HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 CONNECT_TIMEOUT_S = 5
 # Without a word about it, clients let no more than 1,024 calls be under way.
@@ -32,6 +37,20 @@ def cluster(name: str) -> xds.Cluster:
     )
     found.typed_extension_protocol_options[_HTTP].CopyFrom(_HTTP2)
     return found
+
+
+def plain(name: str) -> bytes:
+    """The same, encoded: there may be very many of them."""
+    eds = _ADS + wire.message_field(_SERVICE_NAME, name.encode())
+    return wire.message_field(_NAME, name.encode()) + wire.message_field(_EDS_CONFIG, eds) + _same()
+
+
+@cache
+def _same() -> bytes:
+    """What all have in common."""
+    found = cluster("")
+    found.ClearField("eds_cluster_config")
+    return encoded(found)
 
 
 def _thresholds() -> xds.Thresholds:

@@ -1,6 +1,7 @@
 """CORE: listeners and routes: how a client comes from a name to a cluster."""
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
@@ -9,7 +10,7 @@ from google.protobuf.message import Message
 from registry_api.registry.xds.v1 import resources_pb2 as xds
 from registry_server import wire
 from registry_server.xds.kinds import TYPE_PREFIX
-from registry_server.xds.names import ALL_ROUTES, LISTENER
+from registry_server.xds.names import ALL_ROUTES, LISTENER, ServiceKey, shown
 
 ADS = xds.ConfigSource(ads=xds.Nothing(), resource_api_version=2)
 SELF = xds.ConfigSource(self=xds.Nothing(), resource_api_version=2)
@@ -18,6 +19,7 @@ NEVER = Duration()
 _MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _ROUTER = "envoy.extensions.filters.http.router.v3.Router"
 _NAME, _HOSTS = 1, 2  # of a RouteConfiguration
+_DOMAINS = 2  # of a VirtualHost
 
 
 def encoded(message: Message) -> bytes:
@@ -60,27 +62,46 @@ def routes(name: str, action: xds.RouteAction) -> bytes:
     return encoded(xds.RouteConfiguration(name=name, virtual_hosts=[host]))
 
 
-def virtual_host(name: str, action: xds.RouteAction) -> bytes:
-    """What is called with that authority, with a port or without."""
-    return encoded(xds.VirtualHost(name=name, domains=[name, f"{name}:*"], routes=[_route("", action)]))
+class Ways(NamedTuple):
+    """The ways to one service among all, encoded: a virtual host without its domains, and the route by path."""
+
+    host: bytes
+    by_path: bytes
 
 
-def all_routes(hosts: Mapping[str, bytes], by_path: Iterable[tuple[str, xds.RouteAction]]) -> bytes:
-    """The RouteConfiguration of all services: by encoded virtual hosts, and for other authorities by the path.
+def ways(key: ServiceKey, action: xds.RouteAction) -> Ways:
+    """How a service is reached. By its path are those of the default namespace alone: no path says which other."""
+    host = xds.VirtualHost(name=shown(key), routes=[_route("", action)])
+    by_path = [_route(f"/{key[1]}/", action)] if shown(key) == key[1] else []
+    return Ways(encoded(host), encoded(xds.VirtualHost(routes=by_path)))
 
-    Envoy knows no case in the names of hosts: of two that differ in nothing else the first has it.
-    """
+
+def all_routes(services: Mapping[ServiceKey, Ways]) -> bytes:
+    """The RouteConfiguration of all services: by what is called, and where that says nothing by the path."""
     parts = [wire.message_field(_NAME, ALL_ROUTES.encode())]
-    taken: set[str] = set()
-    for name, host in hosts.items():
-        if name.lower() not in taken:
-            taken.add(name.lower())
-            parts.append(wire.message_field(_HOSTS, host))
-    others = [_route(f"/{service}/", action) for service, action in by_path]
-    if others:
-        host = encoded(xds.VirtualHost(name=ALL_ROUTES, domains=["*"], routes=others))
-        parts.append(wire.message_field(_HOSTS, host))
+    for key, domains in _domains(services).items():
+        named = b"".join([wire.message_field(_DOMAINS, it.encode()) for it in domains])
+        parts.append(wire.message_field(_HOSTS, services[key].host + named))
+    if any(it.by_path for it in services.values()):
+        host = xds.VirtualHost(name=ALL_ROUTES, domains=["*"]).SerializeToString()
+        parts.append(wire.message_field(_HOSTS, host + b"".join([it.by_path for it in services.values()])))
     return b"".join(parts)
+
+
+def _domains(keys: Iterable[ServiceKey]) -> dict[ServiceKey, list[str]]:
+    """What each service is called, with a port or without: as in every door, and SERVICE.NAMESPACE, as Envoy lets no
+    name with a slash pass. Envoy knows no case in these, and takes none twice: the first that has a name keeps it."""
+    keys = tuple(keys)
+    taken: dict[str, ServiceKey] = {}
+    for key in keys:
+        taken.setdefault(shown(key).lower(), key)
+    for key in keys:
+        if shown(key) != key[1]:
+            taken.setdefault(f"{key[1]}.{key[0]}".lower(), key)
+    found: dict[ServiceKey, list[str]] = {}
+    for name, key in taken.items():
+        found.setdefault(key, []).extend((name, f"{name}:*"))
+    return found
 
 
 def _route(prefix: str, action: xds.RouteAction) -> xds.Route:

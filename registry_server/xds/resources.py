@@ -20,6 +20,7 @@ from registry_server.xds import clusters, listeners, traffic
 from registry_server.xds.endpoints import Spots, assignment
 from registry_server.xds.hosts import HostBook
 from registry_server.xds.kinds import ClientKind, ResourceType, XdsClient
+from registry_server.xds.listeners import Ways
 from registry_server.xds.names import ALL_ROUTES, EVERYTHING, LISTENER, Named, ServiceKey, read, shown
 from registry_server.xds.packed import Packed, packed
 
@@ -62,6 +63,7 @@ class Resources:
         self._gone: OrderedDict[ServiceKey, None] = OrderedDict()
         self._in_order: tuple[ServiceKey, ...] | None = None
         self._routes: dict[Rights, Packed] = {}
+        self._ways: dict[ServiceKey, Ways] = {}
 
     # ---- what is asked
 
@@ -133,7 +135,7 @@ class Resources:
             of.shares = None
             of.endpoints.clear()
             of.traffic.clear()
-        self._routes.clear()
+        self._reroute(key)
 
     def weights_changed(self, key: ServiceKey) -> bool:
         """Whether the parts of a service get other shares than when this was last asked: its routes are others then."""
@@ -141,11 +143,11 @@ class Resources:
         if of is None:
             return False
         weights = [(share.name, share.weight) for share in self._shares(key, of)]
-        if weights == of.weights:
+        if not of.weights or weights == of.weights:
             return False
         of.weights = weights
         of.traffic.clear()
-        self._routes.clear()
+        self._reroute(key)
         return True
 
     def want(self, key: ServiceKey) -> None:
@@ -157,7 +159,10 @@ class Resources:
         self._wanted[key] -= 1
         if not self._wanted[key]:
             del self._wanted[key]
-            self._of.pop(key, None)
+            of = self._of.pop(key, None)
+            if of is not None and key in self._known:
+                of.spots, of.endpoints = Spots(), {}
+                self._of[key] = of
             self._hosts.used(key, ())
 
     # ---- within: what is known
@@ -185,10 +190,12 @@ class Resources:
             key, _ = self._gone.popitem(last=False)
             if key in self._known:
                 del self._known[key]
+                self._reroute(key)
+                if key not in self._wanted:
+                    self._of.pop(key, None)
                 found.append(key)
         if found:
             self._in_order = None
-            self._routes.clear()
         return found
 
     def _services(self) -> tuple[ServiceKey, ...]:
@@ -202,7 +209,7 @@ class Resources:
         of = self._of.get(key)
         if of is None:
             of = _Of()
-            if key in self._wanted:
+            if key in self._wanted or key in self._known:
                 self._of[key] = of
         return of
 
@@ -243,13 +250,16 @@ class Resources:
         if kind is ResourceType.LISTENER:
             return listeners.api_listener(name, shown(named.key))
         if kind is ResourceType.CLUSTER:
+            policy = self._policies.of(*named.key)
+            if policy is None:
+                return clusters.plain(name)
             cluster = clusters.cluster(name)
-            if (policy := self._policies.of(*named.key)) is not None:
-                traffic.to_cluster(cluster, policy, client)
+            traffic.to_cluster(cluster, policy, client)
             return listeners.encoded(cluster)
         return listeners.routes(name, self._action(named.key, of, client))
 
     def _action(self, key: ServiceKey, of: _Of, client: ClientKind) -> xds.RouteAction:
+        of.weights = of.weights or [(share.name, share.weight) for share in self._shares(key, of)]
         shares = [(shown(key, share.name), share.weight) for share in self._shares(key, of) if share.weight]
         action = clusters.action(shares)
         if (policy := self._policies.of(*key)) is not None:
@@ -260,9 +270,17 @@ class Resources:
         if rights not in self._routes:
             if len(self._routes) >= MAX_WAYS:
                 self._routes.clear()
-            keys = [key for key in self._services() if rights.may("read", *key)]
-            actions = {key: self._action(key, self._made(key), ClientKind.ENVOY) for key in keys}
-            hosts = {shown(key): listeners.virtual_host(shown(key), action) for key, action in actions.items()}
-            by_path = [(key[1], action) for key, action in actions.items() if shown(key) == key[1]]
-            self._routes[rights] = packed(ResourceType.ROUTES, ALL_ROUTES, listeners.all_routes(hosts, by_path))
+            ways = {key: self._ways_to(key) for key in self._services() if rights.may("read", *key)}
+            self._routes[rights] = packed(ResourceType.ROUTES, ALL_ROUTES, listeners.all_routes(ways))
         return self._routes[rights]
+
+    def _ways_to(self, key: ServiceKey) -> Ways:
+        found = self._ways.get(key)
+        if found is None:
+            found = self._ways[key] = listeners.ways(key, self._action(key, self._made(key), ClientKind.ENVOY))
+        return found
+
+    def _reroute(self, key: ServiceKey) -> None:
+        """The ways to a service are others."""
+        self._ways.pop(key, None)
+        self._routes.clear()

@@ -48,32 +48,32 @@ class Spot(NamedTuple):
 
 
 class Spots:
-    """The spots of one service; what an instance is, is read once for each of its revisions."""
+    """The spots of one service; an instance is read once for each of its revisions."""
 
     def __init__(self) -> None:
-        self._weights: dict[str, tuple[int, int]] = {}
+        self._known: dict[str, tuple[int, Spot]] = {}
 
     def of(self, entries: Iterable[Entry], lookup: Lookup) -> list[Spot]:
         """The spots of those instances that can be called, in their order, no address twice."""
         found: dict[tuple[str, int], Spot] = {}
         for entry in entries:
-            if entry.routable and (address := lookup(entry.address[0])):
-                port = entry.address[1]
-                if (address, port) not in found:
-                    found[address, port] = Spot(address, port, self._weight(entry), entry.traits.locality)
-                if len(found) == MAX_SPOTS:
-                    break
+            if not entry.routable or not (address := lookup(entry.address[0])):
+                continue
+            revision, spot = self._known.get(entry.key.id, _NOWHERE)
+            if revision != entry.revision or spot.address != address:
+                spot = Spot(address, entry.address[1], entry.parse().weight, entry.traits.locality)
+                self._known[entry.key.id] = (entry.revision, spot)
+            found.setdefault(spot[:2], spot)
+            if len(found) == MAX_SPOTS:
+                break
         return list(found.values())
 
     def forget(self, id_: str) -> None:
         """The instance has left."""
-        self._weights.pop(id_, None)
+        self._known.pop(id_, None)
 
-    def _weight(self, entry: Entry) -> int:
-        known = self._weights.get(entry.key.id)
-        if known is None or known[0] != entry.revision:
-            known = self._weights[entry.key.id] = (entry.revision, entry.parse().weight)
-        return known[1]
+
+_NOWHERE = (0, Spot("", 0, 0, ("", "", "")))
 
 
 def assignment(name: str, spots: Sequence[Spot], near: Place = ("", "", ""), *, in_one: bool = False) -> bytes:

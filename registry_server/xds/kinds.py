@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from enum import Enum, StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from registry_api.registry.xds.v1 import ads_pb2 as ads
@@ -124,6 +125,7 @@ def _version(node: ads.Node) -> str:
     return f"{it.major_number}.{it.minor_number}.{it.patch}"
 
 
+@lru_cache(maxsize=65_536)
 def numeric(host: str) -> str:
     """The one way to write an IP address; empty for what is none, or can be called from one machine alone."""
     try:

@@ -1,6 +1,7 @@
 """CORE: the names of xDS resources. A service goes by its name, in another namespace than the default one by
 `namespace/service`; a part of its instances, to which a policy gives a share, by that, `#` and the name of the part."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from registry_api.limits import DEFAULT_NAMESPACE, NAME
@@ -27,6 +28,7 @@ class Named(NamedTuple):
     part: str = ""
 
 
+@lru_cache(maxsize=16_384)
 def read(name: str) -> Named | None:
     """What the name of a resource means; None if it can mean nothing."""
     if len(name) > MAX_RESOURCE_NAME:

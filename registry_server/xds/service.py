@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
+from operator import attrgetter
 
 from registry_api.registry.xds.v1 import ads_pb2 as ads
 from registry_server.errors import Unavailable
@@ -18,6 +19,7 @@ from registry_server.records import Kind
 from registry_server.rpc.table import Caller, Needs, Outlet, Service, Session
 from registry_server.rpc.xds import OpenStream
 from registry_server.settings import SettingChange
+from registry_server.xds.admission import Admission
 from registry_server.xds.encoding import Encoder
 from registry_server.xds.index import Index
 from registry_server.xds.names import ALL_CLUSTERS, EVERYTHING, ServiceKey
@@ -53,6 +55,8 @@ class AdsStream:
 
     async def received(self, request: ads.DiscoveryRequest | ads.DeltaDiscoveryRequest) -> None:
         """See table.Dialogue."""
+        if self.session.client is None and (wait_s := self._service.admission.enter(self._service.loop.time())):
+            await asyncio.sleep(wait_s)
         if self._is_over:
             return
         now = self._service.now()
@@ -101,6 +105,8 @@ class XdsService:
     def __init__(self, resources: Resources, hub: Hub, clock: Clock, forgotten: Callable[[ServiceKey], None]) -> None:
         self._forgotten = forgotten
         self.now = clock
+        self.loop = asyncio.get_running_loop()
+        self.admission = Admission()
         self._resources = resources
         self._hub = hub
         self._index = Index(resources)
@@ -193,7 +199,7 @@ class XdsService:
             if is_all or self._resources.weights_changed(key):
                 yield from self._open_ones(self._touched(key))
                 continue
-            for stream in self._open_ones(tuple(self._index.of(key))):
+            for stream in sorted(self._open_ones(tuple(self._index.of(key))), key=_PEER):
                 stream.session.touch(key, all_of_it=False)
                 yield stream
 
@@ -213,6 +219,10 @@ class XdsService:
         for session in sessions:
             if (stream := self._streams.get(session)) is not None:
                 yield stream
+
+
+# Those of one connection in a row: it writes for all of them at once.
+_PEER = attrgetter("caller.peer")
 
 
 class _News:

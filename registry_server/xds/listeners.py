@@ -89,15 +89,17 @@ def all_routes(services: Mapping[ServiceKey, Ways]) -> bytes:
 
 
 def _domains(keys: Iterable[ServiceKey]) -> dict[ServiceKey, list[str]]:
-    """What each service is called, with a port or without: as in every door, and SERVICE.NAMESPACE, as Envoy lets no
-    name with a slash pass. Envoy knows no case in these, and takes none twice: the first that has a name keeps it."""
+    """What each service is called, with a port or without: as in every door; as gRPC clients write a slash, which no
+    proxy lets pass; and SERVICE.NAMESPACE, for people. Envoy knows no case in these, and takes none twice: the first
+    that has a name keeps it."""
     keys = tuple(keys)
     taken: dict[str, ServiceKey] = {}
     for key in keys:
         taken.setdefault(shown(key).lower(), key)
     for key in keys:
         if shown(key) != key[1]:
-            taken.setdefault(f"{key[1]}.{key[0]}".lower(), key)
+            for name in (f"{key[0]}%2F{key[1]}", f"{key[1]}.{key[0]}"):
+                taken.setdefault(name.lower(), key)
     found: dict[ServiceKey, list[str]] = {}
     for name, key in taken.items():
         found.setdefault(key, []).extend((name, f"{name}:*"))

@@ -16,7 +16,7 @@ from registry_server.history import Change
 from registry_server.policies.book import PolicyBook
 from registry_server.policies.parts import WHOLE, Share, split
 from registry_server.rights import Rights
-from registry_server.xds import clusters, listeners, traffic
+from registry_server.xds import clusters, flaws, listeners, traffic
 from registry_server.xds.endpoints import Spots, assignment
 from registry_server.xds.hosts import HostBook
 from registry_server.xds.kinds import ClientKind, ResourceType, XdsClient
@@ -64,6 +64,7 @@ class Resources:
         self._in_order: tuple[ServiceKey, ...] | None = None
         self._routes: dict[Rights, Packed] = {}
         self._ways: dict[ServiceKey, Ways] = {}
+        self._flawed: dict[ServiceKey, str] = {}
 
     # ---- what is asked
 
@@ -165,6 +166,11 @@ class Resources:
                 self._of[key] = of
             self._hosts.used(key, ())
 
+    def take_flaws(self) -> dict[ServiceKey, str]:
+        """The services whose policy is not followed, and why, since this was last asked."""
+        found, self._flawed = self._flawed, {}
+        return found
+
     # ---- within: what is known
 
     def _look(self, key: ServiceKey) -> bool:
@@ -255,6 +261,8 @@ class Resources:
                 return clusters.plain(name)
             cluster = clusters.cluster(name)
             traffic.to_cluster(cluster, policy, client)
+            if self._has_flaw(named.key, flaws.of_cluster(cluster)):
+                return clusters.plain(name)
             return listeners.encoded(cluster)
         return listeners.routes(name, self._action(named.key, of, client))
 
@@ -264,7 +272,16 @@ class Resources:
         action = clusters.action(shares)
         if (policy := self._policies.of(*key)) is not None:
             traffic.to_route(action, policy, client)
+            if self._has_flaw(key, flaws.of_action(action)):
+                return clusters.action(shares)
         return action
+
+    def _has_flaw(self, key: ServiceKey, found: Iterator[str]) -> bool:
+        """Whether some client would not take what was made of a policy: that is sent to none."""
+        flaw = next(found, "")
+        if flaw:
+            self._flawed.setdefault(key, flaw)
+        return bool(flaw)
 
     def _all_routes(self, rights: Rights) -> Packed:
         if rights not in self._routes:

@@ -22,7 +22,7 @@ from registry_server.settings import SettingChange
 from registry_server.xds.admission import Admission
 from registry_server.xds.encoding import Encoder
 from registry_server.xds.index import Index
-from registry_server.xds.names import ALL_CLUSTERS, EVERYTHING, ServiceKey
+from registry_server.xds.names import ALL_CLUSTERS, EVERYTHING, ServiceKey, shown
 from registry_server.xds.resources import Resources
 from registry_server.xds.session import AdsSession
 
@@ -71,6 +71,7 @@ class AdsStream:
         if self._is_writing or self._is_over:
             return
         response = self.session.next()
+        self._service.tell_flaws()
         if response is not None:
             self._is_writing = True
             self._sink.send(response.chunks)
@@ -202,6 +203,11 @@ class XdsService:
             for stream in sorted(self._open_ones(tuple(self._index.of(key))), key=_PEER):
                 stream.session.touch(key, all_of_it=False)
                 yield stream
+
+    def tell_flaws(self) -> None:
+        """Say which policies are not followed because of a mistake of ours."""
+        for key, flaw in self._resources.take_flaws().items():
+            log.error("the policy of %s is not followed by xDS clients: %s", shown(key), flaw)
 
     def _touched(self, key: ServiceKey) -> Collection[AdsSession]:
         """The sessions that are concerned when all of a service changed. Each knows of all before it is told of any."""

@@ -17,6 +17,13 @@ from tests.support.etcd import EtcdCluster, binary
 from tests.support.go_tools import GO_SOURCE
 from tests.support.servers import RegistryServer, ServerProcess
 
+LIMITS = """[limits]
+max_requests_per_s_per_peer = 1_000_000
+max_instances_per_owner = 200_000
+max_instances_per_lease = 200_000
+max_leases_per_owner = 200_000
+max_watches_per_peer = 100_000
+"""
 _CONTROL_PLANE = Path(__file__).parent / "control_plane"
 
 
@@ -33,8 +40,11 @@ class Stage:
         return write_bodies(self.directory / f"{name}.bodies", bodies)
 
     def registry(self, store: str = "memory:", *args: str) -> RegistryServer:
-        """The product, on its defaults."""
-        return RegistryServer(self.directory, store=store, args=["--log-level", "warning", *args])
+        """The product, on its defaults, but for what one client may have: the load generator is many in one."""
+        limits = self.directory / "limits.toml"
+        limits.write_text(LIMITS)
+        flags = ["--log-level", "warning", "--config", str(limits)]
+        return RegistryServer(self.directory, store=store, args=[*flags, *args])
 
     def bare(self) -> ServerProcess:
         """The bare grpc.aio server."""

@@ -137,8 +137,6 @@ class Connection(Http2End, asyncio.BufferedProtocol):
         self._is_touched = False
         self._note_events()
         self._begun = 0
-        if self._waiting:
-            self._begin_waiting()
         if self._lingering:
             self._reset_lingering()
         unread = self._h2.queued_body_size()
@@ -171,11 +169,26 @@ class Connection(Http2End, asyncio.BufferedProtocol):
 
     def begin(self, call: Call[Any], message: bytes) -> None:
         """See Wire."""
-        if self._begun < self._shared.limits.max_begun:
-            self._begun += 1
-            call.run(message)
+        shared = self._shared
+        if self._begun < shared.limits.max_begun and shared.pacing.room > 0 and not self._waiting:
+            self._run(call, message)
         else:
             self._waiting.append((call, message))
+            shared.wait_for_turn(self)
+
+    def begin_next(self) -> bool:
+        """See Peer."""
+        while self._waiting:
+            call, message = self._waiting.popleft()
+            if not call.is_over:
+                self._run(call, message)
+                break
+        return bool(self._waiting)
+
+    def _run(self, call: Call[Any], message: bytes) -> None:
+        self._begun += 1
+        self._shared.pacing.room -= 1
+        call.run(message)
 
     def greet(self, call: Call[Any]) -> None:
         """See Wire."""
@@ -469,15 +482,6 @@ class Connection(Http2End, asyncio.BufferedProtocol):
             self._h2.acknowledge_received_data(count, stream)
         except ngh2.NGH2Error as error:
             log.debug("too late: %s", error)
-
-    def _begin_waiting(self) -> None:
-        """Begin the next of the calls that wait for the others of this connection."""
-        while self._waiting and self._begun < self._shared.limits.max_begun:
-            call, message = self._waiting.popleft()
-            if not call.is_over:
-                self._begun += 1
-                call.run(message)
-        self._touch()
 
     def _reset_lingering(self) -> None:
         """End the clients' side of streams that are over, once the end of ours has left."""

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import logging
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
@@ -12,6 +14,7 @@ from registry_server.rpc.table import Method, Table
 from registry_server.transport.complaints import Complaints
 from registry_server.transport.http2.crowd import TOLD, Crowd
 from registry_server.transport.http2.framing import Header, ended_at_once, framed_chunks, trailers
+from registry_server.transport.http2.pacing import Pacing
 from registry_server.transport.limits import Limits
 from registry_server.transport.status import RpcStatus
 from registry_server.transport.streams import Streams
@@ -78,6 +81,9 @@ class Peer(Protocol):
     def shed(self) -> None:
         """Give up the calls that hold most."""
 
+    def begin_next(self) -> bool:
+        """Begin the next call that waits for its turn; whether another one waits behind it."""
+
 
 class Shared:
     """One of these for each server."""
@@ -99,6 +105,9 @@ class Shared:
         # Bytes of half messages, and of answers that nobody has read yet.
         self.held = self.unread = 0
         self._shed_beyond = limits.max_held_bytes
+        self.pacing = Pacing()
+        self._began = 0.0
+        self._waiting: OrderedDict[Peer, None] = OrderedDict()  # those with calls that wait for their turn
         self._touched: list[Peer] = []
         self._fresh: list[Timed] = []
         self._is_armed = False
@@ -143,6 +152,7 @@ class Shared:
     def gone(self, connection: Peer) -> None:
         """Forget a connection."""
         self._crowd.remove(connection)
+        self._waiting.pop(connection, None)
         self._going.pop(connection, None)
         self.connections.pop(connection, None)
         if not self.connections:
@@ -175,6 +185,14 @@ class Shared:
     def touch(self, connection: Peer) -> None:
         """The connection has something to write, or to tell its calls: at the end of this turn."""
         self._touched.append(connection)
+        self._arm()
+
+    def wait_for_turn(self, connection: Peer) -> None:
+        """The connection has a call that is to begin when it is its turn."""
+        self._waiting[connection] = None
+        self._arm()
+
+    def _arm(self) -> None:
         if not self._is_armed:
             self._is_armed = True
             self.loop.call_soon(self._end_turn)
@@ -212,6 +230,30 @@ class Shared:
         fresh, self._fresh = self._fresh, []
         for call in fresh:
             call.watch_deadline()
+        self._begin_turn()
+
+    def _begin_turn(self) -> None:
+        """Begin calls that wait: one of each connection, and again, until that is enough for this turn."""
+        waiting, pacing, loop = self._waiting, self.pacing, self.loop
+        pacing.next_turn()
+        if not waiting:
+            return
+        loop.call_soon(self._note_time)  # what is begun here runs between these two
+        calls = pacing.room
+        while waiting and pacing.room > 0:
+            connection, _ = waiting.popitem(last=False)
+            if connection.begin_next():
+                waiting[connection] = None
+        loop.call_soon(self._measure, calls - pacing.room)
+        if waiting:
+            self._arm()
+
+    def _note_time(self) -> None:
+        self._began = time.thread_time()
+
+    def _measure(self, calls: int) -> None:
+        if calls:
+            self.pacing.took(time.thread_time() - self._began, calls)
 
 
 def act(connection: Peer, work: Callable[[], None]) -> None:

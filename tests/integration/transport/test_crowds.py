@@ -3,14 +3,16 @@
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.wrappers_pb2 import StringValue
 
 from registry_server.limits.refusals import Refusals
-from registry_server.rpc.table import Table
+from registry_server.rpc.table import Caller, Service, Table, Unary
 from registry_server.transport.http2 import server as server_room
 from registry_server.transport.http2.server import Http2Server
 from registry_server.transport.limits import Limits
@@ -157,3 +159,33 @@ async def test_at_a_file_each_connection_is_a_peer(tmp_path: Any) -> None:
         first, second = (caller.peer for caller in stage.service.callers)
         assert first != second
         assert first.startswith("unix:")
+
+
+async def test_who_asks_one_thing_does_not_wait_for_thousands_of_others() -> None:
+    """Calls that wait are begun in turns, one of each connection: counted in calls, and not in time."""
+    order: list[str] = []
+
+    async def work(request: StringValue, caller: Caller) -> bytes:
+        until = time.thread_time() + 0.0005
+        while time.thread_time() < until:
+            pass
+        order.append(request.value)
+        return request.SerializeToString()
+
+    server = Http2Server(Table(Service("test", {"Work": Unary(StringValue, work)})), Streams(random.Random(1)))
+    (address,) = await server.start("127.0.0.1:0")
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(server.stop)
+        crowd = [await stack.enter_async_context(Http2(address)) for _ in range(8)]
+        one = await stack.enter_async_context(Http2(address))
+        calls = [[it.call("/test/Work", value("x")) for _ in range(100)] for it in crowd]
+        await asyncio.gather(*(it.flush() for it in crowd))
+        await eventually_async(lambda: order)
+        asked = one.call("/test/Work", value("one"))
+        await one.flush()
+        before = len(order)
+        await one.wait_ended([asked])
+        assert order.index("one") - before < 200
+        for it, its in zip(crowd, calls, strict=True):
+            await it.wait_ended(its)
+    assert len(order) == 801

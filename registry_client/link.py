@@ -92,8 +92,6 @@ async def end(call: grpc.aio.Call) -> None:
 class Stub(_Registry):
     """The methods of registry.v1.Registry, and beside them those of its other services."""
 
-    """The methods of registry.v1.Registry, and beside them those of Checks and Access."""
-
     def __init__(self, channel: grpc.aio.Channel) -> None:
         super().__init__(channel)
         self.checks: ChecksAsyncStub = registry_pb2_grpc.ChecksStub(channel)

@@ -77,6 +77,8 @@ async def serve(
     _check_addresses(config)
     if unguarded := config.unguarded():
         raise ConfigError(unguarded)
+    if config.access.is_on and not config.is_local and not config.tls_cert:
+        log.warning("tokens are sent to this server in the clear: it has no certificate (--tls-cert)")
     parts = _make(config, clock)
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(it) for it in parts.works()]

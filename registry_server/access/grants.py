@@ -45,7 +45,11 @@ class Grants:
 
     def __init__(self, grants: Iterable[Grant] = ()) -> None:
         self._grants = frozenset(grants)
-        self._scopes = [_Scope.of(it) for it in self._grants]
+        # By right: the patterns of namespace and service for which it is granted, by itself or within a larger one.
+        self._scopes: dict[str, list[tuple[Pattern, Pattern]]] = {
+            right: [_scope(it) for it in self._grants if RIGHTS.index(it.right) >= rank]
+            for rank, right in enumerate(RIGHTS)
+        }
         self._remembered: dict[tuple[str, str, str], bool] = {}
 
     @property
@@ -57,18 +61,26 @@ class Grants:
         """See rights.Rights. Of patterns, that of EVERY alone fits EVERY."""
         asked = (right, namespace, service)
         answer = self._remembered.get(asked)
-        if answer is None:
-            if len(namespace) > MAX_NAME or len(service) > MAX_NAME:
-                return False  # no name, and none to be kept
-            answer = any(it.fits(right, namespace, service) for it in self._scopes)
-            if len(self._remembered) >= MAX_REMEMBERED:
-                self._remembered.clear()
-            self._remembered[asked] = answer
-        return answer
+        return self._find_out(asked) if answer is None else answer
 
     def may_some(self, right: Right, namespace: str, service: str, /) -> bool:
         """See rights.Rights."""
-        return any(it.can_fit(right, namespace, service) for it in self._scopes)
+        return any(
+            (namespace == EVERY or namespaces.fits(namespace)) and (service == EVERY or services.fits(service))
+            for namespaces, services in self._scopes[right]
+        )
+
+    def _find_out(self, asked: tuple[str, str, str]) -> bool:
+        right, namespace, service = asked
+        if len(namespace) > MAX_NAME or len(service) > MAX_NAME:
+            return False  # no name, and none to be kept
+        answer = any(
+            namespaces.fits(namespace) and services.fits(service) for namespaces, services in self._scopes[right]
+        )
+        if len(self._remembered) >= MAX_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[asked] = answer
+        return answer
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Grants) and other._grants == self._grants
@@ -80,21 +92,5 @@ class Grants:
         return f"Grants({', '.join(self.grants)})"
 
 
-class _Scope(NamedTuple):
-    rank: int
-    namespaces: Pattern
-    services: Pattern
-
-    @classmethod
-    def of(cls, grant: Grant) -> "_Scope":
-        return cls(RIGHTS.index(grant.right), Pattern.of(grant.namespace), Pattern.of(grant.service))
-
-    def fits(self, right: Right, namespace: str, service: str) -> bool:
-        return RIGHTS.index(right) <= self.rank and self.namespaces.fits(namespace) and self.services.fits(service)
-
-    def can_fit(self, right: Right, namespace: str, service: str) -> bool:
-        return (
-            RIGHTS.index(right) <= self.rank
-            and (namespace == EVERY or self.namespaces.fits(namespace))
-            and (service == EVERY or self.services.fits(service))
-        )
+def _scope(grant: Grant) -> tuple[Pattern, Pattern]:
+    return Pattern.of(grant.namespace), Pattern.of(grant.service)

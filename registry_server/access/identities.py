@@ -20,6 +20,9 @@ from registry_server.rpc.table import Credentials
 TOKEN_PREFIX = "rg_"  # noqa: S105 - by which people and scanners see what it is
 HASH = re.compile(r"sha256:([0-9a-f]{64})")
 
+# So many callers who are known are remembered, by what they showed: mostly some tens of bytes, 16 KiB at the most.
+MAX_LATELY = 5_000
+
 _UNKNOWN = "this token is not known here"
 
 
@@ -75,6 +78,8 @@ class Identities:
 
     def __init__(self, access: Access, key: bytes) -> None:
         self._key = key
+        # Those who were found of late, so that a call costs no hashing. Python finds them by a keyed hash, too.
+        self._lately: dict[Credentials, Somebody] = {}
         self._anonymous = Somebody("", access.anonymous)
         self._tokens = {
             self._place(token.digest): (token, Somebody(it.name, it.rights, token.expires_s))
@@ -89,6 +94,15 @@ class Identities:
 
     def of(self, credentials: Credentials, now_s: float) -> Somebody:
         """Who shows that. A token goes before a certificate. Raises Unauthenticated for a token that is not good."""
+        somebody = self._lately.get(credentials)
+        if somebody is None or now_s >= somebody.until_s:
+            somebody = self._found(credentials, now_s)
+            if len(self._lately) >= MAX_LATELY:
+                self._lately.clear()
+            self._lately[credentials] = somebody
+        return somebody
+
+    def _found(self, credentials: Credentials, now_s: float) -> Somebody:
         if credentials.token:
             return self._by_token(credentials.token, now_s)
         return next(self._by_names(credentials.names), self._anonymous)

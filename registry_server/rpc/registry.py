@@ -191,7 +191,7 @@ class RegistryService:
         size = validate.page_size(request.page_size)
         after = pages.start(request.page_token, namespace, 1)
         spaces = (namespace,) if namespace else self._catalog.namespaces()
-        names = [(space, service) for space in spaces for service in self._shown(space, caller.rights)]
+        names = [(space, service) for space in spaces for service in await self._shown(space, caller.rights)]
         rest = names[bisect.bisect_right(names, after) :]
         page = pages.fitting([self._service(*name).SerializeToString() for name in rest[:size]], len)
         token = pages.token(namespace, rest[len(page) - 1]) if len(rest) > len(page) else ""
@@ -202,7 +202,8 @@ class RegistryService:
         size = validate.page_size(request.page_size)
         names = [name for name in self._catalog.namespaces() if self._is_shown(name, caller.rights)]
         rest = names[bisect.bisect_right(names, "".join(pages.start(request.page_token, "", 0))) :]
-        page = pages.fitting([self._namespace(name, caller.rights).SerializeToString() for name in rest[:size]], len)
+        found = [(await self._namespace(name, caller.rights)).SerializeToString() for name in rest[:size]]
+        page = pages.fitting(found, len)
         token = rest[len(page) - 1] if len(rest) > len(page) else ""
         return answers.namespaces(self._header(), page, token)
 
@@ -266,26 +267,31 @@ class RegistryService:
         found = [findings.prober(record) for record in records]
         return sorted(found, key=lambda it: it.name)
 
-    def _namespace(self, name: str, rights: Rights) -> pb.NamespaceSummary:
+    async def _namespace(self, name: str, rights: Rights) -> pb.NamespaceSummary:
         if rights.may("read", name, EVERY):
             services, instances = self._catalog.size_of(name)
         else:
-            counts = [self._catalog.count(name, it)[0] for it in self._shown(name, rights)]
+            counts = [self._catalog.count(name, it)[0] for it in await self._shown(name, rights)]
             services, instances = len(counts), sum(counts)
         return pb.NamespaceSummary(namespace=name, services=services, instances=instances)
 
-    def _shown(self, namespace: str, rights: Rights) -> Sequence[str]:
+    async def _shown(self, namespace: str, rights: Rights) -> Sequence[str]:
         """The services of a namespace that may be seen with these rights."""
         names = self._catalog.services(namespace)
         if rights.may("read", namespace, EVERY):
             return names
-        return [name for name in names if rights.may("read", namespace, name)]
+        shown: list[str] = []
+        for some in _parts(names):
+            shown += [name for name in some if rights.may("read", namespace, name)]
+            await _let_others(len(names))
+        return shown
 
     def _is_shown(self, namespace: str, rights: Rights) -> bool:
         """Whether any of its services may be seen."""
-        return rights.may("read", namespace, EVERY) or (
-            rights.may_some("read", namespace, EVERY) and bool(self._shown(namespace, rights))
-        )
+        if rights.may("read", namespace, EVERY):
+            return True
+        is_possible = rights.may_some("read", namespace, EVERY)
+        return is_possible and any(rights.may("read", namespace, it) for it in self._catalog.services(namespace))
 
     def _known(self, key: Key) -> Entry:
         entry = self._catalog.get(key)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from dataclasses import replace
+from functools import partial
 from itertools import repeat
 from random import Random
 from threading import Lock
@@ -97,6 +98,15 @@ class LoadBalancer:
             endpoint = picked.endpoint
             return cast("Given", current.stand_ins.get(endpoint, endpoint) if current.stand_ins else endpoint)
         raise NoEndpointError(picked.reason if isinstance(picked, Fail) else "no endpoint")
+
+    def choose_by(self, policy: AnyPolicy) -> None:
+        """Another policy selects from now on; what is known of the endpoints stays. Raises as making one does."""
+        chosen = policy_of(policy)
+        with self._owner:
+            now = self._clock()
+            self._policy = chosen
+            for known in {id(it): it for it in (self._current, *self._sets.values())}.values():
+                self._change(known, partial(known.pool.choose_by, chosen, now), now)
 
     def request(self, endpoint: object) -> Request:
         """Counts one call to `endpoint`: `with` or `async with`. An exception marks it failed."""

@@ -33,7 +33,10 @@ AddressInfo: TypeAlias = tuple[
 
 @runtime_checkable
 class Resolver(Protocol):
-    """What a channel asks of the source of its endpoints."""
+    """What a channel asks of the source of its endpoints.
+
+    An optional attribute `default_policy: str` names the policy where nothing else does, in place of round_robin.
+    """
 
     async def run(self, push: Push) -> None:
         """Pushes every new resolution until cancelled.

@@ -47,6 +47,19 @@ from registry_client.instance import (
 )
 from registry_client.lease import State
 from registry_client.many import InEach, Registries, connect_many
+from registry_client.policies import TrafficPolicies
+from registry_client.policy import (
+    Balancing,
+    FailurePercentage,
+    Follows,
+    OutlierDetection,
+    Retries,
+    RetryCode,
+    SuccessRate,
+    TrafficPart,
+    TrafficPolicy,
+    Verdict,
+)
 from registry_client.registration import Registration
 from registry_client.signals import run_until_signal
 from registry_client.steps import WatchLimits
@@ -66,6 +79,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TLS",
     "Backoff",
+    "Balancing",
     "Cause",
     "Changes",
     "CheckResult",
@@ -76,6 +90,8 @@ __all__ = [
     "Discovery",
     "DiscoveryStatistics",
     "Endpoint",
+    "FailurePercentage",
+    "Follows",
     "Health",
     "HealthCheck",
     "HealthStats",
@@ -92,6 +108,7 @@ __all__ = [
     "NamespaceSummary",
     "NeverRegistered",
     "NotFound",
+    "OutlierDetection",
     "PermissionDenied",
     "Prober",
     "Registration",
@@ -101,11 +118,18 @@ __all__ = [
     "RegistryError",
     "RegistryUnavailable",
     "Removed",
+    "Retries",
+    "RetryCode",
     "ServiceSummary",
     "State",
     "Status",
     "Subscription",
+    "SuccessRate",
+    "TrafficPart",
+    "TrafficPolicies",
+    "TrafficPolicy",
     "Unauthenticated",
+    "Verdict",
     "View",
     "Watch",
     "WatchLimits",

@@ -44,10 +44,12 @@ from registry_client.instance import (
 from registry_client.live import Live
 from registry_client.papers import check_papers
 from registry_client.place import check_forks
+from registry_client.policies import TrafficPolicies
 from registry_client.registration import Registration
 from registry_client.session import CacheDir, Session, Settings, check_cache_dir
 from registry_client.stay import Wish
 from registry_client.steps import WatchLimits
+from registry_client.traffic import Traffic
 from registry_client.watcher import Following, Watch
 from registry_client.whoami import WhoAmI
 from registry_client.xds_clients import XdsClients
@@ -391,6 +393,11 @@ class RegistryClient:
         """Who is connected by xDS, and what such clients report of their calls."""
         return XdsClients(lambda: self._here().link, self.namespace, self._settings.timeout_s)
 
+    @property
+    def policy(self) -> TrafficPolicies:
+        """The traffic policies of services, which all of their clients follow: to put, get, list, delete, explain."""
+        return TrafficPolicies(lambda: self._here().link, self.namespace, self._settings.timeout_s)
+
     async def namespaces(self, *, timeout: float | None = None) -> Sequence[NamespaceSummary]:
         """The namespaces that have instances, in the order of their names."""
         session, seconds, pages = self._here(), self._seconds(timeout), answers.Pages()
@@ -524,11 +531,13 @@ class RegistryClient:
     ) -> Balanced:
         """The same instances behind a policy: `await players.get()`, `async with players.request() as call`.
 
-        `policy`: by default the one in `policies`, or weighted_round_robin. Raises InvalidArgument.
+        `policy`: by default the one in `policies`, or that of the service's traffic policy, or weighted_round_robin.
+        Raises InvalidArgument.
         """
         from registry_client.bridge.balanced import Balanced
 
-        return Balanced(self.discover(service, namespace=namespace, **filters), self._policy(service, policy))
+        discovery = self.discover(service, namespace=namespace, **filters)
+        return Balanced(discovery, self.traffic(service, namespace=namespace), self._policy(service, policy))
 
     def channel(
         self,
@@ -547,11 +556,21 @@ class RegistryClient:
         from registry_client.bridge.balanced import open_channel
 
         chosen = self.checked_policy(service, policy, credentials)
-        return open_channel(self.discover(service, namespace=namespace, **filters), chosen, credentials)
+        discovery = self.discover(service, namespace=namespace, **filters)
+        return open_channel(discovery, self.traffic(service, namespace=namespace), chosen, credentials)
+
+    def traffic(self, service: str, *, namespace: str = "") -> Traffic:
+        """The traffic policy of a service, followed by one stream that all share: for channels and balancers."""
+        session, key = self._here(), (self._space(namespace), checks.name("service", service))
+        known = session.traffics.get(key)
+        if known is None:
+            known = session.traffics[key] = Traffic(session.means, session.tasks, *key)
+        return known
 
     @property
     def policies(self) -> Mapping[str, AnyPolicy]:
-        """The policy of each service, for `balancer` and `channel`; the others have weighted_round_robin.
+        """The policy of each service, for `balancer` and `channel`; the others have that of their traffic policy, or
+        weighted_round_robin.
 
         What is set is for those that are made afterwards. Raises InvalidArgument for one that does not exist.
         """
@@ -569,15 +588,17 @@ class RegistryClient:
 
     def checked_policy(
         self, service: str, given: AnyPolicy | None, credentials: grpc.ChannelCredentials | None
-    ) -> AnyPolicy:
-        """What a channel to that service goes by. Raises InvalidArgument for a policy or credentials that are none."""
+    ) -> AnyPolicy | None:
+        """What a channel to that service goes by; None for what its traffic policy says. Raises InvalidArgument for a
+        policy or credentials that are none."""
         from registry_client.bridge.balanced import check_policy
 
         checks.instance_of("credentials", grpc.ChannelCredentials, credentials)
-        return check_policy(self._policy(checks.name("service", service), given))
+        chosen = self._policy(checks.name("service", service), given)
+        return None if chosen is None else check_policy(chosen)
 
-    def _policy(self, service: str, given: AnyPolicy | None) -> AnyPolicy:
-        return self._policies.get(service, "weighted_round_robin") if given is None else given
+    def _policy(self, service: str, given: AnyPolicy | None) -> AnyPolicy | None:
+        return self._policies.get(service) if given is None else given
 
     def _live(self, question: pb.WatchRequest) -> Live:
         session, asked = self._here(), question.SerializeToString(deterministic=True)

@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 
 from registry_api.limits import UNIX
-from registry_api.registry.v1 import access_pb2_grpc, registry_pb2_grpc, xds_pb2_grpc
+from registry_api.registry.v1 import access_pb2_grpc, policies_pb2_grpc, registry_pb2_grpc, xds_pb2_grpc
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client.errors import InvalidAnswer, RegistryError, RegistryUnavailable, Unauthenticated, from_rpc_error
 from registry_client.homing import LOOK_S, Homing
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from registry_api.registry.v1.access_pb2_grpc import AccessAsyncStub
+    from registry_api.registry.v1.policies_pb2_grpc import PoliciesAsyncStub
     from registry_api.registry.v1.registry_pb2_grpc import ChecksAsyncStub
     from registry_api.registry.v1.registry_pb2_grpc import RegistryAsyncStub as _Registry
     from registry_api.registry.v1.xds_pb2_grpc import XdsAsyncStub
@@ -97,6 +98,7 @@ class Stub(_Registry):
         self.checks: ChecksAsyncStub = registry_pb2_grpc.ChecksStub(channel)
         self.xds: XdsAsyncStub = xds_pb2_grpc.XdsStub(channel)
         self.access: AccessAsyncStub = access_pb2_grpc.AccessStub(channel)
+        self.policies: PoliciesAsyncStub = policies_pb2_grpc.PoliciesStub(channel)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,7 +18,9 @@ from balancer.resolvers import resolver_for
 from balancer.service_config import parse_service_config
 from balancer.threads.channel import blocking_channel as _blocking_channel
 from registry_client import checks
-from registry_client.bridge.translate import DEFAULT_POLICY, FIRST_VIEW_S, Translator
+from registry_client.bridge.resolver import under
+from registry_client.bridge.traffic import DEFAULT_POLICY
+from registry_client.bridge.translate import FIRST_VIEW_S, Translator
 from registry_client.client import connect, in_order
 from registry_client.errors import InvalidTarget, RegistryError
 from registry_client.instance import filter_to_proto
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from balancer.policies import AnyPolicy
+    from registry_api.registry.v1 import policies_pb2
     from registry_client.bearer import Token
     from registry_client.client import RegistryClient
     from registry_client.instance import Filters
@@ -65,21 +68,26 @@ class Source:
 class RegistryResolver:
     """Tells a channel of the instances of one service, for as long as the channel runs it."""
 
+    default_policy = DEFAULT_POLICY
+
     def __init__(self, source: Source) -> None:
         self._source = source
 
     async def run(self, push: Callable[[balancer.Resolution], None]) -> None:
         """Push every view until cancelled. Raises RegistryError when the registry refuses the question."""
         target, source = self._source.target, self._source
-        translator = Translator(target.service)
+        shown = _Shown(Translator(target.service), push)
         made = connect(target.addresses, namespace=target.namespace, cache_dir=source.cache_dir, **source.papers)
         async with (
             in_order(made, target.first) as registry,
             registry.watch(target.service, **source.filters) as watch,
         ):
+            traffic = registry.traffic(target.service)
+            traffic.follow(shown)
             view = await _first(watch, push)
+            await traffic.known()
             while True:
-                resolution = translator.resolution(view)
+                resolution = shown.resolution(view)
                 if isinstance(resolution, balancer.Absent) and source.filters and view.stale_for is None:
                     resolution = balancer.Absent(await _filtered_out(registry, target.service))
                 push(resolution)
@@ -87,6 +95,22 @@ class RegistryResolver:
 
     def resolve_now(self) -> None:
         """Nothing to do: the watch tells of every change by itself."""
+
+
+class _Shown:
+    """What a channel is shown: of each view, and of the latest one when the traffic policy is another."""
+
+    def __init__(self, translator: Translator, push: Callable[[balancer.Resolution], None]) -> None:
+        self._translator = translator
+        self._push = push
+
+    def resolution(self, view: View) -> balancer.Resolution:
+        return self._translator.resolution(view)
+
+    def told(self, policy: policies_pb2.Policy | None) -> None:
+        resolution = under(self._translator, policy)
+        if isinstance(resolution, balancer.Resolved):
+            self._push(resolution)
 
 
 async def _filtered_out(registry: RegistryClient, service: str) -> str:
@@ -216,8 +240,7 @@ def _settings(
     papers = _with_url(url, target, papers)
     rest = {name: value for name, value in target.options.items() if name not in _OURS}
     chosen, completed = _in_url(url, lambda: from_query(rest, policy, balancing))
-    if chosen is None and parse_service_config(given.get(SERVICE_CONFIG)).policy is None:
-        chosen = DEFAULT_POLICY
+    parse_service_config(given.get(SERVICE_CONFIG))  # a mistake is told now
     source = Source(replace(target, options={}), _filters(target.options, filters), papers, cache_dir)
     return _Settings(RegistryResolver(source), chosen, completed)
 

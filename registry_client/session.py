@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from registry_client.inside import Inside
     from registry_client.live import Live
     from registry_client.steps import WatchLimits
+    from registry_client.traffic import Traffic
 
 
 class CacheDir(Enum):
@@ -113,6 +114,7 @@ class Session:
         )
         self.keeper = Keeper(self.link, self.tasks, self.place, it.backoff, rng, steady, it.timeout_s)
         self.lives: WeakValueDictionary[bytes, Live] = WeakValueDictionary()  # by the question
+        self.traffics: WeakValueDictionary[tuple[str, str], Traffic] = WeakValueDictionary()  # by the service
 
     async def aclose(self) -> None:
         """Deregister, end what runs, and close the channels, whatever fails on the way."""

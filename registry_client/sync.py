@@ -14,7 +14,18 @@ import functools
 from typing import TYPE_CHECKING, Any, Self
 
 from registry_api.limits import DEFAULT_NAMESPACE
-from registry_client import callbacks, check_rules, checks, client, discovery, many, registration, watcher, xds_clients
+from registry_client import (
+    callbacks,
+    check_rules,
+    checks,
+    client,
+    discovery,
+    many,
+    policies,
+    registration,
+    watcher,
+    xds_clients,
+)
 from registry_client.cache import MAX_AGE_S
 from registry_client.client import DEFAULT_DRAIN_S, DEFAULT_TIMEOUT_S
 from registry_client.errors import RegistryError
@@ -44,6 +55,7 @@ if TYPE_CHECKING:
     from registry_client.monitor import Monitor as AioMonitor  # noqa: F401 - in quotes
     from registry_client.steps import WatchLimits
     from registry_client.tls import TLS
+    from registry_client.traffic import Traffic
     from registry_client.view import View
 
 
@@ -121,6 +133,16 @@ class XdsClients(Front[xds_clients.XdsClients]):
 
     list = waits(xds_clients.XdsClients.list)
     loads = waits(xds_clients.XdsClients.loads)
+
+
+class TrafficPolicies(Front[policies.TrafficPolicies]):
+    """The traffic policies of services; as `registry_client.TrafficPolicies`."""
+
+    put = waits(policies.TrafficPolicies.put)
+    get = waits(policies.TrafficPolicies.get)
+    list = waits(policies.TrafficPolicies.list)
+    delete = waits(policies.TrafficPolicies.delete)
+    explain = waits(policies.TrafficPolicies.explain)
 
 
 class Watch(Closing[watcher.Watch]):
@@ -401,11 +423,12 @@ class _Reader(Front[client.RegistryClient]):
         """A `grpc.Channel` to a service over the watch of this client; close it before the client."""
         from registry_client.bridge.balanced import open_blocking_channel
 
-        async def discover() -> discovery.Discovery:
-            return self._inner.discover(service, namespace=namespace, **filters)
+        async def discover() -> tuple[discovery.Discovery, Traffic]:
+            found = self._inner.discover(service, namespace=namespace, **filters)
+            return found, self._inner.traffic(service, namespace=namespace)
 
         chosen = self._inner.checked_policy(service, policy, credentials)
-        return open_blocking_channel(self._thread.run(discover()), chosen, credentials)
+        return open_blocking_channel(*self._thread.run(discover()), chosen, credentials)
 
     @property
     def policies(self) -> Mapping[str, AnyPolicy]:
@@ -503,6 +526,11 @@ class RegistryClient(_Reader):
     def xds_clients(self) -> XdsClients:
         """Who is connected by xDS, and what such clients report of their calls."""
         return XdsClients(self._home, self._inner.xds_clients)
+
+    @property
+    def policy(self) -> TrafficPolicies:
+        """The traffic policies of services: to put, get, list, delete, explain."""
+        return TrafficPolicies(self._home, self._inner.policy)
 
 
 class _Member(RegistryClient):

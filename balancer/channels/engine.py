@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from itertools import count, islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,7 +14,7 @@ from balancer.channels.connection import Way
 from balancer.channels.driver import Driver
 from balancer.channels.health import streams_of
 from balancer.channels.kinds import Kind
-from balancer.channels.options import info_maker
+from balancer.channels.options import info_maker, key_of_header
 from balancer.policies.base import ConnectivityState, Node
 from balancer.pool.picker import Open, Wait
 from balancer.pool.pool import Pool
@@ -87,6 +88,13 @@ class Engine:
         """What the service config asks for the calls of a method."""
         streams = signature.kind is not Kind.UNARY_UNARY
         return plan_for(self.config, signature.path, tries_again=self.settings.tries_again, streams=streams)
+
+    def keyed(self, info: PickInfo, metadata: Iterable[tuple[str, str | bytes]]) -> PickInfo:
+        """What the pick of a call may know that began when nobody knew yet what calls are hashed by."""
+        header = self.options.hash_header
+        if header is None or info.key is not None:
+            return info
+        return replace(info, key=key_of_header(header, metadata))
 
     def statistics(self) -> PoolStatistics | None:
         """The pool as it is now; None before the first call."""

@@ -10,6 +10,7 @@ from balancer.calls.retry import marked
 from balancer.policies.base import PickInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from random import Random
 
     from balancer.calls.course import Begin, Step
@@ -35,6 +36,8 @@ class Picking(Protocol):
     rng: Random
 
     def pick(self, info: PickInfo) -> Pick: ...
+
+    def keyed(self, info: PickInfo, metadata: Iterable[tuple[str, str | bytes]]) -> PickInfo: ...
 
 
 L = TypeVar("L", bound=Leg)
@@ -87,7 +90,7 @@ class Journey(Generic[L, C]):
         self._end(step)
 
     def _ask(self, course: Course) -> Step:
-        info = self._info
+        info = self._info = self._engine.keyed(self._info, self._arguments[1] or ())
         if course.tried:
             info = PickInfo(info.key, course.tried, info.method, info.metadata)
         return course.picked(self._engine.pick(info), time.monotonic())

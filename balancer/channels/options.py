@@ -91,19 +91,22 @@ class Settings:
     """By name or as an object, so that no service config chooses another."""
     config_given: bool
     """As a channel option, so that the resolver's service configs are not asked."""
+    default_policy: str = DEFAULT_POLICY
+    """Where nothing says which."""
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     """Of the channel, among all."""
 
     def config_under(self, config: ServiceConfig) -> ServiceConfig:
-        """The config while the resolver's `config` holds. Of one that is a channel option only that is left which no
-        service config can say."""
+        """The config while the resolver's `config` holds. Beside one that is a channel option only that is left of it
+        which the other says nothing of, or cannot."""
         if not self.config_given:
             return config
-        return replace(self.service_config, parts=config.parts, most_calls=config.most_calls)
+        given = self.service_config
+        return replace(given, policy=given.policy or config.policy, parts=config.parts, most_calls=config.most_calls)
 
     def policy_under(self, config: ServiceConfig) -> Policy:
         """The policy while the resolver's `config` holds."""
-        chosen = self.policy if self.policy_given else policy_named(config.policy or DEFAULT_POLICY)
+        chosen = self.policy if self.policy_given else policy_named(config.policy or self.default_policy)
         return Split(config.parts, chosen) if config.parts else chosen
 
     def outlier_under(self, config: ServiceConfig) -> OutlierOptions | None:
@@ -164,7 +167,9 @@ def settings_of(
     if balancing.authority is not None:
         given[AUTHORITY] = balancing.authority
     named = given.pop(LB_POLICY, None)
-    chosen = policy_named(policy if policy is not None else config.policy or policy_of_grpc(named) or DEFAULT_POLICY)
+    default: str = getattr(resolver, "default_policy", DEFAULT_POLICY)
+    default = policy_of_grpc(named) or default
+    chosen = policy_named(config.policy or default if policy is None else policy)
     balancing = replace(balancing, pool=_bounded(balancing.pool, chosen))
     return Settings(
         resolver,
@@ -176,6 +181,7 @@ def settings_of(
         bool(given.get(ENABLE_RETRIES, 1)),
         policy is not None,
         text is not None,
+        default,
     )
 
 
@@ -281,8 +287,14 @@ def info_maker(settings: Settings, header: str | None = None) -> InfoOf:
 def _key(header: str | None, metadata: Iterable[tuple[str, str | bytes]]) -> str | bytes | None:
     key = hash_key.get()
     if key is None and header is not None:
-        try:
-            key = next((value for name, value in metadata if name == header), None)
-        except (TypeError, ValueError):  # no metadata at all, of which gRPC itself will complain
-            return None
+        return key_of_header(header, metadata)
+    return key if isinstance(key, str | bytes) else None
+
+
+def key_of_header(header: str, metadata: Iterable[tuple[str, str | bytes]]) -> str | bytes | None:
+    """The value of that metadata key; None if there is none."""
+    try:
+        key = next((value for name, value in metadata if name == header), None)
+    except (TypeError, ValueError):  # no metadata at all, of which gRPC itself will complain
+        return None
     return key if isinstance(key, str | bytes) else None

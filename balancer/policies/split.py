@@ -8,12 +8,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from balancer.policies.base import Change, Connect, Explains, NodeSet, Revisable, connect_of, policy_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from random import Random
 
     from balancer.endpoints import Endpoint
@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 
 NOWHERE = -1
 """The part of an endpoint that none fits."""
+
+
+class Marked(Protocol):
+    """What says of which part it is: an endpoint, or what stands for one."""
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def tags(self) -> Collection[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +46,7 @@ class Part:
         if self.weight <= 0:
             raise ValueError(f"weight: must be above 0, is {self.weight}")
 
-    def fits(self, endpoint: Endpoint) -> bool:
+    def fits(self, endpoint: Marked) -> bool:
         """Whether an endpoint is of it, if it is of none before."""
         if self.version:
             return endpoint.version == self.version

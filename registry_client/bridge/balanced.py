@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Self
 from balancer import LoadBalancer, NoEndpointError, hash_key
 from balancer.aio.channel import aio_channel
 from balancer.likeness import as_endpoint
+from balancer.policies import policy as policy_of
+from balancer.policies.split import Split
 from balancer.threads.channel import blocking_channel
 from registry_client import checks
 from registry_client.bridge.resolver import LiveResolver
 from registry_client.bridge.sums import together
-from registry_client.bridge.translate import DEFAULT_POLICY
+from registry_client.bridge.traffic import DEFAULT_POLICY, config_of, divided
 from registry_client.errors import Misuse, NotFound
 
 if TYPE_CHECKING:
@@ -27,8 +29,11 @@ if TYPE_CHECKING:
     from balancer.aio.channel import BalancedChannel
     from balancer.lb import Request
     from balancer.policies import AnyPolicy as AnyPolicy  # as others know it
+    from balancer.policies.split import Part
+    from registry_api.registry.v1 import policies_pb2
     from registry_client.discovery import Discovery
     from registry_client.instance import Instance
+    from registry_client.traffic import Traffic
 
 LONGEST = 400  # of what is said of a policy
 
@@ -50,10 +55,12 @@ class Balanced:
     `async with`; else it ends as a `Discovery` does.
     """
 
-    def __init__(self, discovery: Discovery, policy: AnyPolicy = DEFAULT_POLICY) -> None:
+    def __init__(self, discovery: Discovery, traffic: Traffic, policy: AnyPolicy | None = None) -> None:
         self._discovery = discovery
-        self._policy = check_policy(policy)
-        self._balancer = LoadBalancer(policy)
+        self._traffic = traffic
+        self._policy = None if policy is None else check_policy(policy)
+        self._balancer = LoadBalancer(DEFAULT_POLICY if policy is None else policy)
+        self._chosen = Chosen(self._balancer, policy)
         self._channel: BalancedChannel | None = None
         self._called: PoolStatistics | None = None  # over channels that were closed
 
@@ -66,9 +73,10 @@ class Balanced:
         """
         _check(key, exclude)
         await self._discovery.known(timeout)
+        await self._traffic.known()
         live = self._discovery.live
         try:
-            return self._balancer.select(live.routable, key, exclude)
+            return self._balancer.select(self._chosen.of(self._traffic.policy, live.routable), key, exclude)
         except NoEndpointError:
             raise NotFound(self._discovery.why_none()) from None
 
@@ -101,7 +109,7 @@ class Balanced:
         self._discovery.live.place.check("the balancer")
         seconds, pairs = None if timeout is None else checks.timeout(timeout), checks.call_metadata(metadata)
         if self._channel is None:
-            self._channel = open_channel(self._discovery, self._policy)
+            self._channel = open_channel(self._discovery, self._traffic, self._policy)
         token = hash_key.set(str(key) if isinstance(key, int) else key)
         try:
             multi: Any = self._channel.unary_unary(path)
@@ -139,6 +147,39 @@ class Balanced:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+class Chosen:
+    """The instances that get traffic under the policy of the service, for a balancer, which is had go by it.
+
+    `policy`: None for what the traffic policy says.
+    """
+
+    def __init__(self, balancer: LoadBalancer, policy: AnyPolicy | None) -> None:
+        self._balancer = balancer
+        self._policy = policy
+        self._given: tuple[policies_pb2.Policy | None, tuple[Instance, ...]] = (None, ())
+        self._taken: tuple[Instance, ...] = ()
+        self._how: tuple[object, tuple[Part, ...]] = (DEFAULT_POLICY if policy is None else policy, ())
+
+    def of(self, traffic: policies_pb2.Policy | None, routable: tuple[Instance, ...]) -> tuple[Instance, ...]:
+        """The very same tuple until something changes."""
+        if self._given[0] is not traffic or self._given[1] is not routable:
+            self._given = traffic, routable
+            self._take(traffic, routable)
+        return self._taken
+
+    def _take(self, traffic: policies_pb2.Policy | None, routable: tuple[Instance, ...]) -> None:
+        try:
+            named = config_of(traffic).policy or DEFAULT_POLICY
+        except ValueError:  # which is no policy: the channel of the service says so
+            traffic, named = None, DEFAULT_POLICY
+        parts, taken = divided(traffic, routable)
+        chosen: AnyPolicy = named if self._policy is None else self._policy
+        self._taken = routable if not parts else tuple(taken)
+        if self._how != (chosen, parts):
+            self._how = chosen, parts
+            self._balancer.choose_by(Split(parts, policy_of(chosen)) if parts else chosen)
 
 
 class Turn:
@@ -197,17 +238,23 @@ class Turn:
 
 
 def open_channel(
-    discovery: Discovery, policy: AnyPolicy = DEFAULT_POLICY, credentials: grpc.ChannelCredentials | None = None
+    discovery: Discovery,
+    traffic: Traffic,
+    policy: AnyPolicy | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
 ) -> BalancedChannel:
-    """A channel in the loop of the client."""
-    return aio_channel(_resolver(discovery), policy=policy, credentials=credentials)
+    """A channel in the loop of the client. `policy`: None for what the traffic policy says."""
+    return aio_channel(_resolver(discovery, traffic), policy=policy, credentials=credentials)
 
 
 def open_blocking_channel(
-    discovery: Discovery, policy: AnyPolicy = DEFAULT_POLICY, credentials: grpc.ChannelCredentials | None = None
+    discovery: Discovery,
+    traffic: Traffic,
+    policy: AnyPolicy | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
 ) -> grpc.Channel:
     """A channel for threads."""
-    made: grpc.Channel = blocking_channel(_resolver(discovery), policy=policy, credentials=credentials)
+    made: grpc.Channel = blocking_channel(_resolver(discovery, traffic), policy=policy, credentials=credentials)
     return made
 
 
@@ -226,5 +273,5 @@ def _without_calls_under_way(pool: PoolStatistics) -> PoolStatistics:
     return replace(pool, nodes=tuple(replace(node, in_flight=0) for node in pool.nodes))
 
 
-def _resolver(discovery: Discovery) -> LiveResolver:
-    return LiveResolver(discovery.service, discovery.live, filtered=discovery.filtered)
+def _resolver(discovery: Discovery, traffic: Traffic) -> LiveResolver:
+    return LiveResolver(discovery.service, discovery.live, traffic, filtered=discovery.filtered)

@@ -8,14 +8,17 @@ import logging
 from typing import TYPE_CHECKING
 
 import balancer
+from registry_client.bridge.traffic import DEFAULT_POLICY
 from registry_client.bridge.translate import FIRST_VIEW_S, Translator
 from registry_client.errors import ClientClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from registry_api.registry.v1 import policies_pb2
     from registry_client.errors import RegistryError
     from registry_client.live import Live
+    from registry_client.traffic import Traffic
     from registry_client.view import View
 
 log = logging.getLogger(__name__)
@@ -24,9 +27,12 @@ log = logging.getLogger(__name__)
 class LiveResolver:
     """Tells a channel of the instances of one service. The channel may live in another loop than the client does."""
 
-    def __init__(self, service: str, live: Live, *, filtered: bool) -> None:
+    default_policy = DEFAULT_POLICY
+
+    def __init__(self, service: str, live: Live, traffic: Traffic, *, filtered: bool) -> None:
         self._service = service
         self._live = live
+        self._traffic = traffic
         self._filtered = filtered
 
     async def run(self, push: Callable[[balancer.Resolution], None]) -> None:
@@ -46,7 +52,7 @@ class LiveResolver:
         told = _Told(push, ended, Translator(self._service), self._none if self._filtered else None)
         try:
             if here is home:
-                self._live.follow(told)
+                self._begin(told)
             else:
                 await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._follow(told), home))
             while not told.has_seen and not (await asyncio.wait([ended], timeout=FIRST_VIEW_S))[0]:
@@ -55,10 +61,18 @@ class LiveResolver:
             await ended
         finally:
             with contextlib.suppress(RuntimeError):  # home is closed
-                home.call_soon_threadsafe(self._live.unfollow, told)
+                home.call_soon_threadsafe(self._end, told)
 
     async def _follow(self, told: _Told) -> None:
+        self._begin(told)
+
+    def _begin(self, told: _Told) -> None:
         self._live.follow(told)
+        self._traffic.follow(told)
+
+    def _end(self, told: _Told) -> None:
+        self._live.unfollow(told)
+        self._traffic.unfollow(told)
 
     @property
     def _none(self) -> balancer.Absent:
@@ -66,6 +80,15 @@ class LiveResolver:
 
     def resolve_now(self) -> None:
         """Nothing to do: the watch tells of every change by itself."""
+
+
+def under(translator: Translator, policy: policies_pb2.Policy | None) -> balancer.Resolution | None:
+    """What the translator says under that policy; a policy that cannot be is said, and not followed."""
+    try:
+        return translator.under(policy)
+    except ValueError as error:
+        log.warning("the traffic policy of %s is not followed: %s", translator.service, error)
+        return None
 
 
 class _Told:
@@ -79,6 +102,8 @@ class _Told:
         none: balancer.Absent | None,
     ) -> None:
         self.has_seen = False
+        self._seen: balancer.Resolution | None = None
+        self._knows_policy = False
         self._push = push
         self._ended = ended
         self._loop = ended.get_loop()
@@ -86,7 +111,19 @@ class _Told:
         self._none = none
 
     def seen(self, view: View) -> None:
-        resolution = self._translator.resolution(view)
+        self._seen = self._translator.resolution(view)
+        self._go()
+
+    def told(self, policy: policies_pb2.Policy | None) -> None:
+        self._knows_policy = True
+        self._seen = under(self._translator, policy) or self._seen
+        self._go()
+
+    def _go(self) -> None:
+        """Tell what is known, once both are: no call goes where the policy would not have it."""
+        resolution = self._seen
+        if resolution is None or not self._knows_policy:
+            return
         if isinstance(resolution, balancer.Absent) and self._none is not None:
             resolution = self._none
         self._call(self._tell, resolution)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from balancer.endpoints import Absent, Endpoint, Locality, Resolution, Resolved
+from registry_client.bridge.traffic import UNASKED, config_of, divided
 from registry_client.lack import why_none
 
 if TYPE_CHECKING:
+    from balancer.service_config import ServiceConfig
+    from registry_api.registry.v1 import policies_pb2
     from registry_client.instance import Instance, Key
     from registry_client.view import View
 
-DEFAULT_POLICY = "weighted_round_robin"
 # How long calls that do not wait for readiness wait for a registry that was never reached.
 FIRST_VIEW_S = 2.0
 
@@ -20,8 +23,24 @@ class Translator:
     """Views into resolutions. Instances that did not change keep their very endpoint objects, which makes it cheap."""
 
     def __init__(self, service: str) -> None:
-        self._service = service
+        self.service = service
         self._endpoints: dict[Key, Endpoint] = {}
+        self._policy: policies_pb2.Policy | None = None
+        self._config: ServiceConfig | None = None
+        self._last: Resolution | None = None
+
+    def under(self, policy: policies_pb2.Policy | None) -> Resolution | None:
+        """Go by another traffic policy from now on: the latest resolution as it is under that one, if there was any.
+
+        Raises ValueError for a policy that cannot be; then it goes on as before.
+        """
+        if policy is not None or self._config is not None:
+            self._config = config_of(policy)
+        self._policy = policy
+        if not isinstance(self._last, Resolved):
+            return self._last
+        self._last = self._resolved(self._last)
+        return self._last
 
     def resolution(self, view: View) -> Resolution:
         """Resolved with the routable instances, or Absent when the registry says that there is none at all.
@@ -36,9 +55,17 @@ class Translator:
             else:
                 self._endpoints.pop(instance.key, None)
         if not view.by_key:
-            return Absent(why_none(self._service, (), filtered=False))
-        lack = "" if self._endpoints else why_none(self._service, view.by_key.values(), filtered=False)
-        return Resolved(tuple(self._endpoints.values()), stale_for_s=view.stale_for, lack=lack)
+            self._last = Absent(why_none(self.service, (), filtered=False))
+        else:
+            lack = "" if self._endpoints else why_none(self.service, view.by_key.values(), filtered=False)
+            self._last = self._resolved(Resolved((), stale_for_s=view.stale_for, lack=lack))
+        return self._last
+
+    def _resolved(self, of: Resolved) -> Resolved:
+        """With the endpoints that get traffic under the policy, and what it asks for."""
+        parts, endpoints = divided(self._policy, tuple(self._endpoints.values()))
+        config = replace(self._config or UNASKED, parts=parts) if parts else self._config
+        return replace(of, endpoints=tuple(endpoints), service_config=config)
 
 
 def endpoint_of(instance: Instance) -> Endpoint:

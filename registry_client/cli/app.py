@@ -18,6 +18,7 @@ from registry_client.cli.copying import export_, import_, sync
 from registry_client.cli.ends import Signalled
 from registry_client.cli.health import health
 from registry_client.cli.options import DEFAULT_SERVER, OUTPUTS, TIMEOUT, Common, with_papers
+from registry_client.cli.policy import policy
 from registry_client.cli.reading import instances, namespaces, services, watch
 from registry_client.cli.registering import register
 from registry_client.cli.show import (
@@ -127,6 +128,7 @@ def main(context: click.Context, /, **options: Any) -> None:
 
 for command in (
     *(namespaces, services, instances, watch, health, checks, register, update, drain, deregister, whoami),
+    *(namespaces, services, instances, watch, health, checks, policy, register, update, drain, deregister),
     *(export_, import_, sync, xds),
 ):
     main.add_command(command)

@@ -156,14 +156,17 @@ def _papers(*, of_the_program: bool) -> tuple[Callable[..., Any], ...]:
     )  # fmt: skip
 
 
-_COMMON = (
+_COMMON_BUT_TIMEOUT = (
     click.option(
         "--server", "-s", metavar="ADDRESSES", help=f"HOST:PORT[,HOST:PORT…] [env REGISTRY_SERVER; {DEFAULT_SERVER}]"
     ),
     click.option("--namespace", "-n", metavar="NAME", help=f"[env REGISTRY_NAMESPACE; {DEFAULT_NAMESPACE}]"),
     click.option("--output", "-o", type=click.Choice(OUTPUTS), help="[table]"),
-    click.option("--timeout", type=TIMEOUT, metavar="SECONDS", help="For one request [5]"),
     *_papers(of_the_program=False),
+)
+_COMMON = (
+    *_COMMON_BUT_TIMEOUT,
+    click.option("--timeout", type=TIMEOUT, metavar="SECONDS", help="For one request [5]"),
 )
 _NAMES = tuple(it.name for it in fields(Common))
 
@@ -195,15 +198,23 @@ def with_all_namespaces(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def with_common(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the common options; what stands after its name wins over what stands before it."""
+    return _common(function, _COMMON)
 
+
+def with_common_but_timeout(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a command whose own `--timeout` is another one; that of a request may stand before its name."""
+    return _common(function, _COMMON_BUT_TIMEOUT)
+
+
+def _common(function: Callable[..., Any], options: Iterable[Callable[..., Any]]) -> Callable[..., Any]:
     @click.pass_context
     @functools.wraps(function)
     def wrapper(context: click.Context, /, **arguments: Any) -> Any:
-        given = {name: arguments.pop(name) for name in _NAMES}
+        given = {name: arguments.pop(name, None) for name in _NAMES}
         named = {name: value for name, value in given.items() if value is not None}
         return function(replace(context.find_object(Common) or Common(), **named), **arguments)
 
-    return _with(_COMMON, wrapper)
+    return _with(options, wrapper)
 
 
 def with_filters(function: Callable[..., Any]) -> Callable[..., Any]:

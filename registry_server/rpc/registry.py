@@ -231,7 +231,7 @@ class RegistryService:
         """What the store calls the lease with that id. Raises NotFound, or PermissionDenied if it is another's."""
         opened = self._opened(id_, caller)
         if not opened.is_own:
-            raise _anothers(id_, caller, "*/*")
+            raise _anothers(id_, caller)
         return opened.lease_id
 
     async def _end_lease(self, id_: str, drain_s: float, caller: Caller) -> Left:
@@ -316,9 +316,11 @@ def _claimant(caller: Caller) -> Claimant:
     return Claimant(caller.identity, caller.peer, partial(caller.rights.may, "operate"))
 
 
-def _anothers(id_: str, caller: Caller, name: str) -> PermissionDenied:
+def _anothers(id_: str, caller: Caller, name: str = "") -> PermissionDenied:
+    """A lease of another identity, and of what it holds what the caller may not operate."""
     reason = f"lease {shortened(id_)} was given to another identity than {caller.identity or 'nobody'}"
-    return PermissionDenied(caller.identity, "operate", name, reason)
+    more = f", which has not the right `operate` on {name}" if name else ""
+    return PermissionDenied(caller.identity, "operate", name or "*/*", reason + more)
 
 
 def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:

@@ -55,7 +55,8 @@ class _Found:
 SETTINGS = tuple(it for it in fields(Config) if it.metadata)
 NAMES = tuple(it.name for it in SETTINGS)
 VARIABLES = (FILE_VARIABLE, *(ENV_PREFIX + name.upper() for name in NAMES))
-TABLES = ("stores", "limits", "service", "access")
+TABLES = ("stores", "limits", "service", "access", "tls")
+TLS_KEYS = ("cert", "key", "client_ca")
 WRITES = ("quorum", "any")
 
 
@@ -291,6 +292,16 @@ class _File:
                 good[name] = seconds
                 self._take(f"service.{name}", seconds)
         self._take("service", ServiceDefaults(**good))
+
+    def _tls(self, value: object) -> None:
+        """The settings tls_cert, tls_key and tls_client_ca as a table."""
+        for name, path in self._table("tls", value).items():
+            if name not in TLS_KEYS:
+                self._wrong(f"tls.{name}", f"no such setting; {nearest(name, TLS_KEYS)}")
+            elif f"tls_{name}" in self._raw:
+                self._wrong(f"tls.{name}", f"stands there as tls_{name}, too")
+            else:
+                self._found.values[f"tls_{name}"] = Value(path, self._lines.of(f"tls.{name}"))
 
     def _access(self, value: object) -> None:
         _take_access(self._found, value, self._lines, self._path)

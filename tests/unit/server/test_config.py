@@ -15,6 +15,7 @@ from registry_server.config.commands import _toml
 from registry_server.config.sources import ENV_PREFIX
 from registry_server.stores import mirror_of
 from registry_server.transport.limits import Limits
+from tests.support.tls import Authority
 
 
 def load(flags: dict[str, Any], env: dict[str, str], file: Path | None) -> Config:
@@ -522,3 +523,40 @@ def test_several_stores_are_a_mirror(tmp_path: Path) -> None:
 )
 def test_several_stores_with_a_mistake(tmp_path: Path, text: str, said: str) -> None:
     test_file_with_a_mistake(tmp_path, text, said)
+
+
+# ---- TLS
+
+
+def test_tls_as_a_table_is_the_same(tmp_path: Path) -> None:
+    files = authority_files(tmp_path)
+    path = tmp_path / "registry.toml"
+    path.write_text("[tls]\n" + "".join(f'{name} = "{file}"\n' for name, file in files.items()))
+    assert load({}, {}, path) == Config(**{f"tls_{name}": file for name, file in files.items()})
+    assert load({"tls_cert": files["client_ca"]}, {}, path).tls_cert == files["client_ca"], "the flag wins"
+
+
+def authority_files(directory: Path) -> dict[str, str]:
+    authority = Authority()
+    pair = authority.pair("localhost").write(directory)
+    return {"cert": str(pair.cert), "key": str(pair.key), "client_ca": str(authority.write(directory))}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[tls]\ncert = "{cert}"', "tls_key: must be there with tls_cert"),
+        ('[tls]\nkey = "{key}"', "tls_cert: must be there with tls_key"),
+        ('tls_client_ca = "{client_ca}"', "tls_cert: must be there with tls_client_ca"),
+        ('[tls]\ncert = "/nowhere"\nkey = "{key}"', r"tls_cert: no such file: '/nowhere' \(.*, line 2\)"),
+        ('[tls]\ncret = "{cert}"', r"tls.cret: no such setting; did you mean cert\? \(.*, line 2\)"),
+        ('tls_cert = "{cert}"\n[tls]\ncert = "{cert}"', r"tls.cert: stands there as tls_cert, too \(.*, line 3\)"),
+        ("[tls]\ncert = 7", "tls_cert: must be a string"),
+        ("tls = 7", "tls: must be a table"),
+    ],
+)
+def test_mistakes_of_tls(text: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "registry.toml"
+    path.write_text(text.format(**authority_files(tmp_path)))
+    with pytest.raises(ConfigError, match=told):
+        load({}, {}, path)

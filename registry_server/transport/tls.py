@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from registry_server.transport.shaking import ShakingContext
-
 log = logging.getLogger(__name__)
 
 # How often the files are read.
@@ -112,7 +110,7 @@ def _load(files: TLSFiles) -> tuple[PEMs, ssl.SSLContext]:
 
 def _made(files: TLSFiles, contents: PEMs) -> ssl.SSLContext:
     _check(files, contents)
-    context = ShakingContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET

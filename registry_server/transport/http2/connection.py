@@ -344,7 +344,6 @@ class Connection(Http2End, asyncio.BufferedProtocol):
         self._idle_frames += 1
 
     def _note_end(self, event: events.ConnectionClosed) -> None:
-        # Of TLS, asyncio takes a second `close` for the end of all interest: `abort` would do nothing after it.
         if self._transport is not None and not self._transport.is_closing():
             self._transport.close()
 

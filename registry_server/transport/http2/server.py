@@ -114,6 +114,8 @@ class Http2Server:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
+            if self._handshakes is not None:
+                self._handshakes.tick()
             for number, connection in enumerate(list(self._shared.connections), 1):
                 act(connection, connection.tick)
                 if number % TICKS_AT_ONCE == 0:

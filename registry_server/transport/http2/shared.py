@@ -256,7 +256,14 @@ class Shared:
             self.pacing.took(time.thread_time() - self._began, calls)
 
 
-def act(connection: Peer, work: Callable[[], None]) -> None:
+class Abortable(Protocol):
+    """What can be given up."""
+
+    def abort(self) -> None:
+        """Close without a word."""
+
+
+def act(connection: Abortable, work: Callable[[], None]) -> None:
     """What goes wrong at one connection is that one's end, and takes nothing from the others of this turn."""
     try:
         work()

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 MAX_UNSHAKEN_BYTES = 128 * 1024
 
 
-class Owner(Protocol):
+class Porter(Protocol):
     """Who knows all handshakes."""
 
     def is_due(self, client: "Encrypted", /) -> None:
@@ -32,14 +32,14 @@ class Owner(Protocol):
 class Encrypted(asyncio.Transport, asyncio.BufferedProtocol):
     """Reads into `buffer`, which all connections share: what came is taken before anybody else reads."""
 
-    def __init__(self, context: ssl.SSLContext, buffer: memoryview, owner: Owner) -> None:
+    def __init__(self, context: ssl.SSLContext, buffer: memoryview, porter: Porter) -> None:
         super().__init__()
         self.peer = ""
         self.has_spoken = self.is_refused = False
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._buffer = buffer
-        self._owner = owner
+        self._porter = porter
         self._plain: asyncio.Transport | None = None
         self._connection: Connection | None = None
         self._is_ended = False  # nothing more is written
@@ -93,12 +93,12 @@ class Encrypted(asyncio.Transport, asyncio.BufferedProtocol):
         if self._incoming.pending > MAX_UNSHAKEN_BYTES:
             self.abort()
         else:
-            self._owner.is_due(self)
+            self._porter.is_due(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         if self._connection is None:
-            self._owner.lost(self)
+            self._porter.lost(self)
         else:
             self._connection.connection_lost(exc)
         self._plain = self._connection = None

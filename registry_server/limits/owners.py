@@ -1,4 +1,5 @@
-"""CORE: how many instances and leases each owner has, of those that it registered by this server.
+"""CORE: how many instances and leases each owner has: an identity on all replicas together, and who did not say who it
+is of those that it registered by this server.
 
 Listens to what changes in the catalog, so that what ends by itself counts no more.
 """
@@ -11,6 +12,7 @@ from registry_server.catalog import Catalog
 from registry_server.errors import LimitExceeded
 from registry_server.history import Change
 from registry_server.limits.quotas import NO_QUOTAS, Quotas
+from registry_server.model import Entry
 from registry_server.records import Key
 from registry_server.settings import SettingChange
 
@@ -78,7 +80,7 @@ class Owners:
             if before is not None and (owner := self._of_lease.get(before.lease_id)) is not None:
                 owner.instances -= 1
                 lost.add(before.lease_id)
-            if after is not None and (owner := self._of_lease.get(after.lease_id)) is not None:
+            if after is not None and (owner := self._owner_of(after)) is not None:
                 owner.instances += 1
         for lease_id in lost:
             if not self._catalog.count_of_lease(lease_id):
@@ -91,6 +93,18 @@ class Owners:
         """See Listener."""
 
     # ---- within
+
+    def _owner_of(self, entry: Entry) -> _Owner | None:
+        """Whose lease it is under. That of an identity is known by what it registered, also elsewhere or long ago."""
+        owner = self._of_lease.get(entry.lease_id)
+        name = entry.owner.by
+        if owner is None and name and entry.lease_id:
+            owner = self._owners.get(name)
+            if owner is None:
+                owner = self._owners[name] = _Owner(name)
+            self._of_lease[entry.lease_id] = owner
+            owner.leases += 1
+        return owner
 
     def _check(self, owner: _Owner, key: Key, *, has_lease: bool) -> None:
         known = self._catalog.get(key)

@@ -16,7 +16,7 @@ TOLD = 2
 NEAR = "this machine"
 
 
-class Member(Protocol):
+class Guest(Protocol):
     """A connection, as far as it matters here."""
 
     @property
@@ -28,7 +28,7 @@ class Member(Protocol):
         """For how long it has had no call, in seconds."""
 
 
-M = TypeVar("M", bound=Member)
+M = TypeVar("M", bound=Guest)
 
 
 class Crowd(Generic[M]):

@@ -81,6 +81,27 @@ def test_an_identity_has_what_all_its_peers_register() -> None:
     stage.register(ONE._replace(identity="chat"), "4")
 
 
+def test_an_identity_has_what_it_registered_elsewhere_or_before_this_server_began() -> None:
+    """The instances say whose they are; who called without an identity is counted where it called."""
+    stage, game = Stage(Quotas(max_instances_per_owner=3)), ONE._replace(identity="game")
+    here, core = stage.service, stage.core
+    stage.service = RegistryService(core.registrar, core.feed, core.hub, lambda: SEAL)  # of another replica
+    stage.register(game, "1")
+    stage.register(game, "2")
+    stage.register(ONE, "9")
+    stage.service = here
+    assert (stage.owners.instances_of("game"), *stage.counts()) == (2, 0, 0)
+    stage.register(game, "5")
+    with pytest.raises(LimitExceeded, match=r"^max_instances_per_owner: "):
+        stage.register(game, "6")
+    stage.register(game, "2")  # it has that already
+    stage.leave(generation=0, key=named("9"))
+    stage.expire(16.0)
+    assert len(stage.owners) == 0
+    stage.register(game, "6")
+    assert stage.owners.instances_of("game") == 1
+
+
 def test_leases_of_an_owner() -> None:
     stage = Stage(Quotas(max_leases_per_owner=2))
     lease = stage.register(ONE, "1")

@@ -7,16 +7,15 @@ store calls its leases, and one that was overheard is of no use to another ident
 
 import hashlib
 import hmac
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from binascii import Error as NotBase64
+from base64 import urlsafe_b64encode
 from functools import lru_cache
 from typing import NamedTuple
 
 KEY_BYTES = 32
 _OWNER_BYTES, _PROOF_BYTES = 6, 18
-_SEAL_CHARACTERS = (_OWNER_BYTES + _PROOF_BYTES) * 4 // 3
+_OWNER_CHARACTERS = _OWNER_BYTES * 4 // 3
 # Of a lease that was given to somebody who did not say who it is: whoever holds the id may use it.
-_NOBODY = bytes(_OWNER_BYTES)
+_NOBODY = "A" * _OWNER_CHARACTERS
 # So many identities are remembered.
 _IDENTITIES = 1024
 
@@ -45,27 +44,22 @@ class Seal:
     def open(self, id_: str, identity: str) -> Opened | None:
         """The lease of an id that somebody of that identity shows; None if this key did not seal it."""
         lease_id, _, seal = id_.rpartition(".")
-        if not lease_id or len(seal) != _SEAL_CHARACTERS or not id_.isascii():
-            return None
-        try:
-            owner = urlsafe_b64decode(seal)[:_OWNER_BYTES]
-        except NotBase64:
-            return None
-        if not hmac.compare_digest(self._sealed(lease_id, owner), id_):
+        owner = seal[:_OWNER_CHARACTERS]
+        if not id_.isascii() or not hmac.compare_digest(self._sealed(lease_id, owner), id_):
             return None
         return Opened(lease_id, owner in (_NOBODY, self._owner(identity)))
 
-    def _sealed(self, lease_id: str, owner: bytes) -> str:
+    def _sealed(self, lease_id: str, owner: str) -> str:
         proof = self._proofs.copy()
-        proof.update(owner + lease_id.encode())
-        return f"{lease_id}.{urlsafe_b64encode(owner + proof.digest()).decode()}"
+        proof.update(f"{owner}{lease_id}".encode())
+        return f"{lease_id}.{owner}{urlsafe_b64encode(proof.digest()).decode()}"
 
-    def _owner_of(self, identity: str) -> bytes:
+    def _owner_of(self, identity: str) -> str:
         if not identity:
             return _NOBODY
         owner = self._owners.copy()
         owner.update(identity.encode())
-        return owner.digest()
+        return urlsafe_b64encode(owner.digest()).decode()
 
 
 # ---- the key, as it is kept

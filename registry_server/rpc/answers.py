@@ -51,10 +51,10 @@ def registered(head: pb.ResponseHeader, entry: Entry, lease: Lease) -> bytes:
     return frame.SerializeToString() + wire.message_field(_INSTANCE, entry.encoded)
 
 
-def renewal(it: Renewal, instances: int) -> pb.Renewal:
-    """What became of one lease, and how many instances it holds."""
+def renewal(lease_id: str, it: Renewal, instances: int) -> pb.Renewal:
+    """What became of the lease with that id, and how many instances it holds."""
     ttl = None if it.ttl_s is None else seconds(it.ttl_s)
-    return pb.Renewal(lease_id=it.lease_id, ttl=ttl, state=_STATE[it.outcome], instances=instances)
+    return pb.Renewal(lease_id=lease_id, ttl=ttl, state=_STATE[it.outcome], instances=instances)
 
 
 def listed(head: pb.ResponseHeader, entries: Iterable[Entry], next_page_token: str, checksum: int) -> bytes:

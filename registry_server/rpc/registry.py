@@ -19,7 +19,7 @@ from registry_server.leases.seal import Opened, Seal
 from registry_server.limits.owners import Owners
 from registry_server.limits.peers import peer_of
 from registry_server.model import CHECKSUM_MODULUS, Entry, Query
-from registry_server.records import Key, Kind, Outcome, Renewal
+from registry_server.records import Key, Kind, Renewal
 from registry_server.rights import EVERY, Rights
 from registry_server.rpc import answers, needs, pages, validate
 from registry_server.rpc.steps import Pieces
@@ -248,8 +248,8 @@ class RegistryService:
 
     def _renewal(self, id_: str, it: Renewal | None) -> pb.Renewal:
         if it is None:  # not one of ours, or not the caller's: no such lease for whoever asks
-            return answers.renewal(Renewal(id_, Outcome.UNKNOWN, None), 0)
-        return answers.renewal(it._replace(lease_id=id_), self._writer.instances_of(it.lease_id))
+            return pb.Renewal(lease_id=id_, state=pb.Renewal.UNKNOWN)
+        return answers.renewal(id_, it, self._writer.instances_of(it.lease_id))
 
     # ---- within
 

@@ -209,7 +209,14 @@ class AdsSession:
         """What is to be sent now, if there is anything. It counts as sent."""
         if self.client is None:
             return None
-        for flow in self.flows.values():
+        response = self._next_of(self.flows.values())
+        clusters = self.flows[ResourceType.CLUSTER]
+        if response is None and clusters.leaving:  # there may have been no routes to change
+            response = self._next_of((clusters,))
+        return response
+
+    def _next_of(self, flows: Iterable[Flow]) -> Response | None:
+        for flow in flows:
             if flow.awaits or not (flow.is_due or flow.leaving) or self._has_to_wait(flow):
                 continue
             if (content := self._content(flow)) is not None:

@@ -35,14 +35,28 @@ class World:
 
     def apply(self, delta: Delta) -> None:
         """Let something change, and every stream hear of it."""
-        for key, is_all in self.resources.changed(self.catalog.apply(delta)).items():
-            for session in self.index.of(key):
-                session.touch(key, all_of_it=is_all)
+        for name, is_all in self.resources.changed(self.catalog.apply(delta)).items():
             if is_all:
-                for session in self.index.of(EVERYTHING):
-                    session.touch(EVERYTHING, all_of_it=True)
-                for session in self.index.of(ALL_CLUSTERS):
-                    session.touch_clusters(self.resources.clusters_of(key, ever=True))
+                self._tell(name)
+            for session in self.index.of(name):
+                session.touch(name, all_of_it=False)
+
+    def policy_changed(self, name: tuple[str, str]) -> None:
+        """Every stream hears that the policy of a service is another one."""
+        self.resources.policy_changed(name)
+        self._tell(name)
+
+    def forget(self) -> None:
+        """What left long ago is forgotten, and every stream hears of it."""
+        for name in self.resources.forgotten():
+            self._tell(name)
+
+    def _tell(self, name: tuple[str, str]) -> None:
+        for touched in (name, EVERYTHING):
+            for session in self.index.of(touched):
+                session.touch(touched, all_of_it=True)
+        for session in self.index.of(ALL_CLUSTERS):
+            session.touch_clusters(self.resources.clusters_of(name, ever=True))
 
     def session(self, rights: Rights = UNRESTRICTED, *, is_delta: bool = False) -> AdsSession:
         """A stream that begins."""
@@ -119,3 +133,53 @@ def endpoints(response: ads.DiscoveryResponse) -> dict[str, list[tuple[str, int]
         ]
         for it in read(response)
     }
+
+
+@dataclass
+class DeltaPeer:
+    """The client of one incremental stream. It says nothing by itself."""
+
+    world: World
+    agent: str = ENVOY
+    rights: Rights = UNRESTRICTED
+    session: AdsSession = field(init=False)
+    nonce: dict[ResourceType, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.session = self.world.session(self.rights, is_delta=True)
+
+    def ask(
+        self, kind: ResourceType, *names: str, drop: tuple[str, ...] = (), have: dict[str, str] | None = None
+    ) -> list[ads.DeltaDiscoveryResponse]:
+        """Ask for more names, or for fewer, and take what is told."""
+        request = ads.DeltaDiscoveryRequest(
+            type_url=kind.url,
+            resource_names_subscribe=names,
+            resource_names_unsubscribe=drop,
+            initial_resource_versions=have or {},
+        )
+        request.node.user_agent_name = self.agent
+        self.session.asked_delta(request, 0.0)
+        return self.take()
+
+    def ack(self, kind: ResourceType, why_not: str = "") -> list[ads.DeltaDiscoveryResponse]:
+        """Accept the last response of a type, or reject it."""
+        request = ads.DeltaDiscoveryRequest(type_url=kind.url, response_nonce=self.nonce[kind])
+        if why_not:
+            request.error_detail.message = why_not
+        self.session.asked_delta(request, 0.0)
+        return self.take()
+
+    def take(self) -> list[ads.DeltaDiscoveryResponse]:
+        """What is told now."""
+        found = []
+        while (made := self.session.next()) is not None:
+            response = ads.DeltaDiscoveryResponse.FromString(b"".join(made.chunks))
+            self.nonce[next(kind for kind in ResourceType if kind.url == response.type_url)] = response.nonce
+            found.append(response)
+        return found
+
+
+def names(*responses: ads.DeltaDiscoveryResponse) -> list[str]:
+    """The resources that are told."""
+    return [resource.name for response in responses for resource in response.resources]

@@ -107,7 +107,6 @@ def test_envoy_is_given_no_domain_twice() -> None:
         ("default", "player"),
         ("ops", "chat"),
         ("default", "chat.ops"),
-        ("default", "ops%2fchat"),
     ]
     action = clusters.action([("x", 1)])
     found = xds.RouteConfiguration.FromString(listeners.all_routes({key: listeners.ways(key, action) for key in keys}))

@@ -25,10 +25,12 @@ class _Owner:
     instances: int = 0
     leases: int = 0
     coming: int = 0
+    services: int = 0
+    namespaces: int = 0
 
     @property
     def has_nothing(self) -> bool:
-        return not (self.instances or self.leases or self.coming)
+        return not (self.instances or self.leases or self.coming or self.services or self.namespaces)
 
 
 class Owners:
@@ -39,6 +41,8 @@ class Owners:
         self._quotas = quotas
         self._owners: dict[str, _Owner] = {}
         self._of_lease: dict[str, _Owner] = {}
+        # Who was the first in a service, or in a namespace, for as long as there is any instance.
+        self._first: dict[tuple[str, ...], _Owner] = {}
 
     def __len__(self) -> int:
         """How many owners have something."""
@@ -57,12 +61,15 @@ class Owners:
             owner = self._owners[name] = _Owner(name)
         try:
             self._check(owner, key, has_lease=has_lease)
+            new = self._new_names(key)
+            self._check_names(owner, new)
             owner.coming += 1
             try:
                 yield
             finally:
                 owner.coming -= 1
             self._take(owner, key)
+            self._open(owner, new)
         finally:
             self._forget_if_empty(owner)
 
@@ -71,12 +78,14 @@ class Owners:
     def changed(self, changes: Sequence[Change]) -> None:
         """See Listener."""
         lost: set[str] = set()
-        for _, _, _, before, after, _ in changes:
+        for _, _, key, before, after, _ in changes:
             if before is not None and after is not None:
                 if before.lease_id == after.lease_id:
                     continue
                 if after.owner.is_leaving and after.lease_id not in self._of_lease:
                     self._inherit(before.lease_id, after.lease_id)
+            if after is None:
+                self._close(key)
             if before is not None and (owner := self._of_lease.get(before.lease_id)) is not None:
                 owner.instances -= 1
                 lost.add(before.lease_id)
@@ -116,6 +125,45 @@ class Owners:
             raise LimitExceeded("max_instances_per_owner", most)
         if not has_lease and owner.leases + owner.coming >= quotas.max_leases_per_owner:
             raise LimitExceeded("max_leases_per_owner", f"one owner may have {quotas.max_leases_per_owner:,} leases")
+
+    def _new_names(self, key: Key) -> tuple[tuple[str, ...], ...]:
+        """The service and the namespace, as far as nobody is there yet."""
+        if self._catalog.count(key.namespace, key.service)[0]:
+            return ()
+        is_new_space = not self._catalog.size_of(key.namespace)[0]
+        return (key[:2], key[:1]) if is_new_space else (key[:2],)
+
+    def _check_names(self, owner: _Owner, new: Sequence[tuple[str, ...]]) -> None:
+        quotas = self._quotas
+        if new and owner.services >= quotas.max_services_per_owner:
+            most = f"one owner may be the first in {quotas.max_services_per_owner:,} services"
+            raise LimitExceeded("max_services_per_owner", most)
+        if len(new) > 1 and owner.namespaces >= quotas.max_namespaces_per_owner:
+            most = f"one owner may be the first in {quotas.max_namespaces_per_owner:,} namespaces"
+            raise LimitExceeded("max_namespaces_per_owner", most)
+
+    def _open(self, owner: _Owner, names: Sequence[tuple[str, ...]]) -> None:
+        for name in names:
+            if name not in self._first and self._is_there(name):
+                self._first[name] = owner
+                self._count(owner, name, 1)
+
+    def _close(self, key: Key) -> None:
+        for name in (key[:2], key[:1]):
+            owner = self._first.get(name)
+            if owner is not None and not self._is_there(name):
+                del self._first[name]
+                self._count(owner, name, -1)
+                self._forget_if_empty(owner)
+
+    def _is_there(self, name: tuple[str, ...]) -> bool:
+        return bool(self._catalog.count(*name)[0] if len(name) > 1 else self._catalog.size_of(name[0])[0])
+
+    def _count(self, owner: _Owner, name: tuple[str, ...], by: int) -> None:
+        if len(name) > 1:
+            owner.services += by
+        else:
+            owner.namespaces += by
 
     def _take(self, owner: _Owner, key: Key) -> None:
         """It has registered: the lease is its own."""

@@ -28,6 +28,9 @@ class Quotas:
     max_leases_per_owner: int = 10_000
     max_services: int = 20_000
     max_namespaces: int = 1_000
+    # Of those, such as one owner was the first to register in.
+    max_services_per_owner: int = 2_000
+    max_namespaces_per_owner: int = 100
 
     # Of answers that no client takes, in all; beyond it who is slowest is cut off.
     max_unread_bytes_in_all: int = 512 * 1024 * 1024

@@ -23,6 +23,9 @@ max_instances_per_owner = 200_000
 max_instances_per_lease = 200_000
 max_leases_per_owner = 200_000
 max_watches_per_peer = 100_000
+max_services_per_owner = 200_000
+max_namespaces_per_owner = 200_000
+max_filters_per_peer = 100_000
 """
 _CONTROL_PLANE = Path(__file__).parent / "control_plane"
 

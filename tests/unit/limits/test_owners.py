@@ -32,8 +32,9 @@ class Stage:
         core = self.core
         self.service = RegistryService(core.registrar, core.feed, core.hub, lambda: SEAL, owners=self.owners)
 
-    def register(self, caller: Caller, id_: str, port: int = 0, lease: str = "") -> str:
-        instance = pb.Instance(service="player", id=id_, host="10.0.0.5", port=port or 1 + len(id_) * 1000 + int(id_))
+    def register(self, caller: Caller, id_: str, port: int = 0, lease: str = "", **names: str) -> str:
+        at = {"host": "10.0.0.5", "port": port or 1 + len(id_) * 1000 + int(id_)}
+        instance = pb.Instance(**{"service": "player", "id": id_, **at, **names})
         request = pb.RegisterRequest(instance=instance, lease_id=lease)
         return pb.RegisterResponse.FromString(drive(self.service.register(request, caller))).lease_id
 
@@ -100,6 +101,25 @@ def test_an_identity_has_what_it_registered_elsewhere_or_before_this_server_bega
     assert len(stage.owners) == 0
     stage.register(game, "6")
     assert stage.owners.instances_of("game") == 1
+
+
+def test_names_of_which_one_owner_was_the_first() -> None:
+    """One owner does not take all the names that there may be; who comes to those of others takes none."""
+    stage = Stage(Quotas(max_services_per_owner=3, max_namespaces_per_owner=2))
+    stage.register(ONE, "1", service="a")
+    stage.register(ONE, "1", service="b", namespace="x")
+    with pytest.raises(LimitExceeded, match=r"^max_namespaces_per_owner: one owner may be the first in 2 namespaces"):
+        stage.register(ONE, "1", service="c", namespace="y")
+    stage.register(ONE, "1", service="c")
+    with pytest.raises(LimitExceeded, match=r"^max_services_per_owner: one owner may be the first in 3 services"):
+        stage.register(ONE, "1", service="d")
+    stage.register(OTHER, "1", service="d")
+    stage.register(ONE, "2", service="d")
+    stage.leave(key=pb.InstanceKey(service="a", id="1"))
+    stage.register(ONE, "1", service="e")
+    stage.expire(16.0)
+    assert len(stage.owners) == 0
+    assert not stage.owners._first
 
 
 def test_leases_of_an_owner() -> None:

@@ -141,7 +141,10 @@ def outcome(fuzzed: Fuzzed, path: str, message: bytes, who: str) -> tuple[grpc.S
         return error.code(), []
 
 
-@pytest.mark.parametrize
+TOKENS = ["match/a", "match", "player", "player/b", "prod/match", "default/a/b", "ma"]
+
+
+@pytest.mark.parametrize("page_token", TOKENS)
 @pytest.mark.parametrize("all_namespaces", [False, True])
 def test_forged_page_tokens_show_nothing_more(fuzzed: Fuzzed, page_token: str, all_namespaces: bool) -> None:
     for name, kind, answer in (

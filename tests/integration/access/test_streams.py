@@ -23,6 +23,8 @@ from tests.support.waiting import eventually_async
 
 WATCH, KEEP_ALIVE = "/registry.v1.Registry/Watch", "/registry.v1.Registry/KeepAlive"
 ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
+# The transports have no part in it.
+ONCE = pytest.mark.parametrize("transport", ["http2"], indirect=True)
 GRANTS = {"root": ["admin */*"], "game": ["read default/player", "register default/player"], "other": ["read */*"]}
 
 
@@ -168,6 +170,7 @@ async def test_a_watch_shows_what_its_reader_may_see_and_more_when_that_is_grant
     again.cancel()
 
 
+@ONCE
 async def test_a_file_that_is_wrong_changes_nothing(stage: Stage) -> None:
     watch = stage.stream(WATCH, pb.WatchRequest(services=["player"]), "game")
     await watch.read()
@@ -188,8 +191,9 @@ async def test_a_file_that_is_wrong_changes_nothing(stage: Stage) -> None:
     assert await end_of(watch) is grpc.StatusCode.UNAUTHENTICATED
 
 
+@ONCE
 async def test_a_token_that_expires_ends_its_streams(stage: Stage) -> None:
-    soon = datetime.now(UTC) + timedelta(seconds=4)
+    soon = datetime.now(UTC) + timedelta(seconds=3)
     expiring = f'tokens = [{{ hash = "{Token.of(token("brief"))}", expires = {soon.isoformat()} }}]'
     with stage.path.open("a") as file:
         file.write(f"[access.identities.brief]\n{expiring}\ngrants = ['read */*']\n")

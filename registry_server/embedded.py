@@ -43,7 +43,7 @@ class Embedded:
     """
 
     def __init__(self, url: str) -> None:
-        self._config = Config(listen=ANY_PORT, store=url)
+        self._config = Config(listen=ANY_PORT, store=url, admin="off")
         self._leave = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._address: asyncio.Future[str] | None = None
@@ -107,7 +107,7 @@ def in_thread(clock: Callable[[], float]) -> Iterator[str]:
 def _main(started: Future[tuple[str, Callable[[], None]]], clock: Callable[[], float]) -> None:
     async def run() -> None:
         loop, over = asyncio.get_running_loop(), asyncio.Event()
-        async with serve(Config(listen=ANY_PORT), clock) as address:
+        async with serve(Config(listen=ANY_PORT, admin="off"), clock) as address:
             started.set_result((address, lambda: _leave(loop, over)))
             await over.wait()
 

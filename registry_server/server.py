@@ -13,6 +13,7 @@ from typing import Protocol
 
 from registry_server.access.rereading import Rereading
 from registry_server.access.warden import Warden
+from registry_server.admin.making import Admin, Shown
 from registry_server.audit.log import AuditLog
 from registry_server.audit.wrapper import Audit, audited
 from registry_server.catalog import Catalog
@@ -42,7 +43,7 @@ from registry_server.rpc.checks import ChecksService
 from registry_server.rpc.health import HealthService
 from registry_server.rpc.policies import PoliciesService
 from registry_server.rpc.registry import RegistryService
-from registry_server.rpc.table import OPEN, Service, Table
+from registry_server.rpc.table import OPEN, Caller, Service, Table
 from registry_server.stores import Store, memory_by, open_store
 from registry_server.transport.sockets import bound
 from registry_server.transport.status import CODES
@@ -90,12 +91,14 @@ async def serve(
             loaded()
             addresses = await _open(parts.port, config)
             try:
+                await parts.admin.start()
                 yield addresses
             finally:
                 parts.health.stop()
                 await _ended(*looking)
                 await asyncio.gather(*(bridge.aclose() for bridge in parts.bridges))
                 await parts.prober.aclose()  # while the store can still be told
+                await parts.admin.stop()
                 await parts.port.stop()
         finally:
             await _ended(*looking, *running)
@@ -128,6 +131,7 @@ class _Parts:
     health: HealthService
     gate: Gate
     port: Port
+    admin: Admin
     certificates: Certificates | None
     rereading: Rereading | None
     audit: AuditLog | None
@@ -178,8 +182,24 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     port = _port(config, Streams(rng), guarded, certificates, gate.refusals, *services)
     bridges = _bridges(config, feed, registrar, prober)
     rereading = Rereading(warden, config.access, read_access_of) if warden else None
+    known = warden.known if warden else _anybody
+    admin = Admin(config, Shown(lambda: feed.stale_for_s, lambda: health.is_serving, known))
     return _Parts(
-        store, feed, rounds, keeper, prober, ruling, bridges, health, gate, port, certificates, rereading, audit, xds
+        store,
+        feed,
+        rounds,
+        keeper,
+        prober,
+        ruling,
+        bridges,
+        health,
+        gate,
+        port,
+        admin,
+        certificates,
+        rereading,
+        audit,
+        xds,
     )
 
 
@@ -213,6 +233,11 @@ def _warden(config: Config) -> Warden | None:
     if not config.access.is_on:
         return None
     return Warden(config.access, secrets.token_bytes(KEY_BYTES), time.time, time.monotonic)
+
+
+def _anybody(caller: Caller) -> Caller:
+    """Who a caller is where nobody is asked."""
+    return caller
 
 
 def _port(

@@ -55,7 +55,7 @@ class Warden:
 
     def identified(self, table: Table) -> Table:
         """The methods of a table, called by somebody who is known."""
-        return table.changed(lambda method: _identified(method, self._known))
+        return table.changed(lambda method: _identified(method, self.known))
 
     def allowed(self, table: Table) -> Table:
         """The methods of a table, called by somebody who may."""
@@ -87,15 +87,16 @@ class Warden:
         """Say in the log who was turned away, if it is time for it."""
         self._strangers.tell()
 
-    # ---- within
-
-    def _known(self, caller: Caller) -> Caller:
+    def known(self, caller: Caller) -> Caller:
+        """The caller, with who that is. Raises Unauthenticated."""
         try:
             it = self._identities.of(caller.credentials, self._clock())
         except Unauthenticated as error:
             self._strangers.note(caller.peer, str(error))
             raise
         return caller._replace(identity=it.identity, rights=it.rights)
+
+    # ---- within
 
     def _asked_again(self, stream: "_Open") -> RequestError | None:
         """What ends the stream, if anything does."""

@@ -20,6 +20,7 @@ from registry_server.transport.limits import Limits
 DEFAULT_LIMITS = Limits()
 LOG_FORMATS = ("text", "json")
 MAX_PORT = 65_535
+AUTO_ADMIN = "127.0.0.1:7401"
 TRANSPORTS = ("grpc", "http2")
 MAX_CONCURRENCY = 100_000
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -143,6 +144,12 @@ class Config:
     insecure: bool = _setting(
         False, "", "Serve others than this machine without [access]: everybody may read and change everything."
     )
+    admin: str = _setting(
+        "auto",
+        "HOST:PORT",
+        "Where /metrics, /healthz, /readyz and the page are, by HTTP; off for nowhere; auto is 127.0.0.1:7401, unless "
+        "somebody else has that.",
+    )
     introspection: str = _setting(
         "auto",
         "on|off|auto",
@@ -167,6 +174,8 @@ class Config:
         if not _MODE.fullmatch(self.socket_mode):
             yield Problem("socket_mode", f"must be three digits of 0 to 7, is {shown(self.socket_mode)}")
         yield from _one_of("introspection", self.introspection, ("on", "off", "auto"))
+        if self.admin not in ("auto", "off") and (self.admin.startswith(UNIX) or not _is_address(self.admin)):
+            yield Problem("admin", f"must be HOST:PORT with a port of 0 to 65535, auto or off, is {shown(self.admin)}")
         yield from _one_of("transport", self.transport, TRANSPORTS)
         yield from _one_of("log_format", self.log_format, LOG_FORMATS)
         yield from _one_of("log_level", self.log_level, LOG_LEVELS)
@@ -216,14 +225,22 @@ class Config:
 
     def unguarded(self) -> Problem | None:
         """What is wrong if others than this machine could reach it, and nobody said who may do what."""
-        far = [it for it in self.addresses if not is_loopback(it)]
+        asked = [*(("listen", it) for it in self.addresses), *(("admin", it) for it in (self.admin_address,) if it)]
+        far = [it for it in asked if not is_loopback(it[1])]
         if not far or self.access.is_on or self.insecure:
             return None
         return Problem(
-            "listen",
-            f"{far[0]} is open to other machines: say in a table [access] who may do what (docs/security.md), or say "
-            "--insecure to let everybody do everything",
+            far[0][0],
+            f"{far[0][1]} is open to other machines: say in a table [access] who may do what (docs/security.md), or "
+            "say --insecure to let everybody do everything",
         )
+
+    @property
+    def admin_address(self) -> str:
+        """Where the HTTP side listens; empty for nowhere."""
+        if self.admin == "off":
+            return ""
+        return AUTO_ADMIN if self.admin == "auto" else _shown_address(self.admin)
 
     @property
     def introspects(self) -> bool:

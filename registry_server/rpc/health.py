@@ -67,7 +67,7 @@ class HealthService:
     def __init__(self, catalog: Catalog, hub: Hub) -> None:
         self._catalog = catalog
         self._hub = hub
-        self._is_serving = True
+        self.is_serving = True
 
     def service(self) -> Service:
         """What a table says of it."""
@@ -102,13 +102,13 @@ class HealthService:
 
     def stop(self) -> None:
         """The server serves no more; those who watch it are told."""
-        self._is_serving = False
+        self.is_serving = False
         self._hub.wake(SERVER)
 
     def status(self, name: str) -> int:
         """The status of a name; SERVICE_UNKNOWN if nothing goes by it."""
         if name in SERVER_NAMES:
-            is_serving = self._is_serving
+            is_serving = self.is_serving
         else:
             instances, routable = self._catalog.count(*_split(name))
             if not instances:

@@ -1,0 +1,59 @@
+"""SHELL: the HTTP side of a server, as its settings ask for it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from typing import TYPE_CHECKING, NamedTuple
+
+from registry_server.config import Config, ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from registry_server.admin.server import AdminServer
+    from registry_server.rpc.table import Caller
+
+log = logging.getLogger(__name__)
+
+
+class Shown(NamedTuple):
+    """What the HTTP side asks of the rest of the server."""
+
+    stale_for_s: Callable[[], float | None]
+    is_serving: Callable[[], bool]
+    known: Callable[[Caller], Caller]  # who a caller is; raises Unauthenticated
+
+
+class Admin:
+    """From `start` to `stop`. Nothing of HTTP is loaded where none is asked for."""
+
+    def __init__(self, config: Config, shown: Shown) -> None:
+        self._address = config.admin_address
+        self._must = config.admin != "auto"
+        self._server = _server(self._address, shown) if self._address else None
+
+    async def start(self) -> None:
+        """Listen, if it is asked for. Raises ConfigError for an address that cannot be had."""
+        if self._server is None:
+            return
+        try:
+            log.info("http://%s shows how this server is", await self._server.start(self._address))
+        except OSError as error:
+            if self._must or error.errno != errno.EADDRINUSE:
+                why = f"cannot listen on {self._address}: {error.strerror or error}"
+                raise ConfigError(Problem("admin", why)) from None
+            log.info("no HTTP side: somebody else has %s (--admin HOST:PORT for another, or off)", self._address)
+
+    async def stop(self) -> None:
+        """End it. May be called more than once."""
+        if self._server is not None:
+            await self._server.stop()
+
+
+def _server(address: str, shown: Shown) -> AdminServer:
+    from registry_server.admin.server import AdminServer
+    from registry_server.admin.wellness import wellness
+
+    routes = wellness(shown.stale_for_s, shown.is_serving)
+    return AdminServer(routes, shown.known, [address.rpartition(":")[0]])

@@ -1,0 +1,180 @@
+"""SHELL: an HTTP server for people and their tools, beside gRPC: whether this server is well, its numbers, its page.
+
+Routes come from the rooms that have something to show. Here is what holds for all of them: who may ask, and what a
+client may cost.
+"""
+
+import asyncio
+import base64
+import binascii
+import ipaddress
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from aiohttp import hdrs, web
+
+from registry_server.errors import PermissionDenied, RequestError, Unauthenticated
+from registry_server.rpc.table import Caller, Credentials, Needs
+from registry_server.transport.sockets import BACKLOG, Bound, bound
+
+log = logging.getLogger(__name__)
+
+# What clients may cost. A browser that shows the page has a stream and a few connections.
+MAX_CONNECTIONS = 256
+MAX_LINE_BYTES = 8 * 1024
+MAX_BODY_BYTES = 64 * 1024
+IDLE_S = 30.0
+# How long a connection may take to ask the first time.
+ASK_S = 10.0
+# How long answers that are under way may take when the server stops.
+LEAVING_S = 1.0
+
+_SAFE = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+_ASK_WHO = {hdrs.WWW_AUTHENTICATE: 'Basic realm="grpc-registry: the token is the password", charset="UTF-8"'}
+
+Answer = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
+
+
+class Route(NamedTuple):
+    """What GET of a path, as aiohttp writes paths (`/api/services/{name}`), is answered to whom has what it needs."""
+
+    path: str
+    answer: Answer
+    needs: Needs
+
+
+class AdminServer:
+    """`known` says who a caller is, and raises Unauthenticated. `hosts`: by which names a browser may have come here,
+    beside addresses and localhost: a page of somebody else's whose name leads here is refused what it asks."""
+
+    def __init__(self, routes: Iterable[Route], known: Callable[[Caller], Caller], hosts: Iterable[str] = ()) -> None:
+        self._known = known
+        self._hosts = frozenset(("localhost", *hosts))
+        app = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY_BYTES)
+        for route in routes:
+            app.router.add_get(route.path, self._answering(route))
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            keepalive_timeout=IDLE_S,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_LINE_BYTES,
+            shutdown_timeout=LEAVING_S,
+        )
+        self._bound: Bound | None = None
+        self._listening: list[asyncio.Server] = []
+        self._silent: set[web.RequestHandler] = set()
+
+    async def start(self, address: str) -> str:
+        """Listen at HOST:PORT; gives it with the port that was taken. Raises OSError."""
+        self._bound = bound(address)
+        loop = asyncio.get_running_loop()
+        try:
+            await self._runner.setup()
+            for it in self._bound.sockets:
+                self._listening.append(await loop.create_server(self._let_in, sock=it, backlog=BACKLOG))
+        except BaseException:
+            await self.stop()
+            raise
+        return self._bound.address
+
+    async def stop(self) -> None:
+        """End it; answers that are under way have a moment. May be called more than once."""
+        for listening in self._listening:
+            listening.close()
+        await self._runner.cleanup()
+        if self._bound is not None:
+            self._bound.close()
+
+    # ---- connections
+
+    def _let_in(self) -> asyncio.Protocol:
+        server = self._runner.server
+        if server is None or len(server.connections) >= MAX_CONNECTIONS:
+            return _TurnedAway()
+        handler = server()
+        self._silent.add(handler)
+        asyncio.get_running_loop().call_later(ASK_S, self._hang_up, handler)
+        return handler
+
+    def _hang_up(self, handler: web.RequestHandler) -> None:
+        """On who said nothing, or not enough. Between requests aiohttp itself does."""
+        if handler in self._silent:
+            self._silent.discard(handler)
+            handler.force_close()
+
+    # ---- requests
+
+    @web.middleware
+    async def _guard(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        self._silent.discard(request.protocol)
+        try:
+            response = await (handler(request) if self._is_ours(request.host) else _refused(421, "no such host here"))
+        except web.HTTPException as error:
+            response = await _refused(error.status, error.reason.lower(), error.headers)
+        except Unauthenticated as error:
+            response = await _refused(401, str(error), _ASK_WHO)
+        except PermissionDenied as error:
+            response = await _refused(403, str(error))
+        except RequestError as error:
+            response = await _refused(400, str(error))
+        except Exception:
+            log.exception("a mistake of this server in answering %s", request.path)
+            response = await _refused(500, "a mistake of this server: its log says more")
+        if not response.prepared:
+            response.headers.update({name: it for name, it in _SAFE.items() if name not in response.headers})
+        return response
+
+    def _is_ours(self, host: str) -> bool:
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+        try:
+            return name.lower() in self._hosts or bool(ipaddress.ip_address(name.strip("[]")))
+        except ValueError:
+            return False
+
+    def _answering(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            caller = Caller(
+                f"http:{request.remote}", credentials=_credentials(request.headers.get("Authorization", ""))
+            )
+            if route.needs.right is not None:
+                caller = self._known(caller)
+                route.needs.check(caller, None)
+            return await route.answer(request, caller)
+
+        return answer
+
+
+class _TurnedAway(asyncio.Protocol):
+    """There are too many already."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+async def _refused(status: int, why: str, headers: Mapping[str, str] = NO_HEADERS) -> web.Response:
+    kept = {name: it for name, it in headers.items() if name in (hdrs.WWW_AUTHENTICATE, hdrs.ALLOW)}
+    return web.Response(status=status, text=f"{why}\n", headers=kept)
+
+
+def _credentials(said: str) -> Credentials:
+    """The token of `Authorization: Bearer TOKEN`, or of Basic as its password, which browsers ask their users for."""
+    scheme, _, value = said.partition(" ")
+    if scheme.lower() == "bearer":
+        return Credentials(value.strip())
+    if scheme.lower() == "basic":
+        try:
+            return Credentials(base64.b64decode(value, validate=True).decode().partition(":")[2])
+        except (binascii.Error, UnicodeDecodeError):
+            raise Unauthenticated("the header Authorization is no Basic one") from None
+    return Credentials()

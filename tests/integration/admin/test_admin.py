@@ -1,0 +1,190 @@
+"""The HTTP side: whether the server is well, who may ask, and what clients may cost."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import NamedTuple
+
+import pytest
+from aiohttp import ClientSession, web
+
+from registry_server.access.warden import Warden
+from registry_server.admin import server as admin
+from registry_server.admin.server import AdminServer, Route
+from registry_server.config import Config, ConfigError
+from registry_server.rpc.table import OPEN, Caller, Needs
+from registry_server.server import serve
+from tests.support.access import granted, token
+from tests.support.waiting import eventually_async
+
+HOST = "127.0.0.1"
+
+
+class Answer(NamedTuple):
+    status: int
+    text: str
+    headers: Mapping[str, str]
+
+
+async def hello(request: web.Request, caller: Caller) -> web.Response:
+    return web.Response(text=f"hello {caller.identity}")
+
+
+async def broken(request: web.Request, caller: Caller) -> web.Response:
+    raise RuntimeError("a mistake")
+
+
+ROUTES = [Route("/open", hello, OPEN), Route("/read", hello, Needs("read")), Route("/broken", broken, OPEN)]
+
+
+@asynccontextmanager
+async def running(*routes: Route) -> AsyncIterator[str]:
+    warden = Warden(granted(), b"k" * 32, lambda: 0.0, lambda: 0.0)
+    server = AdminServer(routes or ROUTES, warden.known)
+    try:
+        yield await server.start(f"{HOST}:0")
+    finally:
+        await server.stop()
+        await server.stop()
+
+
+async def get(address: str, path: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> Answer:
+    async with ClientSession() as session, session.request(method, f"http://{address}{path}", headers=headers) as it:
+        return Answer(it.status, await it.text(), it.headers)
+
+
+def basic(secret: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"anybody:{secret}".encode()).decode()}
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+async def test_who_may() -> None:
+    async with running() as address:
+        assert (await get(address, "/open"))[:2] == (200, "hello ")
+        assert (await get(address, "/read", bearer(token("root"))))[:2] == (200, "hello root")
+        assert (await get(address, "/read", basic(token("root"))))[:2] == (200, "hello root")
+
+
+async def test_who_may_not() -> None:
+    async with running() as address:
+        nobody = await get(address, "/read")
+        assert nobody.status == 401
+        assert nobody.headers["WWW-Authenticate"].startswith("Basic ")
+        assert (await get(address, "/read", bearer("rg_wrong"))).status == 401
+        assert (await get(address, "/read", {"Authorization": "Basic ~"})).status == 401
+        part = await get(address, "/read", bearer(token("reader")))
+        assert part.status == 403
+        assert "read" in part.text
+
+
+async def test_a_page_of_somebody_else_gets_nothing() -> None:
+    """DNS that leads a name of theirs here would have a browser send us what their page asks."""
+    async with running() as address:
+        for host in ("evil.example", "evil.example:7401", "", "[", "127.0.0.1.evil.example"):
+            assert (await get(address, "/open", {"Host": host})).status in (400, 421), host
+        for host in ("localhost", "LOCALHOST:1", "[::1]", "[::1]:7401", "10.0.0.1"):
+            assert (await get(address, "/open", {"Host": host})).status == 200, host
+
+
+async def test_bad_requests_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    async with running() as address:
+        assert (await get(address, "/nowhere")).status == 404
+        posted = await get(address, "/open", method="POST")
+        assert (posted.status, posted.headers["Allow"]) == (405, "GET,HEAD")
+        assert (await get(address, "/open?" + "x" * admin.MAX_LINE_BYTES)).status == 400
+        assert posted.headers["X-Content-Type-Options"] == "nosniff"
+        assert (await get(address, "/broken"))[:2] == (500, "a mistake of this server: its log says more\n")
+    assert "a mistake" in caplog.text
+
+
+async def test_who_asks_nothing_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "ASK_S", 0.2)
+    async with running() as address:
+        reader, writer = await asyncio.open_connection(*address.split(":"))
+        writer.write(b"GET /open HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_too_many_connections_let_go_of_none_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "MAX_CONNECTIONS", 3)
+    async with running() as address, AsyncExitStack() as stack:
+        session = await stack.enter_async_context(ClientSession())
+        assert (await session.get(f"http://{address}/open")).status == 200
+        more = [await asyncio.open_connection(*address.split(":")) for _ in range(4)]
+        ended = [asyncio.create_task(reader.read()) for reader, _ in more]
+        await eventually_async(lambda: sum(it.done() for it in ended) == 2)
+        assert (await session.get(f"http://{address}/open")).status == 200
+        for _, writer in more:
+            writer.close()
+        await asyncio.gather(*ended, return_exceptions=True)
+
+
+async def test_a_stream_that_is_read_by_nobody_ends_with_the_server() -> None:
+    begun = asyncio.Event()
+
+    async def endless(request: web.Request, caller: Caller) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        begun.set()
+        while True:
+            await response.write(b"x" * 65_536)
+
+    async with running(Route("/endless", endless, OPEN)) as address:
+        _, writer = await asyncio.open_connection(*address.split(":"))
+        writer.write(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await begun.wait()
+    writer.close()
+
+
+# ---- of a server
+
+
+async def free_address() -> str:
+    server = await asyncio.start_server(lambda *_: None, HOST, 0)
+    port = server.sockets[0].getsockname()[1]
+    server.close()
+    await server.wait_closed()
+    return f"{HOST}:{port}"
+
+
+async def test_a_server_says_that_it_is_well() -> None:
+    address = await free_address()
+    async with serve(Config(listen=f"{HOST}:0", admin=address)):
+        assert (await get(address, "/healthz"))[:2] == (200, "ok\n")
+        assert (await get(address, "/readyz"))[:2] == (200, "ok\n")
+    with pytest.raises(OSError, match="onnect"):
+        await get(address, "/healthz")
+
+
+async def test_an_address_that_was_asked_for_and_is_taken_ends_the_start() -> None:
+    address = await free_address()
+    async with serve(Config(listen=f"{HOST}:0", admin=address)):
+        with pytest.raises(ExceptionGroup) as raised:
+            async with serve(Config(listen=f"{HOST}:0", admin=address)):
+                raise AssertionError("it serves")
+    assert raised.group_contains(ConfigError, match=f"admin: cannot listen on {address}: ")
+
+
+async def test_two_servers_on_one_machine(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry_server.config.values.AUTO_ADMIN", await free_address())
+    caplog.set_level("INFO")
+    async with serve(Config(listen=f"{HOST}:0")), serve(Config(listen=f"{HOST}:0")):
+        assert caplog.text.count("no HTTP side: somebody else has") == 1
+
+
+@pytest.mark.parametrize("admin", ["x", "unix:/tmp/x", "127.0.0.1", "127.0.0.1:70000", "", "on"])
+def test_addresses_that_are_none(admin: str) -> None:
+    with pytest.raises(ConfigError, match="admin: must be HOST:PORT"):
+        Config(admin=admin)
+
+
+def test_beyond_this_machine_somebody_says_who_may() -> None:
+    assert "admin: 0.0.0.0:7401 is open" in str(Config(admin=":7401").unguarded())
+    assert Config(admin=":7401", access=granted()).unguarded() is None
+    assert Config(admin=":7401", insecure=True).unguarded() is None

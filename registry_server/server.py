@@ -13,7 +13,7 @@ from typing import Protocol
 
 from registry_server.access.rereading import Rereading
 from registry_server.access.warden import Warden
-from registry_server.admin.making import Admin, Shown
+from registry_server.admin.making import Admin, Seen
 from registry_server.audit.log import AuditLog
 from registry_server.audit.wrapper import Audit, audited
 from registry_server.catalog import Catalog
@@ -44,8 +44,8 @@ from registry_server.rpc.health import HealthService
 from registry_server.rpc.policies import PoliciesService
 from registry_server.rpc.registry import RegistryService
 from registry_server.rpc.table import OPEN, Caller, Service, Table
+from registry_server.sockets import bound
 from registry_server.stores import Store, memory_by, open_store
-from registry_server.transport.sockets import bound
 from registry_server.transport.status import CODES
 from registry_server.transport.streams import Streams
 from registry_server.transport.tls import BadCertificates, Certificates, TLSFiles
@@ -183,7 +183,7 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     bridges = _bridges(config, feed, registrar, prober)
     rereading = Rereading(warden, config.access, read_access_of) if warden else None
     known = warden.known if warden else _anybody
-    admin = Admin(config, Shown(lambda: feed.stale_for_s, lambda: health.is_serving, known))
+    admin = Admin(config, Seen(lambda: feed.stale_for_s, lambda: health.is_serving, known))
     return _Parts(
         store,
         feed,

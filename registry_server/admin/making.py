@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Shown(NamedTuple):
+class Seen(NamedTuple):
     """What the HTTP side asks of the rest of the server."""
 
     stale_for_s: Callable[[], float | None]
@@ -28,10 +28,10 @@ class Shown(NamedTuple):
 class Admin:
     """From `start` to `stop`. Nothing of HTTP is loaded where none is asked for."""
 
-    def __init__(self, config: Config, shown: Shown) -> None:
+    def __init__(self, config: Config, seen: Seen) -> None:
         self._address = config.admin_address
         self._must = config.admin != "auto"
-        self._server = _server(self._address, shown) if self._address else None
+        self._server = _server(self._address, seen) if self._address else None
 
     async def start(self) -> None:
         """Listen, if it is asked for. Raises ConfigError for an address that cannot be had."""
@@ -51,9 +51,9 @@ class Admin:
             await self._server.stop()
 
 
-def _server(address: str, shown: Shown) -> AdminServer:
+def _server(address: str, seen: Seen) -> AdminServer:
     from registry_server.admin.server import AdminServer
     from registry_server.admin.wellness import wellness
 
-    routes = wellness(shown.stale_for_s, shown.is_serving)
-    return AdminServer(routes, shown.known, [address.rpartition(":")[0]])
+    routes = wellness(seen.stale_for_s, seen.is_serving)
+    return AdminServer(routes, seen.known, [address.rpartition(":")[0]])

@@ -17,7 +17,7 @@ from aiohttp import hdrs, web
 
 from registry_server.errors import PermissionDenied, RequestError, Unauthenticated
 from registry_server.rpc.table import Caller, Credentials, Needs
-from registry_server.transport.sockets import BACKLOG, Bound, bound
+from registry_server.sockets import BACKLOG, Bound, bound
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,9 @@ _SAFE = {
     "X-Content-Type-Options": "nosniff",
 }
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-_ASK_WHO = {hdrs.WWW_AUTHENTICATE: 'Basic realm="grpc-registry: the token is the password", charset="UTF-8"'}
+_ASK_WHO: Mapping[str, str] = {
+    hdrs.WWW_AUTHENTICATE: 'Basic realm="grpc-registry: the token is the password", charset="UTF-8"'
+}
 
 Answer = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
 

@@ -23,9 +23,9 @@ from registry_server.rpc.table import (
     Unary,
     parse,
 )
+from registry_server.sockets import SOCKET_MODE, path_of, place
 from registry_server.transport import channelz, streams
 from registry_server.transport.limits import Limits
-from registry_server.transport.sockets import SOCKET_MODE, path_of, place
 from registry_server.transport.status import DETAILS_KEY, RpcStatus, internal, shutting_down, status_of
 from registry_server.transport.streams import Streams
 from registry_server.transport.tls import Certificates, PEMs

@@ -9,11 +9,11 @@ from functools import partial
 
 from registry_server.limits.refusals import Refusals
 from registry_server.rpc.table import Service, Table
+from registry_server.sockets import BACKLOG, SOCKET_MODE, Bound, bound
 from registry_server.transport.http2.connection import Connection, configuration
 from registry_server.transport.http2.handshake import Handshakes
 from registry_server.transport.http2.shared import Peer, Shared, act
 from registry_server.transport.limits import MAX_LIMIT, Limits
-from registry_server.transport.sockets import BACKLOG, SOCKET_MODE, Bound, bound
 from registry_server.transport.streams import GRACE_S, Streams
 from registry_server.transport.tls import Certificates
 

@@ -14,7 +14,7 @@ import pytest
 import registry_client
 from registry_client import Instance
 from registry_server.config import TRANSPORTS
-from registry_server.transport.sockets import Bound, bound
+from registry_server.sockets import Bound, bound
 from tests.support.grpcurl import grpcurl
 from tests.support.servers import ROOT, RegistryServer
 from tests.support.waiting import until

@@ -22,7 +22,7 @@ FLOORS := tests/unit tests/contract tests/integration/transport tests/integratio
 OVER_GRPC := $(addprefix tests/integration/,guarantees/test_watch.py guarantees/test_lease.py guarantees/test_server_life.py \
   guarantees/test_two_servers.py guarantees/test_grpcurl_life.py client/test_watching.py client/test_registering.py \
   client/test_outages.py client/test_threads.py client/test_discovery.py client/test_channels.py cli/test_commands.py \
-  health/test_server.py test_bad_input.py test_fuzz.py test_grpcurl.py test_replicas.py test_start.py test_stop.py)
+  health/test_server.py xds_protocol/test_sotw.py xds_protocol/test_delta.py xds_protocol/test_bad_input.py test_bad_input.py test_fuzz.py test_grpcurl.py test_replicas.py test_start.py test_stop.py)
 
 # A word for the shell, whatever is in it.
 quoted = '$(subst ','\'',$(1))'

@@ -11,6 +11,7 @@ from registry_server.xds.listeners import ADS, NEVER, SELF, any_message, encoded
 
 _EDS = 3
 _NAME, _EDS_CONFIG, _SERVICE_NAME = 1, 3, 2
+_TYPE = xds.Cluster(type=_EDS).SerializeToString()
 _ADS = xds.EdsClusterConfig(eds_config=ADS).SerializeToString()
 _HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 CONNECT_TIMEOUT_S = 5
@@ -40,15 +41,16 @@ def cluster(name: str) -> xds.Cluster:
 
 
 def plain(name: str) -> bytes:
-    """The same, encoded: there may be very many of them."""
+    """The same, encoded to the same bytes, of which its version is made: there may be very many of them."""
     eds = _ADS + wire.message_field(_SERVICE_NAME, name.encode())
-    return wire.message_field(_NAME, name.encode()) + wire.message_field(_EDS_CONFIG, eds) + _same()
+    return wire.message_field(_NAME, name.encode()) + _TYPE + wire.message_field(_EDS_CONFIG, eds) + _same()
 
 
 @cache
 def _same() -> bytes:
     """What all have in common."""
     found = cluster("")
+    found.ClearField("type")
     found.ClearField("eds_cluster_config")
     return encoded(found)
 

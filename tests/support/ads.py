@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, Self
 import grpc
 import grpc.aio
 
+from registry_api.registry.v1 import policies_pb2 as policies
+from registry_api.registry.v1 import policies_pb2_grpc
 from tests.support import xds_messages as xds
 from tests.support.raw import RawClient
 from tests.support.waiting import passed
@@ -354,7 +356,11 @@ class Delta(AdsStream):
     def in_vain(self, answer: Answer, interest: Interest) -> bool:
         if not interest.nonce or interest.dropped or ANYTHING in interest.due:
             return False
-        known = {name for name in answer.resources if interest.versions.get(name) == answer.versions[name]}
+        known = {
+            name
+            for name, it in answer.resources.items()
+            if interest.versions.get(name) == answer.versions[name] or interest.held.get(name) == it
+        }
         gone = {name for name in answer.removed if name not in interest.held}
         empty = not (answer.resources or answer.removed or answer.errors)
         return empty or bool((known | gone) - interest.due)
@@ -423,8 +429,8 @@ def _cluster(cluster: Any) -> list[str]:
     wrong += _config_source(cluster.eds_cluster_config.eds_config)
     if cluster.lb_policy not in (0, 2):
         wrong.append(f"lb_policy {cluster.lb_policy}")
-    if not any(it.max_requests.value > 1024 for it in cluster.circuit_breakers.thresholds if it.priority == 0):
-        wrong.append("gRPC would stop at 1024 requests in flight")
+    if not any(it.max_requests.value for it in cluster.circuit_breakers.thresholds if it.priority == 0):
+        wrong.append("gRPC would stop at 1024 requests in flight, which nobody asked for")
     return wrong
 
 
@@ -459,11 +465,13 @@ class Follower:
     """A stream that follows some services to their endpoints, or everything, and acknowledges all that comes.
 
     One that is no Envoy asks by name for the listener, then for what it leads to; Envoy for all clusters and listeners.
+    `look` is called with each answer that was taken in; what it raises is raised at the end.
     """
 
-    def __init__(self, stream: AdsStream, *services: str) -> None:
+    def __init__(self, stream: AdsStream, *services: str, look: "Callable[[Follower], None] | None" = None) -> None:
         self.stream = stream
         self.services = services
+        self._look = look
         self.is_envoy = stream.node.user_agent_name == xds.ENVOY
         self._task: asyncio.Task[None] | None = None
 
@@ -483,6 +491,10 @@ class Follower:
     def held(self, kind: str) -> dict[str, Any]:
         """What is held of a type."""
         return self.stream.of[kind].held
+
+    def routed(self) -> set[str]:
+        """All clusters that calls may be sent to."""
+        return {name for routes in self.held(RDS).values() for name in xds.clusters_of(routes)}
 
     def clusters(self, service: str) -> list[str]:
         """Where calls of a service are sent. Raises KeyError as long as that is not known."""
@@ -521,13 +533,16 @@ class Follower:
             await self.stream.leave()
         if error is None:
             self.stream.check()
-            assert self._task.cancelled(), self._task.exception()
+            if not self._task.cancelled():
+                self._task.result()
 
     async def _run(self) -> None:
         while True:
             answer = await self.stream.next(timeout_s=3600)
             if answer.kind == CDS and self.is_envoy:
                 self.stream.again(EDS)
+            if self._look is not None:
+                self._look(self)
             await self.stream.ack(answer)
             await self._lead_on()
 
@@ -576,6 +591,7 @@ class World:
     def __init__(self, channel: grpc.aio.Channel, client: RawClient, serial: Iterator[int]) -> None:
         self.channel = channel
         self.client = client
+        self._policies: Any = policies_pb2_grpc.PoliciesStub(client.channel)
         self._serial = serial
 
     def open(self, protocol: str = SOTW, agent: str = xds.C_CORE, **options: Any) -> AdsStream:
@@ -604,6 +620,13 @@ class World:
     async def remove(self, service: str, port: int) -> None:
         """Deregister the instance at a port."""
         await self.client.deregister(f"i{port}", service=service)
+
+    async def policy(self, service: str, **fields: Any) -> None:
+        """Set the policy of a service; without any fields take it away."""
+        if fields:
+            await self._policies.Put(policies.PoliciesPutRequest(policy={"service": service, **fields}), timeout=WAIT_S)
+        else:
+            await self._policies.Delete(policies.PoliciesDeleteRequest(service=service), timeout=WAIT_S)
 
     async def names(self, service: str) -> Names:
         """What a service is called, found out as a client would."""

@@ -125,7 +125,7 @@ func pushes(ctx context.Context, o *options) (result, error) {
 			return nil, fmt.Errorf("round %d: %w", round, err)
 		}
 		took = append(took, one)
-		time.Sleep(5 * time.Millisecond) // an idle server, not a busy one
+		time.Sleep(5*time.Millisecond + 2*one) // an idle server, not a busy one that rests
 	}
 	time.Sleep(100 * time.Millisecond)
 	cpu := (processorMs(o.pid) - before) / float64(o.rounds)

@@ -17,7 +17,7 @@ from tests.support.greed import GREED
 from tests.support.raw import RawClient
 from tests.support.servers import RegistryServer
 
-GREED_S = 1.0
+GREED_S = 0.7
 TTL_S = 5.0
 # Generous: the attacker has half of this machine, and others their part of it.
 DEADLINE_S = 8.0

@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.config import TRANSPORTS
+from tests.support.attacks import Attacker
 from tests.support.raw import RawClient, retry_info
 from tests.support.servers import RegistryServer
 from tests.support.waiting import until
@@ -54,3 +55,26 @@ async def refusal(ask: Callable[[], Awaitable[Any]]) -> grpc.aio.AioRpcError:
         await asyncio.wait_for(ask(), 10)
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     return refused.value
+
+
+async def test_whoever_waits_too_long_for_a_turn(tmp_path: Path) -> None:
+    """A server that is kept busy, and takes five milliseconds for long: who renews goes on, and then others do."""
+    (tmp_path / "limits.toml").write_text("[limits]\nmax_lag_ms = 5\n")
+    async with RegistryServer(tmp_path, args=["--config", str(tmp_path / "limits.toml")]) as server:
+        async with RawClient(server.address) as client:
+            lease = (await client.register("one", ttl_s=30.0)).lease_id
+
+            def watching() -> Awaitable[Any]:
+                return client.stub.Watch(pb.WatchRequest()).read()
+
+            with Attacker() as attacker:
+                busy = asyncio.create_task(asyncio.to_thread(attacker.attack, "forgeries", server.address, 2.5))
+                await until(lambda: is_refused(watching), what="streams to be refused")
+                assert (await client.renew_one(lease)).state == pb.Renewal.RENEWED
+                await busy
+            await until(lambda: is_answered(watching), timeout_s=30.0, what="streams to be taken again")
+        assert "this server has more to do than it can" in server.log_text
+
+
+async def is_answered(ask: Callable[[], Awaitable[Any]]) -> bool:
+    return not await is_refused(ask)

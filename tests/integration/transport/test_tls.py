@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import socket
 import ssl
@@ -19,7 +20,8 @@ from registry_server.transport.limits import Limits
 from registry_server.transport.streams import Streams
 from registry_server.transport.tls import Certificates, TLSFiles
 from tests.integration.transport.conftest import failure
-from tests.support.frames import Frames
+from tests.support.frames import END_HEADERS, HEADERS, PREFACE, SETTINGS, Frames, frame, head
+from tests.support.http2 import framed
 from tests.support.tls import LOCAL, Authority, Pair, certificates_of
 from tests.support.transports import NAME, TRANSPORTS, Everything, serving, value
 from tests.support.waiting import eventually_async
@@ -302,3 +304,81 @@ async def test_no_more_handshakes_than_there_may_be_clients() -> None:
         assert await echoed(address, authority.trusting()) == value("x")
         await server.stop()
     assert all(it.is_closed for it in idle)
+
+
+async def test_a_crowd_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many say hello in one moment, others have their turn after a few of them."""
+    turns: list[int] = []
+    go_on = handshake.Handshakes._go_on
+
+    def counted(self: handshake.Handshakes) -> None:
+        before = len(self._due)
+        go_on(self)
+        turns.append(before - len(self._due))
+
+    monkeypatch.setattr(handshake.Handshakes, "_go_on", counted)
+    authority = Authority()
+    context = ssl.create_default_context(cadata=authority.pem.decode())
+    async with asking("http2", authority.pair(*LOCAL)) as (address, _):
+        host, _, port = address.rpartition(":")
+        made = await asyncio.gather(*(asyncio.open_connection(host, int(port), ssl=context) for _ in range(40)))
+        for _, writer in made:
+            writer.transport.abort()
+    assert sum(turns) >= 40
+    assert max(turns) <= handshake.AT_ONCE
+
+
+async def test_what_comes_with_the_end_of_the_handshake_is_not_lost() -> None:
+    """A client that says all it has to say in one go with the last of the handshake, which is more than is read at a
+    time."""
+    authority = Authority()
+    context = ssl.create_default_context(cadata=authority.pem.decode())
+    context.set_alpn_protocols(["h2"])
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    said = PREFACE + frame(SETTINGS)
+    for stream in (1, 3):
+        said += frame(HEADERS, END_HEADERS, stream, head(f"/{NAME}/Echo".encode()))
+        message = framed(value("x" * 30_000))
+        for start in range(0, len(message), 16_000):
+            last = start + 16_000 >= len(message)
+            said += frame(0, int(last), stream, message[start : start + 16_000])
+    async with asking("http2", authority.pair(*LOCAL)) as (address, _):
+        host, _, port = address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                writer.write(outgoing.read())
+                incoming.write(await asyncio.wait_for(reader.read(65536), 10))
+        tls.write(said)
+        writer.write(outgoing.read())
+        heard = b""
+        while heard.count(b"x" * 10_000) < 4:
+            try:
+                heard += tls.read(65536)
+            except ssl.SSLWantReadError:
+                data = await asyncio.wait_for(reader.read(65536), 10)
+                assert data, "it hung up"
+                incoming.write(data)
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("flaw", ["garbage", "endless hello"])
+async def test_who_goes_wrong_over_tls_harms_itself_alone(flaw: str) -> None:
+    async with asking("http2") as (address, authority), Frames(address) as client:
+        if flaw == "garbage":
+            host, _, port = address.rpartition(":")
+            context = ssl.create_default_context(cadata=authority.pem.decode())
+            _, writer = await asyncio.open_connection(host, int(port), ssl=context)
+            below = writer.get_extra_info("socket")
+            os.write(below.fileno(), b"\x17\x03\x03\x00\x20" + b"x" * 32)  # a record that nobody can decrypt
+            writer.transport.abort()
+        else:
+            with contextlib.suppress(ConnectionError):
+                for _ in range(20):
+                    await client.say(b"\x16\x03\x01\x40\x00" + b"\x01\x00\x3f\xfc" + b"x" * 16_380)
+            await eventually_async(lambda: client.is_closed)
+        assert await echoed(address, authority.trusting()) == value("x")

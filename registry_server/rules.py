@@ -287,7 +287,8 @@ def _check_claim(key: Key, wanted: pb.Instance, latest: Owner) -> None:
 
 def _outdone(key: Key, wanted: pb.Instance, ghost: Entry) -> OwnershipLost | Contended:
     """What is told to who claims to have had an id whose address somebody else has."""
-    taken = f"its address {wanted.host}:{wanted.port} was registered as {ghost.key}"
+    by = f" by {ghost.owner.by!a:.100}" if ghost.owner.by else ""
+    taken = f"its address {wanted.host}:{wanted.port} was registered as {ghost.key}{by}"
     if _is_older(wanted, ghost.owner):
         return OwnershipLost(str(key), f"{taken} since")
     return Contended(str(key), f"{taken} before; try again when that has left")

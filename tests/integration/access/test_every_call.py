@@ -16,6 +16,7 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import server as server_room
 from registry_server.access.grants import Grant, Grants
 from registry_server.access.identities import NO_ACCESS, Identity, Token
+from registry_server.audit.wrapper import is_write
 from registry_server.rpc.table import Table
 from tests.support.access import IDENTITIES, Asked, asking, granted, token
 from tests.support.source import ROOT
@@ -224,3 +225,15 @@ def test_every_call_is_tried_here(transport: str, monkeypatch: pytest.MonkeyPatc
     elsewhere = ("/envoy.", "/grpc.reflection.", "/grpc.channelz.")
     paths = {it for it in table(transport, monkeypatch).methods if not it.startswith(elsewhere)}
     assert paths == {call.path for call in CALLS}
+
+
+# What needs more than `read` and changes nothing that lasts.
+NO_WRITES = {"/registry.v1.Registry/KeepAlive", "/registry.v1.Xds/ListClients"}
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_every_write_is_in_the_audit_log(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that is new has to be looked at: either it is written down, or it stands above."""
+    methods = table(transport, monkeypatch).methods
+    strong = {path for path, it in methods.items() if it.needs.right not in (None, "read")}
+    assert {it for it in strong if not is_write(it.rpartition("/")[2], methods[it])} == NO_WRITES

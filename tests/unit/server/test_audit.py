@@ -26,29 +26,6 @@ from tests.support.waiting import eventually
 
 NOON = 1_800_000_000.0
 ALICE = Caller("ipv4:192.0.2.1:1", identity="alice")
-# What needs more than `read` and changes nothing that lasts.
-NO_WRITES = {"registry.v1.Registry/KeepAlive"}
-
-
-# ---- which methods
-
-
-def test_every_method_that_needs_more_than_read_is_a_write_or_named_here(served_table: Table) -> None:
-    """A method that is added to a service has to be looked at."""
-    others = {
-        f"{service.name}/{name}"
-        for service in served_table.services
-        for name, method in service.methods.items()
-        if method.needs.right not in (None, "read") and not is_write(name, method)
-    }
-    assert {it for it in others if not it.startswith(("registry.v1.Xds/", "grpc."))} == NO_WRITES
-
-
-@pytest.fixture
-def served_table() -> Table:
-    from tests.support.core import Core
-
-    return Table(Core().service.service())
 
 
 # ---- what a line says

@@ -63,4 +63,4 @@ def _mark(file: str) -> Mark:
         it = Path(file).stat()
     except OSError:
         return ()
-    return (it.st_mtime_ns, it.st_size, it.st_ino, it.st_dev)
+    return (it.st_mtime_ns, it.st_ctime_ns, it.st_size, it.st_ino, it.st_dev)

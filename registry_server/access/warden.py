@@ -32,7 +32,7 @@ from registry_server.rpc.table import (
 log = logging.getLogger(__name__)
 
 # So many streams are asked again in a row, before others have their turn.
-STREAMS_AT_ONCE = 500
+STREAMS_AT_ONCE = 200
 # How often the log tells of those who were turned away, in seconds.
 TELL_S = 60.0
 

@@ -37,7 +37,9 @@ class Stage(Asked):
     def grant(self, **changes: list[str] | None) -> None:
         """Write the file with these identities changed, or left out."""
         given = {name: it for name, it in {**GRANTS, **changes}.items() if it is not None}
-        self.path.write_text(file_of(given))
+        new = self.path.with_suffix(".new")
+        new.write_text(file_of(given))
+        new.replace(self.path)
 
     async def register(self, service: str, id_: str, port: int = 8001) -> None:
         instance = pb.Instance(service=service, id=id_, host="10.0.0.5", port=port)

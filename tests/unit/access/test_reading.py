@@ -139,6 +139,15 @@ def test_a_file_of_its_own(tmp_path: Path) -> None:
         load({"access_file": str(path)}, {}, path)
 
 
+def test_of_a_file_of_settings_it_is_read_alone(tmp_path: Path) -> None:
+    """What else is wrong there by now is no reason to keep a right that was taken away."""
+    (path := tmp_path / "registry.toml").write_text(f"lisen = 1\n[access.identities.a]\ntokens = ['{HASH}']\n")
+    assert [it.name for it in read_access_of(str(path)).identities] == ["a"]
+    path.write_text("listen = '127.0.0.1:0'\n")
+    with pytest.raises(ConfigError, match="access: must be a table"):
+        read_access_of(str(path))
+
+
 def test_what_is_shown_of_it() -> None:
     access = read(
         f'[identities.a]\ntokens = ["{HASH}", {{ hash = "{HASH}", expires = 2027-01-01 }}]\ngrants = ["read */*"]'

@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection_pb2 as pb
 
 from registry_server.rpc.descriptors import DescribedFile, Descriptors
 from registry_server.rpc.table import Caller, Conversation, Needs, Service
+from registry_server.xds import described
 
 V1, V1ALPHA = "grpc.reflection.v1", "grpc.reflection.v1alpha"
 NAMES = (f"{V1}.ServerReflection", f"{V1ALPHA}.ServerReflection")
@@ -35,7 +36,7 @@ class Reflection:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = sorted(names)
-        self._known = Descriptors(_v1())
+        self._known = Descriptors(_v1(), *described.files())
 
     async def answer(self, request: _Request, caller: Caller) -> bytes:
         """One request on a ServerReflectionInfo stream. What is wrong with it is part of the answer."""

@@ -6,9 +6,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from registry_api.registry.xds.v1 import ads_pb2 as ads
 from registry_server.rpc.table import Caller, Needs, Outlet, Service, Session
+from registry_server.xds.described import LOADS_NAME
 from registry_server.xds.load import LoadBook
-
-LOADS_NAME = "envoy.service.load_stats.v3.LoadReportingService"
 
 
 class LoadReports:

@@ -26,6 +26,8 @@ from registry_server.xds.packed import Packed, packed
 
 # Services without an instance that clients of all there is are still told of.
 GONE_LIMIT = 4_096
+# Services that nobody registered, and that clients may ask for: what each of them is told is kept.
+MAX_STRANGERS = 20_000
 # So many ways of one service's endpoints are kept: as seen from the places of its clients.
 MAX_WAYS = 256
 
@@ -58,6 +60,7 @@ class Resources:
         self._hosts = hosts
         self._of: dict[ServiceKey, _Of] = {}
         self._wanted: dict[ServiceKey, int] = {}
+        self._strangers: set[ServiceKey] = set()  # those wanted that nobody registered
         # For who asks for all there is: the services, in order, those of them that have no instance, and what was made.
         self._known: dict[ServiceKey, None] = {}
         self._gone: OrderedDict[ServiceKey, None] = OrderedDict()
@@ -101,6 +104,11 @@ class Resources:
             return name == LISTENER
         named = read(name)
         return named is not None and named.key in self._known and name in self.clusters_of(named.key)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many services are asked for that nobody registered that there may be no more of these."""
+        return len(self._strangers) >= MAX_STRANGERS
 
     @property
     def is_empty(self) -> bool:
@@ -154,12 +162,15 @@ class Resources:
     def want(self, key: ServiceKey) -> None:
         """Somebody asks for a service: what is made of it is kept."""
         self._wanted[key] = self._wanted.get(key, 0) + 1
+        if key not in self._known:
+            self._strangers.add(key)
 
     def unwant(self, key: ServiceKey) -> None:
         """Somebody who did asks no more."""
         self._wanted[key] -= 1
         if not self._wanted[key]:
             del self._wanted[key]
+            self._strangers.discard(key)
             of = self._of.pop(key, None)
             if of is not None and key in self._known:
                 of.spots, of.endpoints = Spots(), {}
@@ -185,6 +196,7 @@ class Resources:
         if key in self._known:
             return False
         self._known[key] = None
+        self._strangers.discard(key)
         self._in_order = None
         self._routes.clear()
         return True

@@ -20,6 +20,7 @@ from registry_server.rpc.table import Caller, Needs, Outlet, Service, Session
 from registry_server.rpc.xds import OpenStream
 from registry_server.settings import SettingChange
 from registry_server.xds.admission import Admission
+from registry_server.xds.described import ADS_NAME
 from registry_server.xds.encoding import Encoder
 from registry_server.xds.index import Index
 from registry_server.xds.names import ALL_CLUSTERS, EVERYTHING, ServiceKey, shown
@@ -28,7 +29,6 @@ from registry_server.xds.session import AdsSession
 
 log = logging.getLogger(__name__)
 
-NAME = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 # What the one reader in the hub waits for. No service has such a name.
 CHANGES: Interest = ("xds", "is told", "of changes")
 # So many streams are handed what is new before others have their turn.
@@ -121,7 +121,7 @@ class XdsService:
     def service(self) -> Service:
         """What a table says of it."""
         return Service(
-            NAME,
+            ADS_NAME,
             {
                 "StreamAggregatedResources": Session(ads.DiscoveryRequest, self._open(is_delta=False), _NEEDS),
                 "DeltaAggregatedResources": Session(ads.DeltaDiscoveryRequest, self._open(is_delta=True), _NEEDS),

@@ -415,6 +415,8 @@ class AdsSession:
         named = read(name)
         if named is None or not self._resources.is_known(named.key):
             self._unknown += 1
+            if named is not None and self._resources.is_full:
+                raise LimitExceeded("resource_names", "too many services are asked for that nobody registered")
         if self._names >= MAX_NAMES or self._unknown > MAX_UNKNOWN:
             raise LimitExceeded("resource_names", f"a stream may want {MAX_NAMES}, and {MAX_UNKNOWN} of no service")
         self._names += 1

@@ -1,6 +1,7 @@
 """A real server and what it tells operators of its xDS clients; hosts that are names; a policy that comes and goes."""
 
 import json
+import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,9 @@ from registry_api.registry.v1 import policies_pb2 as policies
 from registry_api.registry.v1 import policies_pb2_grpc, registry_pb2_grpc, xds_pb2_grpc
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_api.registry.v1 import xds_pb2 as xds
+from registry_server.xds.described import ADS_NAME, LOADS_NAME
 from tests.support.ads import DELTA, SOTW, world_of
+from tests.support.grpcurl import grpcurl_path
 from tests.support.servers import RegistryServer
 from tests.support.waiting import eventually_async
 from tests.support.xds_messages import EDS, node
@@ -135,3 +138,14 @@ async def test_a_split_comes_and_goes_without_a_failed_call(server: RegistryServ
             await eventually_async(lambda: shares(0.0, 1.0), timeout_s=30)
             await policy.Delete(policies.PoliciesDeleteRequest(service="player"))
             await eventually_async(lambda: shares(0.5, 0.5), timeout_s=30)
+
+
+def test_grpcurl_sees_what_is_spoken(server: RegistryServer) -> None:
+    def said(*words: str) -> str:
+        command = [grpcurl_path(), "-plaintext", server.address, *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+
+    assert {ADS_NAME, LOADS_NAME} <= set(said("list").split())
+    assert "DeltaAggregatedResources ( stream .registry.xds.v1.DeltaDiscoveryRequest )" in said("describe", ADS_NAME)
+    assert "message DiscoveryRequest" in said("describe", "registry.xds.v1.DiscoveryRequest")
+    assert LOADS_NAME in said("describe")

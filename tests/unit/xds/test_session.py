@@ -1,5 +1,10 @@
 """What one xDS stream is told: nothing twice, nothing that was rejected, and all that is asked for."""
 
+import pytest
+
+from registry_server.errors import LimitExceeded
+from registry_server.xds import resources, session
+from registry_server.xds.session import MAX_UNKNOWN
 from tests.support.ads_session import CDS, EDS, LDS, RDS, Peer, World, endpoints, read
 from tests.support.core import gone, key, put
 
@@ -85,3 +90,61 @@ def test_who_comes_back_to_a_name_is_told_it_again() -> None:
     peer.ack(EDS)
     assert peer.ask(EDS) == []
     assert endpoints(*peer.ask(EDS, "player")) == {"player": []}
+
+
+def test_a_stream_may_not_want_names_without_end() -> None:
+    peer = Peer(World())
+    peer.ask(EDS, *(f"service-{number}" for number in range(MAX_UNKNOWN)))
+    with pytest.raises(LimitExceeded):
+        peer.ask(EDS, *(f"service-{number}" for number in range(MAX_UNKNOWN + 1)))
+
+
+def test_all_streams_together_may_not_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "MAX_STRANGERS", 2)
+    world = World()
+    world.apply(put(1, key("a")))
+    first, second = Peer(world), Peer(world)
+    first.ask(EDS, "one", "two")
+    with pytest.raises(LimitExceeded):
+        second.ask(EDS, "three")
+    second.session.close()
+    third = Peer(world)
+    assert len(third.ask(EDS, "player")) == 1
+    first.session.close()
+    assert endpoints(*third.ask(EDS, "player", "three")) == {"three": []}
+
+
+def test_what_nobody_asks_for_any_more_is_not_kept() -> None:
+    world = World()
+    peer = Peer(world)
+    for kind in (LDS, RDS, CDS, EDS):
+        peer.ask(kind, "player", "no name!")
+    peer.session.close()
+    assert not world.index.of(("default", "player"))
+    assert not world.resources._of
+    assert not world.resources._wanted
+
+
+def test_many_endpoints_are_told_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "PART_BYTES", 100)
+    names_ = [f"service-{number}" for number in range(8)]
+    peer = Peer(World())
+    told: list[list[str]] = []
+    answers = peer.ask(EDS, *names_)
+    while answers:
+        (answer,) = answers
+        told.append(list(endpoints(answer)))
+        answers = peer.ack(EDS)
+    assert sorted(name for part in told for name in part) == names_
+    assert len(told) > 2
+
+
+def test_a_client_of_an_earlier_version_of_the_names_is_told_no_more_than_it_wants() -> None:
+    world = World()
+    world.apply(put(1, key("a")))
+    peer = Peer(world)
+    peer.ask(CDS, "player", "chat")
+    peer.ack(CDS)
+    assert peer.ask(CDS, "player") == []
+    world.apply(put(2, key("a", service="chat")))
+    assert peer.take() == []

@@ -303,6 +303,13 @@ class Resources:
             self._routes[rights] = packed(ResourceType.ROUTES, ALL_ROUTES, listeners.all_routes(ways))
         return self._routes[rights]
 
+    def preparations(self, rights: Rights) -> Iterator[None]:
+        """Make what the routes to all services consist of, one after the other."""
+        for key in self._services():
+            if key not in self._ways and rights.may("read", *key):
+                self._ways_to(key)
+                yield
+
     def _ways_to(self, key: ServiceKey) -> Ways:
         found = self._ways.get(key)
         if found is None:

@@ -50,7 +50,7 @@ class AdsStream:
         self.opened_at = service.now()
         self._service = service
         self._sink = sink
-        self._is_writing = False
+        self._is_writing = self._is_preparing = False
         self._is_over = False
 
     async def received(self, request: ads.DiscoveryRequest | ads.DeltaDiscoveryRequest) -> None:
@@ -64,11 +64,22 @@ class AdsStream:
             self.session.asked(request, now)
         else:
             self.session.asked_delta(request, now)
+        await self._prepare()
         self.flush()
+
+    async def _prepare(self) -> None:
+        """Make what there is to send, and let others have their turn meanwhile, if it is much."""
+        self._is_preparing = True
+        try:
+            for count, _ in enumerate(self.session.preparations(), 1):
+                if count % SLICE == 0:
+                    await asyncio.sleep(0)
+        finally:
+            self._is_preparing = False
 
     def flush(self) -> None:
         """Send what there is to send, if the stream is free."""
-        if self._is_writing or self._is_over:
+        if self._is_writing or self._is_preparing or self._is_over:
             return
         response = self.session.next()
         self._service.tell_flaws()

@@ -25,6 +25,8 @@ from registry_server.xds.resources import Resources
 
 # The names that one stream may want, of all types together; and so many of services that nobody ever registered.
 MAX_NAMES, MAX_UNKNOWN = 50_000, 1_000
+# So many resources are made without letting others have their turn.
+MAX_AT_ONCE = 200
 # A response that may be told in parts has so much of resources, give or take one.
 PART_BYTES = 2 * 1024 * 1024
 # What is kept of the reason of a rejection, in characters.
@@ -55,6 +57,7 @@ class Flow:
     """The conversation about one type."""
 
     kind: ResourceType
+    is_whole: bool
     names: set[str] = field(default_factory=set)
     is_wildcard: bool = False
     has_named: bool = False  # so that no names mean none, and not all
@@ -119,7 +122,8 @@ class AdsSession:
     ) -> None:
         self.client: XdsClient | None = None
         self.is_delta = is_delta
-        self.flows = {kind: Flow(kind) for kind in ResourceType}
+        self.flows = {kind: Flow(kind, kind.is_whole) for kind in ResourceType}
+        self._endpoints = self.flows[ResourceType.ENDPOINTS]
         self._resources = resources
         self._encoder = encoder
         self._interests = interests
@@ -142,19 +146,20 @@ class AdsSession:
         if not flow.number:
             flow.has_earlier = bool(request.version_info)
         was_open = self._judge(flow, request, now, is_known=not is_stale)
-        before = set(flow.names), flow.is_wildcard
-        added = self._want_all(flow, names)
+        is_the_same = flow.has_named and not flow.is_wildcard and flow.names == set(names)
+        added = self._want_all(flow, names) if not is_the_same or len(flow.sent) < len(names) else ()
         if is_stale:
             return  # what it lacks is found out by the request that answers the last response
         is_repeated = (
             flow.kind is ResourceType.ENDPOINTS
             and not was_open
-            and before == (flow.names, flow.is_wildcard)
+            and is_the_same
             and flow.accepted_nonce == flow.nonce != ""
             and not request.HasField("error_detail")
         )
         # Envoy asks again for the endpoints of a cluster that changed, with words that say nothing else.
-        flow.asked.update(dict.fromkeys(added or (flow.names if is_repeated else ())))
+        if added or is_repeated:
+            flow.asked.update(dict.fromkeys(added or flow.names))
 
     def asked_delta(self, request: ads.DeltaDiscoveryRequest, now: float) -> None:
         """Take in an incremental request. Raises InvalidField and LimitExceeded."""
@@ -181,8 +186,11 @@ class AdsSession:
 
     def touch(self, key: ServiceKey, *, all_of_it: bool) -> None:
         """A service changed: its endpoints, or all that there is of it."""
+        endpoints = self._endpoints
         for kind, name in self._of.get(key, ()):
-            if all_of_it or kind is ResourceType.ENDPOINTS:
+            if kind is ResourceType.ENDPOINTS:
+                endpoints.touched[name] = None
+            elif all_of_it:
                 self.flows[kind].touched[name] = None
 
     def touch_clusters(self, names: Iterable[str]) -> None:
@@ -205,6 +213,17 @@ class AdsSession:
 
     # ---- what it is told
 
+    def preparations(self) -> Iterator[None]:
+        """Make what is about to be told, one after the other, where that is much; whoever asks for the next one may let
+        others have their turn first."""
+        for flow in self.flows.values():
+            if len(flow.asked) + len(flow.touched) > MAX_AT_ONCE:
+                for name in (*flow.asked, *flow.touched):
+                    self._get(flow, name)
+                    yield
+            if flow.kind is ResourceType.ROUTES and (ALL_ROUTES in flow.asked or ALL_ROUTES in flow.touched):
+                yield from self._resources.preparations(self._rights)
+
     def next(self) -> Response | None:
         """What is to be sent now, if there is anything. It counts as sent."""
         if self.client is None:
@@ -217,7 +236,7 @@ class AdsSession:
 
     def _next_of(self, flows: Iterable[Flow]) -> Response | None:
         for flow in flows:
-            if flow.awaits or not (flow.is_due or flow.leaving) or self._has_to_wait(flow):
+            if flow.awaits or not (flow.touched or flow.asked or flow.owes or flow.leaving) or self._has_to_wait(flow):
                 continue
             if (content := self._content(flow)) is not None:
                 return self._send(flow, content)
@@ -226,6 +245,8 @@ class AdsSession:
     def _has_to_wait(self, flow: Flow) -> bool:
         """Whether it is not the time for it. Routes to all that there is wait for the clusters to which they lead; who
         asks is answered. All that there is, is told when the server knows it."""
+        if flow.kind is ResourceType.ENDPOINTS:
+            return False
         if self._resources.is_warming and flow.has_earlier and (flow.is_wildcard or ALL_ROUTES in flow.names):
             return True
         if flow.kind is not ResourceType.ROUTES or flow.asked or flow.owes:
@@ -254,7 +275,7 @@ class AdsSession:
             return None
         if self.is_delta:
             return Content(flow.kind, flow.digest, tuple(news), tuple(gone), tuple(lacks))
-        if not flow.kind.is_whole:
+        if not flow.is_whole:
             return Content(flow.kind, flow.digest, tuple(news), (), tuple(lacks)) if news or lacks else None
         everything = tuple(resource for resource in flow.sent.values() if resource is not None)
         return Content(flow.kind, flow.digest, everything, (), tuple(lacks))
@@ -266,7 +287,7 @@ class AdsSession:
         gone: list[str] = []
         lacks: list[Lack] = []
         size = 0
-        may_be_in_parts = self.is_delta or not flow.kind.is_whole
+        may_be_in_parts = self.is_delta or not flow.is_whole
         for name, is_asked in self._take_due(flow):
             if self._is_too_early(flow, name):
                 flow.held[name] = None
@@ -301,8 +322,10 @@ class AdsSession:
 
     def _is_still_led_to(self, flow: Flow) -> bool:
         """Whether clusters may have routes that lead to them, which the client is about to lose."""
+        if flow.kind is not ResourceType.CLUSTER:
+            return False
         routes = self.flows[ResourceType.ROUTES]
-        return flow.kind is ResourceType.CLUSTER and ALL_ROUTES in routes.names and routes.is_busy
+        return ALL_ROUTES in routes.names and routes.is_busy
 
     def _get(self, flow: Flow, name: str) -> Packed | None:
         assert self.client is not None  # noqa: S101 - nothing is wanted before
@@ -326,8 +349,8 @@ class AdsSession:
 
     def _warm(self, changed: Iterable[str]) -> None:
         """Envoy takes a cluster that changed into use once it is told its endpoints again, changed or not."""
-        endpoints = self.flows[ResourceType.ENDPOINTS]
-        endpoints.asked.update(dict.fromkeys(name for name in changed if endpoints.sent.get(name) is not None))
+        flow = self._endpoints
+        flow.asked.update(dict.fromkeys(name for name in changed if flow.sent.get(name) is not None))
 
     # ---- within: requests
 

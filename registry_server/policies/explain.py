@@ -31,6 +31,9 @@ _NO_SUCH = Shortcoming(pb.Verdict.NOT, "this client has no such thing, and goes 
 _NOT_IN_A_ROW = Shortcoming(
     pb.Verdict.NOT, "gRPC's xDS clients count no failures in a row; failure_percentage and success_rate they follow"
 )
+_UNDIVIDED = Shortcoming(
+    pb.Verdict.NOT, "this client hangs when the parts of a split change, and is given none: all instances get its calls"
+)
 
 # What is not here is followed wholly. Kinds of balancing stand by their numbers, all else by its name.
 _SHORT: Mapping[str, Mapping[str | int, Shortcoming]] = MappingProxyType(
@@ -61,6 +64,7 @@ _SHORT: Mapping[str, Mapping[str | int, Shortcoming]] = MappingProxyType(
             "timeout": _NO_SUCH,
             "circuit_breaking": _NO_SUCH,
             "outlier_detection": _NO_SUCH,
+            "split": _UNDIVIDED,
         },
         ENVOY: {_Balancing.PICK_FIRST: _IN_TURN},
     }

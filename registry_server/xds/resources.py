@@ -281,6 +281,8 @@ class Resources:
     def _action(self, key: ServiceKey, of: _Of, client: ClientKind) -> xds.RouteAction:
         of.weights = of.weights or [(share.name, share.weight) for share in self._shares(key, of)]
         shares = [(shown(key, share.name), share.weight) for share in self._shares(key, of) if share.weight]
+        if not traffic.divides(client):
+            shares = [(shown(key), 1)]
         action = clusters.action(shares)
         if (policy := self._policies.of(*key)) is not None:
             traffic.to_route(action, policy, client)

@@ -38,6 +38,12 @@ def one_locality(policy: pb.Policy | None) -> bool:
     return policy is not None and policy.balancing == pb.Policy.RING_HASH
 
 
+def divides(kind: ClientKind) -> bool:
+    """Whether that kind of client is given the parts of a split. tonic-xds takes them, but its calls hang for good once
+    the parts are others."""
+    return kind is not ClientKind.RUST
+
+
 def to_cluster(cluster: xds.Cluster, policy: pb.Policy, kind: ClientKind) -> None:
     """Have a cluster follow a policy, as far as that kind of client does."""
     choice = _choice(policy.balancing, kind)

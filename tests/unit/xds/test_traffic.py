@@ -12,7 +12,7 @@ from registry_server.policies.explain import REGISTRY, of
 from registry_server.policies.rules import settled
 from registry_server.xds import clusters
 from registry_server.xds.kinds import ClientKind
-from registry_server.xds.traffic import one_locality, to_cluster, to_route
+from registry_server.xds.traffic import divides, one_locality, to_cluster, to_route
 
 C_CORE, GO, JAVA, NODE, RUST, ENVOY, OTHER = ClientKind
 Outliers = pb.OutlierDetection
@@ -132,6 +132,12 @@ def test_hashing_is_by_the_header_and_in_one_locality() -> None:
         assert ring.hash_function == 1, "XX_HASH, without which Go and Java reject it"
         assert [by.header.header_name for by in route(it, kind).hash_policy] == ["player-id"]
     assert len(route(it, RUST).hash_policy) == 0
+
+
+def test_rust_alone_is_given_no_parts() -> None:
+    assert [kind for kind in ClientKind if not divides(kind)] == [RUST]
+    told = {each.client: each.verdicts[0].follows for each in of(policy(split=[pb.Part(weight=1)]))}
+    assert [client for client, follows in told.items() if follows != pb.Verdict.WHOLLY] == ["rust"]
 
 
 def test_a_policy_that_says_nothing_changes_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +16,7 @@ from registry_client.cli.options import with_all_namespaces, with_common
 from registry_client.cli.show import as_dict, complain, say_document, say_table
 from registry_client.cli.table import Column
 from registry_client.instance import Locality
-from registry_client.xds.bootstrap import ANY_PORT, Node, for_envoy, for_grpc, for_tonic, listen_address
+from registry_client.xds.bootstrap import ANY_PORT, Files, Node, for_envoy, for_grpc, for_tonic, listen_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -86,13 +87,26 @@ def bootstrap(
     if (envoy or tonic) and common.namespace != DEFAULT_NAMESPACE:
         where = "the authority NAMESPACE/SERVICE" if envoy else "xds:///NAMESPACE/SERVICE"
         complain(f"this client looks up every namespace by itself: call {where}")
+    tls = _files(common)
     if envoy:
         listen = listen_address(envoy_listen or ANY_PORT)
-        say_document(for_envoy(addresses, node, listen=listen, state_of_the_world=state_of_the_world))
+        say_document(for_envoy(addresses, node, listen=listen, state_of_the_world=state_of_the_world, tls=tls))
     elif tonic:
-        say_document(for_tonic(addresses, node))
+        say_document(for_tonic(addresses, node, tls))
     else:
-        say_document(for_grpc(addresses, node, common.namespace))
+        say_document(for_grpc(addresses, node, common.namespace, tls))
+
+
+def _files(common: Common) -> Files | None:
+    """What is given for TLS, by paths that hold wherever the client runs."""
+    if common.token:
+        complain("a bootstrap carries no token: xDS clients show who they are by --tls-cert")
+    given = (common.tls_ca, common.tls_cert, common.tls_key)
+    if not (common.tls or any(given)):
+        return None
+    if bool(common.tls_cert) != bool(common.tls_key):
+        raise click.UsageError("--tls-cert and --tls-key go together")
+    return Files(*(str(Path(it).absolute()) if it else "" for it in given))
 
 
 @xds.command()

@@ -29,6 +29,7 @@ LISTEN = "registry.listen"
 """The key in Envoy's metadata under which the registry finds where its listener is to be."""
 ANY_PORT = "127.0.0.1:0"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_TLS = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 _CONNECT_WITHIN = "5s"
 _LAST_PORT = 65535
 _V6 = 6
@@ -50,43 +51,68 @@ class Node:
         return {"id": self.id, "cluster": self.cluster, "locality": {name: it for name, it in parts.items() if it}}
 
 
-def for_grpc(addresses: Sequence[str], node: Node, namespace: str = DEFAULT_NAMESPACE) -> Json:
+@dataclass(frozen=True, slots=True)
+class Files:
+    """TLS towards the registry, as paths of PEM files: whom to trust, and what the client shows; "" for neither."""
+
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+
+
+def for_grpc(
+    addresses: Sequence[str], node: Node, namespace: str = DEFAULT_NAMESPACE, tls: Files | None = None
+) -> Json:
     """For gRPC in C++, Go, Java, Node.js, PHP, Python and Ruby.
 
     addresses: of one registry, HOST:PORT or unix:PATH; Node.js asks the first one alone.
+    tls: None for plaintext; Node.js can only that.
     namespace: in which `xds:///player` is looked up. In the default one, `xds:///NAMESPACE/player` names another.
     """
-    servers = [_server(address) for address in addresses]
+    servers = [_server(address, tls) for address in addresses]
     bootstrap: Json = {"xds_servers": servers, "node": node.to_json()}
     if namespace != DEFAULT_NAMESPACE:
         bootstrap["client_default_listener_resource_name_template"] = f"{namespace}/%s"
     return bootstrap
 
 
-def for_c_core(addresses: Sequence[str], node: Node, namespace: str = DEFAULT_NAMESPACE) -> Json:
-    """For gRPC's C core alone, as Python has it: to it, addresses in numbers can be one server that is never away."""
+def for_c_core(addresses: Sequence[str], node: Node, tls: Files | None = None) -> Json:
+    """For gRPC's C core alone, as Python has it: to it, addresses in numbers can be one server that is never away.
+
+    By TLS they cannot: a certificate is for one of them.
+    """
     numbers = [_numbers(address) for address in addresses]
     kinds = {kind for kind, _ in numbers}
-    if len(addresses) > 1 and len(kinds) == 1 and "" not in kinds:
+    if len(addresses) > 1 and tls is None and len(kinds) == 1 and "" not in kinds:
         addresses = [f"{kinds.pop()}:{','.join(address for _, address in numbers)}"]
-    return for_grpc(addresses, node, namespace)
+    return for_grpc(addresses, node, tls=tls)
 
 
-def for_tonic(addresses: Sequence[str], node: Node) -> Json:
+def for_tonic(addresses: Sequence[str], node: Node, tls: Files | None = None) -> Json:
     """For Rust's tonic-xds, which wants a scheme where all others take none. Raises InvalidTarget for a file."""
     if any(address.startswith(UNIX) for address in addresses):
         raise InvalidTarget(f"tonic-xds cannot connect to {UNIX}PATH: give it HOST:PORT")
-    return {"xds_servers": [_server(f"http://{address}") for address in addresses], "node": node.to_json()}
+    scheme = "https" if tls else "http"
+    return {"xds_servers": [_server(f"{scheme}://{address}", tls) for address in addresses], "node": node.to_json()}
 
 
 def for_envoy(
-    addresses: Sequence[str], node: Node, *, listen: str = ANY_PORT, state_of_the_world: bool = False
+    addresses: Sequence[str],
+    node: Node,
+    *,
+    listen: str = ANY_PORT,
+    state_of_the_world: bool = False,
+    tls: Files | None = None,
 ) -> Json:
     """For Envoy: all that it needs to be a proxy of every registered service.
 
     listen: HOST:PORT of its one listener; with port 0 any that is free, which its admin page tells.
     state_of_the_world: it is told of everything with each change, and not of what changed.
+
+    Raises InvalidTarget for TLS without an authority: Envoy would trust everybody.
     """
+    if tls and not tls.ca:
+        raise InvalidTarget("Envoy brings no authorities: name the file of those to be trusted (--tls-ca)")
     ads = {"ads": {}, "resource_api_version": "V3"}
     stream: Json = {
         "api_type": "GRPC" if state_of_the_world else "DELTA_GRPC",
@@ -97,7 +123,7 @@ def for_envoy(
     return {
         "node": {**node.to_json(), "metadata": {LISTEN: listen}},
         "dynamic_resources": {"ads_config": stream, "cds_config": ads, "lds_config": ads},
-        "static_resources": {"clusters": [_cluster(addresses)]},
+        "static_resources": {"clusters": [_cluster(addresses, tls)]},
         "admin": {"address": _address(ANY_PORT)},
     }
 
@@ -123,11 +149,18 @@ def _is_bare(host: str) -> bool:
     return ":" in host and not host.startswith("[")
 
 
-def _server(uri: str) -> Json:
-    return {"server_uri": uri, "channel_creds": [{"type": "insecure"}], "server_features": list(_FEATURES)}
+def _server(uri: str, tls: Files | None) -> Json:
+    return {"server_uri": uri, "channel_creds": [_credentials(tls)], "server_features": list(_FEATURES)}
 
 
-def _cluster(addresses: Sequence[str]) -> Json:
+def _credentials(tls: Files | None) -> Json:
+    if tls is None:
+        return {"type": "insecure"}
+    files = {"ca_certificate_file": tls.ca, "certificate_file": tls.cert, "private_key_file": tls.key}
+    return {"type": "tls", "config": {name: path for name, path in files.items() if path}}
+
+
+def _cluster(addresses: Sequence[str], tls: Files | None) -> Json:
     """The registry as Envoy's own. Pings end a connection on which nobody answers any more."""
     http2: Json = {"connection_keepalive": _PING}
     options = {
@@ -135,13 +168,33 @@ def _cluster(addresses: Sequence[str]) -> Json:
         "explicit_http_config": {"http2_protocol_options": http2},
     }
     endpoints = [{"endpoint": {"address": _address(address)}} for address in addresses]
+    secure = {"transport_socket": _transport_socket(addresses, tls)} if tls else {}
     return {
+        **secure,
         "name": CLUSTER,
         "type": "STRICT_DNS",
         "connect_timeout": _CONNECT_WITHIN,
         "typed_extension_protocol_options": {_HTTP_OPTIONS: options},
         "load_assignment": {"cluster_name": CLUSTER, "endpoints": [{"lb_endpoints": endpoints}]},
     }
+
+
+def _transport_socket(addresses: Sequence[str], tls: Files) -> Json:
+    """TLS as Envoy has it, which by itself goes by no name of the certificate."""
+    hosts = [address.rpartition(":")[0].strip("[]") for address in addresses if not address.startswith(UNIX)]
+    kinds = ["IP_ADDRESS" if _numbers(f"{host}:0")[0] else "DNS" for host in hosts]
+    names = [{"san_type": kind, "matcher": {"exact": host}} for kind, host in zip(kinds, hosts, strict=True)]
+    common: Json = {
+        "alpn_protocols": ["h2"],
+        "validation_context": {"trusted_ca": {"filename": tls.ca}, "match_typed_subject_alt_names": names},
+    }
+    if tls.cert:
+        shown = {"certificate_chain": {"filename": tls.cert}, "private_key": {"filename": tls.key}}
+        common["tls_certificates"] = [shown]
+    context: Json = {"@type": f"type.googleapis.com/{_TLS}", "common_tls_context": common}
+    if kinds[:1] == ["DNS"]:
+        context["sni"] = hosts[0]
+    return {"name": "envoy.transport_sockets.tls", "typed_config": context}
 
 
 def _authority(address: str) -> str:

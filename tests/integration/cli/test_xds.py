@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -53,9 +54,20 @@ async def test_bootstrap_for_envoy() -> None:
     assert made["dynamic_resources"]["ads_config"]["api_type"] == "GRPC"
 
 
+async def test_bootstrap_with_tls() -> None:
+    result = await ctl(*SERVER, "--token", "secret", "--tls-ca", "ca.pem", "xds", "bootstrap")
+    [server, _] = json.loads(result.stdout)["xds_servers"]
+    config = {"ca_certificate_file": str(Path("ca.pem").absolute())}
+    assert server["channel_creds"] == [{"type": "tls", "config": config}]
+    assert "carries no token" in result.stderr
+    assert "secret" not in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["--tls-cert", "cert.pem"], "go together"),
+        (["--envoy", "--tls"], "Envoy brings no authorities"),
         (["--envoy", "--tonic"], "choose one"),
         (["--envoy-listen", "127.0.0.1:0"], "need --envoy"),
         (["--state-of-the-world", "--tonic"], "need --envoy"),

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from registry_client import InvalidArgument, InvalidTarget, Locality, xds
+from registry_client import TLS, InvalidArgument, InvalidTarget, Locality, xds
 from registry_client.xds import bootstrap
-from registry_client.xds.bootstrap import CLUSTER, LISTEN, Node, for_c_core, for_envoy, for_grpc, for_tonic
+from registry_client.xds.bootstrap import CLUSTER, LISTEN, Files, Node, for_c_core, for_envoy, for_grpc, for_tonic
 
 NODE = Node("game-1", "games", Locality(region="eu", zone="eu-1"))
 H2 = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -101,6 +101,43 @@ def test_where_envoy_cannot_listen(given: str) -> None:
         bootstrap.listen_address(given)
 
 
+TLS_FILES = Files("/ca.pem", "/cert.pem", "/key.pem")
+
+
+def test_tls_of_grpc() -> None:
+    config = {"ca_certificate_file": "/ca.pem", "certificate_file": "/cert.pem", "private_key_file": "/key.pem"}
+    for made, uri in (
+        (for_grpc(["h:1"], NODE, tls=TLS_FILES), "h:1"),
+        (for_tonic(["h:1"], NODE, TLS_FILES), "https://h:1"),
+        (for_c_core(["h:1"], NODE, TLS_FILES), "h:1"),
+    ):
+        [server] = made["xds_servers"]  # type: ignore[misc]
+        assert (server["server_uri"], server["channel_creds"]) == (uri, [{"type": "tls", "config": config}])
+    [server] = for_grpc(["h:1"], NODE, tls=Files())["xds_servers"]  # type: ignore[misc]
+    assert server["channel_creds"] == [{"type": "tls", "config": {}}]
+
+
+def test_a_certificate_is_for_one_of_several_addresses() -> None:
+    addresses = ["10.0.0.1:1", "10.0.0.2:2"]
+    assert servers(for_c_core(addresses, NODE, TLS_FILES)) == addresses
+
+
+def test_tls_of_envoy_goes_by_names() -> None:
+    made: Any = for_envoy(["h:1", "10.0.0.1:2", "[::1]:3"], NODE, tls=TLS_FILES)
+    [cluster] = made["static_resources"]["clusters"]
+    context = cluster["transport_socket"]["typed_config"]
+    validation = context["common_tls_context"]["validation_context"]
+    assert context["sni"] == "h"
+    assert validation["trusted_ca"] == {"filename": "/ca.pem"}
+    assert [(it["san_type"], it["matcher"]["exact"]) for it in validation["match_typed_subject_alt_names"]] == [
+        ("DNS", "h"),
+        ("IP_ADDRESS", "10.0.0.1"),
+        ("IP_ADDRESS", "::1"),
+    ]
+    with pytest.raises(InvalidTarget, match="Envoy brings no authorities"):
+        for_envoy(["h:1"], NODE, tls=Files())
+
+
 @pytest.mark.parametrize("make", [xds.channel, xds.aio.channel])
 @pytest.mark.parametrize(
     ("wrong", "says"),
@@ -116,6 +153,9 @@ def test_where_envoy_cannot_listen(given: str) -> None:
         ({"credentials": "x"}, "credentials: must be a ChannelCredentials"),
         ({"node_id": 3}, "node_id: must be a string"),
         ({"options": {"a": 1}}, "options: must be a list of"),
+        ({"registry_tls": "ca.pem"}, "registry_tls: must be a TLS"),
+        ({"registry_tls": TLS(b"x")}, "registry_tls.ca: must be the path"),
+        ({"registry_tls": TLS("nowhere.pem")}, "nowhere.pem"),
     ],
 )
 def test_a_mistake_is_told_at_once(make: Any, wrong: dict[str, object], says: str) -> None:

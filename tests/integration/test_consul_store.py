@@ -146,7 +146,7 @@ def may_use(agent: ConsulAgent, how: str) -> str:
     return cast("dict[str, str]", made)["SecretID"]
 
 
-async def test_tls(tmp_path: Path) -> None:
+async def test_tls(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (home := tmp_path / "pem").mkdir()
     certificates = Certificates.make(home)
     agent = ConsulAgent(tmp_path, certificates=certificates)
@@ -155,10 +155,16 @@ async def test_tls(tmp_path: Path) -> None:
         await asyncio.to_thread(agent.start)
         async with running(open_store(agent.url(**{name: str(file) for name, file in files.items()}))) as run:
             await works(run)
-        stranger = Running(open_store(agent.url(tls="true")))
-        with pytest.raises(AssertionError, match="a first event"):
-            await stranger.start(first_s=2.5)
-        await stranger.cancel()
+        for mistake, line in (
+            ({"tls": "true"}, "certificate verify failed"),
+            ({"ca": str(certificates.ca)}, "alert certificate required"),
+            ({}, "an HTTP request to an HTTPS server"),
+        ):
+            stranger = Running(open_store(agent.url(**mistake)))
+            with pytest.raises(AssertionError, match="a first event"):
+                await stranger.start(first_s=1.5)
+            await stranger.cancel()
+            assert line in caplog.text
     finally:
         agent.kill()
 

@@ -56,9 +56,16 @@ async def test_tls(tls: EtcdCluster) -> None:
         await works(run)
 
 
-@pytest.mark.parametrize("mistake", ["plain", "other authority", "no certificate"])
+@pytest.mark.parametrize(
+    ("mistake", "line"),
+    [
+        ("plain", "does it speak TLS (ca, or tls=true)?"),
+        ("other authority", "certificate verify failed: unable to get local issuer certificate"),
+        ("no certificate", "alert bad certificate"),
+    ],
+)
 async def test_tls_with_a_mistake_connects_to_nothing(
-    tls: EtcdCluster, tmp_path: Path, mistake: str, caplog: pytest.LogCaptureFixture
+    tls: EtcdCluster, tmp_path: Path, mistake: str, line: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert tls.certificates is not None
     (elsewhere := tmp_path / "elsewhere").mkdir()
@@ -72,6 +79,7 @@ async def test_tls_with_a_mistake_connects_to_nothing(
         await run.start(first_s=2.5)
     assert run.seen.events == []
     assert tls.nodes[0].endpoint in caplog.text
+    assert line in caplog.text
     with pytest.raises(StoreAway):
         await run.store.grant(TTL_S)
     await run.stop()

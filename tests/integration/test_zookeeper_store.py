@@ -20,7 +20,7 @@ from registry_server.stores.zookeeper import chronicle
 from registry_server.stores.zookeeper.backend import ZooKeeperBackend
 from registry_server.stores.zookeeper.url import ZooKeeperURL
 from registry_server.testing import Running, running
-from tests.support.etcd import HOST, free_port
+from tests.support.etcd import HOST, Certificates, free_port
 from tests.support.proxy import Proxy
 from tests.support.stores import MAY_BUILD, Backends, backends
 from tests.support.waiting import eventually_async
@@ -255,16 +255,20 @@ async def test_a_password_in_a_file_is_read_at_each_session(url: str, tmp_path: 
         assert len(run.seen.view) == 5
 
 
-async def test_tls_with_certificates(tmp_path: Path) -> None:
+async def test_tls_with_certificates(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ensemble = Ensemble(tmp_path, tls=True)
     try:
         await ensemble.start_async()
         async with running(open_store(ensemble.url("/secure"))) as run:
             await with_records(run)
         told: list[object] = []
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(2.0):
-                await open_store(f"zookeeper://{ensemble.hosts}").run(told.append)
+        (tmp_path / "elsewhere").mkdir()
+        stranger = Certificates.make(tmp_path / "elsewhere")
+        for mistake, line in (("", "no ZooKeeper answers"), (f"?ca={stranger.ca}", "certificate verify failed")):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(4.0):
+                    await open_store(f"zookeeper://{ensemble.hosts}{mistake}").run(told.append)
+            assert line in caplog.text
         assert told == []
     finally:
         ensemble.kill()

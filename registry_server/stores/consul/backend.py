@@ -329,7 +329,7 @@ def _found(answer: Answer, prefix: str) -> dict[str, Pair]:
     if answer.status == 404:
         return {}
     if answer.status != 200:
-        raise StoreAway(f"Consul answers with {answer.status}")
+        raise StoreAway(f"Consul answers with {answer.shown}")
     try:
         found = [_of(it, prefix) for it in cast("list[dict[str, object]]", answer.json())]
     except (TypeError, KeyError, ValueError):

@@ -119,7 +119,7 @@ class Http2Connection(Http2End, asyncio.Protocol):
         super().__init__(ngh2.Role.CLIENT, _CONFIGURATION)
         self._loop = asyncio.get_running_loop()
         self._calls: dict[int, Http2Call] = {}
-        self._is_leaving = False
+        self._is_leaving = self._has_heard = self._over_tls = False
         self._ticking: asyncio.TimerHandle | None = None
 
     @property
@@ -134,6 +134,7 @@ class Http2Connection(Http2End, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say our settings."""
+        self._over_tls = transport.get_extra_info("sslcontext") is not None
         self.open(transport, {ngh2.Setting.INITIAL_WINDOW_SIZE: WINDOW, ngh2.Setting.ENABLE_PUSH: 0}, ALL_WINDOWS)
         self._ticking = self._loop.call_later(TICK_S, self._tick)
 
@@ -142,10 +143,18 @@ class Http2Connection(Http2End, asyncio.Protocol):
         self._transport = None
         if self._ticking is not None:
             self._ticking.cancel()
-        self._fail_all(f"the connection was lost: {exc}" if exc else "the connection was closed")
+        self._fail_all(f"the connection was lost: {exc}" if exc else self._closed())
+
+    def _closed(self) -> str:
+        """Why it was closed without a word, as far as that can be told."""
+        if self._has_heard:
+            return "the connection was closed"
+        hint = "ask for another certificate (cert, key)" if self._over_tls else "speak TLS (ca, or tls=true)"
+        return f"the connection was closed before anything was said: does it {hint}?"
 
     def data_received(self, data: bytes) -> None:
         """Take in what came."""
+        self._has_heard = True
         if self.take_in(data):
             self._touch()
 

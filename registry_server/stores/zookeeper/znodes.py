@@ -18,6 +18,7 @@ from kazoo.retry import KazooRetry
 from kazoo.security import CREATOR_ALL_ACL, OPEN_ACL_UNSAFE, READ_ACL_UNSAFE
 
 from registry_server.stores.base import StoreAway, StoreError
+from registry_server.stores.urls import TLS
 from registry_server.stores.zookeeper.url import ZooKeeperURL
 
 T = TypeVar("T")
@@ -85,7 +86,7 @@ class Znodes:
     ) -> None:
         """The host that comes first is another one at each turn. What a user makes nobody else may change, nor read
         unless everybody does. Raises OSError when a file of the URL cannot be read."""
-        self._sockets = _Sockets()
+        self._sockets = _Sockets(url.tls)
         self._loop = asyncio.get_running_loop()
         self._room = asyncio.Semaphore(IN_FLIGHT)
         self._state: asyncio.Future[None] = self._loop.create_future()  # done when it is connected
@@ -103,7 +104,8 @@ class Znodes:
             async with asyncio.timeout(CONNECT_S):
                 await self._state
         except TimeoutError:
-            raise StoreAway(f"no ZooKeeper answers within {CONNECT_S:g} s: {self._hosts}") from None
+            why = f" ({self._sockets.trouble})" if self._sockets.trouble else ""
+            raise StoreAway(f"no ZooKeeper answers within {CONNECT_S:g} s: {self._hosts}{why}") from None
 
     async def aclose(self, *, stays: bool = False) -> None:
         """End the session, in a thread, as kazoo waits for an answer; where none comes, or if it `stays`, the session
@@ -200,23 +202,43 @@ class Znodes:
 
 
 class _Sockets(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no types
-    """How kazoo makes connections: the latest one can be cut, and no other is made then."""
+    """How kazoo makes connections: the latest one can be cut, and no other is made then.
 
-    def __init__(self) -> None:
+    TLS is ours: kazoo trusts the system's authorities beside those of `ca`, and tells nobody what goes wrong.
+    """
+
+    def __init__(self, tls: TLS | None) -> None:
         super().__init__()
+        self.trouble = ""  # why the latest one was not made
+        self._tls = tls
         self._lock = threading.Lock()
         self._is_cut = False
         self._latest: socket.socket | None = None
 
     def create_connection(self, *args: object, **kwargs: object) -> socket.socket:
         """See kazoo's IHandler."""
-        made = cast("socket.socket", super().create_connection(*args, **kwargs))
+        try:
+            made = self._made(*args, **kwargs)
+        except OSError as error:  # an SSLError is one
+            self.trouble = error.strerror or str(error)
+            raise
+        self.trouble = ""
         with self._lock:
             self._latest = made
             if self._is_cut:
                 made.close()
                 raise OSError("no connections any more")
         return made
+
+    def _made(self, *args: object, **kwargs: object) -> socket.socket:
+        made = cast("socket.socket", super().create_connection(*args, **{**kwargs, "use_ssl": False}))
+        if self._tls is None:
+            return made
+        try:
+            return self._tls.context().wrap_socket(made, server_hostname=str(kwargs["hostname"]))
+        except OSError:
+            made.close()
+            raise
 
     def cut(self) -> None:
         """Whatever is under way fails now, as with a network that is gone."""
@@ -231,7 +253,7 @@ def _client(url: ZooKeeperURL, turn: int, session_s: float, handler: _Sockets) -
     first = turn % len(url.endpoints)
     login = url.login
     if url.tls is not None:
-        url.tls.context()  # what is wrong with its files kazoo tells nobody
+        url.tls.context()  # what is wrong with its files is told at once
     # Each failure is told by who uses this; and requests are shown at its debug level, with passwords.
     logger = logging.getLogger(f"{__name__}.kazoo")
     logger.setLevel(logging.CRITICAL)
@@ -244,15 +266,7 @@ def _client(url: ZooKeeperURL, turn: int, session_s: float, handler: _Sockets) -
         logger=logger,
         auth_data=[("digest", f"{login.user}:{login.read_password()}")] if login else None,
         use_ssl=url.tls is not None,
-        check_hostname=url.tls is not None,
-        ca=_text(url.tls and url.tls.ca),
-        certfile=_text(url.tls and url.tls.cert),
-        keyfile=_text(url.tls and url.tls.key),
     )
-
-
-def _text(path: object) -> str | None:
-    return str(path) if path else None
 
 
 def _meant(error: Exception) -> StoreError:

@@ -18,7 +18,12 @@ from registry_server.xds.resources import Resources
 from registry_server.xds.session import AdsSession
 
 CDS, EDS, LDS, RDS = ResourceType
-MESSAGES = {CDS: xds.Cluster, EDS: xds.ClusterLoadAssignment, LDS: xds.Listener, RDS: xds.RouteConfiguration}
+MESSAGES: dict[ResourceType, type[Any]] = {
+    CDS: xds.Cluster,
+    EDS: xds.ClusterLoadAssignment,
+    LDS: xds.Listener,
+    RDS: xds.RouteConfiguration,
+}
 PYTHON, ENVOY = "gRPC C-core linux Python/C-core", "envoy"
 
 

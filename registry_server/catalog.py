@@ -297,6 +297,15 @@ class Catalog:
         """All of it in numbers, which are at hand."""
         return Size(self._living_namespaces, self._living_services, self._instances, len(self._leases))
 
+    def is_below(self, size: Size) -> bool:
+        """Whether there are fewer of each."""
+        return (
+            self._instances < size.instances
+            and len(self._leases) < size.leases
+            and self._living_services < size.services
+            and self._living_namespaces < size.namespaces
+        )
+
     def size_of(self, namespace: str) -> tuple[int, int]:
         """How many services of a namespace have instances, and how many instances these have."""
         space = self._namespaces.get(namespace)

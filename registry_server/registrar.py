@@ -83,11 +83,11 @@ class Registrar:
         address = (wanted.namespace, wanted.service, wanted.host, str(wanted.port))
         try:
             try:
-                written = await self._write((key, address), lambda: self._planned(wanted, lease, lease_id, by))
+                written = await self._write((key, address), lambda: self._rules.register(wanted, lease, by))
             except OwnershipLost:
                 if not (rivals := await self._beaten(wanted, by)):
                     raise
-                written = await self._write((key, address), lambda: self._planned(wanted, lease, lease_id, by, rivals))
+                written = await self._write((key, address), lambda: self._rules.register(wanted, lease, by, rivals))
         except BaseException:
             if not lease_id:
                 await self._release((lease.id,))
@@ -95,12 +95,6 @@ class Registrar:
         for loser in written.losers:
             _tell_of(loser, written.entries[0], by)
         return Registered(written.entries[0], written.revision, lease)
-
-    def _planned(
-        self, wanted: pb.Instance, lease: Lease, lease_id: str, by: Claimant, over: Sequence[Rival] = ()
-    ) -> Plan:
-        self._room.check(wanted, lease_id)
-        return self._rules.register(wanted, lease, by, over)
 
     async def _beaten(self, wanted: pb.Instance, by: Claimant) -> Sequence[Rival]:
         """Who has to give back what they have of a former owner's, as that is at its address and they are not; none if

@@ -1,7 +1,7 @@
 """CORE: what each peer has under way: requests, watches, and the questions that these ask."""
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 from registry_server.errors import LimitExceeded
 from registry_server.limits.quotas import Quotas
@@ -15,34 +15,39 @@ MAX_ACCOUNTS = 10_000
 class Account:
     """What one peer has under way."""
 
-    __slots__ = ("_at", "_quotas", "_room", "filters", "requests", "watches")
+    __slots__ = ("_at", "_now", "_quotas", "_room", "filters", "requests", "watches")
 
-    def __init__(self, quotas: Quotas, now: float) -> None:
+    def __init__(self, quotas: Quotas, now: Callable[[], float]) -> None:
         self.requests = 0
         self.watches = 0
         self.filters: Counter[Hashable] = Counter()
         self._quotas = quotas
+        # Requests that may still come, which are more when there are none left.
         self._room = BURST_S * quotas.max_requests_per_s_per_peer
-        self._at = now
+        self._at = now()
+        self._now = now
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is under way."""
         return not self.requests and not self.watches
 
-    def ask(self, now: float) -> None:
+    def ask(self) -> None:
         """One more request begins; `requests` is the caller's to count. Raises LimitExceeded."""
+        if self._room < 1.0 or self.requests >= self._quotas.max_requests_per_peer:
+            self._look()
+        self._room -= 1.0
+
+    def _look(self) -> None:
         quotas = self._quotas
         if self.requests >= quotas.max_requests_per_peer:
             most = f"{quotas.max_requests_per_peer:,} requests of one peer are being answered, and no more may be"
             raise LimitExceeded("max_requests_per_peer", most)
-        rate = quotas.max_requests_per_s_per_peer
-        room = min(BURST_S * rate, self._room + (now - self._at) * rate)
+        rate, now = quotas.max_requests_per_s_per_peer, self._now()
+        self._room = min(BURST_S * rate, self._room + (now - self._at) * rate)
         self._at = now
-        if room < 1.0:
-            self._room = room
+        if self._room < 1.0:
             raise LimitExceeded("max_requests_per_s_per_peer", f"one peer may make {rate:,} requests a second")
-        self._room = room - 1.0
 
     def watch(self, question: Hashable | None) -> None:
         """One more watch begins; `question` is what it asks, if that has a filter. Raises LimitExceeded."""
@@ -67,9 +72,11 @@ class Account:
 
 
 class Accounts:
-    """The accounts of all peers that have something under way, and of some that had lately."""
+    """The accounts of all peers that have something under way, and of some that had lately. `now` is monotonic, in
+    seconds."""
 
-    def __init__(self, quotas: Quotas) -> None:
+    def __init__(self, quotas: Quotas, now: Callable[[], float]) -> None:
+        self._now = now
         self.watches = 0
         self._quotas = quotas
         self._accounts: dict[str, Account] = {}
@@ -79,13 +86,13 @@ class Accounts:
         """How many there are."""
         return len(self._accounts)
 
-    def of(self, peer: str, now: float) -> Account:
+    def of(self, peer: str) -> Account:
         """The account of a peer."""
         account = self._accounts.get(peer)
         if account is None:
             if len(self._accounts) >= self._sweep_at:
                 self._sweep()
-            account = self._accounts[peer] = Account(self._quotas, now)
+            account = self._accounts[peer] = Account(self._quotas, self._now)
         return account
 
     def watch(self, account: Account, question: Hashable | None) -> None:

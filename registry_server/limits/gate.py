@@ -56,7 +56,7 @@ class Gate:
     def __init__(
         self, quotas: Quotas, refusals: Refusals, overload: Overload, now: Callable[[], float], rng: random.Random
     ) -> None:
-        self.accounts = Accounts(quotas)
+        self.accounts = Accounts(quotas, now)
         self.refusals = refusals
         self.overload = overload
         self._now = now
@@ -69,13 +69,12 @@ class Gate:
 
     def account(self, caller: Caller, work: Work) -> Account:
         """The account of a caller who may go on. Raises LimitExceeded, or Unavailable when there is too much to do."""
-        now = self._now()
-        if self.overload.refuses(work):
-            self.refusals.note("overload", self.overload.reason, caller.peer, now)
+        if self.overload.level and self.overload.refuses(work):
+            self.refusals.note("overload", self.overload.reason, caller.peer, self._now())
             raise Unavailable(f"{self.overload.reason}; try again later", self._rng.uniform(*PAUSE_S))
-        account = self.accounts.of(peer_of(caller.peer), now)
+        account = self.accounts.of(peer_of(caller.peer))
         try:
-            account.ask(now)
+            account.ask()
         except LimitExceeded as error:
             self.note(error, caller)
             raise

@@ -38,6 +38,7 @@ class Overload:
         self._lag_s = 0.0
         self._memory_level = 0
         self._lag_level = 0
+        self.level = 0  # 0 while nothing is refused
 
     @property
     def lag_s(self) -> float:
@@ -53,7 +54,7 @@ class Overload:
 
     def refuses(self, work: Work) -> bool:
         """Whether work of that kind is refused."""
-        return work is not Work.RENEWAL and max(self._lag_level, self._memory_level) >= work
+        return work is not Work.RENEWAL and self.level >= work
 
     def waited(self, late_s: float, busy_s: float, after_s: float) -> None:
         """A beat was so late, `after_s` after the last one, and this process worked for so long meanwhile: it does not
@@ -61,11 +62,13 @@ class Overload:
         lag_s = min(max(0.0, late_s), busy_s, MOST_S)
         self._lag_s += (lag_s - self._lag_s) * (1 - math.exp(-min(after_s, MOST_S) / AVERAGE_S))
         self._lag_level = _level(self._lag_s, [times * self._max_lag_s for times in LAG_TIMES])
+        self.level = max(self._lag_level, self._memory_level)
 
     def takes(self, memory_bytes: int) -> None:
         """This process has so much of the memory."""
         if self._memory_limit:
             self._memory_level = _level(memory_bytes, [part * self._memory_limit for part in MEMORY_PARTS])
+            self.level = max(self._lag_level, self._memory_level)
 
 
 def _level(value: float, steps: list[float]) -> int:

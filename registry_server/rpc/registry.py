@@ -98,9 +98,13 @@ class RegistryService:
         self._door.check(wanted)
         seal = self._seal()
         lease_id = self._own(request.lease_id, caller) if request.lease_id else ""
-        key = Key(wanted.namespace, wanted.service, wanted.id)
-        with self._owners.entering(caller.identity or peer_of(caller.peer), key, has_lease=bool(lease_id)):
+        owner = self._owners.enter(caller.identity or peer_of(caller.peer), wanted, has_lease=bool(lease_id))
+        try:
             entry, revision, lease = await self._writer.register(wanted, ttl_s, lease_id, _claimant(caller))
+        except BaseException:
+            self._owners.gave_up(owner)
+            raise
+        self._owners.has(owner, entry.key, lease.id)
         shown = request.lease_id or seal.close(lease.id, caller.identity)
         return answers.registered(self._header(revision), entry, lease._replace(id=shown))
 

@@ -56,7 +56,7 @@ def as_written(number: int) -> str:
 
 def test_every_limit_is_documented_with_its_default() -> None:
     """But for times, and for what only guards the machinery of HTTP/2."""
-    documented = {}
+    documented: dict[str, str] = {}
     for row in ROWS:
         names, defaults = row.split("|")[1:3]
         documented |= dict(zip(re.findall(r"`(\w+)`", names), defaults.strip().split(", "), strict=True))

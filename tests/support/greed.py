@@ -102,6 +102,7 @@ def call(path: str, message: bytes, *more: tuple[bytes, bytes]) -> Call:
 
 async def asked(address: str, seconds: float, calls: Iterator[Call], connections: int = CONNECTIONS) -> int:
     """So many connections ask that without end; how often they were answered."""
+    until, answered = time.monotonic() + seconds, 0
 
     async def one() -> None:
         nonlocal answered
@@ -112,7 +113,6 @@ async def asked(address: str, seconds: float, calls: Iterator[Call], connections
                         await connection.ask(itertools.islice(calls, AT_A_TIME))
                         answered += AT_A_TIME
 
-    answered, until = 0, time.monotonic() + seconds
     await asyncio.gather(*(one() for _ in range(connections)))
     return answered
 

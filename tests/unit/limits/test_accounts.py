@@ -12,36 +12,47 @@ def refused(subject: str) -> object:
     return pytest.raises(LimitExceeded, match=f"^{subject}: ")
 
 
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def test_requests_a_second_come_back_with_time() -> None:
-    account = Accounts(Quotas(max_requests_per_s_per_peer=10)).of("a", 0.0)
+    clock = Clock()
+    account = Accounts(Quotas(max_requests_per_s_per_peer=10), clock).of("a")
     for _ in range(20):
-        account.ask(0.0)
+        account.ask()
     with refused("max_requests_per_s_per_peer"):
-        account.ask(0.0)
+        account.ask()
+    clock.now = 0.09
     with refused("max_requests_per_s_per_peer"):
-        account.ask(0.09)
-    account.ask(0.21)
-    account.ask(0.21)
+        account.ask()
+    clock.now = 0.21
+    account.ask()
+    account.ask()
     with refused("max_requests_per_s_per_peer"):
-        account.ask(0.21)
+        account.ask()
+    clock.now = 1000.0
     for _ in range(20):  # no more than a burst, however long it was silent
-        account.ask(1000.0)
+        account.ask()
     with refused("max_requests_per_s_per_peer"):
-        account.ask(1000.0)
+        account.ask()
 
 
 def test_requests_that_are_being_answered() -> None:
-    account = Accounts(Quotas(max_requests_per_peer=2)).of("a", 0.0)
+    account = Accounts(Quotas(max_requests_per_peer=2), Clock()).of("a")
     account.requests = 2
     with refused("max_requests_per_peer"):
-        account.ask(0.0)
+        account.ask()
     account.requests = 1
-    account.ask(0.0)
+    account.ask()
 
 
 def test_watches_of_a_peer_and_of_all() -> None:
-    all_ = Accounts(Quotas(max_watches=3, max_watches_per_peer=2))
-    one, other = all_.of("a", 0.0), all_.of("b", 0.0)
+    all_ = Accounts(Quotas(max_watches=3, max_watches_per_peer=2), Clock())
+    one, other = all_.of("a"), all_.of("b")
     all_.watch(one, None)
     all_.watch(one, None)
     with refused("max_watches_per_peer"):
@@ -55,8 +66,8 @@ def test_watches_of_a_peer_and_of_all() -> None:
 
 
 def test_the_same_filter_counts_once() -> None:
-    all_ = Accounts(Quotas(max_filters_per_peer=2))
-    account = all_.of("a", 0.0)
+    all_ = Accounts(Quotas(max_filters_per_peer=2), Clock())
+    account = all_.of("a")
     for question in ("x", "x", "y", None):
         all_.watch(account, question)
     with refused("max_filters_per_peer"):
@@ -71,10 +82,10 @@ def test_the_same_filter_counts_once() -> None:
 
 def test_peers_that_do_nothing_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounts, "MAX_ACCOUNTS", 10)
-    all_ = Accounts(Quotas())
-    busy = all_.of("busy", 0.0)
+    all_ = Accounts(Quotas(), Clock())
+    busy = all_.of("busy")
     all_.watch(busy, None)
     for number in range(1000):
-        all_.of(f"{number}", 0.0)
+        all_.of(f"{number}")
     assert len(all_) <= 20
-    assert all_.of("busy", 0.0) is busy
+    assert all_.of("busy") is busy

@@ -100,7 +100,7 @@ class Stage:
 
     @property
     def is_idle(self) -> bool:
-        account = self.gate.accounts.of("ipv4:192.0.2.1", self.now)
+        account = self.gate.accounts.of("ipv4:192.0.2.1")
         return account.is_idle and not account.filters and not self.gate.accounts.watches
 
 

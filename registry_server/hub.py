@@ -165,13 +165,17 @@ _LANE = attrgetter("lane")
 
 @dataclass(frozen=True, slots=True)
 class HubStatistics:
-    """What the hub holds and did, in numbers. `renders` counts steps that were put together, `sends` messages."""
+    """What the hub holds and did, in numbers. `renders` counts steps that were put together, `sends` messages, `behind`
+    the readers that have not taken what they were sent, `busy_s` how long rounds took, all together."""
 
     topics: int
     readers: int
     rounds: int
     renders: int
     sends: int
+    sent_bytes: int
+    behind: int
+    busy_s: float
 
 
 class Hub:
@@ -211,6 +215,7 @@ class Hub:
         self._renders = 0
         self._sends = 0
         self._sent_bytes = 0
+        self._busy_s = 0.0
 
     # ---- readers come and go
 
@@ -318,6 +323,9 @@ class Hub:
             rounds=self._round,
             renders=self._renders,
             sends=self._sends,
+            sent_bytes=self._sent_bytes,
+            behind=sum(reader.is_writing for reader in self._readers),
+            busy_s=self._busy_s,
         )
 
     # ---- within: one slice after the other
@@ -516,6 +524,7 @@ class Hub:
         """A rest as long as the round took. It is for the writers, so it costs an idle registry nothing."""
         self._is_under_way = False
         self._outstanding = 0
+        self._busy_s += now - self._began
         self._rest_until = now + (now - self._began)
 
     def _arm(self) -> None:

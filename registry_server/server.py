@@ -19,6 +19,7 @@ from registry_server.audit.wrapper import Audit, audited
 from registry_server.catalog import Catalog
 from registry_server.config import Config, ConfigError, Problem
 from registry_server.config.sources import read_access_of
+from registry_server.errors import RequestError
 from registry_server.feed import Feed
 from registry_server.health.making import make_door, make_homes, make_prober
 from registry_server.health.prober import Prober
@@ -30,6 +31,8 @@ from registry_server.limits.memory import memory_limit
 from registry_server.limits.overload import Overload
 from registry_server.limits.owners import Owners
 from registry_server.limits.refusals import Refusals
+from registry_server.metrics.calls import Calls
+from registry_server.metrics.counting import Counting
 from registry_server.neighbours import open_neighbours
 from registry_server.neighbours.bridge import Bridge
 from registry_server.observe.changes import ChangeLog
@@ -45,7 +48,7 @@ from registry_server.rpc.policies import PoliciesService
 from registry_server.rpc.registry import RegistryService
 from registry_server.rpc.table import OPEN, Caller, Service, Table
 from registry_server.sockets import bound
-from registry_server.stores import Store, memory_by, open_store
+from registry_server.stores import MeasuredStore, Store, memory_by, open_store
 from registry_server.transport.status import CODES
 from registry_server.transport.streams import Streams
 from registry_server.transport.tls import BadCertificates, Certificates, TLSFiles
@@ -150,7 +153,8 @@ class _Parts:
 
 def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     certificates = _certificates(config)
-    store = open_store(config.store) if clock is None else memory_by(clock)
+    store = MeasuredStore(open_store(config.store) if clock is None else memory_by(clock), time.monotonic)
+    calls = Calls(time.monotonic, _code_of)
     catalog = Catalog()
     rounds = Rounds(time.monotonic)
     feed = Feed(store, catalog, (rounds.hub, ChangeLog()), clock or time.monotonic, time.monotonic)
@@ -178,12 +182,13 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     gate, warden, audit = _gate(config, rng), _warden(config), _audit_log(config)
     access = AccessService(feed, warden.until if warden else None)
     services = [it.service() for it in (registry, checks, policies, health, access)] + list(xds.services())
-    guarded = partial(_guarded, gate, warden, audit)
+    guarded = partial(_guarded, calls, gate, warden, audit)
     port = _port(config, Streams(rng), guarded, certificates, gate.refusals, *services)
     bridges = _bridges(config, feed, registrar, prober)
     rereading = Rereading(warden, config.access, read_access_of) if warden else None
     known = warden.known if warden else _anybody
-    admin = Admin(config, Seen(lambda: feed.stale_for_s, lambda: health.is_serving, known))
+    counting = Counting(calls, store, feed, rounds.hub, gate, prober)
+    admin = Admin(config, Seen(lambda: health.is_serving, known, counting))
     return _Parts(
         store,
         feed,
@@ -279,14 +284,18 @@ def _table(config: Config, services: Sequence[Service], of_transport: Sequence[S
     return Table(*services, *inner.services)
 
 
-def _guarded(gate: Gate, warden: Warden | None, audit: AuditLog | None, table: Table) -> Table:
+def _guarded(calls: Calls, gate: Gate, warden: Warden | None, audit: AuditLog | None, table: Table) -> Table:
     """From the outside in: what costs too much is refused before anybody asks whose it is; and of what may not be is
     told as of what is done."""
     if warden is not None:
         table = warden.allowed(table)
     if audit is not None:
-        table = audited(table, Audit(audit, time.time, lambda error: CODES[type(error)].name))
-    return gate.limited(table if warden is None else warden.identified(table))
+        table = audited(table, Audit(audit, time.time, _code_of))
+    return calls.counted(gate.limited(table if warden is None else warden.identified(table)))
+
+
+def _code_of(error: RequestError) -> str:
+    return CODES[type(error)].name
 
 
 def _audit_log(config: Config) -> AuditLog | None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from registry_server.admin.server import AdminServer
+    from registry_server.metrics.counting import Counting
     from registry_server.rpc.table import Caller
 
 log = logging.getLogger(__name__)
@@ -20,9 +21,9 @@ log = logging.getLogger(__name__)
 class Seen(NamedTuple):
     """What the HTTP side asks of the rest of the server."""
 
-    stale_for_s: Callable[[], float | None]
     is_serving: Callable[[], bool]
     known: Callable[[Caller], Caller]  # who a caller is; raises Unauthenticated
+    counting: Counting
 
 
 class Admin:
@@ -54,6 +55,7 @@ class Admin:
 def _server(address: str, seen: Seen) -> AdminServer:
     from registry_server.admin.server import AdminServer
     from registry_server.admin.wellness import wellness
+    from registry_server.metrics.exposition import metrics
 
-    routes = wellness(seen.stale_for_s, seen.is_serving)
+    routes = [*wellness(lambda: seen.counting.feed.stale_for_s, seen.is_serving), metrics(seen.counting)]
     return AdminServer(routes, seen.known, [address.rpartition(":")[0]])

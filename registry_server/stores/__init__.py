@@ -11,12 +11,14 @@ from time import monotonic
 
 from registry_server.stores.backend import Backend
 from registry_server.stores.base import BadStoreURL, Store, StoreError
+from registry_server.stores.measured import MeasuredStore
 from registry_server.stores.schemes import Scheme, Schemes, installed
 from registry_server.stores.tables import BadTable, kind_of, nearest, written_as_url
 
 __all__ = [
     "BadStoreURL",
     "BadTable",
+    "MeasuredStore",
     "Scheme",
     "Store",
     "StoreError",

@@ -16,6 +16,7 @@ from registry_server.config import Config, ConfigError
 from registry_server.rpc.table import OPEN, Caller, Needs
 from registry_server.server import serve
 from tests.support.access import granted, token
+from tests.support.etcd import free_port
 from tests.support.waiting import eventually_async
 
 HOST = "127.0.0.1"
@@ -145,16 +146,8 @@ async def test_a_stream_that_is_read_by_nobody_ends_with_the_server() -> None:
 # ---- of a server
 
 
-async def free_address() -> str:
-    server = await asyncio.start_server(lambda *_: None, HOST, 0)
-    port = server.sockets[0].getsockname()[1]
-    server.close()
-    await server.wait_closed()
-    return f"{HOST}:{port}"
-
-
 async def test_a_server_says_that_it_is_well() -> None:
-    address = await free_address()
+    address = f"{HOST}:{free_port()}"
     async with serve(Config(listen=f"{HOST}:0", admin=address)):
         assert (await get(address, "/healthz"))[:2] == (200, "ok\n")
         assert (await get(address, "/readyz"))[:2] == (200, "ok\n")
@@ -163,7 +156,7 @@ async def test_a_server_says_that_it_is_well() -> None:
 
 
 async def test_an_address_that_was_asked_for_and_is_taken_ends_the_start() -> None:
-    address = await free_address()
+    address = f"{HOST}:{free_port()}"
     async with serve(Config(listen=f"{HOST}:0", admin=address)):
         with pytest.raises(ExceptionGroup) as raised:
             async with serve(Config(listen=f"{HOST}:0", admin=address)):
@@ -172,7 +165,7 @@ async def test_an_address_that_was_asked_for_and_is_taken_ends_the_start() -> No
 
 
 async def test_two_servers_on_one_machine(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("registry_server.config.values.AUTO_ADMIN", await free_address())
+    monkeypatch.setattr("registry_server.config.values.AUTO_ADMIN", f"{HOST}:{free_port()}")
     caplog.set_level("INFO")
     async with serve(Config(listen=f"{HOST}:0")), serve(Config(listen=f"{HOST}:0")):
         assert caplog.text.count("no HTTP side: somebody else has") == 1

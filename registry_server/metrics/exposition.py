@@ -1,0 +1,154 @@
+"""SHELL: what a server counted, in Prometheus' words. Everything is read when it is asked for; nothing is kept twice.
+
+Names begin with `registry_`; those of the process are the usual ones of Prometheus' clients.
+"""
+
+from collections.abc import Iterator
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from registry_server.admin.server import Route
+from registry_server.metrics.counting import Counting
+from registry_server.rpc.table import Caller, Needs
+
+
+def metrics(counting: Counting) -> Route:
+    """`/metrics`: for whom may read everything, since it tells how much there is of what."""
+    registry = CollectorRegistry()
+    for collector in (ServerCollector(counting), ProcessCollector(registry=None), PlatformCollector(registry=None)):
+        registry.register(collector)
+    GCCollector(registry=registry)
+
+    async def answer(request: web.Request, caller: Caller) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
+
+    return Route("/metrics", answer, Needs("read"))
+
+
+class ServerCollector(Collector):
+    """What a server counted, as of when it is asked."""
+
+    def __init__(self, counting: Counting) -> None:
+        self._of = counting
+
+    def collect(self) -> Iterator[Metric]:
+        """See Collector."""
+        yield from self._calls()
+        yield from self._catalog()
+        yield from self._fan_out()
+        yield from self._store()
+        yield from self._health()
+        yield from self._limits()
+
+    def _calls(self) -> Iterator[Metric]:
+        calls = _counter("registry_calls", "Calls, and messages of KeepAlive, by how they ended", "method", "code")
+        streams = _gauge("registry_streams", "Streams that are open", "method")
+        times = HistogramMetricFamily("registry_call_seconds", "How long calls took", labels=["method"])
+        for path, counted in self._of.calls.methods.items():
+            name = path.removeprefix("/")
+            for code, count in list(counted.codes.items()):
+                calls.add_metric([name, code], count)
+            if counted.is_stream:
+                streams.add_metric([name], counted.open)
+            elif counted.codes:
+                times.add_metric([name], counted.times.buckets(), counted.times.sum_s)
+        yield from (calls, streams, times)
+
+    def _catalog(self) -> Iterator[Metric]:
+        catalog = self._of.feed.catalog
+        size = catalog.size
+        yield _one("registry_instances", "Instances that are registered", size.instances)
+        yield _one("registry_services", "Services that have instances", size.services)
+        yield _one("registry_namespaces", "Namespaces that have instances", size.namespaces)
+        yield _one("registry_leases", "Leases that hold instances", size.leases)
+        yield _one("registry_revision", "The revision of the view", catalog.revision)
+        changes = _counter("registry_changes", "Changes of instances that the view took in")
+        changes.add_metric([], catalog.statistics().changes)
+        yield changes
+        waiting = len(self._of.feed.guard)
+        yield _one("registry_removals_held", "Removals that wait since the store was ill", waiting)
+
+    def _fan_out(self) -> Iterator[Metric]:
+        hub = self._of.hub.statistics()
+        yield _one("registry_watch_readers", "Streams that are told what changes", hub.readers)
+        yield _one("registry_watch_questions", "Different questions that they ask", hub.topics)
+        yield _one("registry_watch_readers_behind", "Streams that have not taken what they were sent", hub.behind)
+        for name, says, count in (
+            ("registry_watch_rounds", "Rounds in which readers were told", hub.rounds),
+            (
+                "registry_watch_steps",
+                "Steps that were put together, for all whom they concern",
+                hub.renders,
+            ),
+            ("registry_watch_messages", "Messages that were sent to readers", hub.sends),
+            ("registry_watch_bytes", "Bytes of them", hub.sent_bytes),
+            ("registry_watch_round_seconds", "How long rounds took, all together", hub.busy_s),
+        ):
+            family = _counter(name, says)
+            family.add_metric([], count)
+            yield family
+        yield _one("registry_view_age_seconds", "For how long the store has not confirmed the view", self._age_s())
+
+    def _age_s(self) -> float:
+        return self._of.feed.stale_for_s or 0.0
+
+    def _store(self) -> Iterator[Metric]:
+        store = self._of.store
+        calls = _counter("registry_store_calls", "Calls of the store, by how they ended", "call", "end")
+        for (name, end), count in list(store.ends.items()):
+            calls.add_metric([name, end], count)
+        yield calls
+        times = HistogramMetricFamily(
+            "registry_store_call_seconds", "How long calls of the store took", labels=["call"]
+        )
+        for name, took in store.times.items():
+            times.add_metric([name], took.buckets(), took.sum_s)
+        yield times
+        yield _one("registry_store_up", "Whether the store confirms the view", int(self._of.feed.stale_for_s is None))
+        held = _counter("registry_store_held_renewals", "Renewals that the store could not be asked for")
+        held.add_metric([], store.held)
+        yield held
+
+    def _health(self) -> Iterator[Metric]:
+        checks = self._of.prober.statistics()
+        yield _one("registry_checks", "Health checks that this server looks at", checks.checks)
+        for name, says, count in (
+            ("registry_check_looks", "Looks of health checks", checks.looks),
+            ("registry_check_failures", "Looks of health checks that failed", checks.failures),
+            ("registry_check_results_written", "What checks found, where that changed an instance", checks.written),
+        ):
+            family = _counter(name, says)
+            family.add_metric([], count)
+            yield family
+        yield _one("registry_checks_cut_off", "Whether this server takes itself for cut off", int(checks.is_cut_off))
+
+    def _limits(self) -> Iterator[Metric]:
+        gate = self._of.gate
+        refused = _counter("registry_refused", "What was refused, by the limit that was reached", "limit")
+        for limit, count in list(gate.refusals.counts.items()):
+            refused.add_metric([limit], count)
+        yield refused
+        yield _one("registry_loop_lag_seconds", "How long work waits for its turn, on average", gate.overload.lag_s)
+        yield _one("registry_overloaded", "Whether new work is refused", int(bool(gate.overload.reason)))
+
+
+def _one(name: str, says: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, says, value=value)
+
+
+def _gauge(name: str, says: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, says, labels=labels)
+
+
+def _counter(name: str, says: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(name, says, labels=labels)

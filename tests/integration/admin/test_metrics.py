@@ -1,0 +1,130 @@
+"""/metrics of a server that is used: every number that is named is there, and right where it can be counted here."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession
+from prometheus_client.parser import text_string_to_metric_families
+
+import registry_client
+from registry_client import Instance
+from registry_server.config import Config
+from registry_server.server import serve
+from tests.support.access import granted, token
+from tests.support.etcd import free_port
+from tests.support.source import ROOT
+from tests.support.waiting import eventually_async
+
+HOST = "127.0.0.1"
+DASHBOARD = ROOT / "deploy" / "grafana" / "grpc-registry.json"
+DOCUMENT = ROOT / "docs" / "metrics.md"
+
+
+class Running:
+    def __init__(self, address: str, admin: str) -> None:
+        self.address = address
+        self.admin = admin
+
+    async def text(self, **headers: str) -> str:
+        async with ClientSession() as session, session.get(f"http://{self.admin}/metrics", headers=headers) as it:
+            assert it.status == 200
+            return await it.text()
+
+    async def samples(self) -> dict[tuple[str, ...], float]:
+        """By their names and their labels' values, in the order of the labels' names."""
+        samples = [it for family in text_string_to_metric_families(await self.text()) for it in family.samples]
+        return {(it.name, *(value for _, value in sorted(it.labels.items()))): it.value for it in samples}
+
+    async def names(self) -> set[str]:
+        return {name for name, *_ in await self.samples()}
+
+
+@pytest.fixture
+def admin() -> str:
+    return f"{HOST}:{free_port()}"
+
+
+@pytest.fixture
+async def running(admin: str) -> AsyncIterator[Running]:
+    async with serve(Config(listen=f"{HOST}:0", admin=admin)) as address:
+        yield Running(address, admin)
+
+
+async def test_what_is_done_is_counted(running: Running) -> None:
+    player = Instance(service="player", host="10.0.0.5", port=1)
+    async with (
+        registry_client.connect(running.address) as registry,
+        registry.register(player),
+        registry.watch("player"),
+    ):
+        await eventually_async(lambda: _has(running, "registry_streams", "registry.v1.Registry/Watch"))
+        with pytest.raises(registry_client.RegistryError):
+            await registry.get("player", "nobody")
+        found = await running.samples()
+    assert found["registry_calls_total", "OK", "registry.v1.Registry/Register"] == 1
+    assert found["registry_calls_total", "NOT_FOUND", "registry.v1.Registry/Get"] == 1
+    assert found["registry_instances",] == found["registry_services",] == found["registry_leases",] == 1
+    assert found["registry_watch_readers",] >= 1
+    assert found["registry_watch_messages_total",] >= 1
+    assert found["registry_watch_bytes_total",] > 0
+    assert found["registry_call_seconds_count", "registry.v1.Registry/Register"] == 1
+    assert found["registry_store_calls_total", "commit", "ok"] >= 1
+    assert found["registry_store_up",] == 1
+    assert found["process_resident_memory_bytes",] > 1e6
+
+
+async def _has(running: Running, *name: str) -> bool:
+    return (await running.samples()).get(name, 0) >= 1
+
+
+async def test_what_is_refused_is_counted(admin: str) -> None:
+    config = Config(listen=f"{HOST}:0", admin=admin, access=granted())
+    async with serve(config) as address, ClientSession() as session:
+        url = f"http://{admin}/metrics"
+        assert (await session.get(url)).status == 401
+        assert (await session.get(url, headers={"Authorization": f"Bearer {token('reader')}"})).status == 403
+        async with registry_client.connect(address, token="rg_wrong") as registry:
+            with pytest.raises(registry_client.RegistryError):
+                await registry.list("player")
+        answered = await session.get(url, headers={"Authorization": f"Bearer {token('root')}"})
+        text = await answered.text()
+    assert re.search(r'registry_calls_total\{code="UNAUTHENTICATED",method="registry.v1.Registry/List"\} 1', text)
+
+
+async def test_openmetrics_for_who_asks_for_it(running: Running) -> None:
+    text = await running.text(Accept="application/openmetrics-text; version=1.0.0")
+    assert text.endswith("# EOF\n")
+
+
+async def test_the_dashboard_asks_for_what_there_is(running: Running) -> None:
+    async with registry_client.connect(running.address) as registry:
+        await registry.list("player")
+    names = await running.names()
+    asked = set(_asked(json.loads(DASHBOARD.read_text())))
+    assert asked
+    assert asked - names - {f"registry_{it}_bucket" for it in ("call_seconds", "store_call_seconds")} <= UNTIL_THEY_ARE
+
+
+# What has samples only when it has happened.
+UNTIL_THEY_ARE = {"registry_refused_total", "registry_store_calls_total"}
+
+
+def _asked(part: Any) -> Any:
+    if isinstance(part, dict):
+        if isinstance(part.get("expr"), str):
+            yield from re.findall(r"\b(?:registry|process)_[a-z_]+", part["expr"])
+        for it in part.values():
+            yield from _asked(it)
+    elif isinstance(part, list):
+        for it in part:
+            yield from _asked(it)
+
+
+async def test_every_metric_is_in_the_document(running: Running) -> None:
+    families = text_string_to_metric_families(await running.text())
+    there = {it.name for it in families if it.name.startswith("registry_")}
+    described = set(re.findall(r"^\| `(registry_[a-z_]+)`", DOCUMENT.read_text(), re.MULTILINE))
+    assert described == there

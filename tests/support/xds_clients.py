@@ -224,7 +224,7 @@ async def envoy(given: Path, log: Path) -> AsyncIterator[str]:
 async def envoy_process(given: Path, log: Path) -> AsyncIterator[Callable[[], str]]:
     """Envoy with that bootstrap; gives what tells its admin page's address, "" before there is one."""
     binary = ENVOY.needed() / "packages" / "envoy" / "_bin" / "envoy"
-    page = given.with_suffix(".admin")
+    (page := given.with_suffix(".admin")).unlink(missing_ok=True)
     flags = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning", "--admin-address-path", str(page)]
     with log.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(binary, "-c", given, *flags, stdout=errors, stderr=errors)
@@ -238,9 +238,12 @@ def _listener(admin: str) -> str:
     """Where the listener is that all registered services are behind; "" if there is none yet."""
     if not admin:
         return ""
-    with urllib.request.urlopen(f"http://{admin}/listeners?format=json", timeout=5) as page:
-        found = json.loads(page.read()).get("listener_statuses", [])
-    for it in found:
+    try:
+        with urllib.request.urlopen(f"http://{admin}/listeners?format=json", timeout=5) as page:
+            found = json.loads(page.read())
+    except OSError:
+        return ""
+    for it in found.get("listener_statuses", []):
         if it["name"] == "registry":
             address = it["local_address"]["socket_address"]
             return f"{address['address']}:{address['port_value']}"

@@ -101,6 +101,14 @@ def test_it_starts_when_it_is_told_to(server_factory: ServerFactory, how: str) -
     assert "does not support the reflection API" in refused.err
 
 
+@pytest.mark.parametrize(("listen", "warned"), [("0.0.0.0:0", True), ("127.0.0.1:0", False)])
+async def test_tokens_that_travel_in_the_clear_are_told_of(
+    listen: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with asking("http2", granted(), listen=listen):
+        assert ("sent to this server in the clear" in caplog.text) is warned
+
+
 # ---- what tells of the server itself
 
 

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any
 
-from registry_server.errors import LimitExceeded, Unavailable
+from registry_server.errors import Contended, LimitExceeded, Unavailable
 from registry_server.limits.accounts import Account, Accounts
 from registry_server.limits.overload import Overload, Work
 from registry_server.limits.peers import peer_of
@@ -32,7 +32,6 @@ from registry_server.turns import Turns
 
 # Who is refused for overload is asked to stay away for so long, in seconds.
 PAUSE_S = (1.0, 3.0)
-# Messages with more lease ids are dealt with one after the other, of one peer: nobody waits for all of them together.
 MANY = 1_000
 
 # Neither refused nor counted: who asks whether the server lives must not take a busy one for dead.
@@ -45,6 +44,13 @@ WORK = {
     "Update": Work.WRITE,
     "Put": Work.WRITE,
     "Delete": Work.WRITE,
+}
+
+# Which requests may take many steps, by the names of methods: of very many leases, or looking through very much.
+LONG: dict[str, Callable[[Any], bool]] = {
+    "KeepAlive": lambda request: len(request.lease_ids) > MANY,
+    "List": lambda request: hasattr(request, "filter") and request.HasField("filter"),
+    "ListServices": lambda request: request.page_size > MANY,
 }
 
 Answer = Callable[[Any, Caller], Coroutine[Any, Any, bytes]]
@@ -96,10 +102,11 @@ class Gate:
             return method
         match method:
             case Unary():
-                return dataclasses.replace(method, call=self._answering(method.call, WORK.get(name, Work.READ)))
+                call = self._answering(self._in_turn(name, method.call), WORK.get(name, Work.READ))
+                return dataclasses.replace(method, call=call)
             case Conversation():
-                answer = self._renewing(method.answer) if name == "KeepAlive" else method.answer
-                return dataclasses.replace(method, answer=self._answering(answer, WORK.get(name, Work.READ)))
+                answer = self._answering(self._in_turn(name, method.answer), WORK.get(name, Work.READ))
+                return dataclasses.replace(method, answer=answer)
             case Broadcast():
                 return dataclasses.replace(method, join=self._joining(method))
             case Session():
@@ -119,12 +126,21 @@ class Gate:
 
         return limited
 
-    def _renewing(self, answer: Answer) -> Answer:
+    def _in_turn(self, name: str, answer: Answer) -> Answer:
+        """What may take many steps takes them one request after the other, of one peer: all other peers have a turn
+        between two steps, and would wait for one of each request."""
+        takes_long = LONG.get(name)
+        if takes_long is None:
+            return answer
+
         async def in_turn(request: Any, caller: Caller) -> bytes:
-            if len(request.lease_ids) <= MANY:
+            if not takes_long(request):
                 return await answer(request, caller)
-            async with self._turns.of([(peer_of(caller.peer),)]):
-                return await answer(request, caller)
+            try:
+                async with self._turns.of([(name, peer_of(caller.peer))]):
+                    return await answer(request, caller)
+            except Contended:
+                raise LimitExceeded("max_requests_per_peer", "too many that take long wait for one another") from None
 
         return in_turn
 

@@ -64,7 +64,8 @@ class AdsStream:
             self.session.asked(request, now)
         else:
             self.session.asked_delta(request, now)
-        await self._prepare()
+        if self.session.has_much_to_tell:
+            await self._prepare()
         self.flush()
 
     async def _prepare(self) -> None:
@@ -208,12 +209,19 @@ class XdsService:
             self._forgotten(key)
             dirty[key] = True
         for key, is_all in dirty.items():
-            if is_all or self._resources.weights_changed(key):
+            if is_all or self._has_other_weights(key):
                 yield from self._open_ones(self._touched(key))
                 continue
             for stream in sorted(self._open_ones(tuple(self._index.of(key))), key=_PEER):
                 stream.session.touch(key, all_of_it=False)
                 yield stream
+
+    def _has_other_weights(self, key: ServiceKey) -> bool:
+        try:
+            return self._resources.weights_changed(key)
+        except Exception:  # what nobody expected of one service takes nothing from the others
+            log.exception("the parts of %s are not known", shown(key))
+            return False
 
     def tell_flaws(self) -> None:
         """Say which policies are not followed because of a mistake of ours."""

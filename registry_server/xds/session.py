@@ -123,6 +123,7 @@ class AdsSession:
         self.client: XdsClient | None = None
         self.is_delta = is_delta
         self.flows = {kind: Flow(kind, kind.is_whole) for kind in ResourceType}
+        self._all = tuple(self.flows.values())
         self._endpoints = self.flows[ResourceType.ENDPOINTS]
         self._resources = resources
         self._encoder = encoder
@@ -213,10 +214,16 @@ class AdsSession:
 
     # ---- what it is told
 
+    @property
+    def has_much_to_tell(self) -> bool:
+        """Whether it takes longer than a moment to make what is about to be told."""
+        routes = self.flows[ResourceType.ROUTES]
+        return ALL_ROUTES in routes.asked or any(len(it.asked) + len(it.touched) > MAX_AT_ONCE for it in self._all)
+
     def preparations(self) -> Iterator[None]:
         """Make what is about to be told, one after the other, where that is much; whoever asks for the next one may let
         others have their turn first."""
-        for flow in self.flows.values():
+        for flow in self._all:
             if len(flow.asked) + len(flow.touched) > MAX_AT_ONCE:
                 for name in (*flow.asked, *flow.touched):
                     self._get(flow, name)
@@ -228,7 +235,7 @@ class AdsSession:
         """What is to be sent now, if there is anything. It counts as sent."""
         if self.client is None:
             return None
-        response = self._next_of(self.flows.values())
+        response = self._next_of(self._all)
         clusters = self.flows[ResourceType.CLUSTER]
         if response is None and clusters.leaving:  # there may have been no routes to change
             response = self._next_of((clusters,))

@@ -1,6 +1,13 @@
 """Hosts that are names: who is told when what they stand for changes, and when they are looked up."""
 
+import asyncio
+import threading
+
+import pytest
+
 from registry_server.xds.hosts import REFRESH_S, RETRY_S, HostBook
+from registry_server.xds.resolving import Resolving
+from tests.support.waiting import eventually_async
 
 PLAYER, CHAT = ("default", "player"), ("default", "chat")
 
@@ -54,3 +61,50 @@ def test_a_name_that_nobody_uses_is_forgotten() -> None:
     book.used(PLAYER, [])
     assert book.next_due() is None
     assert book.found("two.example", ["10.0.0.1"], 0.0) == ((), False)
+
+
+async def test_names_are_looked_up_when_they_are_due(caplog: pytest.LogCaptureFixture) -> None:
+    book, moved, known = HostBook(), list[tuple[str, str]](), {"one.example": ["10.0.0.1"]}
+    now = [0.0]
+
+    def find(name: str) -> list[str]:
+        if name not in known:
+            raise OSError(name)
+        return known[name]
+
+    resolving = Resolving(book, moved.append, lambda: now[0], find)
+    running = asyncio.create_task(resolving.run())
+    try:
+        book.used(PLAYER, ["one.example"])
+        await eventually_async(lambda: moved == [PLAYER])
+        assert book.address("one.example") == "10.0.0.1"
+        known.clear()
+        now[0] = REFRESH_S
+        book.used(CHAT, ["two.example"])
+        await eventually_async(lambda: len(caplog.records) == 2)
+        assert {record.getMessage().partition(":")[0] for record in caplog.records} == {"one.example", "two.example"}
+        assert (moved, book.address("one.example")) == ([PLAYER], "10.0.0.1")
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_a_name_server_that_does_not_answer_holds_up_nothing() -> None:
+    book, moved = HostBook(), list[tuple[str, str]]()
+    answer = threading.Event()
+
+    def find(name: str) -> list[str]:
+        if name == "slow.example":
+            answer.wait(20)
+        return ["10.0.0.1"]
+
+    running = asyncio.create_task(Resolving(book, moved.append, lambda: 0.0, find).run())
+    book.used(PLAYER, ["slow.example"])
+    book.used(CHAT, ["one.example"])
+    try:
+        await eventually_async(lambda: moved == [CHAT])
+        running.cancel()
+        await asyncio.wait([running])
+    finally:
+        answer.set()
+    await eventually_async(lambda: not [it for it in threading.enumerate() if it.name == "xds-dns"])

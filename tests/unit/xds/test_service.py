@@ -1,0 +1,140 @@
+"""The xDS streams of a server, with the hub's timeline and sinks of the test's own."""
+
+import asyncio
+
+import pytest
+
+from registry_api.registry.xds.v1 import ads_pb2 as ads
+from registry_server.errors import RequestError, Unavailable
+from registry_server.xds.service import AdsStream, XdsService
+from tests.support.ads_session import EDS, PYTHON, World, endpoints
+from tests.support.core import NOBODY, Sink, Timeline, key, put
+
+
+class Outlet(Sink):
+    """A sink that may be refused more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused: list[RequestError] = []
+
+    def refuse(self, error: RequestError) -> None:
+        self.refused.append(error)
+
+
+class Served:
+    """A service and its streams, each of whose clients takes all and accepts it."""
+
+    def __init__(self) -> None:
+        self.world = World()
+        self.timeline = Timeline()
+        self.service = XdsService(self.world.resources, self.timeline.hub, lambda: 0.0, lambda _: None)
+        self.streams: dict[AdsStream, Outlet] = {}
+
+    async def open(self, *names: str) -> AdsStream:
+        outlet = Outlet()
+        stream: AdsStream = self.service.service().methods["StreamAggregatedResources"].open(NOBODY, outlet)  # type: ignore[union-attr, assignment]
+        self.streams[stream] = outlet
+        await stream.received(self.request(*names))
+        return stream
+
+    def request(self, *names: str, nonce: str = "") -> ads.DiscoveryRequest:
+        request = ads.DiscoveryRequest(type_url=EDS.url, resource_names=names, response_nonce=nonce)
+        request.node.user_agent_name = PYTHON
+        return request
+
+    async def settle(self) -> None:
+        """Let the hub do what is due, and the loop what follows."""
+        for _ in range(20):
+            self.timeline.settle()
+            await asyncio.sleep(0)
+
+    async def take(self, stream: AdsStream) -> list[ads.DiscoveryResponse]:
+        """What a stream was told, which is accepted."""
+        outlet, found = self.streams[stream], []
+        while outlet.is_writing:
+            outlet.is_writing = False
+            (told,) = [ads.DiscoveryResponse.FromString(it) for it in outlet.take()]
+            found.append(told)
+            stream.free()
+            await stream.received(self.request(*stream.session.flows[EDS].names, nonce=told.nonce))
+        return found
+
+
+async def test_what_changes_is_told_to_all_who_want_it_by_one_message() -> None:
+    served = Served()
+    streams = [await served.open("player") for _ in range(200)]
+    other = await served.open("chat")
+    for stream in (*streams, other):
+        assert len(await served.take(stream)) == 1
+    served.service.changed(served.world.catalog.apply(put(1, key("a"), host="10.0.0.1", port=1)))
+    await served.settle()
+    chunks = {id(served.streams[stream].chunks[-1]) for stream in streams}
+    assert len(chunks) == 1
+    for stream in streams:
+        assert [endpoints(told) for told in await served.take(stream)] == [{"player": [("10.0.0.1:1", 100)]}]
+    assert await served.take(other) == []
+
+
+async def test_who_is_slow_is_told_the_last_of_it() -> None:
+    served = Served()
+    slow, quick = await served.open("player"), await served.open("player")
+    await served.take(quick)
+    for number in range(1, 6):
+        served.service.changed(served.world.catalog.apply(put(number, key("a"), host="10.0.0.1", port=number)))
+        served.timeline.advance(1.0)
+        await served.settle()
+        assert [endpoints(told) for told in await served.take(quick)] == [{"player": [(f"10.0.0.1:{number}", 100)]}]
+    assert [endpoints(told) for told in await served.take(slow)] == [{"player": []}, {"player": [("10.0.0.1:5", 100)]}]
+
+
+async def test_a_mistake_at_one_stream_takes_nothing_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = Served()
+    broken, sound = await served.open("player"), await served.open("player")
+    for stream in (broken, sound):
+        await served.take(stream)
+
+    def raises() -> None:
+        raise ValueError("a mistake")
+
+    monkeypatch.setattr(broken.session, "next", raises)
+    for number in (1, 2):
+        served.service.changed(served.world.catalog.apply(put(number, key("a"), host="10.0.0.1", port=number)))
+        served.timeline.advance(1.0)
+        await served.settle()
+        assert [endpoints(told) for told in await served.take(sound)] == [{"player": [(f"10.0.0.1:{number}", 100)]}]
+    assert [type(error) for error in served.streams[broken].refused] == [Unavailable, Unavailable]
+
+
+async def test_streams_that_are_over_leave_nothing_behind() -> None:
+    served = Served()
+    streams = [await served.open("player") for _ in range(3)]
+    served.service.changed(served.world.catalog.apply(put(1, key("a"))))
+    for stream in (*streams, streams[0]):
+        stream.leave()
+    await served.settle()
+    assert list(served.service.streams()) == []
+    assert served.timeline.hub.statistics().readers == 0
+    assert not served.world.resources._wanted
+    await streams[0].received(served.request("chat"))
+    again = await served.open("player")
+    assert len(await served.take(again)) == 1
+    served.service.changed(served.world.catalog.apply(put(2, key("b"))))
+    await served.settle()
+    assert len(await served.take(again)) == 1
+
+
+async def test_a_server_that_began_empty_warms_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry_server.xds.service.WARM_UP_S", 0.05)
+    served = Served()
+    served.world.resources.is_warming = True
+    loaded = asyncio.Event()
+    running = asyncio.create_task(served.service.run(loaded))
+    stream = await served.open()
+    request = served.request("player")
+    request.version_info = "0123456789abcdef"
+    await stream.received(request)
+    loaded.set()
+    assert not served.streams[stream].is_writing
+    await running
+    assert [endpoints(told) for told in await served.take(stream)] == [{"player": []}]

@@ -16,6 +16,7 @@ from registry_api.registry.v1 import access_pb2_grpc, policies_pb2_grpc, registr
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client.errors import InvalidAnswer, RegistryError, RegistryUnavailable, Unauthenticated, from_rpc_error
 from registry_client.homing import LOOK_S, Homing
+from registry_client.tls import LOOKS, PREFACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -462,7 +463,7 @@ async def speaks_tls(address: str) -> bool | None:
         return None
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.set_alpn_protocols(["h2"])
+    context.set_alpn_protocols(["h2", LOOKS])
     host, _, port = address.rpartition(":")
     try:
         async with asyncio.timeout(PROBE_S):
@@ -471,5 +472,6 @@ async def speaks_tls(address: str) -> bool | None:
         return "ALERT" in (error.reason or "")  # who sends an alert speaks TLS, though not with everybody
     except (OSError, ValueError):
         return None
-    writer.transport.abort()
+    writer.write(PREFACE)
+    writer.close()
     return True

@@ -18,6 +18,10 @@ PEM: TypeAlias = str | PathLike[str] | bytes
 
 # How long somebody may take to answer a look at what is wrong with TLS.
 LOOK_S = 1.0
+# How HTTP/2 begins: whoever looks says that, and is not taken for somebody who does not like what he saw.
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+# What who looks offers beside HTTP/2: a registry without TLS does not say in its log that a client speaks it.
+LOOKS = "grpc-registry-look"
 _MARKS = {"ca": b"-----BEGIN CERTIFICATE-----", "cert": b"-----BEGIN CERTIFICATE-----", "key": b"PRIVATE KEY-----"}
 
 
@@ -73,7 +77,7 @@ class TLS:
         """For Python's own TLS, which says what is wrong in clear words. Raises InvalidArgument."""
         context = ssl.create_default_context()
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as gRPC: many authorities lack an extension or two
-        context.set_alpn_protocols(["h2"])
+        context.set_alpn_protocols(["h2", LOOKS])
         try:
             if isinstance(self.ca, bytes):
                 context.load_verify_locations(cadata=self.ca.decode("ascii", "replace"))
@@ -110,6 +114,7 @@ async def trouble_with(address: str, context: ssl.SSLContext) -> str:
     try:
         async with asyncio.timeout(LOOK_S):
             reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=context)
+            writer.write(PREFACE)
             await reader.read(1)  # who does not like our certificate says so only now
     except ssl.SSLCertVerificationError as error:
         return tls_trouble(f"CERTIFICATE_VERIFY_FAILED: {error.verify_message}")

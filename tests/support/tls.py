@@ -81,7 +81,8 @@ class Authority:
 
     def trusting(self, client: Pair | None = None) -> grpc.ChannelCredentials:
         """For gRPC clients that trust it, and may show a certificate."""
-        return grpc.ssl_channel_credentials(self.pem, client and client.key, client and client.cert)
+        key, cert = (client.key, client.cert) if client else (None, None)
+        return grpc.ssl_channel_credentials(self.pem, key, cert)
 
 
 def certificates_of(pair: Pair, client_ca: Authority | None = None) -> Certificates:

@@ -48,6 +48,11 @@ DISMISSED_S = 2.0
 # All connections together may have so many times the unread answers of one.
 ALL_UNREAD = 4
 _UNREAD = RpcStatus(Code.RESOURCE_EXHAUSTED, "too many answers on this connection wait to be read", b"")
+# How a client begins that speaks TLS: with a record of a handshake.
+_HELLO = b"\x16\x03"
+# ... but our own client, which looks whether it is spoken when it is hung up on.
+_LOOKS = b"grpc-registry-look"
+_SPEAKS_TLS = "speaks TLS, which this port does not (--tls-cert)"
 _MUTE = "hung up when it had seen the certificate, which may be for another name than the one that it called"
 _LEAVING = RpcStatus(Code.UNAVAILABLE, "this connection ends; come back by another", b"")
 
@@ -124,7 +129,12 @@ class Connection(Http2End, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take in what came."""
-        if self._is_closed or not self.take_in(self._shared.buffer[:nbytes]):
+        if self._is_closed:
+            return
+        came = self._shared.buffer[:nbytes]
+        if not self.take_in(came):
+            if not self._has_introduced_itself and came[:2] == _HELLO and _LOOKS not in bytes(came):
+                self._shared.complain(self._caller.peer, _SPEAKS_TLS)
             return
         if self._idle_frames > self._shared.limits.max_idle_frames:
             self._terminate(ngh2.ErrorCode.ENHANCE_YOUR_CALM)

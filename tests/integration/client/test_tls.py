@@ -16,6 +16,7 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_api.registry.v1 import registry_pb2_grpc
 from registry_client import TLS, Instance, RegistryUnavailable
 from registry_client.link import speaks_tls
+from registry_client.tls import trouble_with_any
 from registry_server.config import TRANSPORTS, Config
 from registry_server.server import serve
 from tests.integration.client.test_registering import nobody_there
@@ -250,3 +251,18 @@ def call_by_threads(url: str) -> None:
 def test_urls_with_a_mistake(url: str, told: str) -> None:
     with pytest.raises(registry_client.InvalidTarget, match=re.escape(told)):
         registry_client.channel(url)
+
+
+async def test_looking_whether_tls_is_spoken_alarms_no_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    authority = Authority()
+    async with serving_tls(tmp_path, authority.pair(*LOCAL)) as over_tls, serve(Config("127.0.0.1:0")) as plain:
+        caplog.clear()
+        assert await speaks_tls(over_tls) is True
+        assert not await speaks_tls(plain)
+        assert await trouble_with_any(TLS(authority.pem), over_tls) == ""
+        assert "speaks no TLS" in await trouble_with_any(TLS(authority.pem), plain)
+        async with registry_client.connect(over_tls, tls=TLS(authority.pem)) as registry:
+            assert await registry.services() == []
+        async with registry_client.connect(plain) as registry:
+            assert await registry.services() == []
+    assert caplog.messages == []

@@ -15,7 +15,8 @@ from registry_server.rules import seconds
 
 DAY_S = 86_400.0
 MIN_TIMEOUT_S = 0.001
-MIN_BACKOFF_S, BACKOFF_S, MAX_BACKOFF_S, MAX_PAUSE_S = 0.001, 0.025, 60.0, 600.0
+# With pauses below 2 ms, calls that C-core tries again hang for good.
+MIN_BACKOFF_S, BACKOFF_S, MAX_BACKOFF_S, MAX_PAUSE_S = 0.005, 0.025, 60.0, 600.0
 # The longest pause is by default so many times the first one.
 BACKOFF_GROWS = 10
 MAX_RETRIES = 4

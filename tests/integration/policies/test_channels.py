@@ -178,7 +178,7 @@ async def test_calls_that_fail_are_tried_again(server: RegistryServer, fleet: Fl
     async with stub_to(server) as stub:
         await until(stub, {"sick", "well"})
         sick.fails = 1_000_000
-        await fleet.put(retries=Retries(3, backoff=0.001))
+        await fleet.put(retries=Retries(3, backoff=0.005))
 
         async def all_go_well() -> bool:
             with contextlib.suppress(grpc.aio.AioRpcError):
@@ -280,7 +280,7 @@ async def test_who_fails_in_a_row_is_ejected(server: RegistryServer, fleet: Flee
 async def test_what_the_url_and_the_arguments_say_goes_first(server: RegistryServer, fleet: Fleet) -> None:
     for name in "ab":
         await fleet.start(name)
-    await fleet.put(balancing="PICK_FIRST", retries=Retries(3, backoff=0.001))
+    await fleet.put(balancing="PICK_FIRST", retries=Retries(3, backoff=0.005))
     async with stub_to(server, "?policy=round_robin") as stub:
         await until(stub, {"a", "b"}, calls=10)
     config = '{"loadBalancingConfig": [{"round_robin": {}}]}'

@@ -181,7 +181,7 @@ class Retries(_message.Message):
 
     @_builtins.property
     def backoff(self) -> _duration_pb2.Duration:
-        """The pause before the first of them, on average, which doubles with each: 1 ms to 1 min, default 25 ms."""
+        """The pause before the first of them, on average, which doubles with each: 5 ms to 1 min, default 25 ms."""
 
     @_builtins.property
     def max_backoff(self) -> _duration_pb2.Duration:

@@ -14,11 +14,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from registry_client.cli import main
 from tests.support.building import Program, run
 from tests.support.clients import SOURCES
 from tests.support.go_tools import GO_SOURCE
-from tests.support.registryctl import REGISTRYCTL
-from tests.support.source import ROOT
+from tests.support.registryctl import runner
 from tests.support.stubs import CARGO_TARGET, SHORT_LIVED_JAVA
 from tests.support.waiting import eventually_async, until
 
@@ -174,12 +174,11 @@ class Client:
         return told(answer.decode())
 
 
-async def bootstrap(registry: str, *options: str) -> str:
-    """What `registryctl xds bootstrap` prints."""
-    arguments = [*REGISTRYCTL, "--server", registry, "xds", "bootstrap", *options]
-    process = await asyncio.create_subprocess_exec(*arguments, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
-    printed, _ = await process.communicate()
-    return printed.decode()
+def bootstrap(registry: str, *options: str) -> str:
+    """What `registryctl xds bootstrap` prints. It waits for nobody, so it may be called in an event loop."""
+    result = runner().invoke(main, ["--server", registry, "xds", "bootstrap", *options])
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
 @asynccontextmanager
@@ -189,7 +188,7 @@ async def client(name: str, registry: str, service: str, folder: Path, *options:
     home = await asyncio.to_thread(kind.program.built) if kind.program else folder
     log = folder / f"{name}.log"
     given = folder / f"{name}.json"
-    given.write_text(await bootstrap(registry, *kind.options, "--node-id", f"the-{name}", *options))
+    given.write_text(bootstrap(registry, *kind.options, "--node-id", f"the-{name}", *options))
     command = kind.command(home)
     if kind.is_proxy:
         async with envoy(given, log) as address, _running(name, [*command, address, service], given, log) as it:

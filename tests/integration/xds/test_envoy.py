@@ -47,7 +47,7 @@ async def registry(server: RegistryServer) -> AsyncIterator[RegistryClient]:
 @asynccontextmanager
 async def proxy(server: RegistryServer, folder: Path, *options: str) -> AsyncIterator[str]:
     given = folder / "envoy.json"
-    given.write_text(await bootstrap(server.address, "--envoy", "--node-id", "edge", *options))
+    given.write_text(bootstrap(server.address, "--envoy", "--node-id", "edge", *options))
     async with envoy(given, folder / "envoy.log") as address:
         yield address
 
@@ -126,7 +126,7 @@ async def test_a_listener_that_cannot_be_is_known_to_the_registry(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         given = tmp_path / "envoy.json"
-        given.write_text(await bootstrap(server.address, "--envoy", "--node-id", "edge", "--envoy-listen", listen))
+        given.write_text(bootstrap(server.address, "--envoy", "--node-id", "edge", "--envoy-listen", listen))
         async with back_ends(registry, one=100), envoy_process(given, tmp_path / "envoy.log"):
 
             async def rejections() -> list[str]:

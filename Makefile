@@ -17,7 +17,8 @@ TESTARGS ?=
 # Of the tests, those in which other people's packages have a part.
 FLOORS := tests/unit tests/contract tests/integration/transport tests/integration/test_grpcurl.py \
   tests/integration/channels/test_as_plain.py tests/integration/channels/test_connectivity.py \
-  tests/integration/client/test_registering.py tests/integration/client/test_watching.py
+  tests/integration/client/test_registering.py tests/integration/client/test_watching.py \
+  tests/integration/xds/test_channels.py
 # Of the tests, those with which grpc.aio shows that it is as good a transport as the other one, which has all of them.
 OVER_GRPC := $(addprefix tests/integration/,guarantees/test_watch.py guarantees/test_lease.py guarantees/test_server_life.py \
   guarantees/test_two_servers.py guarantees/test_grpcurl_life.py client/test_watching.py client/test_registering.py \

@@ -139,15 +139,17 @@ async def _scaling(story: Story, them: BackEnds, registry: RegistryClient) -> No
 
 
 async def _restart(story: Story, them: BackEnds, server: RegistryServer) -> None:
-    """In order, and by force."""
+    """In order, and by force. Who leaves then is missed by nobody only when all have found their way back."""
     async with story.under_load("restart"):
         await server.terminate_async()
         await server.start_async()
         await them.start("h")
         await story.part("restart", lambda it: it.calls_only(*"cgh", timeout_s=BACK_WITHIN_S))
         await server.restart_async()
-        await them.stop("h")
-        await story.part("restart", lambda it: it.calls_only("c", "g", timeout_s=BACK_WITHIN_S))
+        await them.start("i")
+        await story.part("restart", lambda it: it.calls_only(*"cghi", timeout_s=BACK_WITHIN_S))
+        await them.stop("h", "i")
+        await story.part("restart", lambda it: it.calls_only("c", "g"))
 
 
 async def _gone(story: Story, them: BackEnds, server: RegistryServer) -> None:

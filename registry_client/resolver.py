@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -61,7 +61,7 @@ class Source:
 
     target: Target
     filters: Filters
-    papers: Shown
+    papers: Shown = field(default_factory=Shown)
     cache_dir: str | Path | CacheDir | None = CacheDir.DEFAULT
 
 

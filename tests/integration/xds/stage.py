@@ -18,7 +18,7 @@ from tests.support.transports import serving
 BACKEND = "registry.test.Backend"
 SERVICE = "player"
 # So long the clients have to hear of it before a back end is gone.
-DRAIN_S = 1.0
+DRAIN_S = 2.0
 
 
 class BackEnds:

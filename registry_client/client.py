@@ -227,20 +227,23 @@ class RegistryClient:
         drain: float = DEFAULT_DRAIN_S,
         timeout: float | None = None,
         drain_on_signals: bool = False,
+        if_absent: bool = False,
     ) -> Registration:
         """Keep an instance registered while a block lasts: `async with registry.register(…) as registration`.
 
         `ttl`: seconds until a crash is noticed, 2 to 3600, by default 15; the registry may raise it. `drain`: seconds
         to stay visible as DRAINING when leaving. `timeout`: how long entering may take; None tries for ever.
         `drain_on_signals`: a SIGTERM or SIGINT first drains and deregisters, a second one ends at once (main thread
-        only). Raises InvalidArgument for what a registry would refuse.
+        only). `if_absent`: take neither the id nor the address from anybody; entering raises RegistrationLost where
+        somebody has it. Raises InvalidArgument for what a registry would refuse.
         """
         keeper = self._here().keeper
         named = self._named(instance)
         limit = None if timeout is None else checks.timeout(timeout)
         ttl_s = self._settings.ttl_s if ttl is None else checks.ttl(ttl)
         by_signals = checks.yes_or_no("drain_on_signals", drain_on_signals)
-        return Registration(keeper, Wish(named, ttl_s, checks.drain(drain), limit, by_signals))
+        alone = checks.yes_or_no("if_absent", if_absent)
+        return Registration(keeper, Wish(named, ttl_s, checks.drain(drain), limit, by_signals, alone))
 
     async def register_once(
         self, instance: Instance, ttl: float | None = None, *, timeout: float | None = None

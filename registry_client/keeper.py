@@ -114,7 +114,7 @@ class Keeper:
         """Begin to keep an instance registered."""
         for owed in [it for it in self._owed if it.instance.key == wish.instance.key]:
             del self._owed[owed]
-        holding = self._leases.want(wish.instance, wish.ttl_s, self.clock())
+        holding = self._leases.want(wish.instance, wish.ttl_s, self.clock(), if_absent=wish.if_absent)
         stay = self._stays[holding] = Stay(holding)
         if not self._started:
             self._started = True
@@ -278,7 +278,7 @@ class Keeper:
 
     async def _register(self, holding: Holding, lease_id: str) -> None:
         wanted = holding.instance
-        request = pb.RegisterRequest(instance=wanted.to_proto(), lease_id=lease_id)
+        request = pb.RegisterRequest(instance=wanted.to_proto(), lease_id=lease_id, if_absent=holding.if_absent)
         if not lease_id:
             request.ttl.FromNanoseconds(round(holding.lease.wanted_ttl_s * 1e9))
         asked_at_s = self.clock()

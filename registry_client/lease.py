@@ -180,6 +180,7 @@ class Holding:
     not_before_s: float = 0.0
     planned_at_s: float = NEVER  # of its entry in the agenda
     may_claim: bool = True  # its generation is one that the registry knows of
+    if_absent: bool = False  # it takes nothing over from anybody
     reason: str = ""  # why it was lost
 
     def take(self, event: Input, reason: str = "") -> None:
@@ -237,10 +238,10 @@ class Leases:
 
     # ---- what the owner wants
 
-    def want(self, instance: Instance, ttl_s: float, now: float) -> Holding:
-        """A new registration, on the lease of all those with the same ttl."""
+    def want(self, instance: Instance, ttl_s: float, now: float, *, if_absent: bool = False) -> Holding:
+        """A new registration, on the lease of all those with the same ttl; `if_absent`: that takes nothing over."""
         lease = self._leases.setdefault(ttl_s, Lease(ttl_s))
-        holding = Holding(instance, lease, shown_at_s=now)
+        holding = Holding(instance, lease, shown_at_s=now, if_absent=if_absent)
         lease.holders.add(holding)
         self._holdings[holding] = None
         self._plan(holding)

@@ -27,6 +27,7 @@ class Wish:
     drain_s: float
     timeout_s: float | None
     drain_on_signals: bool
+    if_absent: bool = False
 
 
 class Stay:

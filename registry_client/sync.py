@@ -497,12 +497,13 @@ class RegistryClient(_Reader):
         drain: float = DEFAULT_DRAIN_S,
         timeout: float | None = None,
         drain_on_signals: bool = False,
+        if_absent: bool = False,
     ) -> Registration:
         """Keep an instance registered while a block lasts: `with registry.register(…) as registration`."""
         checks.yes_or_no("drain_on_signals", drain_on_signals)
         signals = self._signals if drain_on_signals else None
         make = gives(client.RegistryClient.register, functools.partial(Registration, signals=signals))
-        return make(self, instance, ttl, drain=drain, timeout=timeout)
+        return make(self, instance, ttl, drain=drain, timeout=timeout, if_absent=if_absent)
 
     register_once = waits(client.RegistryClient.register_once)
     deregister = waits(client.RegistryClient.deregister)

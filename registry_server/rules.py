@@ -87,6 +87,8 @@ class Rules:
             return plan
         losers = tuple([it for it in (current, ghost) if it is not None and it.lease_id != lease.id])
         for loser in losers:
+            if by.if_absent and not _was_its_own(loser, key, wanted):
+                raise OwnershipLost(str(key), f"{loser.key} is {shown(loser.owner)}, and nothing was to be taken over")
             _check_right(loser, wanted, by)
             if wanted.generation and loser is ghost and not any(it.is_(loser.key, loser.owner) for it in over):
                 raise _outdone(key, wanted, loser)
@@ -308,6 +310,13 @@ def _keeps_time(wanted: pb.Instance, current: Entry | None, over: Sequence[Rival
 
 def _key_of(wanted: pb.Instance) -> Key:
     return Key(intern(wanted.namespace), intern(wanted.service), wanted.id)
+
+
+def _was_its_own(loser: Entry, key: Key, wanted: pb.Instance) -> bool:
+    """Whether what is there is what the caller itself had registered before, under a lease that is gone."""
+    if loser.key != key or not wanted.generation:
+        return False
+    return loser.owner.generation == wanted.generation or _is_same_process(wanted, loser.owner)
 
 
 def _is_same_process(wanted: pb.Instance, latest: Owner) -> bool:

@@ -21,6 +21,7 @@ class Claimant(NamedTuple):
     identity: str = ""
     peer: str = ""
     may_operate: Callable[[str, str], bool] = _anybody_may  # of a namespace and a service
+    if_absent: bool = False  # it takes nothing over
 
     def may_have(self, entry: Entry) -> bool:
         """Whether an instance is its own, or nobody's, or it may operate its service."""

@@ -99,8 +99,9 @@ class RegistryService:
         seal = self._seal()
         lease_id = self._own(request.lease_id, caller) if request.lease_id else ""
         owner = self._owners.enter(caller.identity or peer_of(caller.peer), wanted, has_lease=bool(lease_id))
+        by = _claimant(caller)._replace(if_absent=request.if_absent)
         try:
-            entry, revision, lease = await self._writer.register(wanted, ttl_s, lease_id, _claimant(caller))
+            entry, revision, lease = await self._writer.register(wanted, ttl_s, lease_id, by)
         except BaseException:
             self._owners.gave_up(owner)
             raise

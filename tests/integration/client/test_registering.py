@@ -152,6 +152,19 @@ async def test_a_take_over_tells_the_old_owner_and_nobody_fights(
             assert new.state is State.REGISTERED
 
 
+async def test_who_asks_for_what_nobody_has_takes_nothing_over(
+    server: RegistryServer, registry: RegistryClient
+) -> None:
+    async with registry_client.connect(server.address) as other, registry.register(player("p1")) as first:
+        for taken in (player("p1", 9001), player("p2")):
+            with pytest.raises(RegistrationLost, match="nothing was to be taken over"):
+                await other.register(taken, if_absent=True, timeout=WAIT_S).start()
+        assert first.state is State.REGISTERED
+        async with other.register(player("p2", 9001), if_absent=True) as second:
+            assert second.state is State.REGISTERED
+        assert (await registry.get("player", "p1")).generation == first.instance.generation
+
+
 async def test_leaving_the_block_says_that_it_was_lost(server: RegistryServer, registry: RegistryClient) -> None:
     async def own() -> None:
         async with registry.register(player("p1"), ttl=2) as registration, other.register(player("p1", 9001)):

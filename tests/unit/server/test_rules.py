@@ -242,6 +242,19 @@ def test_who_may_take_over(by: Claimant, lease: Lease) -> None:
     assert [it.key for it in plan.losers] == ([] if lease.id == "old" else [ONE, TWO])
 
 
+def test_who_wants_it_only_where_nobody_has_it_takes_nothing_over() -> None:
+    catalog = loaded(record(ONE, 5, lease="a", host="10.1.1.1"), record(TWO, 6, lease="b", **HOST))
+    modest = Claimant(if_absent=True)
+    for taken, by in ((wanted(ONE, port=9), "default/player/one"), (wanted(key("three")), "default/player/two")):
+        with pytest.raises(OwnershipLost, match=f"{by} is at .*, and nothing was to be taken over"):
+            rules(catalog).register(taken, NEW, modest)
+    assert rules(catalog).register(wanted(ONE), Lease("a", 15.0), modest._replace(if_absent=False)).losers
+    assert not rules(catalog).register(wanted(ONE, host="10.1.1.1"), Lease("a", 15.0), modest).losers
+    assert not rules(catalog).register(wanted(key("three"), port=9), NEW, modest).losers
+    mine = wanted(ONE, host="10.1.1.1", generation=catalog.get(ONE).owner.generation)  # type: ignore[union-attr]
+    assert rules(catalog, frozenset({ONE})).register(mine, NEW, modest).losers  # of the lease that it had before
+
+
 def test_what_nobody_registered_belongs_to_nobody() -> None:
     assert rules(loaded(record(ONE, 5, lease="old"))).register(wanted(ONE), NEW, claimant("game")).losers
 

@@ -774,12 +774,15 @@ class RegisterRequest(_message.Message):
     INSTANCE_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
     LEASE_ID_FIELD_NUMBER: _builtins.int
+    IF_ABSENT_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     """Attaches the instance to this lease instead of a new one: a process pays for one lease whatever it serves. A lease id
     is a secret: who knows it may renew the lease, register under it, and end it. Where the registry knows identities,
     only the one that it was given to (PERMISSION_DENIED; KeepAlive says UNKNOWN). One that this registry did not give
     out is unknown without asking the store.
     """
+    if_absent: _builtins.bool
+    """Only if nobody has the id or the address under another lease: FAILED_PRECONDITION otherwise, and nothing is taken over."""
     @_builtins.property
     def instance(self) -> Global___Instance:
         """`host`, `port` and `service` are required; what the server sets is ignored, except `generation` (see there)."""
@@ -796,10 +799,11 @@ class RegisterRequest(_message.Message):
         instance: Global___Instance | None = ...,
         ttl: _duration_pb2.Duration | None = ...,
         lease_id: _builtins.str = ...,
+        if_absent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "lease_id", b"lease_id", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["if_absent", b"if_absent", "instance", b"instance", "lease_id", b"lease_id", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -99,7 +99,7 @@ class RegistryService:
         seal = self._seal()
         lease_id = self._own(request.lease_id, caller) if request.lease_id else ""
         owner = self._owners.enter(caller.identity or peer_of(caller.peer), wanted, has_lease=bool(lease_id))
-        by = _claimant(caller)._replace(if_absent=request.if_absent)
+        by = _claimant(caller, if_absent=request.if_absent)
         try:
             entry, revision, lease = await self._writer.register(wanted, ttl_s, lease_id, by)
         except BaseException:
@@ -317,8 +317,8 @@ def _query(namespace: str, services: Sequence[str], filter_: pb.Filter, field: s
     return Query.of(namespace, named, filter_).within(rights)
 
 
-def _claimant(caller: Caller) -> Claimant:
-    return Claimant(caller.identity, caller.peer, partial(caller.rights.may, "operate"))
+def _claimant(caller: Caller, *, if_absent: bool = False) -> Claimant:
+    return Claimant(caller.identity, caller.peer, partial(caller.rights.may, "operate"), if_absent)
 
 
 def _anothers(id_: str, caller: Caller, name: str = "") -> PermissionDenied:

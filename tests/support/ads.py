@@ -489,7 +489,9 @@ class Follower:
             return None
 
     def held(self, kind: str) -> dict[str, Any]:
-        """What is held of a type."""
+        """What is held of a type. Raises what `look` has raised."""
+        if self._task is not None and self._task.done():
+            self._task.result()
         return self.stream.of[kind].held
 
     def routed(self) -> set[str]:
@@ -624,7 +626,7 @@ class World:
     async def policy(self, service: str, **fields: Any) -> None:
         """Set the policy of a service; without any fields take it away."""
         if fields:
-            await self._policies.Put(policies.PoliciesPutRequest(policy={"service": service, **fields}), timeout=WAIT_S)
+            await self._policies.Put(policies.PoliciesPutRequest(policy=policies.Policy(service=service, **fields)), timeout=WAIT_S)
         else:
             await self._policies.Delete(policies.PoliciesDeleteRequest(service=service), timeout=WAIT_S)
 

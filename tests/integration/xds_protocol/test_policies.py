@@ -182,8 +182,8 @@ async def test_envoy_has_the_clusters_of_its_routes_while_splits_come_and_go(wor
 
 def leads_to_what_is_there(follower: Follower) -> None:
     """Raises AssertionError if a route leads to a cluster that its client does not have."""
-    missing = follower.routed() - set(follower.held(CDS))
-    assert not missing, f"routes to {missing}; came: {[str(it) for it in follower.stream.log[-5:]]}"
+    missing = follower.routed() - set(follower.stream.of[CDS].held)
+    assert not missing, f"routes to {missing}; came: {[str(it) for it in follower.stream.log[-8:]]}"
 
 
 @pytest.mark.parametrize("protocol", BOTH)

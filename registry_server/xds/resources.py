@@ -51,10 +51,12 @@ class Resources:
     """Resources by type and name, as one kind of client takes them.
 
     `is_warming`: nothing is loaded yet, or there was nothing and what was there has not had the time to come back.
+    `is_ahead`: clusters have changed of which the streams have not been told yet; routes would lead to them already.
     """
 
     def __init__(self, catalog: Catalog, policies: PolicyBook, hosts: HostBook) -> None:
         self.is_warming = True
+        self.is_ahead = False
         self._catalog = catalog
         self._policies = policies
         self._hosts = hosts
@@ -149,10 +151,10 @@ class Resources:
     def weights_changed(self, key: ServiceKey) -> bool:
         """Whether the parts of a service get other shares than when this was last asked: its routes are others then."""
         of = self._of.get(key)
-        if of is None:
+        if of is None or not of.weights:
             return False
         weights = [(share.name, share.weight) for share in self._shares(key, of)]
-        if not of.weights or weights == of.weights:
+        if weights == of.weights:
             return False
         of.weights = weights
         of.traffic.clear()

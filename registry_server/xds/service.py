@@ -160,6 +160,10 @@ class XdsService:
         del self._streams[stream.session]
         if not self._streams:
             self._fan.leave()
+            for key in self._dirty:
+                self._resources.weights_changed(key)
+            self._dirty.clear()
+            self._resources.is_ahead = False
 
     # ---- what changed
 
@@ -199,11 +203,22 @@ class XdsService:
     def _note(self, key: ServiceKey, *, is_all: bool) -> None:
         if self._streams:
             self._dirty[key] = self._dirty.get(key, False) or is_all
+            self._resources.is_ahead |= is_all
             self._topic.version += 1
             self._hub.wake(CHANGES)
+        else:  # what was made is kept for streams to come
+            self._resources.weights_changed(key)
 
     def news(self) -> Iterator[AdsStream]:
         """The streams that have to look whether there is something for them, by what changed up to now."""
+        try:
+            yield from self._news()
+        finally:
+            was_ahead, self._resources.is_ahead = self._resources.is_ahead, any(self._dirty.values())
+        if was_ahead:  # their routes had to wait
+            yield from self._open_ones(tuple(self._index.of(EVERYTHING)))
+
+    def _news(self) -> Iterator[AdsStream]:
         dirty, self._dirty = self._dirty, {}
         for key in self._resources.forgotten():
             self._forgotten(key)

@@ -250,13 +250,18 @@ class AdsSession:
         return None
 
     def _has_to_wait(self, flow: Flow) -> bool:
-        """Whether it is not the time for it. Routes to all that there is wait for the clusters to which they lead; who
-        asks is answered. All that there is, is told when the server knows it."""
+        """Whether it is not the time for it. Routes to all that there is wait for the clusters to which they lead, and
+        until it is known which these are; who asks is answered then. All that there is, is told when the server knows
+        it."""
         if flow.kind is ResourceType.ENDPOINTS:
             return False
         if self._resources.is_warming and flow.has_earlier and (flow.is_wildcard or ALL_ROUTES in flow.names):
             return True
-        if flow.kind is not ResourceType.ROUTES or flow.asked or flow.owes:
+        if flow.kind is not ResourceType.ROUTES:
+            return False
+        if self._resources.is_ahead and ALL_ROUTES in flow.names:
+            return True
+        if flow.asked or flow.owes:
             return False
         clusters = self.flows[ResourceType.CLUSTER]
         return clusters.is_wildcard and clusters.is_busy
@@ -332,7 +337,9 @@ class AdsSession:
         if flow.kind is not ResourceType.CLUSTER:
             return False
         routes = self.flows[ResourceType.ROUTES]
-        return ALL_ROUTES in routes.names and routes.is_busy
+        if ALL_ROUTES not in routes.names:
+            return False
+        return routes.is_busy or self._resources.is_ahead
 
     def _get(self, flow: Flow, name: str) -> Packed | None:
         assert self.client is not None  # noqa: S101 - nothing is wanted before

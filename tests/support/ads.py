@@ -626,7 +626,9 @@ class World:
     async def policy(self, service: str, **fields: Any) -> None:
         """Set the policy of a service; without any fields take it away."""
         if fields:
-            await self._policies.Put(policies.PoliciesPutRequest(policy=policies.Policy(service=service, **fields)), timeout=WAIT_S)
+            await self._policies.Put(
+                policies.PoliciesPutRequest(policy=policies.Policy(service=service, **fields)), timeout=WAIT_S
+            )
         else:
             await self._policies.Delete(policies.PoliciesDeleteRequest(service=service), timeout=WAIT_S)
 

@@ -201,6 +201,35 @@ async def test_client_that_goes_by_names_finds_every_cluster_that_it_is_led_to(w
 
 
 @pytest.mark.parametrize("protocol", BOTH)
+@pytest.mark.parametrize("agent", [C_CORE, ENVOY])
+async def test_newcomer_is_led_to_a_part_that_came_while_nobody_was_there(
+    world: World, protocol: str, agent: str
+) -> None:
+    """What was made for those before it is not what there is now."""
+    name = world.fresh()
+    await world.put(name, 8001, version="1")
+    await world.policy(name, split=SPLIT)
+    async with Follower(world.open(protocol, agent), name) as before:
+        await eventually_async(lambda: complete(before, name) == 1)
+    await world.put(name, 8002, version="2")
+    async with Follower(world.open(protocol, agent), name) as after:
+        await eventually_async(lambda: complete(after, name) == 2)
+
+
+@pytest.mark.parametrize("protocol", BOTH)
+async def test_envoy_has_the_clusters_of_its_routes_while_policies_come_faster_than_it_is_told(
+    world: World, protocol: str
+) -> None:
+    """Routes are made of what there is now, of which the clusters may not have been told yet."""
+    name = await two_versions(world)
+    async with Follower(world.open(protocol, ENVOY), look=leads_to_what_is_there) as follower:
+        await eventually_async(lambda: complete(follower, name) == 1)
+        for turn in range(20):
+            await world.policy(name, split=SPLIT[: 1 + turn % 2], timeout={"seconds": 1 + turn})
+        await eventually_async(lambda: complete(follower, name) == 2)
+
+
+@pytest.mark.parametrize("protocol", BOTH)
 async def test_unknown_part_of_a_service_is_no_resource(world: World, protocol: str) -> None:
     names = await world.service(8001)
     async with world.open(protocol) as stream:

@@ -19,6 +19,8 @@ NOTICE_S = 0.1
 MAX_JITTER_S = 0.5
 # What is under way when the server stops has so long to end.
 GRACE_S = 2.0
+# How long a client may take to say something on a stream that is refused anyway.
+REFUSAL_S = 0.25
 
 # The next message of a stream, None when its client has no more; writing one.
 Read = Callable[[], Awaitable[bytes | None]]
@@ -108,7 +110,11 @@ async def converse(method: Conversation[Any], caller: Caller, read: Read, write:
     """Run one Conversation until its client has no more to ask. Raises what the method raises."""
     with contextlib.ExitStack() as over:
         if method.opened is not None:
-            over.callback(method.opened(caller, ending))
+            try:
+                over.callback(method.opened(caller, ending))
+            except Exception:
+                await _heard(read)
+                raise
         while (message := await read()) is not None:
             await write(await method.answer(parse(method.request, message), caller))
 
@@ -127,7 +133,11 @@ async def hold(method: Session[Any], caller: Caller, read: Read, write: Write, e
     """Run one Session until its client has no more to say, and what it was told is written. Raises what the method
     raises."""
     outbox = Outbox(ending)
-    dialogue = method.open(caller, outbox)
+    try:
+        dialogue = method.open(caller, outbox)
+    except Exception:
+        await _heard(read)
+        raise
     writing = asyncio.create_task(_write_all(outbox, dialogue, write))
     try:
         while (message := await read()) is not None:
@@ -136,6 +146,14 @@ async def hold(method: Session[Any], caller: Caller, read: Read, write: Write, e
         dialogue.leave()
         outbox.close()
         await writing  # never cut off: after a first message that was, gRPC's core does not end the stream any more
+
+
+async def _heard(read: Read) -> None:
+    """Wait until the client has said something, or waits for us to: while one of grpc.aio writes its first message, it
+    takes an end for an error of its own."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(REFUSAL_S):
+            await read()
 
 
 async def _write_all(outbox: Outbox, subscription: Subscription, write: Write) -> None:

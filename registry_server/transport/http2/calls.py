@@ -33,11 +33,9 @@ from registry_server.transport.http2.framing import (
 )
 from registry_server.transport.http2.shared import Shared, trailers_of
 from registry_server.transport.status import Code, RpcStatus, internal, shutting_down, status_of
+from registry_server.transport.streams import REFUSAL_S
 
 Kind = TypeVar("Kind", bound=Method)
-
-# How long a client may take to say something on a stream that is refused anyway.
-REFUSAL_S = 0.25
 
 # What a caller is told who breaks the rules of framing.
 CODES: dict[type[FramingError], Code] = {

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 CHANGES: Interest = ("xds", "is told", "of changes")
 # So many streams are handed what is new before others have their turn.
 SLICE = 64
+# After a line about a client that rejected something there is none for so long; `registryctl xds clients` shows all.
+QUIET_S = 60.0
 # For so long, owners of a registry that lost its memory have the time to come back: the usual time to live.
 WARM_UP_S = 15.0
 # What is asked for by name is looked at one by one.
@@ -64,6 +66,8 @@ class AdsStream:
             self.session.asked(request, now)
         else:
             self.session.asked_delta(request, now)
+        if self.session.rejected is not None:
+            self._service.tell_rejection(self.session)
         if self.session.has_much_to_tell:
             await self._prepare()
         self.flush()
@@ -120,6 +124,7 @@ class XdsService:
         self.now = clock
         self.loop = asyncio.get_running_loop()
         self.admission = Admission()
+        self._quiet_until = float("-inf")
         self._resources = resources
         self._hub = hub
         self._index = Index(resources)
@@ -237,6 +242,17 @@ class XdsService:
         except Exception:  # what nobody expected of one service takes nothing from the others
             log.exception("the parts of %s are not known", shown(key))
             return False
+
+    def tell_rejection(self, session: AdsSession) -> None:
+        """Say that a client did not take what it was told; not each time, for it may do that as often as it likes."""
+        flow, session.rejected = session.rejected, None
+        now = self.loop.time()
+        if flow is None or flow.rejection is None or session.client is None or now < self._quiet_until:
+            return
+        self._quiet_until = now + QUIET_S
+        id_, agent, reason = session.client.id[:64], session.client.agent[:64], flow.rejection.reason[:200]
+        what = f"{flow.kind.name.lower()} of version {flow.rejection.version}"
+        log.warning("the xDS client %a (%a) did not take %s, and keeps what it had: %a", id_, agent, what, reason)
 
     def tell_flaws(self) -> None:
         """Say which policies are not followed because of a mistake of ours."""

@@ -121,6 +121,7 @@ class AdsSession:
         self, resources: Resources, encoder: Encoder, interests: Interests, rights: Rights, *, is_delta: bool
     ) -> None:
         self.client: XdsClient | None = None
+        self.rejected: Flow | None = None  # the last of which a response was rejected
         self.is_delta = is_delta
         self.flows = {kind: Flow(kind, kind.is_whole) for kind in ResourceType}
         self._all = tuple(self.flows.values())
@@ -389,6 +390,7 @@ class AdsSession:
         flow.awaits = False
         if request.HasField("error_detail"):
             flow.rejection = Rejection(written(flow.told), request.error_detail.message[:MAX_REASON], now)
+            self.rejected = flow
         elif was_open:
             flow.accepted, flow.accepted_nonce = flow.told, flow.nonce
         return was_open

@@ -138,3 +138,17 @@ async def test_a_server_that_began_empty_warms_up(monkeypatch: pytest.MonkeyPatc
     assert not served.streams[stream].is_writing
     await running
     assert [endpoints(told) for told in await served.take(stream)] == [{"player": []}]
+
+
+async def test_who_rejects_is_said_once_in_a_while_and_in_no_words_that_write_lines(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    served = Served()
+    stream = await served.open("player")
+    request = served.request("player", nonce=stream.session.flows[EDS].nonce)
+    request.error_detail.message = "too green\nand worse"
+    for _ in range(1_000):
+        await stream.received(request)
+    (record,) = caplog.records
+    assert "too green\\nand worse" in record.getMessage()
+    assert "\n" not in record.getMessage()

@@ -86,7 +86,7 @@ async def stage(request: pytest.FixtureRequest, server_factory: ServerFactory, t
         registry = await stack.enter_async_context(registry_client.connect(server.address, cache_dir=None))
         them = {name: await _started(name, registry, stack) for name in "ab"}
         if request.param == "envoy":
-            (given := tmp_path / "envoy.json").write_text(await bootstrap(server.address, "--envoy"))
+            (given := tmp_path / "envoy.json").write_text(bootstrap(server.address, "--envoy"))
             address = await stack.enter_async_context(envoy(given, tmp_path / "envoy.log"))
             options = (("grpc.default_authority", SERVICE),)
             channel = grpc.aio.insecure_channel(address, options=options)

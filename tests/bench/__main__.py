@@ -26,6 +26,7 @@ SECTIONS = (
     "policies",
     "faults",
     "fanout",
+    "xds",
     "footprint",
     "checks",
 )

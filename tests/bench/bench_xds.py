@@ -6,7 +6,7 @@ Every stream acknowledges what it gets, and the time of a change ends with the l
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,6 +26,8 @@ REGISTRY, PEER = "grpc-registry", "go-control-plane"
 STREAMS_, CONNECTIONS, ENDPOINTS, SERVICES = 1000, 50, 1000, 5000
 FEW, MANY = 100, 10_000
 IDLE_S = 5.0
+# Runs what asks a server by asyncio: always in the same loop, as grpc.aio wants it.
+Ask = Callable[[Coroutine[Any, Any, Any]], Any]
 UPDATE, REGISTER, CHANGE = "/registry.v1.Registry/Update", "/registry.v1.Registry/Register", "/peer.Peer/Change"
 
 
@@ -43,7 +45,9 @@ class Subject:
 def run(stage: Stage) -> list[Row]:
     if stage.load.language != "Go":
         return []
-    return [*one_to_many(stage), *one_among_many(stage), *growing(stage), *at_rest(stage)]
+    with asyncio.Runner() as runner:
+        measure = (one_to_many, one_among_many, growing, at_rest)
+        return [row for section in measure for row in section(stage, runner.run)]
 
 
 # ---- what is subscribed to
@@ -87,12 +91,12 @@ async def _told(address: str, service: str, changes: Sequence[bytes]) -> tuple[s
 
 
 @contextlib.contextmanager
-def fleet(stage: Stage) -> Iterator[tuple[str, list[Subject]]]:
+def fleet(stage: Stage, ask: Ask) -> Iterator[tuple[str, list[Subject]]]:
     """Both servers with one service of many endpoints, told by the same bytes; and its name."""
     with stage.registry() as server, control_plane(stage.directory) as peer:
         register_fleet(server.address, ENDPOINTS)
         changes = weights(FLEET, 0)
-        eds, assignments = asyncio.run(_told(server.address, FLEET, changes))
+        eds, assignments = ask(_told(server.address, FLEET, changes))
         _change(peer.address, assignments)
         yield (
             eds,
@@ -155,10 +159,10 @@ def measured(stage: Stage, subjects: Sequence[Subject], measure: Callable[[Subje
     }
 
 
-def one_to_many(stage: Stage) -> list[Row]:
+def one_to_many(stage: Stage, ask: Ask) -> list[Row]:
     section = f"One changed service of {ENDPOINTS:,} endpoints to {STREAMS_:,} xDS streams, to the last acknowledgement"
     rows = []
-    with fleet(stage) as (eds, subjects):
+    with fleet(stage, ask) as (eds, subjects):
         for kind in (Sotw, Delta):
             flags = streams(stage, kind, [request(kind, EDS, eds)])
             results = measured(stage, subjects, partial(_to_all, stage, flags))
@@ -184,12 +188,12 @@ def _cpu(section: str, subject: str, said: str, result: dict[str, float], base: 
     return Row(section, subject, f"{said}, processor of the server for a change", result["cpu_ms"], "ms", ratio)
 
 
-def one_among_many(stage: Stage) -> list[Row]:
+def one_among_many(stage: Stage, ask: Ask) -> list[Row]:
     """Each stream follows five services, and no two the same: so one of them is told one service."""
     section = f"One change among {SERVICES:,} services, each followed by one of {STREAMS_:,} streams"
     with stage.registry() as server:
         register_services(stage, server.address, 0, SERVICES)
-        eds = asyncio.run(_endpoints_names(server.address))
+        eds = ask(_endpoints_names(server.address))
         share = SERVICES // STREAMS_
         asked = [
             request(Sotw, EDS, *(eds(service(number)) for number in range(at * share, (at + 1) * share)))
@@ -212,7 +216,7 @@ async def _endpoints_names(address: str) -> Callable[[str], str]:
     return lambda other: known.replace(service(0), other)
 
 
-def growing(stage: Stage) -> list[Row]:
+def growing(stage: Stage, ask: Ask) -> list[Row]:
     """The same change, with more and more services that have no part in it; an Envoy follows all of them."""
     section = f"One change, as services grow from {FEW:,} to {MANY:,}, an Envoy following all"
     results = {}
@@ -220,7 +224,7 @@ def growing(stage: Stage) -> list[Row]:
         eds = None
         for first, last in ((0, FEW), (FEW, MANY)):
             register_services(stage, server.address, first, last)
-            eds = eds or asyncio.run(_endpoints_names(server.address))
+            eds = eds or ask(_endpoints_names(server.address))
             flags = streams(stage, Sotw, [request(Sotw, EDS, eds(service(7)))])
             subject = Subject(REGISTRY, server.address, server.pid, UPDATE, weights(service(7), 7))
             envoy = streams(stage, Delta, [request(Delta, CDS, agent=ENVOY)], "xds-envoy")
@@ -236,7 +240,7 @@ def growing(stage: Stage) -> list[Row]:
     ]
 
 
-def at_rest(stage: Stage) -> list[Row]:
+def at_rest(stage: Stage, ask: Ask) -> list[Row]:
     """Streams that follow one service of a few endpoints, and to which nothing happens."""
     section = f"{STREAMS_:,} xDS streams at rest on {CONNECTIONS} connections"
 
@@ -252,7 +256,7 @@ def at_rest(stage: Stage) -> list[Row]:
 
     with stage.registry() as server, control_plane(stage.directory) as peer:
         register_fleet(server.address, 3)
-        eds, assignments = asyncio.run(_told(server.address, FLEET, weights(FLEET, 0)))
+        eds, assignments = ask(_told(server.address, FLEET, weights(FLEET, 0)))
         _change(peer.address, assignments)
         base, base_cpu = costs(Subject(PEER, peer.address, peer.pid, CHANGE, ()), eds)
         ours, our_cpu = costs(Subject(REGISTRY, server.address, server.pid, UPDATE, ()), eds)

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 RENEW_PART = 3  # a lease is renewed after this part of its ttl, so two renewals may be lost
 PAUSE_PART = 4  # no pause between tries is longer than this part of the ttl: a short outage must not outlast a life
+# As many instances as a server lets a lease hold, unless it was told otherwise.
+HOLDERS_AT_MOST = 1_000
 RENEW_AT_MOST = 10_000  # leases in one message
 PATIENCE_S = 5.0  # the longest wait for the answer to a renewal
 NEVER = float("inf")
@@ -126,7 +128,8 @@ class Renewed(Enum):
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """One lease, or the wish for one while `id` is empty. All registrations with the same wish share it."""
+    """One lease, or the wish for one while `id` is empty. Registrations with the same wish share it, as many as a
+    registry lets a lease hold."""
 
     wanted_ttl_s: float
     id: str = ""
@@ -231,7 +234,8 @@ class Leases:
     backoff: Backoff
     rng: Random
     _holdings: dict[Holding, None] = field(default_factory=dict)  # in the order in which they were wanted
-    _leases: dict[float, Lease] = field(default_factory=dict)
+    # By their wish, those that are not full last.
+    _leases: dict[float, list[Lease]] = field(default_factory=dict)
     # When somebody may have something to do, earliest first. Only the entry that a holding knows of counts.
     _agenda: list[tuple[float, int, Holding]] = field(default_factory=list)
     _entries: Iterator[int] = field(default_factory=itertools.count)
@@ -239,8 +243,11 @@ class Leases:
     # ---- what the owner wants
 
     def want(self, instance: Instance, ttl_s: float, now: float, *, if_absent: bool = False) -> Holding:
-        """A new registration, on the lease of all those with the same ttl; `if_absent`: that takes nothing over."""
-        lease = self._leases.setdefault(ttl_s, Lease(ttl_s))
+        """A new registration, on a lease with others of the same ttl; `if_absent`: that takes nothing over."""
+        leases = self._leases.setdefault(ttl_s, [])
+        if not leases or len(leases[-1].holders) >= HOLDERS_AT_MOST:
+            leases.append(Lease(ttl_s))
+        lease = leases[-1]
         holding = Holding(instance, lease, shown_at_s=now, if_absent=if_absent)
         lease.holders.add(holding)
         self._holdings[holding] = None
@@ -253,7 +260,14 @@ class Leases:
         self._holdings.pop(holding, None)
         holding.lease.holders.discard(holding)
         if not holding.lease.holders:
-            self._leases.pop(holding.lease.wanted_ttl_s, None)
+            self._drop(holding.lease)
+
+    def _drop(self, lease: Lease) -> None:
+        leases = self._leases.get(lease.wanted_ttl_s, [])
+        if lease in leases:
+            leases.remove(lease)
+        if not leases:
+            self._leases.pop(lease.wanted_ttl_s, None)
 
     def leave_all(self) -> list[Holding]:
         """The owner ends them all, and gets them back."""
@@ -348,7 +362,7 @@ class Leases:
         return min([PATIENCE_S, *(lease.ttl_s / PAUSE_PART for lease in self._live())])
 
     def _live(self) -> list[Lease]:
-        return [lease for lease in self._leases.values() if lease.id]
+        return [lease for leases in self._leases.values() for lease in leases if lease.id]
 
     # ---- what became of Register
 

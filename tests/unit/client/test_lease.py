@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from registry_client.backoff import Backoff
 from registry_client.instance import Instance, Status
 from registry_client.lease import (
+    HOLDERS_AT_MOST,
     LONGEST_TTL_S,
     LOOK_UP_EVERY_S,
     PATIENCE_S,
@@ -624,6 +625,24 @@ def test_so_many_leases_are_renewed_in_one_message() -> None:
     for lease_id in first[:10]:
         core.renewed(lease_id, Renewed.RENEWED, 10.0, 0, "e1", now)
     assert not set(first[:10]) & set(core.renewals(now))
+
+
+def test_a_lease_holds_as_many_as_a_registry_lets_it() -> None:
+    """Further registrations have another one, which lives by itself."""
+    core = leases()
+    holdings = [core.want(replace(PLAYER, id=f"p{number}"), 10.0, 0.0) for number in range(HOLDERS_AT_MOST + 2)]
+    first, second = holdings[0].lease, holdings[-1].lease
+    assert [it.lease for it in holdings] == [first] * HOLDERS_AT_MOST + [second] * 2
+    first.granted("L1", 10.0, 0.0)
+    second.granted("L2", 10.0, 0.0)
+    assert core.renewals(9.0) == ["L1", "L2"]
+    for it in holdings[:HOLDERS_AT_MOST]:
+        core.leave(it)
+    core.renewed("L2", Renewed.RENEWED, 10.0, 0, "e1", 9.0)
+    assert core.renewals(19.0) == ["L2"]
+    assert core.want(PLAYER, 10.0, 19.0).lease is second
+    core.leave_all()
+    assert core.want(PLAYER, 10.0, 19.0).lease not in (first, second)
 
 
 def test_renewals_of_unknown_names_are_ignored() -> None:

@@ -49,7 +49,7 @@ WORK = {
 # Which requests may take many steps, by the names of methods: of very many leases, or looking through very much.
 LONG: dict[str, Callable[[Any], bool]] = {
     "KeepAlive": lambda request: len(request.lease_ids) > MANY,
-    "List": lambda request: hasattr(request, "filter") and request.HasField("filter"),
+    "List": lambda request: hasattr(request, "filter") and request.filter.ByteSize() > 0 and not request.min_revision,
     "ListServices": lambda request: request.page_size > MANY,
 }
 

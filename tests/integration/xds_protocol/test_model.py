@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from registry_api.registry.v1 import registry_pb2 as pb
 from tests.support.ads import DELTA, SOTW, AdsStream, Names, World
 from tests.support.waiting import passed
-from tests.support.xds_messages import CDS, EDS, ENVOY, LDS, RDS, SHORT
+from tests.support.xds_messages import CDS, EDS, LDS, RDS, SHORT
 
 SERVICES = 3
 PORTS = (8001, 8002, 8003)
-EXAMPLES = 20
+EXAMPLES = 25
 WAIT_S = 10.0
 
 
@@ -62,6 +62,20 @@ class Mark:
     async def happen(self, history: "History") -> None:
         if (self.service, self.port) in history.there:
             await history.world.change(history.names[self.service].lds, self.port, status=self.status)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A service gets a policy that concerns its cluster or its routes, or both."""
+
+    service: int
+    max_requests: int
+    seconds: int
+
+    async def happen(self, history: "History") -> None:
+        fields: dict[str, Any] = {"circuit_breaking": {"max_requests": self.max_requests}} if self.max_requests else {}
+        fields |= {"timeout": {"seconds": self.seconds}}
+        await history.world.policy(history.names[self.service].lds, **fields)
 
 
 @dataclass(frozen=True)
@@ -115,7 +129,7 @@ class Pause:
         await history.world.client.list(history.names[0].lds)
 
 
-Event = Put | Remove | Mark | Want | Reply | Stale | Pause
+Event = Put | Remove | Mark | Rule | Want | Reply | Stale | Pause
 _SERVICE = st.integers(0, SERVICES - 1)
 _PORT = st.sampled_from(PORTS)
 _KIND = st.sampled_from([EDS, EDS, EDS, CDS, LDS, RDS])
@@ -124,6 +138,7 @@ EVENTS: st.SearchStrategy[list[Event]] = st.lists(
         st.builds(Put, _SERVICE, _PORT, st.sampled_from([0, 1, 100])),
         st.builds(Remove, _SERVICE, _PORT),
         st.builds(Mark, _SERVICE, _PORT, st.sampled_from([pb.ACTIVE, pb.DRAINING])),
+        st.builds(Rule, _SERVICE, st.integers(0, 2), st.integers(1, 2)),
         st.builds(Want, _KIND, st.frozensets(_SERVICE)),
         st.builds(Want, _KIND, st.frozensets(_SERVICE)),
         st.builds(Reply, st.sampled_from([True, True, True, False])),
@@ -172,7 +187,7 @@ class History:
 @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 async def test_who_is_told_differences_holds_the_whole(world: World, events: list[Event]) -> None:
     names = [await world.names(world.fresh()) for _ in range(SERVICES)]
-    async with world.open(SOTW, quiet_s=0.03) as sotw, world.open(DELTA, ENVOY, quiet_s=0.03) as delta:
+    async with world.open(SOTW, quiet_s=0.03) as sotw, world.open(DELTA, quiet_s=0.03) as delta:
         history = History(world, names, sotw, delta)
         for event in events:
             await event.happen(history)

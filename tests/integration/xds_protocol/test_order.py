@@ -1,66 +1,44 @@
 """Make before break: whoever follows a pointer finds what it points to, while services come, change and go."""
 
-import asyncio
-import contextlib
-
 import pytest
 
-from tests.support.ads import BOTH, AdsStream, Answer, World, ports_of
+from tests.support.ads import BOTH, AdsStream, Follower, World, ports_of
 from tests.support.waiting import eventually_async
-from tests.support.xds_messages import CDS, EDS, ENVOY, LDS, RDS, clusters_of, endpoints_name, manager_of
+from tests.support.xds_messages import CDS, EDS, ENVOY, LDS, RDS, endpoints_name
 
 pytestmark = pytest.mark.parametrize("protocol", BOTH)
 
 
-async def settle(stream: AdsStream) -> list[Answer]:
-    """Take all that comes as Envoy does, which asks for the endpoints of each new cluster; what came."""
-    before = len(stream.log)
-    with contextlib.suppress(TimeoutError):
-        while True:
-            answer = await asyncio.wait_for(stream.next(), 0.1)
-            if answer.kind == CDS:
-                stream.again(EDS)
-            await stream.ack(answer)
-            wanted = {endpoints_name(it) for it in stream.of[CDS].held.values()}
-            if wanted != stream.of[EDS].wanted:
-                await stream.want(EDS, *sorted(wanted))
-            routes = {manager_of(it).rds.route_config_name for it in stream.of[LDS].held.values()}
-            if routes != stream.of[RDS].wanted:
-                await stream.want(RDS, *sorted(routes))
-    return stream.log[before:]
+def complete(follower: Follower) -> bool:
+    """Whether its routes lead to all its clusters, and all of these have endpoints."""
+    clusters = follower.held(CDS)
+    return follower.routed() == set(clusters) and {*map(endpoints_name, clusters.values())} == set(follower.held(EDS))
 
 
-def routed(stream: AdsStream) -> set[str]:
-    """The clusters that are called by the routes a stream holds."""
-    return {name for it in stream.of[RDS].held.values() for name in clusters_of(it)}
+def leads_nowhere_else(follower: Follower) -> None:
+    """Raises AssertionError if a route leads to a cluster that is not there."""
+    assert follower.routed() <= set(follower.stream.of[CDS].held)
 
 
 async def test_routes_lead_nowhere_but_to_known_clusters_with_endpoints(world: World, protocol: str) -> None:
     await world.service(8001)
-    async with world.open(protocol, ENVOY) as stream:
-        await stream.want(CDS)
-        await stream.want(LDS)
-        await settle(stream)
+    async with Follower(world.open(protocol, ENVOY), look=leads_nowhere_else) as follower:
         for port in (8002, 8003):
-            await world.put(world.fresh(), port)
-            for answer in await settle(stream):
-                if answer.kind == RDS:
-                    assert routed(stream) <= set(stream.of[CDS].held)
-        assert routed(stream) == set(stream.of[CDS].held)
-        assert {endpoints_name(it) for it in stream.of[CDS].held.values()} == set(stream.of[EDS].held)
+            name = world.fresh()
+            await world.put(name, port)
+            await eventually_async(lambda name=name: follower.endpoints(name) is not None)  # type: ignore[misc]
+        await eventually_async(lambda: complete(follower))
 
 
 async def test_new_service_comes_as_cluster_and_then_as_route(world: World, protocol: str) -> None:
     """Envoy has no patience with routes whose cluster is not there yet: calls fail at once."""
-    await world.service(8001)
-    async with world.open(protocol, ENVOY) as stream:
-        await stream.want(CDS)
-        await stream.want(LDS)
-        await settle(stream)
-        await world.put(world.fresh(), 8002)
-        came = [answer.kind for answer in await settle(stream)]
-        assert CDS in came
-        assert RDS in came
+    names, name = await world.service(8001), world.fresh()
+    async with Follower(world.open(protocol, ENVOY)) as follower:
+        await eventually_async(lambda: follower.endpoints(names.lds) is not None and complete(follower))
+        at_rest = len(follower.stream.log)
+        await world.put(name, 8002)
+        await eventually_async(lambda: follower.endpoints(name) is not None)
+        came = [answer.kind for answer in follower.stream.log[at_rest:]]
         assert came.index(CDS) < came.index(RDS)
 
 
@@ -71,28 +49,26 @@ async def test_cluster_comes_before_its_endpoints(world: World, protocol: str) -
     async with world.open(protocol, ENVOY) as stream:
         await stream.get(CDS)
         await stream.get(EDS, names.eds)
-        at_rest = len(stream.log)
         await world.put(name, 8001)
-        await settle(stream)
-        came = [answer.kind for answer in stream.log[at_rest:]]
-        assert came[:2] == [CDS, EDS]
+        answers = [await stream.next(), await stream.next()]
+        assert [answer.kind for answer in answers] == [CDS, EDS]
 
 
 async def test_service_that_goes_and_comes_leaves_no_gap(world: World, protocol: str) -> None:
     """Whatever came in between, everything is there whenever a stream is at rest."""
     names = await world.service(8001)
-    async with world.open(protocol, ENVOY) as stream:
-        await stream.want(CDS)
-        await stream.want(LDS)
-        await settle(stream)
+    async with Follower(world.open(protocol, ENVOY), look=leads_nowhere_else) as follower:
         for _ in range(3):
+            await eventually_async(lambda: ports(follower, names.lds) == {8001})
             await world.remove(names.lds, 8001)
-            await settle(stream)
-            assert names.cds in stream.of[CDS].held
-            assert ports_of(stream.of[EDS].held[names.eds]) == set()
+            await eventually_async(lambda: ports(follower, names.lds) == set())
             await world.put(names.lds, 8001)
-            await settle(stream)
-            assert ports_of(stream.of[EDS].held[names.eds]) == {8001}
+
+
+def ports(follower: Follower, service: str) -> set[int] | None:
+    """The ports of a service; None while nothing is known of it."""
+    assignment = follower.assignment(service)
+    return None if assignment is None else ports_of(assignment)
 
 
 async def test_envoys_own_listener_has_the_address_that_its_node_asks_for(world: World, protocol: str) -> None:

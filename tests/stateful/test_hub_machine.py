@@ -295,7 +295,7 @@ class HubMachine(RuleBasedStateMachine):
             reader for subject in hub._subjects.values() for group in subject.groups.values() for reader in group
         ]
         assert all(reader.is_free for reader in grouped)
-        queued = [*hub._coming, *hub._going_on, *(reader for _, readers in hub._batches for reader in readers)]
+        queued = [*hub._coming, *hub._going_on, *(reader for batch in hub._batches for reader in batch.readers)]
         living = [reader for reader in queued if reader in hub._readers]
         writing = [client.reader for client in self.present if client.sink.is_writing]
         places = [id(reader) for reader in (*grouped, *living, *writing)]

@@ -12,7 +12,7 @@ import grpc.aio
 
 from registry_api.registry.v1 import policies_pb2 as pb
 from registry_client.errors import RegistryError, RegistryUnavailable, from_rpc_error
-from registry_client.link import end
+from registry_client.link import end, may_try_anew
 
 if TYPE_CHECKING:
     from registry_client.link import Connection, Link
@@ -107,9 +107,16 @@ class _Pump:
             failure = RegistryUnavailable(f"{connection.address} does not answer")
         except grpc.aio.AioRpcError as error:
             failure = from_rpc_error(error, f"follow the policy of {self._service}")
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            failure = RegistryUnavailable(f"{connection.address}: the connection was closed")
         except RegistryError as error:
             failure = error
-        if failure.code in _NO_USE:
+        except Exception as error:
+            log.exception("a mistake in this client: the policy of %s is asked for anew", self._service)
+            failure = RegistryUnavailable(f"{connection.address}: {error}")
+        if failure.code in _NO_USE and not may_try_anew(connection, failure):
             self._complain(failure)
             if failure.code is grpc.StatusCode.UNIMPLEMENTED:
                 self._take(None)

@@ -10,6 +10,7 @@ import grpc.aio
 import pytest
 
 import registry_client
+import registry_client.link
 from examples.game import game_pb2, game_pb2_grpc
 from registry_client import (
     Instance,
@@ -19,6 +20,8 @@ from registry_client import (
     TrafficPart,
     TrafficPolicy,
 )
+from registry_client.link import SILENT_S, Link
+from registry_client.watcher import Links
 from tests.integration.client.conftest import cache_home, registry, server
 from tests.support.servers import RegistryServer
 from tests.support.waiting import eventually_async
@@ -332,3 +335,27 @@ async def test_a_registry_that_restarts_loses_no_policy_for_those_who_follow_it(
         assert await answers(stub, 20) == {"canary": 20}
         server.start()
         await until(stub, {"a", "canary"})
+
+
+async def test_a_connection_that_is_given_up_does_not_end_what_follows(
+    server: RegistryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links: list[Link] = []
+    take = Links.take
+
+    def taken(self: Links) -> Link:
+        links.append(take(self))
+        return links[-1]
+
+    monkeypatch.setattr(Links, "take", taken)
+    monkeypatch.setattr(registry_client.link, "GRACE_S", 0.1)
+    async with registry_client.connect(server.address) as registry:
+        traffic = registry.traffic("player")
+        await traffic.known()
+        await registry.policy.put(TrafficPolicy("player", timeout=1))
+        await eventually_async(lambda: traffic.policy is not None, timeout_s=5)
+        [link] = set(links)
+        link.retire(link.current, SILENT_S)
+        await eventually_async(lambda: not link._retired, timeout_s=5)
+        await registry.policy.delete("player")
+        await eventually_async(lambda: traffic.policy is None, timeout_s=5)

@@ -191,7 +191,7 @@ class TrafficPolicy:
             it.namespace,
             Balancing(pb.Policy.Balancing.Name(it.balancing)) if it.balancing in _BALANCING else None,
             it.hash_header,
-            _seconds(it.timeout) if it.HasField("timeout") else None,
+            it.timeout.ToNanoseconds() / 1e9 if it.HasField("timeout") else None,
             Retries.from_proto(it.retries) if it.HasField("retries") else None,
             it.circuit_breaking.max_requests if it.HasField("circuit_breaking") else None,
             OutlierDetection.from_proto(it.outlier_detection) if it.HasField("outlier_detection") else None,

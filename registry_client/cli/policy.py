@@ -13,7 +13,7 @@ from registry_client.cli.ends import run
 from registry_client.cli.options import with_all_namespaces, with_common, with_common_but_timeout
 from registry_client.cli.show import as_dict, complain, say, say_document, say_table
 from registry_client.cli.table import Column
-from registry_client.policy import Balancing, RetryCode, TrafficPolicy, parts_of
+from registry_client.policy import MAX_UINT32, Balancing, RetryCode, TrafficPolicy, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _POLICIES = (Column("NAMESPACE"), Column("SERVICE"), Column("POLICY"))
 _VERDICTS = (Column("CLIENT"), Column("PART"), Column("FOLLOWED"), Column("NOTE", 1))
+_LONGEST_S = 1e9
+# Of a weight: more than the largest has, and few enough for a number.
+_MAX_DIGITS = 20
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -35,9 +38,12 @@ class Span(click.ParamType):  # type: ignore[type-arg]  # generic in newer ones 
         text = str(value)
         unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
         try:
-            return float(text.removesuffix(unit)) * _UNITS.get(unit, 1.0)
+            found = float(text.removesuffix(unit)) * _UNITS.get(unit, 1.0)
         except ValueError:
             self.fail(f"{text!r} is no span of time, such as 2s or 500ms", param, ctx)
+        if not abs(found) <= _LONGEST_S:  # which is so for nan, too
+            self.fail(f"{text!r} is no span of time that anybody waits for", param, ctx)
+        return found
 
 
 class Share(click.ParamType):  # type: ignore[type-arg]  # generic in newer ones alone
@@ -49,7 +55,7 @@ class Share(click.ParamType):  # type: ignore[type-arg]  # generic in newer ones
         if isinstance(value, tuple):
             return value
         part, _, weight = str(value).rpartition(":")
-        if not weight.isdecimal() or not part:
+        if not weight.isdecimal() or len(weight) > _MAX_DIGITS or not part:
             self.fail(f"{value!r} must be PART:WEIGHT, such as version=2.0:10, tag=canary:10 or rest:90", param, ctx)
         return part, int(weight)
 
@@ -79,9 +85,11 @@ def policy() -> None:
 )
 @click.option("--retry-on", multiple=True, type=_names(RetryCode), help="After which status; repeatable. [unavailable]")
 @click.option(
-    "--max-requests", type=click.IntRange(1), metavar="N", help="Calls under way from one client, at the most."
+    "--max-requests", type=click.IntRange(1, MAX_UINT32), metavar="N", help="Calls under way from one client, at most."
 )
-@click.option("--eject-after", type=click.IntRange(1), metavar="N", help="An instance that failed so often in a row.")
+@click.option(
+    "--eject-after", type=click.IntRange(1, MAX_UINT32), metavar="N", help="An instance that failed so often in a row."
+)
 @click.option(
     "--eject-failing", type=click.IntRange(1, 100), metavar="PERCENT", help="One of whose calls so many fail."
 )
@@ -160,16 +168,19 @@ def delete(common: Common, service: str) -> None:
 def explain(common: Common, service: str) -> None:
     """For each kind of client, what it follows of the policy of SERVICE, and what it does in place of the rest."""
 
-    async def ask() -> Sequence[Verdict]:
+    async def ask() -> tuple[Sequence[Verdict], TrafficPolicy | None]:
         async with common.connect() as registry:
-            return await registry.policy.explain(service)
+            verdicts = await registry.policy.explain(service)
+            return verdicts, None if verdicts else await registry.policy.get(service)
 
-    verdicts = run(ask())
+    verdicts, silent = run(ask())
     if common.as_json:
         told = [{"client": it.client, "field": it.field, "follows": it.follows, "note": it.note} for it in verdicts]
         say_document({"verdicts": told})
         return
     say_table(_VERDICTS, [(it.client, it.field, it.follows.lower(), it.note) for it in verdicts], wide=common.wide)
+    if silent is not None:
+        _complain(silent)
 
 
 # ---- within
@@ -178,11 +189,9 @@ def explain(common: Common, service: str) -> None:
 def _read(file: IO[str], service: str) -> pb.Policy:
     """The policy in a file. Raises UsageError for what is none, or that of another service."""
     try:
-        said = json.load(file)
-        if isinstance(said, dict) and isinstance(said.get("policy"), dict):
-            said = said["policy"]
-        found = ParseDict(said, pb.Policy())
-    except (ValueError, ParseError, AttributeError, TypeError) as error:
+        found = ParseDict(_object(json.load(file)), pb.Policy())
+        _nothing_is_lost(found)
+    except (ValueError, ParseError, AttributeError, TypeError, RecursionError) as error:
         raise click.UsageError(f"--file: no policy: {' '.join(str(error).split())}") from None
     if found.service not in ("", service):
         raise click.UsageError(f"--file: has the policy of {found.service!r}, not of {service!r}")
@@ -191,6 +200,26 @@ def _read(file: IO[str], service: str) -> pb.Policy:
     found.ClearField("revision")
     found.ClearField("flaw")
     return found
+
+
+def _object(said: object) -> dict[str, object]:
+    """The policy, which may stand in what `get` shows."""
+    within = said.get("policy", said) if isinstance(said, dict) else said
+    if not isinstance(within, dict):
+        raise ParseError("it must be a JSON object")
+    return within
+
+
+def _nothing_is_lost(found: pb.Policy) -> None:
+    """Raises ParseError for what JSON can say and no policy has, and which would be left out without a word."""
+    if found.balancing not in pb.Policy.Balancing.values():
+        raise ParseError(f"balancing has no value {found.balancing}")
+    if codes := [code for code in found.retries.codes if not code or code not in pb.Retries.Code.values()]:
+        raise ParseError(f"retries.codes has no value {codes[0]}")
+    for index, part in enumerate(found.split):
+        kind = part.WhichOneof("fits")
+        if kind is not None and not getattr(part, kind):
+            raise ParseError(f"split[{index}].{kind} must not be empty")
 
 
 def _fill_in(found: pb.Policy, split: Sequence[tuple[str, int]], given: dict[str, Any]) -> None:

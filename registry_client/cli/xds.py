@@ -10,6 +10,7 @@ import click
 
 from registry_api.limits import DEFAULT_NAMESPACE
 from registry_api.registry.v1 import xds_pb2 as pb
+from registry_client import checks
 from registry_client.addresses import parse_addresses
 from registry_client.cli.ends import run
 from registry_client.cli.options import with_all_namespaces, with_common
@@ -82,7 +83,10 @@ def bootstrap(
         raise click.UsageError("--envoy and --tonic are for different clients: choose one")
     if not envoy and (envoy_listen or state_of_the_world):
         raise click.UsageError("--envoy-listen and --state-of-the-world need --envoy")
-    node = Node(node_id or socket.gethostname(), node_cluster, Locality(region, zone, sub_zone))
+    named = {"--node-id": node_id or socket.gethostname(), "--node-cluster": node_cluster or "default"}
+    named |= {"--region": region, "--zone": zone, "--sub-zone": sub_zone}
+    name, cluster, *place = (checks.text(option, given) for option, given in named.items())
+    node = Node(name, cluster, Locality(*place))
     addresses = parse_addresses(common.server)
     if (envoy or tonic) and common.namespace != DEFAULT_NAMESPACE:
         where = "the authority NAMESPACE/SERVICE" if envoy else "xds:///NAMESPACE/SERVICE"

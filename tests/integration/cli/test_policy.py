@@ -70,6 +70,12 @@ async def test_lists_and_explanations() -> None:
         (["--retry-on", "internal"], "--retry-on needs --retries"),
         (["--split", "2.0"], "must be PART:WEIGHT, such as version=2.0:10"),
         (["--file", "/dev/null"], "--file: no policy"),
+        (["--timeout", "nan"], "'nan' is no span of time"),
+        (["--timeout", "inf"], "'inf' is no span of time"),
+        (["--timeout", "1e30h"], "'1e30h' is no span of time"),
+        (["--max-requests", "4294967296"], "4294967296 is not in the range"),
+        (["--eject-after", "4294967296"], "4294967296 is not in the range"),
+        (["--split", f"rest:{'9' * 5000}"], "Invalid value for '--split': 'rest:999"),
     ],
 )
 async def test_what_is_wrong_with_an_option(arguments: list[str], complaint: str) -> None:
@@ -87,7 +93,30 @@ async def test_what_is_wrong_with_an_option(arguments: list[str], complaint: str
         ),
         (["--split", "color=red:1"], "policy.split: must be version=…, tag=… or rest"),
         (["--timeout", "25h"], "policy.timeout: must be 0 to 86400 seconds"),
+        (["--timeout", "0", "--retries", "1"], "policy.timeout: must be 0.001 s to 86400 s, is 0 s"),
     ],
 )
 async def test_what_no_policy_may_say(arguments: list[str], complaint: str) -> None:
     assert complaint in await complains("policy", "put", "player", *arguments, code=1)
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint"),
+    [
+        ("[]", "it must be a JSON object"),
+        ('{"policy": null}', "it must be a JSON object"),
+        ("[" * 100_000, "--file: no policy"),
+        ('{"balancing": 99}', "balancing has no value 99"),
+        ('{"retries": {"attempts": 1, "codes": [7]}}', "retries.codes has no value 7"),
+        ('{"retries": {"attempts": 1, "codes": [0]}}', "retries.codes has no value 0"),
+        ('{"split": [{"tag": "", "weight": 1}]}', "split[0].tag must not be empty"),
+    ],
+)
+async def test_what_stands_in_a_file_and_is_no_policy(said: str, complaint: str, tmp_path: Path) -> None:
+    (file := tmp_path / "policy.json").write_text(said)
+    assert complaint in await complains("policy", "put", "player", "-f", str(file), code=2)
+
+
+async def test_a_file_that_gives_no_time_at_all_is_not_taken_for_one_without_a_limit(tmp_path: Path) -> None:
+    (file := tmp_path / "policy.json").write_text('{"timeout": "0s"}')
+    assert "policy.timeout: must be" in await complains("policy", "put", "player", "-f", str(file), code=1)

@@ -54,6 +54,14 @@ async def test_bootstrap_for_envoy() -> None:
     assert made["dynamic_resources"]["ads_config"]["api_type"] == "GRPC"
 
 
+async def test_bootstrap_always_says_who_asks() -> None:
+    made = json.loads((await ctl(*SERVER, "xds", "bootstrap", "--envoy", "--node-id", "", "--node-cluster", "")).stdout)
+    assert (made["node"]["id"], made["node"]["cluster"]) == (socket.gethostname(), "default")
+    refused = await ctl(*SERVER, "xds", "bootstrap", "--region", "\udcff")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("registryctl: --region: must be text without lone surrogates")
+
+
 async def test_bootstrap_with_tls() -> None:
     result = await ctl(*SERVER, "--token", "secret", "--tls-ca", "ca.pem", "xds", "bootstrap")
     [server, _] = json.loads(result.stdout)["xds_servers"]

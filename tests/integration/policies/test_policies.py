@@ -12,6 +12,7 @@ from registry_api.registry.v1 import policies_pb2 as pb
 from registry_api.registry.v1 import policies_pb2_grpc
 from tests.conftest import ServerFactory
 from tests.support.raw import CALL_S, RawClient, detail
+from tests.support.registryctl import ctl
 from tests.support.stores import Backends, backends
 from tests.support.waiting import eventually_async
 
@@ -209,6 +210,8 @@ async def test_what_is_no_policy_in_the_store_is_not_followed(
         assert len((await policies.list(all_namespaces=True)).policies) == 1, "what has another name is none"
         answer = await policies.stub.Explain(pb.PoliciesExplainRequest(service="player"), timeout=CALL_S)
         assert (answer.policy.flaw, len(answer.explanations)) == (wrong.flaw, 0)
+        explained = await ctl("--server", server.address, "policy", "explain", "player")
+        assert f"the policy of default/player is not followed: {wrong.flaw}" in explained.stderr
         told = policies.watch("player")
         assert [it.flaw for it in await told.next()] == [wrong.flaw]
         put = await policies.put(retries=RETRY)

@@ -50,7 +50,7 @@ class Account:
             raise LimitExceeded("max_requests_per_s_per_peer", f"one peer may make {rate:,} requests a second")
 
     def watch(self, question: Hashable | None) -> None:
-        """One more watch begins; `question` is what it asks, if that has a filter. Raises LimitExceeded."""
+        """One more watch begins; `question` is its filter, if it has one. Raises LimitExceeded."""
         quotas = self._quotas
         if self.watches >= quotas.max_watches_per_peer:
             most = f"one peer may have {quotas.max_watches_per_peer:,} watches at a time"

@@ -224,7 +224,5 @@ class _Talking(_Watching):
 
 
 def _question(request: Any) -> Hashable | None:
-    """What a watch asks, if that has a filter: such questions share no work with others."""
-    if not hasattr(request, "filter") or not request.HasField("filter"):
-        return None
-    return (request.namespace, tuple(sorted(request.services)), request.filter.SerializeToString(deterministic=True))
+    """The filter of a watch, if it has one that says anything: our client sends one always."""
+    return request.filter.SerializeToString(deterministic=True) or None if hasattr(request, "filter") else None

@@ -13,7 +13,7 @@ class Quotas:
 
     # 0 is 200, and for who is on this machine as many as there is room for.
     max_connections_per_peer: int = 0
-    # Of streams that are told what happens, such as Watch; and of different questions with a filter that they ask.
+    # Of streams that are told what happens, such as Watch; and of different filters that they have.
     max_watches: int = 100_000
     max_watches_per_peer: int = 1_000
     max_filters_per_peer: int = 64

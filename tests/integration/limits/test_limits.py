@@ -1,5 +1,6 @@
 """The limits of a running server, on each transport: who reaches one is told which, and nobody else notices."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 
+import registry_client
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.config import TRANSPORTS
 from tests.support.raw import RawClient, detail
@@ -186,6 +188,16 @@ async def test_filters_of_a_peer(client: RawClient) -> None:
         with refused("max_filters_per_peer"):
             await client.stub.Watch(pb.WatchRequest(filter=pb.Filter(version="7"))).read()
     await came_in(lambda: filtered(3))
+
+
+@pytest.mark.parametrize("filters", [{}, {"tags": ["eu"]}])
+async def test_many_services_are_followed_with_one_filter_or_none(limited: RegistryServer, filters: Any) -> None:
+    """What is counted is filters, and not the services that are asked about with them."""
+    async with registry_client.connect(limited.address) as registry, contextlib.AsyncExitStack() as open_:
+        watches = [await open_.enter_async_context(registry.watch(name, **filters)) for name in ("a", "b", "c")]
+        async with asyncio.timeout(20):
+            for watch in watches:
+                assert not (await anext(aiter(watch))).instances
 
 
 async def test_what_was_refused_is_in_the_log(limited: RegistryServer, client: RawClient) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -26,6 +27,7 @@ from registry_server.rpc.table import (
 from registry_server.sockets import SOCKET_MODE, path_of, place
 from registry_server.transport import channelz, streams
 from registry_server.transport.limits import Limits
+from registry_server.transport.names import names_in
 from registry_server.transport.status import DETAILS_KEY, RpcStatus, internal, shutting_down, status_of
 from registry_server.transport.streams import Streams
 from registry_server.transport.tls import Certificates, PEMs
@@ -255,12 +257,18 @@ def _caller(context: Context) -> Caller:
     """To be asked for when the call comes: the core is not to be asked once it has ended."""
     credentials = NO_CREDENTIALS
     if shown := context.auth_context():
-        names = (*shown.get("peer_dns", ()), *shown.get("peer_uri", ()))
-        credentials = Credentials(names=tuple(it.decode("utf-8", "replace") for it in names))
+        credentials = Credentials(names=tuple(name for pem in shown.get("x509_pem_cert", ()) for name in _names(pem)))
     for name, value in context.invocation_metadata() or ():
-        if name == "authorization" and isinstance(value, str):
-            credentials = credentials.with_authorization(value)
+        if name == "authorization":  # as bytes, it is no text
+            credentials = credentials.with_authorization(value if isinstance(value, str) else "")
     return Caller(context.peer(), context.time_remaining(), credentials=credentials)
+
+
+def _names(pem: bytes) -> tuple[str, ...]:
+    try:
+        return names_in(ssl.PEM_cert_to_DER_cert(pem.decode("ascii").strip()))
+    except ValueError:
+        return ()
 
 
 async def _abort(context: Context, status: RpcStatus) -> NoReturn:

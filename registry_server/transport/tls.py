@@ -125,6 +125,7 @@ def _made(files: TLSFiles, contents: PEMs) -> ssl.SSLContext:
         raise BadCertificates("tls_cert", f"{files.cert} and {files.key}: cannot be used: {_why(error)}") from None
     if files.client_ca:
         context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # as gRPC: one that another one signed will do
         try:
             context.load_verify_locations(files.client_ca)
         except (OSError, ValueError) as error:

@@ -41,10 +41,10 @@ class PairFiles:
 
 
 class Authority:
-    """Signs certificates."""
+    """Signs certificates; itself signed by the one above it, if there is one."""
 
-    def __init__(self) -> None:
-        self._ca = trustme.CA()
+    def __init__(self, above: "Authority | None" = None) -> None:
+        self._ca: trustme.CA = trustme.CA() if above is None else above._ca.create_child_ca()
         self.pem = self._ca.cert_pem.bytes()
 
     def write(self, directory: Path, name: str = "ca") -> Path:
@@ -60,11 +60,20 @@ class Authority:
         return Pair(b"".join(each.bytes() for each in cert.cert_chain_pems), cert.private_key_pem.bytes())
 
     def _of_uris(self, *names: str) -> Pair:
+        both = [x509.UniformResourceIdentifier(it) if "://" in it else x509.DNSName(it) for it in names]
+        return self._signed(x509.SubjectAlternativeName(both))
+
+    def pair_as_said(self, *names: tuple[int, bytes]) -> Pair:
+        """For names that no honest authority would sign: the tag of each in DER, and its bytes, up to 100 in all."""
+        said = b"".join(bytes((tag, len(name))) + name for tag, name in names)
+        sequence = bytes((0x30, len(said))) + said
+        return self._signed(x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, sequence))
+
+    def _signed(self, names: x509.ExtensionType) -> Pair:
         key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
         authority = x509.load_pem_x509_certificate(self.pem)
         signing = serialization.load_pem_private_key(self._ca.private_key_pem.bytes(), None)
         assert isinstance(signing, ec.EllipticCurvePrivateKey)
-        both = [x509.UniformResourceIdentifier(it) if "://" in it else x509.DNSName(it) for it in names]
         made = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([]))
@@ -73,7 +82,7 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(days=1))
             .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(x509.SubjectAlternativeName(both), critical=True)
+            .add_extension(names, critical=True)
             .sign(signing, hashes.SHA256())
         )
         encoding, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8

@@ -173,11 +173,11 @@ class Encrypted(asyncio.Transport, asyncio.BufferedProtocol):
         return 0 if self._plain is None else self._plain.get_write_buffer_size()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Of the socket, and of TLS `ssl_object` and `peercert`."""
+        """Of the socket, and of TLS `ssl_object` and `peercert`, in DER."""
         if name == "ssl_object":
             return self._tls
         if name == "peercert":
-            return self._tls.getpeercert()
+            return self._tls.getpeercert(binary_form=True)
         return default if self._plain is None else self._plain.get_extra_info(name, default)
 
     def _flush(self) -> None:

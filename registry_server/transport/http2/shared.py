@@ -16,6 +16,7 @@ from registry_server.transport.http2.crowd import TOLD, Crowd
 from registry_server.transport.http2.framing import Header, ended_at_once, framed_chunks, trailers
 from registry_server.transport.http2.pacing import Pacing
 from registry_server.transport.limits import Limits
+from registry_server.transport.names import names_in
 from registry_server.transport.status import RpcStatus
 from registry_server.transport.streams import Streams
 
@@ -293,5 +294,4 @@ def peer_of(transport: asyncio.BaseTransport, number: int = 0) -> str:
 
 def names_of(transport: asyncio.BaseTransport) -> tuple[str, ...]:
     """What the client's certificate says that it is, by DNS names and URIs: it was verified in the handshake."""
-    certificate = transport.get_extra_info("peercert") or {}
-    return tuple(name for kind, name in certificate.get("subjectAltName", ()) if kind in ("DNS", "URI"))
+    return names_in(transport.get_extra_info("peercert") or b"")

@@ -52,6 +52,8 @@ def transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+END = b"-----END CERTIFICATE-----\n"
+
 # ---- files that change
 
 
@@ -167,6 +169,47 @@ async def test_the_names_of_a_client_come_with_its_calls(transport: str) -> None
         for pair in (authority.pair(*names), authority.pair("other.example", "10.0.0.5")):
             assert await echoed(address, authority.trusting(pair)) == value("x")
     assert [caller.credentials.names for caller in service.callers] == [names, ("other.example",)]
+
+
+DNS, URI = 0x82, 0x86
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        (DNS, b"game.example\0.evil.example"),  # cut off at the zero byte it would be somebody else
+        (URI, b"spiffe://example/game\0/x"),
+        (DNS, b"g\xffme.example"),
+        (URI, "spiffe://example/gäme".encode("latin-1")),
+        (DNS, b"game.example\n"),
+        (DNS, b"spiffe://example/game"),
+        (URI, b"game.example"),
+        (DNS, b""),
+    ],
+    ids=repr,
+)
+async def test_a_name_that_is_none_is_nobodys(transport: str, name: tuple[int, bytes]) -> None:
+    authority, service = Authority(), Everything()
+    certificates = certificates_of(authority.pair(*LOCAL), authority)
+    pair = authority.pair_as_said(name, (DNS, b"good.example"))
+    async with serving(transport, service.service(), tls=certificates) as (address, _):
+        assert await echoed(address, authority.trusting(pair)) == value("x")
+    assert [caller.credentials.names for caller in service.callers] == [("good.example",)]
+
+
+async def test_of_several_authorities_in_a_row_the_nearest_is_enough(transport: str) -> None:
+    above, service = Authority(), Everything()
+    nearest = Authority(above)
+    certificates = certificates_of(above.pair(*LOCAL), nearest)
+    shown = nearest.pair("game.example")
+    alone = Pair(shown.cert[: shown.cert.index(END) + len(END)], shown.key)
+    async with serving(transport, service.service(), tls=certificates) as (address, _):
+        for pair in (shown, alone):
+            credentials = grpc.ssl_channel_credentials(above.pem, pair.key, pair.cert)
+            assert await echoed(address, credentials) == value("x")
+        sibling = Authority(above).pair("game.example")
+        await failure(echoed(address, grpc.ssl_channel_credentials(above.pem, sibling.key, sibling.cert)))
+    assert len(service.callers) == 2
 
 
 async def test_who_need_not_show_a_certificate_has_no_names(transport: str) -> None:

@@ -304,8 +304,9 @@ def _audit_log(config: Config) -> AuditLog | None:
         return None
     try:
         return AuditLog(config.audit_log)
-    except OSError as error:
-        raise ConfigError(Problem("audit_log", f"cannot be written: {error.strerror or error}")) from None
+    except (OSError, ValueError) as error:  # a name with a zero byte is a wrong value
+        why = error.strerror if isinstance(error, OSError) else None
+        raise ConfigError(Problem("audit_log", f"cannot be written: {why or error}")) from None
 
 
 def _check_addresses(config: Config) -> None:

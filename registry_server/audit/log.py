@@ -83,12 +83,20 @@ class AuditLog:
             with contextlib.suppress(queue.Empty):
                 while len(found) < AT_ONCE:
                     found.append(self._lines.get_nowait())
-            self._put([line for line in found if line])
+            self._try([line for line in found if line])
         os.close(self._file)
 
+    def _try(self, found: Sequence[bytes]) -> None:
+        """Whatever happens costs these lines, and not the ones to come."""
+        before = self.written + self._failed
+        try:
+            if found:
+                self._put(found)
+        except Exception as error:
+            self._failed += len(found) - (self.written + self._failed - before)
+            self._say(repr(error))
+
     def _put(self, found: Sequence[bytes]) -> None:
-        if not found:
-            return
         self._open_if_moved()
         lost = self.lost
         head = b"\n" if self._is_torn else b""
@@ -112,12 +120,17 @@ class AuditLog:
             try:
                 sent += os.write(self._file, memoryview(text)[sent:])
             except BlockingIOError as full:
-                patience_s = 0.0 if self._is_closing.is_set() else PATIENCE_S
-                if not select.select([], [self._file], [], patience_s)[1]:
+                if not self._may_take_more():
                     return sent, full
             except OSError as error:
                 return sent, error
         return sent, None
+
+    def _may_take_more(self) -> bool:
+        """Wait a moment for it. (Not by `select`, which knows no file behind the first 1,024.)"""
+        waiting = select.poll()
+        waiting.register(self._file, select.POLLOUT)
+        return bool(waiting.poll(0.0 if self._is_closing.is_set() else 1_000 * PATIENCE_S))
 
     def _open_if_moved(self) -> None:
         """What cannot be opened anew is written on where it is now."""

@@ -1,8 +1,10 @@
 """The audit log: what a line says, which methods are told of, and the file with all that can happen to one."""
 
 import asyncio
+import fcntl
 import json
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,9 +19,11 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.audit import lines
 from registry_server.audit.log import MOST, AuditLog
 from registry_server.audit.wrapper import WRITES, Audit, audited, is_write
+from registry_server.config import Config, ConfigError
 from registry_server.errors import NotFound, PermissionDenied
 from registry_server.rpc import needs
 from registry_server.rpc.table import Caller, Service, Table, Unary
+from registry_server.server import _audit_log
 from registry_server.transport.status import CODES
 from tests.support.core import drive
 from tests.support.waiting import eventually
@@ -257,6 +261,52 @@ def test_a_pipe_that_nobody_reads_keeps_nobody_waiting_and_tells_later_what_is_l
     whole = [line for line in received.split(b"\n")[:-1] if line.startswith(b'{"time"') and line.endswith(b"}")]
     assert all(json.loads(line) for line in whole)
     assert log.written + log.lost == taken
+
+
+def test_a_pipe_among_very_many_files(tmp_path: Path) -> None:
+    """One that is opened anew beside thousands of connections has a number that `select` does not take."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, 2_000), most))
+    try:
+        with log_at(path) as log:
+            low, log._file = log._file, fcntl.fcntl(log._file, fcntl.F_DUPFD, 1_500)
+            os.close(low)
+            for _ in range(200):
+                log.write(lines.line(NOON, {"more": "x" * 1_000}))  # more than a pipe takes
+            eventually(lambda: log.lost > 0, what="it waited for the reader, in vain")
+            assert log._thread.is_alive()
+            while len(os.read(reader, 1 << 20)) == 1 << 20:
+                pass
+            log.write(line_of(7))
+            eventually(lambda: log.written + log.lost == 201, what="it goes on")
+            assert b'"number": 7' in os.read(reader, 1 << 20)
+    finally:
+        os.close(reader)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
+
+
+def test_a_mistake_costs_the_lines_at_hand_and_not_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with log_at(tmp_path / "audit.log") as log:
+        right = log._open_if_moved
+
+        def wrong() -> None:
+            raise RuntimeError("nobody thought of this")
+
+        log._open_if_moved, log._may_say_at = wrong, 0.0  # type: ignore[method-assign]
+        log.write(line_of(1))
+        eventually(lambda: log.lost == 1, what="it is lost")
+        log._open_if_moved = right  # type: ignore[method-assign]
+        log.write(line_of(2))
+    assert numbers(tmp_path / "audit.log") == [-1, 2]
+    assert "nobody thought of this" in caplog.text
+
+
+def test_a_name_with_a_zero_byte_is_a_mistake_of_the_settings() -> None:
+    with pytest.raises(ConfigError, match="audit_log: cannot be written: embedded null byte"):
+        _audit_log(Config(audit_log="a\0b"))
 
 
 @pytest.mark.parametrize("path", ["/", "/nowhere/at/all"])

@@ -5,9 +5,11 @@ that changes addresses, cannot; then all is as if nobody could.
 """
 
 import asyncio
+import errno
 import socket
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import islice
 from typing import Protocol
 
 from registry_checks.probes import Reach
@@ -16,8 +18,24 @@ from registry_server.limits.peers import host_of
 from registry_server.model import Address
 
 TIMEOUT_S = 1.0
-# So many are looked at at a time.
-MOST = 32
+# So many are looked at at a time, and of one host so many addresses.
+MOST, MOST_ADDRESSES = 32, 8
+# What says something of this machine, and nothing of the other.
+_OURS = frozenset(
+    (
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOBUFS,
+        errno.EADDRNOTAVAIL,
+        errno.EAFNOSUPPORT,
+        errno.ENETUNREACH,
+        errno.ENETDOWN,
+        errno.EPERM,
+        errno.EACCES,
+        socket.EAI_AGAIN,
+    )
+)
 
 
 class Homes(Protocol):
@@ -73,8 +91,8 @@ class Connecting:
                 return await _takes_connections(await self._reach.addresses(host), port)
         except Failed:
             return True
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno in _OURS
 
 
 async def _addresses(host: str) -> list[IPv4Address | IPv6Address]:
@@ -107,11 +125,29 @@ def _is_of_this_machine(address: IPv4Address | IPv6Address) -> bool:
 
 
 async def _takes_connections(addresses: Iterable[str], port: int) -> bool:
-    for address in addresses:
-        try:
-            _, writer = await asyncio.open_connection(address, port)
-        except ConnectionError:
-            continue
-        writer.transport.abort()
-        return True
+    """Whether any of them does: all are asked at once, as one may not answer at all. Raises OSError where nobody can
+    find out from here."""
+    looks = [asyncio.create_task(_refusal(it, port)) for it in islice(addresses, MOST_ADDRESSES)]
+    ours: OSError | None = None
+    try:
+        for look in asyncio.as_completed(looks):
+            refusal = await look
+            if refusal is None:
+                return True
+            ours = refusal if refusal.errno in _OURS else ours
+    finally:
+        for it in looks:
+            it.cancel()
+    if ours is not None:
+        raise ours
     return False
+
+
+async def _refusal(address: str, port: int) -> OSError | None:
+    """What comes of a connection; None for one that is taken."""
+    try:
+        _, writer = await asyncio.open_connection(address, port)
+    except OSError as error:
+        return error
+    writer.transport.abort()
+    return None

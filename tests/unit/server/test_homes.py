@@ -1,13 +1,15 @@
 """Whether an owner is where it says: it calls from there, and connections are taken there."""
 
 import asyncio
+import contextlib
+import errno
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from registry_checks.probes import Reach
-from registry_server.homes import NOWHERE, Connecting
+from registry_server.homes import NOWHERE, Connecting, _takes_connections
 
 HERE = Connecting(Reach(loopback=True))
 PEER = "ipv4:127.0.0.1:50123"
@@ -55,3 +57,35 @@ async def test_what_must_not_be_looked_at_may_answer(free_port: int, port: int) 
         assert await homes.answers(("127.0.0.1", free_port))
     assert await HERE.answers(("127.0.0.1", port))
     assert not await NOWHERE.is_at_home(("127.0.0.1", port), PEER)
+
+
+@pytest.fixture
+def mute(port: int) -> Iterator[str]:
+    """An address that never answers at that port: what comes is not let in, and not refused either."""
+    with socket.socket() as full, contextlib.ExitStack() as waiting:
+        full.bind(("127.0.0.2", port))
+        full.listen(0)
+        for _ in range(8):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        yield "127.0.0.2"
+
+
+async def test_of_several_addresses_one_is_enough(mute: str, port: int) -> None:
+    """Whatever the others do: nobody is put out because one of his addresses is not reached."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await _takes_connections([mute], port)
+    assert await _takes_connections([mute, "127.0.0.3", "::1", "127.0.0.1"], port)
+    assert not await _takes_connections(["127.0.0.3"], port)
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENETUNREACH, errno.EADDRNOTAVAIL, socket.EAI_AGAIN])
+async def test_where_this_machine_cannot_look_somebody_may_answer(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(*_: object) -> None:
+        raise OSError(code, "not from here")
+
+    monkeypatch.setattr(asyncio, "open_connection", fails)
+    assert await HERE.answers(("127.0.0.1", 1))
+    assert not await HERE.is_at_home(("127.0.0.1", 1), PEER)

@@ -5,11 +5,11 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from registry_server.access.rereading import Rereading
 from registry_server.access.warden import Warden
@@ -21,6 +21,7 @@ from registry_server.config import Config, ConfigError, Problem
 from registry_server.config.sources import read_access_of
 from registry_server.errors import RequestError
 from registry_server.feed import Feed
+from registry_server.health.door import Door
 from registry_server.health.making import make_door, make_homes, make_prober
 from registry_server.health.prober import Prober
 from registry_server.health.ruling import Ruling
@@ -48,7 +49,7 @@ from registry_server.rpc.policies import PoliciesService
 from registry_server.rpc.registry import RegistryService
 from registry_server.rpc.table import OPEN, Caller, Service, Table
 from registry_server.sockets import bound
-from registry_server.stores import MeasuredStore, Store, memory_by, open_store
+from registry_server.stores import MeasuredStore, memory_by, open_store
 from registry_server.transport.status import CODES
 from registry_server.transport.streams import Streams
 from registry_server.transport.tls import BadCertificates, Certificates, TLSFiles
@@ -88,26 +89,26 @@ async def serve(
         running = [tasks.create_task(it) for it in parts.works()]
         looking = [tasks.create_task(it) for it in parts.looks()]
         try:
-            await parts.feed.loaded.wait()
-            await parts.keeper.ready()
-            running.append(tasks.create_task(keep_looking(parts.gate.overload, parts.gate.refusals)))
+            await parts.truth.feed.loaded.wait()
+            await parts.truth.keeper.ready()
+            running.append(tasks.create_task(keep_looking(parts.entrance.gate.overload, parts.entrance.gate.refusals)))
             loaded()
             addresses = await _open(parts.port, config)
             try:
                 await parts.admin.start()
                 yield addresses
             finally:
-                parts.health.stop()
+                parts.answering.stop()
                 await _ended(*looking)
                 await asyncio.gather(*(bridge.aclose() for bridge in parts.bridges))
-                await parts.prober.aclose()  # while the store can still be told
+                await parts.health.prober.aclose()  # while the store can still be told
                 await parts.admin.stop()
                 await parts.port.stop()
         finally:
             await _ended(*looking, *running)
-            await parts.store.aclose()
-            if parts.audit is not None:
-                await asyncio.to_thread(parts.audit.close)  # a disk that stands still ends no stop
+            await parts.truth.store.aclose()
+            if parts.entrance.audit is not None:
+                await asyncio.to_thread(parts.entrance.audit.close)  # a disk that stands still ends no stop
 
 
 class Port(Protocol):
@@ -120,101 +121,141 @@ class Port(Protocol):
         """End what is under way, in order."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """What runs while a server does."""
+class _Truth(NamedTuple):
+    """The store, the view of it, who is told of that, and who writes."""
 
-    store: Store
+    store: MeasuredStore
     feed: Feed
     rounds: Rounds
+    registrar: Registrar
+    owners: Owners
     keeper: Keeper
+
+
+class _Health(NamedTuple):
+    """What finds out how instances are."""
+
+    door: Door
     prober: Prober
     ruling: Ruling
-    bridges: list[Bridge]
-    health: HealthService
+
+
+class _Entrance(NamedTuple):
+    """What every call passes."""
+
+    calls: Calls
     gate: Gate
+    warden: Warden | None
+    audit: AuditLog | None
+    certificates: Certificates | None
+
+    def guarded(self, table: Table) -> Table:
+        """From the outside in: what costs too much is refused before anybody asks whose it is; and of what may not be
+        is told as of what is done."""
+        if self.warden is not None:
+            table = self.warden.allowed(table)
+        if self.audit is not None:
+            table = audited(table, Audit(self.audit, time.time, _code_of))
+        return self.calls.counted(self.gate.limited(self.warden.identified(table) if self.warden else table))
+
+
+class _Parts(NamedTuple):
+    """What runs while a server does."""
+
+    truth: _Truth
+    health: _Health
+    entrance: _Entrance
+    answering: HealthService
+    xds: ControlPlane
+    bridges: list[Bridge]
+    rereading: Rereading | None
     port: Port
     admin: Admin
-    certificates: Certificates | None
-    rereading: Rereading | None
-    audit: AuditLog | None
-    xds: ControlPlane
 
     def works(self) -> list[Coroutine[None, None, None]]:
         """What runs for as long as anybody is answered."""
         rereading = [self.rereading.run()] if self.rereading else []
-        return [self.feed.run(), self.rounds.run(), self.keeper.run(), self.xds.run(), *rereading]
+        return [self.truth.feed.run(), self.truth.rounds.run(), self.truth.keeper.run(), self.xds.run(), *rereading]
 
     def looks(self) -> list[Coroutine[None, None, None]]:
         """What looks beyond the registry, and ends before it is answered no more."""
-        certificates = [self.certificates.watch()] if self.certificates else []
-        return [self.prober.run(), self.ruling.run(), *(bridge.run() for bridge in self.bridges), *certificates]
+        certificates = [self.entrance.certificates.watch()] if self.entrance.certificates else []
+        bridges = [bridge.run() for bridge in self.bridges]
+        return [self.health.prober.run(), self.health.ruling.run(), *bridges, *certificates]
 
 
 def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
-    certificates = _certificates(config)
-    store = MeasuredStore(open_store(config.store) if clock is None else memory_by(clock), time.monotonic)
-    calls = Calls(time.monotonic, _code_of)
-    catalog = Catalog()
-    rounds = Rounds(time.monotonic)
-    feed = Feed(store, catalog, (rounds.hub, ChangeLog()), clock or time.monotonic, time.monotonic)
     rng = random.Random()  # noqa: S311 - spreads load, hides nothing
+    certificates = _certificates(config)  # before anything that has to be closed
+    audit = _audit_log(config)
+    truth = _truth(config, clock, rng)
+    health = _health(config, clock, truth, rng)
+    entrance = _Entrance(Calls(time.monotonic, _code_of), _gate(config, rng), _warden(config), audit, certificates)
+    answering = HealthService(truth.feed.catalog, truth.rounds.hub)
+    book = PolicyBook(truth.feed.catalog.settings)
+    xds = ControlPlane(truth.feed, book, truth.rounds.hub)
+    truth.feed.tell_too(xds.streams)
+    services = [*_services(config, truth, health, book, entrance.warden), answering.service(), *xds.services()]
+    port = _port(config, Streams(rng), entrance, *services)
+    bridges = _bridges(config, truth, health.prober)
+    rereading = Rereading(entrance.warden, config.access, read_access_of) if entrance.warden else None
+    admin = _admin(config, truth, health, entrance, answering)
+    return _Parts(truth, health, entrance, answering, xds, bridges, rereading, port, admin)
+
+
+def _truth(config: Config, clock: Callable[[], float] | None, rng: random.Random) -> _Truth:
+    store = MeasuredStore(open_store(config.store) if clock is None else memory_by(clock), time.monotonic)
+    rounds = Rounds(time.monotonic)
+    feed = Feed(store, Catalog(), (rounds.hub, ChangeLog()), clock or time.monotonic, time.monotonic)
     registrar = Registrar(store, feed, time.time, rng, config.limits, make_homes(config))
-    owners = Owners(catalog, config.limits)
+    owners, keeper = Owners(feed.catalog, config.limits), Keeper(registrar, feed.catalog)
     feed.tell_too(owners)
-    door = make_door(config)
-    prober = make_prober(config, store, catalog.settings, registrar, rng, lambda: feed.stale_for_s is not None, clock)
-    ruling = Ruling(catalog, door, registrar, prober)
+    feed.tell_too(keeper)
+    return _Truth(store, feed, rounds, registrar, owners, keeper)
+
+
+def _health(config: Config, clock: Callable[[], float] | None, truth: _Truth, rng: random.Random) -> _Health:
+    feed, door = truth.feed, make_door(config)
+    settings = feed.catalog.settings
+    prober = make_prober(
+        config, truth.store, settings, truth.registrar, rng, lambda: feed.stale_for_s is not None, clock
+    )
+    ruling = Ruling(feed.catalog, door, truth.registrar, prober)
     if door.runs:
         feed.tell_too(prober)
         feed.tell_too(ruling)
-    keeper = Keeper(registrar, catalog)
-    feed.tell_too(keeper)
-    ttl_s = config.service.ttl
-    registry = RegistryService(registrar, feed, rounds.hub, keeper.seal, door=door, ttl_s=ttl_s, owners=owners)
-    health = HealthService(catalog, rounds.hub)
-    checks = ChecksService(registrar, feed, door)
-    book = PolicyBook(catalog.settings)
-    policies = PoliciesService(registrar, feed, rounds.hub, book)
+    return _Health(door, prober, ruling)
+
+
+def _services(
+    config: Config, truth: _Truth, health: _Health, book: PolicyBook, warden: Warden | None
+) -> Iterator[Service]:
+    """Those of registry.v1, but for what is told of xDS."""
+    feed, registrar, hub = truth.feed, truth.registrar, truth.rounds.hub
+    door, ttl_s = health.door, config.service.ttl
+    yield RegistryService(
+        registrar, feed, hub, truth.keeper.seal, door=door, ttl_s=ttl_s, owners=truth.owners
+    ).service()
+    yield ChecksService(registrar, feed, door).service()
+    policies = PoliciesService(registrar, feed, hub, book)
     feed.tell_too(policies)
-    xds = ControlPlane(feed, book, rounds.hub)
-    feed.tell_too(xds.streams)
-    gate, warden, audit = _gate(config, rng), _warden(config), _audit_log(config)
-    access = AccessService(feed, warden.until if warden else None)
-    services = [it.service() for it in (registry, checks, policies, health, access)] + list(xds.services())
-    guarded = partial(_guarded, calls, gate, warden, audit)
-    port = _port(config, Streams(rng), guarded, certificates, gate.refusals, *services)
-    bridges = _bridges(config, feed, registrar, prober)
-    rereading = Rereading(warden, config.access, read_access_of) if warden else None
-    known = warden.known if warden else _anybody
-    counting = Counting(calls, store, feed, rounds.hub, gate, prober)
-    admin = Admin(config, Seen(lambda: health.is_serving, known, counting))
-    return _Parts(
-        store,
-        feed,
-        rounds,
-        keeper,
-        prober,
-        ruling,
-        bridges,
-        health,
-        gate,
-        port,
-        admin,
-        certificates,
-        rereading,
-        audit,
-        xds,
-    )
+    yield policies.service()
+    yield AccessService(feed, warden.until if warden else None).service()
 
 
-def _bridges(config: Config, feed: Feed, registrar: Registrar, prober: Prober) -> list[Bridge]:
+def _admin(config: Config, truth: _Truth, health: _Health, entrance: _Entrance, answering: HealthService) -> Admin:
+    known = entrance.warden.known if entrance.warden else _anybody
+    counting = Counting(entrance.calls, truth.store, truth.feed, truth.rounds.hub, entrance.gate, health.prober)
+    return Admin(config, Seen(lambda: answering.is_serving, known, counting))
+
+
+def _bridges(config: Config, truth: _Truth, prober: Prober) -> list[Bridge]:
     """One for each neighbour. Which replica bridges is decided as which one looks at an instance."""
     found = []
     for neighbour in open_neighbours(config.neighbours, config.store):
         is_mine = partial(prober.has_work, Key("", "", neighbour.name, Kind.REPLICA))
-        found.append(Bridge(neighbour, registrar, is_mine, time.monotonic))
-        feed.tell_too(found[-1])
+        found.append(Bridge(neighbour, truth.registrar, is_mine, time.monotonic))
+        truth.feed.tell_too(found[-1])
     return found
 
 
@@ -245,27 +286,21 @@ def _anybody(caller: Caller) -> Caller:
     return caller
 
 
-def _port(
-    config: Config,
-    streams: Streams,
-    guarded: Callable[[Table], Table],
-    certificates: Certificates | None,
-    refusals: Refusals,
-    *services: Service,
-) -> Port:
+def _port(config: Config, streams: Streams, entrance: _Entrance, *services: Service) -> Port:
     """The transport that is asked for, and only that one is loaded; grpc.aio where there is no ngh2."""
+    certificates = entrance.certificates
     if config.transport == "grpc":
         from registry_server.transport import grpc_aio
 
-        table = guarded(_table(config, services, grpc_aio.services()))
+        table = entrance.guarded(_table(config, services, grpc_aio.services()))
         return grpc_aio.GrpcServer(table, streams, config.limits, certificates)
     try:
         from registry_server.transport.http2 import server as http2
     except ImportError as error:
         log.warning("serving by grpc.aio, which is slower: the package ngh2 cannot be loaded: %s", error)
-        return _port(replace(config, transport="grpc"), streams, guarded, certificates, refusals, *services)
-    table = guarded(_table(config, services, http2.services()))
-    return http2.Http2Server(table, streams, config.limits, certificates, refusals)
+        return _port(replace(config, transport="grpc"), streams, entrance, *services)
+    table = entrance.guarded(_table(config, services, http2.services()))
+    return http2.Http2Server(table, streams, config.limits, certificates, entrance.gate.refusals)
 
 
 async def _ended(*tasks: asyncio.Task[None]) -> None:
@@ -282,16 +317,6 @@ def _table(config: Config, services: Sequence[Service], of_transport: Sequence[S
     if config.introspection == "on" or config.is_local:
         inner = inner.changed(lambda method: replace(method, needs=OPEN))
     return Table(*services, *inner.services)
-
-
-def _guarded(calls: Calls, gate: Gate, warden: Warden | None, audit: AuditLog | None, table: Table) -> Table:
-    """From the outside in: what costs too much is refused before anybody asks whose it is; and of what may not be is
-    told as of what is done."""
-    if warden is not None:
-        table = warden.allowed(table)
-    if audit is not None:
-        table = audited(table, Audit(audit, time.time, _code_of))
-    return calls.counted(gate.limited(table if warden is None else warden.identified(table)))
 
 
 def _code_of(error: RequestError) -> str:

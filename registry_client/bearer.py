@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from registry_client import checks
-from registry_client.errors import RegistryUnavailable, WrongType
+from registry_client.errors import InvalidArgument, RegistryUnavailable, WrongType
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def check_token(given: object) -> Token | None:
     No message shows it.
     """
     if given is None:
-        given = os.environ.get(VARIABLE, "")
+        return _of_environment()
     if callable(given):
         return given  # what it gives is looked at each time
     if not isinstance(given, str) or not given:
@@ -50,6 +50,13 @@ def check_token(given: object) -> Token | None:
         if not given:
             raise checks.wrong("token", f"env: there is no variable {checks.shown(name)}")
     return _sendable(given)
+
+
+def _of_environment() -> Token | None:
+    try:
+        return check_token(os.environ.get(VARIABLE, ""))
+    except InvalidArgument as error:
+        raise checks.wrong("token", f"${VARIABLE} {str(error).removeprefix('token: ')}") from None
 
 
 def _sendable(token: object) -> str:
@@ -93,8 +100,8 @@ class Bearer:
             self._is_refused, self._trouble = False, ""
             return
         self._ask_at_s = now + AGAIN_S
-        # What a user's function says may have the token in it; what reading a file says has not.
-        trouble = str(error) if isinstance(error, OSError) else type(error).__name__
+        # What a user's function says may have the token in it; what reading a file says has not, nor what we say.
+        trouble = str(error) if isinstance(error, OSError | _NoToken) else type(error).__name__
         if self._shown and trouble != self._trouble:
             log.warning("the token cannot be had, and the one before is shown on: %s", trouble)
         self._trouble = trouble
@@ -107,6 +114,17 @@ class Bearer:
         return True
 
 
+class _NoToken(Exception):
+    """What was given cannot be one; the text says what one is."""
+
+
+def _good(given: object) -> str:
+    try:
+        return _sendable(given)
+    except InvalidArgument as error:
+        raise _NoToken(str(error).removeprefix("token: ")) from None
+
+
 def _metadata(token: str) -> Metadata:
     return (("authorization", f"Bearer {token}"),)
 
@@ -117,7 +135,7 @@ def _in_thread(ask: Callable[[], str], loop: asyncio.AbstractEventLoop) -> async
 
     def run() -> None:
         try:
-            token = _sendable(ask())
+            token = _good(ask())
         except BaseException as error:
             tell(future.set_exception, error if isinstance(error, Exception) else RuntimeError(type(error).__name__))
         else:

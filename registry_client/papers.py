@@ -12,7 +12,7 @@ import grpc.aio
 from registry_api.limits import UNIX
 from registry_client import checks
 from registry_client.addresses import is_of_this_machine
-from registry_client.bearer import Bearer, Metadata, Token, check_token
+from registry_client.bearer import VARIABLE, Bearer, Metadata, Token, check_token
 from registry_client.tls import TLS, Contents, trouble_with_any
 
 ChannelOptions: TypeAlias = Sequence[tuple[str, int]]
@@ -67,15 +67,15 @@ def check_papers(
         raise checks.wrong("tls", "must not be there beside credentials")
     papers = Papers(shown, files, None if files is None else files.read(), check_token(token))
     if papers.token is not None and not papers.speaks_tls and not may_be_seen:
-        _check_hidden(addresses)
+        _check_hidden(addresses, f"that of ${VARIABLE} " if token is None else "")
     return papers
 
 
-def _check_hidden(addresses: Sequence[str]) -> None:
+def _check_hidden(addresses: Sequence[str], which: str) -> None:
     """A token is for nobody else. Raises InvalidArgument if it would leave this machine for everybody to read."""
     for address in addresses:
         if not is_of_this_machine(address):
-            rule = f"would go to {address} without TLS, for everybody on the way to read"
+            rule = f"{which}would go to {address} without TLS, for everybody on the way to read"
             raise checks.wrong("token", f"{rule}: connect with tls, or with plaintext_token if that is meant")
 
 

@@ -18,6 +18,7 @@ PEM: TypeAlias = str | PathLike[str] | bytes
 
 # How long somebody may take to answer a look at what is wrong with TLS.
 LOOK_S = 1.0
+MAX_BYTES = 1024 * 1024
 # How HTTP/2 begins: whoever looks says that, and is not taken for somebody who does not like what he saw.
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 # What who looks offers beside HTTP/2: a registry without TLS does not say in its log that a client speaks it.
@@ -138,7 +139,7 @@ def _content(name: str, given: PEM | None) -> bytes | None:
     else:
         path = checks.text(f"tls.{name}", fspath(given))
         try:
-            content = Path(path).read_bytes()
+            content = _text(name, Path(path))
         except (OSError, ValueError) as error:
             said = error.strerror if isinstance(error, OSError) else str(error)
             raise checks.wrong(f"tls.{name}", f"{checks.shown_path(path)}: {said}") from None
@@ -147,6 +148,17 @@ def _content(name: str, given: PEM | None) -> bytes | None:
         raise checks.wrong(f"tls.{name}", f"{_shown(given)}: there is no {what} in PEM in it")
     if name == "key" and b"ENCRYPTED" in content:
         raise checks.wrong("tls.key", f"{_shown(given)}: needs a password: write the key without one")
+    return content
+
+
+def _text(name: str, path: Path) -> bytes:
+    """What is in a file. A pipe would be waited for, and a device read for ever: neither is one."""
+    if not path.is_file() and path.exists() and not path.is_dir():
+        raise checks.wrong(f"tls.{name}", f"{checks.shown_path(path)}: is no regular file")
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise checks.wrong(f"tls.{name}", f"{checks.shown_path(path)}: is larger than {MAX_BYTES} bytes")
     return content
 
 

@@ -19,6 +19,7 @@ from registry_server.audit.wrapper import Audit, audited
 from registry_server.catalog import Catalog
 from registry_server.config import Config, ConfigError, Problem
 from registry_server.config.sources import read_access_of
+from registry_server.config.values import is_loopback
 from registry_server.errors import RequestError
 from registry_server.feed import Feed
 from registry_server.health.door import Door
@@ -82,8 +83,7 @@ async def serve(
     _check_addresses(config)
     if unguarded := config.unguarded():
         raise ConfigError(unguarded)
-    if config.access.is_on and not config.is_local and not config.tls_cert:
-        log.warning("tokens are sent to this server in the clear: it has no certificate (--tls-cert)")
+    _warn_of_clear_text(config)
     parts = _make(config, clock)
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(it) for it in parts.works()]
@@ -109,6 +109,14 @@ async def serve(
             await parts.truth.store.aclose()
             if parts.entrance.audit is not None:
                 await asyncio.to_thread(parts.entrance.audit.close)  # a disk that stands still ends no stop
+
+
+def _warn_of_clear_text(config: Config) -> None:
+    """Tell where others than this machine may hear tokens."""
+    if config.access.is_on and not config.is_local and not config.tls_cert:
+        log.warning("tokens are sent to this server in the clear: it has no certificate (--tls-cert)")
+    if config.access.is_on and config.admin_address and not is_loopback(config.admin_address):
+        log.warning("tokens are sent to %s in the clear: there is no TLS for --admin", config.admin_address)
 
 
 class Port(Protocol):

@@ -50,6 +50,15 @@ class Grants:
             right: [_scope(it) for it in self._grants if RIGHTS.index(it.right) >= rank]
             for rank, right in enumerate(RIGHTS)
         }
+        # The same where nothing stands for others, which takes no search: there may be as many grants as services.
+        self._exact: dict[str, frozenset[tuple[str, str]]] = {
+            right: frozenset((names.head, its.head) for names, its in scopes if names.tail is its.tail is None)
+            for right, scopes in self._scopes.items()
+        }
+        self._wide = {
+            right: [it for it in scopes if not (it[0].tail is it[1].tail is None)]
+            for right, scopes in self._scopes.items()
+        }
         self._remembered: dict[tuple[str, str, str], bool] = {}
 
     @property
@@ -74,8 +83,8 @@ class Grants:
         right, namespace, service = asked
         if len(namespace) > MAX_NAME or len(service) > MAX_NAME:
             return False  # no name, and none to be kept
-        answer = any(
-            namespaces.fits(namespace) and services.fits(service) for namespaces, services in self._scopes[right]
+        answer = (namespace, service) in self._exact[right] or any(
+            namespaces.fits(namespace) and services.fits(service) for namespaces, services in self._wide[right]
         )
         if len(self._remembered) >= MAX_REMEMBERED:
             self._remembered.clear()

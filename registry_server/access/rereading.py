@@ -5,21 +5,18 @@ left alone until two looks find it the same.
 """
 
 import asyncio
-import contextlib
 import logging
-import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 from registry_server.access.identities import Access
 from registry_server.access.warden import Warden
+from registry_server.aside import aside
 
 LOOK_S = 0.5
 
 log = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
 Mark = tuple[int, ...]
 """What tells one state of a file from another; empty for one that is not there."""
 
@@ -32,7 +29,9 @@ class Rereading:
         self._access = access
         self._read = read
         self._file = access.file
-        self._mark = self._seen = _mark(self._file)
+        # Of what the file was when `access` was read nobody knows: since then it may have changed, so it is read again.
+        self._mark: Mark = ()
+        self._seen: Mark = ()
 
     async def run(self) -> None:
         """Look again and again, until cancelled."""
@@ -56,13 +55,13 @@ class Rereading:
 
     async def _look_at_file(self) -> None:
         """On a disk that stands still nothing but this waits for it."""
-        mark = await _aside(lambda: _mark(self._file))
+        mark = await aside(lambda: _mark(self._file))
         before, self._seen = self._seen, mark
         if mark == self._mark or mark != before:
             return
         self._mark = mark
         try:
-            access = await _aside(lambda: self._read(self._file))
+            access = await aside(lambda: self._read(self._file))
         except ValueError as error:
             log.warning("what is granted stays as it was: %s", error)
             return
@@ -71,29 +70,6 @@ class Rereading:
             self._warden.grant(access)
             log.info("what is granted was read again: %d identities", len(access.identities))
             await self._warden.review()
-
-
-async def _aside(work: Callable[[], Result]) -> Result:
-    """What comes of it in a thread of its own, which holds up nobody, and no end of the process either."""
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[Result] = loop.create_future()
-
-    def tell(set_: Callable[[Any], None], value: object) -> None:
-        def told() -> None:
-            if not outcome.done():
-                set_(value)
-
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(told)
-
-    def run() -> None:
-        try:
-            tell(outcome.set_result, work())
-        except Exception as error:
-            tell(outcome.set_exception, error)
-
-    threading.Thread(target=run, name="registry-access", daemon=True).start()
-    return await outcome
 
 
 def _mark(file: str) -> Mark:

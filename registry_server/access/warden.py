@@ -78,8 +78,8 @@ class Warden:
     async def review(self) -> None:
         """Ask all streams again, some at a time: those end that may not go on, or would show something else now."""
         for number, stream in enumerate(list(self._open), 1):
-            if stream in self._open and (error := self._asked_again(stream)) is not None:
-                stream.end.refuse(error)
+            if stream in self._open:
+                self._ask_again(stream)
             if number % STREAMS_AT_ONCE == 0:
                 await asyncio.sleep(0)
 
@@ -97,6 +97,14 @@ class Warden:
         return caller._replace(identity=it.identity, rights=it.rights)
 
     # ---- within
+
+    def _ask_again(self, stream: "_Open") -> None:
+        """And end it, if it may not go on. What goes wrong with one stream takes nothing from the others."""
+        try:
+            if (error := self._asked_again(stream)) is not None:
+                stream.end.refuse(error)
+        except Exception:
+            log.exception("a mistake of this server in ending a stream")
 
     def _asked_again(self, stream: "_Open") -> RequestError | None:
         """What ends the stream, if anything does."""

@@ -32,7 +32,9 @@ class Admin:
     def __init__(self, config: Config, seen: Seen) -> None:
         self._address = config.admin_address
         self._must = config.admin != "auto"
-        self._server = _server(self._address, seen) if self._address else None
+        has_secrets = config.access.is_on and not config.access.anonymous.grants
+        hosts = None if has_secrets else [self._address.rpartition(":")[0]]
+        self._server = _server(hosts, seen) if self._address else None
 
     async def start(self) -> None:
         """Listen, if it is asked for. Raises ConfigError for an address that cannot be had."""
@@ -52,10 +54,10 @@ class Admin:
             await self._server.stop()
 
 
-def _server(address: str, seen: Seen) -> AdminServer:
+def _server(hosts: list[str] | None, seen: Seen) -> AdminServer:
     from registry_server.admin.server import AdminServer
     from registry_server.admin.wellness import wellness
     from registry_server.metrics.exposition import metrics
 
     routes = [*wellness(lambda: seen.counting.feed.stale_for_s, seen.is_serving), metrics(seen.counting)]
-    return AdminServer(routes, seen.known, [address.rpartition(":")[0]])
+    return AdminServer(routes, seen.known, hosts)

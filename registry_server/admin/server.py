@@ -38,6 +38,7 @@ _SAFE = {
     "X-Content-Type-Options": "nosniff",
 }
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+_NO_SUCH_HOST = "no such host here: ask by an address, or by the name that --admin has"
 _ASK_WHO: Mapping[str, str] = {
     hdrs.WWW_AUTHENTICATE: 'Basic realm="grpc-registry: the token is the password", charset="UTF-8"'
 }
@@ -55,11 +56,14 @@ class Route(NamedTuple):
 
 class AdminServer:
     """`known` says who a caller is, and raises Unauthenticated. `hosts`: by which names a browser may have come here,
-    beside addresses and localhost: a page of somebody else's whose name leads here is refused what it asks."""
+    beside addresses and localhost: a page of somebody else's whose name leads here is refused what it asks. None where
+    who asks has to show a token, which such a page has not."""
 
-    def __init__(self, routes: Iterable[Route], known: Callable[[Caller], Caller], hosts: Iterable[str] = ()) -> None:
+    def __init__(
+        self, routes: Iterable[Route], known: Callable[[Caller], Caller], hosts: Iterable[str] | None = ()
+    ) -> None:
         self._known = known
-        self._hosts = frozenset(("localhost", *hosts))
+        self._hosts = None if hosts is None else frozenset(("localhost", *(it.lower() for it in hosts)))
         app = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY_BYTES)
         for route in routes:
             app.router.add_get(route.path, self._answering(route))
@@ -121,7 +125,8 @@ class AdminServer:
     ) -> web.StreamResponse:
         self._silent.discard(request.protocol)
         try:
-            response = await (handler(request) if self._is_ours(request.host) else _refused(421, "no such host here"))
+            is_ours = self._is_ours(request.headers.get(hdrs.HOST))
+            response = await (handler(request) if is_ours else _refused(421, _NO_SUCH_HOST))
         except web.HTTPException as error:
             response = await _refused(error.status, error.reason.lower(), error.headers)
         except Unauthenticated as error:
@@ -137,7 +142,9 @@ class AdminServer:
             response.headers.update({name: it for name, it in _SAFE.items() if name not in response.headers})
         return response
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_ours(self, host: str | None) -> bool:
+        if host is None or self._hosts is None:  # every browser says one
+            return True
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
         try:
             return name.lower() in self._hosts or bool(ipaddress.ip_address(name.strip("[]")))

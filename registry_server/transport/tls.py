@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from registry_server.aside import aside
+
 log = logging.getLogger(__name__)
 
 # How often the files are read.
@@ -70,10 +72,10 @@ class Certificates:
         return bool(self._files.client_ca)
 
     async def watch(self) -> None:
-        """Look at the files now and then, until cancelled. A disk that hangs holds one thread."""
+        """Look at the files now and then, until cancelled. A disk that hangs holds one thread, and no end."""
         while True:
             await asyncio.sleep(LOOK_S)
-            await asyncio.to_thread(self.look)
+            await aside(self.look)
 
     def look(self) -> None:
         """Take what is in the files, if it has changed and is whole."""

@@ -10,6 +10,7 @@ ROOM = "registry_server/transport/"
 MAY_KNOW = (
     "registry_server.rpc.table.",
     "registry_server.errors",
+    "registry_server.aside.",
     "registry_server.http2.",
     "registry_server.limits.",
     "registry_server.transport.",

@@ -109,6 +109,12 @@ async def test_tokens_that_travel_in_the_clear_are_told_of(
         assert ("sent to this server in the clear" in caplog.text) is warned
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+async def test_tokens_that_travel_in_the_clear_by_http_are_told_of(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with asking("http2", granted(), admin=f"{host}:0"):
+        assert ("in the clear: there is no TLS for --admin" in caplog.text) is (host == "0.0.0.0")
+
+
 # ---- what tells of the server itself
 
 

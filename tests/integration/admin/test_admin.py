@@ -4,7 +4,7 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from aiohttp import ClientSession, web
@@ -89,6 +89,31 @@ async def test_a_page_of_somebody_else_gets_nothing() -> None:
             assert (await get(address, "/open", {"Host": host})).status in (400, 421), host
         for host in ("localhost", "LOCALHOST:1", "[::1]", "[::1]:7401", "10.0.0.1"):
             assert (await get(address, "/open", {"Host": host})).status == 200, host
+
+
+async def test_who_says_no_host_is_no_browser() -> None:
+    """Some that look whether a server is well speak HTTP/1.0."""
+    async with running() as address:
+        reader, writer = await asyncio.open_connection(*address.split(":"))
+        writer.write(b"GET /open HTTP/1.0\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"200"
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "status"),
+    [
+        ({"access": granted()}, 200),  # a page of somebody else has no token
+        ({"access": granted(anonymous=["read */*"])}, 421),
+        ({}, 421),
+    ],
+)
+async def test_by_which_names_one_may_come(settings: dict[str, Any], status: int) -> None:
+    address = f"{HOST}:{free_port()}"
+    async with serve(Config(listen=f"{HOST}:0", admin=address, **settings)):
+        asked = await get(address, "/metrics", {"Host": "registry:7401", **bearer(token("root"))})
+        assert asked.status == status
+        assert status == 200 or "--admin" in asked.text
 
 
 async def test_bad_requests_are_told(caplog: pytest.LogCaptureFixture) -> None:

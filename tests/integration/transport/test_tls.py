@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import grpc
 import pytest
 
 from registry_server.rpc.table import Table
+from registry_server.transport import tls
 from registry_server.transport.http2 import handshake
 from registry_server.transport.http2.server import Http2Server
 from registry_server.transport.limits import Limits
@@ -156,6 +158,29 @@ async def test_what_is_not_whole_is_not_taken_and_a_line_says_so(
     files.certificates.look()
     assert files.certificates.context is not before
     assert len(caplog.messages) == 1
+
+
+async def test_a_disk_that_stands_still_keeps_no_server_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = Files(tmp_path)
+    lookers, may_end = list[threading.Thread](), threading.Event()
+
+    def stand_still(_: object) -> None:
+        lookers.append(threading.current_thread())
+        may_end.wait(30)
+
+    monkeypatch.setattr(tls, "_read", stand_still)
+    monkeypatch.setattr(tls, "LOOK_S", 0.01)
+    watching = asyncio.create_task(files.certificates.watch())
+    await eventually_async(lambda: bool(lookers))
+    watching.cancel()
+    await asyncio.wait([watching], timeout=5)
+    assert watching.done()
+    assert lookers[0].daemon  # nobody waits for it
+    monkeypatch.undo()
+    may_end.set()
+    await eventually_async(lambda: not lookers[0].is_alive())
 
 
 # ---- who is let in, and what is said

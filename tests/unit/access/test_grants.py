@@ -51,6 +51,16 @@ def test_what_a_grant_covers(grant: str, yes: list[str], no: list[str]) -> None:
         assert not any(rights.may("read", *name.split("/")) for name in no)
 
 
+def test_as_many_grants_as_services_are_found_without_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    rights = grants("admin prod-*/chat", *(f"read default/{number}" for number in range(1_000)))
+    fitted: list[str] = []
+    monkeypatch.setattr(Pattern, "fits", lambda self, text: bool(fitted.append(text)))
+    assert all(rights.may("read", "default", str(number)) for number in range(1_000))
+    assert fitted == []
+    assert not any(rights.may("read", "default", str(number)) for number in range(1_000, 2_000))
+    assert len(fitted) == 1_000
+
+
 def test_some_of_what_is_asked_about() -> None:
     rights = grants("read default/pl*", "admin prod/chat")
     assert rights.may_some("read", "default", "*")

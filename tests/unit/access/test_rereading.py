@@ -10,7 +10,7 @@ from registry_server.access import rereading
 from registry_server.access.grants import Grants
 from registry_server.access.identities import Access, Identity, Token
 from registry_server.access.rereading import Rereading
-from tests.support.waiting import eventually_async
+from tests.support.waiting import eventually_async, passed
 
 BEFORE = Access((Identity("a", (Token.of("a"),), (), Grants()),))
 
@@ -58,7 +58,7 @@ async def test_a_disk_that_stands_still_holds_up_neither_streams_nor_the_end(tmp
     assert running.done()
     assert warden.granted == []
     may_end.set()
-    await eventually_async(lambda: not any(it.name == "registry-access" for it in threading.enumerate()))
+    await eventually_async(lambda: not any(it.name == "registry-aside" for it in threading.enumerate()))
 
 
 async def test_what_says_the_same_changes_nothing(tmp_path: Path) -> None:
@@ -79,3 +79,20 @@ async def test_what_says_the_same_changes_nothing(tmp_path: Path) -> None:
     running.cancel()
     await asyncio.wait([running])
     assert reads == ["two", "three"]
+
+
+async def test_what_changed_while_the_server_started_is_taken(tmp_path: Path) -> None:
+    """What was granted was read long before anybody looks at the file again."""
+    (path := tmp_path / "access.toml").write_text("changed meanwhile")
+    warden, reads = Warden(), []
+
+    def read(file: str) -> Access:
+        reads.append(file)
+        return Access()
+
+    running = asyncio.create_task(Rereading(warden, Access(BEFORE.identities, file=str(path)), read).run())  # type: ignore[arg-type]
+    await eventually_async(lambda: warden.granted == [Access()])
+    await passed(0.1)
+    assert len(reads) == 1
+    running.cancel()
+    await asyncio.wait([running])

@@ -205,6 +205,19 @@ def test_others_have_their_turns_while_very_many_are_asked_again() -> None:
     review.close()
 
 
+def test_a_stream_that_cannot_be_ended_spares_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    stage = Stage(granted(**GAME))
+    streams = [stage.open("Named", "game")[0] for _ in range(3)]
+
+    def broken(error: RequestError, /) -> None:
+        raise RuntimeError("the wire is cut")
+
+    streams[1].refuse = broken  # type: ignore[method-assign]
+    stage.grant(other=["read default/player"])
+    assert [len(it.refused) for it in streams] == [1, 0, 1]
+    assert "the wire is cut" in caplog.text
+
+
 def test_the_log_tells_of_strangers_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     stage = Stage(granted(**GAME))
     for _ in range(1_000):

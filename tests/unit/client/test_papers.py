@@ -1,6 +1,7 @@
 """What a client shows of itself: whom it tells a token, where that is from, and what files can be used."""
 
 import asyncio
+import os
 import threading
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def test_of_another_machine(address: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert connect(address, token=SECRET, plaintext_token=True)._settings.papers.token == SECRET
     assert connect(address, token=SECRET, tls=TLS())._settings.papers.token == SECRET
     monkeypatch.setenv("REGISTRY_TOKEN", SECRET)
-    with pytest.raises(InvalidArgument, match="without TLS"):
+    with pytest.raises(InvalidArgument, match=r"token: that of \$REGISTRY_TOKEN would go to .* without TLS"):
         connect(address)
     assert connect(address, token="")._settings.papers == NO_PAPERS
 
@@ -92,6 +93,13 @@ def test_what_is_none(odd: object) -> None:
     assert len(str(refused.value)) < 200
 
 
+@pytest.mark.parametrize("odd", ["a b", "ä", "x" * 5000, "env:NOWHERE"])
+def test_what_the_environment_says_is_told_as_that(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGISTRY_TOKEN", odd)
+    with pytest.raises(InvalidArgument, match=r"^token: \$REGISTRY_TOKEN (must be|env: there is no)"):
+        connect("127.0.0.1:7400")
+
+
 async def test_a_function_is_asked_now_and_then_and_again_when_it_was_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
@@ -121,7 +129,7 @@ async def test_who_has_one_text_has_no_other() -> None:
 
 @pytest.mark.parametrize("gives", [7, "", "a b", None])
 async def test_a_function_that_gives_none(gives: object) -> None:
-    with pytest.raises(RegistryUnavailable, match="the token cannot be had: "):
+    with pytest.raises(RegistryUnavailable, match="the token cannot be had: must be "):
         await Bearer(lambda: gives).metadata()  # type: ignore[arg-type, return-value]
 
 
@@ -243,3 +251,21 @@ def test_files_that_cannot(tmp_path: Path) -> None:
 def test_troubles(text: str, meaning: str) -> None:
     assert meaning in tls_trouble(text)
     assert bool(tls_trouble(text)) == bool(meaning)
+
+
+@pytest.mark.parametrize("name", ["ca", "cert", "key"])
+@pytest.mark.parametrize(
+    ("what", "said"), [("pipe", "no regular file"), ("device", "no regular file"), ("folder", ""), ("huge", "larger")]
+)
+def test_a_file_that_nobody_reads_to_its_end_holds_up_nobody(name: str, what: str, said: str, tmp_path: Path) -> None:
+    path = Path("/dev/zero") if what == "device" else tmp_path / what
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    elif what == "huge":
+        path.write_bytes(b"-----BEGIN CERTIFICATE----- PRIVATE KEY-----".ljust(2 * 1024 * 1024))
+    good = Authority().pair("localhost").write(tmp_path, "good")
+    files = {"cert": good.cert, "key": good.key, name: path}
+    with pytest.raises(InvalidArgument, match=f"^tls.{name}: .*{what.replace('device', 'zero')}: .*{said}"):
+        TLS(**files).read()

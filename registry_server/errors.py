@@ -67,6 +67,11 @@ class LimitExceeded(RequestError):
         self.reason = reason
 
 
+def too_many_long() -> LimitExceeded:
+    """Of requests of one peer that are dealt with one after the other, more wait than may, or one waits too long."""
+    return LimitExceeded("max_requests_per_peer", "too many that take long wait for one another")
+
+
 class Contended(RequestError):
     """Other writers changed the same instance at the same time, several times over, or have what is asked for."""
 

@@ -328,9 +328,12 @@ class Registrar:
 
 def _tell_of(loser: Entry, winner: Entry, by: Claimant) -> None:
     """Say who took what from whom. A process that came back with its id and its address is nothing to talk about."""
-    is_back = (loser.key, loser.address) == (winner.key, winner.address)
+    is_back = loser.address == winner.address and loser.key == winner.key
+    level = logging.DEBUG if is_back else logging.WARNING
+    if not log.isEnabledFor(level):
+        return
     log.log(
-        logging.DEBUG if is_back else logging.WARNING,
+        level,
         "%s %s was taken over by %s %s, who called from %s",
         loser.key,
         shown(loser.owner),

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any
 
-from registry_server.errors import Contended, LimitExceeded, Unavailable
+from registry_server.errors import Contended, LimitExceeded, Unavailable, too_many_long
 from registry_server.limits.accounts import Account, Accounts
 from registry_server.limits.overload import Overload, Work
 from registry_server.limits.peers import peer_of
@@ -46,10 +46,10 @@ WORK = {
     "Delete": Work.WRITE,
 }
 
-# Which requests may take many steps, by the names of methods: of very many leases, or looking through very much.
+# Which requests may take many steps, by the names of methods: of very many leases, or telling of very many services. (A
+# List may wait for a revision before it looks through very much, and takes its turn afterwards: rpc/registry.py.)
 LONG: dict[str, Callable[[Any], bool]] = {
     "KeepAlive": lambda request: len(request.lease_ids) > MANY,
-    "List": lambda request: hasattr(request, "filter") and request.filter.ByteSize() > 0 and not request.min_revision,
     "ListServices": lambda request: request.page_size > MANY,
 }
 
@@ -140,7 +140,7 @@ class Gate:
                 async with self._turns.of([(name, peer_of(caller.peer))]):
                     return await answer(request, caller)
             except Contended:
-                raise LimitExceeded("max_requests_per_peer", "too many that take long wait for one another") from None
+                raise too_many_long() from None
 
         return in_turn
 

@@ -10,7 +10,15 @@ from typing import TypeVar
 from registry_api.limits import DEFAULT_TTL_S, MAX_LEASE_IDS
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import fields
-from registry_server.errors import InvalidField, NotFound, PermissionDenied, Unavailable, shortened
+from registry_server.errors import (
+    Contended,
+    InvalidField,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+    shortened,
+    too_many_long,
+)
 from registry_server.feed import Feed
 from registry_server.health import findings
 from registry_server.health.door import NO_CHECKS, Door
@@ -25,6 +33,7 @@ from registry_server.rpc import answers, needs, pages, validate
 from registry_server.rpc.steps import Pieces
 from registry_server.rpc.table import Broadcast, Caller, Conversation, Service, Unary
 from registry_server.rpc.watch import WatchTopic, claim_of
+from registry_server.turns import Turns
 from registry_server.writer import Claimant, Left, Writer
 
 NAME = pb.DESCRIPTOR.services_by_name["Registry"].full_name
@@ -69,6 +78,9 @@ class RegistryService:
         self._seal = seal
         self._new_id = new_id
         self._pieces = Pieces()
+        # Who looks through very much does so once at a time; all others have a turn between two steps, and would wait
+        # for one of each.
+        self._looking = Turns()
 
     def service(self) -> Service:
         """What a table says of it."""
@@ -168,7 +180,16 @@ class RegistryService:
         size = validate.page_size(request.page_size)
         after = pages.start(request.page_token, namespace, 2)
         await self._wait_for(request.min_revision)
-        header = self._header()
+        if query.takes_all:
+            return await self._page(query, after, size)
+        try:
+            async with self._looking.of([(peer_of(caller.peer),)]):
+                return await self._page(query, after, size)
+        except Contended:
+            raise too_many_long() from None
+
+    async def _page(self, query: Query, after: tuple[str, ...], size: int) -> bytes:
+        header, namespace = self._header(), query.namespace
         found, more, total = await self._found(query, after, size)
         page = pages.fitting(found, lambda entry: len(entry.encoded))
         token = pages.token(namespace, page[-1].key[:3]) if more or len(page) < len(found) else ""

@@ -58,7 +58,6 @@ class Stage:
             "Get": Unary(StringValue, self.get),
             "Register": Unary(StringValue, self.get),
             "KeepAlive": Conversation(pb.KeepAliveRequest, self.work),
-            "List": Unary(pb.ListRequest, self.work),
             "Ask": Conversation(StringValue, self.get),
             "Watch": Broadcast(pb.WatchRequest, self.watch),
             "Talk": Session(StringValue, self.talk),
@@ -74,7 +73,7 @@ class Stage:
             raise LimitExceeded("rules", "there are enough")
         return request.SerializeToString()
 
-    async def work(self, request: pb.KeepAliveRequest | pb.ListRequest, caller: Caller) -> bytes:
+    async def work(self, request: pb.KeepAliveRequest, caller: Caller) -> bytes:
         self.at_work += 1
         self.most_at_work = max(self.most_at_work, self.at_work)
         await asyncio.sleep(0)
@@ -211,22 +210,11 @@ async def test_large_renewals_of_one_peer_take_turns_and_small_ones_do_not() -> 
     assert stage.most_at_work == 7
 
 
-async def test_lists_that_look_through_everything_take_turns_and_others_do_not() -> None:
-    stage = Stage()
-    call = stage.methods["/test/List"].call
-    looks, plain = pb.ListRequest(filter=pb.Filter(tags=["a"])), pb.ListRequest(service="a")
-    await asyncio.gather(*(call(looks, NOBODY) for _ in range(5)))
-    assert stage.most_at_work == 1
-    await asyncio.gather(*(call(plain, NOBODY) for _ in range(5)), call(looks, NOBODY), call(looks, OTHER))
-    assert stage.most_at_work == 7
-    assert stage.is_idle
-
-
 async def test_who_waits_too_long_for_its_own_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "MAX_WAITING", 2)
     stage = Stage()
-    looks = pb.ListRequest(filter=pb.Filter(tags=["a"]))
-    many = [stage.methods["/test/List"].call(looks, NOBODY) for _ in range(5)]
+    large = pb.KeepAliveRequest(lease_ids=["x"] * 1001)
+    many = [stage.methods["/test/KeepAlive"].answer(large, NOBODY) for _ in range(5)]
     ends = await asyncio.gather(*many, return_exceptions=True)
     assert [str(it) for it in ends if isinstance(it, Exception)] == [
         "max_requests_per_peer: too many that take long wait for one another"

@@ -9,11 +9,14 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
 from registry_api.registry.v1 import registry_pb2 as pb
+from registry_server import turns
 from registry_server.errors import InvalidField, LimitExceeded, NotFound, OwnershipLost, Unavailable
+from registry_server.limits.peers import peer_of
 from registry_server.model import Query
 from registry_server.records import Snapshot
 from registry_server.rpc import pages, registry
 from registry_server.rpc.health import HAS_LIST, HealthService
+from registry_server.rpc.table import Caller
 from registry_server.stores.memory import MemoryStore
 from tests.support.core import NOBODY, NOON, SEAL, Core, Sink, Watcher, drive, gone, key, put, record, settle, sum_of
 
@@ -285,6 +288,47 @@ def test_services_with_their_numbers(served: Served) -> None:
         ("default", "player", 3, 2),
     ]
     assert answer.header.revision == 52
+
+
+async def test_lists_that_look_through_much_take_turns_also_after_they_waited(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of one peer: nobody gets out of it by a revision that is to come, or is there already."""
+    at_work = most = 0
+    inner = served.service._found
+
+    async def found(*args: Any) -> Any:
+        nonlocal at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        await asyncio.sleep(0)
+        at_work -= 1
+        return await inner(*args)
+
+    async def most_of(*looks: Any, on_the_way: Any = lambda: None) -> int:
+        nonlocal most
+        most, tasks = 0, [asyncio.create_task(look) for look in looks]
+        await asyncio.sleep(0)
+        on_the_way()
+        await asyncio.gather(*tasks)
+        return most
+
+    def look(min_revision: int = 0, caller: Caller = NOBODY, **more: Any) -> Any:
+        return served.service.list(pb.ListRequest(service="player", min_revision=min_revision, **more), caller)
+
+    monkeypatch.setattr(served.service, "_found", found)
+    tagged, other = pb.Filter(tags=["x"]), NOBODY._replace(peer="ipv4:192.0.2.9:1")
+    revisions = [0, 1, *[2] * 3]
+    assert await most_of(*(look(it, filter=tagged) for it in revisions), on_the_way=served.register) == 1
+    assert await most_of(look(filter=tagged), look(2, other, filter=tagged), look(), look(2)) == 4
+
+
+async def test_who_waits_too_long_for_its_own_lists_is_told_so(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "MAX_WAITING", 0)
+    async with served.service._looking.of([(peer_of(NOBODY.peer),)]):
+        with pytest.raises(LimitExceeded, match=r"^max_requests_per_peer: too many that take long"):
+            await served.service.list(pb.ListRequest(filter=pb.Filter(tags=["x"])), NOBODY)
+        await served.service.list(pb.ListRequest(), NOBODY)
 
 
 def services(served: Served, **question: Any) -> pb.ListServicesResponse:

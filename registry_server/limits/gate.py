@@ -33,6 +33,9 @@ from registry_server.turns import Turns
 # Who is refused for overload is asked to stay away for so long, in seconds.
 PAUSE_S = (1.0, 3.0)
 MANY = 1_000
+# Renewals, and who leaves, have an account of their own beside that of their peer: whatever else that asks, no lease is
+# to run out for it.
+RENEWING = " renewing"
 
 # Neither refused nor counted: who asks whether the server lives must not take a busy one for dead.
 NEVER_REFUSED = ("/grpc.health.v1.Health/Check",)
@@ -78,7 +81,8 @@ class Gate:
         if self.overload.level and self.overload.refuses(work):
             self.refusals.note("overload", self.overload.reason, caller.peer, self._now())
             raise Unavailable(f"{self.overload.reason}; try again later", self._rng.uniform(*PAUSE_S))
-        account = self.accounts.of(peer_of(caller.peer))
+        peer = peer_of(caller.peer)
+        account = self.accounts.of(peer if work is not Work.RENEWAL else peer + RENEWING)
         try:
             account.ask()
         except LimitExceeded as error:
@@ -159,7 +163,7 @@ class Gate:
         def limited(caller: Caller, outlet: Outlet) -> Dialogue[Any]:
             held = self._held(caller, None)
             try:
-                return _Talking(held, method.open(caller, outlet), lambda: self.account(caller, Work.RENEWAL))
+                return _Talking(held, method.open(caller, outlet), lambda: self.account(caller, Work.TALK))
             except BaseException:
                 held.leave()
                 raise

@@ -16,8 +16,9 @@ MEBIBYTE = 1 << 20
 
 
 class Work(IntEnum):
-    """What is asked for. At a level of overload, what has this number or a higher one is refused."""
+    """What is asked for. At a level of overload, what has this number or a lower one is refused; there are three."""
 
+    TALK = 5  # on a stream that is there
     RENEWAL = 4  # or leaving, which makes less work
     READ = 3
     WRITE = 2
@@ -54,7 +55,7 @@ class Overload:
 
     def refuses(self, work: Work) -> bool:
         """Whether work of that kind is refused."""
-        return work is not Work.RENEWAL and self.level >= work
+        return self.level >= work
 
     def waited(self, late_s: float, busy_s: float, after_s: float) -> None:
         """A beat was so late, `after_s` after the last one, and this process worked for so long meanwhile: it does not

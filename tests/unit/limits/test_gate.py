@@ -136,6 +136,23 @@ async def test_requests_under_way() -> None:
     assert stage.is_idle
 
 
+@pytest.mark.parametrize("limit", ["max_requests_per_s_per_peer", "max_requests_per_peer"])
+async def test_no_lease_runs_out_for_what_else_its_peer_asks(limit: str) -> None:
+    """Renewals count apart, and are bounded by themselves."""
+    stage = Stage(**{limit: 1})
+    renew, get = stage.methods["/test/KeepAlive"].answer, stage.methods["/test/Get"].call
+    waiting = [asyncio.create_task(get(StringValue(value="wait"), NOBODY)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(LimitExceeded, match=f"^{limit}: "):
+        await get(StringValue(), NOBODY)
+    await renew(pb.KeepAliveRequest(), NOBODY)
+    with pytest.raises(LimitExceeded, match=f"^{limit}: "):
+        await asyncio.gather(*(renew(pb.KeepAliveRequest(), NOBODY) for _ in range(3)))
+    stage.may_end.set()
+    await asyncio.wait(waiting)
+    assert stage.is_idle
+
+
 def test_what_a_method_refuses_is_counted_too() -> None:
     stage = Stage()
     with pytest.raises(LimitExceeded):

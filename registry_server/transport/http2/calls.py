@@ -41,13 +41,18 @@ Kind = TypeVar("Kind", bound=Method)
 CODES: dict[type[FramingError], Code] = {
     Malformed: Code.INTERNAL,
     Unsupported: Code.UNIMPLEMENTED,
-    TooLarge: Code.RESOURCE_EXHAUSTED,
 }
 _TOO_LATE = RpcStatus(Code.DEADLINE_EXCEEDED, "the deadline has passed", b"")
 _NOT_ASKED = RpcStatus(Code.DEADLINE_EXCEEDED, "the request did not come in time", b"")
 _ONE_REQUEST = RpcStatus(Code.UNIMPLEMENTED, "this method takes one request", b"")
 _NOT_WHOLE = RpcStatus(Code.INTERNAL, "the last message is not whole", b"")
-_TOO_MUCH = RpcStatus(Code.RESOURCE_EXHAUSTED, "too much waits to become whole messages", b"")
+
+
+def broken(error: FramingError, shared: Shared, peer: str) -> RpcStatus:
+    """What is told to who broke them, if it was not by too much of something, which is a limit's."""
+    if isinstance(error, TooLarge):
+        return shared.exceeded(error.limit, str(error), peer)
+    return RpcStatus(CODES[type(error)], str(error), b"")
 
 
 class Wire(Protocol):
@@ -160,7 +165,7 @@ class Call(Generic[Kind]):
 
     def shed(self) -> None:
         """Too much is held, and this call holds more than others."""
-        self.fail(_TOO_MUCH)
+        self.fail(self._shared.exceeded("max_held_bytes", "too much waits to become whole messages", self._caller.peer))
 
     def watch_deadline(self) -> None:
         """Start the timer of the deadline, if there is one to wait for."""
@@ -200,7 +205,7 @@ class Call(Generic[Kind]):
         try:
             message = self._messages.take()
         except FramingError as error:
-            self.fail(RpcStatus(CODES[type(error)], str(error), b""))
+            self.fail(broken(error, self._shared, self._caller.peer))
             return None
         if not self._messages.is_ready:
             self._let_more_come()

@@ -17,7 +17,7 @@ from ngh2 import events
 from registry_server.errors import LimitExceeded, Unavailable
 from registry_server.http2 import Http2End, Note
 from registry_server.rpc.table import Caller, Credentials
-from registry_server.transport.http2.calls import CODES, KINDS, Call
+from registry_server.transport.http2.calls import KINDS, Call, broken
 from registry_server.transport.http2.framing import (
     HEADS,
     IDENTITY,
@@ -47,7 +47,7 @@ REFUSED_S = 5
 DISMISSED_S = 2.0
 # All connections together may have so many times the unread answers of one.
 ALL_UNREAD = 4
-_UNREAD = RpcStatus(Code.RESOURCE_EXHAUSTED, "too many answers on this connection wait to be read", b"")
+_UNREAD = "too many answers on this connection wait to be read"
 # How a client begins that speaks TLS: with a record of a handshake.
 _HELLO = b"\x16\x03"
 # ... but our own client, which looks whether it is spoken when it is hung up on.
@@ -208,7 +208,7 @@ class Connection(Http2End, asyncio.BufferedProtocol):
     def answer(self, call: Call[Any], message: bytes) -> None:
         """See Wire."""
         if self._is_unread():
-            self.end(call, trailers_of(_UNREAD))
+            self.end(call, trailers_of(self._shared.exceeded("max_unread_bytes", _UNREAD, self._caller.peer)))
             return
         stream, h2 = call.stream_id, self._h2
         self._streams[stream] = None
@@ -285,7 +285,7 @@ class Connection(Http2End, asyncio.BufferedProtocol):
             self._refuse(event, ended_at_once(Code.INVALID_ARGUMENT, str(error), http_status=error.http_status))
             return
         except FramingError as error:
-            self._refuse(event, refusal(RpcStatus(CODES[type(error)], str(error), b"")))
+            self._refuse(event, refusal(broken(error, self._shared, self._caller.peer)))
             return
         method = self._shared.methods.get(head.path)
         if method is None:

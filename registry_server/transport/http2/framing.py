@@ -54,7 +54,11 @@ class Unsupported(FramingError):
 
 
 class TooLarge(FramingError):
-    """A message is larger than is allowed."""
+    """A message, or a head, is larger than is allowed by the limit of that name."""
+
+    def __init__(self, limit: str, text: str) -> None:
+        super().__init__(text)
+        self.limit = limit
 
 
 class NotGrpc(FramingError):
@@ -81,7 +85,7 @@ def read_head(headers: Iterable[Header], max_bytes: int) -> Head:
     """What the headers of a request say; their values may have so many bytes. Raises FramingError."""
     fields = dict(headers)
     if sum(map(len, fields.values())) > max_bytes:
-        raise TooLarge(f"the headers are more than the {max_bytes} bytes that are allowed")
+        raise TooLarge("max_header_bytes", f"the headers are more than the {max_bytes} bytes that are allowed")
     if fields.get(b":method") != b"POST":
         raise NotGrpc(405, "gRPC calls are POST requests")
     if not _CONTENT_TYPE.match(fields.get(b"content-type", b"")):
@@ -171,7 +175,8 @@ class Messages:
         data, end = self._data, self._needed
         length = int.from_bytes(data[1:PREFIX_BYTES])
         if length > self.max_bytes:
-            raise TooLarge(f"a message of {length} bytes is more than the {self.max_bytes} that are allowed")
+            text = f"a message of {length} bytes is more than the {self.max_bytes} that are allowed"
+            raise TooLarge("max_message_bytes", text)
         flag, message = data[0], bytes(data[PREFIX_BYTES:end])
         if len(data) == end:
             self._data = b""
@@ -207,7 +212,7 @@ def unpack(encoding: bytes, packed: bytes, max_bytes: int) -> bytes:
     except zlib.error as error:
         raise Malformed(f"a message cannot be unpacked: {error}") from None
     if len(message) > max_bytes:
-        raise TooLarge(f"a message unpacks to more than the {max_bytes} bytes that are allowed")
+        raise TooLarge("max_message_bytes", f"a message unpacks to more than the {max_bytes} bytes that are allowed")
     if not unpacker.eof or unpacker.unused_data:
         raise Malformed("a message cannot be unpacked: it is not whole, or has more behind it")
     return message

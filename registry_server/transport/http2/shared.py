@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
+from registry_server.errors import LimitExceeded
 from registry_server.limits.refusals import Refusals
 from registry_server.rpc.table import Method, Table
 from registry_server.transport.complaints import Complaints
@@ -17,7 +18,7 @@ from registry_server.transport.http2.framing import Header, ended_at_once, frame
 from registry_server.transport.http2.pacing import Pacing
 from registry_server.transport.limits import Limits
 from registry_server.transport.names import names_in
-from registry_server.transport.status import RpcStatus
+from registry_server.transport.status import RpcStatus, status_of
 from registry_server.transport.streams import Streams
 
 log = logging.getLogger(__name__)
@@ -177,6 +178,11 @@ class Shared:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await self._all_gone.wait()
+
+    def exceeded(self, limit: str, why: str, peer: str) -> RpcStatus:
+        """What is told to who reached a limit, which is counted."""
+        self._refusals.note(limit, why, peer, self.loop.time())
+        return status_of(LimitExceeded(limit, why))
 
     def complain(self, peer: str, what: str) -> None:
         """Say what is wrong with a client: of each kind once a minute, however many there are."""

@@ -4,12 +4,16 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator
+import zlib
+from base64 import b64decode
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
+from google.rpc import error_details_pb2
+from google.rpc.status_pb2 import Status
 
 from registry_server.limits.refusals import Refusals
 from registry_server.rpc.table import Caller, Service, Table, Unary
@@ -189,3 +193,60 @@ async def test_who_asks_one_thing_does_not_wait_for_thousands_of_others() -> Non
         for it, its in zip(crowd, calls, strict=True):
             await it.wait_ended(its)
     assert len(order) == 801
+
+
+def too_large(client: Http2) -> list[int]:
+    """Calls that break a limit of size: as it comes, unpacked, and in the metadata."""
+    path, packed = f"/{NAME}/Echo", zlib.compress(bytes(100_000))
+    gzip = client.begin(path, headers=[(b"grpc-encoding", b"deflate")])
+    client.say(gzip, b"\1" + len(packed).to_bytes(4) + packed, is_last=True)
+    return [
+        client.call(path, value("x" * 20_000)),
+        gzip,
+        client.call(path, value("x"), headers=[(b"x-more", b"y" * 9_000)]),
+    ]
+
+
+def too_much(client: Http2) -> list[int]:
+    """Half messages."""
+    halves = [client.begin(f"/{NAME}/Echo") for _ in range(4)]
+    for stream in halves:
+        client.say(stream, b"\0" + (100_000).to_bytes(4) + b"x" * 60_000)
+    return halves
+
+
+def unread(client: Http2) -> list[int]:
+    """Answers that are not taken, and then the calls that are refused."""
+    calls = [client.call(f"/{NAME}/Echo", value("x" * 60_000)) for _ in range(20)]
+    return calls[-10:]
+
+
+@pytest.mark.parametrize(
+    ("asks", "limits"),
+    [
+        (too_large, {"max_message_bytes": 10_000, "max_header_bytes": 8_000}),
+        (too_much, {"max_held_bytes": 200_000}),
+        (unread, {"max_unread_bytes": 300_000}),
+    ],
+)
+async def test_every_limit_is_named_to_who_reaches_it_and_counted(
+    asks: Callable[[Http2], list[int]], limits: dict[str, int]
+) -> None:
+    async with serving(**limits) as stage, Http2(stage.address, window=0 if asks is unread else 1 << 20) as client:
+        streams = asks(client)
+        await client.flush()
+        await client.wait_ended(streams)
+        for stream in streams:
+            fields = dict(client.ended[stream])
+            message = fields[b"grpc-message"].decode()
+            limit = message.partition(":")[0]
+            assert int(fields[b"grpc-status"]) == Code.RESOURCE_EXHAUSTED
+            assert limit in limits
+            details = fields[b"grpc-status-details-bin"]
+            status = Status.FromString(b64decode(details + b"=" * (-len(details) % 4)))
+            quota = error_details_pb2.QuotaFailure()
+            assert status.details[0].Unpack(quota)
+            assert quota.violations[0].subject == limit
+        assert set(stage.refusals.counts) == set(limits)
+        assert sum(stage.refusals.counts.values()) >= len(streams)
+        assert len(stage.said) == len(limits)

@@ -30,7 +30,7 @@ from registry_server.transport.http2.framing import (
     framed,
     read_head,
 )
-from registry_server.transport.http2.shared import Shared, names_of, peer_of, refusal, trailers_of
+from registry_server.transport.http2.shared import GONE, Shared, names_of, peer_of, refusal, trailers_of
 from registry_server.transport.limits import Limits
 from registry_server.transport.status import Code, RpcStatus, shutting_down, status_of
 
@@ -111,6 +111,8 @@ class Connection(Http2End, asyncio.BufferedProtocol):
         }
         self.open(transport, settings, STREAM_WINDOW * limits.max_streams)
         self._shared.came(self, peer)
+        if peer == GONE:
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """All calls are over."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -29,6 +30,9 @@ READ_BYTES = 16 * 1024
 LOOKS = 16
 # So many clients may take their time to hang up, and so large a part of all that there may be.
 LEAST_GOING, PART_GOING = 10, 20
+
+# Where somebody was who is gone already: uvloop cannot tell. What he asked for is not to be taken for this machine's.
+GONE = "ipv4:0.0.0.0:0"
 
 
 class Timed(Protocol):
@@ -293,7 +297,8 @@ def peer_of(transport: asyncio.BaseTransport, number: int = 0) -> str:
     """The other end as gRPC writes it; at a file it is the connection of that number."""
     address = transport.get_extra_info("peername")
     if not isinstance(address, tuple):
-        return f"unix:{number or ''}"
+        own = transport.get_extra_info("socket")
+        return GONE if own is not None and own.family != socket.AF_UNIX else f"unix:{number or ''}"
     host, port = address[:2]
     return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
 

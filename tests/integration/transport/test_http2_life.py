@@ -6,12 +6,14 @@ import os
 import random
 import socket
 import ssl
-from collections.abc import AsyncIterator
+import struct
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import uvloop
 
 from registry_server.rpc.table import Table
 from registry_server.transport.http2 import server as server_room
@@ -20,7 +22,7 @@ from registry_server.transport.limits import Limits
 from registry_server.transport.status import Code
 from registry_server.transport.streams import Streams
 from registry_server.transport.tls import Certificates
-from tests.support.frames import END_HEADERS, HEADERS, PREFACE, SETTINGS, Frames, frame, head, literal
+from tests.support.frames import DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, Frames, frame, head, literal
 from tests.support.http2 import Http2, framed
 from tests.support.tls import LOCAL, Authority, certificates_of
 from tests.support.transports import NAME, Everything, value
@@ -54,6 +56,37 @@ async def echoed(address: str, credentials: grpc.ChannelCredentials | None = Non
     make = grpc.aio.secure_channel if credentials else grpc.aio.insecure_channel
     async with make(address, *([credentials] if credentials else []), **options) as channel:
         return await channel.unary_unary(f"/{NAME}/Echo")(value("x"), timeout=10)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_who_has_gone_already_is_not_taken_for_this_machine(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], tmp_path: Path
+) -> None:
+    """uvloop asks where somebody calls from when he may have hung up, and his calls can still be read."""
+
+    def call(client: socket.socket, where: Any) -> None:
+        client.connect(where)  # without a turn of the loop: it is let in later
+        client.sendall(OPENING + frame(HEADERS, END_HEADERS, 1, head(f"/{NAME}/Echo".encode())))
+        client.sendall(frame(DATA, END_STREAM, 1, framed(value("x"))))
+
+    async def ask() -> None:
+        async with serving(service) as tcp, serving(service, f"unix:{tmp_path / 's'}") as file:
+            host, _, port = tcp.rpartition(":")
+            for _ in range(10):
+                with socket.socket() as client:
+                    call(client, (host, int(port)))
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with socket.socket() as client:
+                call(client, (host, int(port)))
+                await eventually_async(lambda: bool(service.callers))
+            with socket.socket(socket.AF_UNIX) as client:
+                call(client, file.removeprefix("unix:"))
+                await eventually_async(lambda: len(service.callers) > 1)
+        assert [it.peer.partition(":")[0] for it in service.callers] == ["ipv4", "unix"]
+
+    service = Everything()
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(ask())
 
 
 # ---- where it listens

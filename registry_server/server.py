@@ -83,7 +83,7 @@ async def serve(
     _check_addresses(config)
     if unguarded := config.unguarded():
         raise ConfigError(unguarded)
-    _warn_of_clear_text(config)
+    _warn_of_access(config)
     parts = _make(config, clock)
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(it) for it in parts.works()]
@@ -111,12 +111,17 @@ async def serve(
                 await asyncio.to_thread(parts.entrance.audit.close)  # a disk that stands still ends no stop
 
 
-def _warn_of_clear_text(config: Config) -> None:
-    """Tell where others than this machine may hear tokens."""
+def _warn_of_access(config: Config) -> None:
+    """Tell where others than this machine may hear tokens, and of identities that nobody can show."""
     if config.access.is_on and not config.is_local and not config.tls_cert:
         log.warning("tokens are sent to this server in the clear: it has no certificate (--tls-cert)")
     if config.access.is_on and config.admin_address and not is_loopback(config.admin_address):
         log.warning("tokens are sent to %s in the clear: there is no TLS for --admin", config.admin_address)
+    mute = [it.name for it in config.access.identities if it.certificates and not it.tokens]
+    if mute and not config.tls_client_ca:
+        log.warning(
+            "%s: known by certificates alone, which nobody is asked for (--tls-client-ca)", ", ".join(mute[:10])
+        )
 
 
 class Port(Protocol):

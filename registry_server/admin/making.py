@@ -43,10 +43,12 @@ class Admin:
         try:
             log.info("http://%s shows how this server is", await self._server.start(self._address))
         except OSError as error:
-            if self._must or error.errno != errno.EADDRINUSE:
+            if self._must:
                 why = f"cannot listen on {self._address}: {error.strerror or error}"
                 raise ConfigError(Problem("admin", why)) from None
-            log.info("no HTTP side: somebody else has %s (--admin HOST:PORT for another, or off)", self._address)
+            is_taken = error.errno == errno.EADDRINUSE
+            why = f"somebody else has {self._address}" if is_taken else f"{self._address}: {error.strerror or error}"
+            log.info("no HTTP side: %s (--admin HOST:PORT for another, or off)", why)
 
     async def stop(self) -> None:
         """End it. May be called more than once."""

@@ -115,6 +115,20 @@ async def test_tokens_that_travel_in_the_clear_by_http_are_told_of(host: str, ca
         assert ("in the clear: there is no TLS for --admin" in caplog.text) is (host == "0.0.0.0")
 
 
+async def test_identities_that_nobody_can_show_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = [Identity("both", (Token.of("x"),), ("a.example",)), Identity("game", (), ("game.example",))]
+    async with asking("http2", Access(tuple(made))):
+        pass
+    said = "game: known by certificates alone, which nobody is asked for (--tls-client-ca)"
+    assert [it for it in caplog.messages if "certificates" in it] == [said]
+    caplog.clear()
+    files, ca = Authority().pair("localhost").write(tmp_path), Authority().write(tmp_path)
+    tls = {"tls_cert": str(files.cert), "tls_key": str(files.key), "tls_client_ca": str(ca)}
+    async with asking("http2", Access(tuple(made)), **tls):
+        pass
+    assert "certificates" not in caplog.text
+
+
 # ---- what tells of the server itself
 
 

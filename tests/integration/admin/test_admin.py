@@ -196,6 +196,15 @@ async def test_two_servers_on_one_machine(caplog: pytest.LogCaptureFixture, monk
         assert caplog.text.count("no HTTP side: somebody else has") == 1
 
 
+async def test_an_address_that_nobody_asked_for_and_cannot_be_had_ends_nothing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry_server.config.values.AUTO_ADMIN", "192.0.2.1:7401")  # as where there is no IPv4
+    caplog.set_level("INFO")
+    async with serve(Config(listen=f"{HOST}:0", insecure=True)):
+        assert "no HTTP side: 192.0.2.1:7401: " in caplog.text
+
+
 @pytest.mark.parametrize("admin", ["x", "unix:/tmp/x", "127.0.0.1", "127.0.0.1:70000", "", "on"])
 def test_addresses_that_are_none(admin: str) -> None:
     with pytest.raises(ConfigError, match="admin: must be HOST:PORT"):

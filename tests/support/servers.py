@@ -171,7 +171,8 @@ class ServerProcess:
 
 
 class RegistryServer(ServerProcess):
-    """One `python -m registry_server` process."""
+    """One `python -m registry_server` process, without an HTTP side unless that is asked for: there is one default
+    port, and many tests run beside each other."""
 
     def __init__(
         self,
@@ -182,4 +183,6 @@ class RegistryServer(ServerProcess):
         env: Mapping[str, str] | None = None,
         name: str = "registry-server",
     ) -> None:
-        super().__init__(directory, name, "registry_server", ["--store", store, *args], env)
+        super().__init__(
+            directory, name, "registry_server", ["--store", store, *args], {"REGISTRY_ADMIN": "off", **(env or {})}
+        )

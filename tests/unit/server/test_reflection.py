@@ -108,4 +108,7 @@ def test_every_field_has_its_json_name() -> None:
         if it.package == "registry.v1"
     )
     (asked,) = (it for it in file.message_type if it.name == "RegisterRequest")
-    assert [(it.name, it.json_name) for it in asked.field if "_" in it.name] == [("lease_id", "leaseId")]
+    assert [(it.name, it.json_name) for it in asked.field if "_" in it.name] == [
+        ("lease_id", "leaseId"),
+        ("if_absent", "ifAbsent"),
+    ]

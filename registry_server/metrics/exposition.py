@@ -3,7 +3,7 @@
 Names begin with `registry_`; those of the process are the usual ones of Prometheus' clients.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -29,10 +29,18 @@ def metrics(counting: Counting) -> Route:
     GCCollector(registry=registry)
 
     async def answer(request: web.Request, caller: Caller) -> web.Response:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        encode, content_type = _encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
     return Route("/metrics", answer, Needs("read"))
+
+
+def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
+    """How it is written for who takes that; the usual way for who says nothing that makes sense."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):
+        return choose_encoder("")
 
 
 class ServerCollector(Collector):

@@ -53,6 +53,21 @@ async def running(admin: str) -> AsyncIterator[Running]:
         yield Running(address, admin)
 
 
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text; version=1.0.0",
+        "application/openmetrics-text; version=abc",
+        "text/plain; version=; escaping=nonsense",
+        "image/png;q=nan",
+        ";;=,",
+    ],
+)
+async def test_whatever_somebody_says_to_take(running: Running, accept: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert "registry_store_up 1.0" in await running.text(Accept=accept)
+    assert not [it for it in caplog.records if it.levelname == "ERROR"]
+
+
 async def test_what_is_done_is_counted(running: Running) -> None:
     player = Instance(service="player", host="10.0.0.5", port=1)
     async with (

@@ -1,6 +1,7 @@
 """A registry inside of the client's process: `connect("memory:")`, or any other store URL."""
 
 import asyncio
+import contextlib
 import re
 
 import grpc
@@ -9,9 +10,13 @@ import pytest
 import registry_client
 from registry_client import InvalidArgument, InvalidTarget, Misuse, RegistryUnavailable, sync
 from registry_server import stores
+from registry_server.embedded import Clock, in_thread
+from registry_server.limits import lookout
+from registry_server.limits.overload import Overload
 from registry_server.stores.memory import MemoryStore
 from registry_server.stores.schemes import Schemes, installed
 from tests.integration.client.conftest import ids, player, until
+from tests.support.waiting import eventually_async
 
 
 async def test_registers_and_watches_without_a_server() -> None:
@@ -28,6 +33,27 @@ async def test_others_reach_it_by_its_address_while_it_is_open() -> None:
         async with registry_client.connect(registry.addresses) as other:
             assert [it.id for it in await other.list("player")] == ["a"]
     assert registry.addresses == ()
+
+
+@pytest.mark.parametrize("how", ["in its loop", "in a thread"])
+async def test_a_process_that_is_busy_or_large_is_no_overload(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else the process does with its loop and its memory: nobody is refused anything for that."""
+    looks = 0
+    waited = Overload.waited
+
+    def late(overload: Overload, *_: float) -> None:
+        nonlocal looks
+        looks += 1
+        waited(overload, 10.0, 10.0, 10.0)
+
+    monkeypatch.setattr(Overload, "waited", late)
+    monkeypatch.setattr(lookout, "memory_used", lambda: 1 << 45)
+    monkeypatch.setattr(lookout, "BEAT_S", 0.001)
+    with in_thread(Clock()) if how == "in a thread" else contextlib.nullcontext("memory:") as place:
+        async with registry_client.connect(place) as registry:
+            await eventually_async(lambda: looks > 2 * lookout.SELDOM, what="it was looked at")
+            async with asyncio.timeout(20), registry.register(player("a")), registry.watch("player") as watch:
+                assert ids(await until(watch, lambda view: ids(view) == ["a"])) == ["a"]
 
 
 async def test_each_client_has_a_registry_of_its_own() -> None:

@@ -8,10 +8,11 @@ import sys
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import click
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import Error, MessageToDict
 
 from registry_client.cli.plain import document, plain
 from registry_client.cli.table import lay_out
+from registry_client.errors import InvalidAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,8 +71,11 @@ def say_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, wide:
 
 
 def as_dict(message: Message) -> dict[str, object]:
-    """A message with the names of proto3's JSON, unset fields too."""
-    content: dict[str, object] = MessageToDict(message, always_print_fields_with_no_presence=True)
+    """A message with the names of proto3's JSON, unset fields too. Raises InvalidAnswer for what JSON cannot say."""
+    try:
+        content: dict[str, object] = MessageToDict(message, always_print_fields_with_no_presence=True)
+    except (ValueError, OverflowError, Error) as error:
+        raise InvalidAnswer(f"the answer cannot be shown as JSON: {error}") from None
     return content
 
 

@@ -139,7 +139,10 @@ def clients(common: Common, node: str) -> None:
 
 
 def _time(stamp: Timestamp) -> str:
-    return f"{stamp.ToDatetime():%Y-%m-%dT%H:%M:%SZ}"
+    try:
+        return f"{stamp.ToDatetime():%Y-%m-%dT%H:%M:%SZ}"
+    except (ValueError, OverflowError):  # whoever answers may say anything
+        return "?"
 
 
 def _rows(it: pb.XdsClient, *, wide: bool) -> Iterator[tuple[str, ...]]:
@@ -149,7 +152,8 @@ def _rows(it: pb.XdsClient, *, wide: bool) -> Iterator[tuple[str, ...]]:
         protocol = "incremental" if stream.incremental else "state of the world"
         more = (it.node_cluster, where, agent, it.identity, protocol, _time(stream.opened_at))
         for wanted in stream.subscriptions:
-            named = (it.node_id, it.kind, stream.peer, pb.XdsSubscription.Type.Name(wanted.type))
+            kind = pb.XdsSubscription.Type.DESCRIPTOR.values_by_number.get(wanted.type)
+            named = (it.node_id, it.kind, stream.peer, kind.name if kind else str(wanted.type))
             yield (*named, *_state(wanted, wide=wide), *(more if wide else ()))
 
 

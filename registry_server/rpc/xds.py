@@ -16,7 +16,7 @@ from registry_server.rights import EVERY
 from registry_server.rpc import pages, validate
 from registry_server.rpc.table import Caller, Name, Needs, Service, Unary
 from registry_server.xds.kinds import ResourceType
-from registry_server.xds.load import Load, LoadBook
+from registry_server.xds.load import MAX_TOTAL, Load, LoadBook
 from registry_server.xds.names import ServiceKey
 from registry_server.xds.packed import written
 from registry_server.xds.session import AdsSession, Flow
@@ -25,6 +25,8 @@ NAME = pb.DESCRIPTOR.services_by_name["Xds"].full_name
 # So many streams of a client, and names of a subscription, are shown.
 MAX_STREAMS = MAX_NAMES = 100
 MAX_LOADS = 10_000
+# ... and so much of a client that a message has room for it, whatever it asks for.
+MAX_CLIENT_BYTES = 1024 * 1024
 
 _TYPES = {
     ResourceType.CLUSTER: pb.XdsSubscription.CLUSTER,
@@ -133,6 +135,8 @@ def _client(streams: Sequence[OpenStream]) -> pb.XdsClient:
     )
     if any(client.place):
         it.locality.region, it.locality.zone, it.locality.sub_zone = client.place
+    while len(it.streams) > 1 and it.ByteSize() > MAX_CLIENT_BYTES:
+        del it.streams[len(it.streams) // 2 :]
     return it
 
 
@@ -170,7 +174,7 @@ def _load(key: ServiceKey, load: Load) -> pb.ServiceLoad:
         successes=load.successes,
         errors=load.errors,
         dropped=load.dropped,
-        in_progress=sum(now.in_progress for now in load.now.values()),
+        in_progress=min(sum(now.in_progress for now in load.now.values()), MAX_TOTAL),
         calls_per_second=sum(now.per_second for now in load.now.values()),
         clients=len(load.now),
         reported_at=_time(load.reported_at),

@@ -10,7 +10,7 @@ from registry_api.registry.xds.v1 import ads_pb2 as ads
 
 # Where Envoy's listener is to be: a key of the metadata of its node, and what stands for it.
 LISTEN = "registry.listen"
-# So much of what a client says of itself is kept.
+# So much of what a client says of itself is kept, in bytes of UTF-8.
 MAX_SHOWN = 256
 MAX_PORT = 65_535
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
@@ -98,13 +98,18 @@ def client_of(node: ads.Node, *, asks_for_all: bool = False) -> XdsClient:
     where = node.locality
     return XdsClient(
         kind,
-        node.id[:MAX_SHOWN],
-        node.cluster[:MAX_SHOWN],
-        node.user_agent_name[:MAX_SHOWN],
-        _version(node)[:MAX_SHOWN],
-        (where.region[:MAX_SHOWN], where.zone[:MAX_SHOWN], where.sub_zone[:MAX_SHOWN]),
+        _kept(node.id),
+        _kept(node.cluster),
+        _kept(node.user_agent_name),
+        _kept(_version(node)),
+        (_kept(where.region), _kept(where.zone), _kept(where.sub_zone)),
         _listen(node.metadata.fields[LISTEN].string_value) if LISTEN in node.metadata.fields else DEFAULT_LISTEN,
     )
+
+
+def _kept(text: str) -> str:
+    """No more of it than is kept, and without what ends text in other languages, and parts of names in lists here."""
+    return text[:MAX_SHOWN].replace("\0", "").encode()[:MAX_SHOWN].decode(errors="ignore")
 
 
 def _listen(text: str) -> Listen:

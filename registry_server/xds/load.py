@@ -12,9 +12,11 @@ from registry_server.xds.resources import Resources
 # How often clients report: the more of them there are, the less often, so that so many reports come in a second.
 MIN_INTERVAL_S, MAX_INTERVAL_S = 2.0, 60.0
 REPORTS_PER_S = 500
-# No client calls more services than that, and no counter grows by more in one report.
+# No client calls more services than that, no counter grows by more in a report of one place, and none beyond the last,
+# which can be told to everybody.
 MAX_SERVICES = 1_000
 MAX_COUNT = 2**40
+MAX_TOTAL = 2**63 - 1
 
 
 class Now(NamedTuple):
@@ -73,9 +75,9 @@ class LoadBook:
             if (load := self._loads.get(key)) is not None:
                 load.now[reporter] = Now()
         for key, now in found.items():
-            self._loads[key].now[reporter] = now
-        if len(known) < MAX_SERVICES:
-            known.update(found)
+            if key in known or len(known) < MAX_SERVICES:  # so that all of it goes when the client does
+                known.add(key)
+                self._loads[key].now[reporter] = now
 
     def forget(self, key: ServiceKey) -> None:
         """Nobody knows that service any more."""
@@ -88,16 +90,20 @@ class LoadBook:
     def _add(self, key: ServiceKey, it: ads.ClusterStats, at: float) -> Now:
         load = self._loads.setdefault(key, Load())
         load.reported_at = at
-        load.dropped += min(it.total_dropped_requests, MAX_COUNT)
+        load.dropped = _grown(load.dropped, it.total_dropped_requests)
         in_progress = issued = 0
         for locality in it.upstream_locality_stats:
             issued += min(locality.total_issued_requests, MAX_COUNT)
-            load.successes += min(locality.total_successful_requests, MAX_COUNT)
-            load.errors += min(locality.total_error_requests, MAX_COUNT)
+            load.successes = _grown(load.successes, locality.total_successful_requests)
+            load.errors = _grown(load.errors, locality.total_error_requests)
             in_progress += min(locality.total_requests_in_progress, MAX_COUNT)
-        load.calls += issued
+        load.calls = min(load.calls + issued, MAX_TOTAL)
         interval = it.load_report_interval.seconds + it.load_report_interval.nanos / 1e9
         return Now(in_progress, issued / interval if interval > 0 else 0.0)
+
+
+def _grown(count: int, by: int) -> int:
+    return min(count + min(by, MAX_COUNT), MAX_TOTAL)
 
 
 def _sum(one: Now, other: Now) -> Now:

@@ -6,7 +6,15 @@ from registry_api.registry.xds.v1 import ads_pb2 as ads
 from registry_server.errors import Unavailable
 from registry_server.rights import UNRESTRICTED
 from registry_server.xds.admission import Admission
-from registry_server.xds.load import MAX_INTERVAL_S, MIN_INTERVAL_S, REPORTS_PER_S, Load, LoadBook
+from registry_server.xds.load import (
+    MAX_INTERVAL_S,
+    MAX_SERVICES,
+    MAX_TOTAL,
+    MIN_INTERVAL_S,
+    REPORTS_PER_S,
+    Load,
+    LoadBook,
+)
 from tests.support.ads_session import World
 from tests.support.core import key, put
 
@@ -59,6 +67,30 @@ def test_a_report_of_what_nobody_knows_is_nothing(book: LoadBook) -> None:
     assert list(book.loads()) == []
     book.report(object(), [stats("player", (1, 1, 0, 0))], UNRESTRICTED, 1.0)
     assert only(book).now == {}
+
+
+def test_no_report_makes_a_count_that_cannot_be_told(book: LoadBook) -> None:
+    book.came(client := object())
+    most = 2**64 - 1
+    liar = stats("player", (most, most, most, most), dropped=most)
+    book.report(client, [liar], UNRESTRICTED, 1.0)
+    load = only(book)
+    load.calls = load.successes = load.errors = load.dropped = MAX_TOTAL - 1
+    book.report(client, [liar], UNRESTRICTED, 1.0)
+    assert {load.calls, load.successes, load.errors, load.dropped} == {MAX_TOTAL}
+
+
+def test_nothing_is_left_of_a_client_that_reported_of_more_services_than_are_kept() -> None:
+    world = World()
+    names = [f"s{number}" for number in range(MAX_SERVICES + 500)]
+    world.apply(put(1, *[key("a", name) for name in names]))
+    book = LoadBook(world.resources)
+    book.came(client := object())
+    for some in (names[:800], names[800:], names[:800]):
+        book.report(client, [stats(name, (1, 1, 0, 1)) for name in some], UNRESTRICTED, 1.0)
+    assert sum(len(load.now) for _, load in book.loads()) == MAX_SERVICES
+    book.left(client)
+    assert sum(len(load.now) for _, load in book.loads()) == 0
 
 
 def test_many_clients_report_less_often(book: LoadBook) -> None:

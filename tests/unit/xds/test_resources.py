@@ -143,6 +143,12 @@ def test_where_envoy_listens(text: str, where: Listen) -> None:
     assert client_of(node).listen == where
 
 
+def test_what_a_client_says_of_itself_is_kept_in_so_many_bytes_and_can_be_part_of_a_name() -> None:
+    said = client_of(ads.Node(id="a\0b" + "\U0001f600" * 1_000, cluster="\0"))
+    assert said.id == "ab" + "\U0001f600" * 63
+    assert said.cluster == ""
+
+
 @pytest.mark.parametrize(
     ("agent", "kind"),
     [

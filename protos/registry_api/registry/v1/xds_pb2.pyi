@@ -112,7 +112,7 @@ class XdsClient(_message.Message):
 
     @_builtins.property
     def streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___XdsStream]:
-        """The oldest, 100 at the most. Many implementations open one for each target."""
+        """The oldest, 100 at the most, and fewer where they ask for very much. Many implementations open one for each target."""
 
     def __init__(
         self,

@@ -18,6 +18,8 @@ PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
 ATTEMPTS_LIMIT = 5
 """A6: a larger maxAttempts is taken as this."""
 JITTER = 0.2
+_MAX_DIGITS = 12
+"""Of a pause that a server asks for, in milliseconds: that of more is no time that anybody waits."""
 HEADERS_SETTLE_S = 0.02
 """A failure that comes no later than this after empty response headers came with them, in one frame (Trailers-Only):
 grpcio does not tell the two apart, and only headers that came by themselves commit a call (A6)."""
@@ -104,7 +106,8 @@ def pushback(trailers: MetadataLike | None) -> Pushback | None:
     for key, value in trailers or ():
         if key == PUSHBACK_TRAILER:
             text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
-            return Pushback(stop=False, pause_s=int(text) / 1000) if text.isdecimal() else Pushback(stop=True)
+            is_time = text.isdecimal() and len(text) <= _MAX_DIGITS
+            return Pushback(stop=False, pause_s=int(text) / 1000) if is_time else Pushback(stop=True)
     return None
 
 

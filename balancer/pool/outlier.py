@@ -31,9 +31,9 @@ class SuccessRate:
 
 @dataclass(frozen=True, slots=True)
 class FailurePercentage:
-    """Eject nodes of whose calls so many percent fail. Defaults are A50's."""
+    """Eject nodes of whose calls more percent fail than that. Defaults are A50's."""
 
-    threshold_percent: int = 85
+    threshold_percent: float = 85
     enforcement_percent: int = 100
     minimum_hosts: int = 5
     request_volume: int = 50

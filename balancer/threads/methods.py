@@ -32,6 +32,14 @@ if TYPE_CHECKING:
     from balancer.threads.native import NativeError
 
 
+def _lasting(arguments: Arguments) -> Arguments:
+    """With metadata that can be looked at again: by who hashes it, and by another attempt. grpcio takes an iterator."""
+    metadata = arguments[1]
+    if metadata is None or isinstance(metadata, tuple | list):
+        return arguments
+    return (arguments[0], tuple(metadata), *arguments[2:])
+
+
 class Method(BalancedMethod[NativeMethod]):
     """One method of a service on a channel for threads."""
 
@@ -56,7 +64,7 @@ class Method(BalancedMethod[NativeMethod]):
 
     def begin(self, request: object, arguments: Arguments) -> Call:
         """Begins a call that does not block."""
-        arguments = self.planned(arguments)
+        arguments = _lasting(self.planned(arguments))
         info = self.engine.info_of(self.path, arguments[1] or ())
         call = Call(self, request, self.source(request), arguments, info)
         now = time.monotonic()
@@ -145,7 +153,7 @@ class UnaryUnaryMethod(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: i
     def blocking(self, with_call: bool, request: object, arguments: Arguments) -> object:
         # The first attempt is made here, in the caller's thread, by the plain channel's own blocking call: at a third
         # of what a `Call` costs, which is made when that was not the last.
-        arguments = self.planned(arguments)
+        arguments = _lasting(self.planned(arguments))
         timeout, metadata, credentials, _, compression = arguments
         info = self.engine.info_of(self.path, metadata or ())
         started = time.monotonic()

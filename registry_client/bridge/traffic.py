@@ -33,6 +33,8 @@ _BALANCING: Mapping[int, str] = MappingProxyType(
 )
 # gRPC's retries double their pauses.
 _GROWS = 2.0
+# Of a percentage: channels eject beyond their threshold, as gRFC A50 has it, and policies are of "this part or more".
+_A_LITTLE = 1e-6
 _HEADER = re.compile(r"[a-z0-9_.-]+")
 
 
@@ -92,7 +94,7 @@ def _outliers(it: pb.OutlierDetection) -> OutlierOptions:
         SuccessRate(by_rate.stdev_factor, 100, by_rate.minimum_hosts, by_rate.request_volume)
         if it.HasField("success_rate")
         else None,
-        FailurePercentage(by_failures.threshold, 100, by_failures.minimum_hosts, by_failures.request_volume)
+        FailurePercentage(by_failures.threshold - _A_LITTLE, 100, by_failures.minimum_hosts, by_failures.request_volume)
         if it.HasField("failure_percentage")
         else None,
         it.consecutive_failures or None,

@@ -122,7 +122,8 @@ def _outliers(it: pb.OutlierDetection, *, in_a_row: bool) -> xds.OutlierDetectio
         found.success_rate_minimum_hosts.value = it.success_rate.minimum_hosts
         found.success_rate_request_volume.value = it.success_rate.request_volume
     if by_failures:
-        found.failure_percentage_threshold.value = it.failure_percentage.threshold
+        # gRPC's clients eject beyond it, which at 100 would be nobody.
+        found.failure_percentage_threshold.value = min(it.failure_percentage.threshold, 100 if in_a_row else 99)
         found.failure_percentage_minimum_hosts.value = it.failure_percentage.minimum_hosts
         found.failure_percentage_request_volume.value = it.failure_percentage.request_volume
     return found

@@ -39,12 +39,14 @@ class Player(game_pb2_grpc.PlayerServicer):
         self.name = name
         self.asked = 0
         self.fails = 0
+        self.told: list[dict[str, str | bytes]] = []
         self.gate: asyncio.Event | None = None
 
     async def Join(
         self, request: game_pb2.JoinRequest, context: grpc.aio.ServicerContext[game_pb2.JoinRequest, game_pb2.JoinReply]
     ) -> game_pb2.JoinReply:
         self.asked += 1
+        self.told.append(dict(context.invocation_metadata() or ()))
         if self.fails:
             self.fails -= 1
             await context.abort(grpc.StatusCode.UNAVAILABLE, "as the test says")
@@ -174,6 +176,25 @@ async def test_channels_for_threads_follow_too(server: RegistryServer, fleet: Fl
     await asyncio.wait_for(changed.wait(), WAIT_S)
     await fleet.registry.policy.delete("player")
     await asyncio.wait_for(calling, WAIT_S)
+
+
+async def test_metadata_that_can_be_had_once_is_told_by_every_attempt(server: RegistryServer, fleet: Fleet) -> None:
+    await fleet.start("a")
+    await fleet.put(balancing="RING_HASH", hash_header="player-id", retries=Retries(2, backoff=0.005))
+    player = fleet.players["a"]
+
+    def call() -> None:
+        with registry_client.channel(f"registry://{server.address}/player") as channel:
+            join = game_pb2_grpc.PlayerStub(channel).Join
+            join(game_pb2.JoinRequest(player="x"), timeout=10)
+            for begin in (join, lambda *given, **named: join.future(*given, **named).result()):
+                player.told.clear()
+                player.fails = 2
+                pairs = iter([("player-id", "7"), ("token", "t")])
+                begin(game_pb2.JoinRequest(player="x"), timeout=10, metadata=pairs)
+                assert [(it.get("player-id"), it.get("token")) for it in player.told] == [("7", "t")] * 3
+
+    await asyncio.to_thread(call)
 
 
 async def test_calls_that_fail_are_tried_again(server: RegistryServer, fleet: Fleet) -> None:

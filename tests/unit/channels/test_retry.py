@@ -56,7 +56,7 @@ def test_pushback_sets_the_pause_and_restarts_the_backoff() -> None:
     assert (retries.pause_after(UNAVAILABLE, (), rng) or 0) <= 1.2
 
 
-@pytest.mark.parametrize("value", ["-1", "", "soon", "1.5", "²"])
+@pytest.mark.parametrize("value", ["-1", "", "soon", "1.5", "²", "9" * 13, "9" * 5_000])
 def test_unreadable_or_negative_pushback_stops(value: str) -> None:
     assert Retrying(POLICY).begin().pause_after(UNAVAILABLE, asks(value), Random(1)) is None
 

@@ -101,6 +101,12 @@ def test_nobody_is_given_what_it_would_reject(it: pb.Policy, kind: ClientKind) -
         assert all(it.value <= 100 for it in (*on, found.max_ejection_percent, found.failure_percentage_threshold))
 
 
+@pytest.mark.parametrize(("asked", "kind", "sent"), [(100, GO, 99), (100, ENVOY, 100), (50, GO, 50), (1, NODE, 1)])
+def test_whose_calls_all_fail_can_be_ejected_by_every_kind(asked: int, kind: ClientKind, sent: int) -> None:
+    it = policy(outlier_detection=Outliers(failure_percentage=Outliers.FailurePercentage(threshold=asked)))
+    assert cluster(it, kind).outlier_detection.failure_percentage_threshold.value == sent
+
+
 @given(POLICIES, st.sampled_from([it for it in ClientKind if it is not OTHER]))
 def test_explain_tells_the_truth_of_what_is_sent(it: pb.Policy, kind: ClientKind) -> None:
     [told] = [each for each in of(it) if each.client == kind.value]

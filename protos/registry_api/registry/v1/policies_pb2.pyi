@@ -235,7 +235,9 @@ class OutlierDetection(_message.Message):
 
     @_typing.final
     class FailurePercentage(_message.Message):
-        """At the end of each interval: whose calls failed by this part or more."""
+        """At the end of each interval: whose calls failed by this part or more; to gRPC's xDS clients, by more than that, and
+        by more than 99 where it is 100.
+        """
 
         DESCRIPTOR: _descriptor.Descriptor
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 7400
 MAX_DIGITS = 5
-_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^\[\]:/?#\s]+)(?::(?P<port>[0-9]+))?")
+_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^\[\]:/?#\s\ud800-\udfff]+)(?::(?P<port>[0-9]+))?")
 
 
 def parse_addresses(addresses: str | Sequence[str]) -> tuple[str, ...]:

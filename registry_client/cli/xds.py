@@ -98,7 +98,7 @@ def bootstrap(
     elif tonic:
         say_document(for_tonic(addresses, node, tls))
     else:
-        say_document(for_grpc(addresses, node, common.namespace, tls))
+        say_document(for_grpc(addresses, node, checks.name("--namespace", common.namespace), tls))
 
 
 def _files(common: Common) -> Files | None:

@@ -139,6 +139,7 @@ def listen_address(text: str) -> str:
         not separator
         or not (port.isascii() and port.isdecimal() and len(port) <= MAX_DIGITS and int(port) <= _LAST_PORT)
         or _is_bare(host)
+        or getattr(address, "scope_id", None)  # an interface of one machine, which is not told here
     ):
         raise InvalidTarget(f"listen address {shown(text)}: must be an IP address and a port, such as {ANY_PORT}")
     return f"[{address}]:{int(port)}" if address.version == _V6 else f"{address}:{int(port)}"

@@ -58,6 +58,7 @@ def channel(
 
     Raises InvalidTarget for an address that cannot be read, InvalidArgument for another mistake.
     """
+    checks.instance_of("compression", grpc.Compression, compression)
     target = _target(service, registry, namespace, credentials, options, registry_tls, locality, node_id)
     if credentials is None:
         return grpc.insecure_channel(target.uri, target.options, compression)
@@ -79,6 +80,7 @@ def aio_channel(
 ) -> grpc.aio.Channel:
     """A `grpc.aio.Channel` to a registered service; arguments as of `registry_client.xds.channel`."""
     check_forks()
+    checks.instance_of("compression", grpc.Compression, compression)
     target = _target(service, registry, namespace, credentials, options, registry_tls, locality, node_id)
     if credentials is None:
         return grpc.aio.insecure_channel(target.uri, target.options, compression, interceptors)

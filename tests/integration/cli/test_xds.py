@@ -39,6 +39,12 @@ async def test_bootstrap_of_a_namespace() -> None:
     assert made["node"]["id"] == "me"
 
 
+async def test_bootstrap_of_a_namespace_that_cannot_be() -> None:
+    refused = await ctl(*SERVER, "-n", "a/%s b", "xds", "bootstrap")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("registryctl: --namespace: must be")
+
+
 async def test_bootstrap_for_tonic() -> None:
     result = await ctl(*SERVER, "-n", "prod", "xds", "bootstrap", "--tonic", "--node-cluster", "games")
     made = json.loads(result.stdout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -159,3 +160,16 @@ def test_the_environment_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with xds.channel("player", registry=address) as channel, pytest.raises(grpc.RpcError) as failed:
         channel.unary_unary(METHOD)(b"", timeout=CALL_S)
     assert address.rpartition(":")[2] in failed.value.details()
+
+
+ARGUMENTS = ("service", "registry", "namespace", "credentials", "options", "compression", "registry_tls", "locality")
+
+
+@pytest.mark.parametrize("argument", ARGUMENTS)
+async def test_arguments_of_other_types_are_told_by_their_names(argument: str) -> None:
+    given: list[object] = [float("nan"), 10**400, b"\0", "\udcff", [None], {1: 1}, object()]
+    for make in (xds.channel, xds.aio.channel):
+        for it in given:
+            fields: dict[str, Any] = {"service": "player", "registry": "127.0.0.1:1", argument: it}
+            with pytest.raises(registry_client.RegistryError, match=f"^(target .*)?({argument}|address)"):
+                make(**fields)

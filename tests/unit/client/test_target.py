@@ -45,6 +45,8 @@ def test_addresses(given_: str | list[str], parsed: tuple[str, ...]) -> None:
         "unix:",
         "unix://h/x",
         "unix:/a\0",
+        "\udcff:1",
+        "\ud800",
     ],
 )
 def test_a_wrong_address_is_named(wrong: str | list[str]) -> None:

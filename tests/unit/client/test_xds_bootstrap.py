@@ -94,7 +94,8 @@ def test_where_envoy_listens(given: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["", "h:1", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "::1:1", "127.0.0.1:-1", "127.0.0.1:٣"]
+    "given",
+    ["", "h:1", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "::1:1", "127.0.0.1:-1", "127.0.0.1:٣", "[::1%lo]:1"],
 )
 def test_where_envoy_cannot_listen(given: str) -> None:
     with pytest.raises(InvalidTarget, match=r"must be an IP address and a port, such as 127\.0\.0\.1:0"):

@@ -35,6 +35,7 @@ _BALANCING: Mapping[int, str] = MappingProxyType(
 _GROWS = 2.0
 # Of a percentage: channels eject beyond their threshold, as gRFC A50 has it, and policies are of "this part or more".
 _A_LITTLE = 1e-6
+MAX_PARTS = 16
 _HEADER = re.compile(r"[a-z0-9_.-]+")
 
 
@@ -44,6 +45,10 @@ def config_of(policy: pb.Policy | None) -> ServiceConfig:
         return UNASKED
     if policy.hash_header and _HEADER.fullmatch(policy.hash_header) is None:
         raise ValueError("its hash_header is no metadata key")
+    if len(policy.split) > MAX_PARTS:
+        raise ValueError(f"its split has {len(policy.split)} parts")
+    if policy.HasField("timeout") and not _seconds(policy.timeout):
+        raise ValueError("its timeout leaves calls no time")
     method = MethodConfig(
         timeout_s=_seconds(policy.timeout) if policy.HasField("timeout") else None,
         retry=_retries(policy.retries) if policy.HasField("retries") else None,

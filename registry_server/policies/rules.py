@@ -46,7 +46,7 @@ def settled(asked: pb.Policy, field: str = "policy") -> pb.Policy:
     fields.name(f"{field}.service", it.service)
     _balancing(it, field)
     if it.HasField("timeout"):
-        fields.duration_s(f"{field}.timeout", it.timeout, MIN_TIMEOUT_S, DAY_S)
+        _time(f"{field}.timeout", it.timeout, MIN_TIMEOUT_S, DAY_S)
     if it.HasField("retries"):
         _retries(it.retries, f"{field}.retries")
     if it.HasField("circuit_breaking") and not it.circuit_breaking.max_requests:
@@ -135,7 +135,14 @@ def _span(field: str, value: Duration, least_s: float, most_s: float, default_s:
     """The time span, in seconds; the default is put in its place if there is none."""
     if not value.seconds and not value.nanos:
         value.CopyFrom(seconds(default_s))
-    return fields.duration_s(field, value, least_s, most_s)
+    return _time(field, value, least_s, most_s)
+
+
+def _time(field: str, value: Duration, least_s: float, most_s: float) -> float:
+    """A time span, in seconds, which is written in the one way that all clients take: without a sign of its nanos."""
+    found = fields.duration_s(field, value, least_s, most_s)
+    value.FromNanoseconds(value.ToNanoseconds())
+    return found
 
 
 def _count(field: str, value: int, most: int, default: int) -> int:

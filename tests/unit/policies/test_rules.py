@@ -62,6 +62,24 @@ def test_a_policy_that_says_nothing_is_one() -> None:
     assert rules.settled(policy()) == pb.Policy(namespace="default", service="player")
 
 
+def test_times_are_written_as_all_clients_take_them() -> None:
+    """C-core rejects a whole resource for a time span of two signs, which Python's messages allow."""
+    odd = Duration(seconds=2, nanos=-500_000_000)
+    it = rules.settled(
+        policy(
+            timeout=odd,
+            retries=Retries(attempts=1, backoff=odd, max_backoff=odd),
+            outlier_detection=Outliers(
+                consecutive_failures=1, interval=odd, base_ejection_time=odd, max_ejection_time=odd
+            ),
+        )
+    )
+    outlier = it.outlier_detection
+    times = [it.timeout, it.retries.backoff, it.retries.max_backoff]
+    times += [outlier.interval, outlier.base_ejection_time, outlier.max_ejection_time]
+    assert times == [Duration(seconds=1, nanos=500_000_000)] * len(times)
+
+
 def test_codes_are_named_once_and_in_order() -> None:
     it = rules.settled(policy(retries=Retries(attempts=1, codes=[Retries.UNAVAILABLE, 1, 14, 1])))
     assert list(it.retries.codes) == [Retries.CANCELLED, Retries.UNAVAILABLE]

@@ -76,7 +76,7 @@ class Connection(Http2End, asyncio.BufferedProtocol):
         self._shared = shared
         self._caller = Caller("")
         # Who shows what, of the calls of late: mostly all of them show the same.
-        self._showing: tuple[bytes, Caller] = (b"", self._caller)
+        self._showing: tuple[bytes | None, Caller] = (None, self._caller)
         self._is_closed = False  # the last words are written
         self._is_retiring = False
         # Calls that wrote and are told when it has left; streams that we ended and the client has not; calls whose
@@ -103,7 +103,7 @@ class Connection(Http2End, asyncio.BufferedProtocol):
         limits = self._shared.limits
         peer = peer_of(transport, self._shared.next_number())
         self._caller = Caller(peer, credentials=Credentials(names=names_of(transport)))
-        self._showing = (b"", self._caller)
+        self._showing = (None, self._caller)
         settings = {
             ngh2.Setting.MAX_CONCURRENT_STREAMS: limits.max_streams,
             ngh2.Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
@@ -309,7 +309,7 @@ class Connection(Http2End, asyncio.BufferedProtocol):
         shown, caller = self._showing
         if head.authorization != shown:
             caller = self._caller
-            if head.authorization:
+            if head.authorization is not None:
                 shows = caller.credentials.with_authorization(head.authorization.decode("latin-1"))
                 caller = caller._replace(credentials=shows)
             self._showing = (head.authorization, caller)

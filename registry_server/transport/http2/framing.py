@@ -78,7 +78,7 @@ class Head(NamedTuple):
     timeout_s: float | None = None
     encoding: bytes = IDENTITY
     answers_in: bytes = IDENTITY
-    authorization: bytes = b""
+    authorization: bytes | None = None
 
 
 def read_head(headers: Iterable[Header], max_bytes: int) -> Head:
@@ -92,7 +92,7 @@ def read_head(headers: Iterable[Header], max_bytes: int) -> Head:
         raise NotGrpc(415, "the content-type of gRPC calls is application/grpc")
     timeout = fields.get(b"grpc-timeout")
     timeout_s = None if timeout is None else timeout_in_s(timeout)
-    path, authorization = fields.get(b":path", b""), fields.get(b"authorization", b"")
+    path, authorization = fields.get(b":path", b""), fields.get(b"authorization")
     encoding = fields.get(b"grpc-encoding", IDENTITY)
     if encoding == IDENTITY:
         return Head(path, timeout_s, authorization=authorization)

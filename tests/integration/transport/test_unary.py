@@ -105,6 +105,7 @@ async def test_a_method_is_told_who_calls(stage: Stage) -> None:
         (["Bearer"], " "),
         (["Bearer a b"], " "),
         (["abc"], " "),
+        ([""], " "),
     ],
     ids=lambda it: it if isinstance(it, str) else " and ".join(it) or "nothing",
 )

@@ -250,7 +250,10 @@ def _with_url(url: str, target: Target, papers: Shown) -> Shown:
     files = {name: target.options[name] for name in _TLS if name in target.options}
     if files and not target.over_tls:
         raise InvalidTarget(f"target {show_url(url)}: {', '.join(files)}: must be of a registrys:// URL")
-    if target.over_tls and not papers.get("credentials") and not papers.get("tls"):
+    beside = next((f"registry_{name}" for name in ("credentials", "tls") if papers.get(name)), None)
+    if files and beside:
+        raise InvalidTarget(f"target {show_url(url)}: {', '.join(files)}: must not be there beside {beside}")
+    if target.over_tls and not beside:
         papers = {**papers, "tls": _in_url(url, lambda: TLS(**files))}
     token = _in_url(url, lambda: check_papers(target.addresses, **papers)).token
     return {**papers, "token": token or ""}

@@ -253,6 +253,16 @@ def test_urls_with_a_mistake(url: str, told: str) -> None:
         registry_client.channel(url)
 
 
+@pytest.mark.parametrize("name", ["registry_tls", "registry_credentials"])
+def test_whom_to_trust_is_said_once(name: str) -> None:
+    """Of two, nobody would know which one holds."""
+    given = TLS() if name == "registry_tls" else grpc.ssl_channel_credentials()
+    with pytest.raises(registry_client.InvalidTarget, match=f"ca: must not be there beside {name}"):
+        registry_client.channel("registrys://h/player?ca=/x.pem", **{name: given})
+    with registry_client.channel("registrys://h/player", **{name: given}):
+        pass
+
+
 async def test_looking_whether_tls_is_spoken_alarms_no_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     authority = Authority()
     async with serving_tls(tmp_path, authority.pair(*LOCAL)) as over_tls, serve(Config("127.0.0.1:0")) as plain:

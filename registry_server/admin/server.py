@@ -9,7 +9,8 @@ import base64
 import binascii
 import ipaddress
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -77,7 +78,9 @@ class AdminServer:
         )
         self._bound: Bound | None = None
         self._listening: list[asyncio.Server] = []
+        # Connections that have not asked anything yet; and those with a request under way.
         self._silent: set[web.RequestHandler] = set()
+        self._busy: set[web.RequestHandler] = set()
 
     async def start(self, address: str) -> str:
         """Listen at HOST:PORT; gives it with the port that was taken. Raises OSError."""
@@ -104,12 +107,24 @@ class AdminServer:
 
     def _let_in(self) -> asyncio.Protocol:
         server = self._runner.server
-        if server is None or len(server.connections) >= MAX_CONNECTIONS:
+        if server is None:
             return _TurnedAway()
+        if len(server.connections) >= MAX_CONNECTIONS:
+            if (other := self._to_go(server.connections)) is None:
+                return _TurnedAway()
+            self._silent.discard(other)
+            other.force_close()
         handler = server()
         self._silent.add(handler)
         asyncio.get_running_loop().call_later(ASK_S, self._hang_up, handler)
         return handler
+
+    def _to_go(self, there: Sequence[web.RequestHandler]) -> web.RequestHandler | None:
+        """Who makes room, so that whoever looks whether this server is well gets in: who has asked nothing, or one of
+        those who come from where most do; nobody who waits for an answer."""
+        waiting = [it for it in there if it in self._silent] or [it for it in there if it not in self._busy]
+        hosts = Counter(map(_host_of, there))
+        return max(waiting, key=lambda it: hosts[_host_of(it)], default=None)
 
     def _hang_up(self, handler: web.RequestHandler) -> None:
         """On who said nothing, or not enough. Between requests aiohttp itself does."""
@@ -124,6 +139,7 @@ class AdminServer:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         self._silent.discard(request.protocol)
+        self._busy.add(request.protocol)
         try:
             is_ours = self._is_ours(request.headers.get(hdrs.HOST))
             response = await (handler(request) if is_ours else _refused(421, _NO_SUCH_HOST))
@@ -138,6 +154,8 @@ class AdminServer:
         except Exception:
             log.exception("a mistake of this server in answering %s", request.path)
             response = await _refused(500, "a mistake of this server: its log says more")
+        finally:
+            self._busy.discard(request.protocol)
         if not response.prepared:
             response.headers.update({name: it for name, it in _SAFE.items() if name not in response.headers})
         return response
@@ -162,6 +180,11 @@ class AdminServer:
             return await route.answer(request, caller)
 
         return answer
+
+
+def _host_of(handler: web.RequestHandler) -> str:
+    peer = handler.transport.get_extra_info("peername") if handler.transport is not None else None
+    return str(peer[0]) if isinstance(peer, tuple) else ""
 
 
 class _TurnedAway(asyncio.Protocol):

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientError, ClientSession, web
 
 from registry_server.access.warden import Warden
 from registry_server.admin import server as admin
@@ -149,6 +149,39 @@ async def test_too_many_connections_let_go_of_none_that_is_there(monkeypatch: py
         for _, writer in more:
             writer.close()
         await asyncio.gather(*ended, return_exceptions=True)
+
+
+@pytest.mark.parametrize("asks", [True, False], ids=["who asked once", "who asks nothing"])
+async def test_who_keeps_all_connections_keeps_nobody_out(asks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whoever looks whether the server is well would take it for dead."""
+    monkeypatch.setattr(admin, "MAX_CONNECTIONS", 3)
+    async with running() as address, AsyncExitStack() as stack:
+        for _ in range(9):
+            reader, writer = await asyncio.open_connection(*address.split(":"))
+            stack.callback(writer.close)
+            if asks:
+                writer.write(b"GET /open HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert (await reader.readline()).split()[1] == b"200"
+        assert (await get(address, "/open")).status == 200
+
+
+async def test_who_waits_for_an_answer_makes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "MAX_CONNECTIONS", 2)
+    may_end, entered = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def slow(request: web.Request, caller: Caller) -> web.Response:
+        entered.release()
+        await may_end.wait()
+        return web.Response(text="at last")
+
+    async with running(Route("/slow", slow, OPEN)) as address:
+        waiting = [asyncio.create_task(get(address, "/slow")) for _ in range(2)]
+        for _ in waiting:
+            await entered.acquire()
+        with pytest.raises(ClientError):
+            await get(address, "/slow")
+        may_end.set()
+        assert {it.text for it in await asyncio.gather(*waiting)} == {"at last"}
 
 
 async def test_a_stream_that_is_read_by_nobody_ends_with_the_server() -> None:

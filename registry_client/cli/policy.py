@@ -26,6 +26,8 @@ _VERDICTS = (Column("CLIENT"), Column("PART"), Column("FOLLOWED"), Column("NOTE"
 _LONGEST_S = 1e9
 # Of a weight: more than the largest has, and few enough for a number.
 _MAX_DIGITS = 20
+# Of a file: more than any policy takes, and few enough for any memory.
+_MAX_CHARS = 1_000_000
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -189,7 +191,7 @@ def explain(common: Common, service: str) -> None:
 def _read(file: IO[str], service: str) -> pb.Policy:
     """The policy in a file. Raises UsageError for what is none, or that of another service."""
     try:
-        found = ParseDict(_object(json.load(file)), pb.Policy())
+        found = ParseDict(_object(json.loads(_text_of(file))), pb.Policy())
         _nothing_is_lost(found)
     except (ValueError, ParseError, AttributeError, TypeError, RecursionError) as error:
         raise click.UsageError(f"--file: no policy: {' '.join(str(error).split())}") from None
@@ -200,6 +202,13 @@ def _read(file: IO[str], service: str) -> pb.Policy:
     found.ClearField("revision")
     found.ClearField("flaw")
     return found
+
+
+def _text_of(file: IO[str]) -> str:
+    text = file.read(_MAX_CHARS + 1)
+    if len(text) > _MAX_CHARS:
+        raise ParseError(f"it has more than {_MAX_CHARS} characters")
+    return text
 
 
 def _object(said: object) -> dict[str, object]:

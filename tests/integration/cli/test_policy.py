@@ -70,6 +70,7 @@ async def test_lists_and_explanations() -> None:
         (["--retry-on", "internal"], "--retry-on needs --retries"),
         (["--split", "2.0"], "must be PART:WEIGHT, such as version=2.0:10"),
         (["--file", "/dev/null"], "--file: no policy"),
+        (["--file", "/dev/zero"], "it has more than 1000000 characters"),
         (["--timeout", "nan"], "'nan' is no span of time"),
         (["--timeout", "inf"], "'inf' is no span of time"),
         (["--timeout", "1e30h"], "'1e30h' is no span of time"),

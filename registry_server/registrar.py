@@ -6,6 +6,7 @@ import logging
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from registry_api.registry.v1 import registry_pb2 as pb
@@ -15,6 +16,7 @@ from registry_server.homes import NOWHERE, Homes
 from registry_server.limits.quotas import NO_QUOTAS, Quotas
 from registry_server.limits.room import Room
 from registry_server.model import Entry
+from registry_server.rarely import Rarely
 from registry_server.records import Cause, Commit, Delete, Key, Lease, Outcome, Put, Record, Renewal
 from registry_server.rules import Leaving, Plan, Rival, Rules, shown
 from registry_server.stores.base import Conflict, NoSuchLease, Refused, Store, StoreAway, StoreError, StoreFull
@@ -39,6 +41,8 @@ HOLD_PART = 3
 # Of so many leases it is remembered since when they are held.
 MAX_HELD = 100_000
 LEAST_TTL_S = 2.0
+# Of so many that were thrown out in a minute the log says by whom: two that fight would fill it.
+MOST_LOSSES = 100
 
 
 class Written(NamedTuple):
@@ -72,6 +76,8 @@ class Registrar:
         self._homes = homes
         self._now = now
         self._rules = Rules(feed.catalog, feed.guard, now)
+        say = partial(log.warning, "%s")
+        self._losses, self._lacks = Rarely(say, MOST_LOSSES), Rarely(say, 1)
 
     async def register(self, wanted: pb.Instance, ttl_s: float, lease_id: str, by: Claimant = NOBODY) -> Registered:
         """See Writer, as for all of these."""
@@ -93,7 +99,7 @@ class Registrar:
                 await self._release((lease.id,))
             raise
         for loser in written.losers:
-            _tell_of(loser, written.entries[0], by)
+            self._tell_of(loser, written.entries[0], by)
         return Registered(written.entries[0], written.revision, lease)
 
     async def _beaten(self, wanted: pb.Instance, by: Claimant) -> Sequence[Rival]:
@@ -295,7 +301,7 @@ class Registrar:
         except Refused as error:
             raise LimitExceeded("store", str(error)) from None
         except StoreAway as away:
-            raise _unavailable(away) from None
+            raise self._unavailable(away) from None
 
     def _entry(self, put: Put, revision: int) -> Entry:
         entry = self._feed.catalog.get(put.key)
@@ -308,12 +314,12 @@ class Registrar:
         try:
             return await self._store.grant(ttl_s)
         except StoreAway as away:
-            raise _unavailable(away) from None
+            raise self._unavailable(away) from None
 
     async def _existing(self, lease_id: str) -> Lease:
         [renewal] = await self.keep_alive([lease_id])
         if renewal.outcome is Outcome.HELD:
-            raise _unavailable()
+            raise self._unavailable()
         if renewal.ttl_s is None:
             raise NotFound.lease(lease_id)
         return Lease(lease_id, renewal.ttl_s)
@@ -325,26 +331,20 @@ class Registrar:
             with contextlib.suppress(StoreError):
                 await self._store.release(lease_id)
 
+    def _tell_of(self, loser: Entry, winner: Entry, by: Claimant) -> None:
+        """Say who took what from whom. A process that is back with its id and its address is nothing to talk about."""
+        is_back = loser.address == winner.address and loser.key == winner.key
+        if not log.isEnabledFor(logging.DEBUG if is_back else logging.WARNING):
+            return
+        taken = f"{loser.key} {shown(loser.owner)} was taken over by {winner.key} {shown(winner.owner)}"
+        text = f"{taken}, who called from {by.peer or 'within'}"
+        if is_back:
+            log.debug("%s", text)
+        else:
+            self._losses.tell(text, self._feed.now())
 
-def _tell_of(loser: Entry, winner: Entry, by: Claimant) -> None:
-    """Say who took what from whom. A process that came back with its id and its address is nothing to talk about."""
-    is_back = loser.address == winner.address and loser.key == winner.key
-    level = logging.DEBUG if is_back else logging.WARNING
-    if not log.isEnabledFor(level):
-        return
-    log.log(
-        level,
-        "%s %s was taken over by %s %s, who called from %s",
-        loser.key,
-        shown(loser.owner),
-        winner.key,
-        shown(winner.owner),
-        by.peer or "within",
-    )
-
-
-def _unavailable(away: StoreAway | None = None) -> Unavailable:
-    if isinstance(away, StoreFull):
-        log.warning("the store takes no writes: %s", away)
-        return Unavailable("the store is full and takes no writes; all else goes on", RETRY_AFTER_S)
-    return Unavailable("the store cannot be reached; reads and watches go on from the last view", RETRY_AFTER_S)
+    def _unavailable(self, away: StoreAway | None = None) -> Unavailable:
+        if isinstance(away, StoreFull):
+            self._lacks.tell(f"the store takes no writes: {away}", self._feed.now())
+            return Unavailable("the store is full and takes no writes; all else goes on", RETRY_AFTER_S)
+        return Unavailable("the store cannot be reached; reads and watches go on from the last view", RETRY_AFTER_S)

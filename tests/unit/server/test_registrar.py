@@ -10,7 +10,7 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import registrar
 from registry_server.errors import Contended, InvalidField, NotFound, OwnershipLost, Unavailable
 from registry_server.records import Away, Back, Cause, Commit, Delta, Key, Lease, Outcome, Renewal, Snapshot, StoreEvent
-from registry_server.stores.base import Conflict, StoreAway
+from registry_server.stores.base import Conflict, StoreAway, StoreFull
 from registry_server.stores.memory import MemoryStore
 from tests.support.core import NOBODY, SEAL, Core, gone, key
 
@@ -385,3 +385,37 @@ async def test_lease_of_many_leaves_in_steps_and_what_is_said_of_it_is_short(cor
     assert revision == core.catalog.revision
     assert list(core.catalog.keys()) == []
     assert len(fickle(core)._leases) == 0
+
+
+# ---- the log
+
+
+def _of(port: int) -> pb.Instance:
+    return pb.Instance(namespace="default", service="player", id="one", host="10.0.0.1", port=port)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [it.getMessage() for it in caplog.records if it.levelname == "WARNING"]
+
+
+async def test_two_that_fight_for_an_id_do_not_fill_the_log(core: Core, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(300):
+        await core.registrar.register(_of(1 + number % 2), 15.0, "")
+    found = warnings(caplog)
+    assert len(found) == registrar.MOST_LOSSES
+    assert found[0].startswith(
+        "default/player/one at 10.0.0.1:1 was taken over by default/player/one at 10.0.0.1:2, who"
+    )
+
+
+async def test_a_store_without_room_is_told_of_once(
+    core: Core, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(_: Commit) -> int:
+        raise StoreFull("100 % used")
+
+    monkeypatch.setattr(core.store, "commit", full)
+    for _ in range(20):
+        with pytest.raises(Unavailable, match="takes no writes"):
+            await core.registrar.register(_of(1), 15.0, "")
+    assert warnings(caplog) == ["the store takes no writes: 100 % used"]

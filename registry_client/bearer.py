@@ -81,14 +81,15 @@ class Bearer:
     async def metadata(self) -> Metadata:
         """What goes with a call. Raises RegistryUnavailable when a token is asked for and cannot be had."""
         loop = asyncio.get_running_loop()
-        if self._ask is None or loop.time() < self._ask_at_s:
+        if self._ask is None:
             return self._shown
-        if self._asking is None:
-            self._asking = _in_thread(self._ask, loop)
-            self._asking.add_done_callback(self._take)
-        if not self._shown or self._is_refused:
-            await asyncio.wait([self._asking], timeout=PATIENCE_S)
-        if not self._shown:
+        if loop.time() >= self._ask_at_s:
+            if self._asking is None:
+                self._asking = _in_thread(self._ask, loop)
+                self._asking.add_done_callback(self._take)
+            if not self._shown or self._is_refused:
+                await asyncio.wait([self._asking], timeout=PATIENCE_S)
+        if not self._shown:  # without it, one would be nobody
             raise RegistryUnavailable(f"the token cannot be had: {self._trouble or 'asking for it takes too long'}")
         return self._shown
 

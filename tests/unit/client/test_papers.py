@@ -133,6 +133,21 @@ async def test_a_function_that_gives_none(gives: object) -> None:
         await Bearer(lambda: gives).metadata()  # type: ignore[arg-type, return-value]
 
 
+async def test_who_has_none_calls_as_nobody_at_no_time() -> None:
+    """Not either before it is asked for again: whoever registers then would own nothing."""
+    asked: list[None] = []
+
+    def ask() -> str:
+        asked.append(None)
+        raise OSError(2, "No such file", "/run/token")
+
+    shows = Bearer(ask)
+    for _ in range(3):
+        with pytest.raises(RegistryUnavailable, match=r"cannot be had: .*No such file.*/run/token"):
+            await shows.metadata()
+    assert len(asked) == 1
+
+
 async def test_a_function_that_raises_is_told_of_without_what_it_says(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,6 +4,7 @@ Names are looked up again and again while somebody is told of them. One that can
 that is likelier right than that nobody listens there.
 """
 
+import heapq
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
@@ -16,10 +17,11 @@ REFRESH_S, RETRY_S = 30.0, 5.0
 
 @dataclass(eq=False, slots=True)
 class _Host:
-    """A name: its address, empty while it has none; when it is due; whose instances are there; whether it is lost."""
+    """A name: its address, empty while it has none; when it is due, None while it is looked up; whose instances are
+    there; whether it is lost."""
 
     address: str = ""
-    due: float = 0.0
+    due: float | None = 0.0
     users: set[ServiceKey] = field(default_factory=set)
     is_lost: bool = False
 
@@ -30,6 +32,9 @@ class HostBook:
     def __init__(self) -> None:
         self._hosts: dict[str, _Host] = {}
         self._of: dict[ServiceKey, set[str]] = {}
+        # When names are due, each in the order in which that was said. What has become otherwise is left there.
+        self._queue: list[tuple[float, int, str]] = []
+        self._count = 0
         self.on_due: Callable[[], None] = lambda: None
 
     def address(self, host: str) -> str:
@@ -52,7 +57,9 @@ class HostBook:
                 del self._hosts[host]
         are_new = [host for host in names if host not in self._hosts]
         for host in names - before:
-            self._hosts.setdefault(host, _Host()).users.add(key)
+            if host not in self._hosts:
+                self._plan(host, self._hosts.setdefault(host, _Host()), 0.0)
+            self._hosts[host].users.add(key)
         if names:
             self._of[key] = names
         else:
@@ -60,21 +67,38 @@ class HostBook:
         if are_new:
             self.on_due()
 
-    def due(self, now: float) -> list[str]:
-        """The names to be looked up, in the order in which they came."""
-        return [name for name, host in self._hosts.items() if host.due <= now]
+    def due(self, now: float, limit: int) -> list[str]:
+        """The next names to be looked up, so many at the most; each is due again when it was found, or was not."""
+        names: list[str] = []
+        while len(names) < limit and (at := self.next_due()) is not None and at <= now:
+            name = heapq.heappop(self._queue)[2]
+            self._hosts[name].due = None
+            names.append(name)
+        return names
 
-    def next_due(self, but: Collection[str] = ()) -> float | None:
-        """When there is something to be looked up, but for these; None for nothing."""
-        return min((host.due for name, host in self._hosts.items() if name not in but), default=None)
+    def next_due(self) -> float | None:
+        """When there is something to be looked up, but for what is under way; None for nothing."""
+        while self._queue:
+            at, _, name = self._queue[0]
+            host = self._hosts.get(name)
+            if host is not None and host.due == at:
+                return at
+            heapq.heappop(self._queue)
+        return None
+
+    def _plan(self, name: str, host: _Host, due: float) -> None:
+        host.due = due
+        self._count += 1
+        heapq.heappush(self._queue, (due, self._count, name))
 
     def found(self, name: str, addresses: Collection[str], now: float) -> tuple[Collection[ServiceKey], bool]:
         """Take in what a name stands for, nothing if it cannot be found. Gives the services that are elsewhere now, and
-        whether it is news that there is no such name."""
+        whether it is news that there is no such name. An address that one machine alone can call is none."""
+        addresses = set(filter(None, map(numeric, addresses)))
         host = self._hosts.get(name)
         if host is None:
             return (), False
-        host.due = now + (REFRESH_S if addresses else RETRY_S)
+        self._plan(name, host, now + (REFRESH_S if addresses else RETRY_S))
         was_lost, host.is_lost = host.is_lost, not addresses
         if not addresses or host.address in addresses:
             return (), host.is_lost and not was_lost

@@ -30,7 +30,7 @@ class Resolving:
         self._moved = moved
         self._clock = clock
         self._find = find or addresses
-        self._under_way: set[str] = set()
+        self._under_way = 0
         self._look = asyncio.Event()
         book.on_due = self._look.set
 
@@ -39,18 +39,16 @@ class Resolving:
         loop = asyncio.get_running_loop()
         while True:
             self._look.clear()
-            now = self._clock()
-            for name in self._book.due(now):
-                if name not in self._under_way and len(self._under_way) < MAX_LOOKUPS:
-                    self._begin(loop, name)
-            due = self._book.next_due(self._under_way)
-            is_full = len(self._under_way) >= MAX_LOOKUPS
+            for name in self._book.due(self._clock(), MAX_LOOKUPS - self._under_way):
+                self._begin(loop, name)
+            due = self._book.next_due()
+            is_full = self._under_way >= MAX_LOOKUPS
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if due is None or is_full else max(0.0, due - self._clock())):
                     await self._look.wait()
 
     def _begin(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
-        self._under_way.add(name)
+        self._under_way += 1
 
         def ask() -> None:
             found: Collection[str] = ()
@@ -59,10 +57,13 @@ class Resolving:
             with contextlib.suppress(RuntimeError):  # the loop is gone
                 loop.call_soon_threadsafe(self._told, name, found)
 
-        threading.Thread(target=ask, name="xds-dns", daemon=True).start()
+        try:
+            threading.Thread(target=ask, name="xds-dns", daemon=True).start()
+        except RuntimeError:  # the system gives no more threads now
+            loop.call_soon(self._told, name, ())
 
     def _told(self, name: str, found: Collection[str]) -> None:
-        self._under_way.discard(name)
+        self._under_way -= 1
         services, is_lost = self._book.found(name, found, self._clock())
         if is_lost:
             log.warning("%s: no such host; xDS clients are told of no instance there that they were not told of", name)

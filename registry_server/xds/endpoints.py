@@ -48,14 +48,19 @@ class Spot(NamedTuple):
 
 
 class Spots:
-    """The spots of one service; an instance is read once for each of its revisions."""
+    """The spots of one service; an instance is read once for each of its revisions.
+
+    `is_cut`: there were more than can be told when this was last asked.
+    """
 
     def __init__(self) -> None:
+        self.is_cut = False
         self._known: dict[str, tuple[int, Spot]] = {}
 
     def of(self, entries: Iterable[Entry], lookup: Lookup) -> list[Spot]:
         """The spots of those instances that can be called, in their order, no address twice."""
         found: dict[tuple[str, int], Spot] = {}
+        self.is_cut = False
         for entry in entries:
             if not entry.routable or not (address := lookup(entry.address[0])):
                 continue
@@ -64,7 +69,9 @@ class Spots:
                 spot = Spot(address, entry.address[1], entry.parse().weight, entry.traits.locality)
                 self._known[entry.key.id] = (entry.revision, spot)
             found.setdefault(spot[:2], spot)
-            if len(found) == MAX_SPOTS:
+            if len(found) > MAX_SPOTS:
+                self.is_cut = True
+                del found[spot[:2]]
                 break
         return list(found.values())
 

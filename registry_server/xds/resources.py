@@ -28,8 +28,9 @@ from registry_server.xds.packed import Packed, packed
 GONE_LIMIT = 4_096
 # Services that nobody registered, and that clients may ask for: what each of them is told is kept.
 MAX_STRANGERS = 20_000
-# So many ways of one service's endpoints are kept: as seen from the places of its clients.
-MAX_WAYS = 256
+# So much that was made of one service is kept: endpoints, as seen from the places of its clients; and all else, of its
+# parts and by kinds of clients.
+MAX_WAYS, MAX_TRAFFIC = 256, 1_024
 
 
 class _Of:
@@ -70,6 +71,9 @@ class Resources:
         self._routes: dict[Rights, Packed] = {}
         self._ways: dict[ServiceKey, Ways] = {}
         self._flawed: dict[ServiceKey, str] = {}
+        # Services, or parts, with more endpoints than can be told, and those of them that are news.
+        self._crowded: set[Named] = set()
+        self._newly_crowded: list[Named] = []
 
     # ---- what is asked
 
@@ -120,6 +124,16 @@ class Resources:
     def is_known(self, key: ServiceKey) -> bool:
         """Whether a service is among all there is."""
         return key in self._known
+
+    def has_part(self, named: Named) -> bool:
+        """Whether a service is there, and has or had that part."""
+        if named.key not in self._known:
+            return False
+        if not named.part:
+            return True
+        of = self._made(named.key)
+        self._shares(named.key, of)
+        return named.part in of.parts
 
     # ---- what happens
 
@@ -178,10 +192,16 @@ class Resources:
                 of.spots, of.endpoints = Spots(), {}
                 self._of[key] = of
             self._hosts.used(key, ())
+            self._crowded = {it for it in self._crowded if it.key != key}
 
     def take_flaws(self) -> dict[ServiceKey, str]:
         """The services whose policy is not followed, and why, since this was last asked."""
         found, self._flawed = self._flawed, {}
+        return found
+
+    def take_crowded(self) -> list[Named]:
+        """The services and parts that came to have more endpoints than can be told, since this was last asked."""
+        found, self._newly_crowded = self._newly_crowded, []
         return found
 
     # ---- within: what is known
@@ -254,6 +274,8 @@ class Resources:
             return of.endpoints[way]
         way = (kind, name, client.kind)
         if way not in of.traffic:
+            if len(of.traffic) >= MAX_TRAFFIC:
+                of.traffic.clear()
             of.traffic[way] = packed(kind, name, self._traffic(kind, name, named, of, client.kind))
         return of.traffic[way]
 
@@ -264,7 +286,15 @@ class Resources:
         # A part that there is no more gets what the others get, until nobody is led there.
         entries = next((share.entries for share in shares if share.name == named.part), whole)
         spots = of.spots.of(entries, self._hosts.address)
+        self._note_crowd(named, is_crowded=of.spots.is_cut)
         return assignment(name, spots, client.place, in_one=traffic.one_locality(self._policies.of(*named.key)))
+
+    def _note_crowd(self, named: Named, *, is_crowded: bool) -> None:
+        if not is_crowded:
+            self._crowded.discard(named)
+        elif named not in self._crowded:
+            self._crowded.add(named)
+            self._newly_crowded.append(named)
 
     def _traffic(self, kind: ResourceType, name: str, named: Named, of: _Of, client: ClientKind) -> bytes:
         if kind is ResourceType.LISTENER:

@@ -22,6 +22,7 @@ from registry_server.settings import SettingChange
 from registry_server.xds.admission import Admission
 from registry_server.xds.described import ADS_NAME
 from registry_server.xds.encoding import Encoder
+from registry_server.xds.endpoints import MAX_SPOTS
 from registry_server.xds.index import Index
 from registry_server.xds.names import ALL_CLUSTERS, EVERYTHING, ServiceKey, shown
 from registry_server.xds.resources import Resources
@@ -79,6 +80,8 @@ class AdsStream:
             for count, _ in enumerate(self.session.preparations(), 1):
                 if count % SLICE == 0:
                     await asyncio.sleep(0)
+                if self._is_over:
+                    break
         finally:
             self._is_preparing = False
 
@@ -255,7 +258,9 @@ class XdsService:
         log.warning("the xDS client %a (%a) did not take %s, and keeps what it had: %a", id_, agent, what, reason)
 
     def tell_flaws(self) -> None:
-        """Say which policies are not followed because of a mistake of ours."""
+        """Say which policies are not followed because of a mistake of ours, and which endpoints are told to nobody."""
+        for named in self._resources.take_crowded():
+            log.warning("%s: xDS clients are told of %d endpoints, and not of the rest", shown(*named), MAX_SPOTS)
         for key, flaw in self._resources.take_flaws().items():
             log.error("the policy of %s is not followed by xDS clients: %s", shown(key), flaw)
 

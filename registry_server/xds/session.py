@@ -19,16 +19,17 @@ from registry_server.errors import InvalidField, LimitExceeded
 from registry_server.rights import Rights
 from registry_server.xds.encoding import NOT_FOUND, PERMISSION_DENIED, Content, Encoder, Lack, Response
 from registry_server.xds.kinds import BY_URL, ClientKind, ResourceType, XdsClient, client_of
-from registry_server.xds.names import ALL_CLUSTERS, ALL_ROUTES, EVERYTHING, WILDCARD, ServiceKey, read
+from registry_server.xds.names import ALL_CLUSTERS, ALL_ROUTES, EVERYTHING, WILDCARD, Named, ServiceKey, read
 from registry_server.xds.packed import Packed, read_version, written
 from registry_server.xds.resources import Resources
 
-# The names that one stream may want, of all types together; and so many of services that nobody ever registered.
+# The names that one stream may want, of all types together; and, among them, the services that nobody ever registered,
+# parts that there never were, and names that can mean nothing.
 MAX_NAMES, MAX_UNKNOWN = 50_000, 1_000
 # So many resources are made without letting others have their turn.
 MAX_AT_ONCE = 200
-# A response that may be told in parts has so much of resources, give or take one.
-PART_BYTES = 2 * 1024 * 1024
+# A response that may be told in parts has so many resources at the most, and so much of them, unless one has more.
+PART_COUNT, PART_BYTES = 2_000, 2 * 1024 * 1024
 # What is kept of the reason of a rejection, in characters.
 MAX_REASON = 1_024
 _MODULUS = 1 << 64
@@ -132,7 +133,8 @@ class AdsSession:
         self._rights = rights
         # The names that are wanted of each service.
         self._of: dict[ServiceKey, set[tuple[ResourceType, str]]] = {}
-        self._names = self._unknown = 0
+        self._names = 0
+        self._unknown: set[Named] = set()
 
     # ---- what its client says
 
@@ -309,6 +311,9 @@ class AdsSession:
             if not is_asked and not flow.has_another(name, resource):
                 continue
             if resource is not None:
+                if may_be_in_parts and news and size + len(resource.any) > PART_BYTES:
+                    (flow.asked if is_asked else flow.touched)[name] = None
+                    break
                 news.append(resource)
                 size += len(resource.any)
             elif not is_asked and name not in flow.names and self._is_still_led_to(flow):
@@ -317,7 +322,7 @@ class AdsSession:
                 gone.append(name)
                 if name in flow.names and flow.sent.get(name, _NEVER) is not None:
                     lacks.append(self._lack(name))
-            if may_be_in_parts and size > PART_BYTES:
+            if may_be_in_parts and len(news) == PART_COUNT:
                 break
         return news, gone, lacks
 
@@ -452,12 +457,10 @@ class AdsSession:
         if name in flow.names:
             return
         named = read(name)
-        if named is None or not self._resources.is_known(named.key):
-            self._unknown += 1
-            if named is not None and self._resources.is_full:
-                raise LimitExceeded("resource_names", "too many services are asked for that nobody registered")
-        if self._names >= MAX_NAMES or self._unknown > MAX_UNKNOWN:
-            raise LimitExceeded("resource_names", f"a stream may want {MAX_NAMES}, and {MAX_UNKNOWN} of no service")
+        if (stranger := self._stranger(flow.kind, name)) is not None and stranger not in self._unknown:
+            self._take_up_stranger(stranger)
+        if self._names >= MAX_NAMES:
+            raise LimitExceeded("resource_names", f"a stream may want {MAX_NAMES}")
         self._names += 1
         flow.names.add(name)
         if named is not None:
@@ -467,12 +470,41 @@ class AdsSession:
                 self._interests.add(named.key, self)
             wanted.add((flow.kind, name))
 
+    def _stranger(self, kind: ResourceType, name: str) -> Named | None:
+        """What a name says that is not there: a service, a part of one, or nothing (then without a namespace)."""
+        named = read(name)
+        if named is None:
+            return Named(("", kind.name), name)
+        if named.key == EVERYTHING or self._resources.has_part(named):
+            return None
+        return named if self._resources.is_known(named.key) else Named(named.key)
+
+    def _take_up_stranger(self, stranger: Named) -> None:
+        """Raises LimitExceeded; but of a server that has just begun, and knows nobody yet, anything may be wanted."""
+        if not self._resources.is_warming:
+            if self._resources.is_full and not stranger.part:
+                raise LimitExceeded("resource_names", "too many services are asked for that nobody registered")
+            if len(self._unknown) >= MAX_UNKNOWN:
+                self._count_strangers()
+            if len(self._unknown) >= MAX_UNKNOWN:
+                raise LimitExceeded(
+                    "resource_names", f"a stream may want {MAX_UNKNOWN} services that nobody registered"
+                )
+        self._unknown.add(stranger)
+
+    def _count_strangers(self) -> None:
+        """Some may be there by now, and some are wanted no more."""
+        are_none = {it for it in self._unknown if not it.key[0]}
+        wanted = {self._stranger(*it) for names in self._of.values() for it in names}
+        self._unknown = are_none | {it for it in wanted if it is not None}
+
     def _let_go(self, flow: Flow, name: str) -> None:
         self._names -= 1
         flow.names.discard(name)
         flow.drop(name)
         named = read(name)
         if named is None:
+            self._unknown.discard(Named(("", flow.kind.name), name))
             return
         wanted = self._of[named.key]
         wanted.discard((flow.kind, name))

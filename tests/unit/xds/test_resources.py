@@ -12,7 +12,7 @@ from registry_api.registry.xds.v1 import resources_pb2 as xds
 from registry_server.policies.book import key_of, value_of
 from registry_server.records import Delta
 from registry_server.rights import UNRESTRICTED
-from registry_server.xds import clusters, flaws, listeners
+from registry_server.xds import clusters, flaws, listeners, resources
 from registry_server.xds.kinds import DEFAULT_LISTEN, ClientKind, Listen, XdsClient, client_of
 from registry_server.xds.names import ALL_ROUTES, EVERYTHING, Named, read, shown
 from tests.support.ads_session import CDS, EDS, LDS, MESSAGES, RDS, World
@@ -75,6 +75,14 @@ def test_parts_have_clusters_of_their_own() -> None:
     assert told["player#version=1"] == ["10.0.0.1"]
     assert told["player#version=2"] == ["10.0.0.2"]
     assert told["player"] == told["player#version=3"] == ["10.0.0.1", "10.0.0.2"]
+
+
+def test_parts_that_there_never_were_are_not_kept_without_end() -> None:
+    world = World()
+    world.apply(put(1, key("a")))
+    for number in range(2 * resources.MAX_TRAFFIC):
+        get(world, CDS, f"player#version={number}")
+    assert len(world.resources._of["default", "player"].traffic) <= resources.MAX_TRAFFIC
 
 
 def test_routes_follow_who_is_there_in_a_split() -> None:

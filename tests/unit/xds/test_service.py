@@ -152,3 +152,20 @@ async def test_who_rejects_is_said_once_in_a_while_and_in_no_words_that_write_li
     (record,) = caplog.records
     assert "too green\\nand worse" in record.getMessage()
     assert "\n" not in record.getMessage()
+
+
+async def test_endpoints_beyond_what_can_be_told_are_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("registry_server.xds.endpoints.MAX_SPOTS", 2)
+    served = Served()
+    stream = await served.open("player")
+    await served.take(stream)
+    for number in range(1, 6):
+        served.service.changed(served.world.catalog.apply(put(number, key(f"{number}"))))
+        served.timeline.advance(1.0)
+        await served.settle()
+        for told in await served.take(stream):
+            assert len(endpoints(told)["player"]) == min(2, number)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("player: ")

@@ -4,6 +4,7 @@ import pytest
 
 from registry_server.errors import LimitExceeded
 from registry_server.xds import resources, session
+from registry_server.xds.names import ALL_ROUTES
 from registry_server.xds.session import MAX_UNKNOWN
 from tests.support.ads_session import CDS, EDS, LDS, RDS, Peer, World, endpoints, read
 from tests.support.core import gone, key, put
@@ -99,6 +100,61 @@ def test_a_stream_may_not_want_names_without_end() -> None:
         peer.ask(EDS, *(f"service-{number}" for number in range(MAX_UNKNOWN + 1)))
 
 
+@pytest.mark.parametrize("agent", ["gRPC Go", "envoy"])
+def test_a_service_that_nobody_registered_counts_once_whatever_is_asked_of_it(agent: str) -> None:
+    peer = Peer(World(), agent)
+    wanted = [f"service-{number}" for number in range(MAX_UNKNOWN)]
+    for kind in (LDS, RDS, CDS, EDS):
+        peer.ask(kind, *wanted)
+    with pytest.raises(LimitExceeded):
+        peer.ask(LDS, *wanted, "one-more")
+
+
+def test_names_that_are_wanted_no_more_do_not_count() -> None:
+    peer = Peer(World())
+    for number in range(3):
+        for name in ("service", "no name! "):
+            peer.ask(EDS, *(f"{name}-{number}-{it}" for it in range(MAX_UNKNOWN - 1)))
+            assert peer.ask(EDS) == []
+
+
+def test_services_that_came_do_not_count() -> None:
+    world = World()
+    peer = Peer(world)
+    wanted = [f"service-{number}" for number in range(MAX_UNKNOWN)]
+    peer.ask(EDS, *wanted)
+    world.apply(put(1, *(key("a", service=name) for name in wanted)))
+    peer.ask(EDS, *wanted, "one-more")
+
+
+def test_parts_that_there_never_were_count() -> None:
+    world = World()
+    world.apply(put(1, key("a")))
+    peer = Peer(world)
+    peer.ask(EDS, *(f"player#version={number}" for number in range(MAX_UNKNOWN)), "player")
+    with pytest.raises(LimitExceeded):
+        peer.ask(EDS, *(f"player#version={number}" for number in range(MAX_UNKNOWN + 1)), "player")
+
+
+def test_a_server_that_knows_nobody_yet_refuses_nobody_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "MAX_STRANGERS", 2)
+    world = World()
+    world.resources.is_warming = True
+    peer = Peer(world)
+    wanted = [f"service-{number}" for number in range(MAX_UNKNOWN + 1)]
+    assert peer.ask(EDS, *wanted, version_info="1") == []
+    world.apply(put(1, *(key("a", service=name) for name in wanted)))
+    world.resources.is_warming = False
+    peer.session.warmed()
+    assert len(endpoints(*peer.take())) == len(wanted)
+
+
+def test_strangers_without_number_take_no_routes_from_envoy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "MAX_STRANGERS", 0)
+    peer = Peer(World(), "envoy")
+    assert len(peer.ask(RDS, ALL_ROUTES)) == 1
+
+
 def test_all_streams_together_may_not_either(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "MAX_STRANGERS", 2)
     world = World()
@@ -137,6 +193,34 @@ def test_many_endpoints_are_told_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
         answers = peer.ack(EDS)
     assert sorted(name for part in told for name in part) == names_
     assert len(told) > 2
+
+
+def test_no_part_is_larger_than_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients refuse a message of 4 MiB, and ask again once a second."""
+    world = World()
+    names_ = [f"service-{number}" for number in range(8)]
+    for number, name in enumerate(names_, 1):
+        world.apply(put(number, *(key(f"{it}", service=name) for it in range(number))))
+    monkeypatch.setattr(session, "PART_BYTES", 300)
+    peer = Peer(world)
+    told: list[list[str]] = []
+    answers = peer.ask(EDS, *names_)
+    while answers:
+        (answer,) = answers
+        assert len(answer.resources) == 1 or sum(len(it.value) for it in answer.resources) <= 300
+        told.append(list(endpoints(answer)))
+        answers = peer.ack(EDS)
+    assert sorted(name for part in told for name in part) == names_
+    assert max(map(len, told)) > 1
+
+
+def test_very_many_resources_are_told_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "PART_COUNT", 3)
+    peer = Peer(World())
+    told = [peer.ask(EDS, *(f"service-{number}" for number in range(8)))]
+    while told[-1]:
+        told.append(peer.ack(EDS))
+    assert [len(endpoints(*answers)) for answers in told[:-1]] == [3, 3, 2]
 
 
 def test_a_client_of_an_earlier_version_of_the_names_is_told_no_more_than_it_wants() -> None:

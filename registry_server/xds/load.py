@@ -17,6 +17,8 @@ REPORTS_PER_S = 500
 MAX_SERVICES = 1_000
 MAX_COUNT = 2**40
 MAX_TOTAL = 2**63 - 1
+# So many services, parts and places are looked at in one report.
+MAX_STATS = 20_000
 
 
 class Now(NamedTuple):
@@ -61,7 +63,11 @@ class LoadBook:
         """Take in one report. What is said of services that nobody knows, or that the client may not call, is nothing
         to us. Parts of a service, and the places of its instances, are added up."""
         found: dict[ServiceKey, Now] = {}
+        left = MAX_STATS
         for it in stats:
+            left -= 1 + len(it.upstream_locality_stats)
+            if left < 0:
+                break
             named = read(it.cluster_name)
             if named is None or not self._resources.is_known(named.key) or not rights.may("read", *named.key):
                 continue

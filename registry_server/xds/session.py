@@ -141,6 +141,7 @@ class AdsSession:
     def asked(self, request: ads.DiscoveryRequest, now: float) -> None:
         """Take in a request of the state of the world. Raises InvalidField and LimitExceeded."""
         names = request.resource_names
+        _check_count(names)
         self._introduce(request.node, asks_for_all=not names or WILDCARD in names)
         flow = self._flow(request.type_url)
         if flow is None:
@@ -168,6 +169,8 @@ class AdsSession:
     def asked_delta(self, request: ads.DeltaDiscoveryRequest, now: float) -> None:
         """Take in an incremental request. Raises InvalidField and LimitExceeded."""
         names, left = request.resource_names_subscribe, request.resource_names_unsubscribe
+        _check_count(names)
+        _check_count(left)
         self._introduce(request.node, asks_for_all=WILDCARD in names or (not names and not left))
         flow = self._flow(request.type_url)
         if flow is None:
@@ -460,7 +463,7 @@ class AdsSession:
         if (stranger := self._stranger(flow.kind, name)) is not None and stranger not in self._unknown:
             self._take_up_stranger(stranger)
         if self._names >= MAX_NAMES:
-            raise LimitExceeded("resource_names", f"a stream may want {MAX_NAMES}")
+            raise _too_many()
         self._names += 1
         flow.names.add(name)
         if named is not None:
@@ -511,6 +514,16 @@ class AdsSession:
         if not wanted:
             del self._of[named.key]
             self._interests.remove(named.key, self)
+
+
+def _check_count(names: Sequence[str]) -> None:
+    """Raises LimitExceeded, before anything is done for any of them: one name may be there a million times."""
+    if len(names) > MAX_NAMES:
+        raise _too_many()
+
+
+def _too_many() -> LimitExceeded:
+    return LimitExceeded("resource_names", f"a stream may want {MAX_NAMES}")
 
 
 _NEVER = Packed("", 0, b"")

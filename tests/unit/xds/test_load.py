@@ -9,6 +9,7 @@ from registry_server.xds.admission import Admission
 from registry_server.xds.load import (
     MAX_INTERVAL_S,
     MAX_SERVICES,
+    MAX_STATS,
     MAX_TOTAL,
     MIN_INTERVAL_S,
     REPORTS_PER_S,
@@ -59,6 +60,14 @@ def test_reports_are_added_up_over_places_parts_and_clients(book: LoadBook) -> N
     assert load.now[one] == (0, 0.0)
     book.left(two)
     assert list(load.now) == [one]
+
+
+def test_a_report_of_places_without_number_is_left_where_it_begins_to_be_that(book: LoadBook) -> None:
+    book.came(client := object())
+    one = stats("player", (1, 1, 0, 0))
+    for without_number in ([ads.ClusterStats()] * MAX_STATS, [stats("player", *[(1, 1, 0, 0)] * MAX_STATS)]):
+        book.report(client, [one, *without_number, one], UNRESTRICTED, 5.0)
+    assert only(book).calls == 2
 
 
 def test_a_report_of_what_nobody_knows_is_nothing(book: LoadBook) -> None:

@@ -5,8 +5,8 @@ import pytest
 from registry_server.errors import LimitExceeded
 from registry_server.xds import resources, session
 from registry_server.xds.names import ALL_ROUTES
-from registry_server.xds.session import MAX_UNKNOWN
-from tests.support.ads_session import CDS, EDS, LDS, RDS, Peer, World, endpoints, read
+from registry_server.xds.session import MAX_NAMES, MAX_UNKNOWN
+from tests.support.ads_session import CDS, EDS, LDS, RDS, DeltaPeer, Peer, World, endpoints, read
 from tests.support.core import gone, key, put
 
 
@@ -134,6 +134,15 @@ def test_parts_that_there_never_were_count() -> None:
     peer.ask(EDS, *(f"player#version={number}" for number in range(MAX_UNKNOWN)), "player")
     with pytest.raises(LimitExceeded):
         peer.ask(EDS, *(f"player#version={number}" for number in range(MAX_UNKNOWN + 1)), "player")
+
+
+def test_one_name_a_million_times_is_refused_at_once() -> None:
+    with pytest.raises(LimitExceeded):
+        Peer(World()).ask(EDS, *["player"] * (MAX_NAMES + 1))
+    with pytest.raises(LimitExceeded):
+        DeltaPeer(World()).ask(EDS, *["player"] * (MAX_NAMES + 1))
+    with pytest.raises(LimitExceeded):
+        DeltaPeer(World()).ask(EDS, drop=("player",) * (MAX_NAMES + 1))
 
 
 def test_a_server_that_knows_nobody_yet_refuses_nobody_for_that(monkeypatch: pytest.MonkeyPatch) -> None:

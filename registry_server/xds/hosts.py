@@ -13,21 +13,27 @@ from registry_server.xds.names import ServiceKey
 
 # After how long a name is looked up again: one that was found, and one that was not.
 REFRESH_S, RETRY_S = 30.0, 5.0
+# For so long the first answer about a service waits for the names of its hosts to be looked up.
+PATIENCE_S = 2.0
 
 
 @dataclass(eq=False, slots=True)
 class _Host:
     """A name: its address, empty while it has none; when it is due, None while it is looked up; whose instances are
-    there; whether it is lost."""
+    there; whether it was ever looked up, and whether it is lost."""
 
     address: str = ""
     due: float | None = 0.0
     users: set[ServiceKey] = field(default_factory=set)
+    is_known: bool = False
     is_lost: bool = False
 
 
 class HostBook:
-    """Names that are in use. `on_due` is called when one is that was not before."""
+    """Names that are in use. `on_due` is called when one is that was not before, or when a service waits for some.
+
+    A service that begins to be asked for waits until its names have been looked up: it would seem to have no endpoint.
+    """
 
     def __init__(self) -> None:
         self._hosts: dict[str, _Host] = {}
@@ -35,6 +41,8 @@ class HostBook:
         # When names are due, each in the order in which that was said. What has become otherwise is left there.
         self._queue: list[tuple[float, int, str]] = []
         self._count = 0
+        self._awaited: dict[ServiceKey, set[str]] = {}
+        self._newly_awaited: list[ServiceKey] = []
         self.on_due: Callable[[], None] = lambda: None
 
     def address(self, host: str) -> str:
@@ -64,8 +72,33 @@ class HostBook:
             self._of[key] = names
         else:
             self._of.pop(key, None)
-        if are_new:
+        if self._await(key, names, begins=not before) or are_new:
             self.on_due()
+
+    def _await(self, key: ServiceKey, names: set[str], *, begins: bool) -> bool:
+        """Note for which names a service waits; give whether it began to."""
+        if begins:
+            missing = {name for name in names if not self._hosts[name].is_known}
+        else:
+            missing = self._awaited.pop(key, set()) & names
+        if missing:
+            self._awaited[key] = missing
+            if begins:
+                self._newly_awaited.append(key)
+        return begins and bool(missing)
+
+    def is_awaited(self, key: ServiceKey) -> bool:
+        """Whether a service waits for names of its hosts."""
+        return key in self._awaited
+
+    def take_awaited(self) -> list[ServiceKey]:
+        """The services that have begun to wait since this was last asked."""
+        found, self._newly_awaited = self._newly_awaited, []
+        return found
+
+    def give_up(self, key: ServiceKey) -> bool:
+        """A service waits no more; give whether it did."""
+        return self._awaited.pop(key, None) is not None
 
     def due(self, now: float, limit: int) -> list[str]:
         """The next names to be looked up, so many at the most; each is due again when it was found, or was not."""
@@ -92,15 +125,24 @@ class HostBook:
         heapq.heappush(self._queue, (due, self._count, name))
 
     def found(self, name: str, addresses: Collection[str], now: float) -> tuple[Collection[ServiceKey], bool]:
-        """Take in what a name stands for, nothing if it cannot be found. Gives the services that are elsewhere now, and
-        whether it is news that there is no such name. An address that one machine alone can call is none."""
+        """Take in what a name stands for, nothing if it cannot be found. Gives the services that are elsewhere now, or
+        wait no more, and whether it is news that there is no such name. An address that one machine alone can call is
+        none."""
         addresses = set(filter(None, map(numeric, addresses)))
         host = self._hosts.get(name)
         if host is None:
             return (), False
         self._plan(name, host, now + (REFRESH_S if addresses else RETRY_S))
-        was_lost, host.is_lost = host.is_lost, not addresses
+        was_lost, host.is_lost, host.is_known = host.is_lost, not addresses, True
+        ready = tuple(user for user in host.users if self._waits_no_more(user, name))
         if not addresses or host.address in addresses:
-            return (), host.is_lost and not was_lost
+            return ready, host.is_lost and not was_lost
         host.address = min(addresses, key=lambda it: (":" in it, it))
         return tuple(host.users), False
+
+    def _waits_no_more(self, key: ServiceKey, name: str) -> bool:
+        missing = self._awaited.get(key)
+        if missing is None:
+            return False
+        missing.discard(name)
+        return not missing and self.give_up(key)

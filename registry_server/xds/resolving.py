@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Collection
 
-from registry_server.xds.hosts import HostBook
+from registry_server.xds.hosts import PATIENCE_S, HostBook
 from registry_server.xds.names import ServiceKey
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ class Resolving:
             self._look.clear()
             for name in self._book.due(self._clock(), MAX_LOOKUPS - self._under_way):
                 self._begin(loop, name)
+            for service in self._book.take_awaited():
+                loop.call_later(PATIENCE_S, self._give_up, service)
             due = self._book.next_due()
             is_full = self._under_way >= MAX_LOOKUPS
             with contextlib.suppress(TimeoutError):
@@ -61,6 +63,10 @@ class Resolving:
             threading.Thread(target=ask, name="xds-dns", daemon=True).start()
         except RuntimeError:  # the system gives no more threads now
             loop.call_soon(self._told, name, ())
+
+    def _give_up(self, service: ServiceKey) -> None:
+        if self._book.give_up(service):
+            self._moved(service)
 
     def _told(self, name: str, found: Collection[str]) -> None:
         self._under_way -= 1

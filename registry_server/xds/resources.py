@@ -135,6 +135,10 @@ class Resources:
         self._shares(named.key, of)
         return named.part in of.parts
 
+    def is_finding(self, key: ServiceKey) -> bool:
+        """Whether it is not known yet where the endpoints of a service are, which somebody has begun to ask for."""
+        return self._hosts.is_awaited(key)
+
     # ---- what happens
 
     def changed(self, changes: Iterable[Change]) -> dict[ServiceKey, bool]:

@@ -66,7 +66,7 @@ class Flow:
     # What the client has been told of, by name: None for what is not there.
     sent: dict[str, Packed | None] = field(default_factory=dict)
     digest: int = 0  # of all of it
-    # What is to be told: whatever it has, if it has changed, once no route leads there, once the server is warm; and
+    # What is to be told: whatever it has, if it has changed, once no route leads there, once the server knows it; and
     # whether an answer is owed.
     asked: dict[str, None] = field(default_factory=dict)
     touched: dict[str, None] = field(default_factory=dict)
@@ -196,7 +196,8 @@ class AdsSession:
         endpoints = self._endpoints
         for kind, name in self._of.get(key, ()):
             if kind is ResourceType.ENDPOINTS:
-                endpoints.touched[name] = None
+                (endpoints.asked if name in endpoints.held else endpoints.touched)[name] = None
+                endpoints.held.pop(name, None)
             elif all_of_it:
                 self.flows[kind].touched[name] = None
 
@@ -307,10 +308,10 @@ class AdsSession:
         size = 0
         may_be_in_parts = self.is_delta or not flow.is_whole
         for name, is_asked in self._take_due(flow):
-            if self._is_too_early(flow, name):
+            resource = self._get(flow, name)
+            if self._is_too_early(flow, name, is_asked=is_asked):
                 flow.held[name] = None
                 continue
-            resource = self._get(flow, name)
             if not is_asked and not flow.has_another(name, resource):
                 continue
             if resource is not None:
@@ -356,13 +357,14 @@ class AdsSession:
             return None  # a part of all there is, and there no more
         return self._resources.get(flow.kind, self.client, name, self._rights)
 
-    def _is_too_early(self, flow: Flow, name: str) -> bool:
+    def _is_too_early(self, flow: Flow, name: str, *, is_asked: bool) -> bool:
         """Whether the client has endpoints of a service from before the server began without any: it keeps them until
-        the service is here again."""
-        if not (self._resources.is_warming and flow.has_earlier and flow.kind is ResourceType.ENDPOINTS):
+        the service is here again. And whether it asks for endpoints whose hosts are being looked up."""
+        if flow.kind is not ResourceType.ENDPOINTS or (named := read(name)) is None:
             return False
-        named = read(name)
-        return named is not None and not self._resources.is_known(named.key)
+        if is_asked and self._resources.is_finding(named.key):
+            return True
+        return self._resources.is_warming and flow.has_earlier and not self._resources.is_known(named.key)
 
     def _lack(self, name: str) -> Lack:
         named = read(name)

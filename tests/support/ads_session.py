@@ -32,7 +32,8 @@ class World:
 
     def __init__(self, catalog: Catalog | None = None) -> None:
         self.catalog = catalog or Catalog()
-        self.resources = Resources(self.catalog, PolicyBook(self.catalog.settings), HostBook())
+        self.hosts = HostBook()
+        self.resources = Resources(self.catalog, PolicyBook(self.catalog.settings), self.hosts)
         self.resources.is_warming = False
         self.index = Index(self.resources)
         self.encoder = Encoder()
@@ -43,6 +44,13 @@ class World:
         for name, is_all in self.resources.changed(self.catalog.apply(delta)).items():
             if is_all:
                 self._tell(name)
+            for session in self.index.of(name):
+                session.touch(name, all_of_it=False)
+
+    def moved(self, *keys: tuple[str, str]) -> None:
+        """Every stream hears that the endpoints of services are elsewhere."""
+        for name in keys:
+            self.resources.moved(name)
             for session in self.index.of(name):
                 session.touch(name, all_of_it=False)
 

@@ -26,7 +26,7 @@ def test_a_name_is_looked_up_and_all_who_use_it_are_told() -> None:
     book.on_due = lambda: calls.append(1)
     book.used(PLAYER, ["one.example"])
     book.used(CHAT, ["one.example"])
-    assert (book.address("one.example"), len(calls)) == ("", 1)
+    assert (book.address("one.example"), len(calls)) == ("", 2)
     assert book.due(0.0, 9) == ["one.example"]
     services, is_lost = book.found("one.example", ["2001:db8::1", "10.0.0.2", "10.0.0.1"], 0.0)
     assert (sorted(services), is_lost) == ([CHAT, PLAYER], False)
@@ -115,13 +115,14 @@ async def test_names_are_looked_up_when_they_are_due(caplog: pytest.LogCaptureFi
         book.used(CHAT, ["two.example"])
         await eventually_async(lambda: len(caplog.records) == 2)
         assert {record.getMessage().partition(":")[0] for record in caplog.records} == {"one.example", "two.example"}
-        assert (moved, book.address("one.example")) == ([PLAYER], "10.0.0.1")
+        assert (moved, book.address("one.example")) == ([PLAYER, CHAT], "10.0.0.1")  # no more will be known of it now
     finally:
         running.cancel()
         await asyncio.wait([running])
 
 
-async def test_a_name_server_that_does_not_answer_holds_up_nothing() -> None:
+async def test_a_name_server_that_does_not_answer_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry_server.xds.resolving.PATIENCE_S", 0.2)
     book, moved = HostBook(), list[tuple[str, str]]()
     answer = threading.Event()
 
@@ -135,6 +136,8 @@ async def test_a_name_server_that_does_not_answer_holds_up_nothing() -> None:
     book.used(CHAT, ["one.example"])
     try:
         await eventually_async(lambda: moved == [CHAT])
+        assert book.is_awaited(PLAYER)
+        await eventually_async(lambda: moved == [CHAT, PLAYER])  # it waits no more
         running.cancel()
         await asyncio.wait([running])
     finally:

@@ -19,6 +19,7 @@ PROTO = " ".join((ROOT / "protos/registry/v1/xds.proto").read_text().replace("//
         f"may ask for {session.MAX_UNKNOWN:,} such services, all streams together for {resources.MAX_STRANGERS:,}",
         f"beyond {endpoints.MAX_CLASSES} weights in one place",
         f"again every {hosts.REFRESH_S:g} s",
+        f"waits for that, {hosts.PATIENCE_S:g} s at the most",
         f"at most {endpoints.MAX_SPOTS:,} endpoints",
         f"what they have for {service.WARM_UP_S:g} s",
         f"{admission.BURST:,} of them begin at once and {admission.RATE_PER_S:,} in each second",

@@ -45,6 +45,58 @@ def test_the_last_instance_leaves_the_listener_there() -> None:
     assert endpoints(told) == {"player": []}
 
 
+@pytest.mark.parametrize("addresses", [["10.0.0.1"], []])
+def test_the_first_answer_waits_for_hosts_that_are_names(addresses: list[str]) -> None:
+    world = World()
+    world.apply(put(1, key("a"), host="one.example", port=80))
+    first, second = Peer(world), Peer(world)
+    assert first.ask(EDS, "player", "chat") != []
+    assert first.ack(EDS) == []
+    assert second.ask(EDS, "player", version_info="0123456789abcdef") == []
+    world.moved(*world.hosts.found("one.example", addresses, 1.0)[0])
+    for peer in (first, second):
+        assert endpoints(*peer.take()) == {"player": [(f"{it}:80", 100) for it in addresses]}
+        assert peer.ack(EDS) == []
+    assert endpoints(*Peer(world).ask(EDS, "player")) == {"player": [(f"{it}:80", 100) for it in addresses]}
+
+
+def test_the_first_answer_waits_for_all_names_and_for_no_longer_than_there_is_patience() -> None:
+    world = World()
+    world.apply(put(1, key("a"), host="one.example", port=80))
+    world.apply(put(2, key("b"), host="two.example", port=80))
+    peer = Peer(world)
+    assert peer.ask(EDS, "player") == []
+    world.moved(*world.hosts.found("one.example", ["10.0.0.1"], 1.0)[0])
+    assert peer.take() == []
+    assert world.hosts.take_awaited() == [("default", "player")]
+    assert world.hosts.give_up(("default", "player"))
+    world.moved(("default", "player"))
+    assert endpoints(*peer.take()) == {"player": [("10.0.0.1:80", 100)]}
+    assert not world.hosts.give_up(("default", "player"))
+
+
+def test_who_was_answered_waits_for_no_name() -> None:
+    world = World()
+    world.apply(put(1, key("a"), host="10.0.0.1", port=80))
+    peer = Peer(world)
+    peer.ask(EDS, "player")
+    peer.ack(EDS)
+    world.apply(put(2, key("b"), host="one.example", port=80))
+    world.apply(put(3, key("c"), host="10.0.0.3", port=80))
+    assert endpoints(*peer.take()) == {"player": [("10.0.0.1:80", 100), ("10.0.0.3:80", 100)]}
+
+
+def test_a_name_that_nobody_waits_for_any_more_holds_up_nothing() -> None:
+    world = World()
+    world.apply(put(1, key("a"), host="one.example", port=80))
+    peer = Peer(world)
+    assert peer.ask(EDS, "player") == []
+    world.apply(put(2, key("a"), host="10.0.0.1", port=80))
+    assert endpoints(*peer.take()) == {"player": [("10.0.0.1:80", 100)]}
+    peer.session.close()
+    assert not world.hosts.is_awaited(("default", "player"))
+
+
 def test_what_changes_back_before_it_is_told_is_no_news() -> None:
     world = World()
     world.apply(put(1, key("a"), host="10.0.0.1", port=80))

@@ -258,7 +258,8 @@ def _services(
 
 def _admin(config: Config, truth: _Truth, health: _Health, entrance: _Entrance, answering: HealthService) -> Admin:
     known = entrance.warden.known if entrance.warden else _anybody
-    counting = Counting(entrance.calls, truth.store, truth.feed, truth.rounds.hub, entrance.gate, health.prober)
+    hub, audit = truth.rounds.hub, entrance.audit
+    counting = Counting(entrance.calls, truth.store, truth.feed, hub, entrance.gate, health.prober, audit)
     return Admin(config, Seen(lambda: answering.is_serving, known, counting))
 
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from registry_server.audit.log import AuditLog
 from registry_server.feed import Feed
 from registry_server.health.prober import Prober
 from registry_server.hub import Hub
@@ -19,3 +20,4 @@ class Counting(NamedTuple):
     hub: Hub
     gate: Gate
     prober: Prober
+    audit: AuditLog | None

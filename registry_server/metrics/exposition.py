@@ -57,6 +57,7 @@ class ServerCollector(Collector):
         yield from self._store()
         yield from self._health()
         yield from self._limits()
+        yield from self._audit()
 
     def _calls(self) -> Iterator[Metric]:
         calls = _counter("registry_calls", "Calls, and messages of KeepAlive, by how they ended", "method", "code")
@@ -148,6 +149,14 @@ class ServerCollector(Collector):
         yield refused
         yield _one("registry_loop_lag_seconds", "How long work waits for its turn, on average", gate.overload.lag_s)
         yield _one("registry_overloaded", "Whether new work is refused", int(bool(gate.overload.reason)))
+
+    def _audit(self) -> Iterator[Metric]:
+        audit = self._of.audit
+        lines = _counter("registry_audit_lines", "Lines of the audit log, by what became of them", "end")
+        if audit is not None:
+            lines.add_metric(["written"], audit.written)
+            lines.add_metric(["lost"], audit.lost)
+        yield lines
 
 
 def _one(name: str, says: str, value: float) -> GaugeMetricFamily:

@@ -7,6 +7,8 @@ from dataclasses import fields
 import pytest
 
 from registry_api import limits
+from registry_server.rpc.checks import MAX_RULES
+from registry_server.rpc.policies import MAX_POLICIES
 from registry_server.transport.limits import Limits
 from tests.support.source import ROOT
 
@@ -52,6 +54,11 @@ def as_written(number: int) -> str:
         if number >= size and number % size == 0:
             return f"{number // size} {unit}"
     return f"{number:,}"
+
+
+def test_what_cannot_be_set_is_documented_too() -> None:
+    text = " ".join((ROOT / "docs/limits.md").read_text().split())
+    assert f"{MAX_POLICIES:,} policies and {MAX_RULES:,} rules of health checks" in text
 
 
 def test_every_limit_is_documented_with_its_default() -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,6 +137,16 @@ def _asked(part: Any) -> Any:
     elif isinstance(part, list):
         for it in part:
             yield from _asked(it)
+
+
+@pytest.mark.parametrize(("file", "end", "other"), [("audit.log", "written", "lost"), ("/dev/full", "lost", "written")])
+async def test_what_becomes_of_the_audit_log(admin: str, tmp_path: Path, file: str, end: str, other: str) -> None:
+    config = Config(listen=f"{HOST}:0", admin=admin, audit_log=str(tmp_path / file))
+    async with serve(config) as address, registry_client.connect(address) as registry:
+        running, player = Running(address, admin), Instance(service="player", host="10.0.0.5", port=1)
+        async with registry.register(player):
+            await eventually_async(lambda: _has(running, "registry_audit_lines_total", end), what="it is counted")
+        assert not await _has(running, "registry_audit_lines_total", other)
 
 
 async def test_every_metric_is_in_the_document(running: Running) -> None:

@@ -63,31 +63,28 @@ class TLS:
 
     def read(self) -> Contents:
         """What is in the files now. Raises InvalidArgument, with the field, for what cannot be used."""
-        contents = Contents(_content("ca", self.ca), _content("cert", self.cert), _content("key", self.key))
+        contents = self._contents()
         self.context()
         return contents
 
+    def _contents(self) -> Contents:
+        return Contents(_content("ca", self.ca), _content("cert", self.cert), _content("key", self.key))
+
     def read_again(self, before: Contents) -> Contents:
-        """The same; as it was before while it cannot be used, as while somebody writes the files."""
+        """The same; as it was before while it cannot be used, as while somebody writes the files. What has not changed
+        is not tried again, which takes a while: this is asked whenever a call fails."""
         try:
-            return self.read()
+            return before if self._contents() == before else self.read()
         except InvalidArgument:
             return before
 
     def context(self) -> ssl.SSLContext:
         """For Python's own TLS, which says what is wrong in clear words. Raises InvalidArgument."""
-        context = ssl.create_default_context()
+        context = self._trusting()
         # As gRPC: many authorities lack an extension or two, and one that another one signed will do.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         context.set_alpn_protocols(["h2", LOOKS])
-        try:
-            if isinstance(self.ca, bytes):
-                context.load_verify_locations(cadata=self.ca.decode("ascii", "replace"))
-            elif self.ca is not None:
-                context.load_verify_locations(self.ca)
-        except (OSError, ValueError):  # an SSLError is an OSError
-            raise checks.wrong("tls.ca", f"{_shown(self.ca)}: cannot be used") from None
         if self.cert is None or isinstance(self.cert, bytes) or self.key is None or isinstance(self.key, bytes):
             return context
         try:
@@ -98,6 +95,15 @@ class TLS:
                 raise checks.wrong("tls.key", f"{_shown(self.key)}: is not the key of {_shown(self.cert)}") from None
             raise checks.wrong("tls.cert", f"{_shown(self.cert)}, {_shown(self.key)}: cannot be used") from None
         return context
+
+    def _trusting(self) -> ssl.SSLContext:
+        """With `ca` it alone is trusted."""
+        try:
+            if isinstance(self.ca, bytes):
+                return ssl.create_default_context(cadata=self.ca.decode("ascii", "replace"))
+            return ssl.create_default_context(cafile=self.ca)
+        except (OSError, ValueError):  # an SSLError is an OSError
+            raise checks.wrong("tls.ca", f"{_shown(self.ca)}: cannot be used") from None
 
 
 async def trouble_with_any(tls: TLS | None, address: str) -> str:

@@ -284,3 +284,23 @@ def test_a_file_that_nobody_reads_to_its_end_holds_up_nobody(name: str, what: st
     files = {"cert": good.cert, "key": good.key, name: path}
     with pytest.raises(InvalidArgument, match=f"^tls.{name}: .*{what.replace('device', 'zero')}: .*{said}"):
         TLS(**files).read()
+
+
+def test_files_that_have_not_changed_are_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would hold up the event loop with each call that fails."""
+    authority, tried = Authority(), list[None]()
+    files, ca = authority.pair("localhost").write(tmp_path), authority.write(tmp_path)
+    tls = TLS(ca=ca, cert=files.cert, key=files.key)
+    before = tls.read()
+    context = TLS.context
+    monkeypatch.setattr(TLS, "context", lambda self: (tried.append(None), context(self))[1])
+    assert tls.read_again(before) is before
+    assert tried == []
+    authority.pair("localhost").write(tmp_path)
+    assert tls.read_again(before) == tls.read() != before
+
+
+def test_with_an_authority_no_other_one_is_trusted(tmp_path: Path) -> None:
+    authority = Authority()
+    for ca in (authority.pem, authority.write(tmp_path)):
+        assert len(TLS(ca=ca).context().get_ca_certs()) == 1

@@ -7,7 +7,7 @@ themselves.
 import dataclasses
 import random
 from collections.abc import Callable, Coroutine, Hashable
-from typing import Any
+from typing import Any, TypeVar
 
 from registry_server.errors import Contended, LimitExceeded, Unavailable, too_many_long
 from registry_server.limits.accounts import Account, Accounts
@@ -56,6 +56,7 @@ LONG: dict[str, Callable[[Any], bool]] = {
     "ListServices": lambda request: request.page_size > MANY,
 }
 
+Begun = TypeVar("Begun")
 Answer = Callable[[Any, Caller], Coroutine[Any, Any, bytes]]
 
 
@@ -151,24 +152,40 @@ class Gate:
     def _joining(self, method: Broadcast[Any]) -> Callable[[Any, Caller, Outlet], Subscription]:
         def limited(request: Any, caller: Caller, outlet: Outlet) -> Subscription:
             held = self._held(caller, _question(request))
-            try:
-                return _Watching(held, method.join(request, caller, outlet))
-            except BaseException:
-                held.leave()
-                raise
+            return _Watching(held, self._begun(held, caller, lambda: method.join(request, caller, outlet)))
 
         return limited
 
     def _opening(self, method: Session[Any]) -> Callable[[Caller, Outlet], Dialogue[Any]]:
         def limited(caller: Caller, outlet: Outlet) -> Dialogue[Any]:
             held = self._held(caller, None)
-            try:
-                return _Talking(held, method.open(caller, outlet), lambda: self.account(caller, Work.TALK))
-            except BaseException:
-                held.leave()
-                raise
+            dialogue = self._begun(held, caller, lambda: method.open(caller, outlet))
+            return _Talking(held, dialogue, self._receiving(dialogue, caller))
 
         return limited
+
+    def _begun(self, held: "_Held", caller: Caller, begin: Callable[[], Begun]) -> Begun:
+        """A stream, unless it is refused within."""
+        try:
+            return begin()
+        except BaseException as error:
+            held.leave()
+            if isinstance(error, LimitExceeded):
+                self.note(error, caller)
+            raise
+
+    def _receiving(self, dialogue: Dialogue[Any], caller: Caller) -> Callable[[Any], Coroutine[Any, Any, None]]:
+        """What is said on a stream counts as requests."""
+
+        async def received(request: Any) -> None:
+            self.account(caller, Work.TALK)
+            try:
+                await dialogue.received(request)
+            except LimitExceeded as error:
+                self.note(error, caller)
+                raise
+
+        return received
 
     def _held(self, caller: Caller, question: Hashable | None) -> "_Held":
         account = self.account(caller, Work.STREAM)
@@ -213,18 +230,13 @@ class _Watching:
 
 
 class _Talking(_Watching):
-    """A dialogue whose requests count, too."""
+    """A dialogue that counts until it is over."""
 
-    __slots__ = ("_ask", "_dialogue")
+    __slots__ = ("received",)
 
-    def __init__(self, held: _Held, inner: Dialogue[Any], ask: Callable[[], object]) -> None:
+    def __init__(self, held: _Held, inner: Dialogue[Any], received: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
         super().__init__(held, inner)
-        self._dialogue = inner
-        self._ask = ask
-
-    async def received(self, request: Any) -> None:
-        self._ask()
-        await self._dialogue.received(request)
+        self.received = received
 
 
 def _question(request: Any) -> Hashable | None:

@@ -10,6 +10,7 @@ from registry_api import limits
 from registry_server.rpc.checks import MAX_RULES
 from registry_server.rpc.policies import MAX_POLICIES
 from registry_server.transport.limits import Limits
+from registry_server.xds.session import MAX_NAMES, MAX_UNKNOWN
 from tests.support.source import ROOT
 
 MANUAL = " ".join(re.findall(r"//\s*(.*)", (ROOT / "protos/registry/v1/registry.proto").read_text()))
@@ -59,6 +60,7 @@ def as_written(number: int) -> str:
 def test_what_cannot_be_set_is_documented_too() -> None:
     text = " ".join((ROOT / "docs/limits.md").read_text().split())
     assert f"{MAX_POLICIES:,} policies and {MAX_RULES:,} rules of health checks" in text
+    assert f"may want {MAX_NAMES:,} names, {MAX_UNKNOWN:,} of them of services that nobody registered" in text
 
 
 def test_every_limit_is_documented_with_its_default() -> None:

@@ -34,6 +34,8 @@ class Stream:
         self.left += 1
 
     async def received(self, request: Any) -> None:
+        if request.value == "limit":
+            raise LimitExceeded("within", "no more names")
         self.heard.append(request.value)
 
     def send(self, chunks: Any) -> None: ...
@@ -185,6 +187,17 @@ def test_a_watch_that_is_refused_within_counts_no_more() -> None:
     stage = Stage()
     with pytest.raises(LimitExceeded, match=r"^other"):
         stage.join(namespace="no", filter=pb.Filter(tags=["a"]))
+    assert stage.is_idle
+    assert stage.gate.refusals.counts == {"other": 1}
+
+
+async def test_what_is_refused_on_a_stream_is_counted_too() -> None:
+    stage = Stage()
+    stream = stage.open()
+    with pytest.raises(LimitExceeded, match=r"^within"):
+        await stream.received(StringValue(value="limit"))
+    assert stage.gate.refusals.counts == {"within": 1}
+    stream.leave()
     assert stage.is_idle
 
 

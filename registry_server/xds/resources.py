@@ -67,6 +67,7 @@ class Resources:
         # For who asks for all there is: the services, in order, those of them that have no instance, and what was made.
         self._known: dict[ServiceKey, None] = {}
         self._gone: OrderedDict[ServiceKey, None] = OrderedDict()
+        self._parts_gone: dict[ServiceKey, tuple[str, ...]] = {}  # of those forgotten last
         self._in_order: tuple[ServiceKey, ...] | None = None
         self._routes: dict[Rights, Packed] = {}
         self._ways: dict[ServiceKey, Ways] = {}
@@ -103,6 +104,8 @@ class Resources:
             of = self._made(key)
             parts = [share.name for share in self._shares(key, of) if share.name != WHOLE]
             yield from (shown(key, part) for part in (of.parts if ever else parts))
+        elif ever:
+            yield from (shown(key, part) for part in self._parts_gone.get(key, ()))
 
     def is_listed(self, kind: ResourceType, name: str) -> bool:
         """Whether a resource is among all there is of its type."""
@@ -230,11 +233,14 @@ class Resources:
     def forgotten(self) -> list[ServiceKey]:
         """Services that left longest ago, and are too many to be remembered: they are known no more."""
         found = []
+        self._parts_gone.clear()
         while len(self._gone) > GONE_LIMIT:
             key, _ = self._gone.popitem(last=False)
             if key in self._known:
                 del self._known[key]
                 self._reroute(key)
+                if (of := self._of.get(key)) is not None:
+                    self._parts_gone[key] = tuple(of.parts)
                 if key not in self._wanted:
                     self._of.pop(key, None)
                 found.append(key)

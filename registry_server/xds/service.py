@@ -232,7 +232,7 @@ class XdsService:
             self._forgotten(key)
             dirty[key] = True
         for key, is_all in dirty.items():
-            if is_all or self._has_other_weights(key):
+            if self._has_other_weights(key) or is_all:  # it is to be looked at in any case
                 yield from self._open_ones(self._touched(key))
                 continue
             for stream in sorted(self._open_ones(tuple(self._index.of(key))), key=_PEER):

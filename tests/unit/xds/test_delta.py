@@ -185,6 +185,23 @@ def test_services_that_left_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPat
     assert [list(told.removed_resources) for told in peer.take()] == [["one"]]
 
 
+@pytest.mark.parametrize("is_asked_for", [False, True])
+def test_a_service_that_is_forgotten_leaves_no_part_behind(is_asked_for: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "GONE_LIMIT", 0)
+    world = World()
+    world.apply(put(1, key("a"), version="1"))
+    world.apply(put(2, key("b"), version="2"))
+    split(world, 3, "1", "2")
+    if is_asked_for:
+        DeltaPeer(world, agent="gRPC Go").ask(EDS, "player")
+    peer = following_all(world)
+    world.apply(gone(4, key("a"), key("b")))
+    world.forget()
+    assert [told.type_url for told in peer.take()] == [RDS.url]
+    (told,) = peer.ack(RDS)
+    assert sorted(told.removed_resources) == ["player", "player#version=1", "player#version=2"]
+
+
 class Half:
     """Who may read `player`, and nothing else."""
 

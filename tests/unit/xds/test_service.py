@@ -4,11 +4,14 @@ import asyncio
 
 import pytest
 
+from registry_api.registry.v1 import policies_pb2 as policies
 from registry_api.registry.xds.v1 import ads_pb2 as ads
 from registry_server.errors import RequestError, Unavailable
+from registry_server.policies.book import key_of, value_of
+from registry_server.records import Delta
 from registry_server.xds.service import AdsStream, XdsService
-from tests.support.ads_session import EDS, PYTHON, World, endpoints
-from tests.support.core import NOBODY, Sink, Timeline, key, put
+from tests.support.ads_session import EDS, PYTHON, RDS, World, endpoints, read
+from tests.support.core import NOBODY, Sink, Timeline, key, put, record, setting_record
 
 
 class Outlet(Sink):
@@ -138,6 +141,32 @@ async def test_a_server_that_began_empty_warms_up(monkeypatch: pytest.MonkeyPatc
     assert not served.streams[stream].is_writing
     await running
     assert [endpoints(told) for told in await served.take(stream)] == [{"player": []}]
+
+
+async def test_who_asked_before_anybody_was_there_is_led_by_the_shares_of_all_who_came() -> None:
+    served = Served()
+    parts = [policies.Part(version="1", weight=90), policies.Part(version="2", weight=10)]
+    policy = policies.Policy(namespace="default", service="player", split=parts)
+    catalog = served.world.catalog
+    catalog.apply(Delta(1, puts=(setting_record(key_of("default", "player"), 1, value_of(policy)),)))
+    stream = await served.open()
+    request = served.request("player")
+    request.type_url = RDS.url
+    await stream.received(request)
+    outlet = served.streams[stream]
+    (before,) = outlet.take()
+    outlet.is_writing = False
+    stream.free()
+    request.response_nonce = ads.DiscoveryResponse.FromString(before).nonce
+    await stream.received(request)
+    came = tuple(record(key(version), 2, version=version) for version in ("1", "2"))
+    served.service.changed(catalog.apply(Delta(2, puts=came)))
+    served.timeline.advance(1.0)
+    await served.settle()
+    (after,) = outlet.take()
+    (routes,) = read(ads.DiscoveryResponse.FromString(after))
+    shares = routes.virtual_hosts[0].routes[0].route.weighted_clusters.clusters
+    assert {it.name: it.weight.value for it in shares} == {"player#version=1": 90, "player#version=2": 10}
 
 
 async def test_who_rejects_is_said_once_in_a_while_and_in_no_words_that_write_lines(

@@ -268,9 +268,9 @@ class AdsSession:
             return False
         if self._resources.is_ahead and ALL_ROUTES in flow.names:
             return True
-        if flow.asked or flow.owes:
-            return False
         clusters = self.flows[ResourceType.CLUSTER]
+        if flow.asked or flow.owes:  # of clusters that come in several parts the last is told first
+            return clusters.is_wildcard and clusters.is_due and ALL_ROUTES in flow.names
         return clusters.is_wildcard and clusters.is_busy
 
     def _send(self, flow: Flow, content: Content) -> Response:
@@ -360,11 +360,12 @@ class AdsSession:
     def _is_too_early(self, flow: Flow, name: str, *, is_asked: bool) -> bool:
         """Whether the client has endpoints of a service from before the server began without any: it keeps them until
         the service is here again. And whether it asks for endpoints whose hosts are being looked up."""
-        if flow.kind is not ResourceType.ENDPOINTS or (named := read(name)) is None:
+        is_warming = self._resources.is_warming and flow.has_earlier
+        if flow.kind is not ResourceType.ENDPOINTS or not (is_asked or is_warming) or (named := read(name)) is None:
             return False
         if is_asked and self._resources.is_finding(named.key):
             return True
-        return self._resources.is_warming and flow.has_earlier and not self._resources.is_known(named.key)
+        return is_warming and not self._resources.is_known(named.key)
 
     def _lack(self, name: str) -> Lack:
         named = read(name)

@@ -82,6 +82,18 @@ async def test_operators_see_who_is_connected_and_what_is_called(server: Registr
             await eventually_async(is_reported, timeout_s=30)
 
 
+async def test_the_first_call_finds_an_instance_whose_host_is_a_name(server: RegistryServer) -> None:
+    """It does not wait until it can be made: it fails where a service seems to have no endpoint."""
+    async with back_end("a") as port, grpc.aio.insecure_channel(server.address) as plain:
+        registry = registry_pb2_grpc.RegistryStub(plain)
+        for number in range(5):
+            instance = pb.Instance(service=f"player-{number}", host="localhost", port=port)
+            await registry.Register(pb.RegisterRequest(instance=instance))
+            async with xds_channel(server, f"player-{number}") as channel:
+                call: Any = channel.unary_unary(WHO)
+                assert await call(b"", timeout=20) == b"a"
+
+
 async def test_a_rejection_is_shown_in_the_clients_words(server: RegistryServer) -> None:
     async with world_of(server.address, iter(range(10))) as world, world.open(SOTW) as stream:
         await stream.want(EDS, "player")

@@ -5,9 +5,9 @@ import pytest
 from registry_api.registry.v1 import policies_pb2 as policies
 from registry_server.policies.book import key_of, value_of
 from registry_server.records import Delta
-from registry_server.xds import resources
+from registry_server.xds import resources, session
 from registry_server.xds.names import ALL_ROUTES
-from tests.support.ads_session import CDS, EDS, LDS, RDS, DeltaPeer, World, names
+from tests.support.ads_session import CDS, EDS, LDS, RDS, DeltaPeer, Peer, World, names
 from tests.support.core import gone, key, put, setting_record
 
 
@@ -86,6 +86,21 @@ def split(world: World, revision: int, *versions: str) -> None:
     )
     world.apply(Delta(revision, puts=(setting_record(key_of("default", "player"), revision, value_of(policy)),)))
     world.policy_changed(("default", "player"))
+
+
+@pytest.mark.parametrize("is_delta", [True, False])
+def test_routes_are_told_after_all_the_clusters_that_come_in_parts(
+    is_delta: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "PART_COUNT", 1)
+    world = World()
+    world.apply(put(1, *(key("a", service=name) for name in ("one", "two", "three"))))
+    peer = DeltaPeer(world) if is_delta else Peer(world, "envoy")
+    told = [it.type_url for it in peer.ask(CDS)]
+    told += [it.type_url for it in peer.ask(RDS, ALL_ROUTES)]
+    while more := peer.ack(CDS) if told[-1] == CDS.url else []:
+        told += [it.type_url for it in more]
+    assert told == [CDS.url] * (3 if is_delta else 1) + [RDS.url]
 
 
 def test_what_is_gone_since_the_last_stream_is_told() -> None:

@@ -12,9 +12,10 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from registry_server.errors import PermissionDenied, RequestError, Unauthenticated
 from registry_server.rpc.table import Caller, Credentials, Needs
@@ -71,6 +72,7 @@ class AdminServer:
         self._runner = web.AppRunner(
             app,
             access_log=None,
+            logger=_Plain(log, {}),
             keepalive_timeout=IDLE_S,
             max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_LINE_BYTES,
@@ -185,6 +187,16 @@ class AdminServer:
 def _host_of(handler: web.RequestHandler) -> str:
     peer = handler.transport.get_extra_info("peername") if handler.transport is not None else None
     return str(peer[0]) if isinstance(peer, tuple) else ""
+
+
+class _Plain(logging.LoggerAdapter):  # type: ignore[type-arg]  # generic for the type checker alone
+    """What a client said that is no HTTP is told at debug, and not shown: its token may be in it."""
+
+    def log(self, level: int, msg: object, *args: object, **more: Any) -> None:
+        """See LoggerAdapter."""
+        if isinstance(more.get("exc_info"), HttpProcessingError):
+            level, more = logging.DEBUG, {}
+        super().log(level, msg, *args, **more)
 
 
 class _TurnedAway(asyncio.Protocol):

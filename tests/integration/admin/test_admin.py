@@ -127,6 +127,24 @@ async def test_bad_requests_are_told(caplog: pytest.LogCaptureFixture) -> None:
     assert "a mistake" in caplog.text
 
 
+async def test_what_is_no_http_fills_no_log_and_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    """Nor is a token that is in it."""
+    caplog.set_level("DEBUG")
+    async with running() as address:
+        for said in (
+            "GET /open HTTP/1.1\r\nAuthorization: Bearer s3cret\1\r\n\r\n",
+            "s3cret\r\n\r\n",
+            "GET s3cret HTTP/9.9\r\n\r\n",
+        ):
+            reader, writer = await asyncio.open_connection(*address.split(":"))
+            writer.write(said.encode())
+            async with asyncio.timeout(10):
+                assert b"200" not in await reader.read()
+            writer.close()
+    assert {it.levelname for it in caplog.records} <= {"DEBUG"}
+    assert "s3cret" not in caplog.text
+
+
 async def test_who_asks_nothing_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admin, "ASK_S", 0.2)
     async with running() as address:

@@ -49,6 +49,8 @@ class ClientFaults(logging.Filter):
             return True
         record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
         record.exc_info = record.exc_text = None
+        if str(record.msg).startswith(_NOT_UTF8):  # it is shown, and may be a token
+            record.msg, record.args = "a header of a client is not UTF-8", None
         return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
 
 

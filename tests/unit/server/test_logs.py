@@ -46,6 +46,12 @@ def level(request: pytest.FixtureRequest) -> Iterator[int]:
     logger.setLevel(before)
 
 
+def test_a_header_that_is_not_utf_8_is_not_shown() -> None:
+    made = record("Invalid encoding on %s", b"Bearer s3cret\xff")
+    ClientFaults().filter(made)
+    assert made.getMessage() == "a header of a client is not UTF-8"
+
+
 @pytest.mark.parametrize("made", [failed(ExecuteBatchError()), record("Invalid encoding on %s", b"\xff")])
 def test_faults_of_clients_are_a_line_at_debug(level: int, made: logging.LogRecord) -> None:
     made.levelno, made.name = logging.ERROR, GRPC_LOGGER

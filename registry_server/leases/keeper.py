@@ -45,6 +45,7 @@ class Keeper:
         self._key = b""
         self._epoch = ""
         self._seal: Seal | None = None
+        self._said = ""
         self._news = asyncio.Event()
         self._is_ready = asyncio.Event()
 
@@ -107,7 +108,9 @@ class Keeper:
             await self._writer.set_if(KEY, value, record.revision if record is not None else 0)
         except RequestError as error:
             log.debug("the key of lease ids is not written: %s", error)
-        except Exception as error:  # whatever a store raises that somebody else wrote
-            log.warning("the key of lease ids is not written: %r", error)
+        except Exception as error:  # whatever a store raises that somebody else wrote, again and again
+            if repr(error) != self._said:
+                self._said = repr(error)
+                log.warning("the key of lease ids is not written, and tried on: %s", self._said)
         if self._written() is None:
             await asyncio.sleep(RETRY_S)

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry_server.errors import Contended, Unavailable
+from registry_server.leases import keeper
 from registry_server.leases.keeper import KEY, Keeper
 from registry_server.leases.seal import KEY_BYTES, Opened, Seal, packed, unpacked
-from registry_server.records import Commit, Delete, Put, Snapshot
+from registry_server.records import Commit, Delete, Key, Put, Snapshot
 from registry_server.registrar import Registrar
 from registry_server.stores.memory import MemoryStore
 from tests.support.core import Core
@@ -182,3 +183,27 @@ async def test_until_there_is_a_key_nobody_is_given_a_lease() -> None:
     with pytest.raises(Unavailable, match="key of lease ids"):
         core.keeper.seal()
     await core.keeper.ready(within_s=0.01)
+
+
+async def test_a_store_that_fails_at_it_again_and_again_is_told_of_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "RETRY_S", 0.0)
+    tries = 0
+
+    class Broken:
+        async def set_if(self, key: Key, value: bytes, revision: int) -> int:
+            nonlocal tries
+            tries += 1
+            raise RuntimeError("no settings here")
+
+    core = Core()
+    core.feed.emit(Snapshot("e1", 1, ()))
+    broken = Keeper(Broken(), core.catalog)
+    broken.refresh_all()
+    task = asyncio.create_task(broken.run())
+    await eventually_async(lambda: tries > 5, what="it is tried on")
+    task.cancel()
+    assert [it.getMessage() for it in caplog.records if it.levelname == "WARNING"] == [
+        "the key of lease ids is not written, and tried on: RuntimeError('no settings here')"
+    ]

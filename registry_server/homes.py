@@ -14,8 +14,10 @@ from typing import Protocol
 
 from registry_checks.probes import Reach
 from registry_checks.probes.base import Failed
-from registry_server.limits.peers import host_of
+from registry_server.errors import Contended
+from registry_server.limits.peers import host_of, peer_of
 from registry_server.model import Address
+from registry_server.turns import Turns
 
 TIMEOUT_S = 1.0
 # So many are looked at at a time, and of one host so many addresses.
@@ -70,15 +72,17 @@ class Connecting:
     def __init__(self, reach: Reach | None) -> None:
         self._reach = reach
         self._turns = asyncio.Semaphore(MOST)
+        # One at a time of who asks: those of somebody who asks a thousand times hold up nobody else's.
+        self._own = Turns()
 
     async def is_at_home(self, address: Address, peer: str) -> bool:
         """See Homes."""
         host, port = address
         try:
-            async with self._turns, asyncio.timeout(TIMEOUT_S):
+            async with self._own.of([(peer_of(peer),)]), self._turns, asyncio.timeout(TIMEOUT_S):
                 own = [it for it in await _addresses(host) if _is_same_place(peer, it)]
                 return bool(own) and await _takes_connections(map(str, own), port)
-        except OSError:  # a timeout is one
+        except (OSError, Contended):  # a timeout is the first one
             return False
 
     async def answers(self, address: Address) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from registry_checks.probes import Reach
-from registry_server.homes import NOWHERE, Connecting, _takes_connections
+from registry_server.homes import MOST, NOWHERE, Connecting, _takes_connections
 
 HERE = Connecting(Reach(loopback=True))
 PEER = "ipv4:127.0.0.1:50123"
@@ -89,3 +89,14 @@ async def test_where_this_machine_cannot_look_somebody_may_answer(code: int, mon
     monkeypatch.setattr(asyncio, "open_connection", fails)
     assert await HERE.answers(("127.0.0.1", 1))
     assert not await HERE.is_at_home(("127.0.0.1", 1), PEER)
+
+
+async def test_who_asks_very_often_holds_up_nobody_else(mute: str, port: int) -> None:
+    homes = Connecting(Reach(loopback=True))
+    many = [asyncio.create_task(homes.is_at_home((mute, port), PEER)) for _ in range(4 * MOST)]
+    await asyncio.sleep(0)
+    assert await homes.is_at_home(("127.0.0.1", port), "ipv4:127.0.0.1:2")
+    assert sum(it.done() for it in many) < MOST / 4
+    for it in many:
+        it.cancel()
+    await asyncio.wait(many)

@@ -200,6 +200,24 @@ async def test_many_services_are_followed_with_one_filter_or_none(limited: Regis
                 assert not (await anext(aiter(watch))).instances
 
 
+@pytest.mark.parametrize(
+    ("limit", "size", "metadata"),
+    [("max_message_bytes", 2 << 20, ()), ("max_header_bytes", 1, [("x-more", "y" * 20_000)])],
+)
+async def test_what_is_too_large(
+    limited: RegistryServer, request: pytest.FixtureRequest, limit: str, size: int, metadata: Any
+) -> None:
+    asked = pb.GetRequest(key=pb.InstanceKey(service="player", id="x" * size))
+    async with RawClient(limited.address) as client:
+        if request.node.callspec.params["limited"] == "http2":
+            with refused(limit):
+                await client.stub.Get(asked, metadata=metadata)
+        else:
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await client.stub.Get(asked, metadata=metadata)
+            assert error.value.code() is EXHAUSTED
+
+
 async def test_what_was_refused_is_in_the_log(limited: RegistryServer, client: RawClient) -> None:
     """Once, though it happened again and again; with the limit and who it was."""
     await fill(client, 8)

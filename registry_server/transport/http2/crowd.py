@@ -31,6 +31,16 @@ class Guest(Protocol):
 M = TypeVar("M", bound=Guest)
 
 
+def household(address: str) -> str:
+    """Whose connections are counted together with one from there, an address as gRPC writes it."""
+    return NEAR if is_near(address) else peer_of(address)
+
+
+def most_of(household: str, per_peer: int) -> int:
+    """How many connections that one may have; `per_peer`: 0 for as many as is usual."""
+    return per_peer or (MAX_QUOTA if household is NEAR else PER_PEER)
+
+
 class Crowd(Generic[M]):
     """`per_peer`: how many connections a peer may have; 0 for as many as is usual."""
 
@@ -43,7 +53,7 @@ class Crowd(Generic[M]):
 
     def add(self, member: M, address: str) -> None:
         """One has come, from that address, as gRPC writes it."""
-        peer = NEAR if is_near(address) else peer_of(address)
+        peer = household(address)
         self.all[member] = peer
         self._peers.setdefault(peer, {})[member] = None
 
@@ -58,7 +68,7 @@ class Crowd(Generic[M]):
 
     def limit_of(self, member: M) -> int:
         """How many connections its peer may have."""
-        return self._per_peer or (MAX_QUOTA if self.all[member] is NEAR else PER_PEER)
+        return most_of(self.all[member], self._per_peer)
 
     def exceeds(self, member: M, times: int = 1) -> bool:
         """Whether its peer has more than so many times as many as it may."""

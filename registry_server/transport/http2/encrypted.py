@@ -22,6 +22,9 @@ MAX_UNSHAKEN_BYTES = 128 * 1024
 class Porter(Protocol):
     """Who knows all handshakes."""
 
+    def came(self, client: "Encrypted", /) -> None:
+        """It is there, and its `peer` is known."""
+
     def is_due(self, client: "Encrypted", /) -> None:
         """Something has come: `shake` soon."""
 
@@ -76,6 +79,7 @@ class Encrypted(asyncio.Transport, asyncio.BufferedProtocol):
         """It is there."""
         self._plain = cast("asyncio.Transport", transport)
         self.peer = peer_of(transport)
+        self._porter.came(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to put what comes."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from registry_server.transport.http2.connection import Connection
+from registry_server.transport.http2.crowd import household, most_of
 from registry_server.transport.http2.encrypted import Encrypted
 from registry_server.transport.http2.shared import Shared, act
 
@@ -32,6 +33,7 @@ _MEANINGS = {
     "SSLV3_ALERT_BAD_CERTIFICATE": "does not accept this server's certificate: it may be for another name",
 }
 
+TOO_MANY = "has too many TLS handshakes under way (max_connections_per_peer): the first of them is given up"
 HUNG_UP = "hung up within the TLS handshake: it may not accept this server's certificate"
 
 
@@ -43,6 +45,7 @@ class Handshakes:
         self._context = context
         self._admit = admit
         self._under_way: dict[Encrypted, int] = {}  # each with its age in ticks
+        self._households: dict[str, dict[Encrypted, None]] = {}
         self._due: deque[Encrypted] = deque()
         self._is_armed = False
 
@@ -70,10 +73,29 @@ class Handshakes:
             self._give_up_one(client)
 
     def _give_up_one(self, client: Encrypted) -> None:
-        self._under_way.pop(client, None)
+        self._forget(client)
         client.abort()
 
+    def _forget(self, client: Encrypted) -> bool:
+        """Whether it was known."""
+        own = self._households.get(where := household(client.peer), {})
+        own.pop(client, None)
+        if not own:
+            self._households.pop(where, None)
+        return self._under_way.pop(client, None) is not None
+
     # ---- what clients tell
+
+    def came(self, client: Encrypted) -> None:
+        """It is there. Of one peer no more are under way than it may have connections: the first makes room."""
+        if client not in self._under_way:  # it was given up before it had a socket
+            client.abort()
+            return
+        own = self._households.setdefault(where := household(client.peer), {})
+        own[client] = None
+        if len(own) > most_of(where, self._shared.limits.max_connections_per_peer):
+            self._shared.complain(client.peer, TOO_MANY)
+            self._give_up_one(next(iter(own)))
 
     def is_due(self, client: Encrypted) -> None:
         """It has something for its handshake."""
@@ -82,7 +104,7 @@ class Handshakes:
 
     def lost(self, client: Encrypted) -> None:
         """It hung up before it was let in. Who said nothing has only looked whether the port is open."""
-        is_given_up = self._under_way.pop(client, None) is None
+        is_given_up = not self._forget(client)
         if client.has_spoken and not client.is_refused and not is_given_up:
             self._shared.complain(client.peer, HUNG_UP)
 
@@ -108,7 +130,7 @@ class Handshakes:
             self._shared.complain(client.peer, meaning(error))
             return
         if is_done:
-            del self._under_way[client]
+            self._forget(client)
             client.let_in(self._admit())
 
 

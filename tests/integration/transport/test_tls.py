@@ -377,6 +377,43 @@ async def test_no_more_handshakes_than_there_may_be_clients() -> None:
     assert all(it.is_closed for it in idle)
 
 
+async def test_no_more_handshakes_of_one_peer_than_it_may_have_connections(caplog: pytest.LogCaptureFixture) -> None:
+    """Each holds memory before anybody knows whose it is."""
+    authority = Authority()
+    limits = Limits(max_connections_per_peer=3)
+    certificates = certificates_of(authority.pair(*LOCAL))
+    server = Http2Server(Table(Everything().service()), Streams(random.Random(1)), limits, certificates)
+    (address,) = await server.start("127.0.0.1:0")
+    async with contextlib.AsyncExitStack() as stack:
+        idle = [await stack.enter_async_context(Frames(address)) for _ in range(12)]
+        await eventually_async(lambda: sum(it.is_closed for it in idle) == 9)
+        for _ in range(5):
+            assert await echoed(address, authority.trusting()) == value("x")
+        await server.stop()
+    assert sum("too many TLS handshakes" in it for it in caplog.messages) == 1
+    assert server._handshakes is not None
+    assert not server._handshakes._under_way
+    assert not server._handshakes._households
+
+
+async def test_who_is_given_up_before_it_has_a_socket_keeps_none() -> None:
+    certificates = certificates_of(Authority().pair(*LOCAL))
+    server = Http2Server(Table(Everything().service()), Streams(random.Random(1)), Limits(), certificates)
+    (address,) = await server.start("127.0.0.1:0")
+    handshakes = server._handshakes
+    assert handshakes is not None
+    begin = handshakes._context
+
+    def given_up_at_once() -> ssl.SSLContext:
+        asyncio.get_running_loop().call_soon(handshakes.give_up)
+        return begin()
+
+    handshakes._context = given_up_at_once
+    async with Frames(address) as idle:
+        await eventually_async(lambda: idle.is_closed)
+    await server.stop()
+
+
 async def test_a_crowd_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many say hello in one moment, others have their turn after a few of them."""
     turns: list[int] = []

@@ -37,6 +37,10 @@ class Credentials(NamedTuple):
         bearer = _BEARER.fullmatch(value.strip())
         return self._replace(token=bearer[1] if bearer else _OTHER)
 
+    def __repr__(self) -> str:
+        """For logs and tracebacks, which show no token."""
+        return f"Credentials(token={'…' if self.token else ''!r}, names={self.names!r})"
+
 
 NO_CREDENTIALS = Credentials()
 

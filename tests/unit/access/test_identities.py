@@ -5,7 +5,7 @@ import pytest
 from registry_server.access.grants import Grant, Grants
 from registry_server.access.identities import Access, Identities, Identity, Token
 from registry_server.errors import Unauthenticated
-from registry_server.rpc.table import Credentials
+from registry_server.rpc.table import Caller, Credentials
 
 NOON = 1_800_000_000.0
 READ, ADMIN = Grants([Grant.parse("read */*")]), Grants([Grant.parse("admin */*")])
@@ -71,3 +71,6 @@ def test_a_token_goes_before_a_certificate() -> None:
 def test_nothing_tells_of_a_token() -> None:
     known = Identities(Access((GAME, ADMINS)), b"key")
     assert all(Token.of("one").digest not in it for it in known._tokens)
+    caller = Caller("ipv4:192.0.2.1:1", credentials=Credentials("s3cret", ("game.example",)))
+    assert "s3cret" not in f"{caller} {caller!r} {caller.credentials}"
+    assert "game.example" in repr(caller)

@@ -75,7 +75,10 @@ class Certificates:
         """Look at the files now and then, until cancelled. A disk that hangs holds one thread, and no end."""
         while True:
             await asyncio.sleep(LOOK_S)
-            await aside(self.look)
+            try:
+                await aside(self.look)
+            except RuntimeError as error:  # there is no thread to be had
+                log.warning("whether the certificate has changed cannot be seen for now: %s", error)
 
     def look(self) -> None:
         """Take what is in the files, if it has changed and is whole."""

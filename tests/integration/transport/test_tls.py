@@ -183,6 +183,26 @@ async def test_a_disk_that_stands_still_keeps_no_server_from_ending(
     await eventually_async(lambda: not lookers[0].is_alive())
 
 
+async def test_a_machine_without_a_thread_to_spare_ends_no_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = Files(tmp_path)
+    before = files.certificates.context
+    with monkeypatch.context() as scarce:
+        scarce.setattr(tls, "LOOK_S", 0.01)
+        scarce.setattr(threading.Thread, "start", no_thread)
+        watching = asyncio.create_task(files.certificates.watch())
+        await eventually_async(lambda: len(caplog.messages) > 1)
+        files.write(files.authority.pair(*LOCAL))
+        scarce.undo()
+        await eventually_async(lambda: files.certificates.context is not before)
+    watching.cancel()
+
+
+def no_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 # ---- who is let in, and what is said
 
 

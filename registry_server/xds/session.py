@@ -26,8 +26,8 @@ from registry_server.xds.resources import Resources
 # The names that one stream may want, of all types together; and, among them, the services that nobody ever registered,
 # parts that there never were, and names that can mean nothing.
 MAX_NAMES, MAX_UNKNOWN = 50_000, 1_000
-# So many resources are made without letting others have their turn.
-MAX_AT_ONCE = 200
+# So many resources are made without letting others have their turn; so many are as much work as the ways to a service.
+MAX_AT_ONCE, FEW = 200, 4
 # A response that may be told in parts has so many resources at the most, and so much of them, unless one has more.
 PART_COUNT, PART_BYTES = 2_000, 2 * 1024 * 1024
 # What is kept of the reason of a rejection, in characters.
@@ -232,9 +232,10 @@ class AdsSession:
         others have their turn first."""
         for flow in self._all:
             if len(flow.asked) + len(flow.touched) > MAX_AT_ONCE:
-                for name in (*flow.asked, *flow.touched):
+                for count, name in enumerate((*flow.asked, *flow.touched)):
                     self._get(flow, name)
-                    yield
+                    if count % FEW == 0:  # most are made already where they are told in parts
+                        yield
             if flow.kind is ResourceType.ROUTES and (ALL_ROUTES in flow.asked or ALL_ROUTES in flow.touched):
                 yield from self._resources.preparations(self._rights)
 

@@ -515,7 +515,10 @@ class AdsSession:
             return
         wanted = self._of[named.key]
         wanted.discard((flow.kind, name))
+        if named.part:
+            self._unknown.discard(named)
         if not wanted:
+            self._unknown.discard(Named(named.key))
             del self._of[named.key]
             self._interests.remove(named.key, self)
 

@@ -163,11 +163,14 @@ def test_a_service_that_nobody_registered_counts_once_whatever_is_asked_of_it(ag
 
 
 def test_names_that_are_wanted_no_more_do_not_count() -> None:
-    peer = Peer(World())
+    world = World()
+    world.apply(put(1, key("a")))
+    peer = Peer(world)
     for number in range(3):
-        for name in ("service", "no name! "):
+        for name in ("service", "no name! ", "player#version="):
             peer.ask(EDS, *(f"{name}-{number}-{it}" for it in range(MAX_UNKNOWN - 1)))
             assert peer.ask(EDS) == []
+            assert not peer.session._unknown
 
 
 def test_services_that_came_do_not_count() -> None:

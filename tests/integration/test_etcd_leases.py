@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from registry_server.records import Cause, Deleted, Outcome, Record, Snapshot
+from registry_server.records import Cause, Deleted, Lease, Outcome, Record, Snapshot
 from registry_server.stores.base import NoSuchLease
 from registry_server.stores.etcd.leases import LeaseIds
 from registry_server.stores.etcd.renewals import MAX_ASKED
@@ -13,6 +13,7 @@ from registry_server.stores.etcd.store import EtcdStore
 from registry_server.testing import Running, running
 from tests.support.etcd import EtcdCluster
 from tests.support.stores import Backends, backends, on_every_etcd
+from tests.support.waiting import eventually_async
 
 __all__ = ["backends"]
 
@@ -43,6 +44,31 @@ async def remaining_s(etcd: EtcdCluster, lease: str) -> int:
     """How long a lease has left; -1 if it is gone."""
     told = await etcd.etcdctl_async("lease", "timetolive", lease[:16])
     return int(told.partition("remaining(")[2].partition("s)")[0] or -1)
+
+
+async def leases_in(etcd: EtcdCluster) -> int:
+    """How many there are, whoseever."""
+    return int((await etcd.etcdctl_async("lease", "list")).split()[1])
+
+
+async def test_a_grant_that_nobody_waits_for_leaves_no_lease(backends: Backends) -> None:
+    """Or who asks and hangs up at once, again and again, would fill etcd with leases that live for an hour."""
+    etcd = backends.etcd()
+    async with running(EtcdStore.from_url(etcd.url("/hung-up"))) as run:
+        await run.store.grant(TTL_S)
+        before = await leases_in(etcd)
+        tasks = [asyncio.create_task(run.store.grant(3600.0)) for _ in range(100)]
+        await asyncio.sleep(0.002)  # most are on their way, and some may be answered
+        for task in tasks:
+            task.cancel()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        kept = sum(isinstance(it, Lease) for it in ends)
+        assert kept < len(tasks)
+
+        async def are_gone() -> bool:
+            return await leases_in(etcd) == before + kept
+
+        await eventually_async(are_gone, what="none is left of a grant that was given up")
 
 
 # ---- leases of others

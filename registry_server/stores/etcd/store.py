@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.records import Commit, Lease, Outcome, Renewal
-from registry_server.stores.base import Emit, NoSuchLease, Store, StoreAway
+from registry_server.stores.base import Emit, NoSuchLease, Store, StoreAway, StoreError
 from registry_server.stores.epoch import OrderLost
 from registry_server.stores.etcd.leases import LeaseIds, ttl_of
 from registry_server.stores.etcd.link import BadCredentials, LeaseTaken, LinkLost, lack_of_http2
@@ -129,11 +129,25 @@ class EtcdStore(Store):
         session, seconds = self._live(), whole_seconds(ttl_s)
         for _ in range(NUMBERS):
             number = session.leases.number(seconds, secrets.randbits(31))
-            with contextlib.suppress(LeaseTaken):
-                granted = await session.write(session.link.api.grant, etcd.LeaseGrantRequest(ttl=seconds, id=number))
-                self._pace.uses(granted.ttl)
-                return Lease(session.leases.id(number), float(granted.ttl))
+            wanted = etcd.LeaseGrantRequest(ttl=seconds, id=number)
+            try:
+                granted = await session.write(session.link.api.grant, wanted)
+            except LeaseTaken:
+                continue
+            except asyncio.CancelledError:
+                with contextlib.suppress(StoreError):
+                    await self._take_back(session, wanted)
+                raise
+            self._pace.uses(granted.ttl)
+            return Lease(session.leases.id(number), float(granted.ttl))
         raise StoreAway("no lease number is free")
+
+    async def _take_back(self, session: LinkInUse, wanted: etcd.LeaseGrantRequest) -> None:
+        """End a lease that nobody waits for any more, and that may be granted all the same, now or in a moment: after
+        another grant of that number it is there for certain."""
+        with contextlib.suppress(LeaseTaken):
+            await session.write(session.link.api.grant, wanted)
+        await self.release(session.leases.id(wanted.id))
 
     async def release(self, lease_id: str) -> None:
         """See Store. Looking and revoking are two steps: etcd has no "revoke if empty"."""

@@ -213,7 +213,13 @@ class Leased(Store):
         """See Store. A lease is a value of its own, whose last change is its last renewal."""
         lease_id = layout.lease_id(ttl_s, secrets.token_hex(16))
         name = layout.lease_name(lease_id)
-        await self._ask([], {name: b""})
+        try:
+            await self._ask([], {name: b""})
+        except asyncio.CancelledError:  # nobody waits for it, and it may be there all the same, now or in a moment
+            with contextlib.suppress(StoreError):
+                await self._ask([], {name: b""})  # after this it is there for certain
+                await self.release(lease_id)
+            raise
         return Lease(lease_id, layout.ttl_of(lease_id) or ttl_s)
 
     async def release(self, lease_id: str) -> None:

@@ -654,6 +654,31 @@ async def test_a_lease_that_another_replica_granted_is_renewed_before_it_is_told
     two.link.hears.set()
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_a_grant_that_nobody_waits_for_leaves_no_lease(
+    is_there: bool, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, asked = await fleet.add(), asyncio.Event()
+    transact = one.link.transact
+
+    async def unanswered(checks: Any, writes: Any) -> int:
+        if is_there:
+            await transact(checks, writes)
+        monkeypatch.setattr(one.link, "transact", transact)
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError("nobody comes here")
+
+    monkeypatch.setattr(one.link, "transact", unanswered)
+    before = set(one.link.shared.items)
+    granting = asyncio.create_task(one.store.grant(3600.0))
+    await asked.wait()
+    granting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await granting
+    assert set(one.link.shared.items) == before
+
+
 async def test_release_sees_what_was_just_written(fleet: Fleet) -> None:
     one = await fleet.add()
     lease = (await one.store.grant(TTL_S)).id

@@ -9,15 +9,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 
-from registry_server.config import Config
+from registry_server.config import GUEST_LIMITS, Config
 from registry_server.server import serve
-from registry_server.transport.limits import MAX_LIMIT, Limits
 
 log = logging.getLogger(__name__)
 
 ANY_PORT = "127.0.0.1:0"
-# Whose process it is may work for long in the same loop, and take all memory there is: that is no overload of a server.
-LIMITS = Limits(max_lag_ms=MAX_LIMIT, max_memory_mib=MAX_LIMIT)
 
 
 class Clock:
@@ -46,7 +43,7 @@ class Embedded:
     """
 
     def __init__(self, url: str) -> None:
-        self._config = Config(listen=ANY_PORT, store=url, admin="off", limits=LIMITS)
+        self._config = Config(listen=ANY_PORT, store=url, admin="off", limits=GUEST_LIMITS)
         self._leave = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._address: asyncio.Future[str] | None = None
@@ -110,7 +107,7 @@ def in_thread(clock: Callable[[], float]) -> Iterator[str]:
 def _main(started: Future[tuple[str, Callable[[], None]]], clock: Callable[[], float]) -> None:
     async def run() -> None:
         loop, over = asyncio.get_running_loop(), asyncio.Event()
-        async with serve(Config(listen=ANY_PORT, admin="off", limits=LIMITS), clock) as address:
+        async with serve(Config(listen=ANY_PORT, admin="off", limits=GUEST_LIMITS), clock) as address:
             started.set_result((address, lambda: _leave(loop, over)))
             await over.wait()
 

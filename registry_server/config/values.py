@@ -15,9 +15,12 @@ from registry_checks.text import BadText, parse
 from registry_server.access.identities import NO_ACCESS, Access
 from registry_server.neighbours import open_neighbours as check_neighbours
 from registry_server.stores import BadStoreURL, check_url
-from registry_server.transport.limits import Limits
+from registry_server.transport.limits import MAX_LIMIT, Limits
 
 DEFAULT_LIMITS = Limits()
+# For a server in somebody else's process, who may work for long in the same loop, and take all memory there is: that is
+# no overload of the server.
+GUEST_LIMITS = Limits(max_lag_ms=MAX_LIMIT, max_memory_mib=MAX_LIMIT)
 LOG_FORMATS = ("text", "json")
 MAX_PORT = 65_535
 AUTO_ADMIN = "127.0.0.1:7401"

@@ -305,7 +305,7 @@ def test_a_mistake_costs_the_lines_at_hand_and_not_the_log(tmp_path: Path, caplo
 
 
 def test_a_name_with_a_zero_byte_is_a_mistake_of_the_settings() -> None:
-    with pytest.raises(ConfigError, match="audit_log: cannot be written: embedded null byte"):
+    with pytest.raises(ConfigError, match=r"audit_log: cannot be written: .*embedded null"):
         _audit_log(Config(audit_log="a\0b"))
 
 

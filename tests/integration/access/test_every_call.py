@@ -183,7 +183,7 @@ async def test_who_shows_nothing_may_do_what_anybody_may(transport: str) -> None
 def table(transport: str, monkeypatch: pytest.MonkeyPatch) -> Table:
     """That of a whole server, with nothing around it."""
     found: list[Table] = []
-    monkeypatch.setattr(server_room, "_guarded", lambda *given: found.append(given[-1]) or given[-1])
+    monkeypatch.setattr(server_room._Entrance, "guarded", lambda _, given: found.append(given) or given)
 
     async def make() -> None:
         async with asking(transport, granted(), introspection="on"):

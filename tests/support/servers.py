@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 ROOT = Path(__file__).parents[2]
-READY = re.compile(rb"^.*listening on (\S+):(\d+)\s*$", re.MULTILINE)
+READY = re.compile(rb"^.*listening on (\S+):(\d+)[ \t\r]*\n", re.MULTILINE)  # whole: what follows is not ours to read
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, TypeAlias
 
 from balancer.endpoints import ANYWHERE, Locality
-from balancer.policies.base import Change, Connect, Explains, NodeSet, Revisable, connect_of, policy_name
+from balancer.policies.base import Change, Connect, Explains, NodeSet, connect_of, policy_name
 from balancer.policies.checks import at_least
+from balancer.policies.groups import Group, revised_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,21 +45,13 @@ def shares(well: Sequence[float], overprovisioning: float = OVERPROVISIONING) ->
     return result
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
-    """The usable nodes of one rank and who chooses among them."""
-
-    nodes: dict[Node, None]
-    chooser: Chooser
-
-
 class Levels:
     """Draws a level by its share, then lets that level's chooser choose."""
 
     __slots__ = ("_choosers", "_ends", "_last", "_levels", "_policy", "_rank_of", "_rng")
 
     def __init__(
-        self, policy: LocalityAware, levels: dict[Rank, Level], rank_of: dict[Node, Rank], nodes: NodeSet, rng: Random
+        self, policy: LocalityAware, levels: dict[Rank, Group], rank_of: dict[Node, Rank], nodes: NodeSet, rng: Random
     ) -> None:
         self._policy = policy
         self._rng = rng
@@ -81,7 +73,7 @@ class Levels:
     def revised(self, nodes: NodeSet, change: Change) -> Chooser:
         levels, rank_of = self._levels.copy(), self._rank_of.copy()
         for rank, part in self._by_rank(change, rank_of).items():
-            level = self._revised_level(levels.pop(rank, None), part)
+            level = revised_group(levels.pop(rank, None), part, self._policy.child, self._rng)
             if level is not None:
                 levels[rank] = level
         return Levels(self._policy, levels, rank_of, nodes, self._rng)
@@ -104,18 +96,6 @@ class Levels:
                 parts[before][1].append(node)
                 parts[after][0].append(node)
         return {rank: Change(tuple(joined), tuple(left), tuple(rest)) for rank, (joined, left, rest) in parts.items()}
-
-    def _revised_level(self, old: Level | None, change: Change) -> Level | None:
-        members = old.nodes.copy() if old else {}
-        for node in change.left:
-            del members[node]
-        members.update(dict.fromkeys(change.joined))
-        if not members:
-            return None
-        nodes = NodeSet(tuple(members))
-        if old is not None and isinstance(old.chooser, Revisable):
-            return Level(members, old.chooser.revised(nodes, change))
-        return Level(members, self._policy.child.chooser(nodes, self._rng))
 
     def explain(self) -> str:
         if self._last is None:

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
-from balancer.policies.base import Change, Connect, Explains, NodeSet, Revisable, connect_of, policy_name
+from balancer.policies.base import Change, Connect, Explains, connect_of, policy_name
+from balancer.policies.groups import Group, revised_group
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from random import Random
 
     from balancer.endpoints import Endpoint
-    from balancer.policies.base import Chooser, Node, PickInfo, Policy
+    from balancer.policies.base import Chooser, Node, NodeSet, PickInfo, Policy
 
 NOWHERE = -1
 """The part of an endpoint that none fits."""
@@ -71,14 +72,6 @@ class Split:
         return Shares(self, {}, rng).revised(nodes, Change(joined=nodes.usable))
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The usable nodes of one part, and who chooses among them."""
-
-    nodes: dict[Node, None]
-    chooser: Chooser
-
-
 class Shares:
     """Draws a part by its share, then lets that part's chooser choose."""
 
@@ -111,24 +104,12 @@ class Shares:
                 tuple(node for node, it in left.items() if it == number and node not in stay),
                 tuple(node for node in change.reweighed if node in stay),
             )
-            group = self._revised_group(self._groups.get(number), part)
+            group = self._groups.get(number)
+            if group is None or part != Change():
+                group = revised_group(group, part, split.child, self._rng)
             if group is not None:
                 groups[number] = group
         return Shares(split, groups, self._rng)
-
-    def _revised_group(self, old: Group | None, change: Change) -> Group | None:
-        if old is not None and change == Change():
-            return old
-        members = old.nodes.copy() if old else {}
-        for node in change.left:
-            del members[node]
-        members.update(dict.fromkeys(change.joined))
-        if not members:
-            return None
-        nodes = NodeSet(tuple(members))
-        if old is not None and isinstance(old.chooser, Revisable):
-            return Group(members, old.chooser.revised(nodes, change))
-        return Group(members, self._split.child.chooser(nodes, self._rng))
 
     def explain(self) -> str:
         if self._last is None:

@@ -81,9 +81,8 @@ class ServerCollector(Collector):
         yield _one("registry_namespaces", "Namespaces that have instances", size.namespaces)
         yield _one("registry_leases", "Leases that hold instances", size.leases)
         yield _one("registry_revision", "The revision of the view", catalog.revision)
-        changes = _counter("registry_changes", "Changes of instances that the view took in")
-        changes.add_metric([], catalog.statistics().changes)
-        yield changes
+        changes = catalog.statistics().changes
+        yield _total("registry_changes", "Changes of instances that the view took in", changes)
         waiting = len(self._of.feed.guard)
         yield _one("registry_removals_held", "Removals that wait since the store was ill", waiting)
 
@@ -92,20 +91,11 @@ class ServerCollector(Collector):
         yield _one("registry_watch_readers", "Streams that are told what changes", hub.readers)
         yield _one("registry_watch_questions", "Different questions that they ask", hub.topics)
         yield _one("registry_watch_readers_behind", "Streams that have not taken what they were sent", hub.behind)
-        for name, says, count in (
-            ("registry_watch_rounds", "Rounds in which readers were told", hub.rounds),
-            (
-                "registry_watch_steps",
-                "Steps that were put together, for all whom they concern",
-                hub.renders,
-            ),
-            ("registry_watch_messages", "Messages that were sent to readers", hub.sends),
-            ("registry_watch_bytes", "Bytes of them", hub.sent_bytes),
-            ("registry_watch_round_seconds", "How long rounds took, all together", hub.busy_s),
-        ):
-            family = _counter(name, says)
-            family.add_metric([], count)
-            yield family
+        yield _total("registry_watch_rounds", "Rounds in which readers were told", hub.rounds)
+        yield _total("registry_watch_steps", "Steps that were put together, for all whom they concern", hub.renders)
+        yield _total("registry_watch_messages", "Messages that were sent to readers", hub.sends)
+        yield _total("registry_watch_bytes", "Bytes of them", hub.sent_bytes)
+        yield _total("registry_watch_round_seconds", "How long rounds took, all together", hub.busy_s)
         yield _one("registry_view_age_seconds", "For how long the store has not confirmed the view", self._age_s())
 
     def _age_s(self) -> float:
@@ -124,21 +114,15 @@ class ServerCollector(Collector):
             times.add_metric([name], took.buckets(), took.sum_s)
         yield times
         yield _one("registry_store_up", "Whether the store confirms the view", int(self._of.feed.stale_for_s is None))
-        held = _counter("registry_store_held_renewals", "Renewals that the store could not be asked for")
-        held.add_metric([], store.held)
-        yield held
+        yield _total("registry_store_held_renewals", "Renewals that the store could not be asked for", store.held)
 
     def _health(self) -> Iterator[Metric]:
         checks = self._of.prober.statistics()
         yield _one("registry_checks", "Health checks that this server looks at", checks.checks)
-        for name, says, count in (
-            ("registry_check_looks", "Looks of health checks", checks.looks),
-            ("registry_check_failures", "Looks of health checks that failed", checks.failures),
-            ("registry_check_results_written", "What checks found, where that changed an instance", checks.written),
-        ):
-            family = _counter(name, says)
-            family.add_metric([], count)
-            yield family
+        yield _total("registry_check_looks", "Looks of health checks", checks.looks)
+        yield _total("registry_check_failures", "Looks of health checks that failed", checks.failures)
+        written = "What checks found, where that changed an instance"
+        yield _total("registry_check_results_written", written, checks.written)
         yield _one("registry_checks_cut_off", "Whether this server takes itself for cut off", int(checks.is_cut_off))
 
     def _limits(self) -> Iterator[Metric]:
@@ -161,6 +145,10 @@ class ServerCollector(Collector):
 
 def _one(name: str, says: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, says, value=value)
+
+
+def _total(name: str, says: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(name, says, value=value)
 
 
 def _gauge(name: str, says: str, *labels: str) -> GaugeMetricFamily:

@@ -1,11 +1,14 @@
 """SHELL: a store whose calls are counted, by what they are, how they end and how long they take."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from registry_server.metrics.times import Times
 from registry_server.records import Commit, Lease, Outcome, Renewal
 from registry_server.stores.base import Conflict, Emit, NoSuchLease, Refused, Store, StoreAway
+
+Result = TypeVar("Result")
 
 OK = "ok"
 # How a call may end, besides well. What is no error of a store is one of ours.
@@ -34,24 +37,11 @@ class MeasuredStore(Store):
 
     async def grant(self, ttl_s: float) -> Lease:
         """See Store."""
-        began = self._clock()
-        try:
-            lease = await self._inner.grant(ttl_s)
-        except Exception as error:
-            self._failed("grant", began, error)
-            raise
-        self._done("grant", began)
-        return lease
+        return await self._measured("grant", self._inner.grant(ttl_s))
 
     async def keep_alive(self, lease_ids: Sequence[str]) -> list[Renewal]:
         """See Store."""
-        began = self._clock()
-        try:
-            renewals = await self._inner.keep_alive(lease_ids)
-        except Exception as error:
-            self._failed("keep_alive", began, error)
-            raise
-        self._done("keep_alive", began)
+        renewals = await self._measured("keep_alive", self._inner.keep_alive(lease_ids))
         for renewal in renewals:
             if renewal.outcome is Outcome.HELD:
                 self.held += 1
@@ -63,14 +53,7 @@ class MeasuredStore(Store):
 
     async def commit(self, commit: Commit) -> int:
         """See Store."""
-        began = self._clock()
-        try:
-            revision = await self._inner.commit(commit)
-        except Exception as error:
-            self._failed("commit", began, error)
-            raise
-        self._done("commit", began)
-        return revision
+        return await self._measured("commit", self._inner.commit(commit))
 
     async def vouch(self) -> None:
         """See Store."""
@@ -80,10 +63,16 @@ class MeasuredStore(Store):
         """See Store."""
         await self._inner.aclose()
 
-    def _done(self, name: str, began: float) -> None:
-        self.ends[name, OK] += 1
-        self.times[name].add(self._clock() - began)
+    async def _measured(self, name: str, call: Coroutine[Any, Any, Result]) -> Result:
+        began = self._clock()
+        try:
+            result = await call
+        except Exception as error:
+            self._note(name, next((end for kind, end in ENDS.items() if isinstance(error, kind)), OTHER), began)
+            raise
+        self._note(name, OK, began)
+        return result
 
-    def _failed(self, name: str, began: float, error: Exception) -> None:
-        self.ends[name, next((end for kind, end in ENDS.items() if isinstance(error, kind)), OTHER)] += 1
+    def _note(self, name: str, end: str, began: float) -> None:
+        self.ends[name, end] += 1
         self.times[name].add(self._clock() - began)

@@ -329,7 +329,7 @@ def _table(config: Config, services: Sequence[Service], of_transport: Sequence[S
         return Table(*services)
     inner = Table(*of_transport, *reflection.services(it.name for it in (*services, *of_transport)))
     if config.introspection == "on" or config.is_local:
-        inner = inner.changed(lambda method: replace(method, needs=OPEN))
+        inner = inner.changed(lambda _, method: replace(method, needs=OPEN))
     return Table(*services, *inner.services)
 
 

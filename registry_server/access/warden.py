@@ -14,6 +14,8 @@ from registry_server.access.identities import Access, Identities
 from registry_server.errors import RequestError, Unauthenticated, Unavailable
 from registry_server.rights import EVERY
 from registry_server.rpc.table import (
+    Attended,
+    AttendedDialogue,
     Broadcast,
     Caller,
     Conversation,
@@ -55,7 +57,7 @@ class Warden:
 
     def identified(self, table: Table) -> Table:
         """The methods of a table, called by somebody who is known."""
-        return table.changed(lambda method: _identified(method, self.known))
+        return table.changed(lambda _, method: _identified(method, self.known))
 
     def allowed(self, table: Table) -> Table:
         """The methods of a table, called by somebody who may."""
@@ -120,7 +122,7 @@ class Warden:
             return error
         return Unavailable(_CHANGED, 0.0) if stream.shows_some else None
 
-    def _allowed(self, method: Method) -> Method:
+    def _allowed(self, _path: str, method: Method) -> Method:
         needs = method.needs
         match method:
             case Unary(call=call):
@@ -138,7 +140,12 @@ class Warden:
         def told(caller: Caller, end: Refusable) -> Callable[[], None]:
             stream = _Open(end, caller, needs)
             leave = self._entering(stream, lambda: opened(caller, end) if opened else _nothing)
-            return lambda: self._left(stream, leave)
+
+            def left() -> None:
+                self._left(stream)
+                leave()
+
+            return left
 
         return told
 
@@ -149,7 +156,7 @@ class Warden:
             stream = _Open(outlet, caller, needs, request)
             inner = self._entering(stream, lambda: join(request, caller, outlet))
             stream.shows_some = needs.is_some and any(EVERY in name for name in needs.of(request))
-            return _Watched(inner, lambda: self._left(stream, inner.leave))
+            return Attended(inner, lambda: self._left(stream))
 
         return joined
 
@@ -160,7 +167,7 @@ class Warden:
             stream = _Open(outlet, caller, needs)
             inner = self._entering(stream, lambda: begin(caller, outlet))
             stream.shows_some = True
-            return _Talking(inner, lambda: self._left(stream, inner.leave))
+            return AttendedDialogue(inner, lambda: self._left(stream))
 
         return begun
 
@@ -172,9 +179,8 @@ class Warden:
         self._open[stream] = None
         return opened
 
-    def _left(self, stream: "_Open", leave: Callable[[], None]) -> None:
+    def _left(self, stream: "_Open") -> None:
         self._open.pop(stream, None)
-        leave()
 
 
 class _Open:
@@ -189,26 +195,6 @@ class _Open:
         self.request = request
         self.shows_some = False
         self.until_s = 0.0
-
-
-class _Watched:
-    """A Subscription whose end is known. Telling it that a message is written costs nothing more."""
-
-    __slots__ = ("free", "leave")
-
-    def __init__(self, inner: Subscription, leave: Callable[[], None]) -> None:
-        self.free = inner.free
-        self.leave = leave
-
-
-class _Talking(_Watched):
-    """A Dialogue whose end is known."""
-
-    __slots__ = ("received",)
-
-    def __init__(self, inner: Dialogue[Any], leave: Callable[[], None]) -> None:
-        super().__init__(inner, leave)
-        self.received = inner.received
 
 
 class _Strangers:

@@ -11,7 +11,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from registry_server.audit import lines
 from registry_server.errors import RequestError
-from registry_server.rpc.table import Caller, Method, Service, Table, Unary
+from registry_server.rpc.table import Caller, Method, Table, Unary
 
 # Of the methods that need more than `read`, these change what lasts. A renewal does not.
 WRITES = frozenset({"Register", "Update", "Deregister", "Put", "Delete"})
@@ -36,12 +36,7 @@ class Audit(NamedTuple):
 
 def audited(table: Table, audit: Audit) -> Table:
     """The same table, whose writes are told of."""
-    return Table(
-        *(
-            Service(it.name, {name: _audited(it.name, name, method, audit) for name, method in it.methods.items()})
-            for it in table.services
-        )
-    )
+    return table.changed(lambda path, method: _audited(path, method, audit))
 
 
 def is_write(name: str, method: Method) -> bool:
@@ -49,10 +44,10 @@ def is_write(name: str, method: Method) -> bool:
     return isinstance(method, Unary) and name in WRITES and method.needs.right not in (None, "read")
 
 
-def _audited(service: str, name: str, method: Method, audit: Audit) -> Method:
-    if not isinstance(method, Unary) or not is_write(name, method):
+def _audited(path: str, method: Method, audit: Audit) -> Method:
+    if not isinstance(method, Unary) or not is_write(path.rpartition("/")[2], method):
         return method
-    return replace(method, call=_Audited(f"{service}/{name}", method, audit).call)
+    return replace(method, call=_Audited(path.removeprefix("/"), method, audit).call)
 
 
 class _Audited:

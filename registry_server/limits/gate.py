@@ -7,6 +7,7 @@ themselves.
 import dataclasses
 import random
 from collections.abc import Callable, Coroutine, Hashable
+from functools import partial
 from typing import Any, TypeVar
 
 from registry_server.errors import Contended, LimitExceeded, Unavailable, too_many_long
@@ -16,13 +17,14 @@ from registry_server.limits.peers import peer_of
 from registry_server.limits.quotas import Quotas
 from registry_server.limits.refusals import Refusals
 from registry_server.rpc.table import (
+    Attended,
+    AttendedDialogue,
     Broadcast,
     Caller,
     Conversation,
     Dialogue,
     Method,
     Outlet,
-    Service,
     Session,
     Subscription,
     Table,
@@ -75,7 +77,7 @@ class Gate:
 
     def limited(self, table: Table) -> Table:
         """The same methods, each within its limits."""
-        return Table(*map(self._service, table.services))
+        return table.changed(self._method)
 
     def account(self, caller: Caller, work: Work) -> Account:
         """The account of a caller who may go on. Raises LimitExceeded, or Unavailable when there is too much to do."""
@@ -96,10 +98,6 @@ class Gate:
         self.refusals.note(error.subject, error.reason, caller.identity or caller.peer, self._now())
 
     # ---- within
-
-    def _service(self, service: Service) -> Service:
-        methods = {name: self._method(f"/{service.name}/{name}", it) for name, it in service.methods.items()}
-        return service._replace(methods=methods)
 
     def _method(self, path: str, method: Method) -> Method:
         name = path.rpartition("/")[2]
@@ -151,25 +149,25 @@ class Gate:
 
     def _joining(self, method: Broadcast[Any]) -> Callable[[Any, Caller, Outlet], Subscription]:
         def limited(request: Any, caller: Caller, outlet: Outlet) -> Subscription:
-            held = self._held(caller, _question(request))
-            return _Watching(held, self._begun(held, caller, lambda: method.join(request, caller, outlet)))
+            left = self._watching(caller, _question(request))
+            return Attended(self._begun(left, caller, lambda: method.join(request, caller, outlet)), left)
 
         return limited
 
     def _opening(self, method: Session[Any]) -> Callable[[Caller, Outlet], Dialogue[Any]]:
         def limited(caller: Caller, outlet: Outlet) -> Dialogue[Any]:
-            held = self._held(caller, None)
-            dialogue = self._begun(held, caller, lambda: method.open(caller, outlet))
-            return _Talking(held, dialogue, self._receiving(dialogue, caller))
+            left = self._watching(caller, None)
+            dialogue = self._begun(left, caller, lambda: method.open(caller, outlet))
+            return AttendedDialogue(dialogue, left, self._receiving(dialogue, caller))
 
         return limited
 
-    def _begun(self, held: "_Held", caller: Caller, begin: Callable[[], Begun]) -> Begun:
-        """A stream, unless it is refused within."""
+    def _begun(self, left: Callable[[], None], caller: Caller, begin: Callable[[], Begun]) -> Begun:
+        """A stream, unless it is refused within: then it has `left` already."""
         try:
             return begin()
         except BaseException as error:
-            held.leave()
+            left()
             if isinstance(error, LimitExceeded):
                 self.note(error, caller)
             raise
@@ -187,56 +185,15 @@ class Gate:
 
         return received
 
-    def _held(self, caller: Caller, question: Hashable | None) -> "_Held":
+    def _watching(self, caller: Caller, question: Hashable | None) -> Callable[[], None]:
+        """A place among the watches; what is given is to be called once, when it is free again."""
         account = self.account(caller, Work.STREAM)
         try:
             self.accounts.watch(account, question)
         except LimitExceeded as error:
             self.note(error, caller)
             raise
-        return _Held(self.accounts, account, question)
-
-
-class _Held:
-    """One place among the watches, until it is left: once, however often that is said."""
-
-    __slots__ = ("_account", "_accounts", "_is_left", "_question")
-
-    def __init__(self, accounts: Accounts, account: Account, question: Hashable | None) -> None:
-        self._accounts = accounts
-        self._account = account
-        self._question = question
-        self._is_left = False
-
-    def leave(self) -> None:
-        if not self._is_left:
-            self._is_left = True
-            self._accounts.leave(self._account, self._question)
-
-
-class _Watching:
-    """A subscription that counts until it is over. `free`, which is called for every message, goes to it directly."""
-
-    __slots__ = ("_held", "_inner", "free")
-
-    def __init__(self, held: _Held, inner: Subscription) -> None:
-        self.free = inner.free
-        self._held = held
-        self._inner = inner
-
-    def leave(self) -> None:
-        self._held.leave()
-        self._inner.leave()
-
-
-class _Talking(_Watching):
-    """A dialogue that counts until it is over."""
-
-    __slots__ = ("received",)
-
-    def __init__(self, held: _Held, inner: Dialogue[Any], received: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
-        super().__init__(held, inner)
-        self.received = received
+        return partial(self.accounts.leave, account, question)
 
 
 def _question(request: Any) -> Hashable | None:

@@ -8,13 +8,14 @@ from typing import Any
 from registry_server.errors import RequestError
 from registry_server.metrics.times import Times
 from registry_server.rpc.table import (
+    Attended,
+    AttendedDialogue,
     Broadcast,
     Caller,
     Conversation,
     Dialogue,
     Method,
     Outlet,
-    Service,
     Session,
     Subscription,
     Table,
@@ -39,6 +40,10 @@ class Counted:
         self.is_stream = is_stream
         self.open = 0
 
+    def left(self) -> None:
+        """One of its streams is over."""
+        self.open -= 1
+
 
 class Calls:
     """All methods by path. `clock` gives monotonic seconds, `code_of` the name of gRPC's code for an error."""
@@ -50,11 +55,7 @@ class Calls:
 
     def counted(self, table: Table) -> Table:
         """The same methods, which are counted."""
-        return Table(*map(self._service, table.services))
-
-    def _service(self, service: Service) -> Service:
-        methods = {name: self._method(f"/{service.name}/{name}", it) for name, it in service.methods.items()}
-        return service._replace(methods=methods)
+        return table.changed(self._method)
 
     def _method(self, path: str, method: Method) -> Method:
         counted = self.methods[path] = Counted(is_stream=isinstance(method, Broadcast | Session))
@@ -92,13 +93,13 @@ class Calls:
 
     def _joining(self, counted: Counted, method: Broadcast[Any]) -> Callable[[Any, Caller, Outlet], Subscription]:
         def joined(request: Any, caller: Caller, outlet: Outlet) -> Subscription:
-            return _Stream(counted, self._began(counted, lambda: method.join(request, caller, outlet)))
+            return Attended(self._began(counted, lambda: method.join(request, caller, outlet)), counted.left)
 
         return joined
 
     def _opening(self, counted: Counted, method: Session[Any]) -> Callable[[Caller, Outlet], Dialogue[Any]]:
         def opened(caller: Caller, outlet: Outlet) -> Dialogue[Any]:
-            return _Talk(counted, self._began(counted, lambda: method.open(caller, outlet)))
+            return AttendedDialogue(self._began(counted, lambda: method.open(caller, outlet)), counted.left)
 
         return opened
 
@@ -111,28 +112,3 @@ class Calls:
         counted.codes[OK] += 1
         counted.open += 1
         return begun
-
-
-class _Stream:
-    """One that counts as open until it is left: once, however often that is said."""
-
-    __slots__ = ("_counted", "_inner", "free")
-
-    def __init__(self, counted: Counted, inner: Subscription) -> None:
-        self.free = inner.free
-        self._inner = inner
-        self._counted: Counted | None = counted
-
-    def leave(self) -> None:
-        if self._counted is not None:
-            self._counted.open -= 1
-            self._counted = None
-        self._inner.leave()
-
-
-class _Talk(_Stream):
-    __slots__ = ("received",)
-
-    def __init__(self, counted: Counted, inner: Dialogue[Any]) -> None:
-        super().__init__(counted, inner)
-        self.received = inner.received

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Self
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import answers, checks
 from registry_client.health import HealthCheck, check_all
+from registry_client.operating import Operating
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from registry_client.link import Link
+    from collections.abc import Sequence
 
 EVERY = "*"
 
@@ -49,7 +48,7 @@ class CheckRule:
         return pb.CheckRule(scope=scope, checks=every, revision=self.revision, flaw=self.flaw)
 
 
-class CheckRules:
+class CheckRules(Operating):
     """What an operator says of checks while everything runs: `await registry.check_rules.put("player", [check])`.
 
     The nearest rule holds: of namespace and service, of the namespace, of the service in every namespace, of
@@ -57,11 +56,6 @@ class CheckRules:
     `service` and `namespace` may be `"*"` for every one; an empty namespace is the client's. All methods raise
     RegistryError.
     """
-
-    def __init__(self, link: Callable[[], Link], namespace: str, timeout_s: float) -> None:
-        self._link = link
-        self._namespace = namespace
-        self._timeout_s = timeout_s
 
     async def put(
         self, service: str, given: Sequence[HealthCheck], *, namespace: str = "", timeout: float | None = None
@@ -104,8 +98,5 @@ class CheckRules:
 
     def _rule(self, service: str, namespace: str, given: Sequence[HealthCheck] = ()) -> CheckRule:
         named = service if service == EVERY else checks.name("service", service)
-        space = namespace if namespace == EVERY else checks.name("namespace", namespace, empty=True) or self._namespace
+        space = namespace if namespace == EVERY else self._space(namespace)
         return CheckRule(named, space, given)
-
-    def _seconds(self, timeout: float | None) -> float:
-        return self._timeout_s if timeout is None else checks.timeout(timeout)

@@ -7,25 +7,19 @@ from typing import TYPE_CHECKING
 
 from registry_api.registry.v1 import policies_pb2 as pb
 from registry_client import answers, checks
+from registry_client.operating import Operating
 from registry_client.policy import TrafficPolicy, Verdict, verdicts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from registry_client.link import Link
+    from collections.abc import Sequence
 
 
-class TrafficPolicies:
+class TrafficPolicies(Operating):
     """How the traffic of services is to be treated: `await registry.policy.put(TrafficPolicy("player", timeout=2))`.
 
     Clients follow at once: `registry://` channels, and xDS clients of any language as far as they can, which `explain`
     tells. An empty namespace is the client's. All methods raise RegistryError.
     """
-
-    def __init__(self, link: Callable[[], Link], namespace: str, timeout_s: float) -> None:
-        self._link = link
-        self._namespace = namespace
-        self._timeout_s = timeout_s
 
     async def put(self, policy: TrafficPolicy, *, timeout: float | None = None) -> TrafficPolicy:
         """Set the policy of a service, whole, in place of the one that was there; as it is kept."""
@@ -70,11 +64,3 @@ class TrafficPolicies:
         request = pb.PoliciesExplainRequest(service=checks.name("service", service), namespace=self._space(namespace))
         doing, seconds = f"explain the policy of {service}", self._seconds(timeout)
         return verdicts_of(await self._link().call(lambda stub: stub.policies.Explain, request, seconds, doing))
-
-    # ---- within
-
-    def _space(self, namespace: str) -> str:
-        return checks.name("namespace", namespace, empty=True) or self._namespace
-
-    def _seconds(self, timeout: float | None) -> float:
-        return self._timeout_s if timeout is None else checks.timeout(timeout)

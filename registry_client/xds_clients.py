@@ -6,23 +6,17 @@ from typing import TYPE_CHECKING
 
 from registry_api.registry.v1 import xds_pb2 as pb
 from registry_client import answers, checks
+from registry_client.operating import Operating
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from registry_client.link import Link
+    from collections.abc import Sequence
 
 
-class XdsClients:
+class XdsClients(Operating):
     """The xDS clients of the registry that answers: of several replicas, each knows its own.
 
     What is given are the messages of xds.proto, whose comments say what is in them. All methods raise RegistryError.
     """
-
-    def __init__(self, link: Callable[[], Link], namespace: str, timeout_s: float) -> None:
-        self._link = link
-        self._namespace = namespace
-        self._timeout_s = timeout_s
 
     async def list(self, *, timeout: float | None = None) -> Sequence[pb.XdsClient]:
         """Who is connected, what each wants, what it was told and what it made of that; in the order of node ids."""
@@ -43,7 +37,7 @@ class XdsClients:
     ) -> Sequence[pb.ServiceLoad]:
         """What clients report of their calls to a service, or to each; in the order of namespaces and names."""
         request = pb.ListLoadsRequest(
-            namespace=checks.name("namespace", namespace, empty=True) or self._namespace,
+            namespace=self._space(namespace),
             all_namespaces=checks.yes_or_no("all_namespaces", all_namespaces),
             service=checks.name("service", service, empty=True),
         )
@@ -51,6 +45,3 @@ class XdsClients:
             request.ClearField("namespace")
         answer = await self._link().call(lambda stub: stub.xds.ListLoads, request, self._seconds(timeout), "list loads")
         return tuple(answer.loads)
-
-    def _seconds(self, timeout: float | None) -> float:
-        return self._timeout_s if timeout is None else checks.timeout(timeout)

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 from registry_server.access.rereading import Rereading
 from registry_server.access.warden import Warden
 from registry_server.admin.making import Admin, Seen
+from registry_server.audience import Audience
 from registry_server.audit.log import AuditLog
 from registry_server.audit.wrapper import Audit, audited
 from registry_server.catalog import Catalog
@@ -158,6 +159,7 @@ class _Entrance(NamedTuple):
 
     calls: Calls
     gate: Gate
+    audience: Audience
     warden: Warden | None
     audit: AuditLog | None
     certificates: Certificates | None
@@ -165,6 +167,7 @@ class _Entrance(NamedTuple):
     def guarded(self, table: Table) -> Table:
         """From the outside in: what costs too much is refused before anybody asks whose it is; and of what may not be
         is told as of what is done."""
+        table = self.audience.attended(table)
         if self.warden is not None:
             table = self.warden.allowed(table)
         if self.audit is not None:
@@ -203,7 +206,8 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     audit = _audit_log(config)
     truth = _truth(config, clock, rng)
     health = _health(config, clock, truth, rng)
-    entrance = _Entrance(Calls(time.monotonic, _code_of), _gate(config, rng), _warden(config), audit, certificates)
+    calls, audience = Calls(time.monotonic, _code_of), Audience(time.time)
+    entrance = _Entrance(calls, _gate(config, rng), audience, _warden(config), audit, certificates)
     answering = HealthService(truth.feed.catalog, truth.rounds.hub)
     book = PolicyBook(truth.feed.catalog.settings)
     xds = ControlPlane(truth.feed, book, truth.rounds.hub)

@@ -1,0 +1,124 @@
+"""CORE: who has a stream open: a function from a table of methods to another one, which notes who comes and goes."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from registry_server.hub import Reader
+from registry_server.rpc.table import (
+    Attended,
+    AttendedDialogue,
+    Broadcast,
+    Caller,
+    Conversation,
+    Dialogue,
+    Method,
+    Outlet,
+    Refusable,
+    Session,
+    Subscription,
+    Table,
+)
+
+Opened = TypeVar("Opened")
+
+
+class Attendant:
+    """A stream that is open: of which method (by its path), whose, since when (seconds since 1970), and what it was
+    opened with, if that was one request. `reader` is what the hub knows of it, where the hub tells it anything."""
+
+    __slots__ = ("caller", "opened_at", "path", "reader", "request")
+
+    def __init__(self, path: str, caller: Caller, opened_at: float, request: Any = None) -> None:
+        self.path = path
+        self.caller = caller
+        self.opened_at = opened_at
+        self.request = request
+        self.reader: Reader | None = None
+
+
+class Audience:
+    """All of them. `clock` gives seconds since 1970."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._open: dict[Attendant, None] = {}
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._open)
+
+    def open(self) -> Iterator[Attendant]:
+        """Those that are open now, the oldest first; to be gone through at once, or copied."""
+        return iter(self._open)
+
+    def attended(self, table: Table) -> Table:
+        """The same methods. To stand inside of what says who a caller is."""
+        return table.changed(self._method)
+
+    def _method(self, path: str, method: Method) -> Method:
+        match method:
+            case Conversation(opened=opened):
+                return replace(method, opened=self._opening(path, opened or _unheard))
+            case Broadcast(join=join):
+                return replace(method, join=self._joining(path, join))
+            case Session(open=begin):
+                return replace(method, open=self._beginning(path, begin))
+        return method
+
+    def _opening(
+        self, path: str, opened: Callable[[Caller, Refusable], Callable[[], None]]
+    ) -> Callable[[Caller, Refusable], Callable[[], None]]:
+        def told(caller: Caller, end: Refusable) -> Callable[[], None]:
+            attendant = self._attendant(path, caller)
+            leave = self._came(attendant, opened(caller, end))
+
+            def left() -> None:
+                self._left(attendant)
+                leave()
+
+            return left
+
+        return told
+
+    def _joining(
+        self, path: str, join: Callable[[Any, Caller, Outlet], Subscription]
+    ) -> Callable[[Any, Caller, Outlet], Subscription]:
+        def joined(request: Any, caller: Caller, outlet: Outlet) -> Subscription:
+            attendant = self._attendant(path, caller, request)
+            inner = self._came(attendant, join(request, caller, outlet))
+            if isinstance(inner, Reader):
+                attendant.reader = inner
+            return Attended(inner, lambda: self._left(attendant))
+
+        return joined
+
+    def _beginning(
+        self, path: str, begin: Callable[[Caller, Outlet], Dialogue[Any]]
+    ) -> Callable[[Caller, Outlet], Dialogue[Any]]:
+        def begun(caller: Caller, outlet: Outlet) -> Dialogue[Any]:
+            attendant = self._attendant(path, caller)
+            inner = self._came(attendant, begin(caller, outlet))
+            return AttendedDialogue(inner, lambda: self._left(attendant))
+
+        return begun
+
+    def _attendant(self, path: str, caller: Caller, request: Any = None) -> Attendant:
+        return Attendant(path, caller, self._clock(), request)
+
+    def _came(self, attendant: Attendant, opened: Opened) -> Opened:
+        """One that could be opened is there."""
+        self._open[attendant] = None
+        return opened
+
+    def _left(self, attendant: Attendant) -> None:
+        self._open.pop(attendant, None)
+
+
+def _unheard(caller: Caller, end: Refusable) -> Callable[[], None]:
+    """Nobody else wants to hear of a stream."""
+    return _nothing
+
+
+def _nothing() -> None:
+    """There is nothing to leave."""

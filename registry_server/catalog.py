@@ -1,7 +1,7 @@
 """CORE: the view that every read is answered from, changed by events of the store alone.
 
 Services are independent of one another: what a change costs depends on its own service alone. Beside the current state
-of each stands a bounded log of what changed (history.py), by which a reader that knows an earlier state gets the
+of each stands a bounded log of what changed (changes.py), by which a reader that knows an earlier state gets the
 difference. The log is an economy and not the truth: a reader that it does not reach back to gets the full set.
 
 Two numbers order changes: `revision` is the store's, public, and means the same on every replica; `seq` counts what
@@ -15,8 +15,8 @@ from itertools import chain, takewhile
 from typing import NamedTuple
 
 from registry_api.registry.v1 import registry_pb2 as pb
+from registry_server.changes import Change, Log, Logs, Point, merged
 from registry_server.drafts import Drafts
-from registry_server.history import Change, History, Log, Point, merged
 from registry_server.holdings import Holdings
 from registry_server.model import CHECKSUM_MODULUS, Address, BadRecord, Entry, Owner, Query
 from registry_server.records import Cause, Delete, Delta, Key, Kind, Record, Snapshot
@@ -166,7 +166,7 @@ class Catalog:
         self._leases = Holdings()
         # Of namespaces and services, those that have instances; and all instances.
         self._living_namespaces = self._living_services = self._instances = 0
-        self._history = History(log_limit, log_limit_in_all)
+        self._all_logs = Logs(log_limit, log_limit_in_all)
         self._gone: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._recent = _Recent(Point(0, 0))
         # Of namespaces that are known no more.
@@ -404,7 +404,7 @@ class Catalog:
             services=self._living_services,
             instances=self._instances,
             changes=self.seq,
-            log=len(self._history),
+            log=len(self._all_logs),
         )
 
     # ---- within
@@ -498,7 +498,7 @@ class Catalog:
         change = Change(self.seq, self.revision, key, before, after, cause)
         service.namespace.recent.note(service)
         self._recent.note(service)
-        for name in self._history.add(service.log, change):
+        for name in self._all_logs.add(service.log, change):
             self._forget(name)
         return change
 
@@ -506,7 +506,7 @@ class Catalog:
         space = self._namespaces.get(namespace)
         if space is None:
             space = self._namespaces[namespace] = _Namespace(self._floor)
-        log = self._history.open((namespace, name), space.recent.floor)
+        log = self._all_logs.open((namespace, name), space.recent.floor)
         service = self._services[namespace, name] = _Service(name, space, log)
         return service
 
@@ -549,7 +549,7 @@ class Catalog:
             return
         self._gone.pop(name, None)
         space = service.namespace
-        self._history.close(service.log)
+        self._all_logs.close(service.log)
         del self._services[name]
         space.recent.forget(service)
         self._recent.forget(service)
@@ -566,7 +566,7 @@ class Catalog:
         for space in self._namespaces.values():
             space.recent.floor = self._floor
         for service in self._services.values():
-            self._history.drop(service.log, self._floor)
+            self._all_logs.drop(service.log, self._floor)
 
 
 def ghosts(changes: Sequence[Change], deleted: Collection[Key] = ()) -> tuple[Delete, ...]:

@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from registry_server.catalog import Catalog, Flaw
+from registry_server.changes import Change
 from registry_server.guard import RemovalGuard
-from registry_server.history import Change
 from registry_server.illness import Pulse
 from registry_server.listeners import Listener
 from registry_server.mending import Mending

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Protocol
 
-from registry_server.history import Change
+from registry_server.changes import Change
 from registry_server.settings import SettingChange
 
 # With the time between two looks and some delay, within the 5 s that registry.proto promises.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from registry_server.history import Change
+from registry_server.changes import Change
 from registry_server.settings import SettingChange
 
 

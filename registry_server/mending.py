@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from registry_server.catalog import Flaw, ghosts
+from registry_server.changes import Change
 from registry_server.guard import whole_ttl_s
-from registry_server.history import Change
 from registry_server.model import Entry
 from registry_server.records import Cause, Commit, Delete, Key, Put
 from registry_server.rules import storable

@@ -16,12 +16,12 @@ from registry_checks.ask import Found, ask
 from registry_checks.looks import Looks
 from registry_checks.probes import Failed, Probe, Probes, Target
 from registry_checks.rules import BadCheck
+from registry_server.changes import Change
 from registry_server.errors import RequestError, Unavailable
 from registry_server.health.doubt import Cutoff, Evidence, is_cut_off
 from registry_server.health.examined import Examined, ExaminedCheck
 from registry_server.health.replicas import Replica
 from registry_server.health.sharing import prober_of
-from registry_server.history import Change
 from registry_server.model import Entry
 from registry_server.records import Key, Kind
 from registry_server.settings import SettingChange

@@ -14,10 +14,10 @@ from typing import Protocol
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog
+from registry_server.changes import Change
 from registry_server.errors import RequestError, Unavailable
 from registry_server.health import findings
 from registry_server.health.door import Door
-from registry_server.history import Change
 from registry_server.model import Entry
 from registry_server.records import Key, Kind
 from registry_server.settings import SettingChange

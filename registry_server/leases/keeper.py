@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from registry_server.catalog import Catalog
+from registry_server.changes import Change
 from registry_server.errors import RequestError, Unavailable
-from registry_server.history import Change
 from registry_server.leases.seal import KEY_BYTES, Seal, packed, unpacked
 from registry_server.records import Key, Kind
 from registry_server.settings import SettingChange

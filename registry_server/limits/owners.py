@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog
+from registry_server.changes import Change
 from registry_server.errors import LimitExceeded
-from registry_server.history import Change
 from registry_server.limits.quotas import NO_QUOTAS, Quotas
 from registry_server.model import Entry
 from registry_server.records import Key

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from registry_api.registry.v1 import registry_pb2 as pb
+from registry_server.changes import Change
 from registry_server.errors import Contended, InvalidField, LimitExceeded, NotFound, OwnershipLost, RequestError
-from registry_server.history import Change
 from registry_server.illness import Pulse
 from registry_server.model import Entry
 from registry_server.neighbours.base import Neighbour, NeighbourAway

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from registry_api.registry.v1 import registry_pb2 as pb
+from registry_server.changes import Change
 from registry_server.errors import InvalidField
-from registry_server.history import Change
 from registry_server.model import Entry
 from registry_server.records import Key
 from registry_server.rpc import validate

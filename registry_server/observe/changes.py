@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 
-from registry_server.history import Change
+from registry_server.changes import Change
 from registry_server.settings import SettingChange
 
 log = logging.getLogger(__name__)

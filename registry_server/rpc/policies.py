@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from registry_api.registry.v1 import policies_pb2 as pb
 from registry_api.registry.v1 import registry_pb2
 from registry_server import fields
+from registry_server.changes import Change
 from registry_server.errors import InvalidField, LimitExceeded, NotFound
 from registry_server.feed import Feed
-from registry_server.history import Change
 from registry_server.hub import Chunks, Hub, Interest, Reader, Sink
 from registry_server.policies import book, explain
 from registry_server.policies.rules import settled

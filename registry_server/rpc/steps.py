@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
 from registry_api.registry.v1 import registry_pb2 as pb
-from registry_server.history import Change
+from registry_server.changes import Change
 from registry_server.hub import Chunks
 from registry_server.model import Entry, Query
 from registry_server.records import Cause, Key

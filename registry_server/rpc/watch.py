@@ -9,8 +9,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from registry_server.catalog import Catalog
+from registry_server.changes import Change
 from registry_server.errors import InvalidField
-from registry_server.history import Change
 from registry_server.hub import ALL, Interest
 from registry_server.model import CHECKSUM_MODULUS, Entry, Query
 from registry_server.rows import Block

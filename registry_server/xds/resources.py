@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from registry_api.registry.xds.v1 import resources_pb2 as xds
 from registry_server.catalog import Catalog
-from registry_server.history import Change
+from registry_server.changes import Change
 from registry_server.policies.book import PolicyBook
 from registry_server.policies.parts import WHOLE, Share, split
 from registry_server.rights import Rights

@@ -12,8 +12,8 @@ from itertools import islice
 from operator import attrgetter
 
 from registry_api.registry.xds.v1 import ads_pb2 as ads
+from registry_server.changes import Change
 from registry_server.errors import Unavailable
-from registry_server.history import Change
 from registry_server.hub import Chunks, Hub, Interest, Reader, Ready
 from registry_server.records import Kind
 from registry_server.rpc.table import Caller, Needs, Outlet, Service, Session

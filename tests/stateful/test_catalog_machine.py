@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog, ghosts
-from registry_server.history import Change
+from registry_server.changes import Change
 from registry_server.model import Query, checksum
 from registry_server.records import Cause, Deleted, Delta, Key, Kind, Record, Snapshot
 from tests.support.core import record, setting_record
@@ -316,7 +316,7 @@ class CatalogMachine(RuleBasedStateMachine):
     def memory_is_bounded(self) -> None:
         occupied = {key[:2] for key in self.model.records}
         assert len(self.catalog._services) <= len(occupied) + self.log_limit_in_all
-        assert len(self.catalog._history._names) == len(self.catalog._services)
+        assert len(self.catalog._all_logs._names) == len(self.catalog._services)
         assert set(self.catalog._gone) == set(self.catalog._services) - occupied
         recent = {(name, it.name) for name, space in self.catalog._namespaces.items() for it in space.recent}
         assert recent == set(self.catalog._services)

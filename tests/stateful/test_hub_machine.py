@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from registry_server.history import Change
+from registry_server.changes import Change
 from registry_server.hub import BOOKMARK_INTERVAL_S, STALL_S, Chunks, Reader
 from registry_server.records import Key
 from tests.support.core import Sink, Timeline

@@ -61,8 +61,8 @@ class WatchMachine(RuleBasedStateMachine):
         self.epoch = 1
         self.cores = (Core(), Core())
         for core in self.cores:
-            core.catalog._history._limit = self.log_limit
-            core.catalog._history._limit_in_all = 2 * self.log_limit
+            core.catalog._all_logs._limit = self.log_limit
+            core.catalog._all_logs._limit_in_all = 2 * self.log_limit
             core.feed._arm_hold = lambda: None  # type: ignore[method-assign]
         self.all: list[Watcher] = []
 

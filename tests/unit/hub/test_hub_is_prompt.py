@@ -3,7 +3,7 @@
 import heapq
 from collections.abc import Sequence
 
-from registry_server.history import Change
+from registry_server.changes import Change
 from registry_server.hub import STALL_S, Hub, Ready
 from registry_server.records import Key
 

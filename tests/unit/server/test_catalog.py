@@ -8,7 +8,7 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import catalog as catalogs
 from registry_server import drafts
 from registry_server.catalog import Catalog, ghosts
-from registry_server.history import Change
+from registry_server.changes import Change
 from registry_server.model import Entry, Owner, Query
 from registry_server.records import Cause, Delete, Deleted, Delta, Key, Kind, Record, Snapshot
 from tests.support.core import gone, key, loaded, put, record, setting, setting_record
@@ -422,7 +422,8 @@ def test_service_that_is_gone_and_forgotten_costs_nothing(monkeypatch: pytest.Mo
         name = key("one", f"s{number}", f"n{number}")
         catalog.apply(put(100 + 2 * number, name))
         catalog.apply(gone(101 + 2 * number, name))
-    assert len(catalog._services) == len(catalog._namespaces) == len(catalog._history._names) == len(catalog._gone) == 4
+    assert len(catalog._services) == len(catalog._namespaces) == len(catalog._gone) == 4
+    assert len(catalog._all_logs._names) == 4
     assert catalog.statistics().log == 8
     assert catalog.statistics().services == 0
     assert catalog.namespaces() == ()

@@ -12,8 +12,8 @@ import pytest
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import feed as feeds
 from registry_server.catalog import Catalog
+from registry_server.changes import Change
 from registry_server.feed import BEAT_S, DOUBT_S, Feed
-from registry_server.history import Change
 from registry_server.illness import Pulse
 from registry_server.records import (
     Away,

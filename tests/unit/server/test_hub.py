@@ -5,7 +5,7 @@ from itertools import groupby
 
 import pytest
 
-from registry_server.history import Change
+from registry_server.changes import Change
 from registry_server.hub import (
     ALL,
     BOOKMARK_INTERVAL_S,

@@ -14,11 +14,11 @@ from registry_checks.looks import Looks
 from registry_checks.probes import Failed, Probes, Reach
 from registry_checks.rules import settle_all
 from registry_checks.text import parse
+from registry_server.changes import Change
 from registry_server.errors import Unavailable
 from registry_server.health import findings, prober
 from registry_server.health.doubt import Cutoff
 from registry_server.health.prober import DOUBT_S, Prober
-from registry_server.history import Change
 from registry_server.model import Entry
 from registry_server.records import Key, Kind, Record
 from registry_server.settings import SettingChange

@@ -79,7 +79,7 @@ class Log:
         self.changes.clear()
 
 
-class History:
+class Logs:
     """All logs, and how much they may hold: each, and together.
 
     Large logs are cut back some at a time: by a part of what they may hold, CUT_PART and CUT_PART_IN_ALL.

@@ -131,6 +131,16 @@ def wait(value: object) -> float | None:
     return None if value is None else seconds("timeout", value, 0.0, MAX_TIMEOUT_S)
 
 
+def space(namespace: object, all_namespaces: object, usual: str) -> str:
+    """The namespace that a question is about, by default the usual one; empty when it is about all of them."""
+    named = name("namespace", namespace, empty=True)
+    if not yes_or_no("all_namespaces", all_namespaces):
+        return named or usual
+    if named:
+        raise wrong("namespace", "must be empty with all_namespaces", named)
+    return ""
+
+
 def one_of(field: str, kind: type[_Kind], value: object) -> _Kind:
     """A member of an enum, which may be given by its name."""
     for member in kind:

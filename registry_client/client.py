@@ -620,12 +620,7 @@ class RegistryClient:
         return checks.name("namespace", namespace, empty=True) or self.namespace
 
     def _asked_space(self, namespace: str, all_namespaces: bool) -> str:
-        """The namespace of a question; empty when it is about all of them."""
-        if not checks.yes_or_no("all_namespaces", all_namespaces):
-            return self._space(namespace)
-        if namespace:
-            raise checks.wrong("namespace", "must be empty with all_namespaces", namespace)
-        return ""
+        return checks.space(namespace, all_namespaces, self.namespace)
 
     def _seconds(self, timeout: float | None) -> float:
         return self._settings.timeout_s if timeout is None else checks.timeout(timeout)

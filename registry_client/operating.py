@@ -23,5 +23,8 @@ class Operating:
     def _space(self, namespace: str) -> str:
         return checks.name("namespace", namespace, empty=True) or self._namespace
 
+    def _asked_space(self, namespace: str, all_namespaces: bool) -> str:
+        return checks.space(namespace, all_namespaces, self._namespace)
+
     def _seconds(self, timeout: float | None) -> float:
         return self._timeout_s if timeout is None else checks.timeout(timeout)

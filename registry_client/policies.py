@@ -41,7 +41,7 @@ class TrafficPolicies(Operating):
         self, *, namespace: str = "", all_namespaces: bool = False, timeout: float | None = None
     ) -> Sequence[TrafficPolicy]:
         """The policies of a namespace, or of all of them, in the order of namespace and service."""
-        space = "" if checks.yes_or_no("all_namespaces", all_namespaces) else self._space(namespace)
+        space = self._asked_space(namespace, all_namespaces)
         request, pages = pb.PoliciesListRequest(namespace=space, all_namespaces=all_namespaces), answers.Pages()
         found: Sequence[TrafficPolicy] = ()
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from registry_client.copies import copies_of, plan
@@ -97,7 +98,7 @@ class Syncing:
         held = {key: it.told for key, it in self._held.items()}
         todo = plan(wanted, held, target.by_key, self._yielded)
         await asyncio.gather(
-            *(self._begin(it) for it in todo.begin),
+            *(self._begin(it, target.by_key.get(it.key)) for it in todo.begin),
             *(self._change(it) for it in todo.change),
             *(self._leave(key) for key in todo.leave),
         )
@@ -119,8 +120,10 @@ class Syncing:
                     self._yielded.add(key)
                     self._keep_out(key, "another one has taken its place there")
 
-    async def _begin(self, copy: Instance) -> None:
-        registration = self._target.register(copy, self._ttl_s, drain=0.0, timeout=self._ttl_s)
+    async def _begin(self, copy: Instance, present: Instance | None) -> None:
+        """Register it if nobody is there, or nobody but that copy of it: whoever came meanwhile keeps the place."""
+        wanted = replace(copy, generation=present.generation) if present is not None else copy
+        registration = self._target.register(wanted, self._ttl_s, drain=0.0, timeout=self._ttl_s, if_absent=True)
         try:
             await registration.start()
         except RegistryError as error:

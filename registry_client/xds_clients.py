@@ -37,11 +37,9 @@ class XdsClients(Operating):
     ) -> Sequence[pb.ServiceLoad]:
         """What clients report of their calls to a service, or to each; in the order of namespaces and names."""
         request = pb.ListLoadsRequest(
-            namespace=self._space(namespace),
-            all_namespaces=checks.yes_or_no("all_namespaces", all_namespaces),
+            namespace=self._asked_space(namespace, all_namespaces),
+            all_namespaces=all_namespaces,
             service=checks.name("service", service, empty=True),
         )
-        if request.all_namespaces:
-            request.ClearField("namespace")
         answer = await self._link().call(lambda stub: stub.xds.ListLoads, request, self._seconds(timeout), "list loads")
         return tuple(answer.loads)

@@ -127,8 +127,7 @@ def main(context: click.Context, /, **options: Any) -> None:
 
 
 for command in (
-    *(namespaces, services, instances, watch, health, checks, register, update, drain, deregister, whoami),
     *(namespaces, services, instances, watch, health, checks, policy, register, update, drain, deregister),
-    *(export_, import_, sync, xds),
+    *(export_, import_, sync, xds, whoami),
 ):
     main.add_command(command)

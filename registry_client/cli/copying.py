@@ -215,7 +215,9 @@ class Importing:
                 return
             try:
                 if self._hold:
-                    await registry.register(wanted, ttl_s, drain=0.0, timeout=self._common.timeout).start()
+                    await registry.register(
+                        wanted, ttl_s, drain=0.0, timeout=self._common.timeout, if_absent=True
+                    ).start()
                 else:
                     await registry.register_once(wanted, ttl_s)
             except RegistryUnavailable:

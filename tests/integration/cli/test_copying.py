@@ -15,7 +15,9 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import HealthCheck, Instance, RegistryClient, testing
 from registry_client.cli import copying
 from registry_client.cli.options import Common
-from registry_client.copies import MARK
+from registry_client.copies import MARK, copy_of
+from registry_client.instance import Key
+from registry_client.syncing import Syncing
 from tests.integration.client.conftest import player
 from tests.support.fake_registry import FakeRegistry, serving
 from tests.support.registryctl import ctl, ended, line_of, running
@@ -260,6 +262,35 @@ async def test_nobodys_place_is_taken(two: tuple[str, str], clients: tuple[Regis
                 return any(MARK in it.metadata for it in await other.list("player"))
 
             await eventually_async(is_a_copy, timeout_s=20)
+
+
+async def test_who_comes_while_a_copy_is_on_its_way_keeps_his_place(
+    two: tuple[str, str], clients: tuple[RegistryClient, RegistryClient]
+) -> None:
+    """What was seen there is old by the time that the copy gets there."""
+    one, other = clients
+    said: dict[Key, str] = {}
+
+    class Told:
+        def done(self, what: str, instance: Instance) -> None:
+            raise AssertionError(what)
+
+        def kept_out(self, key: Key, why: str) -> None:
+            said[key] = why
+
+    syncing = Syncing(one, other, "here", 15.0, Told())
+    copies = [copy_of(player(name, port, namespace="default"), "here") for name, port in (("a", 8001), ("b", 8002))]
+    seen = await other.register_once(copies[1])
+    async with (
+        registry_client.connect(two[1], cache_dir=None) as third,
+        third.register(player("a", weight=7), drain=0),
+        third.register(player("b", 9002), drain=0),
+    ):
+        before = [(it.id, it.generation) for it in await other.list("player")]
+        await syncing._begin(copies[0], None)
+        await syncing._begin(copies[1], seen)
+        assert [(it.id, it.generation) for it in await other.list("player")] == before
+        assert sorted(it.id for it in said) == ["a", "b"]
 
 
 async def test_one_that_cannot_be_copied_keeps_nobody_else_out(

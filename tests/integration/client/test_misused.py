@@ -70,6 +70,8 @@ USES: dict[str, tuple[str, Use, list[Any]]] = {
     "checks": ("instance.checks", lambda _, odd: player(checks=odd), [*ODD, None, {}]),
     "results": ("instance.check_results", lambda _, odd: player(check_results=odd), [*ODD, None, {"a": "b"}]),
     "clock": ("clock", lambda _, odd: testing.registry(odd), [7, "now"]),
+    "policies": ("namespace", lambda it, odd: it.policy.list(namespace=odd, all_namespaces=True), ["prod", 7]),
+    "loads": ("namespace", lambda it, odd: it.xds_clients.loads(namespace=odd, all_namespaces=True), ["prod", 7]),
     "once": ("instance", lambda _, odd: testing.register_once("h1", odd), [None, "player", {}]),
     "many": ("registries", lambda _, odd: registry_client.connect_many(odd), [None, 7, "h1", ["h1"], {}]),
     "cache": ("cache_dir", lambda _, odd: registry_client.connect("h1", cache_dir=odd), [7, "", b""]),

@@ -18,6 +18,7 @@ from registry_server.access.commands import token_commands
 from registry_server.config import Config, ConfigError, without_urls
 from registry_server.config.commands import Given, config_commands
 from registry_server.config.sources import SETTINGS
+from registry_server.hang_up import HangUp
 from registry_server.observe import logs
 from registry_server.stores import StoreError, has_password, is_url
 
@@ -130,6 +131,7 @@ async def _run(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
+    loop.add_signal_handler(signal.SIGHUP, HangUp(task.cancel).came)
     from registry_server.server import serve  # loads grpc, which takes a while and reads its environment then
 
     with contextlib.suppress(asyncio.CancelledError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from registry_server.config import Config, ConfigError, Problem
@@ -59,7 +60,8 @@ class Admin:
 def _server(hosts: list[str] | None, seen: Seen) -> AdminServer:
     from registry_server.admin.server import AdminServer
     from registry_server.admin.wellness import wellness
+    from registry_server.limits.overload import Work
     from registry_server.metrics.exposition import metrics
 
     routes = [*wellness(lambda: seen.counting.feed.stale_for_s, seen.is_serving), metrics(seen.counting)]
-    return AdminServer(routes, seen.known, hosts)
+    return AdminServer(routes, seen.known, hosts, partial(seen.counting.gate.within, work=Work.READ))

@@ -9,15 +9,18 @@ import base64
 import binascii
 import ipaddress
 import logging
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from registry_server.errors import PermissionDenied, RequestError, Unauthenticated
+from registry_server.admin.lookout import Lookout
+from registry_server.errors import LimitExceeded, PermissionDenied, RequestError, Unauthenticated, Unavailable
 from registry_server.rpc.table import Caller, Credentials, Needs
 from registry_server.sockets import BACKLOG, Bound, bound
 
@@ -32,6 +35,7 @@ IDLE_S = 30.0
 ASK_S = 10.0
 # How long answers that are under way may take when the server stops.
 LEAVING_S = 1.0
+IPV4_PARTS = 2
 
 _SAFE = {
     "Cache-Control": "no-store",
@@ -41,11 +45,13 @@ _SAFE = {
 }
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _NO_SUCH_HOST = "no such host here: ask by an address, or by the name that --admin has"
+_KEPT = (hdrs.WWW_AUTHENTICATE, hdrs.ALLOW, hdrs.RETRY_AFTER)
 _ASK_WHO: Mapping[str, str] = {
     hdrs.WWW_AUTHENTICATE: 'Basic realm="grpc-registry: the token is the password", charset="UTF-8"'
 }
 
 Answer = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
+Within = Callable[[Caller], AbstractContextManager[None]]
 
 
 class Route(NamedTuple):
@@ -59,12 +65,18 @@ class Route(NamedTuple):
 class AdminServer:
     """`known` says who a caller is, and raises Unauthenticated. `hosts`: by which names a browser may have come here,
     beside addresses and localhost: a page of somebody else's whose name leads here is refused what it asks. None where
-    who asks has to show a token, which such a page has not."""
+    who asks has to show a token, which such a page has not. `within`: around each answer that is not for anybody, the
+    limits of its caller; raises LimitExceeded, or Unavailable."""
 
     def __init__(
-        self, routes: Iterable[Route], known: Callable[[Caller], Caller], hosts: Iterable[str] | None = ()
+        self,
+        routes: Iterable[Route],
+        known: Callable[[Caller], Caller],
+        hosts: Iterable[str] | None = (),
+        within: Within = lambda _: nullcontext(),
     ) -> None:
         self._known = known
+        self._within = within
         self._hosts = None if hosts is None else frozenset(("localhost", *(it.lower() for it in hosts)))
         app = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY_BYTES)
         for route in routes:
@@ -83,6 +95,7 @@ class AdminServer:
         # Connections that have not asked anything yet; and those with a request under way.
         self._silent: set[web.RequestHandler] = set()
         self._busy: set[web.RequestHandler] = set()
+        self._looking: asyncio.Task[None] | None = None
 
     async def start(self, address: str) -> str:
         """Listen at HOST:PORT; gives it with the port that was taken. Raises OSError."""
@@ -92,6 +105,7 @@ class AdminServer:
             await self._runner.setup()
             for it in self._bound.sockets:
                 self._listening.append(await loop.create_server(self._let_in, sock=it, backlog=BACKLOG))
+            self._looking = loop.create_task(Lookout(self._there).run(), name="admin-lookout")
         except BaseException:
             await self.stop()
             raise
@@ -101,11 +115,16 @@ class AdminServer:
         """End it; answers that are under way have a moment. May be called more than once."""
         for listening in self._listening:
             listening.close()
+        if self._looking is not None:
+            self._looking.cancel()
         await self._runner.cleanup()
         if self._bound is not None:
             self._bound.close()
 
     # ---- connections
+
+    def _there(self) -> Sequence[web.RequestHandler]:
+        return self._runner.server.connections if self._runner.server is not None else ()
 
     def _let_in(self) -> asyncio.Protocol:
         server = self._runner.server
@@ -151,6 +170,10 @@ class AdminServer:
             response = await _refused(401, str(error), _ASK_WHO)
         except PermissionDenied as error:
             response = await _refused(403, str(error))
+        except LimitExceeded as error:
+            response = await _refused(429, str(error), {hdrs.RETRY_AFTER: "1"})
+        except Unavailable as error:
+            response = await _refused(503, str(error), {hdrs.RETRY_AFTER: str(math.ceil(error.retry_after_s))})
         except RequestError as error:
             response = await _refused(400, str(error))
         except Exception:
@@ -173,15 +196,23 @@ class AdminServer:
 
     def _answering(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def answer(request: web.Request) -> web.StreamResponse:
-            caller = Caller(
-                f"http:{request.remote}", credentials=_credentials(request.headers.get("Authorization", ""))
-            )
-            if route.needs.right is not None:
-                caller = self._known(caller)
+            said = request.headers.get("Authorization", "")
+            if route.needs.right is None:
+                return await route.answer(request, Caller(_peer(request), credentials=_credentials(said)))
+            with self._within(Caller(_peer(request))):
+                caller = self._known(Caller(_peer(request), credentials=_credentials(said)))
                 route.needs.check(caller, None)
-            return await route.answer(request, caller)
+                return await route.answer(request, caller)
 
         return answer
+
+
+def _peer(request: web.Request) -> str:
+    """The other end, as gRPC writes it: who comes by both has one account."""
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    if not isinstance(peer, tuple):
+        return f"http:{request.remote}"
+    return f"ipv6:[{peer[0]}]:{peer[1]}" if len(peer) > IPV4_PARTS else f"ipv4:{peer[0]}:{peer[1]}"
 
 
 def _host_of(handler: web.RequestHandler) -> str:
@@ -207,7 +238,7 @@ class _TurnedAway(asyncio.Protocol):
 
 
 async def _refused(status: int, why: str, headers: Mapping[str, str] = NO_HEADERS) -> web.Response:
-    kept = {name: it for name, it in headers.items() if name in (hdrs.WWW_AUTHENTICATE, hdrs.ALLOW)}
+    kept = {name: it for name, it in headers.items() if name in _KEPT}
     return web.Response(status=status, text=f"{why}\n", headers=kept)
 
 

@@ -6,7 +6,8 @@ themselves.
 
 import dataclasses
 import random
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -96,6 +97,19 @@ class Gate:
     def note(self, error: LimitExceeded, caller: Caller) -> None:
         """Count what a caller is refused."""
         self.refusals.note(error.subject, error.reason, caller.identity or caller.peer, self._now())
+
+    @contextmanager
+    def within(self, caller: Caller, work: Work) -> Iterator[None]:
+        """The limits of one request that comes by another door than gRPC. Raises as `account`."""
+        account = self.account(caller, work)
+        account.requests += 1
+        try:
+            yield
+        except LimitExceeded as error:
+            self.note(error, caller)
+            raise
+        finally:
+            account.requests -= 1
 
     # ---- within
 

@@ -3,6 +3,9 @@
 Names begin with `registry_`; those of the process are the usual ones of Prometheus' clients.
 """
 
+import asyncio
+import math
+import time
 from collections.abc import Callable, Iterator
 
 from aiohttp import web
@@ -20,6 +23,9 @@ from registry_server.admin.server import Route
 from registry_server.metrics.counting import Counting
 from registry_server.rpc.table import Caller, Needs
 
+# How many times as long as it took to write all down, nobody does so again.
+RESTS = 9.0
+
 
 def metrics(counting: Counting) -> Route:
     """`/metrics`: for whom may read everything, since it tells how much there is of what."""
@@ -27,12 +33,39 @@ def metrics(counting: Counting) -> Route:
     for collector in (ServerCollector(counting), ProcessCollector(registry=None), PlatformCollector(registry=None)):
         registry.register(collector)
     GCCollector(registry=registry)
+    texts = Texts(registry, time.monotonic)
 
     async def answer(request: web.Request, caller: Caller) -> web.Response:
         encode, content_type = _encoder(request.headers.get("Accept", ""))
-        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
+        return web.Response(body=await texts.newest(encode, content_type), headers={"Content-Type": content_type})
 
     return Route("/metrics", answer, Needs("read"))
+
+
+class Texts:
+    """What `registry` has, for all who ask while it is written: however many ask, it takes a tenth of the time."""
+
+    def __init__(self, registry: CollectorRegistry, clock: Callable[[], float]) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._turn = asyncio.Lock()
+        self._made: dict[str, tuple[float, bytes]] = {}  # when it was begun, by its kind
+        self._rests_until = 0.0
+
+    async def newest(self, encode: Callable[[CollectorRegistry], bytes], kind: str) -> bytes:
+        """As it is now, or a moment later."""
+        asked_at = self._clock()
+        async with self._turn:
+            made_at, text = self._made.get(kind, (-math.inf, b""))
+            if made_at >= asked_at:
+                return text
+            await asyncio.sleep(max(0.0, self._rests_until - self._clock()))
+            began = self._clock()
+            text = encode(self._registry)
+            self._made[kind] = began, text
+            ended = self._clock()
+            self._rests_until = ended + RESTS * (ended - began)
+            return text
 
 
 def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:

@@ -2,19 +2,22 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, NamedTuple
 
 import pytest
 from aiohttp import ClientError, ClientSession, web
 
 from registry_server.access.warden import Warden
+from registry_server.admin import lookout
 from registry_server.admin import server as admin
 from registry_server.admin.server import AdminServer, Route
 from registry_server.config import Config, ConfigError
+from registry_server.errors import Unavailable
 from registry_server.rpc.table import OPEN, Caller, Needs
 from registry_server.server import serve
+from registry_server.transport.limits import Limits
 from tests.support.access import granted, token
 from tests.support.etcd import free_port
 from tests.support.waiting import eventually_async
@@ -36,6 +39,7 @@ async def broken(request: web.Request, caller: Caller) -> web.Response:
     raise RuntimeError("a mistake")
 
 
+LARGE = 16 * 1024 * 1024
 ROUTES = [Route("/open", hello, OPEN), Route("/read", hello, Needs("read")), Route("/broken", broken, OPEN)]
 
 
@@ -217,6 +221,67 @@ async def test_a_stream_that_is_read_by_nobody_ends_with_the_server() -> None:
         writer.write(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await begun.wait()
     writer.close()
+
+
+async def test_who_takes_nothing_of_what_is_answered_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether that is much, for a while, or too much together."""
+    monkeypatch.setattr(lookout, "LOOK_S", 0.05)
+    monkeypatch.setattr(lookout, "TAKE_S", 0.2)
+
+    asked: list[asyncio.BaseTransport] = []
+
+    async def large(request: web.Request, caller: Caller) -> web.Response:
+        assert request.transport is not None
+        asked.append(request.transport)
+        return web.Response(body=b"x" * LARGE)
+
+    async with running(Route("/large", large, OPEN), *ROUTES) as address:
+        assert await _taken(address, asked) < LARGE
+        monkeypatch.setattr(lookout, "TAKE_S", 1e9)
+        assert (await get(address, "/large")).text == "x" * LARGE
+        monkeypatch.setattr(lookout, "MAX_UNREAD_BYTES", 1024)
+        assert await _taken(address, asked) < LARGE
+        assert (await get(address, "/open")).status == 200
+
+
+async def _taken(address: str, asked: list[asyncio.BaseTransport]) -> int:
+    """How many bytes somebody gets who begins to read when the server has hung up."""
+    reader, writer = await asyncio.open_connection(*address.split(":"), limit=1024)
+    asked.clear()
+    writer.write(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await eventually_async(lambda: bool(asked) and asked[0].is_closing(), what="it is cut off")
+    taken = len(await reader.read())
+    writer.close()
+    return taken
+
+
+async def test_the_limits_of_grpc_hold_here_too() -> None:
+    """But for who asks whether the server is well."""
+    address, limits = f"{HOST}:{free_port()}", Limits(max_requests_per_s_per_peer=1)
+    async with serve(Config(listen=f"{HOST}:0", admin=address, limits=limits)), ClientSession() as session:
+        asked = [await session.get(f"http://{address}/metrics") for _ in range(3)]
+        assert [it.status for it in asked] == [200, 200, 429]
+        assert "max_requests_per_s_per_peer" in await asked[-1].text()
+        assert asked[-1].headers["Retry-After"] == "1"
+        assert (await session.get(f"http://{address}/healthz")).status == 200
+        other = await get(address, "/metrics")  # by another connection
+    assert 'registry_refused_total{limit="max_requests_per_s_per_peer"} 1.0' in other.text
+
+
+async def test_a_server_with_too_much_to_do_says_so() -> None:
+    @contextmanager
+    def refused(caller: Caller) -> Iterator[None]:
+        raise Unavailable("too much to do", 1.5)
+        yield
+
+    server = AdminServer(ROUTES, lambda it: it, within=refused)
+    address = await server.start(f"{HOST}:0")
+    try:
+        answer = await get(address, "/read")
+        assert (answer.status, answer.text, answer.headers["Retry-After"]) == (503, "too much to do\n", "2")
+        assert (await get(address, "/open")).status == 200
+    finally:
+        await server.stop()
 
 
 # ---- of a server

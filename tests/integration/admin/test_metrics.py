@@ -1,5 +1,6 @@
 """/metrics of a server that is used: every number that is named is there, and right where it can be counted here."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -8,11 +9,13 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 import registry_client
 from registry_client import Instance
 from registry_server.config import Config
+from registry_server.metrics.exposition import Texts
 from registry_server.server import serve
 from tests.support.access import granted, token
 from tests.support.etcd import free_port
@@ -154,3 +157,40 @@ async def test_every_metric_is_in_the_document(running: Running) -> None:
     there = {it.name for it in families if it.name.startswith("registry_")}
     described = set(re.findall(r"^\| `(registry_[a-z_]+)`", DOCUMENT.read_text(), re.MULTILINE))
     assert described == there
+
+
+async def test_many_who_ask_at_once_cost_what_a_few_do() -> None:
+    """And each is told what is true after it asked."""
+    now, written = 0.0, 0
+
+    def encode(_: CollectorRegistry) -> bytes:
+        nonlocal written
+        written += 1
+        return str(written).encode()
+
+    texts = Texts(CollectorRegistry(), lambda: now)
+    asked = [asyncio.create_task(texts.newest(encode, "text")) for _ in range(100)]
+    assert {await it for it in asked} == {b"1"}
+    now = 1.0
+    assert await texts.newest(encode, "text") == b"2"
+    assert await texts.newest(encode, "another kind") == b"3"
+
+
+async def test_it_takes_a_tenth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def encode(_: CollectorRegistry) -> bytes:
+        nonlocal now
+        now += 0.5
+        return b""
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    texts = Texts(CollectorRegistry(), lambda: now)
+    for _ in range(10):
+        await texts.newest(encode, "text")
+        now += 1e-6
+    assert now == pytest.approx(9 * 5.0 + 0.5, abs=1e-3)

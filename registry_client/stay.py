@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,8 +42,17 @@ class Stay:
         self.refusal: RegistryError | None = None
         self.leaving: asyncio.Task[None] | None = None
         self.trouble = ""  # why it is not registered just now
+        # What is called until it is settled belongs to the trace of who asked for it.
+        self._asked_in: Context | None = copy_context()
         self._call: asyncio.Task[None] | None = None
         self._may_change = False  # that call may have changed something in the registry
+
+    @property
+    def context(self) -> Context | None:
+        """Of who waits for its next call; None if nobody does."""
+        if self.settled.is_set():
+            self._asked_in = None
+        return None if self._asked_in is None else self._asked_in.copy()
 
     def carry_out(self, action: Register | LookUp, call: asyncio.Task[None]) -> None:
         """A call on its behalf has begun."""

@@ -7,8 +7,11 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from registry_api.tracing import apart
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from contextvars import Context
 
 _T = TypeVar("_T")
 
@@ -35,9 +38,10 @@ class Tasks:
         self._restarts: list[asyncio.TimerHandle] = []
         self._closed = False
 
-    def start(self, work: Coroutine[Any, Any, _T], name: str) -> asyncio.Task[_T]:
-        """Run `work` in the background until it ends or the owner closes."""
-        task = asyncio.create_task(work, name=name)
+    def start(self, work: Coroutine[Any, Any, _T], name: str, context: Context | None = None) -> asyncio.Task[_T]:
+        """Run `work` in the background until it ends or the owner closes; in the context of whoever waits for it, or
+        else as part of nobody's trace."""
+        task = asyncio.get_running_loop().create_task(work, name=name, context=context or apart())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

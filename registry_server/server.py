@@ -39,6 +39,7 @@ from registry_server.metrics.counting import Counting
 from registry_server.neighbours import open_neighbours
 from registry_server.neighbours.bridge import Bridge
 from registry_server.observe.changes import ChangeLog
+from registry_server.observe.traces import Traces, named
 from registry_server.policies.book import PolicyBook
 from registry_server.records import Key, Kind
 from registry_server.registrar import Registrar
@@ -166,13 +167,14 @@ class _Entrance(NamedTuple):
 
     def guarded(self, table: Table) -> Table:
         """From the outside in: what costs too much is refused before anybody asks whose it is; and of what may not be
-        is told as of what is done."""
+        is told as of what is done. All of it belongs to the span of a call."""
         table = self.audience.attended(table)
         if self.warden is not None:
             table = self.warden.allowed(table)
         if self.audit is not None:
             table = audited(table, Audit(self.audit, time.time, _code_of))
-        return self.calls.counted(self.gate.limited(self.warden.identified(table) if self.warden else table))
+        known = self.warden.identified(named(table)) if self.warden else table
+        return Traces(_code_of).traced(self.calls.counted(self.gate.limited(known)))
 
 
 class _Parts(NamedTuple):

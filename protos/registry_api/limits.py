@@ -1,6 +1,6 @@
 """CORE: what registry.proto says in numbers and by rules, for both sides of it: limits, defaults, what a name is.
 
-This file alone in `registry_api` is written by hand. Times are in seconds.
+This file and tracing.py alone in `registry_api` are written by hand. Times are in seconds.
 """
 
 import re

@@ -53,6 +53,9 @@ class Caller(NamedTuple):
     identity: str = ""  # empty for somebody who did not say, or need not
     credentials: Credentials = NO_CREDENTIALS
     rights: Rights = UNRESTRICTED
+    # The caller's span, as the headers `traceparent` and `tracestate` have it, which anybody may write.
+    traceparent: str = ""
+    tracestate: str = ""
 
 
 class Refusable(Protocol):

@@ -1,10 +1,12 @@
-"""SHELL: a store whose calls are counted, by what they are, how they end and how long they take."""
+"""SHELL: a store whose calls are counted, by what they are, how they end and how long they take; and which are parts of
+the spans of those who ask for them."""
 
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from registry_server.metrics.times import Times
+from registry_server.observe.answering import CALL
 from registry_server.records import Commit, Lease, Outcome, Renewal
 from registry_server.stores.base import Conflict, Emit, NoSuchLease, Refused, Store, StoreAway
 
@@ -19,6 +21,9 @@ ENDS: dict[type[Exception], str] = {
     StoreAway: "away",
 }
 OTHER = "error"
+CANCELLED = "cancelled"
+# A conflict is tried again, and what was asked for may be gone: that is how a store works.
+_WELL = (OK, CANCELLED, "conflict", "no_such_lease")
 
 
 class MeasuredStore(Store):
@@ -64,15 +69,19 @@ class MeasuredStore(Store):
         await self._inner.aclose()
 
     async def _measured(self, name: str, call: Coroutine[Any, Any, Result]) -> Result:
-        began = self._clock()
+        asked_by = CALL.get()
+        part = asked_by.begin_part(f"store.{name}") if asked_by is not None else None
+        began, end = self._clock(), CANCELLED
         try:
             result = await call
+            end = OK
         except Exception as error:
-            self._note(name, next((end for kind, end in ENDS.items() if isinstance(error, kind)), OTHER), began)
+            end = next((end for kind, end in ENDS.items() if isinstance(error, kind)), OTHER)
             raise
-        self._note(name, OK, began)
+        finally:
+            if end != CANCELLED:
+                self.ends[name, end] += 1
+                self.times[name].add(self._clock() - began)
+            if part is not None and asked_by is not None:
+                asked_by.end_part(part, end, is_well=end in _WELL)
         return result
-
-    def _note(self, name: str, end: str, began: float) -> None:
-        self.ends[name, end] += 1
-        self.times[name].add(self._clock() - began)

@@ -255,13 +255,18 @@ def _answering(method: Unary[Any]) -> Any:
 
 def _caller(context: Context) -> Caller:
     """To be asked for when the call comes: the core is not to be asked once it has ended."""
-    credentials = NO_CREDENTIALS
+    credentials, parent, state = NO_CREDENTIALS, "", ""
     if shown := context.auth_context():
         credentials = Credentials(names=tuple(name for pem in shown.get("x509_pem_cert", ()) for name in _names(pem)))
     for name, value in context.invocation_metadata() or ():
         if name == "authorization":  # as bytes, it is no text
             credentials = credentials.with_authorization(value if isinstance(value, str) else "")
-    return Caller(context.peer(), context.time_remaining(), credentials=credentials)
+        elif name == "traceparent" and isinstance(value, str):
+            parent = value
+        elif name == "tracestate" and isinstance(value, str):
+            state = value
+    caller = Caller(context.peer(), context.time_remaining(), credentials=credentials)
+    return caller._replace(traceparent=parent, tracestate=state) if parent else caller
 
 
 def _names(pem: bytes) -> tuple[str, ...]:

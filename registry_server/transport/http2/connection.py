@@ -313,6 +313,9 @@ class Connection(Http2End, asyncio.BufferedProtocol):
                 shows = caller.credentials.with_authorization(head.authorization.decode("latin-1"))
                 caller = caller._replace(credentials=shows)
             self._showing = (head.authorization, caller)
+        if head.traced is not None:
+            parent, state = head.traced
+            caller = caller._replace(traceparent=parent.decode("latin-1"), tracestate=state.decode("latin-1"))
         return caller if head.timeout_s is None else caller._replace(deadline_s=head.timeout_s)
 
     def _refuse(self, event: events.RequestReceived, headers: Sequence[Header]) -> None:

@@ -72,13 +72,14 @@ class NotGrpc(FramingError):
 class Head(NamedTuple):
     """What the headers of a call say. `encoding` is how its messages may be packed, and is used for the answers too if
     the caller takes them; `timeout_s` is None where nothing limits the call; `authorization` is what the caller
-    shows."""
+    shows, `traced` the headers `traceparent` and `tracestate` of a caller whose calls are traced."""
 
     path: bytes
     timeout_s: float | None = None
     encoding: bytes = IDENTITY
     answers_in: bytes = IDENTITY
     authorization: bytes | None = None
+    traced: tuple[bytes, bytes] | None = None
 
 
 def read_head(headers: Iterable[Header], max_bytes: int) -> Head:
@@ -93,13 +94,15 @@ def read_head(headers: Iterable[Header], max_bytes: int) -> Head:
     timeout = fields.get(b"grpc-timeout")
     timeout_s = None if timeout is None else timeout_in_s(timeout)
     path, authorization = fields.get(b":path", b""), fields.get(b"authorization")
+    parent = fields.get(b"traceparent")
+    traced = None if parent is None else (parent, fields.get(b"tracestate", b""))
     encoding = fields.get(b"grpc-encoding", IDENTITY)
     if encoding == IDENTITY:
-        return Head(path, timeout_s, authorization=authorization)
+        return Head(path, timeout_s, authorization=authorization, traced=traced)
     if encoding not in ENCODINGS:
         raise Unsupported(f"grpc-encoding {encoding[:32]!r} is not known here")
     accepted = [it.strip() for it in fields.get(b"grpc-accept-encoding", b"").split(b",")]
-    return Head(path, timeout_s, encoding, encoding if encoding in accepted else IDENTITY, authorization)
+    return Head(path, timeout_s, encoding, encoding if encoding in accepted else IDENTITY, authorization, traced)
 
 
 def timeout_in_s(value: bytes) -> float:

@@ -268,6 +268,19 @@ class Catalog:
         """Whether the instance, of that generation, took its address from another one; as far as that is remembered."""
         return self._takers.get(key) == generation
 
+    def log_of(self, namespace: str, service: str) -> Sequence[Change]:
+        """The latest changes of a service, oldest first, as far as they are known: to be looked at, and not kept."""
+        found = self._services.get((namespace, service))
+        return found.log.changes if found is not None else ()
+
+    def is_known(self, namespace: str, service: str) -> bool:
+        """Whether a service has an instance, or is remembered to have had one."""
+        return (namespace, service) in self._services
+
+    def flaw(self, key: Key) -> Flaw | None:
+        """The record of the store under that name, if it is skipped."""
+        return self._flawed.get(key)
+
     def revision_of(self, key: Key) -> int:
         """The revision of what the store has under that name, even if that is no instance; 0 for nothing."""
         flaw = self._flawed.get(key)

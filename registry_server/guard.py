@@ -68,6 +68,14 @@ class RemovalGuard:
         """How many of the instances that wait to be removed this lease held."""
         return self._leases.count(lease_id)
 
+    def promised(self, lease_id: str) -> float | None:
+        """Until when the store has said that a lease lives, as far as its renewals came by here."""
+        return self._promised.get(lease_id)
+
+    def shown_until(self, entry: Entry) -> float:
+        """When an instance that waits to be removed leaves if nothing happens; infinite while the store is away."""
+        return math.inf if self._is_away else self._deadline(whole_ttl_s(entry))
+
     # ---- what the store does
 
     def store_away(self) -> None:

@@ -116,6 +116,8 @@ class Reader:
     """One stream. `version` is what it was last told, None for nothing yet; `step` is what it is in the middle of.
 
     Readers of one `lane` are handed a message in a row: they are on one connection, which writes it for all at once.
+    `sent_at` is when it was last sent anything, and `told_at` when that was a change, by the clock of the hub; minus
+    infinity for never.
     """
 
     hub: "Hub"
@@ -129,6 +131,25 @@ class Reader:
     is_writing: bool = False
     is_free: bool = False
     round: int = 0
+    sent_at: float = -math.inf
+    told_at: float = -math.inf
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it was told all that there is to tell it now, and has taken that."""
+        subject = self.subject
+        is_told = self.version == subject.topic.version and self.step is None and not self.is_writing
+        return is_told and not self.hub.is_to_look(self)
+
+    def hears_of(self, namespace: str, service: str) -> bool:
+        """Whether it is told when something about that service changes."""
+        interests = self.subject.interests
+        return (namespace, service) in interests or (namespace,) in interests or ALL in interests
+
+    def knows(self, version: int, at: float) -> None:
+        """It is told of that version now."""
+        if self.version != version:
+            self.version, self.told_at = version, at
 
     def free(self) -> None:
         """What the sink was sent is written: it can take the next. Nothing if it has left."""
@@ -207,7 +228,7 @@ class Hub:
         )
         self._round = 0
         self._is_under_way = False
-        self._began = 0.0
+        self._began = self._now = 0.0
         self._outstanding = 0
         self._outstanding_before = 0
         self._look_at = math.inf
@@ -299,11 +320,15 @@ class Hub:
         self._due.update(dict.fromkeys(due))
         self._arm()
 
+    def is_to_look(self, reader: Reader) -> bool:
+        """Whether the topic of a reader has to look whether it changed."""
+        return reader.subject in self._dirty or reader.subject in self._turn
+
     # ---- work
 
     def run(self) -> None:
         """Do a slice of what is due. Called at the times asked for."""
-        now = self._clock()
+        now = self._now = self._clock()
         self._armed_at = math.inf
         if self._is_under_way and now >= self._look_at:
             self._look(now)
@@ -336,8 +361,9 @@ class Hub:
             for queue, work in self._queues:
                 if queue:
                     work()
+                    self._now = self._clock()
                     is_enough = self._sends >= last or self._sent_bytes >= last_byte
-                    if is_enough or self._clock() - began >= SLICE_S:
+                    if is_enough or self._now - began >= SLICE_S:
                         return
 
     def _has_work(self) -> bool:
@@ -365,7 +391,7 @@ class Hub:
         if step is not None:
             self._hand(reader, step)
         else:
-            reader.version = topic.version
+            reader.knows(topic.version, self._now)
             self._rejoin(reader)
 
     def _serve_going_on(self) -> None:
@@ -385,7 +411,7 @@ class Hub:
             if reader in self._readers:
                 reader.round = self._round
                 self._outstanding += 1
-                reader.version = batch.step.version
+                reader.knows(batch.step.version, self._now)
                 self._send(reader, batch.step, chunks, size, place)
         if not readers:
             self._batches.popleft()
@@ -451,7 +477,8 @@ class Hub:
         self._batches.append(_Batch(step, sorted(readers, key=_LANE, reverse=True)))
 
     def _hand(self, reader: Reader, step: Step) -> None:
-        reader.version, reader.step, reader.place = step.version, step, 0
+        reader.knows(step.version, self._now)
+        reader.step, reader.place = step, 0
         self._write(reader)
 
     def _write(self, reader: Reader) -> None:
@@ -472,6 +499,7 @@ class Hub:
         else:
             reader.step, reader.place = step, following
         reader.is_writing = True
+        reader.sent_at = self._now
         self._sends += 1
         self._sent_bytes += size
         reader.sink.send(chunks)

@@ -51,11 +51,13 @@ from registry_server.rpc.health import HealthService
 from registry_server.rpc.policies import PoliciesService
 from registry_server.rpc.registry import RegistryService
 from registry_server.rpc.table import OPEN, Caller, Service, Table
+from registry_server.rpc.why import Clocks, DiagnosisService
 from registry_server.sockets import bound
 from registry_server.stores import MeasuredStore, memory_by, open_store
 from registry_server.transport.status import CODES
 from registry_server.transport.streams import Streams
 from registry_server.transport.tls import BadCertificates, Certificates, TLSFiles
+from registry_server.why.past import CatalogPast
 from registry_server.xds.making import ControlPlane
 
 KEY_BYTES = 32
@@ -214,7 +216,8 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     book = PolicyBook(truth.feed.catalog.settings)
     xds = ControlPlane(truth.feed, book, truth.rounds.hub)
     truth.feed.tell_too(xds.streams)
-    services = [*_services(config, truth, health, book, entrance.warden), answering.service(), *xds.services()]
+    why = _diagnosis(truth, entrance, book, xds)
+    services = [*_services(config, truth, health, book, entrance.warden), answering.service(), *xds.services(), why]
     port = _port(config, Streams(rng), entrance, *services)
     bridges = _bridges(config, truth, health.prober)
     rereading = Rereading(entrance.warden, config.access, read_access_of) if entrance.warden else None
@@ -260,6 +263,11 @@ def _services(
     feed.tell_too(policies)
     yield policies.service()
     yield AccessService(feed, warden.until if warden else None).service()
+
+
+def _diagnosis(truth: _Truth, entrance: _Entrance, book: PolicyBook, xds: ControlPlane) -> Service:
+    past, clocks = CatalogPast(truth.feed.catalog), Clocks(time.time, time.monotonic)
+    return DiagnosisService(truth.feed, entrance.audience, book, xds, past, clocks).service()
 
 
 def _admin(config: Config, truth: _Truth, health: _Health, entrance: _Entrance, answering: HealthService) -> Admin:

@@ -20,7 +20,7 @@ _STATE = {
     Outcome.HELD: pb.Renewal.HELD,
     Outcome.UNKNOWN: pb.Renewal.UNKNOWN,
 }
-_CAUSE = {
+CAUSES = {
     None: pb.Departure.CAUSE_UNSPECIFIED,
     Cause.EXPIRED: pb.Departure.EXPIRED,
     Cause.DEREGISTERED: pb.Departure.DEREGISTERED,
@@ -103,5 +103,5 @@ def watch_bookmark(head: pb.ResponseHeader, checksum: int, token: str) -> bytes:
 
 
 def _departure(key: Key, cause: Cause | None) -> bytes:
-    left = pb.Departure(namespace=key.namespace, service=key.service, id=key.id, cause=_CAUSE[cause])
+    left = pb.Departure(namespace=key.namespace, service=key.service, id=key.id, cause=CAUSES[cause])
     return left.SerializeToString()

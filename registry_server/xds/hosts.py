@@ -52,6 +52,13 @@ class HostBook:
         known = self._hosts.get(host)
         return known.address if known is not None else ""
 
+    def trouble(self, host: str) -> str:
+        """Why a host that is in use has no number; empty if it has one, or nobody asks for it."""
+        known = self._hosts.get(host)
+        if known is None or known.address:
+            return ""
+        return f"its host {host} is a name without an address" if known.is_known else f"its host {host} is looked up"
+
     def used(self, key: ServiceKey, hosts: Iterable[str]) -> None:
         """Those are the hosts of a service from now on; none when nobody asks for it any more."""
         names = {host for host in hosts if not numeric(host)}

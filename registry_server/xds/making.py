@@ -20,10 +20,10 @@ from registry_server.xds.service import XdsService
 
 
 class ControlPlane:
-    """All of it. `streams` is to be told what changes in the catalog."""
+    """All of it. `streams` is to be told what changes in the catalog; `hosts` are the names that instances go by."""
 
     def __init__(self, feed: Feed, policies: PolicyBook, hub: Hub) -> None:
-        hosts = HostBook()
+        hosts = self.hosts = HostBook()
         resources = Resources(feed.catalog, policies, hosts)
         loads = LoadBook(resources)
         self._reports = LoadReports(loads, time.time)

@@ -93,6 +93,8 @@ class AdsStream:
         self._service.tell_flaws()
         if response is not None:
             self._is_writing = True
+            if self.session.told is not None:
+                self.session.told.told_at = self._service.now()
             self._sink.send(response.chunks)
 
     def push(self) -> None:
@@ -161,6 +163,15 @@ class XdsService:
         """Those that are open, the oldest first."""
         for session, stream in self._streams.items():
             yield OpenStream(session, stream.caller, stream.opened_at)
+
+    def streams_of(self, key: ServiceKey) -> list[OpenStream]:
+        """Those that are told of a service."""
+        found = self._open_ones(tuple(self._index.of(key)))
+        return [OpenStream(it.session, it.caller, it.opened_at) for it in found]
+
+    def has_news_of(self, key: ServiceKey) -> bool:
+        """Whether something of a service has changed that no stream was told of yet."""
+        return key in self._dirty
 
     def left(self, stream: AdsStream) -> None:
         """A stream is over."""

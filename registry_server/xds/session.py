@@ -82,6 +82,7 @@ class Flow:
     accepted: int | None = None
     accepted_nonce: str = ""
     rejection: Rejection | None = None
+    told_at: float = 0.0  # when it was told last, in seconds since 1970
 
     @property
     def is_due(self) -> bool:
@@ -92,6 +93,15 @@ class Flow:
     def is_busy(self) -> bool:
         """Whether it has something to tell, or to hear."""
         return self.awaits or self.is_due
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether the client did not take the last response."""
+        return self.rejection is not None and not self.awaits and self.accepted != self.told
+
+    def is_told(self, name: str) -> bool:
+        """Whether nothing is to be told of a resource that the client does not know."""
+        return name in self.sent and not any(name in due for due in (self.asked, self.touched, self.held))
 
     def keep(self, name: str, resource: Packed | None) -> None:
         """The client is told of a resource, or that there is none."""
@@ -123,6 +133,7 @@ class AdsSession:
     ) -> None:
         self.client: XdsClient | None = None
         self.rejected: Flow | None = None  # the last of which a response was rejected
+        self.told: Flow | None = None  # the last of which there was something to send
         self.is_delta = is_delta
         self.flows = {kind: Flow(kind, kind.is_whole) for kind in ResourceType}
         self._all = tuple(self.flows.values())
@@ -219,6 +230,16 @@ class AdsSession:
         if self.flows[ResourceType.CLUSTER].is_wildcard:
             self._interests.remove(ALL_CLUSTERS, self)
 
+    # ---- what is asked about it
+
+    def names_of(self, key: ServiceKey, kind: ResourceType) -> list[str]:
+        """The resources of a service that its client wants, of that type."""
+        return sorted(name for wanted, name in self._of.get(key, ()) if wanted is kind)
+
+    def may_read(self, key: ServiceKey) -> bool:
+        """Whether its client may know of a service."""
+        return self._rights.may("read", *key)
+
     # ---- what it is told
 
     @property
@@ -276,6 +297,7 @@ class AdsSession:
 
     def _send(self, flow: Flow, content: Content) -> Response:
         response = self._encoder.response(content, flow.number, is_delta=self.is_delta)
+        self.told = flow
         flow.number, flow.nonce = response.number, response.nonce
         flow.told, flow.awaits, flow.owes = content.digest, True, False
         return response

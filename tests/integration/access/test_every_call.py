@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from grpc_health.v1 import health_pb2
 
-from registry_api.registry.v1 import access_pb2, policies_pb2, xds_pb2
+from registry_api.registry.v1 import access_pb2, policies_pb2, why_pb2, xds_pb2
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import server as server_room
 from registry_server.access.grants import Grant, Grants
@@ -96,6 +96,8 @@ CALLS = [
     Call(POLICIES + "Delete", policies_pb2.PoliciesDeleteRequest(service="player"), ADMINS),
     Call("/registry.v1.Xds/ListClients", xds_pb2.ListClientsRequest(), ("root",)),
     Call("/registry.v1.Xds/ListLoads", xds_pb2.ListLoadsRequest(), READ_SOME),
+    Call("/registry.v1.Diagnosis/Why", why_pb2.WhyRequest(service="player"), READERS),
+    Call("/registry.v1.Diagnosis/Why", why_pb2.WhyRequest(service="player", id="one"), READERS),
     Call("/registry.v1.Access/WhoAmI", access_pb2.WhoAmIRequest(), EVERYBODY),
     Call(HEALTH + "Check", health_pb2.HealthCheckRequest(), EVERYBODY),
     Call(HEALTH + "Check", health_pb2.HealthCheckRequest(service="player"), READERS),

@@ -1,0 +1,1 @@
+"""CORE: why an instance gets traffic or none, and who was told, as it is said to people."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from balancer.load import Load, LoadBook
 from balancer.pool.roster import key_of
+from balancer.pool.statistics import PoolNumbers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -99,6 +100,11 @@ class Accounts:
 
     def __iter__(self) -> Iterator[Account]:
         return iter(self._accounts.values())
+
+    def numbers(self) -> PoolNumbers:
+        """Of all calls up to now."""
+        book = self._book
+        return PoolNumbers(attempts=book.started, finished=book.finished, failed=book.failed, in_flight=book.in_flight)
 
     def get(self, key: Key) -> Account | None:
         return self._accounts.get(key)

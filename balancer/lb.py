@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, cast
 from balancer.accounts import Accounts
 from balancer.endpoints import Endpoint, Resolved
 from balancer.likeness import as_endpoint
+from balancer.numbers import BROKEN, FAIL, SUCCEEDED, Numbers, Totals
 from balancer.policies import policy as policy_of
 from balancer.policies.base import ANY, Node, PickInfo
 from balancer.pool.options import PoolOptions
@@ -73,6 +74,8 @@ class LoadBalancer:
         self._policy = policy_of(policy)
         self._options = replace(options, connections=False)
         self._owner = Lock()
+        self._is_counting = False
+        self._picks = self._lacks = self._ejections = 0
         self._accounts = Accounts(options.load)
         # By what is in them; the last one is the one last used.
         self._sets: OrderedDict[frozenset[Endpoint], _Set] = OrderedDict()
@@ -95,8 +98,11 @@ class LoadBalancer:
         info = ANY if key is None and not exclude else PickInfo(_text(key), current.nodes(exclude) if exclude else ())
         picked = current.picker.pick(info, now)
         if isinstance(picked, Node):
+            if self._is_counting:  # without a lock, which would cost as much as the pick
+                self._picks += 1
             endpoint = picked.endpoint
             return cast("Given", current.stand_ins.get(endpoint, endpoint) if current.stand_ins else endpoint)
+        self._lacks += 1
         raise NoEndpointError(picked.reason if isinstance(picked, Fail) else "no endpoint")
 
     def choose_by(self, policy: AnyPolicy) -> None:
@@ -130,6 +136,18 @@ class LoadBalancer:
             told = [known.pool.statistics(now) for known in sets]
             last_pick = next((one.last_pick for one in told if one.last_pick), "")
             return replace(told[0], nodes=self._node_statistics(sets, now), last_pick=last_pick)
+
+    def numbers(self) -> Numbers:
+        """What there is to count of the set last selected from, and what was counted of all since `count`."""
+        requests = self._accounts.numbers()
+        calls = {SUCCEEDED: requests.finished - requests.failed, BROKEN: requests.failed}
+        pool = self._current.pool.numbers()
+        pool = replace(pool, attempts=self._picks, in_flight=requests.in_flight, ejections=self._ejections)
+        return Numbers(Totals({FAIL: self._lacks}, calls), pool)
+
+    def count(self) -> None:
+        """Count what is selected from now on."""
+        self._is_counting = True
 
     def _node_statistics(self, sets: Iterable[_Set], now: float) -> tuple[NodeStatistics, ...]:
         nodes: dict[Key, Node] = {}
@@ -193,8 +211,9 @@ class LoadBalancer:
         return next((known for known in sets if any(map(known.pool.node, endpoints))), None)
 
     def _change(self, known: _Set, change: Callable[[], object], now: float) -> None:
-        pool, before = known.pool, set(known.pool.members)
+        pool, before, ejections = known.pool, set(known.pool.members), known.pool.ejections
         change()
+        self._ejections += pool.ejections - ejections
         members = set(pool.members)
         self._accounts.follow(pool, members - before, before - members)
         known.picker, known.due = pool.picker, pool.next_tick(now)

@@ -33,7 +33,19 @@ class LoadOptions:
 class LoadBook:
     """What the loads of one pool share: the lock, and the total in flight that bounded loads are relative to."""
 
-    __slots__ = ("alarm_at", "alarmed", "in_flight", "last_used", "lock", "most", "options", "wanted")
+    __slots__ = (
+        "alarm_at",
+        "alarmed",
+        "failed",
+        "finished",
+        "in_flight",
+        "last_used",
+        "lock",
+        "most",
+        "options",
+        "started",
+        "wanted",
+    )
 
     def __init__(self, options: LoadOptions | None = None, *, alarm_at: int | None = None) -> None:
         self.options = options or LoadOptions()
@@ -42,6 +54,8 @@ class LoadBook:
         self.alarmed = False
         """One did, since the pool last looked."""
         self.lock = Lock()
+        self.started = self.finished = self.failed = 0
+        """Of all calls up to now; those that failed are finished, too."""
         self.in_flight = 0
         self.most: int | None = None
         """So many calls may be in flight, and no more; None = any number."""
@@ -85,6 +99,7 @@ class Load:
         with book.lock:
             self.in_flight += 1
             book.in_flight += 1
+            book.started += 1
             self.last_used = book.last_used = now
 
     def finished(self, now: float, rtt_s: float, ok: bool = True) -> bool:
@@ -97,12 +112,14 @@ class Load:
             self.in_flight -= 1
             book.in_flight -= 1
             self.calls += 1
+            book.finished += 1
             if ok:
                 if self.error_rate:
                     self.consecutive_failures = 0
                     self.error_rate -= self.error_rate / ERROR_RATE_SPAN
             else:
                 self.failures += 1
+                book.failed += 1
                 self.consecutive_failures += 1
                 self.error_rate += (1.0 - self.error_rate) / ERROR_RATE_SPAN
                 rtt_s = max(rtt_s, book.options.failure_cost_s)

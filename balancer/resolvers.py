@@ -35,7 +35,8 @@ AddressInfo: TypeAlias = tuple[
 class Resolver(Protocol):
     """What a channel asks of the source of its endpoints.
 
-    An optional attribute `default_policy: str` names the policy where nothing else does, in place of round_robin.
+    An optional attribute `default_policy: str` names the policy where nothing else does, in place of round_robin;
+    `name: str` is what a channel is called in metrics.
     """
 
     async def run(self, push: Push) -> None:
@@ -175,6 +176,8 @@ def split_address(address: str) -> tuple[str, int]:
 class StaticResolver:
     """A fixed set of endpoints. `replace` and `push` give the channel that runs it a new one, from any thread."""
 
+    name = "static"
+
     def __init__(self, endpoints: Iterable[Endpoint] = (), service_config: Mapping[str, object] | None = None) -> None:
         self._resolution: Resolution = Resolved(tuple(endpoints), service_config=service_config)
         self._wake: Callable[[], object] | None = None
@@ -218,6 +221,7 @@ class DnsResolver:
         self, authority: str, *, refresh_s: float = 30.0, min_interval_s: float = 1.0, rng: random.Random | None = None
     ) -> None:
         self._host, self._port = split_address(authority)
+        self.name = self._host
         self._refresh_s = refresh_s
         self._min_interval_s = min_interval_s
         self._rng = rng or random.Random()  # noqa: S311 - spreads retries, decides nothing secret

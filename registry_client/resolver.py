@@ -72,6 +72,7 @@ class RegistryResolver:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self.name = source.target.service
 
     async def run(self, push: Callable[[balancer.Resolution], None]) -> None:
         """Push every view until cancelled. Raises RegistryError when the registry refuses the question."""

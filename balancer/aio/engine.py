@@ -60,7 +60,7 @@ class AioEngine(Engine):
 
     def pick(self, info: PickInfo) -> Pick:
         """A pick for a call without an attempt. Raises UsageError when the channel is closed."""
-        pick = ready(self.picker.pick(info, time.monotonic()))
+        pick = self.note(ready(self.picker.pick(info, time.monotonic())))
         if isinstance(pick, Open) and self.driver is not None:
             self.driver.connect(wanted(pick))
         return pick

@@ -21,6 +21,7 @@ from balancer.calls.outcome import Verdict
 from balancer.calls.plan import PLAIN
 from balancer.channels.journey import Journey
 from balancer.channels.tally import NO_SAMPLE, Tally
+from balancer.numbers import BROKEN, SUCCEEDED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,6 +97,7 @@ class LooseAttempt(Attempt):
         call = self._owner()
         if call is None:
             self.out(Verdict.OURS, time.monotonic())
+            self.connection.forgotten()
         else:
             call.attempt_ended(self)
 
@@ -180,6 +182,7 @@ class AioJourney(Journey[Attempt, "Connection"]):
             attempt.answered(now, rtt_s)
             if self._plan is not PLAIN:
                 self._plan.succeeded()
+            self._count(SUCCEEDED, now)
             self._finish()
             return
         try:
@@ -250,6 +253,8 @@ class AioJourney(Journey[Attempt, "Connection"]):
         if self.attempt is None:
             details = LOCALLY_CANCELLED if self._cancelled else step.details
             self._ending = _error(CODES[step.code], details)
+        code = CODES[step.code] if self.attempt is None else at_once(self.attempt.native.code())
+        self._count(code.name, time.monotonic())
         self._finish()
         for number in step.drop:
             attempts[number].native.cancel()
@@ -260,9 +265,15 @@ class AioJourney(Journey[Attempt, "Connection"]):
         if not self.over:
             self.attempt = None
             self._ending = error
+            self._count(BROKEN, time.monotonic())
             self._finish()
         for attempt in attempts:
             attempt.native.cancel()
+
+    def _count(self, code: str, now: float) -> None:
+        counts = self._engine.counts
+        if counts is not None:
+            counts.ended(code, now - self._began if self.is_unary else NO_SAMPLE)
 
     def _finish(self) -> None:
         self.over = True

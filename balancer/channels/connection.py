@@ -6,7 +6,10 @@ from __future__ import annotations
 import contextlib
 import threading
 from dataclasses import dataclass
+from math import nan
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from balancer.numbers import FORGOTTEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from balancer.channels.health import Stream
     from balancer.channels.options import GrpcOptions
     from balancer.channels.tally import Tally
+    from balancer.numbers import Counts
     from balancer.policies.base import Node
 
 Ch = TypeVar("Ch")
@@ -22,6 +26,8 @@ Ch = TypeVar("Ch")
 
 class Overseer(Protocol):
     """Whom a connection tells."""
+
+    counts: Counts | None
 
     def look_at_loads(self) -> None:
         """The pool should look at its loads. From any thread that ends calls."""
@@ -90,6 +96,11 @@ class BalancedConnection(Generic[Ch]):
 
     def alarm(self) -> None:
         self._owner.look_at_loads()
+
+    def forgotten(self) -> None:
+        """A call that was under way here ended, as nobody held it any more."""
+        if self._owner.counts is not None:
+            self._owner.counts.ended(FORGOTTEN, nan)
 
     def stray(self, tally: Tally) -> None:
         load = tally.node.load

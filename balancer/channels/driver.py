@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from typing import Protocol
 
-from balancer.endpoints import Failed, Resolution, Resolved
+from balancer.endpoints import Absent, Failed, Resolution, Resolved
 from balancer.policies.base import ConnectivityState, Node, Policy
 from balancer.pool.outlier import OutlierOptions
 from balancer.pool.picker import Picker
@@ -56,6 +56,7 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._state = pool.state
+        self._unconfirmed_since: float | None = time.monotonic()
 
     def start(self) -> None:
         """Begins to resolve. Once."""
@@ -70,6 +71,12 @@ class Driver:
             return set()
         task.cancel()
         return {task}
+
+    def age_s(self, now: float) -> float:
+        """For how many seconds nobody has confirmed that the endpoints are those that there are; 0 while somebody
+        does."""
+        since = self._unconfirmed_since
+        return 0.0 if since is None else max(0.0, now - since)
 
     def connect(self, nodes: Iterable[Node]) -> None:
         """A pick needs one of these nodes."""
@@ -125,9 +132,16 @@ class Driver:
             failures += 1
 
     def _push(self, resolution: Resolution) -> None:
-        if isinstance(resolution, Resolved):
-            self._connections.configured(resolution)
-        self._carry_out(self.pool.apply(resolution, time.monotonic()))
+        now = time.monotonic()
+        match resolution:
+            case Resolved(stale_for_s=stale_s):
+                self._unconfirmed_since = None if stale_s is None else now - stale_s
+                self._connections.configured(resolution)
+            case Absent():
+                self._unconfirmed_since = None
+            case Failed():
+                self._unconfirmed_since = now if self._unconfirmed_since is None else self._unconfirmed_since
+        self._carry_out(self.pool.apply(resolution, now))
 
     def _carry_out(self, moves: Moves, *, wake: bool = False) -> None:
         for node in moves.close:

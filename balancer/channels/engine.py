@@ -15,9 +15,11 @@ from balancer.channels.driver import Driver
 from balancer.channels.health import streams_of
 from balancer.channels.kinds import Kind
 from balancer.channels.options import info_maker, key_of_header
+from balancer.numbers import FAIL, WAIT, Counts, Numbers, Totals
 from balancer.policies.base import ConnectivityState, Node
-from balancer.pool.picker import Open, Wait
+from balancer.pool.picker import Fail, Open, Wait
 from balancer.pool.pool import Pool
+from balancer.pool.statistics import PoolNumbers
 from balancer.service_config import ServiceConfig, config_of
 
 if TYPE_CHECKING:
@@ -78,6 +80,8 @@ class Engine:
         self.closed = False
         self.picker: Picks = Dormant(self.start)
         self.driver: Driver | None = None
+        self.counts: Counts | None = None
+        """None until somebody wants to know."""
         self._numbers = count()
 
     def start(self) -> None:
@@ -99,6 +103,29 @@ class Engine:
     def statistics(self) -> PoolStatistics | None:
         """The pool as it is now; None before the first call."""
         return None if self.driver is None else self.driver.pool.statistics(time.monotonic())
+
+    def numbers(self) -> Numbers:
+        """What there is to count, and what was counted, since that was asked for. From any thread."""
+        driver = self.driver
+        counted = Totals() if self.counts is None else self.counts.read()
+        if driver is None:
+            return Numbers(counted, PoolNumbers())
+        return Numbers(counted, driver.pool.numbers(), driver.age_s(time.monotonic()))
+
+    @property
+    def name(self) -> str:
+        """What the channel is called in metrics where nobody says otherwise."""
+        return getattr(self.settings.resolver, "name", "")
+
+    def count(self) -> None:
+        """Count what becomes of calls from now on."""
+        self.counts = self.counts or Counts()
+
+    def note(self, pick: Pick) -> Pick:
+        """The pick, which is counted."""
+        if self.counts is not None and not isinstance(pick, Node):
+            self.counts.picked(FAIL if isinstance(pick, Fail) else WAIT)
+        return pick
 
     def new_driver(self, connections: Connections, loop: asyncio.AbstractEventLoop) -> Driver:
         settings = self.settings

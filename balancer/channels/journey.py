@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from balancer.calls.course import Ask, Course, End, Rest
 from balancer.calls.retry import marked
+from balancer.numbers import HEDGE, RETRY, UNSEEN
 from balancer.policies.base import PickInfo
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from balancer.calls.course import Begin, Step
     from balancer.calls.plan import Plan
     from balancer.channels.types import Arguments
+    from balancer.numbers import Counts
     from balancer.policies.base import Node
     from balancer.pool.picker import Pick
 
@@ -34,6 +36,7 @@ class Picking(Protocol):
     """The engine, as far as a journey needs it."""
 
     rng: Random
+    counts: Counts | None
 
     def pick(self, info: PickInfo) -> Pick: ...
 
@@ -106,8 +109,16 @@ class Journey(Generic[L, C]):
             return course.not_begun(step.number, now)
         assert self._attempts is not None  # noqa: S101 - there is a course
         self._attempts[step.number] = attempt
+        if step.number and self._engine.counts is not None:
+            self._engine.counts.again(self._why_again(step))
         self._started(attempt)
         return course.begun(now)
+
+    def _why_again(self, step: Begin) -> str:
+        """One that nobody saw is made up for; a policy asks for the others."""
+        if not step.previous:
+            return UNSEEN
+        return RETRY if self._plan.hedging is None else HEDGE
 
     def _due(self, step: Begin, now: float) -> Arguments:
         """What is left of the time, and how many attempts the server is told of."""

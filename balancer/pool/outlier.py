@@ -91,6 +91,11 @@ class Detector:
         self._records: dict[Node, _Record] = {}
         self._ejected: dict[Node, float] = {}
 
+    @property
+    def ejected(self) -> int:
+        """How many nodes are out."""
+        return len(self._ejected)
+
     def tick(self, nodes: Collection[Node], alarmed: bool, now: float, rng: Random) -> list[Node]:
         """The nodes whose ejection began or ended. `alarmed`: one of them failed too often in a row since the last
         tick."""

@@ -39,7 +39,7 @@ from balancer.pool.picker import Choosing, Fail, Limited, Open, Pick, Picker, Wa
 from balancer.pool.roster import Roster
 from balancer.pool.scales import Scales
 from balancer.pool.seats import Seats, Standing
-from balancer.pool.statistics import PoolStatistics, node_statistics
+from balancer.pool.statistics import PoolNumbers, PoolStatistics, node_statistics
 from balancer.pool.subset import Membership, Subset, none_usable
 
 if TYPE_CHECKING:
@@ -87,6 +87,9 @@ class Pool:
         """Nothing is called, so nothing is connected."""
         self._now = now
         self._resolved = False
+        self._connections_failed = 0
+        self.ejections = 0
+        """Up to now."""
         self._lack: Wait | Fail = Wait()
         self._last_failed: Node | None = None
         self._chooser: Chooser | None = None
@@ -162,6 +165,7 @@ class Pool:
         self._open[node] = None
         if node.state is ConnectivityState.READY and state is not node.state:
             node.serving = True  # the next connection's health is not known yet
+        self._connections_failed += state is ConnectivityState.TRANSIENT_FAILURE is not node.state
         node.state = state
         if state is ConnectivityState.READY:
             node.failing, node.error, node.ready_since = False, "", now
@@ -249,6 +253,21 @@ class Pool:
             last_pick=self._picker.explain() or self._spoken.explain(),
         )
 
+    def numbers(self) -> PoolNumbers:
+        """The same in a few numbers, which cost the same for any number of nodes. May be asked for in any thread."""
+        book = self._book
+        return PoolNumbers(
+            states=self._seats.states(),
+            connections=len(self._open),
+            connection_failures=self._connections_failed,
+            attempts=book.started,
+            finished=book.finished,
+            failed=book.failed,
+            in_flight=book.in_flight,
+            ejected=0 if self._detector is None else self._detector.ejected,
+            ejections=self.ejections,
+        )
+
     # Members
 
     def _take_over(self, endpoints: tuple[Endpoint, ...], lack: str, now: float) -> Moves:
@@ -325,7 +344,9 @@ class Pool:
         if self._detector is None:
             return []
         alarmed, self._book.alarmed = self._book.alarmed, False
-        return self._detector.tick(self._membership.members, alarmed, now, self._rng)
+        touched = self._detector.tick(self._membership.members, alarmed, now, self._rng)
+        self.ejections += len({node for node in touched if node.ejected_since is not None})
+        return touched
 
     # Connections
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from balancer.policies.base import Change, ConnectivityState, NodeSet
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from balancer.policies.base import Node
 
@@ -89,6 +89,10 @@ class Seats:
 
     def __len__(self) -> int:
         return len(self._standings)
+
+    def states(self) -> Mapping[ConnectivityState, int]:
+        """How many are in which state, as `state` sees them."""
+        return dict(self._states)
 
     def state(self) -> ConnectivityState:
         """All members together: the best state any of them is in, TRANSIENT_FAILURE being the worst."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from balancer.policies.base import ConnectivityState, Node
 
 
@@ -36,6 +38,24 @@ class PoolStatistics:
     panic: bool
     last_pick: str
     """Why the last pick went where it went; empty before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolNumbers:
+    """How many of what, and how often, whatever the endpoints: for metrics."""
+
+    states: Mapping[ConnectivityState, int] = field(default_factory=dict)
+    """How many of those in use are in which state; who is ejected or unwell counts as failed."""
+    connections: int = 0
+    connection_failures: int = 0
+    attempts: int = 0
+    """How often an endpoint was found for a call."""
+    finished: int = 0
+    failed: int = 0
+    """Of those that are finished, such as spoke against their endpoint."""
+    in_flight: int = 0
+    ejected: int = 0
+    ejections: int = 0
 
 
 def node_statistics(node: Node, now: float) -> NodeStatistics:

@@ -147,7 +147,7 @@ class ThreadsEngine(Engine):
 
     def pick(self, info: PickInfo) -> Pick:
         """A pick for a call without an attempt. Raises ValueError when the channel is closed."""
-        pick = ready(self.picker.pick(info, time.monotonic()))
+        pick = self.note(ready(self.picker.pick(info, time.monotonic())))
         if isinstance(pick, Node):
             return pick if not self.resting or self.stir(pick.connection) else Wait()
         if isinstance(pick, Open) and self.driver is not None:

@@ -84,6 +84,7 @@ class Attempt(Tally):
         call = self._owner()
         if call is None:
             self.out(Verdict.OURS, time.monotonic())
+            cast("Connection", self.connection).forgotten()
         else:
             call.attempt_ended(self)
 
@@ -307,6 +308,10 @@ class ThreadsJourney(Journey[Attempt, "Connection"]):
             self.over = True
             callbacks, self._callbacks = self._callbacks, ()
             self._wake()
+        counts = self._engine.counts
+        if counts is not None:
+            took_s = time.monotonic() - self._began if self._method.is_unary else NO_SAMPLE
+            counts.ended(ending.code().name, took_s)
         self._engine.unpark(self)
         for callback in callbacks:
             try:

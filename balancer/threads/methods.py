@@ -16,6 +16,7 @@ from balancer.calls.plan import PLAIN
 from balancer.channels.kinds import Kind
 from balancer.channels.method import BalancedMethod
 from balancer.channels.tally import Tally
+from balancer.numbers import SUCCEEDED
 from balancer.policies.base import Node
 from balancer.threads.call import Call
 from balancer.threads.native import NativeMethod
@@ -187,6 +188,8 @@ class UnaryUnaryMethod(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: i
             connection.alarm()
         if connection.draining:
             connection.left()
+        if self.engine.counts is not None:
+            self.engine.counts.ended(SUCCEEDED, ended - started)
         if self.plan is not PLAIN:
             self.plan.succeeded()
 

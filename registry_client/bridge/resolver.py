@@ -30,7 +30,7 @@ class LiveResolver:
     default_policy = DEFAULT_POLICY
 
     def __init__(self, service: str, live: Live, traffic: Traffic, *, filtered: bool) -> None:
-        self._service = service
+        self._service = self.name = service
         self._live = live
         self._traffic = traffic
         self._filtered = filtered

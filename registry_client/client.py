@@ -46,6 +46,7 @@ from registry_client.papers import check_papers
 from registry_client.place import check_forks
 from registry_client.policies import TrafficPolicies
 from registry_client.registration import Registration
+from registry_client.serving import is_serving
 from registry_client.session import CacheDir, Session, Settings, check_cache_dir
 from registry_client.stay import Wish
 from registry_client.steps import WatchLimits
@@ -420,6 +421,16 @@ class RegistryClient:
         request = access_pb2.WhoAmIRequest()
         answer = await self._here().link.call(lambda stub: stub.access.WhoAmI, request, seconds, "ask who I am")
         return WhoAmI.from_proto(answer)
+
+    async def serving(self, service: str = "", *, namespace: str = "", timeout: float | None = None) -> bool:
+        """Whether the registry serves, by `grpc.health.v1`; of a service, whether an instance of that gets traffic.
+
+        True as soon as one address says so. RegistryUnavailable when none answers, NotFound for a service that has no
+        instance.
+        """
+        seconds = self._seconds(timeout)
+        name = f"{self._space(namespace)}/{checks.name('service', service)}" if service else ""
+        return await is_serving(self._here().dialers, name, seconds)
 
     # ---- watching
 

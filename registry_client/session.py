@@ -94,7 +94,7 @@ class Session:
 
     def __init__(self, it: Settings, inside: Inside | None = None) -> None:
         dialers = _dialers(it, inside)
-        self.addresses = tuple(dialers)
+        self.addresses, self.dialers = tuple(dialers), dialers
         first = len(it.of[0][0].addresses) if it.of else it.first
         self._inside = inside
         self.place = Place()

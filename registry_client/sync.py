@@ -511,6 +511,7 @@ class RegistryClient(_Reader):
     health = waits(client.RegistryClient.health)
     probers = waits(client.RegistryClient.probers)
     whoami = waits(client.RegistryClient.whoami)
+    serving = waits(client.RegistryClient.serving)
     on_health = gives(client.RegistryClient.on_health, Subscription)
 
     def monitor(self, service: str, check: HealthCheck, *, namespace: str = "", **pace: Unpack[Pace]) -> Monitor:

@@ -21,6 +21,7 @@ from registry_server.config.sources import SETTINGS
 from registry_server.hang_up import HangUp
 from registry_server.observe import logs
 from registry_server.stores import StoreError, has_password, is_url
+from registry_server.supervisor import Supervisor
 
 EXIT_USAGE = 2
 STDERR = 2
@@ -134,10 +135,16 @@ async def _run(config: Config) -> None:
     loop.add_signal_handler(signal.SIGHUP, HangUp(task.cancel).came)
     from registry_server.server import serve  # loads grpc, which takes a while and reads its environment then
 
+    supervisor = Supervisor(os.environ)
+    supervisor.say("STATUS=loads what is registered from its store")
     with contextlib.suppress(asyncio.CancelledError):
         async with serve(config, loaded=_leave_out_what_is_loaded) as addresses:
             _announce(addresses.split(","))
-            await _collect_in_slices()
+            supervisor.say("READY=1", f"STATUS=listens on {addresses}")
+            try:
+                await asyncio.gather(_collect_in_slices(), supervisor.keep_alive())
+            finally:
+                supervisor.say("STOPPING=1", "STATUS=stops")
 
 
 def _announce(addresses: Iterable[str]) -> None:

@@ -20,6 +20,7 @@ from registry_client.cli.health import health
 from registry_client.cli.options import DEFAULT_SERVER, OUTPUTS, TIMEOUT, Common, with_papers
 from registry_client.cli.policy import policy
 from registry_client.cli.reading import instances, namespaces, services, watch
+from registry_client.cli.ready import ready
 from registry_client.cli.registering import register
 from registry_client.cli.show import (
     REFUSED,
@@ -128,6 +129,6 @@ def main(context: click.Context, /, **options: Any) -> None:
 
 for command in (
     *(namespaces, services, instances, watch, health, checks, policy, register, update, drain, deregister),
-    *(export_, import_, sync, xds, whoami),
+    *(export_, import_, sync, xds, whoami, ready),
 ):
     main.add_command(command)

@@ -110,7 +110,8 @@ class Instance:
     the registry sets the fields and ignores what a caller sends: `generation` grows each time the id is
     taken over by a new owner (a fencing token), `ttl_s` is the time to live of its lease in seconds, `leaves_at` is set
     while it drains towards its deregistration, `origin` is the neighbour that it was taken from, `registered_by`
-    the identity that registered it, where the registry knows identities. Raises InvalidArgument
+    the identity that registered it, where the registry knows identities, `changed_by` the one that made it what it is
+    now, and `changed_from` the host that one called from. Raises InvalidArgument
     for a value of a type that cannot be sent.
     """
 
@@ -137,9 +138,11 @@ class Instance:
     checks_by_rule: bool = False
     origin: str = ""
     registered_by: str = ""
+    changed_by: str = ""
+    changed_from: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("service", "host", "id", "namespace", "version", "origin", "registered_by"):
+        for name in _TEXTS:
             checks.text(f"instance.{name}", getattr(self, name))
         for name, least, most in _NUMBERS:
             object.__setattr__(self, name, checks.whole(f"instance.{name}", getattr(self, name), least, most))
@@ -209,6 +212,7 @@ class Instance:
             message.leaves_at.FromDatetime(self.leaves_at)
         message.checks_by_rule, message.origin = self.checks_by_rule, self.origin
         message.registered_by = self.registered_by
+        message.changed_by, message.changed_from = self.changed_by, self.changed_from
         message.checks.extend(check.to_proto() for check in self.checks)
         message.check_results.extend(result.to_proto() for result in self.check_results)
         return message
@@ -242,6 +246,8 @@ class Instance:
             ("checks_by_rule", message.checks_by_rule),
             ("origin", message.origin),
             ("registered_by", message.registered_by),
+            ("changed_by", message.changed_by),
+            ("changed_from", message.changed_from),
         ):
             object.__setattr__(made, name, value)
         return made
@@ -281,6 +287,10 @@ class Removed(Instance):
         return made
 
 
+_TEXTS = (
+    *("service", "host", "id", "namespace", "version", "origin"),
+    *("registered_by", "changed_by", "changed_from"),
+)
 # What a message can hold, for the fields that are numbers.
 _NUMBERS = (
     ("port", 0, 65535),

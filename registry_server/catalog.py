@@ -19,7 +19,7 @@ from registry_server.changes import Change, Log, Logs, Point, merged
 from registry_server.drafts import Drafts
 from registry_server.holdings import Holdings
 from registry_server.model import CHECKSUM_MODULUS, Address, BadRecord, Entry, Owner, Query
-from registry_server.records import Cause, Delete, Delta, Key, Kind, Record, Snapshot
+from registry_server.records import UNSAID, Author, Cause, Delete, Deleted, Delta, Key, Kind, Record, Snapshot
 from registry_server.rows import Block, Rows
 from registry_server.settings import Settings
 
@@ -216,7 +216,7 @@ class Catalog:
         self.settings.apply(delta)
         changes = []
         if delta.deletes:
-            changes += [self._remove(key, cause) for key, cause in _known(self, delta)]
+            changes += [self._remove(*it) for it in _known(self, delta)]
             for deleted in delta.deletes:
                 self._flawed.pop(deleted.key, None)
         for record in delta.puts:
@@ -226,9 +226,9 @@ class Catalog:
             self._note_takers(changes)
         return changes
 
-    def remove(self, keys: Iterable[Key], cause: Cause) -> list[Change]:
+    def remove(self, keys: Iterable[Key], cause: Cause, author: Author = UNSAID) -> list[Change]:
         """Let instances go that the store has let go of before."""
-        return [self._remove(key, cause) for key in keys if self.get(key) is not None]
+        return [self._remove(key, cause, author) for key in keys if self.get(key) is not None]
 
     def progress(self, revision: int) -> None:
         """Note that nothing changed up to this revision."""
@@ -472,7 +472,8 @@ class Catalog:
         self._flawed.pop(key, None)
         changes = []
         if holder != key.id:
-            changes.append(self._change(service, service.entries[holder].key, None, Cause.REPLACED))
+            by = after.author._replace(detail=key.id)
+            changes.append(self._change(service, service.entries[holder].key, None, Cause.REPLACED, by))
         changes.append(self._change(service, key, after, None))
         return changes
 
@@ -495,10 +496,12 @@ class Catalog:
             self._new_flaws.append(flaw)
         return []
 
-    def _remove(self, key: Key, cause: Cause | None) -> Change:
-        return self._change(self._services[key[:2]], key, None, cause)
+    def _remove(self, key: Key, cause: Cause | None, author: Author = UNSAID) -> Change:
+        return self._change(self._services[key[:2]], key, None, cause, author)
 
-    def _change(self, service: _Service, key: Key, after: Entry | None, cause: Cause | None) -> Change:
+    def _change(
+        self, service: _Service, key: Key, after: Entry | None, cause: Cause | None, author: Author = UNSAID
+    ) -> Change:
         before = service.entries.get(key.id)
         service.replace(key.id, before, after)
         if self._outlived:
@@ -508,7 +511,7 @@ class Catalog:
         if before is None or after is None:
             self._note_coming_or_going(service, key, before)
         self.seq += 1
-        change = Change(self.seq, self.revision, key, before, after, cause)
+        change = Change(self.seq, self.revision, key, before, after, cause, author)
         service.namespace.recent.note(service)
         self._recent.note(service)
         for name in self._all_logs.add(service.log, change):
@@ -596,9 +599,9 @@ def ghosts(changes: Sequence[Change], deleted: Collection[Key] = ()) -> tuple[De
     )
 
 
-def _known(catalog: Catalog, delta: Delta) -> Iterator[tuple[Key, Cause]]:
+def _known(catalog: Catalog, delta: Delta) -> Iterator[Deleted]:
     for deleted in delta.deletes:
         entry = catalog.get(deleted.key)
         if entry is not None:
             has_drained = deleted.cause is Cause.EXPIRED and entry.owner.is_leaving
-            yield deleted.key, Cause.DRAINED if has_drained else deleted.cause
+            yield deleted._replace(cause=Cause.DRAINED) if has_drained else deleted

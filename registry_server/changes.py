@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from registry_server.model import Entry
-from registry_server.records import Cause, Key
+from registry_server.records import UNSAID, Author, Cause, Key
 
 # So large a part is cut off a log that is too long, and off all when they are too long together.
 CUT_PART = 32
@@ -29,6 +29,7 @@ class Change(NamedTuple):
     before: Entry | None
     after: Entry | None
     cause: Cause | None = None
+    author: Author = UNSAID  # of what left: what came or changed says it itself
 
 
 class Point(NamedTuple):
@@ -128,7 +129,7 @@ class Logs:
 
     def _cut_all(self) -> list[Name]:
         """Cut the longest logs back to one length, so that all together hold a little less than they may."""
-        length = _level(sorted(map(len, self._names)), self._limit_in_all - self._limit_in_all // CUT_PART_IN_ALL)
+        length = level(sorted(map(len, self._names)), self._limit_in_all - self._limit_in_all // CUT_PART_IN_ALL)
         cut = [log for log in self._names if len(log) > length]
         for log in cut:
             if self._total > self._limit_in_all - self._limit_in_all // CUT_PART_IN_ALL:
@@ -136,7 +137,7 @@ class Logs:
         return [self._names[log] for log in cut if not log.changes]
 
 
-def _level(lengths: Sequence[int], total: int) -> int:
+def level(lengths: Sequence[int], total: int) -> int:
     """The length to which the longest of these have to be cut for all of them to be `total` at the most."""
     left = total
     for place, length in enumerate(lengths):

@@ -13,7 +13,20 @@ from registry_server.illness import Pulse
 from registry_server.listeners import Listener
 from registry_server.mending import Mending
 from registry_server.observe.outages import OutageLog
-from registry_server.records import Away, Back, Cause, Commit, Delta, Ill, Key, Progress, Snapshot, StoreEvent
+from registry_server.records import (
+    UNSAID,
+    Author,
+    Away,
+    Back,
+    Cause,
+    Commit,
+    Delta,
+    Ill,
+    Key,
+    Progress,
+    Snapshot,
+    StoreEvent,
+)
 from registry_server.stores.base import Conflict, NoSuchLease, Refused, Store, StoreError
 
 log = logging.getLogger(__name__)
@@ -65,6 +78,7 @@ class Feed:
         self._confirmed_at = clock()
         self._proven_from = math.inf
         self._doubts = 0
+        self._is_loading = False
         self._in_doubt = asyncio.Event()
 
     def tell_too(self, listener: Listener) -> None:
@@ -78,6 +92,12 @@ class Feed:
         """For how long the store has not confirmed the view, in seconds; None while nothing speaks against it."""
         now = self._beat()
         return now - self._confirmed_at if self._is_doubtful else None
+
+    @property
+    def tells_late(self) -> bool:
+        """Whether what listeners are told just now happened at a time that nobody here knows: while this server was not
+        there, or could not reach the store."""
+        return self._is_loading or self._is_doubtful
 
     async def reach(self, revision: int, timeout_s: float) -> bool:
         """Wait until the catalog has this revision, and say whether it has."""
@@ -106,9 +126,9 @@ class Feed:
         now = self.now()
         self.guard.store_ill(now, now - asked_at)
 
-    def let_go(self, keys: Iterable[Key], cause: Cause) -> None:
+    def let_go(self, keys: Iterable[Key], cause: Cause, author: Author = UNSAID) -> None:
         """Remove instances whose removal waits: somebody asked for it."""
-        self._changed(self.catalog.remove(self.guard.release(keys), cause))
+        self._changed(self.catalog.remove(self.guard.release(keys), cause, author))
 
     def now(self) -> float:
         """The monotonic time by which the feed goes."""
@@ -156,7 +176,9 @@ class Feed:
         self._back(now)
         is_new_order = not self.catalog.is_continued_by(snapshot)
         kept = self.guard.keep(snapshot, list(self.catalog.keys()), now)
+        self._is_loading = True
         self._changed(self.catalog.load(snapshot, kept))
+        self._is_loading = False
         if is_new_order:
             self._tell(lambda listener: listener.refresh_all())
         # As told, it is as good as an answer; and what was asked of another order of changes means nothing in this one.

@@ -14,7 +14,7 @@ from registry_api.limits import DEFAULT_TTL_S, MAX_TTL_S
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import fields
 from registry_server.errors import InvalidField
-from registry_server.records import Key, Record
+from registry_server.records import Author, Key, Record
 from registry_server.rights import EVERY, UNRESTRICTED, Rights
 
 CHECKSUM_MODULUS = 1 << 64
@@ -73,6 +73,7 @@ class Entry(NamedTuple):
     traits: Traits
     metadata: frozenset[tuple[str, str]]
     has_checks: bool
+    author: Author  # who made it what it is
 
     def parse(self) -> pb.Instance:
         """The instance, parsed anew each time: the caller's to change."""
@@ -115,6 +116,7 @@ class Entry(NamedTuple):
             _traits(it, is_small=len(value) <= MAX_SHARED_VALUE),
             _metadata(it) if it.metadata else _NOTHING,
             bool(it.checks),
+            _shared_author(it.changed_by, it.changed_from),
         )
 
 
@@ -205,6 +207,11 @@ def _shared_traits(
     version: str, status: int, health: int, tags: tuple[str, ...], place: tuple[str, str, str], ttl_s: float
 ) -> Traits:
     return Traits(version, status, health, frozenset(tags), place, ttl_s)
+
+
+@lru_cache(maxsize=2048)
+def _shared_author(identity: str, peer: str) -> Author:
+    return Author(identity, peer)
 
 
 @lru_cache(maxsize=8192)

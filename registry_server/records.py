@@ -48,6 +48,18 @@ class Cause(Enum):
     UNHEALTHY = "unhealthy"  # its checks failed for too long
 
 
+class Author(NamedTuple):
+    """Who brought a change about: an identity, where the registry knows any, the host that called, and what else is to
+    be said of why. All of it is empty where nobody asked, or where nobody knows."""
+
+    identity: str = ""
+    peer: str = ""
+    detail: str = ""
+
+
+UNSAID = Author()
+
+
 # ---- what a write asks for (named tuples, because a write makes half a dozen of these)
 
 
@@ -77,11 +89,12 @@ class Delete(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """All of it happens, at one revision, or nothing. `cause` says why the deleted records leave."""
+    """All of it happens, at one revision, or nothing. `cause` says why the deleted records leave, `author` by whom."""
 
     puts: tuple[Put, ...] = ()
     deletes: tuple[Delete, ...] = ()
     cause: Cause = Cause.DEREGISTERED
+    author: Author = UNSAID
 
     @property
     def items(self) -> list[Put | Delete]:
@@ -131,10 +144,11 @@ class Record(NamedTuple):
 
 
 class Deleted(NamedTuple):
-    """A record that left, and why."""
+    """A record that left, why, and by whom."""
 
     key: Key
     cause: Cause
+    author: Author = UNSAID
 
 
 class Snapshot(NamedTuple):

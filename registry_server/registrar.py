@@ -17,7 +17,7 @@ from registry_server.limits.quotas import NO_QUOTAS, Quotas
 from registry_server.limits.room import Room
 from registry_server.model import Entry
 from registry_server.rarely import Rarely
-from registry_server.records import Cause, Commit, Delete, Key, Lease, Outcome, Put, Record, Renewal
+from registry_server.records import UNSAID, Author, Cause, Commit, Delete, Key, Lease, Outcome, Put, Record, Renewal
 from registry_server.rules import Leaving, Plan, Rival, Rules, shown
 from registry_server.stores.base import Conflict, NoSuchLease, Refused, Store, StoreAway, StoreError, StoreFull
 from registry_server.turns import Name, Turns
@@ -117,14 +117,14 @@ class Registrar:
         """See Writer."""
         if self._feed.catalog.get(key) is None:
             raise NotFound("instance", str(key))
-        return await self._remove(Leaving((key,), generation=generation, by=by), drain_s)
+        return await self._remove(Leaving((key,), generation=generation, by=by, author=by.author), drain_s)
 
-    async def end_lease(self, lease_id: str, drain_s: float) -> Left:
+    async def end_lease(self, lease_id: str, drain_s: float, author: Author = UNSAID) -> Left:
         """See Writer."""
         keys = self._feed.catalog.of_lease(lease_id)
         if not keys:
             raise NotFound.lease(lease_id)
-        return await self._remove(Leaving(keys, lease_id), drain_s)
+        return await self._remove(Leaving(keys, lease_id, author=author), drain_s)
 
     async def _remove(self, who: Leaving, drain_s: float) -> Left:
         lease = await self._granted(drain_s) if drain_s > 0 else None
@@ -140,7 +140,7 @@ class Registrar:
 
     async def _leave(self, who: Leaving) -> Written:
         written = await self._write(who.keys, lambda: self._rules.deregister(who))
-        self._feed.let_go(written.leaving, Cause.DEREGISTERED)
+        self._feed.let_go(written.leaving, Cause.DEREGISTERED, who.author)
         return written
 
     async def _drain(self, who: Leaving, lease: Lease, until: float) -> Written:

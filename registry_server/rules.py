@@ -18,7 +18,7 @@ from registry_server.drafts import Draft
 from registry_server.errors import Contended, InvalidField, NotFound, OwnershipLost, PermissionDenied
 from registry_server.health import findings
 from registry_server.model import Address, Entry, Owner, nanoseconds, new_generation
-from registry_server.records import Cause, Commit, Delete, Key, Lease, Put
+from registry_server.records import UNSAID, Author, Cause, Commit, Delete, Key, Lease, Put
 from registry_server.writer import NOBODY, Claimant
 
 UPDATABLE = ("status", "weight", "metadata", "tags", "version", "health")
@@ -37,12 +37,13 @@ class Plan(NamedTuple):
 
 class Leaving(NamedTuple):
     """Who is to leave: of these names, those that the lease holds when it is done, if it is given; and only with this
-    generation, unless it is 0. `by` is who says so."""
+    generation, unless it is 0. `by` is who may or may not say so, `author` who says it."""
 
     keys: Sequence[Key]
     lease_id: str = ""
     generation: int = 0
     by: Claimant = NOBODY
+    author: Author = UNSAID
 
 
 class Rival(NamedTuple):
@@ -82,7 +83,7 @@ class Rules:
         current, ghost = self._catalog.get(key), self._ghost(key, wanted)
         stamped = self._stamped(key, wanted, lease, current, over)
         stamped.registered_by = by.identity
-        plan = self._plan(key, stamped, lease.id)
+        plan = self._plan(key, stamped, lease.id, by.author)
         if current is None and ghost is None:
             return plan
         losers = tuple([it for it in (current, ghost) if it is not None and it.lease_id != lease.id])
@@ -92,7 +93,9 @@ class Rules:
             _check_right(loser, wanted, by)
             if wanted.generation and loser is ghost and not any(it.is_(loser.key, loser.owner) for it in over):
                 raise _outdone(key, wanted, loser)
-        commit = plan.commit._replace(deletes=self._deletes([ghost] if ghost else []), cause=Cause.REPLACED)
+        deletes = self._deletes([ghost] if ghost else [])
+        author = by.author._replace(detail=key.id)
+        commit = plan.commit._replace(deletes=deletes, cause=Cause.REPLACED, author=author)
         return plan._replace(commit=commit, bereft=frozenset(it.lease_id for it in losers), losers=losers)
 
     def rivals(self, wanted: pb.Instance) -> Sequence[Rival]:
@@ -115,7 +118,7 @@ class Rules:
         """Remove the instances. Raises OwnershipLost if one has another generation than it should, PermissionDenied if
         one is another identity's."""
         entries = self._leaving(who)
-        return _plan_of(entries, Commit(deletes=self._deletes(entries), cause=Cause.DEREGISTERED))
+        return _plan_of(entries, Commit((), self._deletes(entries), Cause.DEREGISTERED, who.author))
 
     def drain(self, who: Leaving, lease: Lease, until: float) -> Plan:
         """Let the instances stay, DRAINING, as long as the lease lives, which nobody renews.
@@ -123,7 +126,7 @@ class Rules:
         That is until `until` of the wall clock, in seconds. Raises as `deregister`.
         """
         entries = self._leaving(who)
-        joined = _joined([self._plan_draining(entry, lease, until) for entry in entries])
+        joined = _joined([self._plan_draining(entry, lease, until, who.author) for entry in entries])
         return _plan_of(entries, joined.commit)._replace(drafts=joined.drafts)
 
     def update(self, wanted: pb.Instance, paths: Iterable[str], by: Claimant = NOBODY) -> Plan:
@@ -141,7 +144,7 @@ class Rules:
             else:
                 _copy_field(wanted, changed, path)
         fields.size(changed)
-        return self._plan(key, changed, current.lease_id)
+        return self._plan(key, changed, current.lease_id, by.author)
 
     def found(self, key: Key, generation: int, results: Iterable[pb.CheckResult]) -> Plan:
         """Write what checks found of an instance, if that is still the one that they looked at."""
@@ -187,8 +190,9 @@ class Rules:
         if not findings.report(changed, health, self._now()):
             raise InvalidField("instance.health", "is what the checks of the instance find; only a ttl check is told")
 
-    def _plan(self, key: Key, instance: pb.Instance, lease_id: str) -> Plan:
-        """Write the instance, whole as it is, under a lease."""
+    def _plan(self, key: Key, instance: pb.Instance, lease_id: str, author: Author = UNSAID) -> Plan:
+        """Write the instance, whole as it is but for who did that, under a lease."""
+        instance.changed_by, instance.changed_from = author.identity, author.peer
         value = instance.SerializeToString()
         put = Put(key, value, lease_id, self._expect(key))
         return Plan(Commit((put,)), drafts=(Draft(key, value, instance),))
@@ -218,12 +222,12 @@ class Rules:
         stamped.generation = new_generation(self._catalog.fence)
         return stamped
 
-    def _plan_draining(self, entry: Entry, lease: Lease, until: float) -> Plan:
+    def _plan_draining(self, entry: Entry, lease: Lease, until: float, author: Author) -> Plan:
         draining = storable(entry)
         draining.status = pb.DRAINING
         draining.ttl.CopyFrom(seconds(lease.ttl_s))
         draining.leaves_at.FromMicroseconds(round(until * 1e6))
-        return self._plan(entry.key, draining, lease.id)
+        return self._plan(entry.key, draining, lease.id, author)
 
     def _leaving(self, who: Leaving) -> list[Entry]:
         entries = [entry for key in who.keys if (entry := self._catalog.get(key)) is not None]

@@ -27,6 +27,8 @@ from registry_server.health.door import Door
 from registry_server.health.making import make_door, make_homes, make_prober
 from registry_server.health.prober import Prober
 from registry_server.health.ruling import Ruling
+from registry_server.history.history import History
+from registry_server.history.recorder import Recorder
 from registry_server.leases.keeper import Keeper
 from registry_server.limits.gate import Gate
 from registry_server.limits.lookout import keep_looking
@@ -48,6 +50,7 @@ from registry_server.rpc import reflection
 from registry_server.rpc.access import AccessService
 from registry_server.rpc.checks import ChecksService
 from registry_server.rpc.health import HealthService
+from registry_server.rpc.history import HistoryService
 from registry_server.rpc.policies import PoliciesService
 from registry_server.rpc.registry import RegistryService
 from registry_server.rpc.table import OPEN, Caller, Service, Table
@@ -147,6 +150,7 @@ class _Truth(NamedTuple):
     registrar: Registrar
     owners: Owners
     keeper: Keeper
+    recorder: Recorder
 
 
 class _Health(NamedTuple):
@@ -231,9 +235,11 @@ def _truth(config: Config, clock: Callable[[], float] | None, rng: random.Random
     feed = Feed(store, Catalog(), (rounds.hub, ChangeLog()), clock or time.monotonic, time.monotonic)
     registrar = Registrar(store, feed, time.time, rng, config.limits, make_homes(config))
     owners, keeper = Owners(feed.catalog, config.limits), Keeper(registrar, feed.catalog)
-    feed.tell_too(owners)
-    feed.tell_too(keeper)
-    return _Truth(store, feed, rounds, registrar, owners, keeper)
+    history = History(config.history_events, config.history_hours * 3600, time.time())
+    recorder = Recorder(history, feed, rounds.hub, time.time)
+    for listener in (owners, keeper, recorder):
+        feed.tell_too(listener)
+    return _Truth(store, feed, rounds, registrar, owners, keeper, recorder)
 
 
 def _health(config: Config, clock: Callable[[], float] | None, truth: _Truth, rng: random.Random) -> _Health:
@@ -262,6 +268,7 @@ def _services(
     policies = PoliciesService(registrar, feed, hub, book)
     feed.tell_too(policies)
     yield policies.service()
+    yield HistoryService(truth.recorder, feed, hub).service()
     yield AccessService(feed, warden.until if warden else None).service()
 
 

@@ -62,7 +62,7 @@ class Settings:
 
     def apply(self, delta: Delta) -> None:
         """Take in what one revision changed in settings."""
-        for key, _ in delta.deletes:
+        for key, *_ in delta.deletes:
             if key in self._records:
                 self._set(delta.revision, key, None)
         for record in delta.puts:

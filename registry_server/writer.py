@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from registry_api.registry.v1 import registry_pb2 as pb
+from registry_server.limits.peers import host_of
 from registry_server.model import Entry
-from registry_server.records import Key, Lease, Renewal
+from registry_server.records import UNSAID, Author, Key, Lease, Renewal
 
 
 def _anybody_may(namespace: str, service: str, /) -> bool:
@@ -22,6 +23,11 @@ class Claimant(NamedTuple):
     peer: str = ""
     may_operate: Callable[[str, str], bool] = _anybody_may  # of a namespace and a service
     if_absent: bool = False  # it takes nothing over
+
+    @property
+    def author(self) -> Author:
+        """The same, as it stands in what is written."""
+        return Author(self.identity, str(host_of(self.peer) or self.peer.partition(":")[0]))
 
     def may_have(self, entry: Entry) -> bool:
         """Whether an instance is its own, or nobody's, or it may operate its service."""
@@ -73,7 +79,7 @@ class Writer(Protocol):
         Raises NotFound, OwnershipLost if it has another generation, PermissionDenied if it is another identity's.
         """
 
-    async def end_lease(self, lease_id: str, drain_s: float) -> Left:
+    async def end_lease(self, lease_id: str, drain_s: float, author: Author = UNSAID) -> Left:
         """Remove all instances of a lease, after so many seconds of draining. Raises NotFound if it holds none."""
 
     async def update(self, wanted: pb.Instance, paths: Sequence[str], by: Claimant = NOBODY) -> Updated:

@@ -77,6 +77,11 @@ class ServiceDefaults:
 NO_SERVICE_DEFAULTS = ServiceDefaults()
 
 
+# What is remembered of changes: a page is looked for among all of it.
+MAX_EVENTS = 100_000
+MAX_HOURS = 8760.0
+
+
 def _setting(default: object, form: str, says: str, **more: Any) -> Any:
     """One that may come from a flag, the environment and the file; `form` is what stands for its value in messages."""
     return field(default=default, metadata={"form": form, "says": says}, **more)
@@ -153,6 +158,10 @@ class Config:
         "Where /metrics, /healthz, /readyz and the page are, by HTTP; off for nowhere; auto is 127.0.0.1:7401, unless "
         "somebody else has that.",
     )
+    history_events: int = _setting(
+        10_000, "N", "How many changes of instances are remembered for people to look at, at the most; 0 for none."
+    )
+    history_hours: float = _setting(24.0, "HOURS", "And for how long, at the most.")
     introspection: str = _setting(
         "auto",
         "on|off|auto",
@@ -182,6 +191,8 @@ class Config:
         yield from _one_of("transport", self.transport, TRANSPORTS)
         yield from _one_of("log_format", self.log_format, LOG_FORMATS)
         yield from _one_of("log_level", self.log_level, LOG_LEVELS)
+        yield from _whole_number("history_events", self.history_events, 0, MAX_EVENTS)
+        yield from _number("history_hours", self.history_hours, 0, MAX_HOURS)
         yield from self._problems_of_tls()
         yield from self._problems_of_checks()
         yield from _problems_of_service(self.service)

@@ -97,7 +97,7 @@ class Owners:
     def changed(self, changes: Sequence[Change]) -> None:
         """See Listener."""
         lost: set[str] = set()
-        for _, _, key, before, after, _ in changes:
+        for _, _, key, before, after, *_ in changes:
             if before is not None and after is not None:
                 if before.lease_id == after.lease_id:
                     continue

@@ -14,7 +14,10 @@ from registry_server.rpc import validate
 # all else at its limit, an instance then is no larger than a store takes it.
 MAX_RESULTS = 10
 # What the server says of an instance, and what an operator does with it here: no difference to what is there.
-_NOT_THEIRS = ("revision", "create_revision", "generation", "registered_at", "ttl", "leaves_at", "status")
+_NOT_THEIRS = (
+    *("revision", "create_revision", "generation", "registered_at", "ttl", "leaves_at", "status"),
+    *("changed_by", "changed_from"),
+)
 
 
 class Steps(NamedTuple):

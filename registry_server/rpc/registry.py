@@ -268,7 +268,7 @@ class RegistryService:
                 if not caller.rights.may("operate", namespace, service):
                     raise _anothers(id_, caller, f"{namespace}/{service}")
         try:
-            return await self._writer.end_lease(opened.lease_id, drain_s)
+            return await self._writer.end_lease(opened.lease_id, drain_s, _claimant(caller).author)
         except NotFound:
             raise NotFound.lease(id_) from None
 

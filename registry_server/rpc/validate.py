@@ -55,6 +55,7 @@ def new_instance(asked: pb.Instance, make_id: Callable[[], str]) -> pb.Instance:
         fields.timestamp("instance.registered_at", it.registered_at)
     for name in ("revision", "create_revision", "leaves_at", "check_results", "origin", "registered_by"):
         it.ClearField(name)
+    it.changed_by = it.changed_from = ""
     fields.settle(it)
     return it
 

@@ -124,7 +124,7 @@ class MemoryStore(Store):
             return self._revision
         self._check(commit)
         self._revision += 1
-        gone = [self._delete(it.key, commit.cause) for it in commit.deletes if it.expect] if commit.deletes else ()
+        gone = [self._delete(it.key, commit) for it in commit.deletes if it.expect] if commit.deletes else ()
         self._emit(Delta(self._revision, tuple([self._put(put) for put in commit.puts]), tuple(gone)))
         return self._revision
 
@@ -143,9 +143,9 @@ class MemoryStore(Store):
         record = self._records.get(key)
         return record.revision if record else 0
 
-    def _delete(self, key: Key, cause: Cause) -> Deleted:
+    def _delete(self, key: Key, commit: Commit) -> Deleted:
         self._leases.detach(self._records.pop(key).lease_id, key)
-        return Deleted(key, cause)
+        return Deleted(key, commit.cause, commit.author)
 
     def _put(self, put: Put) -> Record:
         before = self._records.get(put.key)

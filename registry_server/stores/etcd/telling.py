@@ -10,6 +10,7 @@ from registry_server.stores.epoch import Epoch, OrderLost
 from registry_server.stores.etcd.leases import LeaseIds, ttl_of
 from registry_server.stores.etcd.wire import Layout, Vouched, epoch_name, read_secret
 from registry_server.stores.pace import Pace
+from registry_server.stores.parting import NOBODY, Parting
 from registry_server.stores.teller import Told
 
 # So many records at the most leave in one event when nobody wrote that; a write of the registry's deletes fewer.
@@ -40,13 +41,12 @@ class Reading:
             self._pace.uses(ttl_of(kv.lease))
         return Record(key, kv.value, lease_id, kv.mod_revision, kv.create_revision)
 
-    def cause(self, value: bytes) -> Cause:
-        """Why instances left."""
-        try:
-            return Cause(value.decode())
-        except ValueError:
+    def parting(self, value: bytes) -> Parting:
+        """Why instances left, and by whom."""
+        found = Parting.read(value)
+        if found is None:
             self._odd(self.layout.cause, "holds no cause")
-            return Cause.DEREGISTERED
+        return found or Parting(Cause.DEREGISTERED)
 
 
 class Loading:
@@ -120,7 +120,7 @@ class Telling:
     def _expired(self, revision: int, events: list[etcd.Event]) -> Delta:
         gone = [event.kv.key for event in events]
         self._heed_own_keys(revision, {}, gone)
-        return Delta(revision - 1, deletes=self._deleted(gone, Cause.EXPIRED))
+        return Delta(revision - 1, deletes=self._deleted(gone, NOBODY))
 
     def progress(self, revision: int) -> Progress:
         """Notes that everything up to `revision` has been told, and says so."""
@@ -134,14 +134,15 @@ class Telling:
         puts = [event.kv for event in events if event.type == etcd.Event.PUT]
         gone = [event.kv.key for event in events if event.type == etcd.Event.DELETE]
         self._heed_own_keys(revision, {kv.key: kv.value for kv in puts}, gone)
-        cause = next((self._reading.cause(kv.value) for kv in puts if kv.key == self._layout.cause), Cause.EXPIRED)
+        said = next((kv.value for kv in puts if kv.key == self._layout.cause), None)
+        why = NOBODY if said is None else self._reading.parting(said)
         records = tuple(filter(None, map(self._reading.record, puts)))
-        deletes = self._deleted(gone, cause)
+        deletes = self._deleted(gone, why)
         self._advance(revision)
         return Delta(revision, records, deletes) if records or deletes else Progress(revision)
 
-    def _deleted(self, gone: list[bytes], cause: Cause) -> tuple[Deleted, ...]:
-        return tuple([Deleted(key, cause) for key in map(self._layout.parse, gone) if key is not None])
+    def _deleted(self, gone: list[bytes], why: Parting) -> tuple[Deleted, ...]:
+        return tuple([why.of(key) for key in map(self._layout.parse, gone) if key is not None])
 
     def _heed_own_keys(self, revision: int, written: dict[bytes, bytes], gone: list[bytes]) -> None:
         if self._layout.epoch in written or self._layout.epoch in gone or self._layout.secret in gone:

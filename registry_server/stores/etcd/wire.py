@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from registry_api.registry.etcd.v3 import etcd_pb2 as etcd
 from registry_server.records import Commit, Key, Put
-from registry_server.stores import names
+from registry_server.stores import names, parting
 from registry_server.stores.base import Conflict
 from registry_server.stores.epoch import Epoch
 from registry_server.stores.etcd.leases import LeaseIds
@@ -160,18 +160,18 @@ class Layout:
         """
         request = etcd.TxnRequest()
         if len(commits) == 1:
-            self._write_cause(request, commits[0])
+            self._write_cause(request, commits)
             self._fill(request, commits[0], leases)
             return request
-        self._write_cause(request, next((it for it in commits if it.deletes), commits[0]))
+        self._write_cause(request, commits)
         for commit in commits:
             self._fill(request.success.add().txn, commit, leases)
         return request
 
-    def _write_cause(self, request: etcd.TxnRequest, commit: Commit) -> None:
-        if commit.deletes:
+    def _write_cause(self, request: etcd.TxnRequest, commits: Sequence[Commit]) -> None:
+        if leaving := [it for it in commits if it.deletes]:
             put = request.success.add().put
-            put.key, put.value = self.cause, commit.cause.value.encode()
+            put.key, put.value = self.cause, parting.packed(leaving)
 
     def _fill(self, request: etcd.TxnRequest, commit: Commit, leases: LeaseIds) -> None:
         for item in commit.items:

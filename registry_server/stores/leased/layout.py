@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from registry_server.records import Cause
+from registry_server.records import UNSAID, Author, Cause, Commit, Deleted, Key
+from registry_server.stores import parting
 
 # The registry's own names: the epoch; who left by the last write that deletes, and why; and a value that is written to
 # see how far the backend is.
@@ -64,28 +65,31 @@ def unpacked(value: bytes) -> tuple[str, bytes]:
 
 
 class Ended(NamedTuple):
-    """The names that the last write that was asked for deleted, and why. What is not among them has run out."""
+    """The names that the last write that was asked for deleted, why, and by whom. Others have run out."""
 
     cause: Cause
     names: frozenset[str]
+    author: Author = UNSAID
 
     @classmethod
     def read(cls, value: bytes) -> "Ended":
         """What is written there."""
         cause, *names = value.decode(errors="replace").split("\n")
         try:
-            return cls(Cause(cause), frozenset(names))
+            by, *names = names if names and parting.is_author(names[0]) else ["", *names]
+            return cls(Cause(cause), frozenset(names), parting.author(by))
         except ValueError:
             return cls(Cause.EXPIRED, frozenset())
 
-    def cause_of(self, name: str) -> Cause:
-        """Why this one left."""
-        return self.cause if name in self.names else Cause.EXPIRED
+    def of(self, key: Key, name: str) -> Deleted:
+        """What is told of this one, that left."""
+        return Deleted(key, self.cause, self.author) if name in self.names else Deleted(key, Cause.EXPIRED)
 
 
-def left(cause: Cause, names: Iterable[str]) -> bytes:
+def left(commit: Commit, names: Iterable[str]) -> bytes:
     """What is written with a write that deletes."""
-    return "\n".join((cause.value, *names)).encode()
+    by = (parting.line(commit.author),) if commit.author != UNSAID else ()
+    return "\n".join((commit.cause.value, *by, *names)).encode()
 
 
 NOBODY = Ended(Cause.EXPIRED, frozenset())

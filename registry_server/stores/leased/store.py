@@ -270,7 +270,7 @@ class Leased(Store):
         gone = [path_of(delete.key) for delete in commit.deletes if delete.expect]
         writes: dict[str, bytes | None] = dict.fromkeys(gone)
         if gone:
-            writes[layout.LEFT] = layout.left(commit.cause, gone)
+            writes[layout.LEFT] = layout.left(commit, gone)
         return writes | {path_of(put.key): layout.packed(put.lease_id, put.value) for put in commit.puts}
 
     async def aclose(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Iterator
 from itertools import groupby
 from typing import NamedTuple
 
-from registry_server.records import Deleted, Delta, Key, Progress, Record
+from registry_server.records import Delta, Key, Progress, Record
 from registry_server.stores.backend import Changed, Check, Everything, Item
 from registry_server.stores.epoch import OrderLost
 from registry_server.stores.leased import layout
@@ -66,7 +66,7 @@ class View:
         why = next((layout.Ended.read(item.value) for item in change.puts if item.name == layout.LEFT), layout.NOBODY)
         self._take_leases(change.puts, now)
         puts = sorted(filter(None, map(self._take_record, change.puts)), key=lambda record: record.revision)
-        gone = tuple([Deleted(key, why.cause_of(name)) for key, name in self._drop_records(change.deletes)])
+        gone = tuple([why.of(key, name) for key, name in self._drop_records(change.deletes)])
         self._drop_leases(change.deletes)
         for revision, group in groupby(puts, key=lambda record: record.revision):
             if revision < change.revision:

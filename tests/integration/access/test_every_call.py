@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from grpc_health.v1 import health_pb2
 
-from registry_api.registry.v1 import access_pb2, policies_pb2, why_pb2, xds_pb2
+from registry_api.registry.v1 import access_pb2, history_pb2, policies_pb2, why_pb2, xds_pb2
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import server as server_room
 from registry_server.access.grants import Grant, Grants
@@ -62,6 +62,7 @@ def new(id_: str, port: int) -> pb.RegisterRequest:
 
 REGISTRY, CHECKS, POLICIES = "/registry.v1.Registry/", "/registry.v1.Checks/", "/registry.v1.Policies/"
 HEALTH, CHANNELZ = "/grpc.health.v1.Health/", "/grpc.channelz.v1.Channelz/"
+HISTORY, EVENTS = "/registry.v1.History/", history_pb2.EventFilter(service="player")
 POLICY = policies_pb2.Policy(service="player", balancing=policies_pb2.Policy.LEAST_REQUEST)
 CALLS = [
     Call(REGISTRY + "Register", new("fresh", 9000), WRITERS),
@@ -93,6 +94,10 @@ CALLS = [
     Call(POLICIES + "Watch", policies_pb2.PoliciesWatchRequest(services=["player"]), READERS, "stream"),
     Call(POLICIES + "Watch", policies_pb2.PoliciesWatchRequest(), READ_SOME, "stream"),
     Call(POLICIES + "Explain", policies_pb2.PoliciesExplainRequest(service="player"), READERS),
+    Call(HISTORY + "List", history_pb2.HistoryListRequest(filter=EVENTS), READERS),
+    Call(HISTORY + "List", history_pb2.HistoryListRequest(), READ_SOME),
+    Call(HISTORY + "Watch", history_pb2.HistoryWatchRequest(filter=EVENTS), READERS, "stream"),
+    Call(HISTORY + "Watch", history_pb2.HistoryWatchRequest(), READ_SOME, "stream"),
     Call(POLICIES + "Delete", policies_pb2.PoliciesDeleteRequest(service="player"), ADMINS),
     Call("/registry.v1.Xds/ListClients", xds_pb2.ListClientsRequest(), ("root",)),
     Call("/registry.v1.Xds/ListLoads", xds_pb2.ListLoadsRequest(), READ_SOME),

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_server.changes import CUT_PART, Change, Log, Logs, Point, _level, merged
+from registry_server.changes import CUT_PART, Change, Log, Logs, Point, level, merged
 from tests.support.core import key
 
 STEPS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), max_size=80)
@@ -75,10 +75,10 @@ def test_history_beside_a_naive_one(steps: list[tuple[str, int]], limit: int, li
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=20), st.integers(0, 400))
 def test_level_cuts_no_more_than_it_must(lengths: list[int], total: int) -> None:
-    level = _level(sorted(lengths), total)
-    assert sum(min(level, length) for length in lengths) <= total
-    if max(lengths) > level:
-        assert sum(min(level + 1, length) for length in lengths) > total
+    found = level(sorted(lengths), total)
+    assert sum(min(found, length) for length in lengths) <= total
+    if max(lengths) > found:
+        assert sum(min(found + 1, length) for length in lengths) > total
 
 
 def test_all_are_cut_back_some_at_a_time_and_the_quiet_not_at_all() -> None:

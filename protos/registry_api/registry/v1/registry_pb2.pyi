@@ -561,6 +561,8 @@ class Instance(_message.Message):
     ORIGIN_FIELD_NUMBER: _builtins.int
     CHECKS_BY_RULE_FIELD_NUMBER: _builtins.int
     REGISTERED_BY_FIELD_NUMBER: _builtins.int
+    CHANGED_BY_FIELD_NUMBER: _builtins.int
+    CHANGED_FROM_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty means `default`."""
     service: _builtins.str
@@ -618,6 +620,11 @@ class Instance(_message.Message):
     """
     registered_by: _builtins.str
     """The identity that registered it, where the registry knows identities. To others of these it is not to be taken over."""
+    changed_by: _builtins.str
+    """Who made it what it is now: the identity, where the registry knows identities, and the host that called, as an IP
+    address, or `unix`. Both are empty where the registry did that itself, by what its checks found or its rules say.
+    """
+    changed_from: _builtins.str
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """For filters. No empty and no repeated tag."""
@@ -680,10 +687,12 @@ class Instance(_message.Message):
         origin: _builtins.str = ...,
         checks_by_rule: _builtins.bool = ...,
         registered_by: _builtins.str = ...,
+        changed_by: _builtins.str = ...,
+        changed_from: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "leaves_at", b"leaves_at", "locality", b"locality", "registered_at", b"registered_at", "ttl", b"ttl", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "check_results", b"check_results", "checks", b"checks", "checks_by_rule", b"checks_by_rule", "create_revision", b"create_revision", "generation", b"generation", "health", b"health", "host", b"host", "id", b"id", "leaves_at", b"leaves_at", "locality", b"locality", "metadata", b"metadata", "namespace", b"namespace", "origin", b"origin", "port", b"port", "registered_at", b"registered_at", "registered_by", b"registered_by", "revision", b"revision", "service", b"service", "status", b"status", "tags", b"tags", "ttl", b"ttl", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "changed_by", b"changed_by", "changed_from", b"changed_from", "check_results", b"check_results", "checks", b"checks", "checks_by_rule", b"checks_by_rule", "create_revision", b"create_revision", "generation", b"generation", "health", b"health", "host", b"host", "id", b"id", "leaves_at", b"leaves_at", "locality", b"locality", "metadata", b"metadata", "namespace", b"namespace", "origin", b"origin", "port", b"port", "registered_at", b"registered_at", "registered_by", b"registered_by", "revision", b"revision", "service", b"service", "status", b"status", "tags", b"tags", "ttl", b"ttl", "version", b"version", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
     _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015

@@ -1,0 +1,1 @@
+"""What became of instances: remembered for people to look at."""

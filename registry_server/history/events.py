@@ -1,0 +1,204 @@
+"""CORE: one change of one instance as people look at it: why, by whom, what was before and after."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from registry_api.registry.v1 import history_pb2 as pb
+from registry_api.registry.v1.registry_pb2 import HEALTHY, Instance
+from registry_server.changes import Change, Name
+from registry_server.model import Entry
+from registry_server.records import UNSAID, Author, Cause, Key
+
+# Of what checks said, so many characters are told.
+MAX_DETAIL = 1024
+_FIELDS = ("host", "port", "version", "weight", "status", "health", "tags", "metadata", "locality", "ttl", "checks")
+_MAX_SHOWN = 60
+
+
+class Why(StrEnum):
+    """Why an instance is another one than before; the names are those of history.proto."""
+
+    UNKNOWN = "CAUSE_UNSPECIFIED"
+    REGISTERED = "REGISTERED"
+    UPDATED = "UPDATED"
+    TAKEN_OVER = "TAKEN_OVER"
+    HEALTH = "HEALTH"
+    RULED = "RULED"
+    DRAINING = "DRAINING"
+    FOREIGN = "FOREIGN"
+    EXPIRED = "EXPIRED"
+    DEREGISTERED = "DEREGISTERED"
+    REPLACED = "REPLACED"
+    DRAINED = "DRAINED"
+    UNHEALTHY = "UNHEALTHY"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """`at_s` is the wall-clock time at which it was seen, in seconds; `late`, if it may have been earlier. `before` and
+    `after` are encoded instances, None where it was not there."""
+
+    number: int
+    at_s: float
+    late: bool
+    epoch: str
+    revision: int
+    key: Key
+    why: Why
+    author: Author
+    before: bytes | None
+    after: bytes | None
+
+    @property
+    def name(self) -> Name:
+        """Namespace and service."""
+        return self.key[:2]
+
+    @property
+    def has_left(self) -> bool:
+        """Whether the instance is there no more."""
+        return self.after is None
+
+    @property
+    def size(self) -> int:
+        """How many bytes it holds."""
+        return len(self.before or b"") + len(self.after or b"")
+
+    @property
+    def detail(self) -> str:
+        """What is to be said beside the cause, in a line; looked for anew each time, in what was before and after."""
+        before, after = (None if it is None else Instance.FromString(it) for it in (self.before, self.after))
+        return "".join(it if it.isprintable() else " " for it in _detail(self, before, after)[:MAX_DETAIL])
+
+    def to_proto(self) -> pb.Event:
+        """As history.proto has it."""
+        key, by = self.key, self.author
+        told = pb.Event(number=self.number, late=self.late, epoch=self.epoch, revision=self.revision)
+        told.at.FromMicroseconds(round(self.at_s * 1e6))
+        told.namespace, told.service, told.id = key.namespace, key.service, key.id
+        told.cause = pb.Event.Cause.Value(self.why.value)
+        told.identity, told.peer, told.detail = by.identity, by.peer, self.detail
+        if self.before is not None:
+            told.before.MergeFromString(self.before)
+        if self.after is not None:
+            told.after.MergeFromString(self.after)
+        return told
+
+    @classmethod
+    def from_proto(cls, told: pb.Event) -> "Event":
+        """The same the other way round, of an event of ours. Raises ValueError for what is none."""
+        key = Key(told.namespace, told.service, told.id)
+        before, after = told.HasField("before"), told.HasField("after")
+        return cls(
+            told.number,
+            told.at.ToMicroseconds() / 1e6,
+            told.late,
+            told.epoch,
+            told.revision,
+            key,
+            Why(pb.Event.Cause.Name(told.cause)),
+            Author(told.identity, told.peer, told.detail),
+            told.before.SerializeToString() if before else None,
+            told.after.SerializeToString() if after else None,
+        )
+
+
+def event_of(change: Change, number: int, at_s: float, epoch: str, *, late: bool) -> Event:
+    """What is to be remembered of a change."""
+    before, after = change.before, change.after
+    why, author = _why(change), _author(change)
+    encoded = [it.encoded if it is not None else None for it in (before, after)]
+    return Event(number, at_s, late, epoch, change.revision, change.key, why, author, *encoded)
+
+
+def _author(change: Change) -> Author:
+    before, after = change.before, change.after
+    if after is not None:
+        return after.author
+    if change.cause is Cause.DRAINED and before is not None:  # who drained it, asked for it
+        return before.author
+    if change.cause is Cause.EXPIRED and before is not None and not before.lease_id:
+        return Author(detail="it had no lease")
+    return change.author
+
+
+def _why(change: Change) -> Why:
+    before, after = change.before, change.after
+    if after is None:
+        return Why[change.cause.name] if change.cause else Why.UNKNOWN
+    if not after.lease_id or (before is not None and not before.lease_id):
+        return Why.FOREIGN
+    if before is None:
+        return Why.REGISTERED
+    if before.owner.generation != after.owner.generation:
+        return Why.TAKEN_OVER
+    if after.owner.is_leaving and not before.owner.is_leaving:
+        return Why.DRAINING
+    return _why_changed(before, after)
+
+
+def _why_changed(before: Entry, after: Entry) -> Why:
+    """By the checks of an instance, or by somebody who asked for it."""
+    if not before.has_checks and not after.has_checks:
+        return Why.UPDATED
+    was, is_ = before.parse(), after.parse()
+    if list(was.check_results) != list(is_.check_results) or was.health != is_.health:
+        return Why.HEALTH
+    return Why.RULED if list(was.checks) != list(is_.checks) and after.author == UNSAID else Why.UPDATED
+
+
+# ---- what is to be said beside it
+
+
+def _detail(event: Event, before: Instance | None, after: Instance | None) -> str:
+    said = event.author.detail
+    if event.why is Why.REPLACED and before is not None:
+        return f"{_address(before)} is the address of {said}" if said and " " not in said else said
+    if event.why in (Why.HEALTH, Why.UNHEALTHY):
+        return said or _findings(after or before)
+    if event.why is Why.EXPIRED and before is not None:
+        return said or f"its lease ran out: nobody renewed it for {before.ttl.ToMilliseconds() / 1e3:g} s"
+    if before is not None and after is not None:
+        return said or ", ".join(_differences(before, after))
+    return said
+
+
+def _findings(it: Instance | None) -> str:
+    """What the checks of an instance say that are not well; all of them if they are."""
+    results = it.check_results if it is not None else ()
+    bad = [result for result in results if result.health != HEALTHY]
+    return "; ".join(f"{result.name}: {result.output}" for result in bad or results)
+
+
+def _differences(before: Instance, after: Instance) -> Iterator[str]:
+    for name in _FIELDS:
+        was, is_ = getattr(before, name), getattr(after, name)
+        if was != is_:
+            yield f"{name} {_shown(before, name)} -> {_shown(after, name)}"
+
+
+def _shown(it: Instance, name: str) -> str:
+    """A field of an instance for people."""
+    field, value = it.DESCRIPTOR.fields_by_name[name], getattr(it, name)
+    if field.enum_type is not None:
+        known = field.enum_type.values_by_number.get(value)
+        return known.name if known else str(value)
+    match name:
+        case "tags":
+            text = ",".join(value)
+        case "metadata":
+            text = ",".join(f"{key}={value[key]}" for key in sorted(value))
+        case "locality":
+            text = "/".join((value.region, value.zone, value.sub_zone)).rstrip("/")
+        case "ttl":
+            text = f"{value.ToMilliseconds() / 1e3:g}s"
+        case "checks":
+            text = ",".join(check.name for check in value)
+        case _:
+            text = str(value)
+    return (text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…") or "none"
+
+
+def _address(it: Instance) -> str:
+    return f"[{it.host}]:{it.port}" if ":" in it.host else f"{it.host}:{it.port}"

@@ -6,11 +6,12 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import sys
 import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,12 @@ from tests.support.stubs import CARGO_TARGET, SHORT_LIVED_JAVA
 from tests.support.waiting import eventually_async, until
 
 XDS = SOURCES / "xds"
-ANSWER_S = 150.0
+# How long a client may take to answer a line: the second one for many calls, of which each may take 5 s.
+ANSWER_S = 45.0
+ANSWER_MANY_S = 150.0
+MANY = 100
+STACKS_S = 3.0
+STACKS = 50_000
 START_S = 30.0
 _ENVOY = Path(__file__).parent / "envoy.txt"
 _COPY_JARS = "org.apache.maven.plugins:maven-dependency-plugin:3.9.0:copy-dependencies"
@@ -122,7 +128,7 @@ class Told:
 
 def told(line: str) -> Told:
     """What a program's line says."""
-    words, failed, longest_ms, text = line.rstrip("\n").split("\t")
+    words, failed, longest_ms, text = line.rstrip("\n").split("\t", 3)
     counts = (word.rpartition("=") for word in words.split())
     return Told(Counter({name: int(count) for name, _, count in counts}), int(failed), int(longest_ms), text)
 
@@ -134,12 +140,13 @@ class Client:
         self.name = name
         self._process = process
         self._log = log
+        self._silent = ""
 
     async def wait(self) -> Told:
         return await self._ask("wait")
 
     async def call(self, count: int) -> Told:
-        return await self._ask(f"call {count}")
+        return await self._ask(f"call {count}", ANSWER_MANY_S if count > MANY else ANSWER_S)
 
     async def load(self, rate: int) -> None:
         await self._ask(f"load {rate}")
@@ -164,14 +171,30 @@ class Client:
     def log_text(self) -> str:
         return self._log.read_text(errors="replace")[-2000:]
 
-    async def _ask(self, line: str) -> Told:
+    async def _ask(self, line: str, timeout_s: float = ANSWER_S) -> Told:
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
+        assert not self._silent, self._silent
         process.stdin.write(f"{line}\n".encode())
-        answer = await asyncio.wait_for(process.stdout.readline(), ANSWER_S)
+        try:
+            answer = await asyncio.wait_for(process.stdout.readline(), timeout_s)
+        except TimeoutError:
+            self._silent = f"{self.name} did not answer {line!r} within {timeout_s:g} s: {await self._stacks()}"
+            raise AssertionError(self._silent) from None
         assert answer, f"{self.name} ended: {self.log_text}"
         return told(answer.decode())
+
+    async def _stacks(self) -> str:
+        """Where each of its threads is, from the runtimes that tell it of themselves when they are asked to quit."""
+        assert self._process.stdout is not None
+        said = bytearray()
+        self._process.send_signal(signal.SIGQUIT)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STACKS_S):
+                while more := await self._process.stdout.read(65_536):  # Java tells it here, and lives on
+                    said += more
+        return f"{self._log.read_text(errors='replace')[-STACKS:]}{said.decode(errors='replace')[-STACKS:]}"
 
 
 def bootstrap(registry: str, *options: str) -> str:

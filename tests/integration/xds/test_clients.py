@@ -3,11 +3,7 @@ at the same time, and what each of them has to say of each part of it."""
 
 from __future__ import annotations
 
-import asyncio
-import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -15,12 +11,12 @@ import pytest
 import registry_client
 from registry_client import Health, RegistryClient, Status
 from tests.integration.xds.stage import SERVICE, BackEnds, back_ends
+from tests.integration.xds.story import Story, Tellings
 from tests.support.building import NotBuilt
 from tests.support.servers import RegistryServer
 from tests.support.waiting import passed
 from tests.support.xds_clients import KINDS, Client, client
 
-RATE = 30
 CALLS = 10_000
 WITHIN = 0.02  # of all calls
 GONE_S = 30.0
@@ -28,44 +24,6 @@ BACK_WITHIN_S = 90.0  # whoever was refused for half a minute waits as long agai
 STORY_S = 600.0
 # tonic-xds takes the better of two at random, whatever they weigh.
 KNOWS_NO_WEIGHTS = ("rust",)
-
-Act = Callable[[Client], Awaitable[None]]
-
-
-@dataclass
-class Story:
-    """The clients, and what went wrong for each of them in each part."""
-
-    clients: dict[str, Client] = field(default_factory=dict)
-    not_built: dict[str, NotBuilt] = field(default_factory=dict)
-    wrong: dict[tuple[str, str], str] = field(default_factory=dict)
-    told: set[str] = field(default_factory=set)
-    broken: str = ""
-
-    async def part(self, name: str, act: Act) -> None:
-        """All do the same at the same time."""
-        self.told.add(name)
-        await asyncio.gather(*(self._one(name, it, act) for it in self.clients.values()))
-
-    async def _one(self, name: str, it: Client, act: Act) -> None:
-        try:
-            await act(it)
-        except Exception as error:  # whatever it is, the others go on
-            self.wrong.setdefault((name, it.name), f"{type(error).__name__}: {error}")
-
-    @asynccontextmanager
-    async def under_load(self, name: str) -> AsyncIterator[None]:
-        """All call all the time meanwhile, and no call may fail."""
-        await self.part(name, lambda it: it.load(RATE))
-        try:
-            yield
-        finally:
-            await self.part(name, self._stopped)
-
-    async def _stopped(self, it: Client) -> None:
-        came = await it.stop()
-        assert not came.failed, came
-        assert came.calls, came
 
 
 async def _told(story: Story, folder: Path) -> None:
@@ -172,24 +130,15 @@ PARTS = ("discovery", "weights", "drain", "health", "scaling", "restart", "gone 
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    told = Story()
-
-    async def tell() -> None:
-        async with asyncio.timeout(STORY_S):
-            await _told(told, tmp_path_factory.mktemp("xds"))
-
-    try:
-        asyncio.run(tell())
-    except Exception:
-        told.broken = traceback.format_exc()
-    return told
+def tellings(tmp_path_factory: pytest.TempPathFactory) -> Tellings:
+    return Tellings(_told, lambda: tmp_path_factory.mktemp("xds"), STORY_S)
 
 
 @pytest.mark.timeout(1800)  # the first time the clients are built
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_client(kind: str, part: str, story: Story) -> None:
+def test_client(kind: str, part: str, tellings: Tellings, request: pytest.FixtureRequest) -> None:
+    story = tellings.for_run(request)
     if kind in story.not_built:
         pytest.skip(f"no xDS client {kind}: {story.not_built[kind]}")
     assert not story.broken, story.broken

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import traceback
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from registry_client import (
     TrafficPolicy,
 )
 from tests.integration.xds.stage import SERVICE, back_ends
-from tests.integration.xds.test_clients import Story
+from tests.integration.xds.story import Story, Tellings
 from tests.support.building import NotBuilt
 from tests.support.servers import RegistryServer
 from tests.support.waiting import eventually_async
@@ -88,7 +86,7 @@ async def _story(story: Story, registry: RegistryClient) -> None:
     await _put(registry, balancing=Balancing.PICK_FIRST)
     await _accepted(registry)
     await story.part("pick first", _picks_as_it_can)
-    story.told.add("what is asked is taken")
+    story.told["what is asked is taken"] = 0.0
     for name, why in (await _rejections(registry)).items():
         story.wrong["what is asked is taken", name] = why
     await registry.policy.delete(SERVICE)
@@ -156,24 +154,15 @@ async def _accepted(registry: RegistryClient) -> None:
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    told = Story()
-
-    async def tell() -> None:
-        async with asyncio.timeout(STORY_S):
-            await _told(told, tmp_path_factory.mktemp("xds"))
-
-    try:
-        asyncio.run(tell())
-    except Exception:
-        told.broken = traceback.format_exc()
-    return told
+def tellings(tmp_path_factory: pytest.TempPathFactory) -> Tellings:
+    return Tellings(_told, lambda: tmp_path_factory.mktemp("xds"), STORY_S)
 
 
 @pytest.mark.timeout(1800)  # the first time the clients are built
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_client(kind: str, part: str, story: Story) -> None:
+def test_client(kind: str, part: str, tellings: Tellings, request: pytest.FixtureRequest) -> None:
+    story = tellings.for_run(request)
     if kind in story.not_built:
         pytest.skip(f"no xDS client {kind}: {story.not_built[kind]}")
     assert not story.broken, story.broken

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
 import itertools
+import signal
 import sys
 import threading
 import time
@@ -100,6 +102,7 @@ class Caller:
 
 
 def main() -> None:
+    faulthandler.register(signal.SIGQUIT)
     caller = Caller(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "")
     words = {"wait": caller.wait, "call": caller.many, "load": caller.load, "stop": caller.stop}
     for line in sys.stdin:

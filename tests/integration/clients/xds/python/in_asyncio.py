@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import itertools
+import signal
 import sys
 import time
 
@@ -96,6 +98,7 @@ class Caller:
 
 
 async def main() -> None:
+    faulthandler.register(signal.SIGQUIT)
     caller = Caller(sys.argv[1])
     load: Load | None = None
     while line := await asyncio.to_thread(sys.stdin.readline):

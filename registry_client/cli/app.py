@@ -32,6 +32,7 @@ from registry_client.cli.show import (
     say,
     spell_what_cannot_be_written,
 )
+from registry_client.cli.top import top
 from registry_client.cli.whoami import whoami
 from registry_client.cli.writing import deregister, drain, update
 from registry_client.cli.xds import xds
@@ -128,7 +129,7 @@ def main(context: click.Context, /, **options: Any) -> None:
 
 
 for command in (
-    *(namespaces, services, instances, watch, health, checks, policy, register, update, drain, deregister),
+    *(namespaces, services, instances, watch, top, health, checks, policy, register, update, drain, deregister),
     *(export_, import_, sync, xds, whoami, ready),
 ):
     main.add_command(command)

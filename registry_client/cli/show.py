@@ -1,4 +1,7 @@
-"""SHELL: the one door to the terminal. What goes through it is made plain first; only colours of our own are not."""
+"""SHELL: the one door to the terminal. What goes through it is made plain first; only colours of our own are not.
+
+Who shows more than lines gets a `screen`, and makes plain what others wrote himself.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import click
 from google.protobuf.json_format import Error, MessageToDict
+from rich.console import Console
+from rich.live import Live
 
 from registry_client.cli.plain import document, plain
 from registry_client.cli.table import lay_out
@@ -68,6 +73,23 @@ def say_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, wide:
     width = shutil.get_terminal_size().columns if for_people else None
     head, *lines = lay_out(columns, [list(map(plain, row)) for row in rows], width)
     _write("\n".join([click.style(head, bold=True), *lines]))
+
+
+def screen() -> Live | None:
+    """The whole terminal, to be entered; None where there is none, or one that cannot be drawn on."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return None
+    console = Console(file=sys.stdout)
+    if console.is_dumb_terminal:
+        return None
+    return Live(
+        console=console,
+        screen=True,
+        auto_refresh=False,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        vertical_overflow="crop",
+    )
 
 
 def as_dict(message: Message) -> dict[str, object]:

@@ -48,8 +48,9 @@ def _narrowed(widths: list[int], cuts: Iterable[int], width: int) -> list[int]:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return GAP.join(map(_cell, cells, widths)).rstrip()
+    return GAP.join(map(cell, cells, widths)).rstrip()
 
 
-def _cell(text: str, width: int) -> str:
+def cell(text: str, width: int) -> str:
+    """A text in exactly so many cells."""
     return set_cell_size(text, width) if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"

@@ -129,6 +129,25 @@ class Terminal:
     def press(self, keys: str) -> None:
         os.write(self._terminal, keys.encode())
 
+    def resize(self, width: int, height: int) -> None:
+        """Give the terminal another size, of which its processes are told."""
+        fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+
+    def take(self, text: str) -> str:
+        """Read until `text` was said, and forget what was said so far, which is returned."""
+        said, self.said = self.read_until(text), ""
+        return said
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def echoes(self) -> bool:
+        """Whether the terminal shows what is typed, a line at a time, as it does for a shell."""
+        flags: int = termios.tcgetattr(self._terminal)[3]
+        return bool(flags & termios.ECHO) and bool(flags & termios.ICANON)
+
     def wait(self) -> int:
         """Read to the end; the exit code as a shell shows it."""
         deadline = time.monotonic() + WAIT_S

@@ -17,7 +17,7 @@ from tests.support.registryctl import REGISTRYCTL, complaint_of, ctl, ended, lin
 from tests.support.servers import ROOT, RegistryServer
 
 COMMANDS = ["namespaces", "services", "instances", "watch", "health", "register", "update", "drain", "deregister"]
-COMMANDS += ["export", "import", "sync", "ready"]
+COMMANDS += ["export", "import", "sync", "top", "ready"]
 
 pytestmark = pytest.mark.usefixtures("address")
 

@@ -225,7 +225,7 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     port = _port(config, Streams(rng), entrance, *services)
     bridges = _bridges(config, truth, health.prober)
     rereading = Rereading(entrance.warden, config.access, read_access_of) if entrance.warden else None
-    admin = _admin(config, truth, health, entrance, answering)
+    admin = _admin(config, truth, health, entrance, answering, xds)
     return _Parts(truth, health, entrance, answering, xds, bridges, rereading, port, admin)
 
 
@@ -277,11 +277,13 @@ def _diagnosis(truth: _Truth, entrance: _Entrance, book: PolicyBook, xds: Contro
     return DiagnosisService(truth.feed, entrance.audience, book, xds, past, clocks).service()
 
 
-def _admin(config: Config, truth: _Truth, health: _Health, entrance: _Entrance, answering: HealthService) -> Admin:
+def _admin(
+    config: Config, truth: _Truth, health: _Health, entrance: _Entrance, answering: HealthService, xds: ControlPlane
+) -> Admin:
     known = entrance.warden.known if entrance.warden else _anybody
     hub, audit = truth.rounds.hub, entrance.audit
     counting = Counting(entrance.calls, truth.store, truth.feed, hub, entrance.gate, health.prober, audit)
-    return Admin(config, Seen(lambda: answering.is_serving, known, counting))
+    return Admin(config, Seen(lambda: answering.is_serving, known, counting, entrance.audience, xds.list_clients))
 
 
 def _bridges(config: Config, truth: _Truth, prober: Prober) -> list[Bridge]:

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from registry_server.config import Config, ConfigError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
+    from registry_api.registry.v1 import xds_pb2
     from registry_server.admin.server import AdminServer
+    from registry_server.audience import Audience
     from registry_server.metrics.counting import Counting
+    from registry_server.page.making import LivePage
     from registry_server.rpc.table import Caller
 
 log = logging.getLogger(__name__)
@@ -25,6 +28,8 @@ class Seen(NamedTuple):
     is_serving: Callable[[], bool]
     known: Callable[[Caller], Caller]  # who a caller is; raises Unauthenticated
     counting: Counting
+    audience: Audience
+    list_xds: Callable[[xds_pb2.ListClientsRequest, Caller], Awaitable[bytes]]  # ListClients of registry.v1.Xds
 
 
 class Admin:
@@ -35,7 +40,8 @@ class Admin:
         self._must = config.admin != "auto"
         has_secrets = config.access.is_on and not config.access.anonymous.grants
         hosts = None if has_secrets else [self._address.rpartition(":")[0]]
-        self._server = _server(hosts, seen) if self._address else None
+        self._page = _page(config, seen) if self._address else None
+        self._server = _server(hosts, seen, self._page) if self._page is not None else None
 
     async def start(self) -> None:
         """Listen, if it is asked for. Raises ConfigError for an address that cannot be had."""
@@ -53,15 +59,29 @@ class Admin:
 
     async def stop(self) -> None:
         """End it. May be called more than once."""
+        if self._page is not None:
+            self._page.close()
         if self._server is not None:
             await self._server.stop()
 
 
-def _server(hosts: list[str] | None, seen: Seen) -> AdminServer:
+def _page(config: Config, seen: Seen) -> LivePage:
+    from registry_server.page.making import LivePage, Sights
+
+    is_serving, known, counting, audience, list_xds = seen
+    store, has_access = config.store.partition(":")[0], config.access.is_on
+    return LivePage(Sights(counting, audience, list_xds, known, is_serving, store, has_access))
+
+
+def _server(hosts: list[str] | None, seen: Seen, page: LivePage) -> AdminServer:
     from registry_server.admin.server import AdminServer
     from registry_server.admin.wellness import wellness
     from registry_server.limits.overload import Work
     from registry_server.metrics.exposition import metrics
 
-    routes = [*wellness(lambda: seen.counting.feed.stale_for_s, seen.is_serving), metrics(seen.counting)]
+    routes = [
+        *wellness(lambda: seen.counting.feed.stale_for_s, seen.is_serving),
+        metrics(seen.counting),
+        *page.routes(),
+    ]
     return AdminServer(routes, seen.known, hosts, partial(seen.counting.gate.within, work=Work.READ))

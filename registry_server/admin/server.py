@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from registry_server.admin.logins import Logins
 from registry_server.admin.lookout import Lookout
 from registry_server.errors import LimitExceeded, PermissionDenied, RequestError, Unauthenticated, Unavailable
-from registry_server.rpc.table import Caller, Credentials, Needs
+from registry_server.rpc.table import OPEN, Caller, Credentials, Needs
 from registry_server.sockets import BACKLOG, Bound, bound
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ MAX_BODY_BYTES = 64 * 1024
 IDLE_S = 30.0
 # How long a connection may take to ask the first time.
 ASK_S = 10.0
+# What is asked by the page's script, under this path, brings up no window of the browser's own that asks who is there.
+API = "/api/"
 # How long answers that are under way may take when the server stops.
 LEAVING_S = 1.0
 IPV4_PARTS = 2
@@ -50,16 +53,20 @@ _ASK_WHO: Mapping[str, str] = {
     hdrs.WWW_AUTHENTICATE: 'Basic realm="grpc-registry: the token is the password", charset="UTF-8"'
 }
 
+_ASK_SCRIPT: Mapping[str, str] = {hdrs.WWW_AUTHENTICATE: 'Bearer realm="grpc-registry"'}
+
 Answer = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
 Within = Callable[[Caller], AbstractContextManager[None]]
 
 
 class Route(NamedTuple):
-    """What GET of a path, as aiohttp writes paths (`/api/services/{name}`), is answered to whom has what it needs."""
+    """What GET of a path, as aiohttp writes paths (`/api/services/{name}`), is answered to whom has what it needs. One
+    that goes on and on is no request that is under way: it bounds itself."""
 
     path: str
     answer: Answer
     needs: Needs
+    goes_on: bool = False
 
 
 class AdminServer:
@@ -77,10 +84,13 @@ class AdminServer:
     ) -> None:
         self._known = known
         self._within = within
+        self._logins = Logins(known)
         self._hosts = None if hosts is None else frozenset(("localhost", *(it.lower() for it in hosts)))
         app = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY_BYTES)
         for route in routes:
             app.router.add_get(route.path, self._answering(route))
+        for path, answer in (("login", self._logins.login), ("logout", self._logins.logout)):
+            app.router.add_post(API + path, self._answering(Route(API + path, answer, OPEN)))
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -167,7 +177,7 @@ class AdminServer:
         except web.HTTPException as error:
             response = await _refused(error.status, error.reason.lower(), error.headers)
         except Unauthenticated as error:
-            response = await _refused(401, str(error), _ASK_WHO)
+            response = await _refused(401, str(error), _ASK_SCRIPT if request.path.startswith(API) else _ASK_WHO)
         except PermissionDenied as error:
             response = await _refused(403, str(error))
         except LimitExceeded as error:
@@ -196,15 +206,22 @@ class AdminServer:
 
     def _answering(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def answer(request: web.Request) -> web.StreamResponse:
-            said = request.headers.get("Authorization", "")
+            caller = Caller(_peer(request), credentials=self._shown(request))
             if route.needs.right is None:
-                return await route.answer(request, Caller(_peer(request), credentials=_credentials(said)))
-            with self._within(Caller(_peer(request))):
-                caller = self._known(Caller(_peer(request), credentials=_credentials(said)))
-                route.needs.check(caller, None)
                 return await route.answer(request, caller)
+            with self._within(Caller(_peer(request))):
+                caller = self._known(caller)
+                route.needs.check(caller, None)
+                if not route.goes_on:
+                    return await route.answer(request, caller)
+            return await route.answer(request, caller)
 
         return answer
+
+    def _shown(self, request: web.Request) -> Credentials:
+        """What a request shows of who asks: in its header, or when its session began."""
+        said = request.headers.get(hdrs.AUTHORIZATION)
+        return self._logins.shown(request) if said is None else _credentials(said)
 
 
 def _peer(request: web.Request) -> str:

@@ -29,6 +29,7 @@ class ControlPlane:
         self._reports = LoadReports(loads, time.time)
         self.streams = XdsService(resources, hub, time.time, loads.forget)
         self._answers = XdsAnswers(self.streams.streams, loads, partial(_header, feed))
+        self.list_clients = self._answers.list_clients
         self._resolving = Resolving(hosts, self.streams.moved, time.monotonic)
         self._loaded = feed.loaded
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.source import ROOT, tracked_files
 
+KINDS = (".py", ".pyi", ".proto", "py.typed", ".html", ".js", ".css", ".svg")
 BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
 
 
@@ -53,9 +54,7 @@ def test_wheel_has_the_packages_alone(wheel: zipfile.ZipFile) -> None:
     info = {name for name in names if ".dist-info/" in name}
     packages = ("protos/registry_api/", "registry_checks/", "registry_server/", "registry_client/", "balancer/")
     wanted = {
-        path.removeprefix("protos/")
-        for path in tracked_files()
-        if path.startswith(packages) and path.endswith((".py", ".pyi", ".proto", "py.typed"))
+        path.removeprefix("protos/") for path in tracked_files() if path.startswith(packages) and path.endswith(KINDS)
     }
     assert names - info == wanted
 

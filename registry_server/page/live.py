@@ -1,0 +1,88 @@
+"""SHELL: what an open page is told, as it happens: server-sent events, on one connection for each page."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+
+from registry_server.errors import RequestError, Unavailable
+from registry_server.page.display import Data, Display, Message
+from registry_server.rpc.table import Caller
+
+# So many pages may be open. Those that nobody sees close their streams.
+MAX_PAGES = 64
+# How long a page waits for what changed, at the least, and for the numbers of the server.
+LOOK_S, TICK_S = 0.2, 2.0
+# What a page is told may take so much of the time; the rest is everybody else's. And so long it waits at the most.
+SHARE, LONGEST_REST_S = 0.1, 3.0
+# Who does not take a message within this is gone.
+WRITE_S = 20.0
+
+
+class Pages:
+    """All pages that are open. `numbers` says how the server is; `known` who a caller is by now."""
+
+    def __init__(self, numbers: Callable[[Caller], Data], known: Callable[[Caller], Caller]) -> None:
+        self._numbers = numbers
+        self._known = known
+        self._open = 0
+        self._is_over = asyncio.Event()
+
+    def close(self) -> None:
+        """The server stops: every page is told no more."""
+        self._is_over.set()
+
+    async def show(self, request: web.Request, caller: Caller, display: Display) -> web.StreamResponse:
+        """Tell a page until it goes, or may not see it any more. Raises Unavailable when there are too many."""
+        if self._open >= MAX_PAGES or self._is_over.is_set():
+            raise Unavailable(f"{MAX_PAGES} pages are open already")
+        self._open += 1
+        try:
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+            await response.prepare(request)
+            await self._tell(response, caller, display)
+        except (ConnectionError, TimeoutError):
+            pass  # it is gone
+        finally:
+            self._open -= 1
+        return response
+
+    async def _tell(self, response: web.StreamResponse, caller: Caller, display: Display) -> None:
+        numbers_at = 0.0
+        while not self._is_over.is_set():
+            began = time.monotonic()
+            if began >= numbers_at:
+                numbers_at = began + TICK_S
+                if not self._may_go_on(caller):
+                    return
+                await _write(response, Message("server", self._numbers(caller)))
+                for message in display.held():
+                    await _write(response, message)
+            for message in display.messages():
+                await _write(response, message)
+            took = time.monotonic() - began
+            await self._rest(min(max(LOOK_S, took / SHARE), LONGEST_REST_S))
+
+    def _may_go_on(self, caller: Caller) -> bool:
+        """Whether who opened the page is still who that was, and may do the same."""
+        try:
+            now = self._known(caller)
+        except RequestError:
+            return False
+        return (now.identity, now.rights) == (caller.identity, caller.rights)
+
+    async def _rest(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._is_over.wait()
+
+
+async def _write(response: web.StreamResponse, message: Message) -> None:
+    """Raises ConnectionError, TimeoutError. Others have a turn between two messages."""
+    said = json.dumps(message.data, separators=(",", ":"))
+    async with asyncio.timeout(WRITE_S):
+        await response.write(f"event: {message.event}\ndata: {said}\n\n".encode())
+    await asyncio.sleep(0)

@@ -1,0 +1,112 @@
+// One instance: all that is known of it, its checks, its life.
+
+import { el, pairs } from "./dom.js";
+import { spells } from "./events.js";
+import { ask } from "./live.js";
+import { reason, span } from "./model.js";
+import { life } from "./pictures.js";
+
+const AGAIN_MS = 700;
+
+export class Detail {
+  constructor(closed) {
+    this.closed = closed;
+    this.node = el("section", { className: "card detail", hidden: true, aria: { label: "Instance" } });
+  }
+
+  /** Of this id; `row` is what the list knows of it, if anything. */
+  show(service, id, row, isWhole) {
+    this.node.hidden = !id;
+    const name = id && `${service.namespace}/${service.name}/${id}`;
+    if (name !== this.name) {
+      this.known = null;
+      this.askedAt = 0;
+    }
+    Object.assign(this, { service, id, row, name, isWhole });
+    if (id) {
+      this.draw();
+      this.askSoon();
+    }
+  }
+
+  /** Not more often than so: an instance may change with every check. */
+  askSoon() {
+    clearTimeout(this.asking);
+    this.asking = setTimeout(() => this.ask(), Math.max(0, this.askedAt + AGAIN_MS - Date.now()));
+  }
+
+  async ask() {
+    const { name, service, id } = this;
+    this.askedAt = Date.now();
+    try {
+      const known = await ask(`instance?${new URLSearchParams({ namespace: service.namespace, service: service.name, id })}`);
+      if (name === this.name) this.known = known;
+    } catch (error) {
+      if (name === this.name) this.known = { wrong: error.message };
+    }
+    if (name === this.name) this.draw();
+  }
+
+  draw() {
+    const { id, row, known } = this;
+    const close = el("button", { type: "button", text: "close", aria: { label: `close ${id}` }, on: { click: this.closed } });
+    const parts = [el("div", { className: "bar" }, el("h2", { text: id }), close)];
+    if (row) parts.push(el("p", { className: "state", data: { state: row.state }, text: row.text }));
+    else if (this.isWhole && known && !known.instance) parts.push(el("p", { className: "state", data: { state: "gone" }, text: "not registered" }));
+    if (known?.wrong) parts.push(el("p", { className: "wrong", text: known.wrong }));
+    if (known?.instance) parts.push(...facts(known.instance));
+    else if (row) parts.push(pairs(["address", row.address], ["weight", `${row.weight}`], ["version", row.version], ["zone", row.zone]));
+    if (row?.gone && !known?.history?.length) parts.push(el("p", { text: `left: ${reason(row.gone.cause)}` }));
+    parts.push(...history(known?.history, row));
+    const { scrollTop } = this.node;
+    this.node.replaceChildren(...parts);
+    this.node.scrollTop = scrollTop;
+  }
+}
+
+function facts(it) {
+  const place = [it.locality?.region, it.locality?.zone, it.locality?.sub_zone].filter(Boolean).join(" / ");
+  const parts = [
+    pairs(
+      ["address", el("code", { text: `${it.host}:${it.port}` })],
+      ["status", it.status ?? "ACTIVE"],
+      ["health", it.health ?? "UNKNOWN"],
+      ["weight", `${it.weight ?? 100}`],
+      ["version", it.version],
+      ["place", place],
+      ["lease", it.ttl && `ends ${it.ttl} after its last renewal`],
+      ["registered", it.registered_at && when(it.registered_at)],
+      ["by", it.registered_by],
+      ["taken from", it.origin],
+      ["leaves", it.leaves_at && when(it.leaves_at)],
+      ["generation", it.generation],
+      ["revision", it.revision],
+      ["tags", (it.tags ?? []).join(", ")],
+    ),
+  ];
+  const metadata = Object.entries(it.metadata ?? {});
+  if (metadata.length) parts.push(el("h3", { text: "metadata" }), pairs(...metadata));
+  if (it.check_results?.length) parts.push(el("h3", { text: "checks" }), checks(it.check_results));
+  return parts;
+}
+
+function checks(results) {
+  const line = (it) => el("li", {}, el("span", { className: "state", data: { state: (it.health ?? "UNKNOWN").toLowerCase() }, text: it.name }), ` ${it.output ?? ""} `, el("small", { text: it.checked_at ? when(it.checked_at) : "" }));
+  return el("ul", { className: "events" }, results.map(line));
+}
+
+function history(events, row) {
+  if (!events?.length) return [];
+  const now = Date.now();
+  const [first] = events.slice(-1);
+  const begins = Math.min(first.at, row?.registered || first.at);
+  const line = (it) => el("li", {}, el("time", { datetime: new Date(it.at).toISOString(), text: clock(it.at) }), el("strong", { text: it.cause }), it.who ? ` by ${it.who}` : "", it.said ? `: ${it.said}` : "");
+  return [
+    el("h3", { text: "its life" }),
+    life(spells(events, now), events.map((it) => [it.at, `${clock(it.at)} ${it.cause}`]), begins, now),
+    el("ul", { className: "events" }, events.map(line)),
+  ];
+}
+
+export const clock = (ms) => new Date(ms).toLocaleTimeString("en-GB");
+const when = (text) => `${new Date(text).toLocaleString("en-GB")} (${span(Date.now() - Date.parse(text))} ago)`.replace("(0 s ago)", "(now)");

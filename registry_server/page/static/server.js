@@ -1,0 +1,55 @@
+// This server, and its store.
+
+import { el, pairs } from "./dom.js";
+import { number, span } from "./model.js";
+
+export class Server {
+  constructor() {
+    this.own = el("div", {});
+    this.store = el("div", {});
+    this.pushes = el("div", {});
+    const card = (name, node) => el("section", { className: "card wide-card", aria: { label: name } }, el("h2", { text: name }), node);
+    this.nodes = [card("This server", this.own), card("Its store", this.store), card("Who is told", this.pushes)];
+  }
+
+  open(numbers) {
+    if (numbers) this.told(numbers);
+  }
+
+  told({ at, began, identity, serving, epoch, revision, store, pushes }) {
+    this.own.replaceChildren(
+      pairs(
+        ["serves", serving ? "yes" : "no: it is stopping"],
+        ["runs for", span(at - began)],
+        ["epoch", el("code", { text: epoch })],
+        ["revision", number(revision)],
+        ["you are", identity],
+        ["numbers", el("a", { href: "metrics", text: "/metrics" })],
+      ),
+    );
+    const state = store.away === null ? ["healthy", "reached"] : ["critical", `away for ${span(store.away * 1000)}`];
+    this.store.replaceChildren(
+      pairs(
+        ["kind", store.kind],
+        ["is", el("span", { className: "state", data: { state: state[0] }, text: state[1] })],
+        ["commits", number(store.commits)],
+        ["took", store.commits ? `${((store.commit_s / store.commits) * 1000).toFixed(2)} ms each` : ""],
+        ["not reached, or failed", number(store.failed)],
+        ["renewals held", number(store.held)],
+        ["instances held", number(store.waiting)],
+        ["records skipped", number(store.flaws)],
+      ),
+    );
+    this.pushes.replaceChildren(
+      pairs(
+        ["streams", number(pushes.streams)],
+        ["readers", number(pushes.readers)],
+        ["not done with what they were sent", number(pushes.behind)],
+        ["messages", number(pushes.messages)],
+        ["sent", `${(pushes.bytes / 1e6).toFixed(1)} MB`],
+        ["changes", number(pushes.changes)],
+        ["calls", number(pushes.calls)],
+      ),
+    );
+  }
+}

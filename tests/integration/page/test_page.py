@@ -1,0 +1,268 @@
+"""The live page in a real browser, on a real server: what people see, how they get about, and what it costs."""
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from registry_client import Instance, sync
+from tests.support.access import file_of, token
+from tests.support.browser import Browser
+from tests.support.etcd import free_port
+from tests.support.servers import RegistryServer
+from tests.support.watched_server import SERVICE, WatchedServer
+
+HOST = "127.0.0.1"
+INSTANCES = 10_000
+# No task of the page's may take longer, on a machine that is busy with other tests. Alone: 20 to 40 ms.
+LONGEST_TASK_MS = 400
+LONGEST_STEP_S = 0.020
+MARKUP = '<img src=x onerror="window.hit=1"><script>window.hit=2</script>&amp;\''
+
+
+class Site(NamedTuple):
+    """A server with a page."""
+
+    server: RegistryServer
+    page: str
+
+    @property
+    def address(self) -> str:
+        return self.server.address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with Browser() as browser:
+        yield browser
+
+
+def site(folder: Path, *args: str, instances: int | None = None) -> Site:
+    admin = f"{HOST}:{free_port()}"
+    args = ("--admin", admin, *args)
+    if instances is None:
+        return Site(RegistryServer(folder, args=args).start(), f"http://{admin}/")
+    return Site(WatchedServer(folder, instances=instances, args=args).start(), f"http://{admin}/")
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    made = site(tmp_path_factory.mktemp("empty"))
+    yield made
+    made.server.close()
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    made = site(tmp_path_factory.mktemp("full"), instances=INSTANCES)
+    yield made
+    made.server.close()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("guarded")
+    file = folder / "access.toml"
+    file.write_text(file_of())
+    made = site(folder, "--access-file", str(file))
+    yield made
+    made.server.close()
+
+
+@pytest.fixture
+def uncomplaining(browser: Browser) -> Iterator[Browser]:
+    """It has nothing to say against the page: no policy is broken, no script fails."""
+    browser.complaints()
+    yield browser
+    assert browser.complaints() == []
+
+
+def row(service: str = SERVICE) -> str:
+    return f".services .row[title*='{service}']"
+
+
+# ---- what is shown
+
+
+def test_an_empty_registry_says_so_and_shows_what_comes_and_why_it_goes(uncomplaining: Browser, empty: Site) -> None:
+    browser = uncomplaining
+    browser.open(empty.page)
+    browser.shows("#link", "live")
+    browser.shows(".instances", "Nothing is registered yet")
+    with sync.connect(empty.address) as registry:
+        with registry.register(Instance("player", HOST, 8001, id="p1"), ttl=60) as registered:
+            browser.shows(".services", "default/player")
+            browser.one(".services .row").click()
+            browser.shows(".instances", "p1")
+            registered.update(weight=0)
+            browser.shows(".instances .row", "weight 0")
+        browser.until(lambda: browser.all(".instances .row[data-state=gone]"), "it is grey")
+        assert "deregistered" in browser.text(".instances .row")
+        registry.register_once(Instance("player", HOST, 8002, id="p2"), ttl=2)
+        browser.shows(".instances .row", "p2")
+        browser.shows(".instances .row", "its lease ran out")
+    assert "default/player" in browser.text(".services .row[data-state=gone]")
+
+
+def test_what_is_registered_is_there_soon(uncomplaining: Browser, empty: Site) -> None:
+    """Within a second by docs/page.md; here a machine may be busy."""
+    browser = uncomplaining
+    browser.open(empty.page + "#/services/default/soon")
+    browser.shows("#link", "live")
+    with sync.connect(empty.address) as registry:
+        began = time.monotonic()
+        registry.register_once(Instance("soon", HOST, 8003, id="now"), ttl=60)
+        browser.shows(".instances .row", "now")
+        assert time.monotonic() - began < 5
+
+
+def test_names_are_text_and_never_markup(uncomplaining: Browser, empty: Site) -> None:
+    """Whatever stands in an instance: most of it is for whoever registers to say."""
+    browser = uncomplaining
+    hostile = Instance(
+        "shop", HOST, 8004, id="x1", version=MARKUP, tags=[MARKUP], metadata={MARKUP: MARKUP, "a": "</script>"}
+    )
+    with sync.connect(empty.address) as registry:
+        registry.register_once(hostile, ttl=60)
+    for hash_ in (
+        "#/services/default/shop/x1",
+        f"#/services/{MARKUP.replace('/', '%2F')}/{MARKUP.replace('/', '%2F')}",
+        "#/<b>",
+    ):
+        browser.open(empty.page + hash_)
+        browser.shows("#link", "live")
+    browser.open(empty.page + "#/services/default/shop/x1")
+    browser.shows(".detail", MARKUP)
+    browser.one("#search").send_keys("<script>")
+    browser.shows("#found", "x1")
+    assert not browser.all("main img, main script, #found img, #found script")
+    assert browser.run("return window.hit") is None
+    browser.complaints()
+
+
+def test_who_is_connected(uncomplaining: Browser, empty: Site) -> None:
+    browser = uncomplaining
+    with sync.connect(empty.address) as registry, registry.watch("player"):
+        browser.open(empty.page + "#/connected")
+        browser.shows("[aria-label=Streams] .row", "Registry/Watch")
+        assert "up to date" in browser.text("[aria-label=Streams] .row")
+
+
+# ---- how one gets about
+
+
+def test_by_keys_alone(uncomplaining: Browser, full: Site) -> None:
+    browser = uncomplaining
+    down, enter, escape = "\ue015", "\ue007", "\ue00c"
+    browser.open(full.page)
+    browser.shows(".services .row", SERVICE)
+    browser.press("/")
+    browser.press("i000777" + enter)
+    browser.shows("#found a", "i000777")
+    browser.press(enter)
+    browser.shows(".detail h2", "i000777")
+    browser.press("i")
+    browser.run("document.querySelector('.instances .list').focus()")
+    browser.press(down + enter)
+    browser.shows(".detail h2", "i000778")
+    browser.press(escape)
+    browser.until(lambda: not browser.one(".detail").is_displayed(), "the instance is closed")
+    for key, name in (("4", "server"), ("3", "connected"), ("1", "services")):
+        browser.press(key)
+        browser.until(lambda tab=name: browser.one(f"#tab-{tab}").get_attribute("aria-selected") == "true", name)  # type: ignore[misc]
+    browser.press("?")
+    assert browser.one("#help").is_displayed()
+    browser.press(escape)
+
+
+def test_what_screen_readers_are_told(uncomplaining: Browser, full: Site) -> None:
+    browser = uncomplaining
+    browser.open(full.page + f"#/services/default/{SERVICE}")
+    browser.until(lambda: len(browser.all(".instances .row")) > 5, "rows")
+    grid = browser.one(".instances [role=grid]")
+    browser.until(lambda: grid.get_attribute("aria-rowcount") == str(INSTANCES), "it says how many there are")
+    assert grid.get_attribute("aria-label") == "Instances"
+    assert browser.one(".instances [role=row][aria-rowindex='1'] [role=gridcell]").text == "i000000"
+    nameless = """return [...document.querySelectorAll('button, input, canvas, svg[role=img], [role=grid], dialog')]
+        .filter(it => !(it.getAttribute('aria-label') || it.getAttribute('aria-labelledby') || it.textContent.trim()
+            || it.labels?.length)).map(it => it.outerHTML.slice(0, 80))"""
+    assert browser.run(nameless) == []
+    browser.shows(".legend", f"{INSTANCES:,} routable")
+
+
+def test_light_and_dark(uncomplaining: Browser, full: Site) -> None:
+    browser = uncomplaining
+
+    def brightness() -> int:
+        colour = browser.run("return getComputedStyle(document.body).backgroundColor")
+        return sum(map(int, re.findall(r"\d+", colour)[:3])) // 3
+
+    browser.open(full.page)
+    browser.prefers("light")
+    assert brightness() > 200
+    browser.prefers("dark")
+    assert brightness() < 60
+    browser.press("t")
+    assert "light" in browser.text("#theme")
+    assert brightness() > 200
+    browser.press("tt")
+
+
+# ---- ten thousand instances
+
+
+WATCH_TASKS = """
+window.longest = 0;
+new PerformanceObserver((list) => list.getEntries().forEach((it) => {
+  window.longest = Math.max(window.longest, it.duration);
+})).observe({entryTypes: ['longtask']});
+"""
+
+
+def test_ten_thousand_instances_without_a_stutter(uncomplaining: Browser, full: Site) -> None:
+    """No task of the page takes long, nor a step of the server, in showing them, scrolling, sorting, and at changes."""
+    browser = uncomplaining
+    began = time.monotonic()
+    browser.open(full.page)
+    browser.run(WATCH_TASKS)
+    browser.shows(".services .row", SERVICE)
+    browser.one(row()).click()
+    browser.shows(".legend", f"{INSTANCES:,} routable")
+    assert len(browser.all(".instances .row")) < 100
+    browser.run("document.querySelector('.instances .list').scrollTop = 1e9")
+    browser.shows(".instances .row", f"i{INSTANCES - 1:06}")
+    for by in ("age", "address", "id"):
+        browser.one(f"[data-by={by}] button").click()
+    with sync.connect(full.address) as registry:
+        for number in range(50):
+            registry.register_once(Instance(SERVICE, HOST, 9000 + number, id=f"new{number}"), ttl=60)
+    browser.shows(".legend", f"{INSTANCES + 50:,} routable")
+    longest = browser.run("return window.longest")
+    assert longest < LONGEST_TASK_MS, f"a task of {longest:.0f} ms"
+    assert isinstance(full.server, WatchedServer)
+    assert [f"{took * 1000:.0f} ms" for took in full.server.steps(began) if took > LONGEST_STEP_S] == []
+
+
+# ---- a server that goes
+
+
+def test_a_server_that_goes_and_comes_back(browser: Browser, empty: Site) -> None:
+    browser.open(empty.page)
+    browser.shows("#link", "live")
+    empty.server.kill()
+    browser.shows("#link", "no answer")
+    empty.server.start()
+    browser.shows("#link", "live")
+
+
+# ---- who may
+
+
+def test_one_says_who_one_is_and_sees_what_one_may(browser: Browser, guarded: Site) -> None:
+    with sync.connect(guarded.address, token=token("root"), plaintext_token=True) as registry:
+        for service in ("player", "secret"):
+            registry.register_once(Instance(service, HOST, 8001, id="one"), ttl=60)
+    browser.open(guarded.page)

@@ -45,10 +45,6 @@ class Call(AioJourney, grpc.aio.Call):
         else:
             self._callbacks.append(callback)
 
-    def _code(self) -> grpc.StatusCode:
-        ending = self._ending
-        return ending.code() if isinstance(ending, grpc.aio.AioRpcError) else grpc.StatusCode.UNKNOWN
-
     async def code(self) -> grpc.StatusCode:
         attempt = await self._decided()
         return self._code() if attempt is None else await attempt.native.code()

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 import grpc.aio
 
 from balancer.aio.connection import Connection
-from balancer.aio.native import CLOSED
+from balancer.aio.native import CLOSED, code_of
 from balancer.channels.driver import NO_CONNECTION
 from balancer.channels.engine import Closed, Engine, ready, wanted
+from balancer.channels.traces import Tracing
 from balancer.policies.base import ANY, ConnectivityState, Node
 from balancer.pool.picker import Open
 
@@ -43,7 +44,7 @@ class AioEngine(Engine):
     """What an asyncio channel's methods and calls share. Everything happens in one loop."""
 
     def __init__(self, settings: Settings, dialler: AioDialler, rng: Random) -> None:
-        super().__init__(settings, rng)
+        super().__init__(settings, rng, Tracing(code_of))
         self.loop = _loop()
         self.front = dialler.front()
         self.waiting: dict[Waiter, None] = {}

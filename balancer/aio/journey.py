@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import grpc
 import grpc.aio
 
-from balancer.aio.native import CODES, LOCALLY_CANCELLED, OK, at_once, outcome_of
+from balancer.aio.native import CODES, LOCALLY_CANCELLED, OK, at_once, code_of, outcome_of
 from balancer.calls.outcome import Verdict
 from balancer.calls.plan import PLAIN
 from balancer.channels.journey import Journey
@@ -133,7 +133,7 @@ class AioJourney(Journey[Attempt, "Connection"]):
             self.begin_without(now)
             return
         self._began = now
-        native = self._native(connection, self._arguments)
+        native = self._begun(node, connection, self._arguments, 0, again=False)
         self.attempt = attempt = self.attempt_type(node, connection, now, 0, native)
         attempt.serves(self)
 
@@ -146,6 +146,13 @@ class AioJourney(Journey[Attempt, "Connection"]):
         """Begins an attempt on a connection."""
         raise NotImplementedError
 
+    def _begun(
+        self, node: Node, connection: Connection, arguments: Arguments, number: int, *, again: bool
+    ) -> NativeCall:
+        if self._spans is None:
+            return self._native(connection, arguments, again=again)
+        return self._spans.attempt(number, node, arguments, lambda it: self._native(connection, it, again=again))
+
     def _set_out(
         self,
         node: Node,
@@ -157,7 +164,7 @@ class AioJourney(Journey[Attempt, "Connection"]):
         again: bool = False,
     ) -> Attempt | None:
         try:
-            native = self._native(connection, arguments, again=again)
+            native = self._begun(node, connection, arguments, number, again=again)
         except grpc.aio.UsageError:
             if not connection.closed:
                 raise
@@ -281,6 +288,8 @@ class AioJourney(Journey[Attempt, "Connection"]):
             self._engine.waiting.pop(self, None)
             if self._timer is not None:
                 self._timer.cancel()
+        if self._spans is not None:
+            self._spans.over(self._code().value[0] if self.attempt is None else code_of(self.attempt.native))
         if self._changed is not None:
             self._tell()
         if self._callbacks is not None:
@@ -326,6 +335,11 @@ class AioJourney(Journey[Attempt, "Connection"]):
         while not self.over:
             await self._change()
         return self.attempt
+
+    def _code(self) -> grpc.StatusCode:
+        """Of a call that ended without an attempt."""
+        ending = self._ending
+        return ending.code() if isinstance(ending, grpc.aio.AioRpcError) else grpc.StatusCode.UNKNOWN
 
     def _raise_ending(self) -> None:
         if self._cancelled or self._ending is None:

@@ -60,6 +60,8 @@ class Method(BalancedMethod["NativeMethod"]):
         now = time.monotonic()
         pick = engine.picker.pick(info, now) if self.plan.hedging is None else None
         call = self.call_type(self, request, arguments, info)
+        if engine.tracing.is_on:
+            call.trace(self.path)
         if isinstance(pick, Node):
             call.begin_on(pick, now)
         else:

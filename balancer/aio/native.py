@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -72,6 +72,12 @@ def at_once(coroutine: Coroutine[None, None, T]) -> T:
     raise RuntimeError("it waits")
 
 
+def code_of(call: object) -> int:
+    """The number of the code with which a call, which is done, ended."""
+    code: int = at_once(cast("NativeCall", call).code()).value[0]
+    return code
+
+
 # Core's own account of an error has this when a message could not be sent, mostly since the call was over by then.
 _NOT_SENT = "execute_batch"
 
@@ -93,7 +99,7 @@ def _made_here(call: NativeCall) -> bool:
 
 def outcome_of(call: NativeCall, *, committed: bool, connected: bool) -> Outcome:
     """How an attempt, which is done, ended. Response headers with something in them commit a call (A6)."""
-    code: int = at_once(call.code()).value[0]
+    code = code_of(call)
     verdict = verdict_of(code, at_once(call.details()), made_here=_made_here(call))
     if verdict in (Verdict.OK, Verdict.OURS, Verdict.REFUSED):
         return Outcome(verdict, code, connected=connected)

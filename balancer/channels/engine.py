@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from balancer.channels.driver import Connections
     from balancer.channels.kinds import Signature
     from balancer.channels.options import ChannelOptions, Settings
+    from balancer.channels.traces import Tracing
     from balancer.endpoints import Resolved
     from balancer.policies.base import PickInfo
     from balancer.pool.picker import Pick
@@ -68,8 +69,9 @@ class Closed:
 class Engine:
     """What a channel's methods and calls share."""
 
-    def __init__(self, settings: Settings, rng: Random) -> None:
+    def __init__(self, settings: Settings, rng: Random, tracing: Tracing) -> None:
         self.settings = settings
+        self.tracing = tracing
         self.rng = rng
         self.config: ServiceConfig = settings.service_config
         self.options: ChannelOptions = settings.options_under(settings.service_config)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from balancer.calls.course import Begin, Step
     from balancer.calls.plan import Plan
+    from balancer.channels.traces import CallSpans, Tracing
     from balancer.channels.types import Arguments
     from balancer.numbers import Counts
     from balancer.policies.base import Node
@@ -37,6 +38,7 @@ class Picking(Protocol):
 
     rng: Random
     counts: Counts | None
+    tracing: Tracing
 
     def pick(self, info: PickInfo) -> Pick: ...
 
@@ -63,6 +65,12 @@ class Journey(Generic[L, C]):
     """Made when there is no endpoint, or when the first attempt did not go well: most calls never have one."""
     _attempts: dict[int, L] | None = None
     """All attempts, once there is a course."""
+    _spans: CallSpans | None = None
+    """Where calls are traced."""
+
+    def trace(self, path: str) -> None:
+        """To be told of from its begin on, where anything is."""
+        self._spans = self._engine.tracing.begin(path, self._arguments[1], self)
 
     @property
     def _deadline(self) -> float | None:

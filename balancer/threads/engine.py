@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Protocol
 from balancer.channels.connectivity import IDLING
 from balancer.channels.driver import NO_CONNECTION
 from balancer.channels.engine import Closed, Engine, ready, wanted
+from balancer.channels.traces import Tracing
 from balancer.policies.base import ANY, ConnectivityState, Node
 from balancer.pool.picker import Open, Wait
 from balancer.threads.connection import Connection
-from balancer.threads.native import CLOSED
+from balancer.threads.native import CLOSED, code_of
 from balancer.threads.subscribers import Connectivity
 from balancer.threads.workers import Workers
 
@@ -60,7 +61,7 @@ class ThreadsEngine(Engine):
     """What a channel's methods and calls share."""
 
     def __init__(self, settings: Settings, dialler: ThreadsDialler, rng: Random) -> None:
-        super().__init__(settings, rng)
+        super().__init__(settings, rng, Tracing(code_of))
         self.connectivity = Connectivity()
         self.workers = Workers("balancer-call")
         self.generation = 0

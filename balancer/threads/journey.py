@@ -170,13 +170,18 @@ class ThreadsJourney(Journey[Attempt, "Connection"]):
         *,
         again: bool = False,
     ) -> Attempt | None:
-        timeout, metadata, credentials, _, compression = arguments
         native = self._method.at(connection, again)
-        begin = native if self._method.streams_responses else native.future
+        start = native if self._method.streams_responses else native.future
         attempt = Attempt(self, node, connection, now, number)
-        try:
+
+        def begin(arguments: Arguments) -> object:
+            timeout, metadata, credentials, _, compression = arguments
             request = self._request if self._source is None else self._source.reader()
-            begun = begin(request, timeout, metadata, credentials, None, compression)
+            return start(request, timeout, metadata, credentials, None, compression)
+
+        try:
+            spans = self._spans
+            begun = begin(arguments) if spans is None else spans.attempt(number, node, arguments, begin)
         except BaseException as error:
             attempt.out(Verdict.OURS, now)
             if isinstance(error, ValueError) and connection.closed:
@@ -312,6 +317,8 @@ class ThreadsJourney(Journey[Attempt, "Connection"]):
         if counts is not None:
             took_s = time.monotonic() - self._began if self._method.is_unary else NO_SAMPLE
             counts.ended(ending.code().name, took_s)
+        if self._spans is not None:
+            self._spans.over(ending.code().value[0])
         self._engine.unpark(self)
         for callback in callbacks:
             try:

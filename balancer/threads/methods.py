@@ -68,6 +68,8 @@ class Method(BalancedMethod[NativeMethod]):
         arguments = _lasting(self.planned(arguments))
         info = self.engine.info_of(self.path, arguments[1] or ())
         call = Call(self, request, self.source(request), arguments, info)
+        if self.engine.tracing.is_on:
+            call.trace(self.path)
         now = time.monotonic()
         connection, seen = self._ready(info, now)
         if connection is None:
@@ -153,7 +155,9 @@ class UnaryUnaryMethod(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: i
 
     def blocking(self, with_call: bool, request: object, arguments: Arguments) -> object:
         # The first attempt is made here, in the caller's thread, by the plain channel's own blocking call: at a third
-        # of what a `Call` costs, which is made when that was not the last.
+        # of what a `Call` costs, which is made when that was not the last, or when calls are traced.
+        if self.engine.tracing.is_on:
+            return super().blocking(with_call, request, arguments)
         arguments = _lasting(self.planned(arguments))
         timeout, metadata, credentials, _, compression = arguments
         info = self.engine.info_of(self.path, metadata or ())

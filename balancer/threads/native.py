@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import grpc
 
@@ -63,9 +63,15 @@ class NativeMethod(Protocol):
     ) -> object: ...
 
 
+def code_of(call: object) -> int:
+    """The number of the code with which a call ended."""
+    code: int = cast("NativeError", call).code().value[0]
+    return code
+
+
 def outcome_of(ended: NativeError, *, committed: bool) -> Outcome:
     """How an attempt, which is done, ended. Response headers with something in them commit a call (A6)."""
-    code: int = ended.code().value[0]
+    code = code_of(ended)
     verdict = verdict_of(code, ended.details(), made_here=made_here(ended))
     if verdict in (Verdict.OK, Verdict.OURS, Verdict.REFUSED):
         return Outcome(verdict, code)

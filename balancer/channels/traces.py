@@ -1,0 +1,175 @@
+"""SHELL: the calls of a channel as spans of OpenTelemetry: one for the call, and below it one for each attempt.
+
+Nothing of OpenTelemetry is loaded here. Who set a provider has loaded it, and without one there are no spans: to find
+that out costs a look into a table. What somebody's sampler, processor or exporter raises ends no call.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import ModuleType
+
+    from opentelemetry.context import Context
+    from opentelemetry.propagators.textmap import TextMapPropagator
+    from opentelemetry.trace import Span, Tracer
+
+    from balancer.channels.types import Arguments, Metadata, Metadatum
+    from balancer.policies.base import Node
+
+log = logging.getLogger(__name__)
+
+N = TypeVar("N")
+
+OK, UNKNOWN = 0, 2
+_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+class Tracing:
+    """What one channel tells of its calls. `code_of` gives the number of gRPC's code with which an attempt ended."""
+
+    __slots__ = ("_complained", "_tracer", "api", "code_of", "textmap")
+
+    api: ModuleType
+    textmap: TextMapPropagator
+
+    def __init__(self, code_of: Callable[[object], int]) -> None:
+        self.code_of = code_of
+        self._tracer: Tracer | None = None
+        self._complained = False
+
+    @property
+    def is_on(self) -> bool:
+        """Whether somebody has set a provider."""
+        return self._tracer is not None or ("opentelemetry.trace" in sys.modules and self._find())
+
+    def begin(self, path: str, metadata: Metadata | None, call: object) -> CallSpans | None:
+        """For a call that begins: below the span that its metadata names, or else the current one. None if tracing does
+        not work."""
+        try:
+            span = self.start(path, "INTERNAL", path, self._named_in(metadata))
+            return CallSpans(self, path, span, weakref.ref(call))
+        except Exception as error:
+            self.complain(error)
+            return None
+
+    def start(self, name: str, kind: str, path: str, parent: Context | None) -> Span:
+        """A span of a method's. Raises what whoever samples and processes them raises."""
+        assert self._tracer is not None  # noqa: S101 - it is on
+        service, _, method = path.strip("/").rpartition("/")
+        about = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+        return self._tracer.start_span(name.strip("/"), parent, self.api.SpanKind[kind], about)
+
+    def end(self, span: Span, code: int) -> None:
+        """It is over."""
+        try:
+            if span.is_recording():
+                span.set_attribute("rpc.grpc.status_code", code)
+                if code != OK:
+                    span.set_status(self.api.StatusCode.ERROR, _NAMES[code])
+            span.end()
+        except Exception as error:
+            self.complain(error)
+
+    def complain(self, error: Exception) -> None:
+        """Once: what fails for one call fails for all of them."""
+        if not self._complained:
+            self._complained = True
+            log.warning("tracing does not work: %r", error)
+
+    def _named_in(self, metadata: Metadata | None) -> Context | None:
+        carrier = {name: value for name, value in metadata or () if isinstance(value, str)}
+        if self.textmap.fields.isdisjoint(carrier):
+            return None
+        return self.textmap.extract(carrier)
+
+    def _find(self) -> bool:
+        api = sys.modules["opentelemetry.trace"]
+        if self._complained or not hasattr(api, "use_span"):  # another thread is about to load it
+            return False
+        try:
+            provider = api.get_tracer_provider()
+            if isinstance(provider, api.ProxyTracerProvider):
+                return False
+            from opentelemetry.propagate import get_global_textmap
+
+            self.api, self.textmap = api, get_global_textmap()
+            self._tracer = provider.get_tracer("balancer")
+        except Exception as error:  # such as one that the environment names, and that is not there
+            self.complain(error)
+            return False
+        return True
+
+
+class CallSpans:
+    """Of one call. It does not keep the call: one that nobody holds ends, and is told of when its attempt has."""
+
+    __slots__ = ("_call", "_context", "_is_over", "_lock", "_path", "_span", "_tracing")
+
+    def __init__(self, tracing: Tracing, path: str, span: Span, call: weakref.ref[object]) -> None:
+        self._tracing = tracing
+        self._path = path
+        self._span = span
+        self._context: Context = tracing.api.set_span_in_context(span)
+        self._call = call
+        self._is_over = False
+        self._lock = threading.Lock()
+
+    def attempt(self, number: int, node: Node, arguments: Arguments, begin: Callable[[Arguments], N]) -> N:
+        """Begins an attempt with arguments by which its server knows of it. Raises what `begin` raises."""
+        try:
+            span, given = self._started(number, node, arguments)
+        except Exception as error:
+            self._tracing.complain(error)
+            return begin(arguments)
+        end = partial(self._ended, span)
+        try:
+            with self._tracing.api.use_span(span, False, False, False):
+                native = begin(given)
+        except BaseException:
+            self._tracing.end(span, UNKNOWN)
+            raise
+        tell = getattr(native, "add_done_callback", None)
+        if tell is None:  # somebody put another thing in the call's place, of whose end nobody is told
+            self._tracing.end(span, OK)
+            self.over(OK)
+        else:
+            tell(end)
+        return native
+
+    def over(self, code: int) -> None:
+        """The call is over. More than once, from any thread."""
+        with self._lock:
+            was_over, self._is_over = self._is_over, True
+        if not was_over:
+            self._tracing.end(self._span, code)
+
+    def _started(self, number: int, node: Node, arguments: Arguments) -> tuple[Span, Arguments]:
+        tracing = self._tracing
+        span = tracing.start(f"attempt {self._path.strip('/')}", "CLIENT", self._path, self._context)
+        if span.is_recording():
+            span.set_attribute("server.address", node.endpoint.address)
+            span.set_attribute("previous-rpc-attempts", number)
+        carrier: dict[str, str] = {}
+        tracing.textmap.inject(carrier, tracing.api.set_span_in_context(span))
+        timeout, metadata, *more = arguments
+        return span, (timeout, (*_without(metadata, carrier), *carrier.items()), *more)  # type: ignore[return-value]
+
+    def _ended(self, span: Span, native: object) -> None:
+        code = self._tracing.code_of(native)
+        self._tracing.end(span, code)
+        if self._call() is None:
+            self.over(code)
+
+
+def _without(metadata: Metadata | None, names: Iterable[str]) -> Iterable[Metadatum]:
+    return [it for it in metadata or () if it[0] not in names]

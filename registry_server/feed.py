@@ -47,7 +47,8 @@ class Feed:
     """The one place where the catalog changes. Everything here runs in the event loop that `run` runs in.
 
     `listeners` are told what changed, in their order, and once the catalog shows it. `pulse_clock`: by which a
-    standstill of this process is found out, where `clock` may be moved on by hand.
+    standstill of this process is found out, where `clock` may be moved on by hand. `touched`: how many calls of the
+    store failed up to now because it was away.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Feed:
         listeners: Sequence[Listener],
         clock: Callable[[], float],
         pulse_clock: Callable[[], float] | None = None,
+        touched: Callable[[], int] = lambda: 0,
     ) -> None:
         self.catalog = catalog
         self.guard = RemovalGuard(catalog.get)
@@ -67,6 +69,8 @@ class Feed:
         self._clock = clock
         self._is_away = False
         self._outages = OutageLog(log.warning)
+        self._touched = touched
+        self._touched_before = 0
         self._pulse_clock = pulse_clock or clock
         self._pulse = Pulse(self._pulse_clock(), BEAT_S)
         self._waiting: dict[asyncio.Future[bool], int] = {}
@@ -188,6 +192,7 @@ class Feed:
     def _away(self, reason: str, now: float) -> None:
         if not self._is_away:
             self._is_away = True
+            self._touched_before = self._touched()
             self._outages.away(reason, now)
             self.guard.store_away()
             self._doubt()
@@ -195,7 +200,7 @@ class Feed:
     def _back(self, now: float) -> None:
         if self._is_away:
             self._is_away = False
-            self._outages.back(now - self._confirmed_at, now)
+            self._outages.back(now - self._confirmed_at, now, self._touched() - self._touched_before)
             self.guard.store_back(now)
             self._arm_hold()
             self._doubt()

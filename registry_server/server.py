@@ -232,7 +232,8 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
 def _truth(config: Config, clock: Callable[[], float] | None, rng: random.Random) -> _Truth:
     store = MeasuredStore(open_store(config.store) if clock is None else memory_by(clock), time.monotonic)
     rounds = Rounds(time.monotonic)
-    feed = Feed(store, Catalog(), (rounds.hub, ChangeLog()), clock or time.monotonic, time.monotonic)
+    told = (rounds.hub, ChangeLog())
+    feed = Feed(store, Catalog(), told, clock or time.monotonic, time.monotonic, lambda: store.touched)
     registrar = Registrar(store, feed, time.time, rng, config.limits, make_homes(config))
     owners, keeper = Owners(feed.catalog, config.limits), Keeper(registrar, feed.catalog)
     history = History(config.history_events, config.history_hours * 3600, time.time())

@@ -31,9 +31,10 @@ def _say(changes: Sequence[Change | SettingChange]) -> None:
     if not log.isEnabledFor(logging.DEBUG):
         return
     for change in changes[:MAX_NAMED]:
-        log.debug("%s", described(change))
+        log.debug("%s", described(change), extra={"revision": change.revision})
     if len(changes) > MAX_NAMED:
-        log.debug("and %d more at revision %d", len(changes) - MAX_NAMED, changes[-1].revision)
+        revision = changes[-1].revision
+        log.debug("and %d more at revision %d", len(changes) - MAX_NAMED, revision, extra={"revision": revision})
 
 
 def described(change: Change | SettingChange) -> str:

@@ -1,14 +1,18 @@
 """Logs on standard error, as text for people or as JSON lines for machines.
 
 What a client can bring about at will fills no log: what it does to its own streams is said at debug, and of warnings
-and errors that repeat themselves a few pass in a minute.
+and errors that repeat themselves a few pass in a minute. Nor does it write any: what others wrote is spelt out where it
+is not plain, so that each line is one that this server began.
 """
 
 import json
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+
+from registry_server.observe.answering import CALL
 
 # gRPC's own logger for what happens to calls.
 GRPC_LOGGER = "grpc._cython.cygrpc"
@@ -24,8 +28,29 @@ PERIOD_S = 60.0
 MAX_KINDS = 500
 
 
+# What a line says beside its message, where it is known: who asked for what is told, and as part of which trace.
+FIELDS = ("revision", "peer", "identity", "trace_id", "span_id")
+
+
+class CallFields(logging.Filter):
+    """Notes for whom a line is written, if that is a call: `revision` and `peer` may be said by `extra`, too."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Always true."""
+        call = CALL.get()
+        if call is None or not call.is_here:
+            return True
+        caller, ids = call.caller, call.ids
+        known = {"peer": caller.peer, "identity": caller.identity, **(ids._asdict() if ids is not None else {})}
+        for name, value in known.items():
+            if value and not hasattr(record, name):
+                setattr(record, name, value)
+        return True
+
+
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (RFC 3339), level, logger, message, and the traceback if there is one."""
+    """One JSON object a line: time (RFC 3339), level, logger, message, what else is known (FIELDS), and the traceback
+    if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line for one record."""
@@ -33,11 +58,51 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
+            **_fields(record),
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return _spelt(json.dumps(line, ensure_ascii=False, default=str), _as_json)
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people: time, level, logger, in brackets what else is known, message; and below it, indented, the
+    traceback if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The lines for one record."""
+        known = " ".join(f"{name}={value}" for name, value in _fields(record).items())
+        head = f"{self.formatTime(record)} {record.levelname:<7} {record.name}"
+        lines = [f"{head} [{known}]: {_message(record)}" if known else f"{head}: {_message(record)}"]
+        if record.exc_info:
+            lines += [f"    {line}" for line in self.formatException(record.exc_info).split("\n")]
+        return "\n".join(_spelt(line, _as_text) for line in lines)
+
+
+def _message(record: logging.LogRecord) -> str:
+    """What is said. A mistake in saying it must not keep it from being said, nor be shown as lines of its own."""
+    try:
+        return record.getMessage()
+    except Exception as error:
+        return f"{record.msg} {record.args!r} ({error!r})"
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    return {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
+
+
+def _spelt(line: str, spell: Callable[[str], str]) -> str:
+    """The same line, in which nothing is unseen, or is taken for its end."""
+    return line if line.isprintable() else "".join(it if it.isprintable() else spell(it) for it in line)
+
+
+def _as_text(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")
+
+
+def _as_json(letter: str) -> str:
+    return json.dumps(letter)[1:-1]
 
 
 class ClientFaults(logging.Filter):
@@ -98,9 +163,9 @@ class Repeats(logging.Filter):
 def set_up(log_format: str, level: str) -> None:
     """Send all logs of this process to standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    text = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    handler.setFormatter(JsonFormatter() if log_format == "json" else text)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     handler.addFilter(Repeats())
+    handler.addFilter(CallFields())
     logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.getLogger(GRPC_LOGGER).addFilter(ClientFaults())
 

@@ -32,12 +32,14 @@ class OutageLog:
             self._has_said_away = True
             self._tell("away", f"the store is away: {reason}", now)
 
-    def back(self, after_s: float, now: float) -> None:
-        """The store is reached again; its view had not been confirmed for so long."""
+    def back(self, after_s: float, now: float, touched: int = 0) -> None:
+        """The store is reached again; its view had not been confirmed for so long, and so many calls of it failed."""
         self._pending = None
         if self._has_said_away:
             self._has_said_away = False
-            self._say(f"the store is back after {after_s:.1f} s; what ran out meanwhile stays until its owner had time")
+            calls = f"{touched} call{'' if touched == 1 else 's'} failed or were held meanwhile"
+            stays = "what ran out stays until its owner had time"
+            self._say(f"the store is back after {after_s:.1f} s; {calls}, and {stays}")
             self._said_at["away"] = now
 
     def ill(self, reason: str, now: float) -> None:

@@ -12,13 +12,13 @@ from registry_server.stores.base import Conflict, Emit, NoSuchLease, Refused, St
 
 Result = TypeVar("Result")
 
-OK = "ok"
+OK, AWAY = "ok", "away"
 # How a call may end, besides well. What is no error of a store is one of ours.
 ENDS: dict[type[Exception], str] = {
     Conflict: "conflict",
     NoSuchLease: "no_such_lease",
     Refused: "refused",
-    StoreAway: "away",
+    StoreAway: AWAY,
 }
 OTHER = "error"
 CANCELLED = "cancelled"
@@ -35,6 +35,7 @@ class MeasuredStore(Store):
         self.ends: Counter[tuple[str, str]] = Counter()
         self.times = {name: Times() for name in ("grant", "keep_alive", "commit")}
         self.held = 0
+        self.touched = 0  # calls that failed because the store was away, and those by which renewals were held
 
     async def run(self, emit: Emit) -> None:
         """See Store, as for all of these."""
@@ -47,9 +48,9 @@ class MeasuredStore(Store):
     async def keep_alive(self, lease_ids: Sequence[str]) -> list[Renewal]:
         """See Store."""
         renewals = await self._measured("keep_alive", self._inner.keep_alive(lease_ids))
-        for renewal in renewals:
-            if renewal.outcome is Outcome.HELD:
-                self.held += 1
+        held = sum(renewal.outcome is Outcome.HELD for renewal in renewals)
+        self.held += held
+        self.touched += held > 0
         return renewals
 
     async def release(self, lease_id: str) -> None:
@@ -79,6 +80,7 @@ class MeasuredStore(Store):
             end = next((end for kind, end in ENDS.items() if isinstance(error, kind)), OTHER)
             raise
         finally:
+            self.touched += end == AWAY
             if end != CANCELLED:
                 self.ends[name, end] += 1
                 self.times[name].add(self._clock() - began)

@@ -191,7 +191,7 @@ class Shared:
     def complain(self, peer: str, what: str) -> None:
         """Say what is wrong with a client: of each kind once a minute, however many there are."""
         if self.complaints.is_news(what, self.loop.time()):
-            log.warning("%s %s", peer, what)
+            log.warning("%s %s", peer, what, extra={"peer": peer})
 
     def touch(self, connection: Peer) -> None:
         """The connection has something to write, or to tell its calls: at the end of this turn."""

@@ -341,13 +341,17 @@ async def test_outage_is_two_lines_in_the_log(server_factory: ServerFactory, etc
         before = len(server.log_text.splitlines())
         etcd.kill()
         await until(lambda: is_stale(client), what="the outage is noticed")
-        await passed(5.0)
+        async with asyncio.TaskGroup() as tasks:
+            asked = [client.register(f"p{number}", 9000 + number) for number in range(50)]
+            refused = [tasks.create_task(refusal(it, grpc.StatusCode.UNAVAILABLE)) for it in asked]
+            await passed(5.0)
         await etcd.start_async()
         await until(lambda: is_fresh(client), timeout_s=20, what="it is over")
         said = server.log_text.splitlines()[before:]
         assert len(said) == 2, said
         assert "the store is away" in said[0]
         assert "the store is back" in said[1]
+        assert int(said[1].partition("s; ")[2].partition(" calls")[0]) >= len(refused)
 
 
 async def is_stale(client: RawClient) -> bool:

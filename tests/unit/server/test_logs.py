@@ -1,23 +1,32 @@
 """Logs: what a client can bring about at will fills none, what repeats itself is cut short, who comes and leaves is
 said at debug."""
 
+import asyncio
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from dataclasses import replace
+from functools import partial
 
 import pytest
+from google.protobuf.wrappers_pb2 import StringValue
 
 from registry_server.observe import changes
 from registry_server.observe.logs import (
+    FIELDS,
     GRPC_LOGGER,
     MAX_KINDS,
     MAX_REPEATS,
     PERIOD_S,
+    CallFields,
     ClientFaults,
     JsonFormatter,
     Repeats,
+    TextFormatter,
 )
+from registry_server.observe.traces import Traces, named
 from registry_server.records import Cause, Snapshot
+from registry_server.rpc.table import Caller, Service, Table, Unary
 from tests.support.core import Core, gone, key, put
 
 
@@ -107,6 +116,104 @@ def test_json_has_what_happened() -> None:
     assert (line["level"], line["logger"]) == ("error", GRPC_LOGGER)
     assert line["message"] == "ExecuteBatchError raised in core by servicer method [/a/b]"
     assert "ValueError: no" in line["error"]
+
+
+FORGERIES = [
+    "a\n2026-11-26 WARNING registry_server.feed: forged",
+    "a\r\nb",
+    "a\x85b",
+    "a\u2028b",
+    "a\x1b[31mb",
+    "a\u202eb",
+]
+
+
+@pytest.mark.parametrize("text", FORGERIES)
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
+def test_foreign_text_forges_no_line(text: str, formatter: logging.Formatter) -> None:
+    made = record("%s calls", text)
+    made.peer = text
+    made.exc_info = (ValueError, ValueError(text), None)
+    first, *below = formatter.format(made).split("\n")
+    assert first.isprintable()
+    assert all(line.startswith("    ") and line.isprintable() for line in below)
+    assert len(below) == (0 if isinstance(formatter, JsonFormatter) else len(text.split("\n")))
+    if not below:
+        assert json.loads(first)["message"] == f"{text} calls"
+
+
+def test_text_that_people_read_stays() -> None:
+    made = record("%s came", "玩家服务")
+    assert TextFormatter().format(made).endswith("ERROR   x: 玩家服务 came")
+    assert "玩家服务" in JsonFormatter().format(made)
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
+def test_a_mistake_in_saying_it_is_said(formatter: logging.Formatter) -> None:
+    assert "%d players ('many',)" in formatter.format(record("%d players", "many"))
+
+
+# ---- for whom a line is written
+
+
+class Told(logging.Handler):
+    """What is written meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addFilter(CallFields())
+        self.setFormatter(JsonFormatter())
+        self.lines: list[dict[str, object]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(json.loads(self.format(record)))
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    handler, logger = Told(), logging.getLogger("registry_server.told")
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+
+
+TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+STRANGER = Caller("ipv4:10.0.0.9:1", traceparent=f"00-{TRACE_ID}-{SPAN_ID}-01")
+
+
+async def test_a_line_says_for_whom_it_is(told: Told) -> None:
+    said = logging.getLogger("registry_server.told")
+    later: list[asyncio.Task[None]] = []
+
+    async def say() -> None:
+        said.warning("from another task")
+
+    async def answer(request: StringValue, caller: Caller) -> bytes:
+        said.warning("asked", extra={"revision": 7})
+        later.append(asyncio.create_task(say()))
+        return b""
+
+    inner = named(Table(Service("test.Told", {"Ask": Unary(StringValue, answer)})))
+    known = inner.changed(lambda _, it: replace(it, call=partial(as_game, it)))
+    method = Traces(lambda _: "UNKNOWN").traced(known).methods["/test.Told/Ask"]
+    assert isinstance(method, Unary)
+    await method.call(StringValue(), STRANGER)
+    await later[0]
+    said.warning("afterwards")
+    asked, *others = told.lines
+    assert {name: asked.get(name) for name in FIELDS} == {
+        "revision": 7,
+        "peer": STRANGER.peer,
+        "identity": "game",
+        "trace_id": TRACE_ID,
+        "span_id": SPAN_ID,
+    }
+    assert [it["message"] for it in others] == ["from another task", "afterwards"]
+    assert not any(name in it for it in others for name in FIELDS)
+
+
+def as_game(method: Unary[StringValue], request: StringValue, caller: Caller) -> Coroutine[None, None, bytes]:
+    return method.call(request, caller._replace(identity="game"))
 
 
 # ---- who comes and leaves

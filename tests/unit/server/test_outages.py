@@ -18,10 +18,10 @@ def outages(said: list[str]) -> OutageLog:
 def test_one_line_when_it_begins_and_one_when_it_ends(outages: OutageLog, said: list[str]) -> None:
     outages.away("gone", 100.0)
     outages.look(150.0)
-    outages.back(50.5, 150.0)
+    outages.back(50.5, 150.0, 17)
     assert len(said) == 2
     assert said[0] == "the store is away: gone"
-    assert said[1].startswith("the store is back after 50.5 s")
+    assert said[1].startswith("the store is back after 50.5 s; 17 calls failed or were held meanwhile, and ")
 
 
 def test_store_that_flaps_is_said_rarely(outages: OutageLog, said: list[str]) -> None:

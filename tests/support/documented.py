@@ -47,7 +47,18 @@ ADMIN = "127.0.0.1:7401"
 # Commands of registryctl that end by Ctrl-C alone, as they stand or with an option.
 ENDLESS = {"watch", "sync", "top", "register", "--follow", "--hold"}
 # What is done elsewhere than on the machine of the tests: of these it is checked that what they name is there.
-ELSEWHERE = {"kubectl", "systemctl", "journalctl", "podman", "docker", "sudo", "pip", "install", "useradd"}
+ELSEWHERE = {
+    "opentelemetry-instrument",
+    "kubectl",
+    "systemctl",
+    "journalctl",
+    "podman",
+    "docker",
+    "sudo",
+    "pip",
+    "install",
+    "useradd",
+}
 EMBEDDED = ("memory:", "sqlite:")
 
 _LINE = re.compile(rb"\n")

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from google.protobuf import json_format
+from opentelemetry.util._once import Once
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import __main__ as server_command
+from registry_server.observe.logs import FIELDS
 from tests.support.documented import Place, Shell, place
 from tests.support.pages import Block, blocks, blocks_of, indented_code, pages, text_of
 from tests.support.source import ROOT
@@ -41,6 +43,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """A reader's machine: a registry, an empty directory, nothing in the caches."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", None)  # a page may set one, which holds for a process
+    monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER_SET_ONCE", Once())
     with place() as it:
         yield it
 
@@ -107,10 +111,13 @@ def test_toml_is_taken(block: Block, here: Place, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("block", blocks("json"), ids=str)
 def test_json_is_what_is_read_or_written(block: Block) -> None:
-    """An instance as a request has it, or a line of the audit log."""
+    """An instance as a request has it, or a line of the server's log, or of the audit log."""
     read = json.loads(block.text)
     if "service" in read:
         json_format.ParseDict(read, pb.Instance())
+        return
+    if "logger" in read:
+        assert read.keys() <= {"time", "level", "logger", "message", "error", *FIELDS}
         return
     files = (ROOT / "registry_server/audit").glob("*.py")
     assert read.keys() <= {name for file in files for name in re.findall(r'"([a-z_]+)"', file.read_text())}

@@ -15,6 +15,7 @@ from balancer.pool.outlier import FailurePercentage, OutlierOptions, SuccessRate
 from balancer.pool.statistics import NodeStatistics, PoolStatistics
 
 if TYPE_CHECKING:
+    from balancer import metrics
     from balancer.aio.channel import aio_channel
     from balancer.channels.options import ChannelOptions, hash_key
     from balancer.resolvers import DnsResolver, Resolver, StaticResolver
@@ -55,6 +56,7 @@ __all__ = [
     "aio_channel",
     "blocking_channel",
     "hash_key",
+    "metrics",
     "policy",
     "policy_names",
 ]
@@ -74,6 +76,8 @@ _LATER = {
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return _version()
+    if name == "metrics":
+        return import_module("balancer.metrics")
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _LATER[name]

@@ -22,7 +22,7 @@ try:
     from prometheus_client import REGISTRY, CollectorRegistry
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
     from prometheus_client.registry import Collector
-except ImportError as error:
+except ModuleNotFoundError as error:
     raise ImportError(f"metrics need the package prometheus-client: {error}", name=error.name) from None
 
 if TYPE_CHECKING:

@@ -70,7 +70,7 @@ from registry_client.whoami import WhoAmI
 from registry_client.xds_clients import XdsClients
 
 if TYPE_CHECKING:
-    from registry_client import aio, sync, testing, xds
+    from registry_client import aio, metrics, sync, testing, xds
     from registry_client.monitor import Monitor
     from registry_client.resolver import channel
 
@@ -141,6 +141,7 @@ __all__ = [
     "connect",
     "connect_many",
     "from_config",
+    "metrics",
     "run_until_signal",
     "sync",
     "testing",
@@ -152,6 +153,7 @@ _LATER = {
     "aio": "registry_client.aio",
     "Monitor": "registry_client.monitor",
     "channel": "registry_client.resolver",
+    "metrics": "registry_client.metrics",
     "sync": "registry_client.sync",
     "testing": "registry_client.testing",
     "xds": "registry_client.xds",

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
     from registry_client.bearer import Token
     from registry_client.bridge.balanced import AnyPolicy, Balanced
+    from registry_client.counts import ClientNumbers
     from registry_client.monitor import Monitor, OwnCheck
     from registry_client.tls import TLS
 
@@ -128,6 +129,12 @@ def places(client: RegistryClient) -> tuple[str, ...]:
     """By which two clients are of the same registry: its addresses, or the store if others have that, too."""
     it = client._settings  # noqa: SLF001 - as above
     return it.addresses if it.addresses or it.store == "memory:" else (it.store,)
+
+
+def numbers(client: RegistryClient) -> ClientNumbers | None:
+    """What metrics tell of it, as it is now; None while it is not open. May be asked for in any thread."""
+    session = client._session  # noqa: SLF001 - as above
+    return None if session is None or session.place.is_over else session.numbers()
 
 
 def with_defaults(client: RegistryClient, ttl: float, health_checks: Sequence[HealthCheck]) -> RegistryClient:
@@ -537,8 +544,8 @@ class RegistryClient:
         A watch keeps them up to date, which all share who ask the same. Filters as in `list`.
         """
         named = (checks.name("service", service),)
-        live = self._live(self._question(named, namespace, False, filters))
-        return Discovery(service, live, self._settings.timeout_s, filtered=bool(filters))
+        live, counts = self._live(self._question(named, namespace, False, filters)), self._here().reach.counts
+        return Discovery(service, live, self._settings.timeout_s, counts, filtered=bool(filters))
 
     def balancer(
         self, service: str, *, policy: AnyPolicy | None = None, namespace: str = "", **filters: Unpack[Filters]

@@ -11,6 +11,7 @@ from registry_client.lack import why_none
 from registry_client.pulse import within
 
 if TYPE_CHECKING:
+    from registry_client.counts import Counts
     from registry_client.instance import Instance
     from registry_client.live import Live
 
@@ -33,11 +34,12 @@ class Discovery:
     It needs no closing: the watch ends with the last one that holds it, or with the client.
     """
 
-    def __init__(self, service: str, live: Live, timeout: float, *, filtered: bool) -> None:
+    def __init__(self, service: str, live: Live, timeout: float, counts: Counts, *, filtered: bool) -> None:
         self.service = service
         self.live = live
         self.filtered = filtered
         self._timeout_s = timeout
+        self._all = counts
         self._hits = self._misses = self._errors = 0
 
     async def instances(self, *, timeout: float | None = None) -> tuple[Instance, ...]:
@@ -56,17 +58,23 @@ class Discovery:
         seconds = self._timeout_s if timeout is None else checks.timeout(timeout)
         if self.live.view is not None and not self.live.is_over:
             self._hits += 1
+            self._all.hits += 1
             return
         self._misses += 1
+        self._all.misses += 1
         try:
             await within(self.live.first(), seconds)
         except RegistryError:
-            self._errors += 1
+            self._erred()
             raise
         except TimeoutError:
-            self._errors += 1
+            self._erred()
             trouble = self.live.trouble or "no answer in time"
             raise RegistryUnavailable(f"discover {self.service}: {trouble}") from None
+
+    def _erred(self) -> None:
+        self._errors += 1
+        self._all.errors += 1
 
     def why_none(self) -> str:
         """Why none of them gets traffic, supposing that none does."""

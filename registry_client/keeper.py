@@ -105,6 +105,11 @@ class Keeper:
         """What was tried last and why it failed; empty while all is well."""
         return self._link.trouble
 
+    @property
+    def leases(self) -> Leases:
+        """What is registered, and on which leases: to be looked at alone."""
+        return self._leases
+
     def check(self) -> None:
         """Raises ClientClosed or Misuse if nothing can be registered here."""
         self.place.check("the registration")

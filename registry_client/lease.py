@@ -26,12 +26,13 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from random import Random
 
     from registry_client.backoff import Backoff
@@ -275,6 +276,17 @@ class Leases:
         for holding in holdings:
             self.leave(holding)
         return holdings
+
+    # ---- what there is
+
+    def states(self) -> Mapping[str, int]:
+        """How many registrations are in which state. May be asked for in any thread."""
+        return Counter(holding.state.value for holding in list(self._holdings))
+
+    @property
+    def alive(self) -> int:
+        """How many leases there are."""
+        return sum(bool(lease.id) for leases in list(self._leases.values()) for lease in list(leases))
 
     # ---- what to do
 

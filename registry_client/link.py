@@ -16,6 +16,7 @@ from registry_api.limits import UNIX
 from registry_api.registry.v1 import access_pb2_grpc, policies_pb2_grpc, registry_pb2_grpc, xds_pb2_grpc
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_api.tracing import Tracing
+from registry_client.counts import SUCCEEDED, UNCLEAR, Counts
 from registry_client.errors import InvalidAnswer, RegistryError, RegistryUnavailable, Unauthenticated, from_rpc_error
 from registry_client.homing import LOOK_S, Homing
 from registry_client.tls import LOOKS, PREFACE
@@ -132,6 +133,12 @@ class Reach:
         self.epoch = ""
         """Of the state that the last answer came from, and its revision."""
         self.revision = 0
+        self.counts = Counts()
+
+    @property
+    def is_up(self) -> bool:
+        """False while there is a question that nobody has answered."""
+        return self._since_s is None
 
     @property
     def trouble(self) -> str:
@@ -222,6 +229,16 @@ class Link:
     def trouble(self) -> str:
         """What was tried last and why it failed; empty while all is well."""
         return self._reach.trouble
+
+    @property
+    def counts(self) -> Counts:
+        """What became of what was asked, of the whole client."""
+        return self._reach.counts
+
+    @property
+    def connections(self) -> int:
+        """How many there are, with those that are given up and still have calls."""
+        return len(self._connections) + len(self._retired)
 
     @property
     def current(self) -> Connection:
@@ -383,8 +400,15 @@ class Link:
         that is not the last. Raises RegistryError; RegistryUnavailable when the time is over.
         """
         spans = spans_of(self._tracing, request)
-        with spans or nullcontext():
-            return await self._until_answered(method, request, timeout, doing, check, cap_s, tell, spans)
+        calls = self.counts.calls
+        try:
+            with spans or nullcontext():
+                answer = await self._until_answered(method, request, timeout, doing, check, cap_s, tell, spans)
+        except RegistryError as error:
+            calls[UNCLEAR if error.code is None else error.code.name] += 1
+            raise
+        calls[SUCCEEDED] += 1
+        return answer
 
     async def _until_answered(
         self,
@@ -421,6 +445,7 @@ class Link:
                 raise failure
             await asyncio.sleep(pause_s)
             left_s -= pause_s
+            self.counts.retries += 1
 
     async def _try(
         self,

@@ -132,6 +132,7 @@ class Renewals:
         for lease_id in lease_ids:
             renewal = told.get(lease_id, pb.Renewal())
             outcome, ttl_s = _OUTCOMES.get(renewal.state, Renewed.HELD), renewal.ttl.ToNanoseconds() / 1e9
+            self._link.counts.renewals[outcome.value] += 1
             could_tell = could_tell or (outcome is not Renewed.HELD and not stale)
             told_of = lease_id, outcome, ttl_s, renewal.instances, answer.header.epoch, now
             self._leases.renewed(*told_of, stale=stale, asked_at_s=asked_at_s)

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 from registry_api.limits import DEFAULT_TTL_S
 from registry_client import checks
 from registry_client.cache import Disk, default_dir
+from registry_client.counts import ClientNumbers
 from registry_client.keeper import Keeper
 from registry_client.link import Link, Reach
 from registry_client.papers import Dialer, Papers
@@ -115,6 +116,17 @@ class Session:
         self.keeper = Keeper(self.link, self.tasks, self.place, it.backoff, rng, steady, it.timeout_s)
         self.lives: WeakValueDictionary[bytes, Live] = WeakValueDictionary()  # by the question
         self.traffics: WeakValueDictionary[tuple[str, str], Traffic] = WeakValueDictionary()  # by the service
+
+    def numbers(self) -> ClientNumbers:
+        """What there is to tell of it. May be asked for in any thread."""
+        return ClientNumbers(
+            is_up=self.reach.is_up,
+            counts=self.reach.counts,
+            registrations=self.keeper.leases.states(),
+            leases=self.keeper.leases.alive,
+            watches=tuple(it.told() for it in list(self.means.followed)),
+            connections=self.link.connections + self._watch_links.connections,
+        )
 
     async def aclose(self) -> None:
         """Deregister, end what runs, and close the channels, whatever fails on the way."""

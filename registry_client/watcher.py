@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from registry_api.registry.v1 import registry_pb2 as pb
+from registry_client.counts import Followed, named
 from registry_client.errors import (
     ClientClosed,
     InvalidArgument,
@@ -88,6 +89,11 @@ class Links:
         """A watch has ended."""
         self._watches[link] -= 1
 
+    @property
+    def connections(self) -> int:
+        """How many they have."""
+        return sum(link.connections for link in list(self._watches))
+
     async def aclose(self) -> None:
         """Close them all."""
         await asyncio.gather(*(link.aclose() for link in self._watches))
@@ -105,6 +111,7 @@ class Means:
     place: Place
     limits: WatchLimits = field(default_factory=WatchLimits)
     complaints: Complaints = field(default_factory=Complaints)
+    followed: set[Following] = field(default_factory=set)  # all that run
 
 
 @dataclass(slots=True)
@@ -164,6 +171,7 @@ class Following:
         self._question = question
         self._file = file
         self._link: Link  # while it runs
+        self._begun_at_s = 0.0
         self._fold = ViewFold(Asked(question.namespace, frozenset(question.services)), means.limits)
         self._new = asyncio.Event()
         self._failure: BaseException | None = None
@@ -179,6 +187,12 @@ class Following:
         self._asked_anew_at_s = float("-inf")
         self._saved_at_s = float("-inf")
         self._unsaved = False
+
+    def told(self) -> Followed:
+        """For metrics. May be asked for in any thread."""
+        now, _ = self._means.pulse.read()
+        age_s = self._fold.stale_for(now) if self._fold.has_view else now - self._begun_at_s
+        return Followed(named(tuple(self._question.services)), age_s or 0.0)
 
     # ---- what readers ask
 
@@ -228,6 +242,8 @@ class Following:
     async def run(self) -> None:
         """Follow the registry until cancelled. Ends by itself only when the registry refuses the question."""
         self._means.pulse.hold()
+        self._begun_at_s = self._means.pulse.read()[0]
+        self._means.followed.add(self)
         self._link = self._means.links.take()
         restoring = asyncio.ensure_future(self._restore())
         try:
@@ -248,6 +264,7 @@ class Following:
             self._disarm()
             self._save_at_end()
             self._means.links.give_back(self._link)
+            self._means.followed.discard(self)
             self._means.pulse.release()
 
     async def _follow_on_and_on(self) -> None:
@@ -301,6 +318,7 @@ class Following:
         request.resume_token = self._fold.token
         with_it = await stream.connection.dialer.metadata()
         self._fold.on_connect()
+        self._link.counts.streams += 1
         call = stream.connection.stub.Watch(request, metadata=with_it)
         try:
             async with asyncio.timeout(None) as stream.patience:

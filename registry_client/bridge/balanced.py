@@ -19,7 +19,7 @@ from registry_client.bridge.traffic import DEFAULT_POLICY, config_of, divided
 from registry_client.errors import Misuse, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     import grpc
@@ -62,6 +62,7 @@ class Balanced:
         self._balancer = LoadBalancer(DEFAULT_POLICY if policy is None else policy)
         self._chosen = Chosen(self._balancer, policy)
         self._channel: BalancedChannel | None = None
+        self._exposes: list[Callable[[object], None]] = []
         self._called: PoolStatistics | None = None  # over channels that were closed
 
     async def get(
@@ -110,6 +111,8 @@ class Balanced:
         seconds, pairs = None if timeout is None else checks.timeout(timeout), checks.call_metadata(metadata)
         if self._channel is None:
             self._channel = open_channel(self._discovery, self._traffic, self._policy)
+            for expose in self._exposes:
+                expose(self._channel)
         token = hash_key.set(str(key) if isinstance(key, int) else key)
         try:
             multi: Any = self._channel.unary_unary(path)
@@ -118,6 +121,18 @@ class Balanced:
             hash_key.reset(token)
         answer: bytes = await calling
         return answer
+
+    def exposed(self, expose: Callable[[object], None]) -> None:
+        """Have it told of what chooses here, and of the channel of `call` whenever there is another."""
+        self._exposes.append(expose)
+        for it in (self._balancer, self._channel):
+            if it is not None:
+                expose(it)
+
+    @property
+    def service(self) -> str:
+        """Whose instances they are."""
+        return self._discovery.service
 
     def counting(self, instance: Instance) -> Request:
         """Counts one call to that instance."""

@@ -295,7 +295,7 @@ def test_without_prometheus_client_the_balancer_works_and_metrics_say_what_is_mi
         sys.modules["prometheus_client"] = None
         import balancer, registry_client
         assert balancer.LoadBalancer().select(["10.0.0.5:1"]) == "10.0.0.5:1"
-        for name in ("balancer.metrics",):
+        for name in ("balancer.metrics", "registry_client.metrics"):
             try:
                 __import__(name)
             except ImportError as error:

@@ -62,12 +62,12 @@ class Exposed(Generic[T]):
     """What is told of by one collector in each registry, whoever asks for it. From any thread."""
 
     def __init__(self, families: Callable[[Iterable[tuple[str, T]]], Iterable[Metric]]) -> None:
-        self._families = families
+        self.families = families
         self._collectors: weakref.WeakKeyDictionary[CollectorRegistry, _Collector[T]] = weakref.WeakKeyDictionary()
 
     def put(self, thing: T, name: str, registry: CollectorRegistry) -> None:
         """Tell of it by that name."""
-        fresh = _Collector(self._families)
+        fresh = _Collector(self.families)
         collector = self._collectors.setdefault(registry, fresh)
         if collector is fresh:
             self._register(fresh, registry)

@@ -214,7 +214,8 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     audit = _audit_log(config)
     truth = _truth(config, clock, rng)
     health = _health(config, clock, truth, rng)
-    calls, audience = Calls(time.monotonic, _code_of), Audience(time.time)
+    calls = Calls(time.monotonic, _code_of, counts=bool(config.admin_address))
+    audience = Audience(time.time)
     entrance = _Entrance(calls, _gate(config, rng), audience, _warden(config), audit, certificates)
     answering = HealthService(truth.feed.catalog, truth.rounds.hub)
     book = PolicyBook(truth.feed.catalog.settings)
@@ -230,7 +231,8 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
 
 
 def _truth(config: Config, clock: Callable[[], float] | None, rng: random.Random) -> _Truth:
-    store = MeasuredStore(open_store(config.store) if clock is None else memory_by(clock), time.monotonic)
+    inner = open_store(config.store) if clock is None else memory_by(clock)
+    store = MeasuredStore(inner, time.monotonic, counts=bool(config.admin_address))
     rounds = Rounds(time.monotonic)
     told = (rounds.hub, ChangeLog())
     feed = Feed(store, Catalog(), told, clock or time.monotonic, time.monotonic, lambda: store.touched)

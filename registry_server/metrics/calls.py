@@ -46,16 +46,20 @@ class Counted:
 
 
 class Calls:
-    """All methods by path. `clock` gives monotonic seconds, `code_of` the name of gRPC's code for an error."""
+    """All methods by path. `clock` gives monotonic seconds, `code_of` the name of gRPC's code for an error. `counts`:
+    whether anybody wants to know; what is asked costs nothing more if not."""
 
-    def __init__(self, clock: Callable[[], float], code_of: Callable[[RequestError], str]) -> None:
+    def __init__(
+        self, clock: Callable[[], float], code_of: Callable[[RequestError], str], *, counts: bool = True
+    ) -> None:
+        self._counts = counts
         self._clock = clock
         self._code_of = code_of
         self.methods: dict[str, Counted] = {}
 
     def counted(self, table: Table) -> Table:
         """The same methods, which are counted."""
-        return table.changed(self._method)
+        return table.changed(self._method) if self._counts else table
 
     def _method(self, path: str, method: Method) -> Method:
         counted = self.methods[path] = Counted(is_stream=isinstance(method, Broadcast | Session))

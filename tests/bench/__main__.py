@@ -23,6 +23,7 @@ SECTIONS = (
     "consul",
     "zookeeper",
     "channels",
+    "metrics",
     "policies",
     "faults",
     "fanout",

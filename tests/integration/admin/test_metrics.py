@@ -156,7 +156,7 @@ async def test_every_metric_is_in_the_document(running: Running) -> None:
     families = text_string_to_metric_families(await running.text())
     there = {it.name for it in families if it.name.startswith("registry_")}
     described = set(re.findall(r"^\| `(registry_[a-z_]+)`", DOCUMENT.read_text(), re.MULTILINE))
-    assert described == there
+    assert {it for it in described if not it.startswith("registry_client_")} == there
 
 
 async def test_many_who_ask_at_once_cost_what_a_few_do() -> None:

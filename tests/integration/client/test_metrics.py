@@ -2,21 +2,26 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+import balancer.metrics
 import registry_client
 from registry_client import InvalidArgument, NotFound, RegistryClient, RegistryError, sync
+from registry_client.bridge.metrics import CLIENTS
 from tests.integration.client.conftest import player
 from tests.integration.client.test_registering import nobody_there
 from tests.support.servers import RegistryServer
+from tests.support.source import ROOT
 from tests.support.waiting import eventually, eventually_async
 
 NAME = "ours"
+DOCUMENT = ROOT / "docs" / "metrics.md"
 
 
 class Metrics(CollectorRegistry):
@@ -44,10 +49,10 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-async def told(registry: RegistryClient, metrics: Metrics) -> AsyncIterator[Metrics]:
+async def told(registry: RegistryClient, metrics: Metrics) -> Metrics:
     """Of a client for asyncio, which is open."""
     metrics.expose(registry, name=NAME)
-    yield metrics
+    return metrics
 
 
 async def test_what_is_asked_and_registered(registry: RegistryClient, told: Metrics) -> None:
@@ -173,3 +178,13 @@ def test_what_has_nothing_to_tell_is_refused(make: Callable[[], object], metrics
     with pytest.raises(InvalidArgument, match="name"):
         metrics.expose(registry_client.connect("127.0.0.1:1"), name=b"bytes")
     assert metrics.names() == set()
+
+
+async def test_every_metric_is_in_the_document_with_its_labels(registry: RegistryClient, told: Metrics) -> None:
+    """None is there that is not told, and none is told that is not there."""
+    told.expose(registry.balancer("player"))
+    rows = re.findall(r"^\| `((?:registry_client|balancer)_[a-z_]+)` \| ([^|]*) \|", DOCUMENT.read_text(), re.MULTILINE)
+    described = {name: re.findall("`([a-z]+)`", labels) for name, labels in rows}
+    families = [*balancer.metrics.NUMBERS.families(()), *CLIENTS.families(())]
+    assert described == {it.name: list(it._labelnames) for it in families}
+    assert {it.name for it in told.collect()} == set(described)

@@ -33,6 +33,8 @@ from registry_client.errors import (
     RegistryUnavailable,
     Unauthenticated,
 )
+from registry_client.event import Event, EventCause, EventFilters
+from registry_client.events import EventWatch
 from registry_client.health import CheckResult, Health, HealthCheck, HealthStats, Prober
 from registry_client.instance import (
     Cause,
@@ -90,6 +92,10 @@ __all__ = [
     "Discovery",
     "DiscoveryStatistics",
     "Endpoint",
+    "Event",
+    "EventCause",
+    "EventFilters",
+    "EventWatch",
     "FailurePercentage",
     "Follows",
     "Health",

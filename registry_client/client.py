@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self, Unpack
 
@@ -29,6 +30,8 @@ from registry_client.callbacks import (
 from registry_client.check_rules import CheckRules
 from registry_client.discovery import Discovery
 from registry_client.errors import ClientClosed, Misuse
+from registry_client.event import MOST_EVENTS, filter_of
+from registry_client.events import EventWatch, listed
 from registry_client.health import Health, HealthCheck, HealthStats, Pace, Prober
 from registry_client.inside import Inside, store_url
 from registry_client.instance import (
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
     from registry_client.bearer import Token
     from registry_client.bridge.balanced import AnyPolicy, Balanced
     from registry_client.counts import ClientNumbers
+    from registry_client.event import Event, EventFilters
     from registry_client.monitor import Monitor, OwnCheck
     from registry_client.tls import TLS
 
@@ -408,6 +412,39 @@ class RegistryClient:
     def policy(self) -> TrafficPolicies:
         """The traffic policies of services, which all of their clients follow: to put, get, list, delete, explain."""
         return TrafficPolicies(lambda: self._here().link, self.namespace, self._settings.timeout_s)
+
+    async def events(
+        self,
+        service: str = "",
+        *,
+        namespace: str = "",
+        all_namespaces: bool = False,
+        limit: int = 1_000,
+        timeout: float | None = None,
+        **filters: Unpack[EventFilters],
+    ) -> Sequence[Event]:
+        """What became of the instances of a service, or of a whole namespace, as far as the registry that answers
+        remembers: the latest `limit` events that the filters mean, the oldest first."""
+        space = self._asked_space(namespace, all_namespaces)
+        question = filter_of(service, filters, datetime.now(UTC), space)
+        most = checks.whole("limit", limit, 1, MOST_EVENTS)
+        return await listed(self._here().link, question, most, self._seconds(timeout))
+
+    def watch_events(
+        self,
+        service: str = "",
+        *,
+        namespace: str = "",
+        all_namespaces: bool = False,
+        from_revision: int = 0,
+        **filters: Unpack[EventFilters],
+    ) -> EventWatch:
+        """Follow what becomes of instances as it happens; with `since`, or from a revision on, what is remembered
+        first."""
+        space, session = self._asked_space(namespace, all_namespaces), self._here()
+        question = filter_of(service, filters, datetime.now(UTC), space)
+        begin = checks.whole("from_revision", from_revision, 0, checks.MAX_INT64)
+        return EventWatch(session.means, session.tasks, question, begin)
 
     async def namespaces(self, *, timeout: float | None = None) -> Sequence[NamespaceSummary]:
         """The namespaces that have instances, in the order of their names."""

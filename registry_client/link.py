@@ -13,7 +13,13 @@ import grpc
 import grpc.aio
 
 from registry_api.limits import UNIX
-from registry_api.registry.v1 import access_pb2_grpc, policies_pb2_grpc, registry_pb2_grpc, xds_pb2_grpc
+from registry_api.registry.v1 import (
+    access_pb2_grpc,
+    history_pb2_grpc,
+    policies_pb2_grpc,
+    registry_pb2_grpc,
+    xds_pb2_grpc,
+)
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_api.tracing import Tracing
 from registry_client.counts import SUCCEEDED, UNCLEAR, Counts
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from registry_api.registry.v1.access_pb2_grpc import AccessAsyncStub
+    from registry_api.registry.v1.history_pb2_grpc import HistoryAsyncStub
     from registry_api.registry.v1.policies_pb2_grpc import PoliciesAsyncStub
     from registry_api.registry.v1.registry_pb2_grpc import ChecksAsyncStub
     from registry_api.registry.v1.registry_pb2_grpc import RegistryAsyncStub as _Registry
@@ -105,6 +112,7 @@ class Stub(_Registry):
         self.checks: ChecksAsyncStub = registry_pb2_grpc.ChecksStub(channel)
         self.xds: XdsAsyncStub = xds_pb2_grpc.XdsStub(channel)
         self.access: AccessAsyncStub = access_pb2_grpc.AccessStub(channel)
+        self.history: HistoryAsyncStub = history_pb2_grpc.HistoryStub(channel)
         self.policies: PoliciesAsyncStub = policies_pb2_grpc.PoliciesStub(channel)
 
 

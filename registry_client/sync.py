@@ -20,6 +20,7 @@ from registry_client import (
     checks,
     client,
     discovery,
+    events,
     many,
     policies,
     registration,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from registry_client.bridge.balanced import AnyPolicy, PoolStatistics
     from registry_client.discovery import DiscoveryStatistics
     from registry_client.errors import RegistrationLost
+    from registry_client.event import Event
     from registry_client.health import HealthCheck, HealthStats, Pace
     from registry_client.instance import Filters, Instance
     from registry_client.lease import State
@@ -173,6 +175,30 @@ class Watch(Closing[watcher.Watch]):
         seconds = checks.wait(timeout)
 
         async def wait() -> View:
+            async with asyncio.timeout(seconds):
+                return await anext(self._inner)
+
+        return self._thread.run(wait())
+
+    def close(self) -> None:
+        """End the watch, unless its client has. May be called more than once."""
+        self._close(self._inner.aclose)
+
+
+class EventWatch(Closing[events.EventWatch]):
+    """An endless iterator over events as they happen; as `registry_client.EventWatch`."""
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        return self.next()
+
+    def next(self, timeout: float | None = None) -> Event:
+        """The next event. Raises TimeoutError after `timeout` seconds, and the watch goes on."""
+        seconds = checks.wait(timeout)
+
+        async def wait() -> Event:
             async with asyncio.timeout(seconds):
                 return await anext(self._inner)
 
@@ -511,6 +537,8 @@ class RegistryClient(_Reader):
     health = waits(client.RegistryClient.health)
     probers = waits(client.RegistryClient.probers)
     whoami = waits(client.RegistryClient.whoami)
+    events = waits(client.RegistryClient.events)
+    watch_events = gives(client.RegistryClient.watch_events, EventWatch)
     serving = waits(client.RegistryClient.serving)
     on_health = gives(client.RegistryClient.on_health, Subscription)
 

@@ -16,6 +16,7 @@ from registry_api.limits import DEFAULT_NAMESPACE
 from registry_client.cli.checks import checks
 from registry_client.cli.copying import export_, import_, sync
 from registry_client.cli.ends import Signalled
+from registry_client.cli.events import events
 from registry_client.cli.health import health
 from registry_client.cli.options import DEFAULT_SERVER, OUTPUTS, TIMEOUT, Common, with_papers
 from registry_client.cli.policy import policy
@@ -133,3 +134,4 @@ for command in (
     *(export_, import_, sync, xds, whoami, ready),
 ):
     main.add_command(command)
+main.add_command(events)

@@ -28,6 +28,7 @@ class Recorder:
         # Numbers go on growing over restarts, as far as clocks do.
         self._number = int(now() * 1e6)
         self._has_begun = False
+        self.from_revision = 0
 
     def fresh(self) -> History:
         """What is remembered, without what has become too old."""
@@ -60,3 +61,4 @@ class Recorder:
     def refresh_all(self) -> None:
         """See Listener."""
         self._has_begun = True
+        self.from_revision = self._feed.catalog.revision

@@ -148,6 +148,11 @@ class HistoryService:
         return answers.header(catalog.epoch, catalog.revision, self._feed.stale_for_s)
 
     @property
+    def from_revision(self) -> int:
+        """What came after this one is known, but for what is forgotten."""
+        return self._recorder.from_revision
+
+    @property
     def history(self) -> History:
         """What is remembered."""
         return self._recorder.fresh()
@@ -196,8 +201,8 @@ class EventTopic:
             return (), False
         known = history.since(wanted.within, 0)
         events = [it for it in known if it.revision >= self._from_revision and wanted.matches(it)]
-        is_lost = bool(self._from_revision) and (not known or known[0].revision >= self._from_revision)
-        return events, is_lost and not history.is_whole_since(wanted.within, 0)
+        is_whole = history.is_whole_since(wanted.within, 0) or bool(known and known[0].revision < self._from_revision)
+        return events, bool(self._from_revision) and (self._from_revision < self._service.from_revision or not is_whole)
 
     def bookmark(self) -> None:
         """There is none."""

@@ -16,6 +16,16 @@ from docs.tools import links, manual
 
 ROOT = Path(__file__).parents[2]
 CHINESE = "zh/"
+WITH_PROTOS = "Every language"
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """A page in the navigation for each .proto file, the registry's own first."""
+    names = sorted((path.stem for path in (ROOT / links.PROTOS).glob("*.proto")), key=lambda it: (it != "registry", it))
+    for section in config.nav or []:
+        if isinstance(section, dict) and WITH_PROTOS in section:
+            section[WITH_PROTOS] += [{f"{name}.proto": f"{links.REFERENCE}/{name}.md"} for name in names]
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -16,6 +16,7 @@ from registry_server.stores.consul.http import TokenRefused
 from registry_server.testing import Running, running
 from tests.support.consul import ConsulAgent
 from tests.support.etcd import Certificates
+from tests.support.pages import blocks
 from tests.support.proxy import Proxy
 from tests.support.stores import MAY_BUILD, Backends, backends
 from tests.support.waiting import eventually_async
@@ -139,8 +140,9 @@ async def test_tokens(secured: ConsulAgent, tmp_path: Path) -> None:
 
 
 def may_use(agent: ConsulAgent, how: str) -> str:
-    """A token that may do that with the keys of the registry, and no more."""
-    rules = f'key_prefix "grpc-registry/" {{ policy = "{how}" }}'
+    """A token that may do what docs/consul.md says, or with `read` looks at all of that, and no more."""
+    [documented] = [block for block in blocks("hcl") if block.page == "docs/consul.md"]
+    rules = documented.text.replace('"write"', f'"{how}"')
     agent.ask("PUT", "/v1/acl/policy", {"Name": how, "Rules": rules})
     made = agent.ask("PUT", "/v1/acl/token", {"Policies": [{"Name": how}]})
     return cast("dict[str, str]", made)["SecretID"]

@@ -20,8 +20,10 @@ _NUMBER = re.compile(r"\b(?=\w*\d)[0-9a-f]{8,}\b|\d+")
 
 
 def talks(block: Block) -> Iterator[tuple[str, list[str]]]:
-    """Each command, and what is shown after it."""
-    first, *parts = re.split(r"^\$ ", block.text, flags=re.MULTILINE)
+    """Each command, and what is shown after it. A reader's prompt is `$`, that of root `#`."""
+    prompt = re.escape(block.text[:2])
+    first, *parts = re.split(f"^{prompt}", block.text.replace("\\\n", ""), flags=re.MULTILINE)
+    assert prompt in (r"\$\ ", r"\#\ "), block
     assert not first, f"{block}: something is said before anything is asked"
     for part in parts:
         command, *said = part.rstrip().splitlines()

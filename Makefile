@@ -32,7 +32,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help run programs test test-grpc floors faults demo bench docs lint format types protos check-protos clean
+.PHONY: help run programs test test-grpc floors faults demo bench docs dist lint format types protos check-protos clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -135,6 +135,15 @@ types: $(VENV)/.dev ## mypy, strict
 	@$(BIN)/mypy
 	@$(BIN)/mypy examples tests/architecture tests/bench tests/support tests/conftest.py
 	@$(BIN)/mypy -p docs.tools
+
+dist: $(VENV)/.made ## the sdist and the wheel in dist/, installed in an environment of their own and tried there
+	@$(PIP) 'build>=1.2,<2' 'twine>=6,<7'
+	@rm -rf dist build/alone && mkdir -p build
+	@$(BIN)/python -m build --outdir dist . >build/dist.log 2>&1 || { cat build/dist.log; exit 1; }
+	@$(BIN)/python -m twine check --strict dist/*
+	@$(PYTHON) -m venv build/alone
+	@build/alone/bin/python -I -m pip install --quiet --disable-pip-version-check dist/*.whl
+	@$(BIN)/python -m tests.support.alone build/alone/bin
 
 # The generator has an environment of its own: it needs an older protobuf than the rest may have.
 $(VENV)-protos/.made: protos/requirements.txt

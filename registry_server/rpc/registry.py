@@ -145,7 +145,7 @@ class RegistryService:
         seal, own = self._seal(), dict[str, str]()
         for part in _parts(lease_ids):
             for lease_id in part:
-                opened = seal.open(validate.lease_id("lease_ids", lease_id), caller.identity)
+                opened = seal.open(lease_id, caller.identity)
                 if opened is not None and opened.is_own:
                     own[lease_id] = opened.lease_id
             await _let_others(len(lease_ids))

@@ -47,6 +47,13 @@ class Spot(NamedTuple):
     place: Place
 
 
+class Assignment(NamedTuple):
+    """A ClusterLoadAssignment, and whether there was more than it holds."""
+
+    encoded: bytes
+    is_cut: bool
+
+
 class Spots:
     """The spots of one service; an instance is read once for each of its revisions.
 
@@ -83,8 +90,8 @@ class Spots:
 _NOWHERE = (0, Spot("", 0, 0, ("", "", "")))
 
 
-def assignment(name: str, spots: Sequence[Spot], near: Place = ("", "", ""), *, in_one: bool = False) -> bytes:
-    """An encoded ClusterLoadAssignment. `near` is where its reader is: what is nearer has priority.
+def assignment(name: str, spots: Sequence[Spot], near: Place = ("", "", ""), *, in_one: bool = False) -> Assignment:
+    """Where calls go. `near` is where its reader is: what is nearer has priority.
 
     `in_one`: one locality for each priority, where the weights of endpoints are what counts.
     """
@@ -94,9 +101,9 @@ def assignment(name: str, spots: Sequence[Spot], near: Place = ("", "", ""), *, 
         for locality in _localities(spots_of, priority, in_one=in_one):
             size += len(locality)
             if size > MAX_BYTES:
-                break
+                return Assignment(b"".join(parts), is_cut=True)
             parts.append(locality)
-    return b"".join(parts)
+    return Assignment(b"".join(parts), is_cut=False)
 
 
 def _by_rank(spots: Sequence[Spot], near: Place) -> list[list[Spot]]:

@@ -73,7 +73,7 @@ class Resources:
         self._ways: dict[ServiceKey, Ways] = {}
         self._flawed: dict[ServiceKey, str] = {}
         # Services, or parts, with more endpoints than can be told, and those of them that are news.
-        self._crowded: set[Named] = set()
+        self._crowded: dict[Named, int] = {}  # and how many endpoints it had then
         self._newly_crowded: list[Named] = []
 
     # ---- what is asked
@@ -199,7 +199,7 @@ class Resources:
                 of.spots, of.endpoints = Spots(), {}
                 self._of[key] = of
             self._hosts.used(key, ())
-            self._crowded = {it for it in self._crowded if it.key != key}
+            self._crowded = {it: count for it, count in self._crowded.items() if it.key != key}
 
     def take_flaws(self) -> dict[ServiceKey, str]:
         """The services whose policy is not followed, and why, since this was last asked."""
@@ -296,15 +296,19 @@ class Resources:
         # A part that there is no more gets what the others get, until nobody is led there.
         entries = next((share.entries for share in shares if share.name == named.part), whole)
         spots = of.spots.of(entries, self._hosts.address)
-        self._note_crowd(named, is_crowded=of.spots.is_cut)
-        return assignment(name, spots, client.place, in_one=traffic.one_locality(self._policies.of(*named.key)))
+        in_one = traffic.one_locality(self._policies.of(*named.key))
+        found = assignment(name, spots, client.place, in_one=in_one)
+        self._note_crowd(named, len(spots), is_crowded=of.spots.is_cut or found.is_cut)
+        return found.encoded
 
-    def _note_crowd(self, named: Named, *, is_crowded: bool) -> None:
-        if not is_crowded:
-            self._crowded.discard(named)
-        elif named not in self._crowded:
-            self._crowded.add(named)
+    def _note_crowd(self, named: Named, count: int, *, is_crowded: bool) -> None:
+        """It is news once, until there are fewer: of clients in different places one may be told of all."""
+        if is_crowded and named not in self._crowded:
             self._newly_crowded.append(named)
+        if is_crowded:
+            self._crowded[named] = count
+        elif count < self._crowded.get(named, 0):
+            del self._crowded[named]
 
     def _traffic(self, kind: ResourceType, name: str, named: Named, of: _Of, client: ClientKind) -> bytes:
         if kind is ResourceType.LISTENER:

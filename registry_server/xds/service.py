@@ -22,7 +22,6 @@ from registry_server.settings import SettingChange
 from registry_server.xds.admission import Admission
 from registry_server.xds.described import ADS_NAME
 from registry_server.xds.encoding import Encoder
-from registry_server.xds.endpoints import MAX_SPOTS
 from registry_server.xds.index import Index
 from registry_server.xds.names import ALL_CLUSTERS, EVERYTHING, ServiceKey, shown
 from registry_server.xds.resources import Resources
@@ -271,7 +270,9 @@ class XdsService:
     def tell_flaws(self) -> None:
         """Say which policies are not followed because of a mistake of ours, and which endpoints are told to nobody."""
         for named in self._resources.take_crowded():
-            log.warning("%s: xDS clients are told of %d endpoints, and not of the rest", shown(*named), MAX_SPOTS)
+            log.warning(
+                "%s: xDS clients are told of the endpoints that one answer holds, not of the rest", shown(*named)
+            )
         for key, flaw in self._resources.take_flaws().items():
             log.error("the policy of %s is not followed by xDS clients: %s", shown(key), flaw)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from registry_api.registry.xds.v1 import resources_pb2 as xds
 from registry_server.model import Entry
 from registry_server.xds import flaws
-from registry_server.xds.endpoints import MAX_CLASSES, MAX_SUM, Spot, Spots, assignment
+from registry_server.xds.endpoints import MAX_CLASSES, MAX_SUM, Assignment, Spot, Spots, assignment
 from registry_server.xds.kinds import numeric
 from tests.support.core import key, record
 
@@ -24,8 +24,8 @@ def spots(draw: st.DrawFn) -> list[Spot]:
     return [Spot(f"10.0.{at // 256}.{at % 256}", 1 + at, weight, place) for at, (weight, place) in enumerate(found)]
 
 
-def read(encoded: bytes) -> xds.ClusterLoadAssignment:
-    return xds.ClusterLoadAssignment.FromString(encoded)
+def read(found: Assignment) -> xds.ClusterLoadAssignment:
+    return xds.ClusterLoadAssignment.FromString(found.encoded)
 
 
 def spot(number: int, weight: int = 1, place: tuple[str, str, str] = ("", "", "")) -> Spot:

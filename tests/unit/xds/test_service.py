@@ -183,15 +183,17 @@ async def test_who_rejects_is_said_once_in_a_while_and_in_no_words_that_write_li
     assert "\n" not in record.getMessage()
 
 
+@pytest.mark.parametrize(("limit", "most"), [("MAX_SPOTS", 2), ("MAX_BYTES", 110)])
 async def test_endpoints_beyond_what_can_be_told_are_said_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, limit: str, most: int
 ) -> None:
-    monkeypatch.setattr("registry_server.xds.endpoints.MAX_SPOTS", 2)
+    """Because there are too many of them, or because the places that they are in take too much."""
+    monkeypatch.setattr(f"registry_server.xds.endpoints.{limit}", most)
     served = Served()
     stream = await served.open("player")
     await served.take(stream)
     for number in range(1, 6):
-        served.service.changed(served.world.catalog.apply(put(number, key(f"{number}"))))
+        served.service.changed(served.world.catalog.apply(put(number, key(f"{number}"), weight=number)))
         served.timeline.advance(1.0)
         await served.settle()
         for told in await served.take(stream):

@@ -986,8 +986,8 @@ class Renewal(_message.Message):
         lasts for a third of the ttl, ask another one. Where the store is away for all of them, nothing expires meanwhile.
         """
         UNKNOWN: Renewal._State.ValueType  # 3
-        """There is no such lease: it expired, was ended, or all its instances were taken over. Register again, with the
-        generation you held.
+        """There is no such lease: it expired, was ended, all its instances were taken over, or what was asked for is no
+        lease id at all. Register again, with the generation you held.
         """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
@@ -1001,8 +1001,8 @@ class Renewal(_message.Message):
     lasts for a third of the ttl, ask another one. Where the store is away for all of them, nothing expires meanwhile.
     """
     UNKNOWN: Renewal.State.ValueType  # 3
-    """There is no such lease: it expired, was ended, or all its instances were taken over. Register again, with the
-    generation you held.
+    """There is no such lease: it expired, was ended, all its instances were taken over, or what was asked for is no
+    lease id at all. Register again, with the generation you held.
     """
 
     LEASE_ID_FIELD_NUMBER: _builtins.int

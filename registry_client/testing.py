@@ -7,7 +7,7 @@
             clock.advance(11)
             ...
 
-pytest finds the fixtures `registry` (an address) and `registry_clock` by itself; see docs/client.md.
+pytest finds the fixtures `registry` (an address) and `registry_clock` by itself; see docs/testing.md.
 """
 
 from __future__ import annotations

@@ -98,6 +98,17 @@ def test_names_of_the_client(page: str) -> None:
     assert [name for name in sorted(of_the_package) if not hasattr(registry_client, name)] == []
 
 
+@pytest.mark.parametrize("page", [page for page in pages() if page.startswith("docs/")])
+def test_a_page_that_is_named_is_a_link(page: str) -> None:
+    prose = _SPAN.sub("", _BLOCK.sub("", text_of(page)))
+    assert re.findall(r"(?<![\w/])(?<!\]\()docs/[a-z-]+\.md", prose) == []
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    linked = set(re.findall(r"\]\(([^)#]+\.md)", text_of("README.md")))
+    assert {page for page in pages() if page != "README.md"} - linked == set()
+
+
 @pytest.mark.parametrize(
     ("span", "wrong"),
     [

@@ -7,24 +7,27 @@ to one another, in whatever circle, keeps alive what its owner has left.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
+from registry_api.limits import DEFAULT_NAMESPACE
+from registry_api.registry.v1 import policies_pb2
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client.errors import InvalidArgument
 from registry_client.health import HealthCheck, check_all
 from registry_client.instance import Instance, Key, check_registrable
+from registry_client.policy import TrafficPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Set
+    from collections.abc import Callable, Mapping, Set
 
 MARK = "copied-from"
 VERSION = 1
 MAX_LINE = 1024 * 1024
 
-Line: TypeAlias = Instance | pb.CheckRule
+Line: TypeAlias = Instance | pb.CheckRule | TrafficPolicy
 
 
 def travels(instance: Instance) -> bool:
@@ -147,7 +150,9 @@ def header_line(epoch: str, revision: int) -> str:
 
 
 def line_of(it: Line) -> str:
-    """One instance, or one rule by service, as JSON without a line break."""
+    """One instance, one rule by service, or one policy, as JSON without a line break. Raises InvalidArgument."""
+    if isinstance(it, TrafficPolicy):
+        return _line({"policy": MessageToDict(it.to_proto())})
     if isinstance(it, pb.CheckRule):
         return _line({"checks": MessageToDict(pb.CheckRule(scope=it.scope, checks=it.checks))})
     message = bare(it).to_proto()
@@ -171,15 +176,15 @@ def parse_line(raw: bytes) -> Line | None:
     if content is None:
         return None
     if not isinstance(content, dict) or len(content) != 1:
-        raise BadLine('must be {"instance": …} or {"checks": …}')
+        raise BadLine('must be {"instance": …}, {"checks": …} or {"policy": …}')
     [(kind, said)] = content.items()
     if kind == "export":
         _check_version(said)
         return None
-    if kind not in ("instance", "checks"):
-        raise BadLine(f"{kind[:100]!a} is unknown: must be instance or checks")
+    if kind not in _KINDS:
+        raise BadLine(f"{kind[:100]!a} is unknown: must be {', '.join(_KINDS)}")
     try:
-        return _rule(said) if kind == "checks" else _instance(said)
+        return _KINDS[kind](said)
     except (ParseError, InvalidArgument, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise BadLine(" ".join(str(error).split())[:500]) from None
 
@@ -202,3 +207,14 @@ def _rule(said: object) -> pb.CheckRule:
     rule = ParseDict(said, pb.CheckRule(), ignore_unknown_fields=True)  # type: ignore[arg-type]  # it looks
     check_all("checks", tuple(map(HealthCheck.from_proto, rule.checks)))
     return rule
+
+
+def _policy(said: object) -> TrafficPolicy:
+    message = ParseDict(said, policies_pb2.Policy(), ignore_unknown_fields=True)  # type: ignore[arg-type]  # it looks
+    read = TrafficPolicy.from_proto(message)
+    policy = replace(read, namespace=read.namespace or DEFAULT_NAMESPACE)
+    policy.to_proto()  # raises what is wrong
+    return policy
+
+
+_KINDS: Mapping[str, Callable[[object], Line]] = {"instance": _instance, "checks": _rule, "policy": _policy}

@@ -11,10 +11,12 @@ from registry_client.copies import copies_of, plan
 from registry_client.errors import Misuse, NotFound, RegistryError, RegistryUnavailable
 from registry_client.instance import Fields
 from registry_client.lease import State
+from registry_client.policy_copies import PolicyCopies, Scope
 
 if TYPE_CHECKING:
     from registry_client.client import RegistryClient
     from registry_client.instance import Instance, Key
+    from registry_client.policy_copies import Of
     from registry_client.registration import Registration
     from registry_client.view import View
     from registry_client.watcher import Watch
@@ -29,7 +31,10 @@ class Listener(Protocol):
     def done(self, what: str, instance: Instance) -> None:
         """A copy was `added`, `updated` or `removed`."""
 
-    def kept_out(self, key: Key, why: str) -> None:
+    def policy(self, what: str, of: Of) -> None:
+        """The same of a traffic policy."""
+
+    def kept_out(self, what: object, why: str) -> None:
         """There is no copy of that one, for that reason."""
 
 
@@ -62,7 +67,11 @@ class Syncing:
             self._source.watch(*services, **asked) as source,  # type: ignore[arg-type]  # no filters
             self._target.watch(*services, **asked) as target,  # type: ignore[arg-type]
         ):
-            followed = [asyncio.create_task(self._follow(watch)) for watch in (source, target)]
+            policies = PolicyCopies(
+                self._source, self._target, Scope(services, namespace, all_namespaces), self._listener
+            )
+            works = self._follow(source), self._follow(target), policies.run()
+            followed = [asyncio.create_task(work) for work in works]
             working = asyncio.create_task(self._work(source, target))
             try:
                 done, _ = await asyncio.wait([*followed, working], return_when=asyncio.FIRST_COMPLETED)

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from registry_api.limits import MAX_TTL_S, MIN_TTL_S
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client.check_rules import EVERY, CheckRule
 from registry_client.checks import name as checked_name
 from registry_client.cli.ends import Signalled, run
@@ -26,6 +27,8 @@ from registry_client.copies import (
 )
 from registry_client.errors import InvalidArgument, Misuse, RegistryError, RegistryUnavailable
 from registry_client.instance import Instance, Key
+from registry_client.policy import TrafficPolicy
+from registry_client.policy_copies import Of, Scope, policies_of
 from registry_client.syncing import Syncing
 
 if TYPE_CHECKING:
@@ -45,7 +48,8 @@ _SIGNS = {"added": "+", "updated": "~", "removed": "-"}
 @with_all_namespaces
 @with_common
 def export_(common: Common, services: tuple[str, ...], all_namespaces: bool) -> None:
-    """Write the instances of SERVICES, or of the whole namespace, and its checks by service: a JSON document a line.
+    """Write the instances of SERVICES, or of the whole namespace, its checks by service and its traffic policies: a
+    JSON document a line.
 
     For `import`. What was copied here by `sync`, or is shown here for a neighbour, is left out.
     """
@@ -53,11 +57,13 @@ def export_(common: Common, services: tuple[str, ...], all_namespaces: bool) -> 
     for service in services:
         checked_name("service", service)  # "" would be all of them, and who writes that has lost a variable
 
-    async def ask() -> tuple[list[Instance], Sequence[CheckRule], str]:
+    async def ask() -> tuple[list[Instance | TrafficPolicy], Sequence[CheckRule], str]:
         async with common.connect() as registry:
-            found: list[Instance] = []
+            scope = Scope(services, common.namespace, all_namespaces)
+            found: list[Instance | TrafficPolicy] = [*(await policies_of(registry, scope)).values()]
             for service in dict.fromkeys(services) or ("",):
-                found += await registry.list(service, all_namespaces=all_namespaces)
+                listed = await registry.list(service, all_namespaces=all_namespaces)
+                found += [it for it in listed if travels(it)]
             header = header_line(registry.epoch, registry.revision)
             return found, await registry.check_rules.list(), header
 
@@ -67,12 +73,12 @@ def export_(common: Common, services: tuple[str, ...], all_namespaces: bool) -> 
         if all_namespaces or (rule.namespace == common.namespace and (not services or rule.service in services)):
             say(line_of(rule.to_proto()))
     lacks = 0
-    for it in filter(travels, found):
+    for it in found:
         try:
             say(line_of(it))
         except InvalidArgument as error:
             lacks += 1
-            complain(f"{it.key} is left out: {error}")
+            complain(f"{it.key if isinstance(it, Instance) else Of(it.namespace, it.service)} is left out: {error}")
     if lacks:
         sys.exit(REFUSED)
 
@@ -83,7 +89,8 @@ def export_(common: Common, services: tuple[str, ...], all_namespaces: bool) -> 
 @click.option("--hold", is_flag=True, help="Keep them registered until Ctrl-C.")
 @with_common
 def import_(common: Common, file: IO[bytes], ttl: float | None, hold: bool) -> None:
-    """Register what `export` wrote to FILE, by default from stdin. What is there already stays as it is.
+    """Register what `export` wrote to FILE, by default from stdin, and set its checks and policies. What is there
+    already stays as it is.
 
     Each instance stays for its ttl, in which its owner has to come and register it, or be kept by --hold. Whose id or
     address somebody else has there is kept out. Nothing is registered unless every line can be read.
@@ -148,8 +155,8 @@ class Importing:
     async def run(self, lines: Sequence[Line]) -> None:
         """Import, and hold what is to be held until cancelled."""
         async with self._common.connect() as registry:
-            rules = [CheckRule.from_proto(it) for it in lines if not isinstance(it, Instance)]
-            await self._rules(registry, rules)
+            await self._rules(registry, [CheckRule.from_proto(it) for it in lines if isinstance(it, pb.CheckRule)])
+            await self._policies(registry, [it for it in lines if isinstance(it, TrafficPolicy)])
             async with registry.watch(all_namespaces=True) as watch:
                 following = asyncio.create_task(self._follow(watch))
                 try:
@@ -175,6 +182,23 @@ class Importing:
             else:
                 where = "every namespace" if rule.namespace == EVERY else rule.namespace
                 self._keep_out(f"the checks of {rule.service} in {where}", "there are others")
+
+    async def _policies(self, registry: RegistryClient, given: Sequence[TrafficPolicy]) -> None:
+        there = await policies_of(registry, Scope((), "", True)) if given else {}
+        for policy in given:
+            of = Of(policy.namespace, policy.service)
+            try:
+                if (present := there.get(of)) is None:
+                    there[of] = await registry.policy.put(policy)
+                    self.imported += 1
+                elif present == policy:
+                    self.unchanged += 1
+                else:
+                    self._keep_out(of, "there is another one")
+            except RegistryUnavailable:
+                raise
+            except RegistryError as error:
+                self._keep_out(of, str(error))
 
     async def _follow(self, watch: Watch) -> None:
         """Owners come while others are imported: they lose their places for good to who registers after them."""
@@ -264,13 +288,15 @@ def _said(it: Instance) -> Instance:
 @with_all_namespaces
 @with_common
 def sync(common: Common, services: tuple[str, ...], target: str, name: str, ttl: float, all_namespaces: bool) -> None:
-    """Keep copies of SERVICES, or of the whole namespace, in another registry until Ctrl-C.
+    """Keep copies of SERVICES, or of the whole namespace, and of their traffic policies, in another registry until
+    Ctrl-C.
 
     \b
     registryctl sync --server h1:7400 --to h2:7400 player
 
     A copy says in its metadata (`copied-from`) where it comes from, and is never copied on: registries may be synced
-    both ways. It has the health that its registry found. Nobody's place is taken there.
+    both ways. It has the health that its registry found. Nobody's place is taken there; policies that are set there
+    stay, and those that were copied stay after the end.
     """
     told = Copied(common)
 
@@ -303,9 +329,17 @@ class Copied:
         else:
             say(f"{_SIGNS[what]} {instance.key} {instance.address}")
 
-    def kept_out(self, key: Key, why: str) -> None:
+    def policy(self, what: str, of: Of) -> None:
+        """See Listener."""
+        self.anything = True
+        if self.common.as_json:
+            say_document({"event": what, "policy": f"{of.namespace}/{of.service}"}, indent=None)
+        else:
+            say(f"{_SIGNS[what]} {of}")
+
+    def kept_out(self, what: object, why: str) -> None:
         """See Listener."""
         if self.common.as_json:
-            say_document({"event": "keptOut", "key": str(key), "why": why}, indent=None)
+            say_document({"event": "keptOut", "key": str(what), "why": why}, indent=None)
         else:
-            complain(f"{key} is kept out: {why}")
+            complain(f"{what} is kept out: {why}")

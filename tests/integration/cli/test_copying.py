@@ -12,13 +12,19 @@ import pytest
 import registry_client
 from registry_api.limits import MAX_LABEL_BYTES
 from registry_api.registry.v1 import registry_pb2 as pb
-from registry_client import HealthCheck, Instance, RegistryClient, testing
+from registry_client import HealthCheck, Instance, RegistryClient, Retries, TrafficPolicy, testing
 from registry_client.cli import copying
+from registry_client.cli.copying import Copied
 from registry_client.cli.options import Common
 from registry_client.copies import MARK, copy_of
 from registry_client.instance import Key
+from registry_client.policy_copies import Of, PolicyCopies, Scope, due
 from registry_client.syncing import Syncing
+from registry_server.config import Config
+from registry_server.server import serve
+from tests.conftest import ServerFactory
 from tests.integration.client.conftest import player
+from tests.support.access import granted, token
 from tests.support.fake_registry import FakeRegistry, serving
 from tests.support.registryctl import ctl, ended, line_of, running
 from tests.support.waiting import eventually_async
@@ -275,8 +281,12 @@ async def test_who_comes_while_a_copy_is_on_its_way_keeps_his_place(
         def done(self, what: str, instance: Instance) -> None:
             raise AssertionError(what)
 
-        def kept_out(self, key: Key, why: str) -> None:
-            said[key] = why
+        def policy(self, what: str, of: Of) -> None:
+            raise AssertionError(what)
+
+        def kept_out(self, what: object, why: str) -> None:
+            assert isinstance(what, Key)
+            said[what] = why
 
     syncing = Syncing(one, other, "here", 15.0, Told())
     copies = [copy_of(player(name, port, namespace="default"), "here") for name, port in (("a", 8001), ("b", 8002))]
@@ -313,3 +323,148 @@ async def test_the_same_registry_is_told(two: tuple[str, str]) -> None:
         assert done.exit_code == 1, done.output
         assert "another registry" in done.stderr or "both are the same registry" in done.stderr
     assert (await ctl("-s", two[0], "sync")).exit_code == 2
+
+
+# ---- traffic policies
+
+PLAYER = TrafficPolicy("player", "default", timeout=2, retries=Retries(3), split={"version=2.0": 10, "rest": 90})
+CHAT = TrafficPolicy("chat", "prod", balancing="RING_HASH", hash_header="room")
+
+
+async def policies(registry: RegistryClient) -> list[TrafficPolicy]:
+    return [*await registry.policy.list(all_namespaces=True)]
+
+
+async def test_policies_are_exported_and_imported(
+    two: tuple[str, str], clients: tuple[RegistryClient, RegistryClient], tmp_path: Path
+) -> None:
+    """As they are, once; and those that are there stay."""
+    one, other = clients
+    path = tmp_path / "all.jsonl"
+    set_ = [await one.policy.put(CHAT), await one.policy.put(PLAYER)]
+    for args, number in ((("--all-namespaces",), 2), ((), 1), (("player",), 1), (("chat",), 0)):
+        exported = await ctl("-s", two[0], "export", *args)
+        assert exported.output.count('{"policy":') == number, args
+    path.write_text((await ctl("-s", two[0], "export", "--all-namespaces")).output)
+    for said in ("2 imported, 0 unchanged, 0 kept out\n", "0 imported, 2 unchanged, 0 kept out\n"):
+        imported = await ctl("-s", two[1], "import", str(path))
+        assert (imported.exit_code, imported.output) == (0, said)
+    assert sorted(await policies(other), key=lambda it: it.service) == set_
+    await other.policy.put(TrafficPolicy("chat", "prod", timeout=9))
+    imported = await ctl("-s", two[1], "import", str(path))
+    assert imported.exit_code == 1
+    assert "the policy of prod/chat is kept out: there is another one" in imported.output
+    assert (await other.policy.get("chat", namespace="prod")).timeout == 9
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"policy": {"timeout": "2s"}}',
+        '{"policy": {"service": "a/b"}}',
+        '{"policy": {"service": "a", "timeout": "soon"}}',
+        '{"policy": {"service": "a", "split": [{"version": "1", "weight": -1}]}}',
+        '{"policy": []}',
+        '{"policy": "a"}',
+        '{"policies": {}}',
+    ],
+)
+async def test_a_line_that_is_no_policy(line: str, two: tuple[str, str], tmp_path: Path) -> None:
+    (path := tmp_path / "bad.jsonl").write_text(line)
+    imported = await ctl("-s", two[0], "import", str(path))
+    assert imported.exit_code == 1
+    assert "line 1: " in imported.output
+    assert "nothing was imported" in imported.output
+
+
+async def test_what_the_registry_refuses_keeps_nothing_else_out(
+    two: tuple[str, str], clients: tuple[RegistryClient, RegistryClient], tmp_path: Path
+) -> None:
+    (path := tmp_path / "all.jsonl").write_text(
+        '{"policy": {"service": "chat", "hashHeader": "room"}}\n{"policy": {"service": "player", "timeout": "2s"}}\n'
+    )
+    imported = await ctl("-s", two[1], "import", str(path))
+    assert imported.exit_code == 1
+    assert "1 imported, 0 unchanged, 1 kept out" in imported.output
+    assert [it.service for it in await policies(clients[1])] == ["player"]
+
+
+async def test_policies_are_kept_up(two: tuple[str, str], clients: tuple[RegistryClient, RegistryClient]) -> None:
+    """Both ways at once; and what somebody sets there by hand stays."""
+    one, other = clients
+
+    async def are(*wanted: tuple[str, float | None]) -> None:
+        async def so() -> bool:
+            found = [[(it.service, it.timeout) for it in await policies(registry)] for registry in clients]
+            return found == [[*wanted], [*wanted]]
+
+        await eventually_async(so, timeout_s=20)
+
+    async with syncing(two[0], two[1]), syncing(two[1], two[0]):
+        await one.policy.put(TrafficPolicy("player", timeout=2))
+        await are(("player", 2))
+        await other.policy.put(TrafficPolicy("chat", timeout=3))
+        await are(("chat", 3), ("player", 2))
+        await other.policy.put(TrafficPolicy("player", timeout=4))
+        await are(("chat", 3), ("player", 4))
+        await one.policy.delete("chat")
+        await are(("player", 4))
+    await are(("player", 4))  # they outlive the command
+
+
+async def test_a_source_that_lost_its_policies_takes_none_away(
+    server_factory: ServerFactory, clients: tuple[RegistryClient, RegistryClient]
+) -> None:
+    """Who deletes them does: one that came back without its memory knows of none."""
+    server, (_, other) = await server_factory().start_async(), clients
+    async with registry_client.connect(server.address, cache_dir=None) as source:
+        copies = PolicyCopies(source, other, Scope((), "default", False), Copied(Common()))
+        kept = await source.policy.put(PLAYER)
+        await copies.round()
+        await server.restart_async()
+        for _ in range(2):
+            await copies.round()
+        assert await policies(other) == [kept]
+        await source.policy.put(PLAYER)
+        await copies.round()
+        await source.policy.delete("player")
+        await copies.round()
+        assert await policies(other) == []
+
+
+def test_what_is_due_of_policies() -> None:
+    here, newer, theirs = (TrafficPolicy("player", timeout=number) for number in (1, 2, 3))
+    key = Of("default", "player")
+    nothing: dict[Of, TrafficPolicy] = {}
+
+    def of(
+        wanted: TrafficPolicy | None, held: TrafficPolicy | None, there: TrafficPolicy | None
+    ) -> tuple[list[Of], list[Of], list[Of], list[Of]]:
+        found = due(*({} if it is None else {key: it} for it in (wanted, held, there)))
+        return found.put, found.delete, found.adopt, [*found.kept_out]
+
+    put, delete, adopt, kept_out = ([key], [], [], []), ([], [key], [], []), ([], [], [key], []), ([], [], [], [key])
+    assert of(here, None, None) == put
+    assert of(newer, here, here) == put
+    assert of(here, None, here) == of(here, here, here) == of(newer, here, newer) == adopt
+    assert of(None, here, here) == delete
+    assert of(here, None, theirs) == of(here, here, theirs) == of(here, here, None) == kept_out
+    assert of(None, here, theirs) == of(None, here, None) == of(None, None, theirs) == ([], [], [], [])
+    assert due(nothing, nothing, nothing).put == []
+
+
+async def test_policies_that_may_not_be_set_are_told_of_and_the_rest_is_copied(
+    two: tuple[str, str], clients: tuple[RegistryClient, RegistryClient]
+) -> None:
+    """Once: what is refused is refused again."""
+    one, _ = clients
+    config = Config(listen="127.0.0.1:0", admin="off", access=granted())
+    async with serve(config) as guarded, one.register(player("a"), drain=0):
+        await one.policy.put(PLAYER)
+        with running("-s", two[0], "sync", "--to", guarded, REGISTRY_TOKEN=token("owner")) as process:
+            assert process.stderr is not None
+            said = await asyncio.to_thread(process.stderr.readline)
+            assert "the policy of default/player is kept out: " in said
+            async with registry_client.connect(guarded, token=token("root"), cache_dir=None) as there:
+                await eventually_async(lambda: names(there), timeout_s=20)
+                assert await policies(there) == []

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import islice
 from typing import Protocol
 
+from registry_checks.names import Lookups
 from registry_checks.probes import Reach
 from registry_checks.probes.base import Failed
 from registry_server.errors import Contended
@@ -72,6 +73,7 @@ class Connecting:
     def __init__(self, reach: Reach | None) -> None:
         self._reach = reach
         self._turns = asyncio.Semaphore(MOST)
+        self._names = Lookups()  # of their own: neither those of checks nor what others registered is in their way
         # One at a time of who asks: those of somebody who asks a thousand times hold up nobody else's.
         self._own = Turns()
 
@@ -80,10 +82,14 @@ class Connecting:
         host, port = address
         try:
             async with self._own.of([(peer_of(peer),)]), self._turns, asyncio.timeout(TIMEOUT_S):
-                own = [it for it in await _addresses(host) if _is_same_place(peer, it)]
+                own = [it for it in await self._addresses(host) if _is_same_place(peer, it)]
                 return bool(own) and await _takes_connections(map(str, own), port)
         except (OSError, Contended):  # a timeout is the first one
             return False
+
+    async def _addresses(self, host: str) -> list[IPv4Address | IPv6Address]:
+        """Raises OSError for a name that nobody knows."""
+        return [_plain(it) for it in await self._names.addresses(host)]
 
     async def answers(self, address: Address) -> bool:
         """See Homes."""
@@ -99,14 +105,8 @@ class Connecting:
             return error.errno in _OURS
 
 
-async def _addresses(host: str) -> list[IPv4Address | IPv6Address]:
-    """Raises OSError for a name that nobody knows."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return [_plain(address[0]) for *_, address in found]
-
-
-def _plain(address: str | int) -> IPv4Address | IPv6Address:
-    found = ip_address(str(address).partition("%")[0])
+def _plain(address: str) -> IPv4Address | IPv6Address:
+    found = ip_address(address.partition("%")[0])
     return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
 
 

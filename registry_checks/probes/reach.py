@@ -6,11 +6,11 @@ link can reach was not meant for others: it is refused, also where a name stands
 
 import asyncio
 import ipaddress
-import socket
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
+from registry_checks.names import Lookups, Names
 from registry_checks.probes.base import Failed
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -24,6 +24,7 @@ class Reach:
     loopback: bool = False
     link_local: bool = False
     ca: str = ""
+    names: Names = field(default_factory=Lookups, repr=False, compare=False)
 
     def refuses(self, host: str) -> str:
         """Why an IP address may not be looked at, or a name that always is this machine's; empty if it may be, or is
@@ -39,7 +40,7 @@ class Reach:
     async def addresses(self, host: str) -> list[str]:
         """The IP addresses of a host that may be looked at. Raises Failed if there is none, OSError for a name that
         nobody knows."""
-        found = [host] if _literal(host) else await _resolved(host)
+        found = [host] if _literal(host) else await self.names.addresses(host)
         refusals = [self._refuses(_literal(it) or ipaddress.ip_address(it)) for it in found]
         allowed = [it for it, refusal in zip(found, refusals, strict=True) if not refusal]
         if not allowed:
@@ -88,8 +89,3 @@ def _literal(host: str) -> Address | None:
         return ipaddress.ip_address(host)
     except ValueError:
         return None
-
-
-async def _resolved(name: str) -> list[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]

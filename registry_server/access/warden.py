@@ -6,7 +6,7 @@ them is told who was refused. Streams that are open are known, and are asked aga
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -35,6 +35,11 @@ log = logging.getLogger(__name__)
 
 # So many streams are asked again in a row, before others have their turn.
 STREAMS_AT_ONCE = 200
+# Streams that would show something else now end a few at once and the others one by one, so that not all their clients
+# come back at the same time: so many a second, and all of them within so many seconds.
+ENDS_AT_ONCE = 10
+ENDS_PER_S = 1_000
+MAX_SPREAD_S = 5.0
 # How often the log tells of those who were turned away, in seconds.
 TELL_S = 60.0
 
@@ -78,12 +83,23 @@ class Warden:
         return any(it.until_s <= now for it in self._open)
 
     async def review(self) -> None:
-        """Ask all streams again, some at a time: those end that may not go on, or would show something else now."""
+        """Ask all streams again, some at a time: those end that may not go on, and, one after the other, those that
+        would show something else now."""
+        moved: list[_Open] = []
         for number, stream in enumerate(list(self._open), 1):
-            if stream in self._open:
-                self._ask_again(stream)
+            if stream in self._open and self._ask_again(stream):
+                moved.append(stream)
             if number % STREAMS_AT_ONCE == 0:
                 await asyncio.sleep(0)
+        self._end_by_and_by([it for it in moved if it in self._open and it.leaving is None])
+
+    def _end_by_and_by(self, streams: "Sequence[_Open]") -> None:
+        loop, error = asyncio.get_running_loop(), Unavailable(_CHANGED, 0.0)
+        for stream in streams[:ENDS_AT_ONCE]:
+            _end(stream, error)
+        gap_s = min(1 / ENDS_PER_S, MAX_SPREAD_S / len(streams)) if streams else 0.0
+        for number, stream in enumerate(streams[ENDS_AT_ONCE:], 1):
+            stream.leaving = loop.call_later(number * gap_s, _end, stream, error)
 
     def tell(self) -> None:
         """Say in the log who was turned away, if it is time for it."""
@@ -100,27 +116,20 @@ class Warden:
 
     # ---- within
 
-    def _ask_again(self, stream: "_Open") -> None:
-        """And end it, if it may not go on. What goes wrong with one stream takes nothing from the others."""
-        try:
-            if (error := self._asked_again(stream)) is not None:
-                stream.end.refuse(error)
-        except Exception:
-            log.exception("a mistake of this server in ending a stream")
-
-    def _asked_again(self, stream: "_Open") -> RequestError | None:
-        """What ends the stream, if anything does."""
+    def _ask_again(self, stream: "_Open") -> bool:
+        """Whether it would show something else now. It ends, if it may not go on."""
         caller = stream.caller
         try:
             it = self._identities.of(caller.credentials, self._clock())
             stream.until_s = it.until_s
             if (it.identity, it.rights) == (caller.identity, caller.rights):
-                return None
+                return False
             stream.caller = caller._replace(identity=it.identity, rights=it.rights)
             stream.needs.check(stream.caller, stream.request)
         except RequestError as error:
-            return error
-        return Unavailable(_CHANGED, 0.0) if stream.shows_some else None
+            _end(stream, error)
+            return False
+        return stream.shows_some
 
     def _allowed(self, _path: str, method: Method) -> Method:
         needs = method.needs
@@ -181,12 +190,15 @@ class Warden:
 
     def _left(self, stream: "_Open") -> None:
         self._open.pop(stream, None)
+        if stream.leaving is not None:
+            stream.leaving.cancel()
 
 
 class _Open:
-    """A stream. `shows_some` of one that shows what its caller may see, and so would show something else to another."""
+    """A stream. `shows_some` of one that shows what its caller may see, and so would show something else to another;
+    `leaving`: when that is so, and its end is near."""
 
-    __slots__ = ("caller", "end", "needs", "request", "shows_some", "until_s")
+    __slots__ = ("caller", "end", "leaving", "needs", "request", "shows_some", "until_s")
 
     def __init__(self, end: Refusable, caller: Caller, needs: Needs, request: object = None) -> None:
         self.end = end
@@ -195,6 +207,15 @@ class _Open:
         self.request = request
         self.shows_some = False
         self.until_s = 0.0
+        self.leaving: asyncio.TimerHandle | None = None
+
+
+def _end(stream: _Open, error: RequestError) -> None:
+    """What goes wrong with one stream takes nothing from the others."""
+    try:
+        stream.end.refuse(error)
+    except Exception:
+        log.exception("a mistake of this server in ending a stream")
 
 
 class _Strangers:

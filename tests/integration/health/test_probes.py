@@ -7,7 +7,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -294,17 +294,21 @@ async def test_who_talks_on_and_on_is_not_listened_to() -> None:
         assert await look_again() == PASSES
 
 
-async def test_a_probe_closed_in_the_middle_of_a_look_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def resolved(*_: object, **__: object) -> list[tuple[object, ...]]:
-        await asyncio.sleep(0)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+class HereByName:
+    """Every name leads to this machine."""
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolved)
+    async def addresses(self, host: str) -> Sequence[str]:
+        await asyncio.sleep(0)
+        return ["127.0.0.1"]
+
+
+async def test_a_probe_closed_in_the_middle_of_a_look_leaves_nothing() -> None:
+    reach = Reach(loopback=True, names=HereByName())
     async with HealthServer(watch=True).running() as server:
         check = pb.HealthCheck(grpc=pb.HealthCheck.Grpc())
         settle(check)
         for turns in range(1, 40):
-            probe = Probes(HERE, {}).of(Target("game.example", server.port), check)
+            probe = Probes(reach, {}).of(Target("game.example", server.port), check)
             assert probe is not None
             under_way = asyncio.create_task(ask(probe, TIMEOUT_S))
             for _ in range(turns):
@@ -481,10 +485,7 @@ def test_everybody_else_may_be() -> None:
     assert not any(map(Reach().refuses, ("10.0.0.5", "2001:db8::1", "game.example", "8.8.8.8")))
 
 
-async def test_a_name_that_leads_here_is_refused(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def resolved(*_: object, **__: object) -> list[tuple[object, ...]]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolved)
-    assert "this machine itself" in (await look("http", web.port, host="evil.example", reach=Reach())).output
+async def test_a_name_that_leads_here_is_refused(web: WebServer) -> None:
+    reach = Reach(names=HereByName())
+    assert "this machine itself" in (await look("http", web.port, host="evil.example", reach=reach)).output
     assert web.asked == []

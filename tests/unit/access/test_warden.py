@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from registry_server.access.grants import Grant, Grants
 from registry_server.access.identities import Access, Identity, Token
-from registry_server.access.warden import STREAMS_AT_ONCE, TELL_S, Warden
+from registry_server.access.warden import ENDS_AT_ONCE, MAX_SPREAD_S, STREAMS_AT_ONCE, TELL_S, Warden
 from registry_server.errors import PermissionDenied, RequestError, Unauthenticated, Unavailable
 from registry_server.rights import EVERY
 from registry_server.rpc.table import (
@@ -24,6 +25,7 @@ from registry_server.rpc.table import (
     Unary,
 )
 from tests.support.core import drive
+from tests.support.waiting import eventually_async
 
 SHOWS_SOME = Needs("read", is_some=True)
 NAMED = Needs("read", lambda request: [("default", request.value)])
@@ -113,6 +115,7 @@ class Stage:
 
 
 GAME = {"game": ["register default/player", "read default/chat"]}
+Ends = list[tuple[float, Callable[[], None]]]
 KINDS = ("Talk", "Named", "Some", "Session")
 
 
@@ -203,6 +206,44 @@ def test_others_have_their_turns_while_very_many_are_asked_again() -> None:
     review.send(None)
     assert sum(bool(it.refused) for it in streams) == STREAMS_AT_ONCE
     review.close()
+
+
+async def test_those_who_see_something_else_now_end_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, ends = Stage(granted(**GAME)), Ends()
+    streams = [stage.open("Some", "game") for _ in range(6_000)]
+    loop = asyncio.get_running_loop()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "call_later", lambda delay_s, end, *of: _timer(loop, ends, delay_s, lambda: end(*of)))
+        stage.warden.grant(granted(game=["read default/chat"]))
+        await stage.warden.review()
+        assert sum(len(it.refused) for it, _ in streams) == ENDS_AT_ONCE
+        await stage.warden.review()
+    assert len(ends) == len(streams) - ENDS_AT_ONCE
+    delays = [delay_s for delay_s, _ in ends]
+    assert delays == sorted(delays)
+    assert delays[-1] <= MAX_SPREAD_S
+    for _, end in ends:
+        end()
+    assert [[type(error) for error in it.refused] for it, _ in streams] == [[Unavailable]] * len(streams)
+
+
+def _timer(loop: asyncio.AbstractEventLoop, ends: Ends, delay_s: float, end: Callable[[], None]) -> asyncio.TimerHandle:
+    ends.append((delay_s, end))
+    return asyncio.TimerHandle(loop.time() + delay_s, end, (), loop)
+
+
+async def test_who_leaves_or_may_no_more_waits_for_no_turn() -> None:
+    stage = Stage(granted(**GAME))
+    streams = [stage.open("Some", "game") for _ in range(ENDS_AT_ONCE + 2)]
+    stage.warden.grant(granted(game=["read default/chat"]))
+    await stage.warden.review()
+    (stays, _), (left, leave) = streams[-2:]
+    leave()
+    stage.warden.grant(granted())
+    await stage.warden.review()
+    assert [type(it) for it in stays.refused] == [Unauthenticated]
+    await eventually_async(lambda: len(stays.refused) == 2)  # the transport has ended it at the first one
+    assert left.refused == []
 
 
 def test_a_stream_that_cannot_be_ended_spares_no_other(caplog: pytest.LogCaptureFixture) -> None:

@@ -66,6 +66,7 @@ from registry_client.registration import Registration
 from registry_client.signals import run_until_signal
 from registry_client.steps import WatchLimits
 from registry_client.tls import TLS
+from registry_client.verdicts import Door, Effect, InstanceVerdict, Leaving, Reason, ToldClient, Why
 from registry_client.view import Changes, View
 from registry_client.watcher import Watch
 from registry_client.whoami import WhoAmI
@@ -91,6 +92,8 @@ __all__ = [
     "Conflict",
     "Discovery",
     "DiscoveryStatistics",
+    "Door",
+    "Effect",
     "Endpoint",
     "Event",
     "EventCause",
@@ -103,10 +106,12 @@ __all__ = [
     "HealthStats",
     "InEach",
     "Instance",
+    "InstanceVerdict",
     "InvalidAnswer",
     "InvalidArgument",
     "InvalidTarget",
     "Key",
+    "Leaving",
     "LimitExceeded",
     "Locality",
     "Misuse",
@@ -117,6 +122,7 @@ __all__ = [
     "OutlierDetection",
     "PermissionDenied",
     "Prober",
+    "Reason",
     "Registration",
     "RegistrationLost",
     "Registries",
@@ -131,6 +137,7 @@ __all__ = [
     "Status",
     "Subscription",
     "SuccessRate",
+    "ToldClient",
     "TrafficPart",
     "TrafficPolicies",
     "TrafficPolicy",
@@ -140,6 +147,7 @@ __all__ = [
     "Watch",
     "WatchLimits",
     "WhoAmI",
+    "Why",
     "XdsClients",
     "__version__",
     "aio",

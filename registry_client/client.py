@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 import grpc
 
 from registry_api.limits import DEFAULT_NAMESPACE, MAX_PAGE, MAX_SERVICES
-from registry_api.registry.v1 import access_pb2
+from registry_api.registry.v1 import access_pb2, why_pb2
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import answers, checks
 from registry_client.addresses import parse_addresses
@@ -54,6 +54,7 @@ from registry_client.session import CacheDir, Session, Settings, check_cache_dir
 from registry_client.stay import Wish
 from registry_client.steps import WatchLimits
 from registry_client.traffic import Traffic
+from registry_client.verdicts import Why, joined
 from registry_client.watcher import Following, Watch
 from registry_client.whoami import WhoAmI
 from registry_client.xds_clients import XdsClients
@@ -386,6 +387,36 @@ class RegistryClient:
             found += map(ServiceSummary.from_proto, answer.services)
             if not request.page_token:
                 return found
+
+    async def why(
+        self,
+        service: str,
+        instance_id: str = "",
+        *,
+        namespace: str = "",
+        timeout: float | None = None,
+        **filters: Unpack[Filters],
+    ) -> Why:
+        """Why an instance gets traffic or none, or why a service does: `print(await registry.why("player", "p1"))`.
+
+        Also of what is not there: when it left and why, or that it never was. Filters as in `list`: what a client asks
+        for that gets to none. All pages are fetched, each within `timeout` seconds.
+        """
+        session, seconds, pages = self._here(), self._seconds(timeout), answers.Pages()
+        request = why_pb2.WhyRequest(
+            namespace=self._space(namespace),
+            service=checks.name("service", service),
+            id=checks.name("id", instance_id, empty=True),
+            filter=filter_to_proto(**filters),
+        )
+        found: list[why_pb2.WhyResponse] = []
+        while True:
+            answer = await session.link.call(lambda stub: stub.diagnosis.Why, request, seconds, f"ask why of {service}")
+            names = [(it.instance.id,) for it in answer.instances]
+            request.page_token = pages.next_token(names, answer.ByteSize(), answer.next_page_token)
+            found.append(answer)
+            if not request.page_token:
+                return Why.from_proto(joined(found))
 
     async def health(self, service: str, *, namespace: str = "", timeout: float | None = None) -> HealthStats:
         """How well a service is: how many of its instances have which health, and the share that is HEALTHY."""

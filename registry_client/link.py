@@ -18,6 +18,7 @@ from registry_api.registry.v1 import (
     history_pb2_grpc,
     policies_pb2_grpc,
     registry_pb2_grpc,
+    why_pb2_grpc,
     xds_pb2_grpc,
 )
 from registry_api.registry.v1 import registry_pb2 as pb
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from registry_api.registry.v1.policies_pb2_grpc import PoliciesAsyncStub
     from registry_api.registry.v1.registry_pb2_grpc import ChecksAsyncStub
     from registry_api.registry.v1.registry_pb2_grpc import RegistryAsyncStub as _Registry
+    from registry_api.registry.v1.why_pb2_grpc import DiagnosisAsyncStub
     from registry_api.registry.v1.xds_pb2_grpc import XdsAsyncStub
     from registry_client.backoff import Backoff
     from registry_client.papers import Dialer
@@ -114,6 +116,7 @@ class Stub(_Registry):
         self.access: AccessAsyncStub = access_pb2_grpc.AccessStub(channel)
         self.history: HistoryAsyncStub = history_pb2_grpc.HistoryStub(channel)
         self.policies: PoliciesAsyncStub = policies_pb2_grpc.PoliciesStub(channel)
+        self.diagnosis: DiagnosisAsyncStub = why_pb2_grpc.DiagnosisStub(channel)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

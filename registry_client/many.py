@@ -77,9 +77,9 @@ def connect_many(registries: Mapping[str, str | Sequence[str]], **options: Unpac
 class Registries:
     """Several registries: use it with `async with`, in one event loop. One of them is `registries["backup"]`.
 
-    `get`, `list`, `services`, `namespaces`, `watch`, `on_change`, `discover`, `balancer` and `channel` are those of a
-    RegistryClient, and ask the first registry that works; they go back to a former one once that has worked for a
-    while. What a watch has shown is kept then as when a registry begins anew: nothing leaves because another registry
+    `get`, `list`, `services`, `namespaces`, `why`, `watch`, `on_change`, `discover`, `balancer` and `channel` are
+    those of a RegistryClient, and ask the first registry that works; they go back to a former one once that has worked
+    for a while. What a watch has shown is kept then as when a registry begins anew: nothing leaves because another registry
     is asked, but what that one does not know after one ttl. Raises InvalidArgument for the same registry twice.
     """
 
@@ -91,7 +91,7 @@ class Registries:
         self._signals = SignalDrains()
         self.reader = reader = reading(clients.values())
         self.get, self.list = reader.get, reader.list
-        self.services, self.namespaces = reader.services, reader.namespaces
+        self.services, self.namespaces, self.why = reader.services, reader.namespaces, reader.why
         self.watch, self.on_change = reader.watch, reader.on_change
         self.discover, self.balancer, self.channel = reader.discover, reader.balancer, reader.channel
 

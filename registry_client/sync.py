@@ -432,6 +432,7 @@ class _Reader(Front[client.RegistryClient]):
     list = waits(client.RegistryClient.list)
     services = waits(client.RegistryClient.services)
     namespaces = waits(client.RegistryClient.namespaces)
+    why = waits(client.RegistryClient.why)
     watch = gives(client.RegistryClient.watch, Watch)
     on_change = gives(client.RegistryClient.on_change, Subscription)
     discover = gives(client.RegistryClient.discover, Discovery)

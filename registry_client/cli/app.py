@@ -35,6 +35,7 @@ from registry_client.cli.show import (
 )
 from registry_client.cli.top import top
 from registry_client.cli.whoami import whoami
+from registry_client.cli.why import why
 from registry_client.cli.writing import deregister, drain, update
 from registry_client.cli.xds import xds
 from registry_client.client import DEFAULT_TIMEOUT_S
@@ -131,7 +132,7 @@ def main(context: click.Context, /, **options: Any) -> None:
 
 for command in (
     *(namespaces, services, instances, watch, top, health, checks, policy, register, update, drain, deregister),
-    *(export_, import_, sync, xds, whoami, ready),
+    *(export_, import_, sync, xds, whoami, why, ready),
 ):
     main.add_command(command)
 main.add_command(events)

@@ -13,6 +13,7 @@ from balancer.policies.locality import LocalityAware
 from balancer.pool.options import PoolOptions, SlowStart
 from balancer.pool.outlier import FailurePercentage, OutlierOptions, SuccessRate
 from balancer.pool.statistics import NodeStatistics, PoolStatistics
+from balancer.pool.verdicts import EndpointWhy, Why
 
 if TYPE_CHECKING:
     from balancer import metrics
@@ -30,6 +31,7 @@ __all__ = [
     "ConnectivityState",
     "DnsResolver",
     "Endpoint",
+    "EndpointWhy",
     "Failed",
     "FailurePercentage",
     "LoadBalancer",
@@ -53,6 +55,7 @@ __all__ = [
     "SlowStart",
     "StaticResolver",
     "SuccessRate",
+    "Why",
     "aio_channel",
     "blocking_channel",
     "hash_key",

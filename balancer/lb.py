@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from balancer.accounts import Account
     from balancer.policies import AnyPolicy
     from balancer.pool.roster import Key
+    from balancer.pool.verdicts import Why
 
 Given = TypeVar("Given")
 """An `Endpoint`, an address, or an object with an `address`, as `balancer.likeness` says."""
@@ -136,6 +137,11 @@ class LoadBalancer:
             told = [known.pool.statistics(now) for known in sets]
             last_pick = next((one.last_pick for one in told if one.last_pick), "")
             return replace(told[0], nodes=self._node_statistics(sets, now), last_pick=last_pick)
+
+    def why(self) -> Why:
+        """Why each endpoint of the set last selected from is selected or not."""
+        with self._owner:
+            return self._current.pool.why(self._clock())
 
     def numbers(self) -> Numbers:
         """What there is to count of the set last selected from, and what was counted of all since `count`."""

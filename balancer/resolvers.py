@@ -36,7 +36,8 @@ class Resolver(Protocol):
     """What a channel asks of the source of its endpoints.
 
     An optional attribute `default_policy: str` names the policy where nothing else does, in place of round_robin;
-    `name: str` is what a channel is called in metrics.
+    `name: str` is what a channel is called in metrics; `left_out() -> Iterable[EndpointWhy]` tells of those that it
+    keeps from the channel, and may be asked in any thread.
     """
 
     async def run(self, push: Push) -> None:

@@ -74,6 +74,7 @@ from registry_client.xds_clients import XdsClients
 
 if TYPE_CHECKING:
     from registry_client import aio, metrics, sync, testing, xds
+    from registry_client.bridge.asking import why
     from registry_client.monitor import Monitor
     from registry_client.resolver import channel
 
@@ -159,6 +160,7 @@ __all__ = [
     "run_until_signal",
     "sync",
     "testing",
+    "why",
     "xds",
 ]
 
@@ -170,6 +172,7 @@ _LATER = {
     "metrics": "registry_client.metrics",
     "sync": "registry_client.sync",
     "testing": "registry_client.testing",
+    "why": "registry_client.bridge.asking",
     "xds": "registry_client.xds",
 }
 
@@ -177,7 +180,7 @@ _LATER = {
 def __getattr__(name: str) -> object:
     if name in _LATER:
         module = import_module(_LATER[name])
-        return getattr(module, name) if name in ("channel", "Monitor") else module
+        return getattr(module, name) if name in ("channel", "Monitor", "why") else module
     if name == "__version__":
         return _version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,6 +28,18 @@ def why_none(service: str, registered: Iterable[Instance], *, filtered: bool) ->
     return f"no instance of {service} {lack}: of {reasons.total()} registered, {told}"
 
 
+def against(instance: Instance) -> str:
+    """What keeps traffic from an instance that gets none; of one that nothing speaks against, what does is the split
+    of the service's traffic policy."""
+    if instance.status is not Status.ACTIVE:
+        return f"its status is {instance.status.value}"
+    if instance.health not in _WELL:
+        failing = next((it for it in instance.check_results if it.health not in _WELL), None)
+        found = f": its check {failing.name}: {failing.output}" if failing is not None else ""
+        return f"its health is {instance.health.value}{found}"
+    return "its weight is 0" if instance.weight == 0 else "no part of the split that has a share fits it"
+
+
 def _reason(instance: Instance, *, filtered: bool) -> str:
     if instance.status is not Status.ACTIVE:
         return instance.status.value.lower()

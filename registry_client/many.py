@@ -79,8 +79,9 @@ class Registries:
 
     `get`, `list`, `services`, `namespaces`, `why`, `watch`, `on_change`, `discover`, `balancer` and `channel` are
     those of a RegistryClient, and ask the first registry that works; they go back to a former one once that has worked
-    for a while. What a watch has shown is kept then as when a registry begins anew: nothing leaves because another registry
-    is asked, but what that one does not know after one ttl. Raises InvalidArgument for the same registry twice.
+    for a while. What a watch has shown is kept then as when a registry begins anew: nothing leaves because another
+    registry is asked, but what that one does not know after one ttl. Raises InvalidArgument for the same registry
+    twice.
     """
 
     def __init__(self, clients: Mapping[str, RegistryClient]) -> None:

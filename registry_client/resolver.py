@@ -73,11 +73,17 @@ class RegistryResolver:
     def __init__(self, source: Source) -> None:
         self._source = source
         self.name = source.target.service
+        self._translator = Translator(self.name)
+
+    def left_out(self) -> tuple[balancer.EndpointWhy, ...]:
+        """The instances that get no calls, and why: see balancer.resolvers.Resolver."""
+        return self._translator.left_out()
 
     async def run(self, push: Callable[[balancer.Resolution], None]) -> None:
         """Push every view until cancelled. Raises RegistryError when the registry refuses the question."""
         target, source = self._source.target, self._source
-        shown = _Shown(Translator(target.service), push)
+        translator = self._translator = Translator(target.service)
+        shown = _Shown(translator, push)
         made = connect(target.addresses, namespace=target.namespace, cache_dir=source.cache_dir, **source.papers)
         async with (
             in_order(made, target.first) as registry,

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from registry_client.bearer import Token
     from registry_client.bridge import balanced  # noqa: F401 - in quotes
     from registry_client.bridge.balanced import AnyPolicy, PoolStatistics
+    from registry_client.bridge.balanced import Why as BalancerWhy
     from registry_client.discovery import DiscoveryStatistics
     from registry_client.errors import RegistrationLost
     from registry_client.event import Event
@@ -272,6 +273,14 @@ class Balanced(Closing["balanced.Balanced"]):
             return self._inner.stats()
 
         return self._thread.run(count())
+
+    def why(self) -> BalancerWhy:
+        """Why each instance is chosen or not, as of the last choice."""
+
+        async def look() -> BalancerWhy:
+            return self._inner.why()
+
+        return self._thread.run(look())
 
     def close(self) -> None:
         """Close the channel of `call`, if there was any and its client is open. May be called more than once."""

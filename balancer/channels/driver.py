@@ -57,6 +57,8 @@ class Driver:
         self._task: asyncio.Task[None] | None = None
         self._state = pool.state
         self._unconfirmed_since: float | None = time.monotonic()
+        self.trouble = ""
+        """Why the endpoints could not be confirmed last; empty when they were."""
 
     def start(self) -> None:
         """Begins to resolve. Once."""
@@ -133,6 +135,7 @@ class Driver:
 
     def _push(self, resolution: Resolution) -> None:
         now = time.monotonic()
+        self.trouble = resolution.error if isinstance(resolution, Failed) else ""
         match resolution:
             case Resolved(stale_for_s=stale_s):
                 self._unconfirmed_since = None if stale_s is None else now - stale_s

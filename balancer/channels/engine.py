@@ -20,6 +20,7 @@ from balancer.policies.base import ConnectivityState, Node
 from balancer.pool.picker import Fail, Open, Wait
 from balancer.pool.pool import Pool
 from balancer.pool.statistics import PoolNumbers
+from balancer.pool.verdicts import Why
 from balancer.service_config import ServiceConfig, config_of
 
 if TYPE_CHECKING:
@@ -105,6 +106,21 @@ class Engine:
     def statistics(self) -> PoolStatistics | None:
         """The pool as it is now; None before the first call."""
         return None if self.driver is None else self.driver.pool.statistics(time.monotonic())
+
+    def why(self) -> Why:
+        """Why each endpoint gets calls or none, those included that the resolver keeps from the channel. From any
+        thread."""
+        if self.closed:
+            return Why(usable=False, verdict="the channel is closed")
+        driver, now = self.driver, time.monotonic()
+        if driver is None:
+            return Why(usable=False, verdict="nothing was called yet: the first call finds out whom there is")
+        told = driver.pool.why(now)
+        left_out = tuple(getattr(self.settings.resolver, "left_out", tuple)())
+        doubt = f"; {driver.trouble}" if driver.trouble and driver.trouble not in told.verdict else ""
+        if age_s := driver.age_s(now):
+            doubt += f"; for {age_s:.1f} s nobody has confirmed that these are all"
+        return replace(told, verdict=told.verdict + doubt, endpoints=(*told.endpoints, *left_out))
 
     def numbers(self) -> Numbers:
         """What there is to count, and what was counted, since that was asked for. From any thread."""

@@ -107,6 +107,10 @@ class Detector:
             touched += self._sweep(nodes, now, rng)
         return touched
 
+    def ends(self) -> Collection[tuple[Node, float]]:
+        """Who is out, and until when."""
+        return tuple(self._ejected.items())
+
     def next_tick(self) -> float:
         return min(self._next_sweep, *self._ejected.values()) if self._ejected else self._next_sweep
 

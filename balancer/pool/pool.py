@@ -41,6 +41,7 @@ from balancer.pool.scales import Scales
 from balancer.pool.seats import Seats, Standing
 from balancer.pool.statistics import PoolNumbers, PoolStatistics, node_statistics
 from balancer.pool.subset import Membership, Subset, none_usable
+from balancer.pool.verdicts import Circle, Why, endpoint_why, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -252,6 +253,26 @@ class Pool:
             panic=self._seats.panic,
             last_pick=self._picker.explain() or self._spoken.explain(),
         )
+
+    def why(self, now: float) -> Why:
+        """Why each endpoint gets calls or none. May be asked for in any thread."""
+        detector, members = self._detector, self._membership
+        lazy, connections = self._connecting.picks_idle, self._options.connections
+        circle = Circle(self._seats, self.members, members.size, self._asleep, lazy, connections)
+        until = dict(detector.ends()) if detector is not None else {}
+        told = tuple(endpoint_why(node, circle, until.get(node), now) for node in self._roster)
+        usable = any(it.usable for it in told)
+        return Why(usable, verdict(told, "" if usable else self._lacking()), told)
+
+    def _lacking(self) -> str:
+        """Why there is nobody to call."""
+        match self._answer():
+            case Fail(reason):
+                return reason
+            case Open():
+                return "nothing was called for long; the next call connects"
+            case _:
+                return "they are being connected to" if self._resolved else "it is not known yet which there are"
 
     def numbers(self) -> PoolNumbers:
         """The same in a few numbers, which cost the same for any number of nodes. May be asked for in any thread."""

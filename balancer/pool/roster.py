@@ -47,7 +47,7 @@ class Roster:
         return len(self._nodes)
 
     def __iter__(self) -> Iterator[Node]:
-        return iter(self._nodes.values())
+        return iter(tuple(self._nodes.values()))  # whoever looks in another thread sees all of one moment
 
     def get(self, endpoint: Endpoint) -> Node | None:
         return self._nodes.get(key_of(endpoint))

@@ -32,7 +32,7 @@ class Subset:
     def __init__(self, size: int, salt: str, group_of: Callable[[Endpoint], int] | None = None) -> None:
         if size < 1:
             raise ValueError(f"subset_size: must be at least 1, is {size}")
-        self._size = size
+        self.size = size
         self._salt = salt
         self._group_of = group_of
         self._ranked: dict[tuple[int, int], list[Entry]] = {}
@@ -60,7 +60,7 @@ class Subset:
 
     def chosen(self) -> dict[Node, None]:
         """At most `size` of each group, as an ordered set."""
-        best = (islice(ranked, self._size) for ranked in self._ranked.values())
+        best = (islice(ranked, self.size) for ranked in self._ranked.values())
         return {node: None for *_, node in chain.from_iterable(best)}
 
 
@@ -73,6 +73,8 @@ class Membership:
 
     def __init__(self, subset: Subset | None, *, last_resort: bool) -> None:
         self._subset = subset
+        self.size = None if subset is None else subset.size
+        """Of each priority and group so many are members; None: all."""
         self._allowed = last_resort
         self._routable: dict[Node, None] = {}
         self._last_resort: dict[Node, None] = {}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from balancer.channels.options import Settings
     from balancer.policies import AnyPolicy
     from balancer.pool.statistics import PoolStatistics
+    from balancer.pool.verdicts import Why
     from balancer.resolvers import Resolver
 
 
@@ -59,6 +60,11 @@ class BalancedChannel(Makers[Method], grpc.Channel):  # type: ignore[misc]
     def stats(self) -> PoolStatistics | None:
         """The pool as it is now; None before the first call."""
         return self.engine.statistics()
+
+    def why(self) -> Why:
+        """Why each endpoint gets calls or none: connected, connecting, failed and with what, ejected and for how long,
+        not in the subset, of weight 0."""
+        return self.engine.why()
 
     def subscribe(
         self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool | None = None

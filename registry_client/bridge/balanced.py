@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from balancer import LoadBalancer, NoEndpointError, hash_key
+from balancer import Why as Why  # as others know it
 from balancer.aio.channel import aio_channel
 from balancer.likeness import as_endpoint
 from balancer.policies import policy as policy_of
@@ -16,6 +17,7 @@ from registry_client import checks
 from registry_client.bridge.resolver import LiveResolver
 from registry_client.bridge.sums import together
 from registry_client.bridge.traffic import DEFAULT_POLICY, config_of, divided
+from registry_client.bridge.translate import left_out
 from registry_client.errors import Misuse, NotFound
 
 if TYPE_CHECKING:
@@ -143,6 +145,15 @@ class Balanced:
         channel = self._channel
         told = together(self._balancer.stats(), self._called)
         return told if channel is None else together(told, channel.stats())
+
+    def why(self) -> Why:
+        """Why each instance is chosen or not, as of the last choice: by `get` and `request`."""
+        view = self._discovery.live.view
+        if view is None:
+            return Why(usable=False, verdict=f"no instance of {self._discovery.service} is known yet")
+        told = self._balancer.why()
+        left = left_out(view.instances, self._traffic.policy)
+        return replace(told, endpoints=(*told.endpoints, *left))
 
     async def aclose(self) -> None:
         """Close the channel of `call`, if there was any. May be called more than once, and used again afterwards."""

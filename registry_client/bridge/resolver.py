@@ -34,6 +34,11 @@ class LiveResolver:
         self._live = live
         self._traffic = traffic
         self._filtered = filtered
+        self._translator = Translator(service)
+
+    def left_out(self) -> tuple[balancer.EndpointWhy, ...]:
+        """The instances that get no calls, and why: see balancer.resolvers.Resolver."""
+        return self._translator.left_out()
 
     async def run(self, push: Callable[[balancer.Resolution], None]) -> None:
         """Push what every view says until cancelled, or the client is closed: then the channel goes on with whom it
@@ -49,7 +54,8 @@ class LiveResolver:
         if home.is_closed():
             raise ClientClosed("the client of the channel was closed")
         ended: asyncio.Future[None] = here.create_future()
-        told = _Told(push, ended, Translator(self._service), self._none if self._filtered else None)
+        translator = self._translator = Translator(self._service)
+        told = _Told(push, ended, translator, self._none if self._filtered else None)
         try:
             if here is home:
                 self._begin(told)

@@ -6,10 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from balancer.endpoints import Absent, Endpoint, Locality, Resolution, Resolved
+from balancer.pool.verdicts import EndpointWhy
 from registry_client.bridge.traffic import UNASKED, config_of, divided
-from registry_client.lack import why_none
+from registry_client.lack import against, why_none
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from balancer.service_config import ServiceConfig
     from registry_api.registry.v1 import policies_pb2
     from registry_client.instance import Instance, Key
@@ -28,6 +31,11 @@ class Translator:
         self._policy: policies_pb2.Policy | None = None
         self._config: ServiceConfig | None = None
         self._last: Resolution | None = None
+        self._known: Mapping[Key, Instance] = {}
+
+    def left_out(self) -> tuple[EndpointWhy, ...]:
+        """The instances that get no calls, and why. In any thread."""
+        return left_out(self._known.values(), self._policy)
 
     def under(self, policy: policies_pb2.Policy | None) -> Resolution | None:
         """Go by another traffic policy from now on: the latest resolution as it is under that one, if there was any.
@@ -54,6 +62,7 @@ class Translator:
                 self._endpoints[instance.key] = endpoint_of(instance)
             else:
                 self._endpoints.pop(instance.key, None)
+        self._known = view.by_key
         if not view.by_key:
             self._last = Absent(why_none(self.service, (), filtered=False))
         else:
@@ -66,6 +75,15 @@ class Translator:
         parts, endpoints = divided(self._policy, tuple(self._endpoints.values()))
         config = replace(self._config or UNASKED, parts=parts) if parts else self._config
         return replace(of, endpoints=tuple(endpoints), service_config=config)
+
+
+def left_out(instances: Iterable[Instance], policy: policies_pb2.Policy | None) -> tuple[EndpointWhy, ...]:
+    """Those of the instances of a service that get no calls under that policy, and why."""
+    everything = tuple(instances)
+    _, taken = divided(policy, tuple(instance for instance in everything if instance.routable))
+    kept = {instance.key for instance in taken}
+    rest = (instance for instance in everything if instance.key not in kept)
+    return tuple(EndpointWhy(it.address, it.id, usable=False, why=against(it)) for it in rest)
 
 
 def endpoint_of(instance: Instance) -> Endpoint:

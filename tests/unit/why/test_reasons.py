@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from registry_api.registry.v1 import policies_pb2, why_pb2
 from registry_api.registry.v1 import registry_pb2 as pb
@@ -15,7 +16,7 @@ from registry_server.why.sharing import Shares
 from tests.support.core import NOON, key, record
 
 FAILING = pb.CheckResult(
-    name="http", health=pb.UNHEALTHY, output="HTTP status 503", failures=3, checked_at={"seconds": int(NOON) - 90}
+    name="http", health=pb.UNHEALTHY, output="HTTP status 503", failures=3, checked_at=Timestamp(seconds=int(NOON) - 90)
 )
 
 

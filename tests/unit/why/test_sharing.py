@@ -1,5 +1,7 @@
 """What a traffic policy does with each instance of a service, against what xDS and channels are told of it."""
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +15,7 @@ from tests.support.core import key, record
 EVERYTHING = Query("default", frozenset({"player"}))
 
 
-def entry(id_: str = "one", **fields: object) -> Entry:
+def entry(id_: str = "one", **fields: Any) -> Entry:
     return Entry.of(record(key(id_), 1, **fields))
 
 
@@ -66,7 +68,7 @@ def test_a_service_of_which_no_part_can_take_anything_is_whole() -> None:
     assert (shares.lack_of(one), shares.part_of(one)) == ("", None)
 
 
-instances = st.builds(
+instances: st.SearchStrategy[dict[str, Any]] = st.builds(
     dict,
     version=st.sampled_from("123"),
     status=st.sampled_from(pb.Status.values()),
@@ -76,7 +78,7 @@ instances = st.builds(
 
 
 @given(st.lists(instances, max_size=8), st.lists(st.tuples(st.sampled_from("1234"), st.integers(0, 3)), max_size=4))
-def test_it_is_what_clients_are_told(found: list[dict[str, object]], parts: list[tuple[str, int]]) -> None:
+def test_it_is_what_clients_are_told(found: list[dict[str, Any]], parts: list[tuple[str, int]]) -> None:
     policy = canary(*parts) if parts else None
     entries = [entry(f"i{number}", **fields) for number, fields in enumerate(found)]
     shares = counted(policy, *entries)

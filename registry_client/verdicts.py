@@ -78,13 +78,16 @@ class ToldClient:
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """That an instance left: why, by whom and when, as far as that is known; `detail` is more of it for people."""
+    """That an instance left: why, by whom (identity, and host) and when, as far as that is known; `detail` is more of
+    it for people, `late` that it may have been earlier."""
 
     key: Key
     cause: Cause
-    by: str
+    identity: str
+    peer: str
     detail: str
     at: datetime | None
+    late: bool
     revision: int
 
 
@@ -169,7 +172,7 @@ def _client(it: pb.ToldClient) -> ToldClient:
 def _leaving(it: pb.Leaving) -> Leaving:
     key = Key(it.key.namespace, it.key.service, it.key.id)
     at = _time(it.at) if it.HasField("at") else None
-    return Leaving(key, Cause.from_proto(it.cause), it.by, it.detail, at, it.revision)
+    return Leaving(key, Cause.from_proto(it.cause), it.identity, it.peer, it.detail, at, it.late, it.revision)
 
 
 def _time(at: Timestamp) -> datetime | None:

@@ -60,7 +60,7 @@ from registry_server.stores import MeasuredStore, memory_by, open_store
 from registry_server.transport.status import CODES
 from registry_server.transport.streams import Streams
 from registry_server.transport.tls import BadCertificates, Certificates, TLSFiles
-from registry_server.why.past import CatalogPast
+from registry_server.why.past import Past
 from registry_server.xds.making import ControlPlane
 
 KEY_BYTES = 32
@@ -276,7 +276,7 @@ def _services(
 
 
 def _diagnosis(truth: _Truth, entrance: _Entrance, book: PolicyBook, xds: ControlPlane) -> Service:
-    past, clocks = CatalogPast(truth.feed.catalog), Clocks(time.time, time.monotonic)
+    past, clocks = Past(truth.recorder.history, truth.feed.catalog), Clocks(time.time, time.monotonic)
     return DiagnosisService(truth.feed, entrance.audience, book, xds, past, clocks).service()
 
 

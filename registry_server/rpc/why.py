@@ -6,6 +6,7 @@ Nothing that grows with the instances, the clients or the names is done in one s
 import asyncio
 import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from heapq import nsmallest
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -101,11 +102,11 @@ class DiagnosisService:
         if entry is None:
             return (await self._of_nothing(key, by, caller)).SerializeToString()
         it = entry.parse()
-        found = reasons.of_instance(it, entry, by)
+        found = reasons.of_instance(it, entry, by, partial(self._past.turned, entry))
         told = await self._clients(clients.About(key[:2], entry, self._changed(key)), caller)
         answer = self._answer(by, told)
         answer.gets_traffic = not by.shares.lack_of(entry)
-        answer.verdict = f"{_shown(key)} {reasons.verdict(it, entry, by)}"
+        answer.verdict = f"{_shown(key)} {reasons.verdict(found)}"
         answer.reasons.extend([*found, told.reason])
         answer.instances.append(self._verdict(entry, by))
         return answer.SerializeToString()
@@ -200,9 +201,8 @@ class DiagnosisService:
 
     def _verdict(self, entry: Entry, by: Circumstances) -> why_pb2.InstanceVerdict:
         it, left_s = entry.parse(), by.holding(entry).left_s
-        found = why_pb2.InstanceVerdict(
-            instance=it, gets_traffic=not by.shares.lack_of(entry), verdict=reasons.verdict(it, entry, by)
-        )
+        stops = reasons.of_instance(it, entry, by) if by.shares.lack_of(entry) else ()
+        found = why_pb2.InstanceVerdict(instance=it, gets_traffic=not stops, verdict=reasons.verdict(stops))
         if left_s is not None:
             found.lease_left.CopyFrom(seconds(max(0.0, left_s)))
             found.renewed_at.CopyFrom(clients.time(by.now_s + left_s - entry.traits.ttl_s))
@@ -288,7 +288,8 @@ def _shown(name: Sequence[str]) -> str:
 
 def _leaving(it: LastLeft) -> why_pb2.Leaving:
     key = registry_pb2.InstanceKey(namespace=it.key.namespace, service=it.key.service, id=it.key.id)
-    found = why_pb2.Leaving(key=key, cause=answers.CAUSES[it.cause], by=it.by, detail=it.detail, revision=it.revision)
+    found = why_pb2.Leaving(key=key, cause=answers.CAUSES[it.cause], detail=it.detail, revision=it.revision)
+    found.identity, found.peer, found.late = it.by.identity, it.by.peer, it.late
     if it.at_s is not None:
         found.at.CopyFrom(clients.time(it.at_s))
     return found

@@ -9,8 +9,8 @@ from registry_api.registry.v1 import policies_pb2, why_pb2
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.model import Entry, Query
 from registry_server.policies import explain
-from registry_server.records import Cause
-from registry_server.why.past import LastLeft
+from registry_server.records import Author, Cause
+from registry_server.why.past import LastLeft, Turn
 from registry_server.why.sharing import SHARELESS, UNFITTING, WELL, Shares
 from registry_server.why.words import clock, count, since, span
 
@@ -19,6 +19,8 @@ PASSES, STOPS, WARNS = why_pb2.Reason.PASSES, why_pb2.Reason.STOPS, why_pb2.Reas
 LATE_PART = 0.4
 _FOLLOWS = policies_pb2.Verdict
 _Balancing = policies_pb2.Policy
+# What the history says first of one that expired, and what is said here.
+_EXPIRED = "its lease ran out: "
 _HOW = MappingProxyType(
     {
         None: "left, and why is not known",
@@ -57,16 +59,22 @@ class Circumstances(NamedTuple):
 Reasons = Iterator[why_pb2.Reason]
 
 
-def of_instance(it: pb.Instance, entry: Entry, by: Circumstances) -> list[why_pb2.Reason]:
-    """All of them. `it` is the entry, parsed."""
+def _never(_: str) -> None:
+    return None
+
+
+def of_instance(
+    it: pb.Instance, entry: Entry, by: Circumstances, turned: Callable[[str], Turn | None] = _never
+) -> list[why_pb2.Reason]:
+    """All of them. `it` is the entry, parsed; `turned` says when a field of it became what it is, and by whom."""
     holding = by.holding(entry)
     return [
         *_of_store(by.stale_for_s),
         _registered(it, by.now_s),
         _lease(it, entry, holding, by),
-        _status(it, by.now_s),
+        _status(it, by.now_s, turned("status")),
         *_health(it, by.now_s),
-        _weight(it),
+        _weight(it, by.now_s, turned("weight")),
         _guard(holding),
         *_filter(entry, by.shares.query),
         *_policy(entry, by),
@@ -74,16 +82,10 @@ def of_instance(it: pb.Instance, entry: Entry, by: Circumstances) -> list[why_pb
     ]
 
 
-def verdict(it: pb.Instance, entry: Entry, by: Circumstances) -> str:
-    """What decides about an instance, without its name."""
-    if not by.shares.lack_of(entry):
-        return "gets traffic"
-    return f"gets none because {first_stop(of_instance(it, entry, by))}"
-
-
-def first_stop(reasons: Sequence[why_pb2.Reason]) -> str:
-    """What the first of them says that keeps traffic away."""
-    return next(reason.text for reason in reasons if reason.effect == STOPS)
+def verdict(found: Sequence[why_pb2.Reason]) -> str:
+    """What decides about an instance, without its name: the first of its reasons that keeps traffic away."""
+    stop = next((reason.text for reason in found if reason.effect == STOPS), "")
+    return f"gets none because {stop}" if stop else "gets traffic"
 
 
 def of_service(by: Circumstances) -> list[why_pb2.Reason]:
@@ -123,9 +125,14 @@ def of_clients(clients: int, behind: int, trouble: int) -> why_pb2.Reason:
 
 def how_it_left(it: LastLeft) -> str:
     """After "it": `was deregistered by ops at 2026-11-26T04:50:07Z`."""
-    when = f" at {clock(it.at_s)}" if it.at_s is not None else ""
-    by = f" by {it.by}" if it.by else ""
-    return f"{_HOW[it.cause]}{by}{when}" + (f" ({it.detail})" if it.detail else "")
+    when = "" if it.at_s is None else f" at {clock(it.at_s)}" + (" or before" if it.late else "")
+    more = it.detail.removeprefix(_EXPIRED)
+    return f"{_HOW[it.cause]}{_author(it.by)}{when}" + (f" ({more})" if more else "")
+
+
+def _author(by: Author) -> str:
+    """After a verb: who it was, as far as that is known."""
+    return (f" by {by.identity}" if by.identity else "") + (f" from {by.peer}" if by.peer else "")
 
 
 # ---- one after the other
@@ -173,8 +180,12 @@ def _lease(it: pb.Instance, entry: Entry, holding: Holding, by: Circumstances) -
     return _reason("lease", WARNS if is_late else PASSES, f"{renewed}, {span(holding.left_s)} left")
 
 
-def _status(it: pb.Instance, now_s: float) -> why_pb2.Reason:
-    text = f"its status is {pb.Status.Name(it.status)}"
+def _turned(turn: Turn | None, now_s: float) -> str:
+    return "" if turn is None else f", set{_author(turn.by)} at {clock(turn.at_s)} ({span(now_s - turn.at_s)} ago)"
+
+
+def _status(it: pb.Instance, now_s: float, turn: Turn | None) -> why_pb2.Reason:
+    text = f"its status is {pb.Status.Name(it.status)}{_turned(turn, now_s)}"
     if it.HasField("leaves_at"):
         left_s = it.leaves_at.seconds + it.leaves_at.nanos / 1e9 - now_s
         text += f": it is deregistered, and leaves in {span(left_s)}"
@@ -202,8 +213,8 @@ def _found(result: pb.CheckResult, now_s: float) -> str:
     return f"its check {result.name} fails{when}{often}{said}"
 
 
-def _weight(it: pb.Instance) -> why_pb2.Reason:
-    return _reason("weight", PASSES if it.weight else STOPS, f"its weight is {it.weight}")
+def _weight(it: pb.Instance, now_s: float, turn: Turn | None) -> why_pb2.Reason:
+    return _reason("weight", PASSES if it.weight else STOPS, f"its weight is {it.weight}{_turned(turn, now_s)}")
 
 
 def _guard(holding: Holding) -> why_pb2.Reason:

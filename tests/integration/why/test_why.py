@@ -92,7 +92,7 @@ async def test_the_life_of_an_instance(server: RegistryServer, registry: Registr
         assert {it.about: it.effect for it in why.reasons}["status"] is Effect.PASSES
         await registry.update("player", "p1", status=Status.DRAINING, weight=0)
         drained = await registry.why("player", "p1")
-        assert drained.verdict == "player/p1 gets none because its status is DRAINING"
+        assert drained.verdict.startswith("player/p1 gets none because its status is DRAINING, set from 127.0.0.1 at ")
         assert [it.about for it in drained.reasons if it.effect is Effect.STOPS] == ["status", "weight"]
     gone = await registry.why("player", "p1")
     assert not gone.gets_traffic

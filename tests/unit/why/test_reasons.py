@@ -8,9 +8,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from registry_api.registry.v1 import policies_pb2, why_pb2
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.model import Entry, Query
-from registry_server.records import Cause, Key
+from registry_server.records import Author, Cause, Key
 from registry_server.why import reasons
-from registry_server.why.past import LastLeft
+from registry_server.why.past import LastLeft, Turn
 from registry_server.why.reasons import Circumstances, Holding
 from registry_server.why.sharing import Shares
 from tests.support.core import NOON, key, record
@@ -43,6 +43,10 @@ def around(
     return Circumstances(NOON, stale_for_s, shares, flaw, lambda _: holding, lambda _: unreachable)
 
 
+def verdict(it: Entry, by: Circumstances) -> str:
+    return reasons.verdict(reasons.of_instance(it.parse(), it, by))
+
+
 def told(it: Entry, by: Circumstances) -> dict[str, tuple[str, str]]:
     """What is said about each thing, and what it means."""
     found = reasons.of_instance(it.parse(), it, by)
@@ -52,7 +56,7 @@ def told(it: Entry, by: Circumstances) -> dict[str, tuple[str, str]]:
 def test_one_that_is_well_gets_traffic() -> None:
     it = entry(registered_by="game", registered_at={"seconds": int(NOON) - 60})
     by = around(it)
-    assert reasons.verdict(it.parse(), it, by) == "gets traffic"
+    assert verdict(it, by) == "gets traffic"
     found = told(it, by)
     assert list(found) == ["registered", "lease", "status", "health", "weight", "guard", "policy"]
     assert {effect for effect, _ in found.values()} == {"PASSES"}
@@ -79,7 +83,7 @@ def test_one_that_is_well_gets_traffic() -> None:
 )
 def test_what_keeps_traffic_away_is_the_verdict(fields: dict[str, Any], because: str) -> None:
     it = entry(**fields)
-    assert reasons.verdict(it.parse(), it, around(it)) == f"gets none because {because}"
+    assert verdict(it, around(it)) == f"gets none because {because}"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +99,7 @@ def test_what_keeps_traffic_away_is_the_verdict(fields: dict[str, Any], because:
 )
 def test_the_filter_says_why_it_leaves_it_out(filter_: pb.Filter, because: str) -> None:
     it = entry(tags=["eu"], version="1.0", locality=pb.Locality(region="eu", zone="a"))
-    assert reasons.verdict(it.parse(), it, around(it, filter_=filter_)).endswith(f"leaves it out: {because}")
+    assert verdict(it, around(it, filter_=filter_)).endswith(f"leaves it out: {because}")
 
 
 def test_the_filter_that_means_it_is_said_to() -> None:
@@ -121,7 +125,7 @@ def test_no_part_that_fits_is_no_traffic() -> None:
     it, other = entry(version="3.0"), Entry.of(record(key("two"), 8, version="1.0"))
     by = around(it, policy=split(policies_pb2.Part(version="1.0", weight=1)))
     by.shares.look([other])
-    assert reasons.verdict(it.parse(), it, by).startswith("gets none because no part of the split fits it: its version")
+    assert verdict(it, by).startswith("gets none because no part of the split fits it: its version")
 
 
 def test_a_policy_of_one_instance_and_a_bad_one_are_warned_of() -> None:
@@ -180,6 +184,14 @@ def test_a_host_without_an_address_is_told() -> None:
     )
 
 
+def test_who_set_it_is_told() -> None:
+    it = entry(status=pb.DOWN)
+    turns = {"status": Turn(NOON - 5, Author("ops", "10.0.0.9")), "weight": None}
+    found = reasons.of_instance(it.parse(), it, around(it), turns.get)
+    said = "gets none because its status is DOWN, set by ops from 10.0.0.9 at 2027-01-15T07:59:55Z (5.0 s ago)"
+    assert reasons.verdict(found) == said
+
+
 NAME = Key("default", "player", "one")
 
 
@@ -189,8 +201,8 @@ NAME = Key("default", "player", "one")
         (LastLeft(NAME, Cause.EXPIRED, 7), "left because its lease ran out"),
         (LastLeft(NAME, None, 7), "left, and why is not known"),
         (
-            LastLeft(NAME, Cause.DEREGISTERED, 7, NOON, "ops", "from 10.0.0.9"),
-            "was deregistered by ops at 2027-01-15T08:00:00Z (from 10.0.0.9)",
+            LastLeft(NAME, Cause.DEREGISTERED, 7, NOON, Author("ops", "10.0.0.9"), "as the test says", late=True),
+            "was deregistered by ops from 10.0.0.9 at 2027-01-15T08:00:00Z or before (as the test says)",
         ),
     ],
 )

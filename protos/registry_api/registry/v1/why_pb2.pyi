@@ -325,36 +325,45 @@ class Leaving(_message.Message):
 
     KEY_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
-    BY_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     cause: _registry_pb2.Departure.Cause.ValueType
-    by: _builtins.str
-    """The identity that brought it about, where that is known."""
+    identity: _builtins.str
+    """By whom: the identity, where the registry knows identities, and the host that called. Both are empty where nobody
+    asked for it, or that is not known.
+    """
+    peer: _builtins.str
     detail: _builtins.str
     """More of it, for people."""
+    late: _builtins.bool
+    """It may have been earlier: the server was not there, or could not reach its store."""
     revision: _builtins.int
     """The change that removed it."""
     @_builtins.property
     def key(self) -> _registry_pb2.InstanceKey: ...
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
-        """Absent where it is not known."""
+        """When the answering server saw it; absent where that is not known."""
 
     def __init__(
         self,
         *,
         key: _registry_pb2.InstanceKey | None = ...,
         cause: _registry_pb2.Departure.Cause.ValueType = ...,
-        by: _builtins.str = ...,
+        identity: _builtins.str = ...,
+        peer: _builtins.str = ...,
         detail: _builtins.str = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
+        late: _builtins.bool = ...,
         revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "by", b"by", "cause", b"cause", "detail", b"detail", "key", b"key", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "cause", b"cause", "detail", b"detail", "identity", b"identity", "key", b"key", "late", b"late", "peer", b"peer", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

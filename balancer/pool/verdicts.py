@@ -72,7 +72,7 @@ class Circle:
 
 def endpoint_why(node: Node, circle: Circle, ejected_until: float | None, now: float) -> EndpointWhy:
     """Of one node."""
-    left_s = None if ejected_until is None or node.ejected_since is None else max(0.0, ejected_until - now)
+    left_s = None if node.ejected_since is None else max(0.0, (ejected_until or now) - now)
     usable = node in circle.seats.usable
     return EndpointWhy(
         node.endpoint.address,
@@ -112,8 +112,8 @@ def _why_none(node: Node, subset_size: int | None) -> str:
 
 
 def _why_sick(node: Node, left_s: float | None) -> str:
-    if node.ejected_since is not None:
-        return "it failed more than others and is ejected" + ("" if left_s is None else f" for {left_s:.1f} s more")
+    if left_s is not None:
+        return f"it failed more than others and is ejected for {left_s:.1f} s more"
     return "its own health service says that it is not serving"
 
 

@@ -26,7 +26,7 @@ class LastLeft(NamedTuple):
     late: bool = False
 
 
-class Turn(NamedTuple):
+class Turned(NamedTuple):
     """Since when something of an instance is as it is (seconds since 1970), and who made it so."""
 
     at_s: float
@@ -51,7 +51,7 @@ class Past:
                 return LastLeft(change.key, change.cause, change.revision)
         return None
 
-    def turned(self, entry: Entry, field: str) -> Turn | None:
+    def turned(self, entry: Entry, field: str) -> Turned | None:
         """When that field of an instance became what it is; None if that is not known, or it came with it."""
         is_now = getattr(entry.parse(), field)
         for event in islice(self._history.of(*entry.key[:3]), MAX_EVENTS):
@@ -59,7 +59,7 @@ class Past:
             if before is None or after is None or getattr(after, field) != is_now:
                 return None
             if getattr(before, field) != is_now:
-                return Turn(event.at_s, event.author)
+                return Turned(event.at_s, event.author)
         return None
 
 

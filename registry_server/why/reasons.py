@@ -10,7 +10,7 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.model import Entry, Query
 from registry_server.policies import explain
 from registry_server.records import Author, Cause
-from registry_server.why.past import LastLeft, Turn
+from registry_server.why.past import LastLeft, Turned
 from registry_server.why.sharing import SHARELESS, UNFITTING, WELL, Shares
 from registry_server.why.words import clock, count, since, span
 
@@ -64,7 +64,7 @@ def _never(_: str) -> None:
 
 
 def of_instance(
-    it: pb.Instance, entry: Entry, by: Circumstances, turned: Callable[[str], Turn | None] = _never
+    it: pb.Instance, entry: Entry, by: Circumstances, turned: Callable[[str], Turned | None] = _never
 ) -> list[why_pb2.Reason]:
     """All of them. `it` is the entry, parsed; `turned` says when a field of it became what it is, and by whom."""
     holding = by.holding(entry)
@@ -180,11 +180,11 @@ def _lease(it: pb.Instance, entry: Entry, holding: Holding, by: Circumstances) -
     return _reason("lease", WARNS if is_late else PASSES, f"{renewed}, {span(holding.left_s)} left")
 
 
-def _turned(turn: Turn | None, now_s: float) -> str:
+def _turned(turn: Turned | None, now_s: float) -> str:
     return "" if turn is None else f", set{_author(turn.by)} at {clock(turn.at_s)} ({span(now_s - turn.at_s)} ago)"
 
 
-def _status(it: pb.Instance, now_s: float, turn: Turn | None) -> why_pb2.Reason:
+def _status(it: pb.Instance, now_s: float, turn: Turned | None) -> why_pb2.Reason:
     text = f"its status is {pb.Status.Name(it.status)}{_turned(turn, now_s)}"
     if it.HasField("leaves_at"):
         left_s = it.leaves_at.seconds + it.leaves_at.nanos / 1e9 - now_s
@@ -213,7 +213,7 @@ def _found(result: pb.CheckResult, now_s: float) -> str:
     return f"its check {result.name} fails{when}{often}{said}"
 
 
-def _weight(it: pb.Instance, now_s: float, turn: Turn | None) -> why_pb2.Reason:
+def _weight(it: pb.Instance, now_s: float, turn: Turned | None) -> why_pb2.Reason:
     return _reason("weight", PASSES if it.weight else STOPS, f"its weight is {it.weight}{_turned(turn, now_s)}")
 
 

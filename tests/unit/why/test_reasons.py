@@ -10,7 +10,7 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.model import Entry, Query
 from registry_server.records import Author, Cause, Key
 from registry_server.why import reasons
-from registry_server.why.past import LastLeft, Turn
+from registry_server.why.past import LastLeft, Turned
 from registry_server.why.reasons import Circumstances, Holding
 from registry_server.why.sharing import Shares
 from tests.support.core import NOON, key, record
@@ -186,7 +186,7 @@ def test_a_host_without_an_address_is_told() -> None:
 
 def test_who_set_it_is_told() -> None:
     it = entry(status=pb.DOWN)
-    turns = {"status": Turn(NOON - 5, Author("ops", "10.0.0.9")), "weight": None}
+    turns = {"status": Turned(NOON - 5, Author("ops", "10.0.0.9")), "weight": None}
     found = reasons.of_instance(it.parse(), it, around(it), turns.get)
     said = "gets none because its status is DOWN, set by ops from 10.0.0.9 at 2027-01-15T07:59:55Z (5.0 s ago)"
     assert reasons.verdict(found) == said

@@ -98,6 +98,7 @@ async def serve(
         try:
             await parts.truth.feed.loaded.wait()
             await parts.truth.keeper.ready()
+            await parts.truth.recorder.load()
             running.append(tasks.create_task(keep_looking(parts.entrance.gate.overload, parts.entrance.gate.refusals)))
             loaded()
             addresses = await _open(parts.port, config)
@@ -111,6 +112,7 @@ async def serve(
                 await parts.health.prober.aclose()  # while the store can still be told
                 await parts.admin.stop()
                 await parts.port.stop()
+                await parts.truth.recorder.aclose()  # as well
         finally:
             await _ended(*looking, *running)
             await parts.truth.store.aclose()
@@ -199,7 +201,14 @@ class _Parts(NamedTuple):
     def works(self) -> list[Coroutine[None, None, None]]:
         """What runs for as long as anybody is answered."""
         rereading = [self.rereading.run()] if self.rereading else []
-        return [self.truth.feed.run(), self.truth.rounds.run(), self.truth.keeper.run(), self.xds.run(), *rereading]
+        return [
+            self.truth.feed.run(),
+            self.truth.rounds.run(),
+            self.truth.keeper.run(),
+            self.truth.recorder.run(),
+            self.xds.run(),
+            *rereading,
+        ]
 
     def looks(self) -> list[Coroutine[None, None, None]]:
         """What looks beyond the registry, and ends before it is answered no more."""
@@ -239,7 +248,7 @@ def _truth(config: Config, clock: Callable[[], float] | None, rng: random.Random
     registrar = Registrar(store, feed, time.time, rng, config.limits, make_homes(config))
     owners, keeper = Owners(feed.catalog, config.limits), Keeper(registrar, feed.catalog)
     history = History(config.history_events, config.history_hours * 3600, time.time())
-    recorder = Recorder(history, feed, rounds.hub, time.time)
+    recorder = Recorder(history, feed, rounds.hub, time.time, store.shelf)
     for listener in (owners, keeper, recorder):
         feed.tell_too(listener)
     return _Truth(store, feed, rounds, registrar, owners, keeper, recorder)

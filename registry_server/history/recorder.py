@@ -1,17 +1,27 @@
 """SHELL: remembers what changes as it is told of it, says so to who watches, and keeps it where the store can."""
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
+from google.protobuf.message import DecodeError
+
+from registry_api.registry.v1 import history_pb2 as pb
 from registry_server.changes import Change
 from registry_server.feed import Feed
-from registry_server.history.events import event_of
+from registry_server.history.events import Event, event_of
 from registry_server.history.history import History
 from registry_server.hub import Hub
 from registry_server.settings import SettingChange
+from registry_server.stores import Shelf, StoreError
 
 log = logging.getLogger(__name__)
 
+# How often it is saved, and so many events in one step.
+SAVE_EVERY_S, STEP = 1.0, 200
+# How long that may take in the end, and the reading at the start.
+LAST_S, LOAD_S = 2.0, 10.0
 # What a topic looks at when there is an event: (EVENTS, namespace, service), where no service is all of a namespace,
 # and no namespace is all there is.
 EVENTS = "events"
@@ -20,8 +30,14 @@ EVENTS = "events"
 class Recorder:
     """A Listener. `now` is wall-clock time in seconds."""
 
-    def __init__(self, history: History, feed: Feed, hub: Hub, now: Callable[[], float]) -> None:
+    def __init__(
+        self, history: History, feed: Feed, hub: Hub, now: Callable[[], float], shelf: Shelf | None = None
+    ) -> None:
         self.history = history
+        # What is saved: all up to that number, but for what is to be deleted.
+        self._shelf = shelf
+        self._saved = 0
+        self._deletes: list[int] = []
         self._feed = feed
         self._hub = hub
         self._now = now
@@ -38,6 +54,63 @@ class Recorder:
     def known_since(self) -> float:
         """Since when events are remembered, in seconds of the wall clock."""
         return self.history.known_since(self._now())
+
+    # ---- what is kept over a restart
+
+    async def load(self) -> None:
+        """Remember what was kept, before anybody asks."""
+        if self._shelf is None:
+            return
+        try:
+            async with asyncio.timeout(LOAD_S):
+                kept = await self._shelf.read()
+        except (StoreError, TimeoutError) as error:
+            log.warning("what became of instances before this start is not remembered: %s", error or "no answer")
+            self._shelf = None
+            return
+        events: list[Event] = []
+        for number, row in enumerate(kept, 1):
+            with contextlib.suppress(DecodeError, ValueError):  # whatever somebody wrote there
+                events.append(Event.from_proto(pb.Event.FromString(row)))
+            if number % STEP == 0:
+                await asyncio.sleep(0)
+        self._saved = max((event.number for event in events), default=0)
+        self.history.take_forgotten()
+        self.history.load(events)
+        self._number = max(self._number, self._saved)
+        if events and events[0].epoch == self._feed.catalog.epoch:
+            self.from_revision = events[0].revision
+
+    async def run(self) -> None:
+        """Save what comes, until cancelled."""
+        while self._shelf is not None:
+            await asyncio.sleep(SAVE_EVERY_S)
+            with contextlib.suppress(StoreError):  # the disk is full, say: it is tried again
+                await self.save()
+
+    async def save(self) -> None:
+        """Save what is not saved yet. Raises StoreError."""
+        if self._shelf is None:
+            return
+        self.fresh()
+        self._deletes += [number for number in self.history.take_forgotten() if number <= self._saved]
+        unsaved = self.history.since(None, self._saved)
+        for start in range(0, len(unsaved) or 1, STEP):
+            some = unsaved[start : start + STEP]
+            if some or self._deletes:
+                await self._write(self._shelf, some)
+
+    async def _write(self, shelf: Shelf, some: Sequence[Event]) -> None:
+        deletes = list(self._deletes)
+        await shelf.write([(event.number, event.to_proto().SerializeToString()) for event in some], deletes)
+        del self._deletes[: len(deletes)]
+        self._saved = some[-1].number if some else self._saved
+
+    async def aclose(self) -> None:
+        """Save the last of it, if that can be done soon."""
+        with contextlib.suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(LAST_S):
+                await self.save()
 
     # ---- as a Listener
 

@@ -9,6 +9,7 @@ Adding a store is one file with a subclass of `Store`, and one line in `stores/_
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from registry_server.records import Commit, Key, Lease, Renewal, StoreEvent
 
@@ -52,6 +53,16 @@ class NoSuchLease(StoreError):
 
 class BadStoreURL(StoreError, ValueError):
     """A store URL with a mistake, found before anything is connected. The text names the part and what is allowed."""
+
+
+class Shelf(Protocol):
+    """What a store keeps beside the records for people to look at. It is no truth, and may lack the latest."""
+
+    async def read(self) -> Sequence[bytes]:
+        """All that is kept, in the order of its numbers. Raises StoreError."""
+
+    async def write(self, puts: Sequence[tuple[int, bytes]], deletes: Sequence[int]) -> None:
+        """Keep these under their numbers, and those no more. Raises StoreError; then it may be tried again."""
 
 
 class Store(ABC):
@@ -98,6 +109,11 @@ class Store(ABC):
         Raises StoreAway.
         """
         return
+
+    @property
+    def shelf(self) -> Shelf | None:
+        """Where it keeps what happened over a restart; None where nothing of the kind is kept."""
+        return None
 
     @abstractmethod
     async def aclose(self) -> None:

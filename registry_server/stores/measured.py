@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from registry_server.metrics.times import Times
 from registry_server.observe.answering import CALL
 from registry_server.records import Commit, Lease, Outcome, Renewal
-from registry_server.stores.base import Conflict, Emit, NoSuchLease, Refused, Store, StoreAway
+from registry_server.stores.base import Conflict, Emit, NoSuchLease, Refused, Shelf, Store, StoreAway
 
 Result = TypeVar("Result")
 
@@ -65,6 +65,11 @@ class MeasuredStore(Store):
     async def vouch(self) -> None:
         """See Store."""
         await self._inner.vouch()
+
+    @property
+    def shelf(self) -> Shelf | None:
+        """See Store."""
+        return self._inner.shelf
 
     async def aclose(self) -> None:
         """See Store."""

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from registry_server.records import Cause, Commit, Delete, Deleted, Delta, Key, Put, Record, Snapshot
+from registry_server.records import Author, Cause, Commit, Delete, Deleted, Delta, Key, Put, Record, Snapshot
 from registry_server.stores.base import Conflict, NoSuchLease
 from registry_server.testing.recording import Running
 
@@ -206,6 +206,25 @@ class Commits:
         second = await run.commit(Commit(deletes=(Delete(two, run.seen.view[two].revision),), cause=Cause.REPLACED))
         assert run.seen.at(first).deletes == (Deleted(one, Cause.DRAINED),)
         assert run.seen.at(second).deletes == (Deleted(two, Cause.REPLACED),)
+
+    async def test_who_asked_is_told_with_each(self, run: Running) -> None:
+        """However many commits of one moment share a revision, and whatever the names of their authors hold."""
+        lease, keys = await granted(run), [run.key() for _ in range(4)]
+        authors = [
+            Author("ops", "10.0.0.7"),
+            Author('a\tb\n{"ü"}', "::1", "its id, or so"),
+            Author(peer="unix"),
+            Author(),
+        ]
+        for key in keys:
+            await run.put(key, lease)
+        commits = [
+            Commit(deletes=(Delete(key, run.seen.view[key].revision),), author=author)
+            for key, author in zip(keys, authors, strict=True)
+        ]
+        await asyncio.gather(*map(run.commit, commits))
+        told = {it.key: it for delta in run.seen.of(Delta) for it in delta.deletes}
+        assert [told[key].author for key in keys] == authors
 
     @pytest.mark.parametrize(
         "lease", ["0123456789abcdef", "7fffffffffffffff", "0", "0000000000000000", "", "no lease", "ff" * 8]

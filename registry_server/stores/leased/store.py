@@ -19,7 +19,7 @@ from registry_server.stores.backend import (
     ChecksFailed,
     Everything,
 )
-from registry_server.stores.base import Conflict, Emit, NoSuchLease, Refused, Store, StoreAway, StoreError
+from registry_server.stores.base import Conflict, Emit, NoSuchLease, Refused, Shelf, Store, StoreAway, StoreError
 from registry_server.stores.epoch import Epoch, OrderLost
 from registry_server.stores.leased import layout
 from registry_server.stores.leased.silence import Silence
@@ -272,6 +272,12 @@ class Leased(Store):
         if gone:
             writes[layout.LEFT] = layout.left(commit, gone)
         return writes | {path_of(put.key): layout.packed(put.lease_id, put.value) for put in commit.puts}
+
+    @property
+    def shelf(self) -> Shelf | None:
+        """See Store: whatever the backend has, if it has any."""
+        found: Shelf | None = getattr(self._backend, "shelf", None)
+        return found
 
     async def aclose(self) -> None:
         """See Store."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,8 @@ from registry_server.stores.sqlite.ledger import EMPTY, Flush, Ledger
 MAX_WAITING = 10_000
 TOGETHER = 500
 VALUES_TOGETHER = 2_000
+# So many things beside these may wait.
+MAX_ERRANDS = 2
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +33,30 @@ class _Waiting:
     def fails(self, error: StoreError) -> None:
         if not self.outcome.done():
             self.outcome.set_exception(error)
+
+
+@dataclass(slots=True)
+class _Errand:
+    """What is to be done beside the transactions, when their turn is over."""
+
+    work: Callable[[Database], object]
+    outcome: "asyncio.Future[object]"
+
+
+class SqliteShelf:
+    """What happened, in a table of its own."""
+
+    def __init__(self, run: "Callable[[Callable[[Database], object]], Awaitable[object]]") -> None:
+        self._run = run
+
+    async def read(self) -> Sequence[bytes]:
+        """See Shelf, as for all of these."""
+        found = await self._run(Database.events)
+        return found if isinstance(found, list) else ()
+
+    async def write(self, puts: Sequence[tuple[int, bytes]], deletes: Sequence[int]) -> None:
+        """See Shelf."""
+        await self._run(lambda database: database.write_events(puts, deletes))
 
 
 class SqliteBackend:
@@ -50,6 +76,8 @@ class SqliteBackend:
         self._waiting: deque[_Waiting] = deque()
         # What needs no flush, such as the grant of a lease: it goes first, and does not wait for others' flush.
         self._light: deque[_Waiting] = deque()
+        self._errands: deque[_Errand] = deque()
+        self.shelf = SqliteShelf(self._errand)
         self._some = asyncio.Event()
         self._is_open = self._is_full = False
 
@@ -76,6 +104,9 @@ class SqliteBackend:
                 for queue in (self._light, self._waiting):
                     self._fail(queue, f"{self._path} was closed")
                     queue.clear()
+                for errand in self._errands:
+                    _end(errand, StoreAway(f"{self._path} was closed"))
+                self._errands.clear()
         finally:
             remains = self._ledger.remains if self._ledger else EMPTY
             await hand.leave(partial(_write, remains) if remains != EMPTY else None)
@@ -113,15 +144,41 @@ class SqliteBackend:
         try:
             while True:
                 await self._some.wait()
-                if not self._light and not self._waiting:
+                if not self._light and not self._waiting and not self._errands:
                     self._some.clear()
                     continue
-                lot = self._take()
-                for change in await self._carry_out(lot, ledger, hand):
-                    await told.put(change)
+                if lot := self._take():
+                    for change in await self._carry_out(lot, ledger, hand):
+                        await told.put(change)
+                if self._errands:
+                    await self._do(self._errands.popleft(), hand)
                 await asyncio.sleep(0)  # who was answered may have more that goes with the next flush
         except StoreError as lost:
             await told.put(lost)
+
+    async def _errand(self, work: Callable[[Database], object]) -> object:
+        """Do it in between. Raises StoreError; there is no room for many."""
+        if not self._is_open:
+            raise StoreAway(f"{self._path} is not open")
+        if len(self._errands) >= MAX_ERRANDS:
+            raise StoreAway("too much waits for the disk")
+        errand = _Errand(work, asyncio.get_running_loop().create_future())
+        self._errands.append(errand)
+        self._some.set()
+        return await errand.outcome
+
+    async def _do(self, errand: _Errand, hand: Hand) -> None:
+        """Raises StoreError when the file has to be opened anew."""
+        try:
+            result = await hand.do(errand.work)
+        except DiskFull as error:
+            _end(errand, error)
+        except BaseException as error:
+            _end(errand, error if isinstance(error, StoreError) else StoreAway(f"{self._path} was closed"))
+            raise
+        else:
+            if not errand.outcome.done():
+                errand.outcome.set_result(result)
 
     def _take(self) -> list[_Waiting]:
         lot: list[_Waiting] = []
@@ -167,6 +224,11 @@ class SqliteBackend:
     def _fail(self, lot: Iterable[_Waiting], reason: str) -> None:
         for waiting in lot:
             waiting.fails(StoreAway(reason))
+
+
+def _end(errand: _Errand, error: StoreError) -> None:
+    if not errand.outcome.done():
+        errand.outcome.set_exception(error)
 
 
 def _write(flush: Flush, database: Database) -> None:

@@ -2,8 +2,9 @@
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from registry_server.stores.base import StoreAway, StoreError
@@ -24,6 +25,13 @@ _SCHEMA = """
     ) WITHOUT ROWID;
     CREATE TABLE ceiling (revision INTEGER NOT NULL CHECK (typeof(revision) = 'integer' AND revision > 0));
     INSERT INTO ceiling VALUES (1);
+"""
+
+# For people to look at; a file without it is good as well.
+_EVENTS = """
+    CREATE TABLE IF NOT EXISTS events (
+        number INTEGER PRIMARY KEY NOT NULL, event BLOB NOT NULL CHECK (typeof(event) = 'blob')
+    )
 """
 
 _BROKEN = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
@@ -60,6 +68,7 @@ class Database:
         execute("PRAGMA locking_mode = EXCLUSIVE")
         execute("BEGIN EXCLUSIVE")
         self._identify()
+        execute(_EVENTS)
         execute("COMMIT")
         if execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
             raise StoreAway(f"{self._path}: its file system takes no write-ahead log")
@@ -109,24 +118,54 @@ class Database:
         error nobody knows, and the file has to be opened anew."""
         with self._named():
             self._write(flush)
-            if self._stat() != self._files:
-                raise StoreAway(f"{self._path}: was removed or replaced while it was in use; start the server anew")
+            self._check_files()
 
     def _write(self, flush: Flush) -> None:
+        self._do(partial(self._put, flush))
+
+    def _put(self, flush: Flush) -> None:
         execute, many = self._connection.execute, self._connection.executemany
+        if flush.puts:
+            many("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?)", flush.puts)
+        if flush.deletes:
+            many("DELETE FROM items WHERE name = ?", [(name,) for name in flush.deletes])
+        if flush.ceiling:
+            execute("UPDATE ceiling SET revision = ?", (flush.ceiling,))
+
+    def _do(self, work: Callable[[], None]) -> None:
+        """All of it, or nothing."""
+        execute = self._connection.execute
         try:
             execute("BEGIN")
-            if flush.puts:
-                many("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?)", flush.puts)
-            if flush.deletes:
-                many("DELETE FROM items WHERE name = ?", [(name,) for name in flush.deletes])
-            if flush.ceiling:
-                execute("UPDATE ceiling SET revision = ?", (flush.ceiling,))
+            work()
             execute("COMMIT")
         except sqlite3.Error:
             if self._connection.in_transaction:
                 execute("ROLLBACK")
             raise
+
+    def _check_files(self) -> None:
+        if self._stat() != self._files:
+            raise StoreAway(f"{self._path}: was removed or replaced while it was in use; start the server anew")
+
+    # ---- what happened
+
+    def events(self) -> list[bytes]:
+        """All events, in the order of their numbers."""
+        with self._named():
+            rows = self._connection.execute("SELECT event FROM events ORDER BY number")
+            return [event for (event,) in rows if isinstance(event, bytes)]
+
+    def write_events(self, puts: Sequence[tuple[int, bytes]], deletes: Sequence[int]) -> None:
+        """As `write`, of events."""
+        with self._named():
+            self._do(partial(self._put_events, puts, deletes))
+            self._check_files()
+
+    def _put_events(self, puts: Sequence[tuple[int, bytes]], deletes: Sequence[int]) -> None:
+        many = self._connection.executemany
+        many("DELETE FROM events WHERE number = ?", [(number,) for number in deletes])
+        many("INSERT OR REPLACE INTO events VALUES (?, ?)", puts)
 
     def close(self) -> None:
         """Let go of the file."""

@@ -1,0 +1,190 @@
+"""Events: why an instance is another one than before, and what is remembered of that."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry_api.registry.v1 import registry_pb2 as pb
+from registry_server.changes import Change
+from registry_server.history.events import Event, Why, event_of
+from registry_server.history.history import History
+from registry_server.model import Entry
+from registry_server.records import UNSAID, Author, Cause, Key
+from tests.support.core import key, record
+
+OPS = Author("ops", "10.0.0.7")
+SAID = "http: 503 Service Unavailable"
+TWO = Author(detail="two")
+NO_LEASE = Author(detail="it had no lease")
+CHECK = pb.HealthCheck(name="http", http=pb.HealthCheck.Http(path="/"))
+ILL = {"checks": [CHECK], "health": pb.UNHEALTHY}
+BAD = pb.CheckResult(name="http", health=pb.UNHEALTHY, output="503\nService Unavailable")
+
+
+def entry(revision: int = 11, lease: str = "lease", by: Author = UNSAID, **fields: Any) -> Entry:
+    fields = {"host": "10.0.0.1", "port": 80, **fields}
+    return Entry.of(record(key(), revision, lease=lease, changed_by=by.identity, changed_from=by.peer, **fields), 100)
+
+
+def told(before: Entry | None, after: Entry | None, cause: Cause | None = None, by: Author = UNSAID) -> Event:
+    return event_of(Change(1, 12, key(), before, after, cause, by), 5, 1000.5, "e1", late=False)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "why", "author", "detail"),
+    [
+        (None, entry(by=OPS), Why.REGISTERED, OPS, ""),
+        (entry(), entry(12, by=OPS, weight=7), Why.UPDATED, OPS, "weight 100 -> 7"),
+        (
+            entry(tags=["a"]),
+            entry(12, metadata={"k": "v"}),
+            Why.UPDATED,
+            UNSAID,
+            "tags a -> none, metadata",
+        ),
+        (entry(generation=1), entry(12, by=OPS, generation=2), Why.TAKEN_OVER, OPS, ""),
+        (
+            entry(),
+            entry(12, by=OPS, leaves_at={"seconds": 9}, status=pb.DRAINING),
+            Why.DRAINING,
+            OPS,
+            "status ACTIVE",
+        ),
+        (entry(checks=[CHECK]), entry(12, **ILL, check_results=[BAD]), Why.HEALTH, UNSAID, "http: 503 Service Unav"),
+        (entry(), entry(12, checks=[CHECK], checks_by_rule=True), Why.RULED, UNSAID, "checks none -> http"),
+        (entry(checks=[CHECK]), entry(12, by=OPS, checks=[CHECK], weight=1), Why.UPDATED, OPS, "weight 100 -> 1"),
+        (entry(), entry(12, lease=""), Why.FOREIGN, UNSAID, ""),
+        (entry(lease=""), entry(12), Why.FOREIGN, UNSAID, ""),
+    ],
+)
+def test_why_it_changed(before: Entry | None, after: Entry, why: Why, author: Author, detail: str) -> None:
+    event = told(before, after)
+    assert (event.why, event.author) == (why, author)
+    assert event.detail.startswith(detail)
+    assert bool(detail) == bool(event.detail)
+    assert (event.before, event.after) == (before and before.encoded, after.encoded)
+
+
+@pytest.mark.parametrize(
+    ("before", "cause", "by", "why", "author", "detail"),
+    [
+        (entry(), Cause.EXPIRED, UNSAID, Why.EXPIRED, UNSAID, "its lease ran out: nobody renewed it for 15 s"),
+        (entry(lease=""), Cause.EXPIRED, UNSAID, Why.EXPIRED, NO_LEASE, "it had no lease"),
+        (entry(by=Author("owner")), Cause.DEREGISTERED, OPS, Why.DEREGISTERED, OPS, ""),
+        (entry(by=OPS), Cause.DRAINED, UNSAID, Why.DRAINED, OPS, ""),
+        (entry(), Cause.REPLACED, TWO, Why.REPLACED, TWO, "10.0.0.1:80 is the address of two"),
+        (entry(**ILL, check_results=[BAD]), Cause.UNHEALTHY, UNSAID, Why.UNHEALTHY, UNSAID, SAID),
+        (entry(), None, UNSAID, Why.UNKNOWN, UNSAID, ""),
+    ],
+)  # fmt: skip
+def test_why_it_left(before: Entry, cause: Cause | None, by: Author, why: Why, author: Author, detail: str) -> None:
+    event = told(before, None, cause, by)
+    assert (event.why, event.author, event.detail) == (why, author, detail)
+    assert event.has_left
+
+
+@pytest.mark.parametrize("event", [told(None, entry(by=OPS)), told(entry(), None, Cause.EXPIRED), told(entry(), None)])
+def test_an_event_is_kept_as_it_was(event: Event) -> None:
+    again = Event.from_proto(event.to_proto())
+    assert again.to_proto() == event.to_proto()
+
+
+# ---- what is remembered
+
+
+def event(number: int, name: str = "a", at_s: float = 1000.0, *, size: int = 10, left: bool = False) -> Event:
+    body = b"x" * size
+    ends = (body, None) if left else (None, body)
+    return Event(number, at_s, False, "e1", number, Key("default", name, f"{name}1"), Why.UPDATED, UNSAID, *ends)
+
+
+def numbers(history: History) -> list[int]:
+    return [it.number for it in history.backwards(None)][::-1]
+
+
+def test_of_a_service_and_of_one_instance() -> None:
+    history = History(10, 100)
+    for it in (event(1), event(2, "b"), event(3, left=True), event(4)):
+        history.add(it)
+    assert [it.number for it in history.of("default", "a")] == [4, 3, 1]
+    assert [it.number for it in history.of("default", "a", "a1")] == [4, 3, 1]
+    assert history.of("default", "a", "a2") == history.of("prod", "a") == []
+    left = history.last_left("default", "a")
+    assert left is not None
+    assert left.number == 3
+    assert history.last_left("default", "b") is None
+    assert [it.number for it in history.backwards(None, 3)] == [2, 1]
+    assert [it.number for it in history.since(("default", "a"), 1)] == [3, 4]
+
+
+def test_age_is_bounded() -> None:
+    history = History(10, 100)
+    for number in range(1, 5):
+        history.add(event(number, at_s=1000.0 + 50 * number))
+    assert numbers(history) == [2, 3, 4]
+    history.expire(1251.0)
+    assert numbers(history) == [4]
+    assert not history.is_whole_since(None, 2)
+    assert history.is_whole_since(None, 3)
+    assert history.known_since(1251.0) == 1151.0
+
+
+def test_a_busy_service_costs_no_quiet_one_its_history() -> None:
+    history = History(100, 1e9)
+    history.add(event(1, "quiet", left=True))
+    for number in range(2, 5000):
+        history.add(event(number, "busy"))
+    assert history.last_left("default", "quiet") is not None
+    assert len(history.of("default", "busy")) >= 90
+    assert history.is_whole_since(("default", "quiet"), 0)
+
+
+def test_bytes_are_bounded() -> None:
+    history = History(1000, 1e9, max_bytes=10_000)
+    for number in range(1, 200):
+        history.add(event(number, size=1_000))
+        assert sum(it.size for it in history.backwards(None)) <= 10_000
+    assert numbers(history)[-1] == 199
+
+
+def test_none_is_remembered_where_none_is_wanted() -> None:
+    history = History(0, 1e9)
+    history.add(event(1))
+    assert numbers(history) == []
+    assert history.latest == 0
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), max_size=80),
+    st.integers(1, 20),
+    st.integers(1, 40),
+)
+def test_beside_a_naive_one(steps: list[tuple[str, int]], limit: int, age_s: int) -> None:
+    """What is remembered is the latest of each service, in order, no more than may be, and what it lacks it says."""
+    history, all_events, now = History(limit, age_s), list[Event](), 1000.0
+    history.take_forgotten()
+    for number, (name, passed_s) in enumerate(steps, 1):
+        now += passed_s
+        all_events.append(event(number, name, now))
+        history.add(all_events[-1])
+    kept, young = numbers(history), [it for it in all_events if it.at_s >= now - age_s]
+    assert len(kept) <= limit
+    assert len(kept) >= min(len(young), limit - limit // 16 - 1)
+    assert kept == sorted(kept)
+    for name in "abc":
+        mine = [it.number for it in all_events if it.key.service == name]
+        found = [it.number for it in history.of("default", name)][::-1]
+        assert found == mine[len(mine) - len(found) :]
+        assert history.is_whole_since(("default", name), found[0] - 1 if found else number_of(all_events))
+        if len(found) < len(mine):
+            assert not history.is_whole_since(("default", name), 0)
+    assert sorted({*history.take_forgotten(), *kept}) == [it.number for it in all_events]
+    again = History(limit, age_s)
+    again.load([it for it in all_events if it.number in kept])
+    assert numbers(again) == kept
+
+
+def number_of(events: list[Event]) -> int:
+    return events[-1].number if events else 0

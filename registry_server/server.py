@@ -231,11 +231,16 @@ def _make(config: Config, clock: Callable[[], float] | None) -> _Parts:
     xds = ControlPlane(truth.feed, book, truth.rounds.hub)
     truth.feed.tell_too(xds.streams)
     why = _diagnosis(truth, entrance, book, xds)
-    services = [*_services(config, truth, health, book, entrance.warden), answering.service(), *xds.services(), why]
+    services = [
+        *_services(config, truth, health, book, entrance.warden),
+        answering.service(),
+        *xds.services(),
+        why.service(),
+    ]
     port = _port(config, Streams(rng), entrance, *services)
     bridges = _bridges(config, truth, health.prober)
     rereading = Rereading(entrance.warden, config.access, read_access_of) if entrance.warden else None
-    admin = _admin(config, truth, health, entrance, answering, xds)
+    admin = _admin(config, truth, health, entrance, answering, xds, why)
     return _Parts(truth, health, entrance, answering, xds, bridges, rereading, port, admin)
 
 
@@ -284,18 +289,26 @@ def _services(
     yield AccessService(feed, warden.until if warden else None).service()
 
 
-def _diagnosis(truth: _Truth, entrance: _Entrance, book: PolicyBook, xds: ControlPlane) -> Service:
+def _diagnosis(truth: _Truth, entrance: _Entrance, book: PolicyBook, xds: ControlPlane) -> DiagnosisService:
     past, clocks = Past(truth.recorder.history, truth.feed.catalog), Clocks(time.time, time.monotonic)
-    return DiagnosisService(truth.feed, entrance.audience, book, xds, past, clocks).service()
+    return DiagnosisService(truth.feed, entrance.audience, book, xds, past, clocks)
 
 
 def _admin(
-    config: Config, truth: _Truth, health: _Health, entrance: _Entrance, answering: HealthService, xds: ControlPlane
+    config: Config,
+    truth: _Truth,
+    health: _Health,
+    entrance: _Entrance,
+    answering: HealthService,
+    xds: ControlPlane,
+    why: DiagnosisService,
 ) -> Admin:
     known = entrance.warden.known if entrance.warden else _anybody
     hub, audit = truth.rounds.hub, entrance.audit
     counting = Counting(entrance.calls, truth.store, truth.feed, hub, entrance.gate, health.prober, audit)
-    return Admin(config, Seen(lambda: answering.is_serving, known, counting, entrance.audience, xds.list_clients))
+    audience, history = entrance.audience, truth.recorder.fresh
+    seen = Seen(lambda: answering.is_serving, known, counting, audience, xds.list_clients, why.why, history)
+    return Admin(config, seen)
 
 
 def _bridges(config: Config, truth: _Truth, prober: Prober) -> list[Bridge]:

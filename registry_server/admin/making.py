@@ -12,9 +12,10 @@ from registry_server.config import Config, ConfigError, Problem
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from registry_api.registry.v1 import xds_pb2
+    from registry_api.registry.v1 import why_pb2, xds_pb2
     from registry_server.admin.server import AdminServer
     from registry_server.audience import Audience
+    from registry_server.history.history import History
     from registry_server.metrics.counting import Counting
     from registry_server.page.making import LivePage
     from registry_server.rpc.table import Caller
@@ -30,6 +31,8 @@ class Seen(NamedTuple):
     counting: Counting
     audience: Audience
     list_xds: Callable[[xds_pb2.ListClientsRequest, Caller], Awaitable[bytes]]  # ListClients of registry.v1.Xds
+    why: Callable[[why_pb2.WhyRequest, Caller], Awaitable[bytes]]  # Why of registry.v1.Diagnosis
+    history: Callable[[], History]  # what happened, up to now
 
 
 class Admin:
@@ -68,9 +71,9 @@ class Admin:
 def _page(config: Config, seen: Seen) -> LivePage:
     from registry_server.page.making import LivePage, Sights
 
-    is_serving, known, counting, audience, list_xds = seen
+    is_serving, known, counting, audience, list_xds, why, history = seen
     store, has_access = config.store.partition(":")[0], config.access.is_on
-    return LivePage(Sights(counting, audience, list_xds, known, is_serving, store, has_access))
+    return LivePage(Sights(counting, audience, list_xds, why, history, known, is_serving, store, has_access))
 
 
 def _server(hosts: list[str] | None, seen: Seen, page: LivePage) -> AdminServer:

@@ -3,38 +3,50 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from google.protobuf.message import Message as Request
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
 
+from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.audience import Attendant
 from registry_server.hub import Reader
 from registry_server.page.shown import Cells
 
-# Of what a stream asks for, so much is shown.
-MAX_WANTED = 160
+# Of what a stream asks for, so much is shown, and so many names.
+MAX_ASKED, MAX_NAMES = 160, 10
+_OWN = "registry.v1.Registry/"
 
 
 def stream_row(it: Attendant) -> Cells:
     """Method, peer, identity, since when (ms since 1970), what it asks for, whether it has been told all."""
-    method = it.path.rpartition(".")[2]
-    return [method, it.caller.peer, it.caller.identity, round(it.opened_at * 1000), wanted(it.request), told(it.reader)]
+    opened_ms, asked = round(it.opened_at * 1000), asked_of(it.request)
+    return [method_of(it), it.caller.peer, it.caller.identity, opened_ms, asked, told(it.reader)]
 
 
 def counts(streams: Iterable[Attendant]) -> dict[str, int]:
     """How many streams of each method there are."""
-    return dict(Counter(it.path.rpartition(".")[2] for it in streams).most_common())
+    return dict(Counter(map(method_of, streams)).most_common())
 
 
-def wanted(request: object) -> str:
+def method_of(it: Attendant) -> str:
+    """As people call it: a method of another service than Registry with that service's name."""
+    path = it.path.removeprefix("/")
+    return path.removeprefix(_OWN) if path.startswith(_OWN) else path.rpartition(".")[2]
+
+
+def asked_of(request: object) -> str:
     """What a stream was opened with, in a line; empty for one that asks as it goes on."""
-    if not isinstance(request, Request):
-        return ""
-    said = [f"{field.name}: {_plain(value)}" for field, value in request.ListFields() if field.name != "resume_token"]
-    return ", ".join(said)[:MAX_WANTED]
+    if isinstance(request, pb.WatchRequest):
+        space = "*" if request.all_namespaces else request.namespace or "default"
+        names = [f"{space}/{it}" for it in request.services[:MAX_NAMES]] or [f"{space}/*"]
+        more = f" and {len(request.services) - MAX_NAMES} more" if len(request.services) > MAX_NAMES else ""
+        narrower = f", of these {_plain(request.filter)}" if request.HasField("filter") else ""
+        return f"{', '.join(names)}{more}{narrower}"[:MAX_ASKED]
+    return _plain(request)[:MAX_ASKED] if isinstance(request, Message) else ""
 
 
-def _plain(value: object) -> str:
-    text = str(value) if isinstance(value, str | int | float | Request) else ", ".join(map(str, value))  # type: ignore[call-overload]
-    return " ".join(text.split())
+def _plain(request: Message) -> str:
+    text = MessageToJson(request, indent=None, preserving_proto_field_name=True)
+    return text.strip("{}").replace('"', "")
 
 
 def told(reader: Reader | None) -> str:
@@ -43,4 +55,4 @@ def told(reader: Reader | None) -> str:
         return ""
     if reader.is_writing:
         return "being told"
-    return "up to date" if reader.version == reader.subject.topic.version else "behind"
+    return "up to date" if reader.is_current else "behind"

@@ -4,20 +4,23 @@ State goes to the page and no log: it is told what differs from what it was told
 each of them a bounded piece of work.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice, takewhile
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from registry_server.catalog import Catalog
-from registry_server.changes import Change
+from registry_server.changes import Change, Name
 from registry_server.guard import RemovalGuard
+from registry_server.history.history import History
 from registry_server.model import Query
-from registry_server.page.shown import Cells, Name, instance_row, service_row, why_gone
+from registry_server.page.shown import Cells, event_row, instance_row, left_row, service_row, why_gone
 from registry_server.records import Key
 from registry_server.rights import Rights
 
 # So many rows are in a message.
-SERVICES_AT_ONCE, INSTANCES_AT_ONCE = 500, 250
+SERVICES_AT_ONCE, INSTANCES_AT_ONCE, EVENTS_AT_ONCE = 500, 250, 100
+# Who looks at a service is shown what left it lately: so many, for so long.
+MAX_LEFT, LEFT_S = 100, 300.0
 # Of more changes than these all is told anew: to look at them would take longer than a step may.
 MAX_CHANGES = 20_000
 
@@ -37,36 +40,47 @@ class Message(NamedTuple):
     data: Data
 
 
-class Display:
-    """`guard` knows whose removal waits. `looks_at`: a service that may be seen, None for a page that looks at
-    none, as where that was `refused`."""
+class Sources(NamedTuple):
+    """What there is to show. `guard` knows whose removal waits, `history` is what happened up to now."""
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        guard: RemovalGuard,
-        rights: Rights,
-        looks_at: Name | None = None,
-        refused: str = "",
-    ) -> None:
-        self._catalog = catalog
-        self._guard = guard
+    catalog: Catalog
+    guard: RemovalGuard
+    history: Callable[[], History]
+
+
+class Look(NamedTuple):
+    """What a page shows beside the services: `looks_at`, one that may be seen, None if there is none or it was
+    `refused`; and what happens."""
+
+    looks_at: Name | None = None
+    refused: str = ""
+    events: bool = False
+
+
+class Display:
+    """One page."""
+
+    def __init__(self, sources: Sources, rights: Rights, look: Look) -> None:
+        self._catalog, self._guard, self._history = sources
         self._rights = rights
-        self._looks_at = looks_at
-        self._refused = refused
+        self._looks_at, self._refused, self._wants_events = look
+        self._number: int | None = None
         self._seq: int | None = None
         self._held: frozenset[Key] = frozenset()
 
-    def messages(self) -> Iterator[Message]:
-        """All that leads from what the page was told to what is there now. The catalog may change between two."""
+    def messages(self, now_s: float) -> Iterator[Message]:
+        """All that leads from what the page was told to what is there now, in seconds since 1970. The
+        catalog may change between two of them."""
         changes = self._changes()
         self._seq = self._catalog.seq
         if changes is None:
             yield from self._all_services()
-            yield from self._all_instances()
+            yield from self._all_instances(now_s)
         elif changes:
             yield from self._services(changes)
             yield from self._instances([it for it in changes if it.key[:2] == self._looks_at])
+        if self._wants_events:
+            yield from self._events()
 
     def held(self) -> Iterator[Message]:
         """What is to be told of instances because their removal waits since the last look, or does so no more."""
@@ -92,25 +106,43 @@ class Display:
                 yield Message("services", {"set": self._services_rows((namespace, it) for it in some)})
         yield Message("services", {"ends": True})
 
-    def _all_instances(self) -> Iterator[Message]:
+    def _all_instances(self, now_s: float) -> Iterator[Message]:
         yield Message("instances", {"begins": True, "refused": self._refused})
         if self._looks_at is not None:
             namespace, service = self._looks_at
             for block in self._catalog.blocks(Query(namespace, frozenset([service]))):
                 for some in _parts(block.entries, INSTANCES_AT_ONCE):
                     yield Message("instances", {"set": self._rows([it.key for it in some])})
+            yield Message("instances", {"left": self._left(self._looks_at, now_s - LEFT_S)})
         yield Message("instances", {"ends": True})
+
+    def _left(self, name: Name, since_s: float) -> list[Cells]:
+        """The latest that left a service, the oldest first."""
+        recent = takewhile(lambda it: it.at_s >= since_s, self._history().backwards(name))
+        found = {it.key: it for it in islice((it for it in recent if it.has_left), MAX_LEFT)}
+        return [left_row(it) for it in reversed(found.values()) if self._catalog.get(it.key) is None]
+
+    def _events(self) -> Iterator[Message]:
+        """What happened since the last look. Of more than is shown at once only that there was more."""
+        history = self._history()
+        before, self._number = self._number, history.latest
+        if before is None or before == self._number:
+            return
+        events = history.since(None, before)
+        shown = [it for it in reversed(events) if self._rights.may("read", *it.name)]
+        rows = [event_row(it) for it in shown[:EVENTS_AT_ONCE]]
+        yield Message("history", {"events": rows, "more": len(shown) > len(rows)})
 
     def _services(self, changes: Sequence[Change]) -> Iterator[Message]:
         last = {change.key[:2]: change for change in changes}
         for some in _parts([it for it in last if self._rights.may("read", *it)], SERVICES_AT_ONCE):
-            gone = [[*it, why_gone(last[it].cause)] for it in some if not self._catalog.count(*it)[0]]
+            gone = [[*it, *why_gone(last[it])] for it in some if not self._catalog.count(*it)[0]]
             yield Message("services", {"set": self._services_rows(some), "gone": gone})
 
     def _instances(self, changes: Sequence[Change]) -> Iterator[Message]:
         last = {change.key: change for change in changes}
         for some in _parts(list(last), INSTANCES_AT_ONCE):
-            gone = [[it.id, why_gone(last[it].cause)] for it in some if self._catalog.get(it) is None]
+            gone = [[it.id, *why_gone(last[it])] for it in some if self._catalog.get(it) is None]
             yield Message("instances", {"set": self._rows(some), "gone": gone})
 
     def _services_rows(self, names: Iterator[Name] | Sequence[Name]) -> list[Cells]:
@@ -121,7 +153,7 @@ class Display:
     def _rows(self, keys: Sequence[Key]) -> list[Cells]:
         """Of those that are there."""
         found = filter(None, map(self._catalog.get, keys))
-        return [instance_row(it, is_held=it.key in self._guard) for it in found]
+        return [instance_row(it.parse(), is_held=it.key in self._guard) for it in found]
 
 
 def _parts(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

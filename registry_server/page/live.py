@@ -61,7 +61,7 @@ class Pages:
                 await _write(response, Message("server", self._numbers(caller)))
                 for message in display.held():
                     await _write(response, message)
-            for message in display.messages():
+            for message in display.messages(time.time()):
                 await _write(response, message)
             took = time.monotonic() - began
             await self._rest(min(max(LOOK_S, took / SHARE), LONGEST_REST_S))

@@ -8,38 +8,46 @@ from typing import NamedTuple
 from aiohttp import web
 from google.protobuf.json_format import MessageToDict
 
-from registry_api.registry.v1 import xds_pb2
+from registry_api.registry.v1 import why_pb2, xds_pb2
 from registry_server import fields
 from registry_server.admin.server import API, Answer, Route
 from registry_server.audience import Audience
-from registry_server.errors import RequestError
+from registry_server.errors import InvalidField, RequestError
+from registry_server.history.history import History
 from registry_server.metrics.counting import Counting
 from registry_server.page.connected import counts, stream_row
-from registry_server.page.display import Display
+from registry_server.page.display import Display, Look, Sources
 from registry_server.page.live import Pages
 from registry_server.page.numbers import Numbers
 from registry_server.page.search import MAX_FOUND, searched
-from registry_server.page.shown import Cells, Name
+from registry_server.page.shown import Cells, event_row
 from registry_server.records import Key
-from registry_server.rpc.table import OPEN, Caller, Needs
+from registry_server.rpc.table import OPEN, Caller, Name, Needs
 
 MAX_STREAMS = 1_000
 MAX_XDS_CLIENTS = 200
 # Blocks of instances that are looked through before others have a turn.
 BLOCKS_AT_ONCE = 4
 STREAMS_AT_ONCE = 250
+# Events in one answer, and in the life of one instance; so many are looked at before others have a turn.
+EVENTS, MAX_LIFE, EVENTS_AT_ONCE = 200, 100, 100
+MAX_DIGITS = 20
 TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 
 _SOME = Needs("read", is_some=True)
 ListXds = Callable[[xds_pb2.ListClientsRequest, Caller], Awaitable[bytes]]
+AskWhy = Callable[[why_pb2.WhyRequest, Caller], Awaitable[bytes]]
 
 
 class Sights(NamedTuple):
-    """What the page shows. `list_xds` is ListClients of registry.v1.Xds; `store` the kind of store."""
+    """What the page shows. `list_xds` is ListClients of registry.v1.Xds, `why` is Why of registry.v1.Diagnosis; `store`
+    the kind of store."""
 
     counting: Counting
     audience: Audience
     list_xds: ListXds
+    why: AskWhy
+    history: Callable[[], History]
     known: Callable[[Caller], Caller]
     is_serving: Callable[[], bool]
     store: str
@@ -51,7 +59,9 @@ class LivePage:
 
     def __init__(self, shown: Sights) -> None:
         self._shown = shown
-        self._catalog = shown.counting.feed.catalog
+        feed = shown.counting.feed
+        self._catalog = feed.catalog
+        self._sources = Sources(feed.catalog, feed.guard, shown.history)
         numbers = Numbers(shown.counting, shown.audience, shown.store, shown.is_serving)
         self._pages = Pages(numbers, shown.known)
 
@@ -61,6 +71,7 @@ class LivePage:
         yield Route(f"{API}me", self._me, _SOME)
         yield Route(f"{API}live", self._live, _SOME, goes_on=True)
         yield Route(f"{API}instance", self._instance, _SOME)
+        yield Route(f"{API}history", self._history, _SOME)
         yield Route(f"{API}search", self._search, _SOME)
         yield Route(f"{API}connected", self._connected, Needs("admin"))
 
@@ -82,7 +93,8 @@ class LivePage:
                 _may_read(caller, looks_at)
         except RequestError as error:  # a browser shows no script why a stream is refused, so the stream says it
             looks_at, refused = None, str(error)
-        display = Display(self._catalog, self._shown.counting.feed.guard, caller.rights, looks_at, refused)
+        look = Look(looks_at, refused, events="events" in request.query)
+        display = Display(self._sources, caller.rights, look)
         return await self._pages.show(request, caller, display)
 
     async def _instance(self, request: web.Request, caller: Caller) -> web.Response:
@@ -90,8 +102,35 @@ class LivePage:
         _may_read(caller, name)
         entry = self._catalog.get(key := Key(*name, id_))
         instance = MessageToDict(entry.parse(), preserving_proto_field_name=True) if entry is not None else None
-        is_held = key in self._shown.counting.feed.guard
-        return web.json_response({"instance": instance, "held": is_held})
+        events = self._shown.history().of(*key[:3])[:MAX_LIFE]
+        said = {"instance": instance, "history": [event_row(it) for it in events], "why": await self._why(key, caller)}
+        return web.json_response(said)
+
+    async def _why(self, key: Key, caller: Caller) -> object:
+        """Why it gets traffic or none; nothing where that cannot be said now."""
+        request = why_pb2.WhyRequest(namespace=key.namespace, service=key.service, id=key.id)
+        try:
+            answer = why_pb2.WhyResponse.FromString(await self._shown.why(request, caller))
+        except RequestError:
+            return None
+        reasons = [[it.about, why_pb2.Reason.Effect.Name(it.effect).lower(), it.text] for it in answer.reasons]
+        return {"verdict": answer.verdict, "traffic": answer.gets_traffic, "reasons": reasons}
+
+    async def _history(self, request: web.Request, caller: Caller) -> web.Response:
+        """What happened before an event of that number, or up to now, the latest first."""
+        before = request.query.get("before", "")
+        if before and not (before.isascii() and before.isdigit() and len(before) < MAX_DIGITS):
+            raise InvalidField("before", "must be the number of an event")
+        rows: list[Cells] = []
+        events = self._shown.history().backwards(None, int(before) if before else None)
+        for number, it in enumerate(events, 1):
+            if caller.rights.may("read", *it.name):
+                rows.append(event_row(it))
+                if len(rows) > EVENTS:
+                    break
+            if number % EVENTS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return web.json_response({"events": rows[:EVENTS], "more": len(rows) > EVENTS})
 
     async def _search(self, request: web.Request, caller: Caller) -> web.Response:
         found: list[Cells] = []

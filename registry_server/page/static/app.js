@@ -49,10 +49,10 @@ class App {
     const [namespace, service, id] = names;
     const looksAt = name === "services" && service ? { namespace, name: service } : null;
     const is = (it) => it && `${it.namespace}/${it.name}`;
-    if (is(looksAt) !== is(this.live.service) || !this.isOpen) {
-      this.isOpen = true;
+    const events = name === "history";
+    if (is(looksAt) !== is(this.live.service) || events !== this.live.events) {
       this.tabs.services.look(looksAt);
-      this.live.look(looksAt);
+      this.live.look(looksAt, events);
     }
     this.tabs.services.choose(id ?? null);
   }
@@ -271,8 +271,11 @@ class App {
 
   press(tab) {
     if (!tab) return;
-    if (tab === "services" && this.live.service) this.go(this.live.service);
-    else location.hash = `/${tab}`;
+    if (tab === "services") location.hash = this.last ?? "/services";
+    else {
+      if (this.tab === "services") this.last = location.hash.slice(1);
+      location.hash = `/${tab}`;
+    }
     this.route();
   }
 

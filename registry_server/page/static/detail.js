@@ -1,9 +1,8 @@
 // One instance: all that is known of it, its checks, its life.
 
 import { el, pairs } from "./dom.js";
-import { spells } from "./events.js";
 import { ask } from "./live.js";
-import { reason, span } from "./model.js";
+import { happening, reason, span, spells } from "./model.js";
 import { life } from "./pictures.js";
 
 const AGAIN_MS = 700;
@@ -40,7 +39,7 @@ export class Detail {
     this.askedAt = Date.now();
     try {
       const known = await ask(`instance?${new URLSearchParams({ namespace: service.namespace, service: service.name, id })}`);
-      if (name === this.name) this.known = known;
+      if (name === this.name) this.known = { ...known, history: known.history.map(happening) };
     } catch (error) {
       if (name === this.name) this.known = { wrong: error.message };
     }
@@ -53,13 +52,18 @@ export class Detail {
     const parts = [el("div", { className: "bar" }, el("h2", { text: id }), close)];
     if (row) parts.push(el("p", { className: "state", data: { state: row.state }, text: row.text }));
     else if (this.isWhole && known && !known.instance) parts.push(el("p", { className: "state", data: { state: "gone" }, text: "not registered" }));
+    if (known?.why) parts.push(...why(known.why));
     if (known?.wrong) parts.push(el("p", { className: "wrong", text: known.wrong }));
     if (known?.instance) parts.push(...facts(known.instance));
     else if (row) parts.push(pairs(["address", row.address], ["weight", `${row.weight}`], ["version", row.version], ["zone", row.zone]));
-    if (row?.gone && !known?.history?.length) parts.push(el("p", { text: `left: ${reason(row.gone.cause)}` }));
+    if (row?.gone && !known?.history?.length) parts.push(el("p", { text: `left: ${reason(row.gone.cause, row.gone.said)}` }));
     parts.push(...history(known?.history, row));
     const { scrollTop } = this.node;
+    const isOpen = this.node.querySelector("details")?.open;
+    const isFocused = this.node.contains(document.activeElement) && document.activeElement.tagName;
     this.node.replaceChildren(...parts);
+    if (isOpen && this.node.querySelector("details")) this.node.querySelector("details").open = true;
+    if (isFocused) this.node.querySelector(isFocused)?.focus();
     this.node.scrollTop = scrollTop;
   }
 }
@@ -95,12 +99,19 @@ function checks(results) {
   return el("ul", { className: "events" }, results.map(line));
 }
 
+/** What decides whether it gets traffic, in the order in which it decides. */
+function why({ verdict, traffic, reasons }) {
+  const state = { passes: "healthy", stops: "critical", warns: "unhealthy" };
+  const line = ([about, effect, text]) => el("li", {}, el("span", { className: "state", data: { state: state[effect] ?? "" }, text: about }), ` ${text}`);
+  const more = reasons.length ? el("details", {}, el("summary", { text: "what decides it" }), el("ul", { className: "events" }, reasons.map(line))) : null;
+  return [el("p", { className: traffic ? "verdict" : "verdict wrong", text: verdict }), more].filter(Boolean);
+}
+
 function history(events, row) {
   if (!events?.length) return [];
   const now = Date.now();
-  const [first] = events.slice(-1);
-  const begins = Math.min(first.at, row?.registered || first.at);
-  const line = (it) => el("li", {}, el("time", { datetime: new Date(it.at).toISOString(), text: clock(it.at) }), el("strong", { text: it.cause }), it.who ? ` by ${it.who}` : "", it.said ? `: ${it.said}` : "");
+  const begins = Math.min(events.at(-1).at, row?.registered || Infinity);
+  const line = (it) => el("li", {}, el("time", { datetime: new Date(it.at).toISOString(), title: new Date(it.at).toLocaleString("en-GB"), text: clock(it.at) }), el("strong", { text: it.cause }), it.by ? ` by ${it.by}` : "", it.said ? `: ${it.said}` : "", it.late ? " (maybe earlier)" : "");
   return [
     el("h3", { text: "its life" }),
     life(spells(events, now), events.map((it) => [it.at, `${clock(it.at)} ${it.cause}`]), begins, now),

@@ -16,9 +16,10 @@ export class Live {
     setInterval(() => this.watch(), 1_000);
   }
 
-  /** Look at the instances of this service, or at none. */
-  look(service) {
+  /** Look at the instances of this service, or at none; and at what happens, or not. */
+  look(service, events) {
     this.service = service;
+    this.events = events;
     this.open();
   }
 
@@ -26,6 +27,7 @@ export class Live {
     this.close();
     if (document.hidden) return;
     const query = new URLSearchParams(this.service ? { namespace: this.service.namespace, service: this.service.name } : {});
+    if (this.events) query.set("events", "yes");
     const source = new EventSource(`api/live?${query}`);
     this.source = source;
     this.heardAt = Date.now();

@@ -25,7 +25,7 @@ const REASONS = {
   unhealthy: "its checks failed for too long",
 };
 
-export const reason = (cause) => REASONS[cause] ?? (cause || "gone");
+export const reason = (cause, said) => [REASONS[cause] ?? (cause || "gone"), said].filter(Boolean).join(": ");
 
 export function instance(row) {
   const [id, host, port, status, health, weight, version, zone, registered, leaves, by, origin, output, isHeld] = row;
@@ -37,8 +37,8 @@ export function instance(row) {
 }
 
 /** The same, gone: what the page shows of it until it is forgotten. */
-export function departed(it, cause, at) {
-  const gone = { ...it, gone: { cause, at }, state: "gone" };
+export function departed(it, cause, said, at) {
+  const gone = { ...it, gone: { cause, said, at }, state: "gone" };
   gone.text = told(gone);
   return gone;
 }
@@ -53,7 +53,7 @@ function stateOf(it) {
 
 /** One line about an instance. */
 function told(it) {
-  if (it.gone) return reason(it.gone.cause);
+  if (it.gone) return reason(it.gone.cause, it.gone.said);
   if (it.isHeld) return "held: its lease ran out while the store was ill";
   if (it.output) return it.output;
   if (it.status === "down") return "down";
@@ -115,19 +115,32 @@ export class Items {
       changes.push([this.all.get(it.id), it]);
       this.all.set(it.id, it);
     }
-    for (const row of message.gone ?? []) this.leave(this.idOf(row), row[row.length - 1], now, changes);
+    for (const row of message.gone ?? []) this.leave(this.idOf(row), row.at(-2), row.at(-1), now, changes);
+    for (const row of message.left ?? []) this.leftBefore(row, changes);
     if (message.ends && this.seen) {
-      for (const id of this.all.keys()) if (!this.seen.has(id) && !this.gone.has(id)) this.leave(id, "", now, changes);
+      for (const id of this.all.keys()) if (!this.seen.has(id) && !this.gone.has(id)) this.leave(id, "", "", now, changes);
       this.seen = null;
       this.isWhole = true;
     }
     return changes;
   }
 
-  leave(id, cause, now, changes) {
+  /** One that had left before the page was opened. */
+  leftBefore(row, changes) {
+    const it = this.made(row);
+    const before = this.all.get(it.id);
+    const [cause, said, at] = row.slice(-3);
+    if (before) return;
+    const after = departed(it, cause, said, at);
+    this.all.set(it.id, after);
+    this.gone.set(it.id, at);
+    changes.push([undefined, after]);
+  }
+
+  leave(id, cause, said, now, changes) {
     const before = this.all.get(id);
     if (before === undefined || before.gone) return;
-    const after = departed(before, cause, now);
+    const after = departed(before, cause, said, now);
     this.all.set(id, after);
     this.gone.set(id, now);
     changes.push([before, after]);
@@ -224,4 +237,28 @@ export function span(ms) {
   if (s < 6000) return `${Math.round(s / 60)} min`;
   if (s < 48 * 3600) return `${Math.round(s / 3600)} h`;
   return `${Math.round(s / 86400)} d`;
+}
+
+/** Something that happened to an instance. */
+export function happening(row) {
+  const [number, at, late, namespace, service, id, cause, by, said, revision, status, health, weight] = row;
+  const has = status !== undefined;
+  const state = has ? stateOf({ status, health, weight }) : "gone";
+  return { id: number, at, late, namespace, service, instance: id, name: `${namespace}/${service}/${id}`, cause: CAUSES[cause] ?? cause, by, said, revision, state };
+}
+
+const CAUSES = { "": "gone", taken_over: "taken over", health: "health", ruled: "other checks", foreign: "changed in the store" };
+
+/** The states between events of one instance (the latest first), as `[state, from, to]`. */
+export function spells(events, now) {
+  const found = [];
+  let ends = now;
+  for (const it of events) {
+    const next = found.at(-1);
+    if (it.state === "gone") ends = it.at;
+    else if (next && next[0] === it.state && next[1] === ends) next[1] = it.at;
+    else found.push([it.state, it.at, ends]);
+    ends = it.at;
+  }
+  return found.reverse();
 }

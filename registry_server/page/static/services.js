@@ -142,7 +142,7 @@ export class Services {
   }
 
   announce(changes) {
-    const left = changes.filter(([, after]) => after?.gone).map(([, after]) => after);
+    const left = changes.filter(([before, after]) => before && after?.gone).map(([, after]) => after);
     if (left.length && left.length < 4) say(left.map((it) => `${it.id} left: ${it.text}`).join("; "));
     else if (left.length) say(`${left.length} instances left`);
   }
@@ -205,9 +205,9 @@ export class Services {
     const count = it.gone ? "gone" : number(it.instances);
     const words = `${it.routable} of ${it.instances} routable, ${it.unhealthy + it.critical} unwell, ${it.draining} draining`;
     const name = el("span", {}, el("small", { text: `${it.namespace}/` }), it.name);
-    const picture = it.gone ? el("span", { text: reason(it.gone.cause) }) : bar(parts(it), { label: words });
+    const picture = it.gone ? el("span", { text: reason(it.gone.cause, it.gone.said) }) : bar(parts(it), { label: words });
     cells(row, [name, count, picture], ["name", "number", "state-bar"]);
-    row.title = it.gone ? `${it.id}: ${reason(it.gone.cause)}` : `${it.id}: ${words}`;
+    row.title = it.gone ? `${it.id}: ${reason(it.gone.cause, it.gone.said)}` : `${it.id}: ${words}`;
   }
 
   fillInstance(row, it) {

@@ -100,11 +100,34 @@ def test_an_empty_registry_says_so_and_shows_what_comes_and_why_it_goes(uncompla
             registered.update(weight=0)
             browser.shows(".instances .row", "weight 0")
         browser.until(lambda: browser.all(".instances .row[data-state=gone]"), "it is grey")
-        assert "deregistered" in browser.text(".instances .row")
+        assert "deregistered: by 127.0.0.1" in browser.text(".instances .row")
+        browser.one(".instances .row").click()
+        browser.shows(".detail .events", "weight 100 -> 0")
+        browser.shows(".detail .verdict", "gets none because")
+        assert browser.all(".detail svg[aria-label*='its life: unknown for'] .fill-idle")
         registry.register_once(Instance("player", HOST, 8002, id="p2"), ttl=2)
         browser.shows(".instances .row", "p2")
         browser.shows(".instances .row", "its lease ran out")
     assert "default/player" in browser.text(".services .row[data-state=gone]")
+    browser.open(empty.page + "#/services/default/player")
+    browser.shows(".instances .row[data-state=gone]", "its lease ran out")
+
+
+def test_what_happened_scrolls_back_and_goes_on(uncomplaining: Browser, empty: Site) -> None:
+    browser = uncomplaining
+    with sync.connect(empty.address) as registry:
+        registry.register_once(Instance("room", HOST, 8009, id="r"), ttl=60)
+        for weight in range(1, 231):
+            registry.update("room", "r", weight=weight)
+        browser.open(empty.page + "#/history")
+        browser.shows(".of-events .row", "weight 229 -> 230")
+        browser.one(".of-events input").send_keys("default/room/r")
+        scroll = "document.querySelector('.of-events .list').scrollTop ="
+        is_back = lambda: browser.run(f"{scroll} 1e9") or "registered" in browser.text(".of-events .row")  # noqa: E731
+        browser.until(is_back, "its beginning")
+        browser.run(f"{scroll} 0")
+        registry.update("room", "r", weight=500)
+        browser.shows(".of-events .row", "weight 230 -> 500")
 
 
 def test_what_is_registered_is_there_soon(uncomplaining: Browser, empty: Site) -> None:
@@ -147,7 +170,7 @@ def test_who_is_connected(uncomplaining: Browser, empty: Site) -> None:
     browser = uncomplaining
     with sync.connect(empty.address) as registry, registry.watch("player"):
         browser.open(empty.page + "#/connected")
-        browser.shows("[aria-label=Streams] .row", "Registry/Watch")
+        browser.shows("[aria-label=Streams] .row", "Watch")
         assert "up to date" in browser.text("[aria-label=Streams] .row")
 
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# What is loaded where somebody uses it.
+API = "opentelemetry.trace"
+
 TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
 # What W3C has every platform take of it.
 MAX_STATE = 512
@@ -76,7 +79,7 @@ class Tracing:
     @property
     def is_on(self) -> bool:
         """Whether somebody has set a provider."""
-        return self._tracer is not None or ("opentelemetry.trace" in sys.modules and self._find())
+        return self._tracer is not None or (API in sys.modules and self._find())
 
     def begin(
         self,
@@ -152,7 +155,7 @@ class Tracing:
             return None
 
     def _find(self) -> bool:
-        api = sys.modules["opentelemetry.trace"]
+        api = sys.modules[API]
         if self._complained or not hasattr(api, "use_span"):  # another thread is about to load it
             return False
         try:
@@ -175,7 +178,7 @@ class Tracing:
 def apart() -> contextvars.Context:
     """This context, but that no span is current in it: for work that outlives whoever begins it."""
     here = contextvars.copy_context()
-    if (api := sys.modules.get("opentelemetry.trace")) is not None and hasattr(api, "use_span"):
+    if (api := sys.modules.get(API)) is not None and hasattr(api, "use_span"):
         here.run(_leave_spans, api)
     return here
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from registry_server.observe.answering import CALL
+from registry_api.tracing import ids_in, ids_of
+from registry_server.observe.answering import TRACED, who
 
 # gRPC's own logger for what happens to calls.
 GRPC_LOGGER = "grpc._cython.cygrpc"
@@ -37,10 +38,10 @@ class CallFields(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Always true."""
-        call = CALL.get()
-        if call is None or not call.is_here:
+        if (caller := who()) is None:
             return True
-        caller, ids = call.caller, call.ids
+        traced = TRACED.get()
+        ids = ids_in(caller.traceparent) if traced is None else ids_of(traced.span)
         known = {"peer": caller.peer, "identity": caller.identity, **(ids._asdict() if ids is not None else {})}
         for name, value in known.items():
             if value and not hasattr(record, name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from google.protobuf.message import DecodeError
 
 from registry_api.registry.v1.registry_pb2 import ResponseHeader
-from registry_api.tracing import Tracing, names_of
+from registry_api.tracing import API, Tracing, names_of
 from registry_server.errors import RequestError
-from registry_server.observe.answering import CALL, Answering
+from registry_server.observe.answering import TRACED, Traced, begin
 from registry_server.rpc.table import Attended, AttendedDialogue, Broadcast, Conversation, Session, Unary
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ OK, INTERNAL, CANCELLED = "OK", "INTERNAL", "CANCELLED"
 # What is asked so often that it would be all there is to see: it is traced for callers who trace it.
 PROBES = ("/grpc.health.v1.Health/Check",)
 # How answers of registry.v1 begin: with a header, in so many bytes at most.
-API = "/registry.v1."
+REGISTRY = "/registry.v1."
 _HEADER, _MAX_HEADER = b"\x0a", 127
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Traces:
     def __init__(self, code_of: Callable[[RequestError], str]) -> None:
         self._code_of = code_of
         self._tracing = Tracing("registry_server")
+        self._tells = log.isEnabledFor(logging.DEBUG)
 
     def traced(self, table: Table) -> Table:
         """The same methods; to be put around all else, so that nothing of a call is left out."""
@@ -62,25 +64,37 @@ class Traces:
                 return replace(method, open=self._opening(path, method))
 
     def _answering(self, path: str, answer: Answer, *, is_root: bool) -> Answer:
-        tracing = self._tracing
+        tells, tracing, follow = self._tells, self._tracing, self._following(path, answer, is_root=is_root)
 
-        async def told(request: Any, caller: Caller) -> bytes:
+        def told(request: Any, caller: Caller) -> Coroutine[Any, Any, bytes]:
+            begin(caller)
+            if tells or (API in sys.modules and tracing.is_on):
+                return follow(request, caller)
+            return answer(request, caller)
+
+        return told
+
+    def _following(self, path: str, answer: Answer, *, is_root: bool) -> Answer:
+        """The same for a call of which more is told."""
+
+        async def follow(request: Any, caller: Caller) -> bytes:
             began = time.monotonic()
-            call = Answering(caller, tracing, self._begin(path, caller, is_root=is_root) if tracing.is_on else None)
-            token = CALL.set(call)
+            span = self._begin(path, caller, is_root=is_root) if self._tracing.is_on else None
+            traced = None if span is None else Traced(self._tracing, span)
+            TRACED.set(traced)
             try:
                 answered = await answer(request, caller)
             except BaseException as error:
-                self._ended(path, call, began, error)
+                self._ended(path, span, began, error)
                 raise
             else:
-                self._ended(path, call, began, None, answered)
+                self._ended(path, span, began, None, answered)
             finally:
-                call.is_over = True
-                CALL.reset(token)
+                if traced is not None:
+                    traced.is_over = True
             return answered
 
-        return told
+        return follow
 
     def _begin(self, path: str, caller: Caller, *, is_root: bool) -> Span | None:
         """Below the caller's; without that, a trace begins here for a call that may be the root of one."""
@@ -91,19 +105,16 @@ class Traces:
         return self._tracing.begin(path.lstrip("/"), "SERVER", parent or self._tracing.nothing(), about)
 
     def _ended(
-        self, path: str, call: Answering, began: float, error: BaseException | None, answered: bytes = b""
+        self, path: str, span: Span | None, began: float, error: BaseException | None, answered: bytes = b""
     ) -> None:
-        is_told = log.isEnabledFor(logging.DEBUG)
-        if call.span is None and not is_told:
-            return
-        code, revision = self._code(error), revision_in(answered) if path.startswith(API) else 0
-        if is_told:
+        code, revision = self._code(error), revision_in(answered) if path.startswith(REGISTRY) else 0
+        if self._tells:
             more = {"revision": revision} if revision else {}
             log.debug("%s: %s after %.1f ms", path, code, 1000 * (time.monotonic() - began), extra=more)
-        if call.span is not None:
-            if revision and call.span.is_recording():
-                call.span.set_attribute("registry.revision", revision)
-            self._end(call.span, code, error)
+        if span is not None:
+            if revision and span.is_recording():
+                span.set_attribute("registry.revision", revision)
+            self._end(span, code, error)
 
     def _end(self, span: Span, code: str, error: BaseException | None) -> None:
         self._tracing.end(span, code, error if code == INTERNAL else None, is_served=True)
@@ -131,21 +142,15 @@ class Traces:
 
         return opened
 
-    def _begun(self, path: str, caller: Caller, begin: Callable[[], Begun]) -> tuple[Begun, Span | None]:
+    def _begun(self, path: str, caller: Caller, join: Callable[[], Begun]) -> tuple[Begun, Span | None]:
         """A stream that begins, which is traced if its caller's is: it may last for days."""
-        tracing = self._tracing
-        span = self._begin(path, caller, is_root=False) if caller.traceparent and tracing.is_on else None
-        call = Answering(caller, tracing, span)
-        token = CALL.set(call)
+        span = self._begin(path, caller, is_root=False) if caller.traceparent and self._tracing.is_on else None
         try:
-            return begin(), span
+            return join(), span
         except BaseException as error:
             if span is not None:
                 self._end(span, self._code(error), error)
             raise
-        finally:
-            call.is_over = True
-            CALL.reset(token)
 
 
 def named(table: Table) -> Table:
@@ -156,19 +161,18 @@ def named(table: Table) -> Table:
 def _named(method: Method) -> Method:
     match method:
         case Unary(call=call):
-            return replace(method, call=lambda request, caller: call(request, _known(caller)))
+            return replace(method, call=_naming(call))
         case Conversation(answer=answer):
-            return replace(method, answer=lambda request, caller: answer(request, _known(caller)))
-        case Broadcast(join=join):
-            return replace(method, join=lambda request, caller, outlet: join(request, _known(caller), outlet))
-        case Session(open=begin):
-            return replace(method, open=lambda caller, outlet: begin(_known(caller), outlet))
+            return replace(method, answer=_naming(answer))
+    return method
 
 
-def _known(caller: Caller) -> Caller:
-    if (call := CALL.get()) is not None:
-        call.caller = caller
-    return caller
+def _naming(answer: Answer) -> Answer:
+    def named(request: Any, caller: Caller) -> Coroutine[Any, Any, bytes]:
+        begin(caller)
+        return answer(request, caller)
+
+    return named
 
 
 def revision_in(answer: bytes) -> int:

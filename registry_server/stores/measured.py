@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from registry_server.metrics.times import Times
-from registry_server.observe.answering import CALL
+from registry_server.observe.answering import TRACED
 from registry_server.records import Commit, Lease, Outcome, Renewal
 from registry_server.stores.base import Conflict, Emit, NoSuchLease, Refused, Shelf, Store, StoreAway
 
@@ -75,10 +75,18 @@ class MeasuredStore(Store):
         """See Store."""
         await self._inner.aclose()
 
-    async def _measured(self, name: str, call: Coroutine[Any, Any, Result]) -> Result:
-        asked_by = CALL.get()
-        if asked_by is None and not self._counts:
+    async def _touching(self, call: Coroutine[Any, Any, Result]) -> Result:
+        """Nothing is counted but what an outage touches."""
+        try:
             return await call
+        except StoreAway:
+            self.touched += 1
+            raise
+
+    async def _measured(self, name: str, call: Coroutine[Any, Any, Result]) -> Result:
+        asked_by = TRACED.get()
+        if asked_by is None and not self._counts:
+            return await self._touching(call)
         part = asked_by.begin_part(f"store.{name}") if asked_by is not None else None
         began, end = self._clock(), CANCELLED
         try:

@@ -13,15 +13,16 @@ import select
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from registry_server.audit import lines
+from registry_server.rarely import Rarely
 
 STDOUT = "-"
 # So many lines may wait to be written, and so many are written at once.
 MOST, AT_ONCE = 10_000, 500
-# How often it is said that lines are lost; how long a pipe may take no more; how long a stop waits. In seconds.
-SAY_EVERY_S = 60.0
+# How long a pipe may take no more; how long a stop waits. In seconds.
 PATIENCE_S = 1.0
 STOP_S = 2.0
 # Without waiting, if it is a pipe: neither for a reader, nor for one that reads no more.
@@ -48,7 +49,7 @@ class AuditLog:
         self._path = path
         self._now = now
         self._clock = clock
-        self._may_say_at = clock()
+        self._complaints = Rarely(partial(log.warning, "%s"))
         self._file = os.dup(1) if path == STDOUT else os.open(path, _FLAGS, _MODE)
         self._lines: queue.Queue[bytes] = queue.Queue(MOST)
         self._is_closing = threading.Event()
@@ -148,7 +149,5 @@ class AuditLog:
         self._file, self._is_torn = opened, False
 
     def _say(self, why: str) -> None:
-        now = self._clock()
-        if now >= self._may_say_at:
-            self._may_say_at = now + SAY_EVERY_S
-            log.warning("the audit log %s: %s; %d lines are lost so far", self._path, why, self.lost)
+        text = f"the audit log {self._path}: {why}; {self.lost} lines are lost so far"
+        self._complaints.tell(text, self._clock())

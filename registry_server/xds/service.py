@@ -8,6 +8,7 @@ the rest after it is long, and more is told at once. Who asks is answered at onc
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from operator import attrgetter
 
@@ -15,6 +16,7 @@ from registry_api.registry.xds.v1 import ads_pb2 as ads
 from registry_server.changes import Change
 from registry_server.errors import Unavailable
 from registry_server.hub import Chunks, Hub, Interest, Reader, Ready
+from registry_server.rarely import Rarely
 from registry_server.records import Kind
 from registry_server.rpc.table import Caller, Needs, Outlet, Service, Session
 from registry_server.rpc.xds import OpenStream
@@ -33,8 +35,6 @@ log = logging.getLogger(__name__)
 CHANGES: Interest = ("xds", "is told", "of changes")
 # So many streams are handed what is new before others have their turn.
 SLICE = 64
-# After a line about a client that rejected something there is none for so long; `registryctl xds clients` shows all.
-QUIET_S = 60.0
 # For so long, owners of a registry that lost its memory have the time to come back: the usual time to live.
 WARM_UP_S = 15.0
 # What is asked for by name is looked at one by one.
@@ -128,7 +128,7 @@ class XdsService:
         self.now = clock
         self.loop = asyncio.get_running_loop()
         self.admission = Admission()
-        self._quiet_until = float("-inf")
+        self._rejections = Rarely(partial(log.warning, "%s"))
         self._resources = resources
         self._hub = hub
         self._index = Index(resources)
@@ -259,13 +259,12 @@ class XdsService:
     def tell_rejection(self, session: AdsSession) -> None:
         """Say that a client did not take what it was told; not each time, for it may do that as often as it likes."""
         flow, session.rejected = session.rejected, None
-        now = self.loop.time()
-        if flow is None or flow.rejection is None or session.client is None or now < self._quiet_until:
+        if flow is None or flow.rejection is None or session.client is None:
             return
-        self._quiet_until = now + QUIET_S
         id_, agent, reason = session.client.id[:64], session.client.agent[:64], flow.rejection.reason[:200]
         what = f"{flow.kind.name.lower()} of version {flow.rejection.version}"
-        log.warning("the xDS client %a (%a) did not take %s, and keeps what it had: %a", id_, agent, what, reason)
+        text = f"the xDS client {id_!a} ({agent!a}) did not take {what}, and keeps what it had: {reason!a}"
+        self._rejections.tell(text, self.loop.time())
 
     def tell_flaws(self) -> None:
         """Say which policies are not followed because of a mistake of ours, and which endpoints are told to nobody."""

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from registry_server.errors import LimitExceeded
 from registry_server.limits.refusals import Refusals
+from registry_server.rarely import Rarely
 from registry_server.rpc.table import Method, Table
-from registry_server.transport.complaints import Complaints
 from registry_server.transport.http2.crowd import TOLD, Crowd
 from registry_server.transport.http2.framing import Header, ended_at_once, framed_chunks, trailers
 from registry_server.transport.http2.pacing import Pacing
@@ -98,7 +98,7 @@ class Shared:
         self.methods: dict[bytes, Method] = {path.encode(): method for path, method in table.methods.items()}
         self.streams = streams
         self.limits = limits
-        self.complaints = Complaints()
+        self._complaints = Rarely(partial(log.warning, "%s"))
         self.loop = asyncio.get_running_loop()
         # Reading is one step from the loop's asking for room to our having taken what came: all can use the same.
         self.buffer = memoryview(bytearray(READ_BYTES))
@@ -190,8 +190,7 @@ class Shared:
 
     def complain(self, peer: str, what: str) -> None:
         """Say what is wrong with a client: of each kind once a minute, however many there are."""
-        if self.complaints.is_news(what, self.loop.time()):
-            log.warning("%s %s", peer, what, extra={"peer": peer})
+        self._complaints.tell(f"{peer} {what}", self.loop.time(), what)
 
     def touch(self, connection: Peer) -> None:
         """The connection has something to write, or to tell its calls: at the end of this turn."""

@@ -1,6 +1,16 @@
 """Lines that callers bring about fill no log."""
 
-from registry_server.rarely import EVERY_S, Rarely
+from registry_server.rarely import EVERY_S, MAX_KINDS, Rarely
+
+
+def test_each_kind_has_its_own_minute_as_far_as_there_are_not_too_many() -> None:
+    said: list[str] = []
+    rarely = Rarely(said.append)
+    for number in range(1000):
+        rarely.tell(f"{number}", 5.0, kind=f"kind {number}")
+    assert len(said) == MAX_KINDS + 1
+    rarely.tell("0 again", 6.0, kind="kind 0")
+    assert len(said) == MAX_KINDS + 1
 
 
 def test_so_many_a_minute_and_then_how_many_more() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, cast
 
 from registry_client.copies import copies_of, plan
 from registry_client.errors import Misuse, NotFound, RegistryError, RegistryUnavailable
@@ -14,6 +14,9 @@ from registry_client.lease import State
 from registry_client.policy_copies import PolicyCopies, Scope
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from types import TracebackType
+
     from registry_client.client import RegistryClient
     from registry_client.instance import Instance, Key
     from registry_client.policy_copies import Of
@@ -25,8 +28,24 @@ REST_S = 0.1  # from one round to the next
 AGAIN_S = 10.0  # who was refused is tried again
 
 
+class Round(Protocol):
+    """Things that are done together: entered before the first one."""
+
+    def advance(self) -> None:
+        """One of them is done, or cannot be."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
 class Listener(Protocol):
     """Who is told of what is done."""
+
+    def round(self, number: int) -> Round:
+        """So many things are about to be done."""
 
     def done(self, what: str, instance: Instance) -> None:
         """A copy was `added`, `updated` or `removed`."""
@@ -106,11 +125,13 @@ class Syncing:
         wanted, without = copies_of(source.by_key, self._name)
         held = {key: it.told for key, it in self._held.items()}
         todo = plan(wanted, held, target.by_key, self._yielded)
-        await asyncio.gather(
+        work = (
             *(self._begin(it, target.by_key.get(it.key)) for it in todo.begin),
             *(self._change(it) for it in todo.change),
             *(self._leave(key) for key in todo.leave),
         )
+        with self._listener.round(len(work)) as step:
+            await asyncio.gather(*(_counted(it, step) for it in work))
         for key, why in (*todo.kept_out.items(), *without.items()):
             self._keep_out(key, why)
         for key in self._said.keys() - wanted.keys() - without.keys():
@@ -164,6 +185,11 @@ class Syncing:
         if self._said.get(key) != why:
             self._said[key] = why
             self._listener.kept_out(key, why)
+
+
+async def _counted(work: Coroutine[Any, Any, None], step: Round) -> None:
+    await work
+    step.advance()
 
 
 def _is_lost(registration: Registration, target: View) -> bool:

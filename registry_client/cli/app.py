@@ -29,9 +29,9 @@ from registry_client.cli.show import (
     USAGE,
     CannotWrite,
     LogLines,
+    begin,
     end,
     say,
-    spell_what_cannot_be_written,
 )
 from registry_client.cli.top import top
 from registry_client.cli.whoami import whoami
@@ -52,7 +52,7 @@ class _Group(click.Group):
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
         extra["standalone_mode"] = False
-        spell_what_cannot_be_written()
+        begin()
         try:
             self._main(args, prog_name, **extra)
         except BrokenPipeError:

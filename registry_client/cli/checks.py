@@ -8,7 +8,6 @@ import click
 
 from registry_checks.text import written
 from registry_client.check_rules import EVERY, CheckRule
-from registry_client.cli.ends import run
 from registry_client.cli.options import with_all_namespaces, with_common
 from registry_client.cli.registering import checks_of
 from registry_client.cli.show import as_dict, complain, say, say_document, say_table
@@ -59,7 +58,7 @@ def put(
         async with common.connect() as registry:
             return await registry.check_rules.put(service, looked, namespace=_space(all_namespaces))
 
-    _say(common, run(ask()))
+    _say(common, common.ask(ask()))
 
 
 @checks.command()
@@ -73,7 +72,7 @@ def get(common: Common, service: str, all_namespaces: bool) -> None:
         async with common.connect() as registry:
             return await registry.check_rules.get(service, namespace=_space(all_namespaces))
 
-    _say(common, run(ask()))
+    _say(common, common.ask(ask()))
 
 
 @checks.command("list")
@@ -85,7 +84,7 @@ def list_(common: Common) -> None:
         async with common.connect() as registry:
             return await registry.check_rules.list()
 
-    rules = run(ask())
+    rules = common.ask(ask())
     if common.as_json:
         say_document({"rules": [as_dict(rule.to_proto()) for rule in rules]})
         return
@@ -105,7 +104,7 @@ def delete(common: Common, service: str, all_namespaces: bool) -> None:
         async with common.connect() as registry:
             await registry.check_rules.delete(service, namespace=_space(all_namespaces))
 
-    run(ask())
+    common.ask(ask())
     if common.as_json:
         say_document({})
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING
@@ -15,7 +16,7 @@ from registry_client.check_rules import EVERY, CheckRule
 from registry_client.checks import name as checked_name
 from registry_client.cli.ends import Signalled, run
 from registry_client.cli.options import Common, Seconds, with_all_namespaces, with_common
-from registry_client.cli.show import REFUSED, complain, end, say, say_document
+from registry_client.cli.show import REFUSED, Progress, complain, end, say, say_document
 from registry_client.copies import (
     MAX_LINE,
     BadLine,
@@ -67,20 +68,26 @@ def export_(common: Common, services: tuple[str, ...], all_namespaces: bool) -> 
             header = header_line(registry.epoch, registry.revision)
             return found, await registry.check_rules.list(), header
 
-    found, rules, header = run(ask())
+    found, rules, header = common.ask(ask())
     say(header)
     for rule in rules:
         if all_namespaces or (rule.namespace == common.namespace and (not services or rule.service in services)):
             say(line_of(rule.to_proto()))
-    lacks = 0
-    for it in found:
-        try:
-            say(line_of(it))
-        except InvalidArgument as error:
-            lacks += 1
-            complain(f"{it.key if isinstance(it, Instance) else Of(it.namespace, it.service)} is left out: {error}")
+    with Progress("exporting", len(found)) as progress:
+        lacks = sum(not _say_line(it, progress) for it in found)
     if lacks:
         sys.exit(REFUSED)
+
+
+def _say_line(it: Instance | TrafficPolicy, progress: Progress) -> bool:
+    """False for one that belongs there and cannot be written."""
+    progress.advance()
+    try:
+        say(line_of(it))
+    except InvalidArgument as error:
+        complain(f"{it.key if isinstance(it, Instance) else Of(it.namespace, it.service)} is left out: {error}")
+        return False
+    return True
 
 
 @click.command("import")
@@ -108,14 +115,16 @@ def import_(common: Common, file: IO[bytes], ttl: float | None, hold: bool) -> N
 def _read(file: IO[bytes]) -> list[Line]:
     found: list[Line] = []
     flaws = 0
-    for number, raw in _lines(file):
-        try:
-            line = parse_line(raw)
-        except BadLine as wrong:
-            flaws += 1
-            complain(f"line {number}: {wrong}")
-        else:
-            found += [line] if line is not None else []
+    with Progress(f"reading {file.name}") as progress:
+        for number, raw in _lines(file):
+            progress.advance()
+            try:
+                line = parse_line(raw)
+            except BadLine as wrong:
+                flaws += 1
+                complain(f"line {number}: {wrong}")
+            else:
+                found += [line] if line is not None else []
     if flaws:
         end(REFUSED, f"nothing was imported: {flaws} {'line' if flaws == 1 else 'lines'} cannot be read")
     return found
@@ -148,6 +157,7 @@ class Importing:
         self._writers = asyncio.Semaphore(WRITERS)
         self._there: dict[Key, Instance] = {}
         self._places: dict[tuple[str, str, str], Key] = {}
+        self._progress = Progress("importing")
         self._come: dict[Key | tuple[str, str, str], Instance] = {}  # since this began, by name and by address
         self.imported = self.unchanged = self.kept_out = 0
         self.is_done = False
@@ -155,19 +165,23 @@ class Importing:
     async def run(self, lines: Sequence[Line]) -> None:
         """Import, and hold what is to be held until cancelled."""
         async with self._common.connect() as registry:
-            await self._rules(registry, [CheckRule.from_proto(it) for it in lines if isinstance(it, pb.CheckRule)])
-            await self._policies(registry, [it for it in lines if isinstance(it, TrafficPolicy)])
-            async with registry.watch(all_namespaces=True) as watch:
-                following = asyncio.create_task(self._follow(watch))
-                try:
-                    await self._instances(registry, [it for it in lines if isinstance(it, Instance)])
-                finally:
-                    following.cancel()
-                    await asyncio.gather(following, return_exceptions=True)
+            with Progress(f"importing to {self._common.server}", len(lines)) as self._progress:
+                await self._all(registry, lines)
             self.is_done = True
             if self._hold:
                 self.tell()
                 await asyncio.Event().wait()
+
+    async def _all(self, registry: RegistryClient, lines: Sequence[Line]) -> None:
+        await self._rules(registry, [CheckRule.from_proto(it) for it in lines if isinstance(it, pb.CheckRule)])
+        await self._policies(registry, [it for it in lines if isinstance(it, TrafficPolicy)])
+        async with registry.watch(all_namespaces=True) as watch:
+            following = asyncio.create_task(self._follow(watch))
+            try:
+                await self._instances(registry, [it for it in lines if isinstance(it, Instance)])
+            finally:
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
 
     async def _rules(self, registry: RegistryClient, rules: Sequence[CheckRule]) -> None:
         there = {(it.namespace, it.service): it for it in await registry.check_rules.list()} if rules else {}
@@ -176,9 +190,9 @@ class Importing:
             if present is None:
                 named = rule.service, rule.checks
                 there[rule.namespace, rule.service] = await registry.check_rules.put(*named, namespace=rule.namespace)
-                self.imported += 1
+                self._import()
             elif tuple(present.checks) == tuple(rule.checks):
-                self.unchanged += 1
+                self._leave_alone()
             else:
                 where = "every namespace" if rule.namespace == EVERY else rule.namespace
                 self._keep_out(f"the checks of {rule.service} in {where}", "there are others")
@@ -190,9 +204,9 @@ class Importing:
             try:
                 if (present := there.get(of)) is None:
                     there[of] = await registry.policy.put(policy)
-                    self.imported += 1
+                    self._import()
                 elif present == policy:
-                    self.unchanged += 1
+                    self._leave_alone()
                 else:
                     self._keep_out(of, "there is another one")
             except RegistryUnavailable:
@@ -220,7 +234,7 @@ class Importing:
         present = self._there.get(it.key)
         other = self._places.get(_place(it), it.key)
         if present is not None and _said(present) == _said(it):
-            self.unchanged += 1
+            self._leave_alone()
         elif present is not None:
             self._keep_out(it.key, "it is registered there, and differs")
         elif other != it.key:
@@ -249,10 +263,19 @@ class Importing:
             except RegistryError as error:
                 self._keep_out(it.key, str(error))
             else:
-                self.imported += 1
+                self._import()
+
+    def _import(self) -> None:
+        self.imported += 1
+        self._progress.advance()
+
+    def _leave_alone(self) -> None:
+        self.unchanged += 1
+        self._progress.advance()
 
     def _keep_out(self, what: object, why: str) -> None:
         self.kept_out += 1
+        self._progress.advance()
         complain(f"{what} is kept out: {why}")
 
     def tell(self) -> None:
@@ -298,14 +321,21 @@ def sync(common: Common, services: tuple[str, ...], target: str, name: str, ttl:
     both ways. It has the health that its registry found. Nobody's place is taken there; policies that are set there
     stay, and those that were copied stay after the end.
     """
-    told = Copied(common)
+    told, space = Copied(common), "" if all_namespaces else common.namespace
 
     async def copy() -> None:
+        with contextlib.ExitStack() as leaving:
+            await keep(leaving)
+
+    async def keep(leaving: contextlib.ExitStack) -> None:
         async with common.connect() as source, replace(common, server=target).connect() as other:
             if set(source.addresses) & set(other.addresses):
                 raise Misuse("--to: must be another registry than --server")
             syncing = Syncing(source, other, name or ",".join(source.addresses), max(ttl, MIN_TTL_S), told)
-            await syncing.run(*services, namespace=common.namespace, all_namespaces=all_namespaces)
+            try:
+                await syncing.run(*services, namespace=space, all_namespaces=all_namespaces)
+            finally:
+                leaving.enter_context(Progress("taking the copies away"))
 
     try:
         run(copy())
@@ -320,6 +350,10 @@ class Copied:
 
     common: Common
     anything: bool = field(default=False)
+
+    def round(self, number: int) -> Progress:
+        """See Listener."""
+        return Progress("copying", number)
 
     def done(self, what: str, instance: Instance) -> None:
         """See Listener."""

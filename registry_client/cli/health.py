@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from registry_client.cli.ends import run
 from registry_client.cli.options import with_common
 from registry_client.cli.show import as_dict, complain, say_document, say_table
 from registry_client.cli.table import Column
@@ -36,7 +35,7 @@ def health(common: Common, service: str) -> None:
             found = await registry.list(service) if service else ()
             return found, () if service else await registry.services(), await registry.probers()
 
-    instances, services, probers = run(ask())
+    instances, services, probers = common.ask(ask())
     if common.as_json:
         _say_document(instances, services, probers)
         return

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from registry_api.limits import DEFAULT_NAMESPACE, MAX_DRAIN_S
 from registry_client.addresses import parse_endpoint
 from registry_client.checks import MAX_TIMEOUT_S
-from registry_client.cli.show import USAGE, end
+from registry_client.cli.ends import run
+from registry_client.cli.show import USAGE, Progress, end
 from registry_client.client import DEFAULT_TIMEOUT_S, RegistryClient, connect
 from registry_client.errors import InvalidArgument, InvalidTarget
 from registry_client.health import Health
@@ -19,9 +20,10 @@ from registry_client.instance import Filters, Locality, Status
 from registry_client.tls import TLS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
 DEFAULT_SERVER = "127.0.0.1:7400"
+_T = TypeVar("_T")
 OUTPUTS = ("table", "wide", "json")
 
 
@@ -56,6 +58,11 @@ class Common:
             if error.field.partition(".")[0] in ("tls", "token"):
                 end(USAGE, _as_flags(str(error)))
             raise
+
+    def ask(self, question: Coroutine[Any, Any, _T]) -> _T:
+        """Ask the registry, and wait for what it says: who waits for long sees for what."""
+        with Progress(f"asking {self.server}"):
+            return run(question)
 
     def _tls(self) -> TLS | None:
         """With any of the files, or when it is asked for."""

@@ -9,7 +9,6 @@ import click
 from google.protobuf.json_format import ParseDict, ParseError
 
 from registry_api.registry.v1 import policies_pb2 as pb
-from registry_client.cli.ends import run
 from registry_client.cli.options import with_all_namespaces, with_common, with_common_but_timeout
 from registry_client.cli.show import as_dict, complain, say, say_document, say_table
 from registry_client.cli.table import Column
@@ -112,7 +111,7 @@ def put(common: Common, service: str, file: IO[str] | None, split: Sequence[tupl
         async with common.connect() as registry:
             return await registry.policy.put(wanted)
 
-    _say(common, run(ask()))
+    _say(common, common.ask(ask()))
 
 
 @policy.command()
@@ -125,7 +124,7 @@ def get(common: Common, service: str) -> None:
         async with common.connect() as registry:
             return await registry.policy.get(service)
 
-    _say(common, run(ask()))
+    _say(common, common.ask(ask()))
 
 
 @policy.command("list")
@@ -138,7 +137,7 @@ def list_(common: Common, all_namespaces: bool) -> None:
         async with common.connect() as registry:
             return await registry.policy.list(all_namespaces=all_namespaces)
 
-    found = run(ask())
+    found = common.ask(ask())
     if common.as_json:
         say_document({"policies": [_shown(it) for it in found]})
         return
@@ -157,7 +156,7 @@ def delete(common: Common, service: str) -> None:
         async with common.connect() as registry:
             await registry.policy.delete(service)
 
-    run(ask())
+    common.ask(ask())
     if common.as_json:
         say_document({})
     else:
@@ -175,7 +174,7 @@ def explain(common: Common, service: str) -> None:
             verdicts = await registry.policy.explain(service)
             return verdicts, None if verdicts else await registry.policy.get(service)
 
-    verdicts, silent = run(ask())
+    verdicts, silent = common.ask(ask())
     if common.as_json:
         told = [{"client": it.client, "field": it.field, "follows": it.follows, "note": it.note} for it in verdicts]
         say_document({"verdicts": told})

@@ -49,7 +49,7 @@ def namespaces(common: Common) -> None:
         async with common.connect() as registry:
             return await registry.namespaces(), _header(registry)
 
-    found, header = run(ask())
+    found, header = common.ask(ask())
     _warn_of_age(header)
     if common.as_json:
         messages = (pb.NamespaceSummary(**asdict(it)) for it in found)
@@ -70,7 +70,7 @@ def services(common: Common, all_namespaces: bool) -> None:
         async with common.connect() as registry:
             return await registry.services(all_namespaces=all_namespaces), _header(registry)
 
-    found, header = run(ask())
+    found, header = common.ask(ask())
     _warn_of_age(header)
     if common.as_json:
         messages = (pb.ServiceSummary(**asdict(it)) for it in found)
@@ -102,7 +102,7 @@ def instances(common: Common, service: str, filters: Filters, all_namespaces: bo
                 lack = why_none(service or _where(common, all_namespaces), registered, filtered=bool(filters))
             return found, header, lack
 
-    found, header, lack = run(ask())
+    found, header, lack = common.ask(ask())
     _warn_of_age(header)
     if common.as_json:
         say_document({"header": as_dict(header), "instances": [as_dict(it.to_proto()) for it in found]})

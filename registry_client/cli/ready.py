@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from registry_client.cli.ends import run
 from registry_client.cli.options import Common, with_common
 from registry_client.cli.show import REFUSED, end, say, say_document
 
@@ -26,7 +25,7 @@ def ready(common: Common, service: str) -> None:
         async with common.connect() as registry:
             return await registry.serving(service)
 
-    is_ready = run(ask())
+    is_ready = common.ask(ask())
     if common.as_json:
         say_document({"serving": is_ready})
     elif is_ready:

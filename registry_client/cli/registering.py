@@ -16,7 +16,7 @@ from registry_client.cli.command import Command
 from registry_client.cli.ends import Signalled, run
 from registry_client.cli.options import DRAIN, Address, Common, Pair, Seconds, one_of, with_common
 from registry_client.cli.port import is_local, listens, wait_until_it_listens
-from registry_client.cli.show import REFUSED, as_dict, complain, say, say_document
+from registry_client.cli.show import REFUSED, Progress, as_dict, complain, say, say_document
 from registry_client.client import DEFAULT_DRAIN_S
 from registry_client.errors import NotFound
 from registry_client.health import HealthCheck, Pace
@@ -180,9 +180,13 @@ class Stint:
             registration = self._registration(registry, order.common.timeout)
             if order.wait_port:
                 await self._listening()
-            async with registration:
-                self._tell(registration)
-                await registration.wait_lost()  # and leaving the block says so
+            with contextlib.ExitStack() as leaving:
+                async with registration:
+                    self._tell(registration)
+                    try:
+                        await registration.wait_lost()  # and leaving the block says so
+                    finally:
+                        leaving.enter_context(Progress("draining", until_s=order.drain))
         return REFUSED
 
     def _registration(self, registry: RegistryClient, timeout_s: float | None) -> Registration:

@@ -5,30 +5,40 @@ Who shows more than lines gets a `screen`, and makes plain what others wrote him
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import shutil
 import sys
-from typing import TYPE_CHECKING, NoReturn, TextIO
+import threading
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn, Self, TextIO
 
 import click
 from google.protobuf.json_format import Error, MessageToDict
-from rich.console import Console
-from rich.live import Live
 
 from registry_client.cli.plain import document, plain
 from registry_client.cli.table import lay_out
 from registry_client.errors import InvalidAnswer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from types import TracebackType
 
     from google.protobuf.message import Message
+    from rich.live import Live
 
     from registry_client.cli.table import Column
 
 REFUSED, USAGE, UNREACHABLE = 1, 2, 3
 _LONGEST = 1000
 """Letters of a complaint that anybody would read."""
+PATIENCE_S = 2.0
+"""Who waits for longer sees what for."""
+_REST_S = 0.25
+_ERASE = "\r\x1b[2K"
 
 
 class CannotWrite(Exception):
@@ -41,8 +51,10 @@ def say(text: str, *, colour: str | None = None, before: str = "") -> None:
 
 
 def _write(text: str, *, err: bool = False) -> None:
+    shown = _shown.get()
     try:
-        click.echo(text, err=err)
+        with shown.progress.aside() if shown is not None and shown.progress is not None else contextlib.nullcontext():
+            click.echo(text, err=err)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -77,6 +89,9 @@ def say_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, wide:
 
 def screen() -> Live | None:
     """The whole terminal, to be entered; None where there is none, or one that cannot be drawn on."""
+    from rich.console import Console  # which takes long to load
+    from rich.live import Live
+
     if sys.stdout is None or not sys.stdout.isatty():
         return None
     console = Console(file=sys.stdout)
@@ -108,13 +123,108 @@ class LogLines(logging.Handler):
         complain(record.getMessage())
 
 
-def spell_what_cannot_be_written() -> None:
-    """Letters that the output's encoding lacks come out as escapes, and end nothing."""
-    for stream in (sys.stdout, sys.stderr):
-        _soften(stream)
-
-
 def _soften(stream: TextIO | None) -> None:
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="backslashreplace")
+
+
+# ---- what takes its time
+
+
+class Progress:
+    """A line on stderr while something goes on: from two seconds on, on a terminal alone, and gone when it is over.
+
+    `total`: how many there are to be done; `until_s`: how long it takes, where that is known. One at a time: within
+    another one it shows nothing.
+    """
+
+    def __init__(self, what: str, total: int = 0, *, until_s: float = 0.0) -> None:
+        self._what = plain(what)
+        self._total = total
+        self._until_s = until_s
+        self._begun_s = time.monotonic()
+        self._done = 0
+        self._is_over = threading.Event()
+        self._lock = threading.Lock()
+        self._is_drawn = False
+        # A thread, so that it is shown as well while the program reads, reckons, or waits in a loop of its own.
+        self._drawing: threading.Thread | None = None
+
+    def advance(self, number: int = 1) -> None:
+        """So many more are done."""
+        self._done += number
+
+    def __enter__(self) -> Self:
+        shown = _shown.get()
+        if shown is not None and shown.progress is None and _can_draw(sys.stderr):
+            self._begun_s = time.monotonic()
+            shown.progress = self
+            self._drawing = threading.Thread(target=self._draw, name="registryctl-progress", daemon=True)
+            self._drawing.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shown = _shown.get()
+        if shown is not None and self._drawing is not None:
+            self._is_over.set()
+            self._drawing.join()
+            shown.progress = None
+            with contextlib.suppress(OSError, ValueError), self.aside():
+                pass
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """The line is away meanwhile."""
+        with self._lock:
+            if self._is_drawn:
+                self._is_drawn = False
+                sys.stderr.write(_ERASE)
+                sys.stderr.flush()
+            yield
+
+    def _draw(self) -> None:
+        if self._is_over.wait(PATIENCE_S):
+            return
+        with contextlib.suppress(OSError, ValueError):  # nobody sees it any more
+            while not self._is_over.is_set():
+                with self._lock:
+                    width = os.get_terminal_size(sys.stderr.fileno()).columns
+                    sys.stderr.write(_ERASE + self.text(time.monotonic() - self._begun_s)[: max(0, width - 1)])
+                    sys.stderr.flush()
+                    self._is_drawn = True
+                self._is_over.wait(_REST_S)
+
+    def text(self, elapsed_s: float) -> str:
+        """As of so many seconds after the begin."""
+        if self._until_s:
+            return f"{self._what}: {elapsed_s:.0f} of {self._until_s:g} s"
+        if not self._total:
+            return f"{self._what}: {f'{self._done}, ' if self._done else ''}{elapsed_s:.0f} s"
+        left_s = elapsed_s * (self._total - self._done) / self._done if self._done else 0.0
+        rest = f", about {left_s:.0f} s to go" if left_s >= 1 else ""
+        return f"{self._what}: {self._done} of {self._total}, {elapsed_s:.0f} s{rest}"
+
+
+@dataclass(slots=True)
+class _Shown:
+    """What one run of the program shows: what is written goes above its progress."""
+
+    progress: Progress | None = None
+
+
+_shown: ContextVar[_Shown | None] = ContextVar("shown", default=None)
+# All that a run begins has it, as it is there from the first.
+
+
+def begin() -> None:
+    """One run of the program: it may show progress, and letters that the output lacks come out as escapes."""
+    _shown.set(_Shown())
+    for stream in (sys.stdout, sys.stderr):
+        _soften(stream)
+
+
+def _can_draw(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")

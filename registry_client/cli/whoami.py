@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from registry_client.cli.ends import run
 from registry_client.cli.options import with_common
 from registry_client.cli.show import say, say_document
 
@@ -26,7 +25,7 @@ def whoami(common: Common) -> None:
         async with common.connect() as registry:
             return await registry.whoami()
 
-    who = run(ask())
+    who = common.ask(ask())
     if common.as_json:
         expires = None if who.expires is None else f"{who.expires:%Y-%m-%dT%H:%M:%SZ}"
         names = list(who.names)

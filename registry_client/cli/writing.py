@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from registry_api.limits import MAX_WEIGHT
-from registry_client.cli.ends import run
 from registry_client.cli.options import DRAIN, Common, Pair, one_of, with_common
 from registry_client.cli.reading import say_instance
 from registry_client.cli.show import say, say_document
@@ -56,7 +55,7 @@ def _update(common: Common, service: str, instance_id: str, fields: Fields) -> N
         async with common.connect() as registry:
             return await registry.update(service, instance_id, **fields)
 
-    say_instance(common, run(ask()))
+    say_instance(common, common.ask(ask()))
 
 
 @click.command()
@@ -71,7 +70,7 @@ def deregister(common: Common, service: str, instance_id: str, drain: float) -> 
         async with common.connect() as registry:
             return await registry.deregister(service, instance_id, drain=drain)
 
-    removed = run(ask())
+    removed = common.ask(ask())
     if common.as_json:
         say_document({"removed": removed})
     else:

@@ -12,7 +12,6 @@ from registry_api.limits import DEFAULT_NAMESPACE
 from registry_api.registry.v1 import xds_pb2 as pb
 from registry_client import checks
 from registry_client.addresses import parse_addresses
-from registry_client.cli.ends import run
 from registry_client.cli.options import with_all_namespaces, with_common
 from registry_client.cli.show import as_dict, complain, say_document, say_table
 from registry_client.cli.table import Column
@@ -127,7 +126,7 @@ def clients(common: Common, node: str) -> None:
         async with common.connect() as registry:
             return await registry.xds_clients.list()
 
-    found = [it for it in run(ask()) if node in ("", it.node_id)]
+    found = [it for it in common.ask(ask()) if node in ("", it.node_id)]
     if common.as_json:
         say_document({"clients": [as_dict(it) for it in found]})
         return
@@ -181,7 +180,7 @@ def loads(common: Common, service: str, all_namespaces: bool) -> None:
         async with common.connect() as registry:
             return await registry.xds_clients.loads(service, all_namespaces=all_namespaces)
 
-    found = run(ask())
+    found = common.ask(ask())
     if common.as_json:
         say_document({"loads": [as_dict(it) for it in found]})
         return

@@ -218,6 +218,17 @@ async def test_copies_come_change_and_leave(
         assert await copies() == []  # with the command they leave
 
 
+async def test_copies_of_every_namespace(two: tuple[str, str], clients: tuple[RegistryClient, RegistryClient]) -> None:
+    one, other = clients
+    of_both = [Key("default", "player", "a"), Key("prod", "player", "b")]
+
+    async def are_there() -> bool:
+        return [it.key for it in await other.list(all_namespaces=True)] == of_both
+
+    async with one.register(player("a")), one.register(player("b", namespace="prod")), syncing(*two, "-A"):
+        await eventually_async(are_there, timeout_s=20)
+
+
 async def test_both_ways_there_is_no_echo(two: tuple[str, str], clients: tuple[RegistryClient, RegistryClient]) -> None:
     """And what its owner leaves is gone everywhere, for good."""
     one, other = clients

@@ -13,7 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry_api.registry.v1 import access_pb2, policies_pb2, why_pb2, xds_pb2
+from registry_api.registry.v1 import access_pb2, history_pb2, policies_pb2, why_pb2, xds_pb2
 from registry_api.registry.v1 import registry_pb2 as pb
 from tests.integration.test_fuzz import COMMON, TIMEOUT_S, messages
 from tests.support.access import file_of, token
@@ -25,6 +25,7 @@ METHODS: list[MethodDescriptor] = [
         (pb, "Registry"),
         (pb, "Checks"),
         (policies_pb2, "Policies"),
+        (history_pb2, "History"),
         (access_pb2, "Access"),
         (xds_pb2, "Xds"),
         (why_pb2, "Diagnosis"),

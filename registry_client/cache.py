@@ -1,4 +1,4 @@
-"""SHELL: the last views on disk, so that a process can start while the registry is away.
+"""SHELL: the last views and traffic policies on disk, so that a process can start while the registry is away.
 
 What is found there is not trusted: it is believed only if it is a regular file that belongs to this user, that nobody
 else can write to, of a bounded size, whole, and not too old. Nothing here runs in the loop, and nobody waits for a disk
@@ -19,10 +19,11 @@ import struct
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
+from registry_api.registry.v1 import policies_pb2
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client.instance import Instance
 from registry_client.view import View
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+_M = TypeVar("_M", bound=Message)
+_ReadT_co = TypeVar("_ReadT_co", covariant=True)
 
 MAX_AGE_S = 24 * 3600.0  # an older view is not offered, unless the user says otherwise
 MAX_BYTES = 64 * 1024 * 1024
@@ -48,7 +51,7 @@ _NAME = "grpc-registry"
 _MAGIC = b"grpc-registry view 2\n"
 _SAVED_AT = struct.Struct(">d")
 _DIGEST_BYTES = hashlib.sha256().digest_size
-_OURS = re.compile(r"[0-9a-f]{32}\.view|\.view-[0-9a-f]{16}")
+_OURS = re.compile(r"[0-9a-f]{32}\.(view|policy)|\.view-[0-9a-f]{16}")
 _MOST_ENTRIES = 100_000
 _CHUNK = 1024 * 1024
 
@@ -92,44 +95,97 @@ class Saved:
     age_s: float
 
 
-class ViewFile:
-    """The file of one question to one registry. Reading and writing block."""
+class Readable(Protocol[_ReadT_co]):
+    """A file that was saved."""
 
-    def __init__(
-        self, directory: Path, addresses: Sequence[str], question: pb.WatchRequest, max_age_s: float = MAX_AGE_S
-    ) -> None:
+    path: Path
+
+    def read(self, now_wall_s: float) -> _ReadT_co | None:
+        """What is in it, or None when there is nothing. Raises OSError and Unusable."""
+
+
+class CacheFile(Generic[_M]):
+    """The file of one question to one registry: the last answer, as a message. Reading and writing block."""
+
+    kind: str
+    message: type[_M]
+
+    def __init__(self, directory: Path, addresses: Sequence[str], question: Message, max_age_s: float) -> None:
         named = "\n".join(sorted(addresses)).encode() + b"\0" + question.SerializeToString(deterministic=True)
-        self.path = directory / f"{hashlib.sha256(named).hexdigest()[:32]}.view"
+        self.path = directory / f"{hashlib.sha256(named).hexdigest()[:32]}.{self.kind}"
         self._max_age_s = max_age_s
 
-    def write(self, view: View, token: str, saved_at_s: float) -> None:
-        """Replace the file at once, or leave it as it is. `saved_at_s`: when the view was last confirmed, by the time
-        of day. Raises OSError and Unusable."""
-        content = _encode(self.path.name, view, token, saved_at_s)
+    def _put(self, message: _M, saved_at_s: float) -> None:
+        """Replace the file at once, or leave it as it is. `saved_at_s`: when that was last confirmed, by the time of
+        day. Raises OSError and Unusable."""
+        content = _encode(self.path.name, message, saved_at_s)
         if len(content) > MAX_BYTES:
-            raise Unusable("size", f"the view is too large to be saved: {len(content):,} bytes")
+            raise Unusable("size", f"the {self.kind} is too large to be saved: {len(content):,} bytes")
         with _directory(self.path.parent, make=True) as directory:
             _replace(directory, self.path.name, content)
 
-    def read(self, now_wall_s: float) -> Saved | None:
-        """What was written last, or None when there is nothing. Raises OSError and Unusable."""
+    def _get(self, now_wall_s: float) -> tuple[_M, float] | None:
+        """What was written last, and its age in seconds; None when there is nothing. Raises OSError and Unusable."""
         try:
             with _directory(self.path.parent) as directory:
                 content, written_at_s = _load(directory, self.path)
         except FileNotFoundError:
             return None
-        saved_at_s, message = _decode(self.path, content)
+        saved_at_s, message = _decode(self.path, content, self.message)
         # A file is as old as the older one of the times that it has.
         age_s = now_wall_s - min(saved_at_s, written_at_s)
         if not -self._max_age_s <= age_s <= self._max_age_s:
-            raise Unusable("age", f"the saved view {self.path} is too old to be used: {age_s:,.0f} s")
-        view = View({it.key: it for it in map(Instance.from_proto, message.upserts)}, *_order(message), None)
-        return Saved(view, message.resume_token, max(0.0, age_s))
+            raise Unusable("age", f"{_saved(self.path)} is too old to be used: {age_s:,.0f} s")
+        return message, max(0.0, age_s)
 
     def tidy(self, now_wall_s: float) -> None:
         """Remove files of ours that nobody will use any more, in the whole directory. Raises OSError."""
         with _directory(self.path.parent) as directory:
             _tidy(directory, now_wall_s, max(self._max_age_s, MAX_AGE_S))
+
+
+class ViewFile(CacheFile[pb.WatchResponse]):
+    """Of a view."""
+
+    kind = "view"
+    message = pb.WatchResponse
+
+    def __init__(
+        self, directory: Path, addresses: Sequence[str], question: pb.WatchRequest, max_age_s: float = MAX_AGE_S
+    ) -> None:
+        super().__init__(directory, addresses, question, max_age_s)
+
+    def write(self, view: View, token: str, saved_at_s: float) -> None:
+        """See CacheFile."""
+        message = pb.WatchResponse(reset=True, resume_token=token)
+        message.header.epoch, message.header.revision = view.epoch, view.revision
+        message.upserts.extend(instance.to_proto() for instance in view.instances)
+        self._put(message, saved_at_s)
+
+    def read(self, now_wall_s: float) -> Saved | None:
+        """See CacheFile."""
+        found = self._get(now_wall_s)
+        if found is None:
+            return None
+        message, age_s = found
+        view = View({it.key: it for it in map(Instance.from_proto, message.upserts)}, *_order(message), None)
+        return Saved(view, message.resume_token, age_s)
+
+
+class PolicyFile(CacheFile[policies_pb2.PoliciesWatchResponse]):
+    """Of the traffic policy of one service, or that there is none."""
+
+    kind = "policy"
+    message = policies_pb2.PoliciesWatchResponse
+
+    def write(self, policy: policies_pb2.Policy | None, saved_at_s: float) -> None:
+        """See CacheFile."""
+        self._put(policies_pb2.PoliciesWatchResponse(policies=[] if policy is None else [policy]), saved_at_s)
+
+    def read(self, now_wall_s: float) -> Sequence[policies_pb2.Policy]:
+        """See CacheFile."""
+        found = self._get(now_wall_s)
+        return () if found is None else found[0].policies
 
 
 # ---- what is on disk
@@ -176,7 +232,7 @@ def _load(directory: int, path: Path) -> tuple[bytes, float]:
         while len(content) <= MAX_BYTES and (chunk := file.read(_CHUNK)):
             content += chunk
     if len(content) > MAX_BYTES:
-        raise Unusable("size", f"the saved view {path} is too large and ignored")
+        raise Unusable("size", f"{_saved(path)} is too large and ignored")
     return bytes(content), status.st_mtime
 
 
@@ -185,9 +241,9 @@ def _check(status: os.stat_result, path: Path) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise Unusable("file", f"{path} is no regular file and ignored")
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise Unusable("owner", f"the saved view {path} belongs to another user, or others can write to it: ignored")
+        raise Unusable("owner", f"{_saved(path)} belongs to another user, or others can write to it: ignored")
     if status.st_size > MAX_BYTES:
-        raise Unusable("size", f"the saved view {path} is too large and ignored: {status.st_size:,} bytes")
+        raise Unusable("size", f"{_saved(path)} is too large and ignored: {status.st_size:,} bytes")
 
 
 def _replace(directory: int, name: str, content: bytes) -> None:
@@ -239,10 +295,11 @@ def _remove(directory: int, name: str) -> None:
 # ---- what is in a file
 
 
-def _encode(name: str, view: View, token: str, saved_at_s: float) -> bytes:
-    message = pb.WatchResponse(reset=True, resume_token=token)
-    message.header.epoch, message.header.revision = view.epoch, view.revision
-    message.upserts.extend(instance.to_proto() for instance in view.instances)
+def _saved(path: Path) -> str:
+    return f"the saved {path.suffix[1:]} {path}"
+
+
+def _encode(name: str, message: Message, saved_at_s: float) -> bytes:
     payload = _SAVED_AT.pack(saved_at_s) + message.SerializeToString()
     return _MAGIC + _digest(name, payload) + payload
 
@@ -252,18 +309,18 @@ def _digest(name: str, payload: bytes) -> bytes:
     return hashlib.sha256(name.encode() + b"\0" + payload).digest()
 
 
-def _decode(path: Path, content: bytes) -> tuple[float, pb.WatchResponse]:
-    """When it was saved, and the view. Raises Unusable."""
+def _decode(path: Path, content: bytes, kind: type[_M]) -> tuple[float, _M]:
+    """When it was saved, and what. Raises Unusable."""
     if not content.startswith(_MAGIC):
-        raise Unusable("damage", f"the saved view {path} is damaged and ignored: not a view of this version")
+        raise Unusable("damage", f"{_saved(path)} is damaged and ignored: not one of this version")
     digest, payload = content[len(_MAGIC) :][:_DIGEST_BYTES], content[len(_MAGIC) + _DIGEST_BYTES :]
     if _digest(path.name, payload) != digest:
-        raise Unusable("damage", f"the saved view {path} is damaged and ignored: the checksum does not match")
+        raise Unusable("damage", f"{_saved(path)} is damaged and ignored: the checksum does not match")
     try:
         (saved_at_s,) = _SAVED_AT.unpack_from(payload)
-        return saved_at_s, pb.WatchResponse.FromString(payload[_SAVED_AT.size :])
+        return saved_at_s, kind.FromString(payload[_SAVED_AT.size :])
     except (struct.error, DecodeError) as error:
-        raise Unusable("damage", f"the saved view {path} is damaged and ignored: {error}") from None
+        raise Unusable("damage", f"{_saved(path)} is damaged and ignored: {error}") from None
 
 
 def _order(message: pb.WatchResponse) -> tuple[str, int]:
@@ -288,10 +345,10 @@ class Disk:
         self._told: dict[str, float] = {}
         self._tidied_at_s: float | None = None
 
-    async def read(self, file: ViewFile) -> Saved | None:
+    async def read(self, file: Readable[_T]) -> _T | None:
         """What is in the file, or None if that is nothing to go by, or takes too long."""
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Saved | None] = loop.create_future()
+        answer: asyncio.Future[_T | None] = loop.create_future()
 
         def job() -> None:
             saved = self._read(file)
@@ -299,12 +356,17 @@ class Disk:
                 loop.call_soon_threadsafe(_answer, answer, saved)
 
         self._ask(answer, job)
-        return await self._within(answer, READ_S, "no saved view is used: the disk does not answer")
+        return await self._within(answer, READ_S, "nothing that was saved is used: the disk does not answer")
 
     def write(self, file: ViewFile, view: View, token: str, age_s: float) -> None:
         """Have it written soon; `age_s` is for how many seconds the view was not confirmed."""
         saved_at_s = self._wall_clock() - age_s
-        self._ask(file.path, lambda: self._write(file, view, token, saved_at_s))
+        self._ask(file.path, lambda: self._write(file, lambda: file.write(view, token, saved_at_s)))
+
+    def write_policy(self, file: PolicyFile, policy: policies_pb2.Policy | None) -> None:
+        """The same for a policy, or that there is none, which was confirmed just now."""
+        saved_at_s = self._wall_clock()
+        self._ask(file.path, lambda: self._write(file, lambda: file.write(policy, saved_at_s)))
 
     async def flush(self) -> None:
         """Wait until all is done that was asked for before, a second at most."""
@@ -355,25 +417,25 @@ class Disk:
             self._thread = None
             return None
 
-    def _read(self, file: ViewFile) -> Saved | None:
+    def _read(self, file: Readable[_T]) -> _T | None:
         try:
             return file.read(self._wall_clock())
         except OSError as error:
-            self._tell(f"read {error.errno}", f"the saved view {file.path} could not be read: {error}")
+            self._tell(f"read {error.errno}", f"{_saved(file.path)} could not be read: {error}")
         except Unusable as error:
             self._tell(error.kind, str(error))
         return None
 
-    def _write(self, file: ViewFile, view: View, token: str, saved_at_s: float) -> None:
+    def _write(self, file: ViewFile | PolicyFile, write: Callable[[], None]) -> None:
         try:
-            file.write(view, token, saved_at_s)
+            write()
             self._tidy(file)
         except OSError as error:
             self._tell(f"write {error.errno}", f"views could not be saved to {file.path.parent}: {error}")
         except Unusable as error:
             self._tell(error.kind, f"views are not saved: {error}")
 
-    def _tidy(self, file: ViewFile) -> None:
+    def _tidy(self, file: ViewFile | PolicyFile) -> None:
         now = self._wall_clock()
         if self._tidied_at_s is None or abs(now - self._tidied_at_s) >= TIDY_EVERY_S:
             self._tidied_at_s = now

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Self, Unpack
 import grpc
 
 from registry_api.limits import DEFAULT_NAMESPACE, MAX_PAGE, MAX_SERVICES
-from registry_api.registry.v1 import access_pb2, why_pb2
+from registry_api.registry.v1 import access_pb2, policies_pb2, why_pb2
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import answers, checks
 from registry_client.addresses import parse_addresses
 from registry_client.backoff import Backoff
-from registry_client.cache import MAX_AGE_S, ViewFile
+from registry_client.cache import MAX_AGE_S, PolicyFile, ViewFile
 from registry_client.callbacks import (
     Callback,
     Callbacks,
@@ -653,7 +653,9 @@ class RegistryClient:
         session, key = self._here(), (self._space(namespace), checks.name("service", service))
         known = session.traffics.get(key)
         if known is None:
-            known = session.traffics[key] = Traffic(session.means, session.tasks, *key)
+            question, it = policies_pb2.PoliciesWatchRequest(namespace=key[0], services=[key[1]]), self._settings
+            file = PolicyFile(it.cache_dir, self.addresses, question, it.cache_max_age_s) if it.cache_dir else None
+            known = session.traffics[key] = Traffic(session.means, session.tasks, question, file)
         return known
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import weakref
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +16,9 @@ from registry_client.errors import RegistryError, RegistryUnavailable, from_rpc_
 from registry_client.link import end, may_try_anew
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from registry_client.cache import PolicyFile
     from registry_client.link import Connection, Link
     from registry_client.place import Place
     from registry_client.tasks import Tasks
@@ -27,6 +31,8 @@ FIRST_ANSWER_S = 2.0
 # How soon a registry is asked again that has no policies, or tells nothing of them.
 NONE_THERE_S = 60.0
 LASTING_S = 5.0
+DISK_S = 1.0  # how long what is on disk is waited for
+KEEP_EVERY_S = 1800.0
 _NO_USE = frozenset({grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED})
 
 
@@ -43,8 +49,9 @@ class Traffic:
     A registry that is away, or knows of no policies, is one without: what was known goes on.
     """
 
-    def __init__(self, means: Means, tasks: Tasks, namespace: str, service: str) -> None:
-        self._pump = pump = _Pump(means, namespace, service)
+    def __init__(self, means: Means, tasks: Tasks, question: pb.PoliciesWatchRequest, file: PolicyFile | None) -> None:
+        """`question`: about one service. `file`: where its policy is kept for a start without a registry."""
+        self._pump = pump = _Pump(means, question, file)
         self.place: Place = means.place
         task = tasks.start(pump.run(), "registry-policy")
         weakref.finalize(self, _cancel_soon, task).atexit = False
@@ -72,17 +79,22 @@ class Traffic:
 class _Pump:
     """What the task of a `Traffic` needs, so that it does not hold the `Traffic` itself."""
 
-    def __init__(self, means: Means, namespace: str, service: str) -> None:
+    def __init__(self, means: Means, question: pb.PoliciesWatchRequest, file: PolicyFile | None) -> None:
         self.policy: pb.Policy | None = None
         self.known = asyncio.Event()
         self.followers: dict[PolicyFollower, None] = {}
         self._means = means
-        self._service = service
-        self._request = pb.PoliciesWatchRequest(namespace=namespace, services=[service])
+        self._request = question
+        self._service = question.services[0]
+        self._file = file
+        self._saved: Sequence[pb.Policy] = ()  # what an earlier process knew
+        self._is_confirmed = False
+        self._keeping: asyncio.TimerHandle | None = None
         self._complained = ""
 
     async def run(self) -> None:
         link, loop, attempt = self._means.links.take(), asyncio.get_running_loop(), 0
+        await self._restore()
         first = loop.call_later(FIRST_ANSWER_S, self._go_on)
         try:
             while True:
@@ -94,6 +106,8 @@ class _Pump:
                 await asyncio.sleep(NONE_THERE_S if failure.code in _NO_USE else pause_s)
         finally:
             first.cancel()
+            if self._keeping is not None:
+                self._keeping.cancel()
             self._go_on()
             self._means.links.give_back(link)
 
@@ -118,6 +132,7 @@ class _Pump:
             failure = RegistryUnavailable(f"{connection.address}: {error}")
         if failure.code in _NO_USE and not may_try_anew(connection, failure):
             self._complain(failure)
+            self._saved = ()
             if failure.code is grpc.StatusCode.UNIMPLEMENTED:
                 self._take(None)
         else:
@@ -137,6 +152,7 @@ class _Pump:
                         self._take(found)
                         found = None
         finally:
+            self._is_confirmed = False
             await end(call)
 
     def _take(self, policy: pb.Policy | None) -> None:
@@ -144,14 +160,31 @@ class _Pump:
             self._complain(policy.flaw)
             policy = None
         is_news = policy != self.policy or not self.known.is_set()
-        self.policy = policy
+        self.policy, self._is_confirmed = policy, True
+        self._keep()
         if is_news:
             self._tell()
 
     def _go_on(self) -> None:
         """Nothing will be known soon: whoever waits goes on with what there is."""
         if not self.known.is_set():
+            self.policy = next(iter(self._saved), None)
             self._tell()
+
+    async def _restore(self) -> None:
+        """What an earlier process knew is for a registry that does not answer."""
+        if self._file is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DISK_S):
+                    self._saved = await self._means.disk.read(self._file) or ()
+
+    def _keep(self) -> None:
+        """Have it written down while a registry stands by it, now and from time to time."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+        if self._file is not None and self._is_confirmed:
+            self._means.disk.write_policy(self._file, self.policy)
+            self._keeping = asyncio.get_running_loop().call_later(KEEP_EVERY_S, self._keep)
 
     def _tell(self) -> None:
         self.known.set()

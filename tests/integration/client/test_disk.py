@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import registry_client
-from registry_client import RegistryClient
-from registry_client.cache import Disk, ViewFile
+from registry_api.registry.v1 import policies_pb2 as pb
+from registry_client import RegistryClient, TrafficPolicy
+from registry_client.cache import Disk, PolicyFile, ViewFile
 from tests.integration.client.conftest import WAIT_S, ids, player, until
 from tests.support.servers import ROOT, RegistryServer
 from tests.support.waiting import eventually_async, passed
@@ -246,3 +247,55 @@ async def test_many_watches_whose_views_cannot_be_written_are_one_line(
         await asyncio.gather(*(anext(registry.watch(f"service-{number}")) for number in range(40)))
     lines = [it for it in caplog.records if it.levelname != "DEBUG" and it.name == "registry_client.cache"]
     assert 1 <= len(lines) <= 2  # for reading and for writing
+
+
+# ---- traffic policies
+
+
+@pytest.fixture
+async def known(server: RegistryServer, cache_home: Path) -> Path:
+    """The file with the policy of a service, of a registry that is away."""
+    async with registry_client.connect(server.address) as registry:
+        await registry.policy.put(TrafficPolicy("player", timeout=2, split={"version=2.0": 1}))
+        await registry.register_once(player("p1"))
+        await registry.register_once(player("p2", 8002, version="2.0"))
+        async with registry.balancer("player") as players:
+            assert {(await players.get()).id for _ in range(4)} == {"p2"}
+    server.kill()
+    [path] = (cache_home / "grpc-registry").glob("*.policy")
+    return path
+
+
+async def test_a_policy_that_was_known_holds_at_a_cold_start(known: Path, server: RegistryServer) -> None:
+    """For those who are known from disk, too; until the registry, which has begun anew, says that there is none."""
+    async with registry_client.connect(server.address) as registry, registry.balancer("player") as players:
+        assert {(await players.get(timeout=10)).id for _ in range(4)} == {"p2"}
+        traffic = registry.traffic("player")
+        assert traffic.policy is not None
+        await server.start_async()
+        await eventually_async(lambda: traffic.policy is None, timeout_s=20, what="it is followed")
+        await eventually_async(lambda: PolicyFile.read(_file(known), time.time()) == [], what="it is saved")
+
+
+def _file(path: Path) -> PolicyFile:
+    file = PolicyFile(path.parent, ["h:1"], pb.PoliciesWatchRequest(), DAY_S)
+    file.path = path
+    return file
+
+
+@pytest.mark.parametrize("harm", [a_fifo, a_device, lambda path: path.write_bytes(b"x" * 100), Path.unlink])
+async def test_what_is_no_policy_of_ours_is_none(
+    harm: Callable[[Path], object], known: Path, server: RegistryServer
+) -> None:
+    harm(known)
+    async with registry_client.connect(server.address) as registry:
+        traffic = registry.traffic("player")
+        await asyncio.wait_for(traffic.known(), 10)
+        assert traffic.policy is None
+
+
+async def test_without_a_directory_no_policy_is_kept(server: RegistryServer, cache_home: Path) -> None:
+    async with registry_client.connect(server.address, cache_dir=None) as registry:
+        await registry.policy.put(TrafficPolicy("player", timeout=2))
+        await registry.traffic("player").known()
+    assert not list(cache_home.glob("*/*.policy"))

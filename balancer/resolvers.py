@@ -37,7 +37,7 @@ class Resolver(Protocol):
 
     An optional attribute `default_policy: str` names the policy where nothing else does, in place of round_robin;
     `name: str` is what a channel is called in metrics; `left_out() -> Iterable[EndpointWhy]` tells of those that it
-    keeps from the channel, and may be asked in any thread.
+    keeps from the channel, and `trouble: str` why they could not be confirmed last; both may be asked in any thread.
     """
 
     async def run(self, push: Push) -> None:

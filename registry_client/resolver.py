@@ -74,10 +74,16 @@ class RegistryResolver:
         self._source = source
         self.name = source.target.service
         self._translator = Translator(self.name)
+        self._watch: Watch | None = None
 
     def left_out(self) -> tuple[balancer.EndpointWhy, ...]:
         """The instances that get no calls, and why: see balancer.resolvers.Resolver."""
         return self._translator.left_out()
+
+    @property
+    def trouble(self) -> str:
+        """Why no registry tells of changes just now; empty while one does."""
+        return "" if self._watch is None else self._watch.trouble
 
     async def run(self, push: Callable[[balancer.Resolution], None]) -> None:
         """Push every view until cancelled. Raises RegistryError when the registry refuses the question."""
@@ -89,6 +95,7 @@ class RegistryResolver:
             in_order(made, target.first) as registry,
             registry.watch(target.service, **source.filters) as watch,
         ):
+            self._watch = watch
             traffic = registry.traffic(target.service)
             traffic.follow(shown)
             view = await _first(watch, push)

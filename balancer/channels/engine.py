@@ -117,9 +117,11 @@ class Engine:
             return Why(usable=False, verdict="nothing was called yet: the first call finds out whom there is")
         told = driver.pool.why(now)
         left_out = tuple(getattr(self.settings.resolver, "left_out", tuple)())
-        doubt = f"; {driver.trouble}" if driver.trouble and driver.trouble not in told.verdict else ""
+        doubt = ""
         if age_s := driver.age_s(now):
-            doubt += f"; for {age_s:.1f} s nobody has confirmed that these are all"
+            doubt = f"; for {age_s:.1f} s nobody has confirmed that these are all"
+            trouble = driver.trouble or getattr(self.settings.resolver, "trouble", "")
+            doubt += f": {trouble}" if trouble and trouble not in told.verdict else ""
         return replace(told, verdict=told.verdict + doubt, endpoints=(*told.endpoints, *left_out))
 
     def numbers(self) -> Numbers:

@@ -40,6 +40,11 @@ class LiveResolver:
         """The instances that get no calls, and why: see balancer.resolvers.Resolver."""
         return self._translator.left_out()
 
+    @property
+    def trouble(self) -> str:
+        """Why no registry tells of changes just now; empty while one does."""
+        return self._live.trouble
+
     async def run(self, push: Callable[[balancer.Resolution], None]) -> None:
         """Push what every view says until cancelled, or the client is closed: then the channel goes on with whom it
         knows. Raises RegistryError when the registry refuses the watch."""

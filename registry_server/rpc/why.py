@@ -36,9 +36,9 @@ NAME = why_pb2.DESCRIPTOR.services_by_name["Diagnosis"].full_name
 # So many clients are shown.
 MAX_CLIENTS = 100
 # So many instances are counted, put together, or names compared, before others have their turn.
-COUNTED_AT_ONCE, SHOWN_AT_ONCE, COMPARED_AT_ONCE = 1_000, 100, 200
+COUNTED_AT_ONCE, SHOWN_AT_ONCE, COMPARED_AT_ONCE = 1_000, 100, 100
 # No more names are compared, and are shown that are like one.
-MAX_COMPARED, MAX_SIMILAR = 50_000, 3
+MAX_COMPARED, MAX_SIMILAR = 10_000, 3
 _INSTANCES = why_pb2.WhyResponse.INSTANCES_FIELD_NUMBER
 
 Item = TypeVar("Item")

@@ -11,7 +11,7 @@ from registry_server.audience import Attendant
 from registry_server.hub import Reader
 from registry_server.model import Entry, Query
 from registry_server.rpc.xds import OpenStream
-from registry_server.why.words import span
+from registry_server.why.words import line, span
 from registry_server.xds.kinds import ResourceType
 from registry_server.xds.names import ServiceKey
 from registry_server.xds.session import AdsSession
@@ -52,7 +52,8 @@ class Watching(NamedTuple):
 
 def is_told(reader: Reader, key: ServiceKey) -> bool:
     """Whether it is a Watch of instances, among them those of that service."""
-    return isinstance(reader.subject.key, Query) and reader.hears_of(*key)
+    query = reader.subject.key
+    return isinstance(query, Query) and reader.hears_of(*key) and (not query.services or key[1] in query.services)
 
 
 def _is_current(reader: Reader, asked: About) -> bool:
@@ -77,7 +78,7 @@ def told_by_xds(stream: OpenStream, asked: About, *, is_news: bool) -> pb.ToldCl
         told_at=time(flow.told_at) if flow.told_at else None,
         current=bool(names) and not is_news and not flow.awaits and all(flow.is_told(name) for name in names),
         leaves_out=asked.entry is not None and not (may and asked.entry.routable),
-        trouble="; ".join(_trouble(stream.session, asked.key)),
+        trouble=line("; ".join(_trouble(stream.session, asked.key))),
     )
 
 

@@ -12,7 +12,7 @@ from registry_server.policies import explain
 from registry_server.records import Author, Cause
 from registry_server.why.past import LastLeft, Turned
 from registry_server.why.sharing import SHARELESS, UNFITTING, WELL, Shares
-from registry_server.why.words import clock, count, since, span
+from registry_server.why.words import clock, count, line, since, span
 
 PASSES, STOPS, WARNS = why_pb2.Reason.PASSES, why_pb2.Reason.STOPS, why_pb2.Reason.WARNS
 # A lease of which less than this part is left was not renewed when it should have been: owners do so every third.
@@ -127,7 +127,7 @@ def how_it_left(it: LastLeft) -> str:
     """After "it": `was deregistered by ops at 2026-11-26T04:50:07Z`."""
     when = "" if it.at_s is None else f" at {clock(it.at_s)}" + (" or before" if it.late else "")
     more = it.detail.removeprefix(_EXPIRED)
-    return f"{_HOW[it.cause]}{_author(it.by)}{when}" + (f" ({more})" if more else "")
+    return line(f"{_HOW[it.cause]}{_author(it.by)}{when}" + (f" ({more})" if more else ""))
 
 
 def _author(by: Author) -> str:
@@ -139,7 +139,7 @@ def _author(by: Author) -> str:
 
 
 def _reason(about: str, effect: "why_pb2.Reason.Effect.ValueType", text: str) -> why_pb2.Reason:
-    return why_pb2.Reason(about=about, effect=effect, text=text)
+    return why_pb2.Reason(about=about, effect=effect, text=line(text))
 
 
 def _of_store(stale_for_s: float | None) -> Reasons:

@@ -14,6 +14,8 @@ MAX_SIMILAR = 5
 MIN_WITHIN, WITHIN_LIKENESS = 3, 0.7
 # More of names is not compared, which takes time by the product of their lengths.
 MAX_COMPARED = 64
+# Letters of what is told in a line.
+MAX_LINE = 1_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
 
@@ -44,6 +46,12 @@ def since(at: Timestamp, now_s: float) -> str:
     """A time, and how long ago that was: `2026-11-26T04:50:07Z (3.2 s ago)`."""
     at_s = at.seconds + at.nanos / 1e9
     return f"{clock(at_s)} ({span(now_s - at_s)} ago)"
+
+
+def line(text: str) -> str:
+    """What others wrote, in one line and of bounded length."""
+    shown = text if text.isprintable() else "".join(it if it.isprintable() else " " for it in text[: 2 * MAX_LINE])
+    return shown if len(shown) <= MAX_LINE else f"{shown[:MAX_LINE]}…"
 
 
 def count(number: int, one: str) -> str:

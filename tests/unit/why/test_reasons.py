@@ -86,6 +86,15 @@ def test_what_keeps_traffic_away_is_the_verdict(fields: dict[str, Any], because:
     assert verdict(it, around(it)) == f"gets none because {because}"
 
 
+def test_what_a_check_says_begins_no_line() -> None:
+    result = pb.CheckResult(name="http", health=pb.UNHEALTHY, output="oh\nno" * 1_000)
+    it = entry(health=pb.UNHEALTHY, checks=[pb.HealthCheck(name="http")], check_results=[result])
+    said = verdict(it, around(it))
+    assert said.startswith("gets none because its health is UNHEALTHY: its check http fails: oh no")
+    assert said.isprintable()
+    assert len(said) < 1_100
+
+
 @pytest.mark.parametrize(
     ("filter_", "because"),
     [

@@ -207,6 +207,7 @@ async def test_who_watches_is_told_and_when() -> None:
         told.watch(Caller("ipv4:10.0.0.9:2"), filter=pb.Filter(version="7")),
     ]
     told.watch(services=["chat"])
+    told.watch(services=["chat"], all_namespaces=True)
     for sink in sinks:
         told.written(sink)
     answer = told.why(id_="one")

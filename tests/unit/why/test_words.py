@@ -2,7 +2,7 @@
 
 import pytest
 
-from registry_server.why.words import Likeness, clock, count, span
+from registry_server.why.words import MAX_LINE, Likeness, clock, count, line, span
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,12 @@ def test_a_time_that_no_calendar_has_is_said_to_be_none() -> None:
 
 def test_things_are_counted() -> None:
     assert (count(1, "client"), count(0, "client"), count(2, "client")) == ("1 client", "0 clients", "2 clients")
+
+
+def test_what_others_wrote_is_one_line() -> None:
+    assert line("ünïcode") == "ünïcode"
+    assert line("a\nb\x1b[31m\u202e") == "a b [31m "
+    assert len(line("x" * 5_000)) == len(line("\n" * 5_000)) == MAX_LINE + 1
 
 
 def alike(name: str, *names: str) -> list[str]:

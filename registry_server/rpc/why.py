@@ -230,8 +230,10 @@ class DiagnosisService:
             if it.reader is not None and clients.is_told(it.reader, asked.key):
                 yield watching.told(it, it.reader, asked)
         streams = self._xds.streams
+        is_news = streams.has_news_of(asked.key)
+        is_reachable = asked.entry is None or not self._xds.hosts.trouble(asked.entry.address[0])
         for stream in streams.streams_of(asked.key):
-            yield clients.told_by_xds(stream, asked, is_news=streams.has_news_of(asked.key))
+            yield clients.told_by_xds(stream, asked, is_news=is_news, is_reachable=is_reachable)
 
     def _changed(self, key: Key) -> int:
         """The number of the latest change of an instance that is known."""

@@ -63,8 +63,9 @@ def _is_current(reader: Reader, asked: About) -> bool:
     return has_all and asked.entry is not None and (reader.version or 0) >= asked.changed
 
 
-def told_by_xds(stream: OpenStream, asked: About, *, is_news: bool) -> pb.ToldClient:
-    """One xDS stream. `is_news`: something of the service has changed that no stream was told of yet."""
+def told_by_xds(stream: OpenStream, asked: About, *, is_news: bool, is_reachable: bool) -> pb.ToldClient:
+    """One xDS stream. `is_news`: something of the service has changed that no stream was told of yet; `is_reachable`:
+    the host of the instance has a number."""
     session, client = stream.session, stream.session.client
     flow = session.flows[ResourceType.ENDPOINTS]
     names = session.names_of(asked.key, ResourceType.ENDPOINTS)
@@ -77,7 +78,7 @@ def told_by_xds(stream: OpenStream, asked: About, *, is_news: bool) -> pb.ToldCl
         connected_at=time(stream.opened_at),
         told_at=time(flow.told_at) if flow.told_at else None,
         current=bool(names) and not is_news and not flow.awaits and all(flow.is_told(name) for name in names),
-        leaves_out=asked.entry is not None and not (may and asked.entry.routable),
+        leaves_out=asked.entry is not None and not (may and is_reachable and asked.entry.routable),
         trouble=line("; ".join(_trouble(stream.session, asked.key))),
     )
 

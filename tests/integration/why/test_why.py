@@ -162,6 +162,22 @@ async def test_who_listens_by_xds_is_told_and_what_it_did_not_take(
     assert (await registry.why("player")).client_count == 0
 
 
+async def test_a_host_that_xds_clients_cannot_be_told_of_is_named(
+    server: RegistryServer, registry: RegistryClient
+) -> None:
+    await registry.register_once(Instance("player", "nowhere.invalid", 8001, id="p1"))
+    async with grpc.aio.insecure_channel(server.address) as channel, Sotw(channel, node()) as stream:
+        await stream.want(EDS, "player")
+        await stream.ack(await stream.next(EDS))
+
+        async def is_said() -> bool:
+            why = await registry.why("player", "p1")
+            said = {it.about: it.text for it in why.reasons}.get("xds", "")
+            return "its host nowhere.invalid is a name without an address" in said and why.clients[0].leaves_out
+
+        await until(is_said, timeout_s=WAIT_S)
+
+
 @pytest.mark.parametrize("who", ["reader", "operator"])
 async def test_clients_are_shown_to_who_may_operate(who: str) -> None:
     async with (

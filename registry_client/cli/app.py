@@ -123,6 +123,10 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
 def main(context: click.Context, /, **options: Any) -> None:
     """See and change what a grpc-registry knows.
 
+    \b
+    registryctl --server h1:7400 services
+    registryctl instances player --output json
+
     The options may also stand after the name of the command.
     """
     logging.basicConfig(handlers=[LogLines()], level=logging.WARNING, force=True)

@@ -25,6 +25,9 @@ _RULES = (Column("NAMESPACE"), Column("SERVICE"), Column("CHECKS"))
 def checks() -> None:
     """Checks by service, for instances that bring none: rules that hold as soon as they are put.
 
+    \b
+    registryctl checks put player --check http:/healthz
+
     The nearest one holds: of namespace and service, of the whole namespace (SERVICE is "*"), of the service in all
     namespaces (-A), of everything ("*" -A). In a shell, quote the star.
     """
@@ -49,7 +52,13 @@ def put(
     deregister_after: float | None,
     all_namespaces: bool,
 ) -> None:
-    """Have the instances of SERVICE that bring no checks looked at like this, also those that are there."""
+    """Have the instances of SERVICE that bring no checks looked at like this, also those that are there.
+
+    \b
+    registryctl checks put player --check http:/healthz --check-interval 2
+    registryctl checks put '*' --all-namespaces --check tcp
+    registryctl checks put chat --none
+    """
     looked = checks_of(given, check_interval, deregister_after)
     if bool(looked) == is_none:
         raise click.UsageError("name one or more of --check, or --none for no checks")
@@ -66,7 +75,11 @@ def put(
 @with_all_namespaces
 @with_common
 def get(common: Common, service: str, all_namespaces: bool) -> None:
-    """Show the rule that was put for SERVICE."""
+    """Show the rule that was put for SERVICE.
+
+    \b
+    registryctl checks get player
+    """
 
     async def ask() -> CheckRule:
         async with common.connect() as registry:
@@ -78,7 +91,11 @@ def get(common: Common, service: str, all_namespaces: bool) -> None:
 @checks.command("list")
 @with_common
 def list_(common: Common) -> None:
-    """All rules, of every namespace."""
+    """All rules, of every namespace.
+
+    \b
+    registryctl checks list
+    """
 
     async def ask() -> Sequence[CheckRule]:
         async with common.connect() as registry:
@@ -98,7 +115,11 @@ def list_(common: Common) -> None:
 @with_all_namespaces
 @with_common
 def delete(common: Common, service: str, all_namespaces: bool) -> None:
-    """Remove the rule for SERVICE; what then holds is the next wider one, or the configuration of the servers."""
+    """Remove the rule for SERVICE; what then holds is the next wider one, or the configuration of the servers.
+
+    \b
+    registryctl checks delete player
+    """
 
     async def ask() -> None:
         async with common.connect() as registry:

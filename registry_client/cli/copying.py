@@ -52,6 +52,10 @@ def export_(common: Common, services: tuple[str, ...], all_namespaces: bool) -> 
     """Write the instances of SERVICES, or of the whole namespace, its checks by service and its traffic policies: a
     JSON document a line.
 
+    \b
+    registryctl export >players.jsonl
+    registryctl export player chat
+
     For `import`. What was copied here by `sync`, or is shown here for a neighbour, is left out.
     """
 
@@ -98,6 +102,10 @@ def _say_line(it: Instance | TrafficPolicy, progress: Progress) -> bool:
 def import_(common: Common, file: IO[bytes], ttl: float | None, hold: bool) -> None:
     """Register what `export` wrote to FILE, by default from stdin, and set its checks and policies. What is there
     already stays as it is.
+
+    \b
+    registryctl --server h2:7400 import players.jsonl
+    registryctl export | registryctl --server h2:7400 import --hold
 
     Each instance stays for its ttl, in which its owner has to come and register it, or be kept by --hold. Whose id or
     address somebody else has there is kept out. Nothing is registered unless every line can be read.

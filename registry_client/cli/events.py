@@ -83,11 +83,12 @@ def events(
 ) -> None:
     """What became of the instances of SERVICE, or of the one with ID: who came, changed, left, why and by whom.
 
-    The oldest first. A line begins with the time of this machine, `~` before it if it may have been earlier (the
-    registry was not there), and the cause. With --output json there is one document, or with --follow one a line.
+    \b
+    registryctl events player --since 10m --follow
+    registryctl events player ID -o json
 
-    Example: registryctl events player --since 10m --follow
-    """
+    The oldest first. A line begins with the time of this machine, `~` before it if it may have been earlier (the
+    registry was not there), and the cause. With --output json there is one document, or with --follow one a line."""
     if follow and until:
         raise click.UsageError("--until and --follow: what comes is after that")
     filters = EventFilters(id=id, causes=causes, identity=identity, since=since, until=until)
@@ -114,7 +115,7 @@ def events(
             if not told.has_begun:
                 raise  # else Ctrl-C is how it is meant to end
         return
-    found = run(ask())
+    found = common.ask(ask())
     if common.as_json:
         say_document({"events": [document_of(it) for it in found]})
         return

@@ -27,6 +27,10 @@ _CHECKS = (*map(Column, ("ID", "ADDRESS", "HEALTH", "CHECK", "FOUND", "FAILURES"
 def health(common: Common, service: str) -> None:
     """How well each service of the namespace is; with SERVICE, what the checks of its instances found.
 
+    \b
+    registryctl health
+    registryctl health player
+
     FOUND is the health by that check, FAILURES in a row and OUTPUT are as of then, and SINCE is when.
     """
 

@@ -69,6 +69,9 @@ def _names(kind: Iterable[str]) -> click.Choice[str]:
 def policy() -> None:
     """How the traffic of a service is to be treated, which all of its callers follow at once.
 
+    \b
+    registryctl policy put player --timeout 2s
+
     `registry://` channels do, and xDS clients as far as they can: see `policy explain`.
     """
 
@@ -99,6 +102,10 @@ def policy() -> None:
 def put(common: Common, service: str, file: IO[str] | None, split: Sequence[tuple[str, int]], **given: Any) -> None:
     """Set the policy of SERVICE, whole, in place of the one that was there.
 
+    \b
+    registryctl policy put player --balancing least_request --timeout 2s --retries 3
+    registryctl policy put player --split version=1.0:90 --split version=2.0:10
+
     Options go before what stands in the file.
     """
     found = _read(file, service) if file is not None else pb.Policy(service=service)
@@ -118,7 +125,11 @@ def put(common: Common, service: str, file: IO[str] | None, split: Sequence[tupl
 @click.argument("service")
 @with_common
 def get(common: Common, service: str) -> None:
-    """Show the policy of SERVICE."""
+    """Show the policy of SERVICE.
+
+    \b
+    registryctl policy get player -o json
+    """
 
     async def ask() -> TrafficPolicy:
         async with common.connect() as registry:
@@ -131,7 +142,11 @@ def get(common: Common, service: str) -> None:
 @with_all_namespaces
 @with_common
 def list_(common: Common, all_namespaces: bool) -> None:
-    """All policies."""
+    """All policies.
+
+    \b
+    registryctl policy list -A
+    """
 
     async def ask() -> Sequence[TrafficPolicy]:
         async with common.connect() as registry:
@@ -150,7 +165,11 @@ def list_(common: Common, all_namespaces: bool) -> None:
 @click.argument("service")
 @with_common
 def delete(common: Common, service: str) -> None:
-    """Remove the policy of SERVICE: its traffic is as it is without one."""
+    """Remove the policy of SERVICE: its traffic is as it is without one.
+
+    \b
+    registryctl policy delete player
+    """
 
     async def ask() -> None:
         async with common.connect() as registry:
@@ -167,7 +186,11 @@ def delete(common: Common, service: str) -> None:
 @click.argument("service")
 @with_common
 def explain(common: Common, service: str) -> None:
-    """For each kind of client, what it follows of the policy of SERVICE, and what it does in place of the rest."""
+    """For each kind of client, what it follows of the policy of SERVICE, and what it does in place of the rest.
+
+    \b
+    registryctl policy explain player
+    """
 
     async def ask() -> tuple[Sequence[Verdict], TrafficPolicy | None]:
         async with common.connect() as registry:

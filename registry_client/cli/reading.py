@@ -43,7 +43,11 @@ Named = TypeVar("Named", bound=Instance | ServiceSummary)
 @click.command()
 @with_common
 def namespaces(common: Common) -> None:
-    """The namespaces, with the number of their services and instances."""
+    """The namespaces, with the number of their services and instances.
+
+    \b
+    registryctl namespaces
+    """
 
     async def ask() -> tuple[Sequence[NamespaceSummary], pb.ResponseHeader]:
         async with common.connect() as registry:
@@ -64,7 +68,12 @@ def namespaces(common: Common) -> None:
 @with_all_namespaces
 @with_common
 def services(common: Common, all_namespaces: bool) -> None:
-    """The services of the namespace, with the number of their instances."""
+    """The services of the namespace, with the number of their instances.
+
+    \b
+    registryctl services
+    registryctl services -A -o json
+    """
 
     async def ask() -> tuple[Sequence[ServiceSummary], pb.ResponseHeader]:
         async with common.connect() as registry:
@@ -88,6 +97,11 @@ def services(common: Common, all_namespaces: bool) -> None:
 @with_common
 def instances(common: Common, service: str, filters: Filters, all_namespaces: bool) -> None:
     """The instances of SERVICE; without it, of the whole namespace.
+
+    \b
+    registryctl instances player
+    registryctl instances player --tag eu --healthy
+    registryctl instances -A -o wide
 
     A terminal that is too narrow for all cuts metadata and tags, and never what other commands need. `-o wide` cuts
     nothing and shows more.
@@ -165,6 +179,10 @@ def say_instance(common: Common, instance: Instance) -> None:
 @with_common
 def watch(common: Common, services: tuple[str, ...], filters: Filters, all_namespaces: bool) -> None:
     """Every change of SERVICES as it happens, until Ctrl-C; without any, of the whole namespace.
+
+    \b
+    registryctl watch player chat
+    registryctl watch -A -o json
 
     Lines begin with the time and +, ~ or -: added, updated, removed (and why). Those that are there already are added
     first. With --output json there is one JSON document per line, and the event `current` after those that were there

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 @click.command()
 @with_common
 def whoami(common: Common) -> None:
-    """Who you are to the registry, by your token or certificate, and what you may do."""
+    """Who you are to the registry, by your token or certificate, and what you may do.
+
+    \b
+    registryctl whoami
+    registryctl --token file:token whoami
+    """
 
     async def ask() -> WhoAmI:
         async with common.connect() as registry:

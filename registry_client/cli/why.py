@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from registry_client.cli.ends import run
 from registry_client.cli.options import with_common, with_filters
 from registry_client.cli.show import REFUSED, as_dict, complain, say, say_document, say_table
 from registry_client.cli.table import Column
@@ -25,7 +24,7 @@ _CLIENTS = (*map(Column, ("CLIENT", "PEER", "NODE", "IDENTITY", "SINCE", "TOLD",
 _EFFECTS = {Effect.PASSES: "yes", Effect.STOPS: "no", Effect.WARNS: "look"}
 
 
-@click.command(epilog="For example: registryctl why player    registryctl why player p1 --tag eu")
+@click.command()
 @click.argument("service")
 @click.argument("instance_id", metavar="[ID]", default="")
 @with_filters
@@ -33,6 +32,10 @@ _EFFECTS = {Effect.PASSES: "yes", Effect.STOPS: "no", Effect.WARNS: "look"}
 @click.pass_context
 def why(context: click.Context, /, common: Common, service: str, instance_id: str, filters: Filters) -> None:
     """Why instance ID of SERVICE gets traffic or none; without ID, why the service does, and each of its instances.
+
+    \b
+    registryctl why player
+    registryctl why player ID --tag eu
 
     First the verdict, then all that decides, in its order: `no` keeps traffic away, `look` is worth a look. Then who is
     told of the service and when, as far as you may operate it. Of what is not there it tells when it left and why, and
@@ -43,7 +46,7 @@ def why(context: click.Context, /, common: Common, service: str, instance_id: st
         async with common.connect() as registry:
             return await registry.why(service, instance_id, **filters)
 
-    found = run(ask())
+    found = common.ask(ask())
     if common.as_json:
         say_document(as_dict(found.message))
     else:

@@ -27,7 +27,12 @@ from registry_client.instance import Fields, Instance, Status
 @click.option("--no-metadata", is_flag=True, help="Remove all metadata.")
 @with_common
 def update(common: Common, service: str, instance_id: str, **options: Any) -> None:
-    """Change what is named of instance ID of SERVICE, and leave the rest as it is."""
+    """Change what is named of instance ID of SERVICE, and leave the rest as it is.
+
+    \b
+    registryctl update player ID --weight 5 --tag eu --tag ranked
+    registryctl update player ID --status ACTIVE
+    """
     tags = [] if options.pop("no_tags") else list(options["tags"]) or None
     metadata = {} if options.pop("no_metadata") else dict(options["metadata"]) or None
     fields = {**options, "tags": tags, "metadata": metadata}
@@ -43,6 +48,9 @@ def update(common: Common, service: str, instance_id: str, **options: Any) -> No
 @with_common
 def drain(common: Common, service: str, instance_id: str) -> None:
     """Take instance ID of SERVICE out of the traffic: what it has begun it finishes, nothing new comes.
+
+    \b
+    registryctl drain player ID
 
     It stays registered, as DRAINING, until its owner leaves; `update --status ACTIVE` puts it back. To have it removed
     after a while, use `deregister --drain SECONDS`.
@@ -64,7 +72,11 @@ def _update(common: Common, service: str, instance_id: str, fields: Fields) -> N
 @click.option("--drain", type=DRAIN, default=0.0, metavar="SECONDS", help="Stay that long as DRAINING.")
 @with_common
 def deregister(common: Common, service: str, instance_id: str, drain: float) -> None:
-    """Remove instance ID of SERVICE. An owner that is alive registers it again: see `drain`."""
+    """Remove instance ID of SERVICE. An owner that is alive registers it again: see `drain`.
+
+    \b
+    registryctl deregister player ID --drain 30
+    """
 
     async def ask() -> int:
         async with common.connect() as registry:

@@ -45,7 +45,11 @@ _SHORT_VERSION = 8
 
 @click.group()
 def xds() -> None:
-    """The services for whatever speaks xDS: gRPC in any language (`xds:///SERVICE`), and Envoy."""
+    """The services for whatever speaks xDS: gRPC in any language (`xds:///SERVICE`), and Envoy.
+
+    \b
+    registryctl xds clients
+    """
 
 
 @xds.command()
@@ -74,6 +78,10 @@ def bootstrap(
     sub_zone: str,
 ) -> None:
     """Print what an xDS client needs to find the registry, as JSON. Nothing is asked of the registry.
+
+    \b
+    registryctl xds bootstrap >bootstrap.json
+    registryctl xds bootstrap --envoy --envoy-listen 127.0.0.1:10000 >envoy.json
 
     For gRPC in C++, Go, Java, Node.js, Python and the like, put it into a file and its name into GRPC_XDS_BOOTSTRAP;
     then `xds:///SERVICE` is a target like others. For Envoy: envoy -c FILE.
@@ -117,6 +125,10 @@ def _files(common: Common) -> Files | None:
 @with_common
 def clients(common: Common, node: str) -> None:
     """Who is connected by xDS, or what NODE is: what it wants, was sent and accepted, and what it rejected last.
+
+    \b
+    registryctl xds clients
+    registryctl xds clients game-1 -o wide
 
     A line for each type of resource on each stream; gRPC opens a stream for each target. The registry that answers
     tells of its own clients. SENT and ACCEPTED are the versions of what the client has: `=` is the one that was sent.
@@ -172,6 +184,9 @@ def _state(wanted: pb.XdsSubscription, *, wide: bool) -> tuple[str, str, str, st
 @with_common
 def loads(common: Common, service: str, all_namespaces: bool) -> None:
     """What xDS clients report of their calls to SERVICE, or to each: since the registry that answers has started.
+
+    \b
+    registryctl xds loads player
 
     IN-PROGRESS and RATE, the calls of a second, are as of the last reports.
     """

@@ -16,6 +16,7 @@ from docs.tools import links, manual
 
 ROOT = Path(__file__).parents[2]
 CHINESE = "zh/"
+CHANGES = links.PAGES["CHANGELOG.md"]
 WITH_PROTOS = "Every language"
 
 
@@ -30,6 +31,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     made = {page: (ROOT / path).read_text() for path, page in links.PAGES.items()}
+    made[CHANGES] = f"---\nsearch:\n  boost: 0.1\n---\n{made[CHANGES]}"  # it has a word of everything
     made |= {f"{links.REFERENCE}/{name}": text for name, text in manual.pages(described()).items()}
     for page, text in made.items():
         files.append(File.generated(config, page, content=text))

@@ -45,7 +45,7 @@ FIRST = ("127.0.0.1:7400", "h1:7400")
 SECOND = ("127.0.0.1:7500", "h2:7400")
 ADMIN = "127.0.0.1:7401"
 # Commands of registryctl that end by Ctrl-C alone, as they stand or with an option.
-ENDLESS = {"watch", "sync", "top", "register", "--follow", "--hold"}
+ENDLESS = {"watch", "sync", "register", "--follow", "--hold"}
 # What is done elsewhere than on the machine of the tests: of these it is checked that what they name is there.
 ELSEWHERE = {"kubectl", "systemctl", "journalctl", "podman", "docker", "pip", "python3", "cp", "mkdir"}
 EMBEDDED = ("memory:", "sqlite:")

@@ -82,7 +82,7 @@ class Feed:
         self._confirmed_at = clock()
         self._proven_from = math.inf
         self._doubts = 0
-        self._is_loading = False
+        self._is_late = False
         self._in_doubt = asyncio.Event()
 
     def tell_too(self, listener: Listener) -> None:
@@ -101,7 +101,7 @@ class Feed:
     def tells_late(self) -> bool:
         """Whether what listeners are told just now happened at a time that nobody here knows: while this server was not
         there, or could not reach the store."""
-        return self._is_loading or self._is_doubtful
+        return self._is_late or self._is_doubtful
 
     async def reach(self, revision: int, timeout_s: float) -> bool:
         """Wait until the catalog has this revision, and say whether it has."""
@@ -152,6 +152,7 @@ class Feed:
     def emit(self, event: StoreEvent) -> None:
         """Take in one event of the store."""
         now = self._beat()
+        self._is_late = self._is_doubtful or isinstance(event, Snapshot)
         match event:
             case Delta():
                 self._apply(event, now)
@@ -170,6 +171,7 @@ class Feed:
             self._tell(lambda listener: listener.settings_changed(settings))
         if flaws := self.catalog.take_new_flaws():
             self._look_at(flaws, now)
+        self._is_late = False
         self._advance(now)
 
     def _apply(self, delta: Delta, now: float) -> None:
@@ -180,9 +182,7 @@ class Feed:
         self._back(now)
         is_new_order = not self.catalog.is_continued_by(snapshot)
         kept = self.guard.keep(snapshot, list(self.catalog.keys()), now)
-        self._is_loading = True
         self._changed(self.catalog.load(snapshot, kept))
-        self._is_loading = False
         if is_new_order:
             self._tell(lambda listener: listener.refresh_all())
         # As told, it is as good as an answer; and what was asked of another order of changes means nothing in this one.

@@ -116,7 +116,7 @@ class Entry(NamedTuple):
             _traits(it, is_small=len(value) <= MAX_SHARED_VALUE),
             _metadata(it) if it.metadata else _NOTHING,
             bool(it.checks),
-            _shared_author(it.changed_by, it.changed_from),
+            _shared_author(it.changed_by[:MAX_SHARED], it.changed_from[:MAX_SHARED]),
         )
 
 

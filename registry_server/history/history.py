@@ -13,8 +13,8 @@ from registry_server.history.events import Event
 
 # All events together hold no more than so many bytes.
 MAX_BYTES = 64 * 1024 * 1024
-# So large a part is forgotten when there are too many.
-CUT_PART = 16
+# So large a part is forgotten when there are too many, and no more than so many.
+CUT_PART, CUT_MOST = 16, 500
 
 
 class _Service:
@@ -138,14 +138,14 @@ class History:
 
     def _cut(self) -> None:
         """Cut the services that have the most back to one length, so that there is a little room again."""
-        target = self.limit - self.limit // CUT_PART
+        target = self.limit - min(self.limit // CUT_PART, CUT_MOST)
         while len(self._events) > self.limit or self._bytes > self._max_bytes:
             target = min(target, len(self._events) - 1)
             length = level(sorted(len(it.events) for it in self._services.values()), target)
             for service in [it for it in self._services.values() if len(it.events) > length]:
                 while len(service.events) > length and len(self._events) > target:
                     self._forget(service)
-            target -= max(1, target // CUT_PART)
+            target -= max(1, min(target // CUT_PART, CUT_MOST))
 
     def _forget(self, service: _Service) -> None:
         """Forget the oldest event of a service."""

@@ -1,5 +1,6 @@
 """registry.v1.History: who came, changed, left, why and by whom; listed, watched, by who may; on every replica."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -303,6 +304,30 @@ async def test_a_client_lists_and_follows() -> None:
         await following.aclose()
         with pytest.raises(registry_client.ClientClosed):
             await anext(following)
+
+
+async def test_threads_have_it_too() -> None:
+    async with server() as raw:
+        await raw.register("anna", 8001)
+
+        def look() -> list[EventCause]:
+            with registry_client.sync.connect(raw.address, cache_dir=None) as client:
+                [came] = client.events("player")
+                with client.watch_events("player", from_revision=came.revision) as following:
+                    assert following.next(timeout=20) == came
+                    client.update("player", "anna", weight=7)
+                    changed = following.next(timeout=20)
+                    with pytest.raises(TimeoutError):
+                        following.next(timeout=0.01)
+                return [came.cause, changed.cause]
+
+        assert await asyncio.to_thread(look) == ["REGISTERED", "UPDATED"]
+
+
+async def test_nobody_says_for_another_that_he_changed_it() -> None:
+    async with server() as client:
+        answer = await client.register("anna", 8001, changed_by="boss", changed_from="10.9.9.9")
+        assert (answer.instance.changed_by, answer.instance.changed_from) == ("", "127.0.0.1")
 
 
 async def test_who_follows_goes_on_at_another_server_and_is_told_nothing_twice(

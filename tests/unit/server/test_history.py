@@ -7,12 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry_api.registry.v1 import registry_pb2 as pb
+from registry_server.catalog import Catalog
 from registry_server.changes import Change
+from registry_server.feed import Feed
 from registry_server.history.events import Event, Why, event_of
 from registry_server.history.history import History
+from registry_server.history.recorder import Recorder
 from registry_server.model import Entry
-from registry_server.records import UNSAID, Author, Cause, Key
-from tests.support.core import key, record
+from registry_server.records import UNSAID, Author, Away, Cause, Key, Snapshot, StoreEvent
+from registry_server.stores.memory import MemoryStore
+from tests.support.core import Timeline, gone, key, put, record
 
 OPS = Author("ops", "10.0.0.7")
 SAID = "http: 503 Service Unavailable"
@@ -89,6 +93,60 @@ def test_why_it_left(before: Entry, cause: Cause | None, by: Author, why: Why, a
 def test_an_event_is_kept_as_it_was(event: Event) -> None:
     again = Event.from_proto(event.to_proto())
     assert again.to_proto() == event.to_proto()
+
+
+def test_what_somebody_wrote_of_himself_is_bounded() -> None:
+    author = entry(by=Author("x" * 10_000, "y" * 10_000)).author
+    assert max(map(len, author)) <= 128
+
+
+# ---- what is told of by the feed
+
+
+class Scene:
+    """A feed and who remembers what it tells, on a clock of the test's own."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.feed = Feed(MemoryStore(), Catalog(), (), lambda: self.now)
+        self.recorder = Recorder(History(10, 1e9), self.feed, Timeline().hub, lambda: self.now)
+        self.feed.tell_too(self.recorder)
+
+    def told(self, *events: StoreEvent) -> list[tuple[str, Why, bool]]:
+        """What is remembered of these alone."""
+        last = self.recorder.history.latest
+        for it in events:
+            self.feed.emit(it)
+        return [(it.key.id, it.why, it.late) for it in self.recorder.history.since(None, last)]
+
+
+def test_what_is_there_when_the_server_comes_is_no_event() -> None:
+    scene = Scene()
+    assert scene.told(Snapshot("e1", 10, (record(key("one"), 5),), through=10)) == []
+    assert scene.recorder.from_revision == 10
+    assert scene.told(put(11, key("two"))) == [("two", Why.REGISTERED, False)]
+    assert scene.told(gone(12, key("one"))) == [("one", Why.DEREGISTERED, False)]
+
+
+def test_what_happened_before_the_server_came_was_earlier() -> None:
+    """It is told from where the view was last vouched for."""
+    scene = Scene()
+    scene.told(Snapshot("e1", 10, (), through=12))
+    assert scene.told(put(11, key("one")), put(12, key("two"))) == [
+        ("one", Why.REGISTERED, True),
+        ("two", Why.REGISTERED, True),
+    ]
+    assert scene.told(put(13, key("three"))) == [("three", Why.REGISTERED, False)]
+
+
+async def test_after_an_outage_it_is_told_what_is_another() -> None:
+    scene = Scene()
+    drained = record(key("two"), 6, leaves_at={"seconds": 9})
+    scene.told(Snapshot("e1", 10, (record(key("one"), 5), drained, record(key("three"), 7)), through=10))
+    scene.told(Away("it is away"))
+    after = Snapshot("e1", 20, (record(key("one"), 15, weight=7), record(key("three"), 7)), through=20)
+    assert scene.told(after) == [("two", Why.UNKNOWN, True), ("one", Why.UPDATED, True)]
+    assert scene.told(put(21, key("four"))) == [("four", Why.REGISTERED, False)]
 
 
 # ---- what is remembered

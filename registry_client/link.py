@@ -139,6 +139,7 @@ class Reach:
         self._asking = ""
         self._since_s: float | None = None  # when the first question without an answer was asked
         self._said = False
+        self._failures = 0  # since then
         self._timer: asyncio.TimerHandle | None = None
         self._proof_at_s: float | None = None
         self.epoch = ""
@@ -172,6 +173,7 @@ class Reach:
         """There was no answer, or one of no use."""
         text = str(failure)
         self._trouble = text if address in text else f"{address}: {text}"
+        self._failures += 1
         self.asking(address)
 
     def answered(self, address: str, header: pb.ResponseHeader) -> None:
@@ -184,7 +186,8 @@ class Reach:
         if self._since_s is None:
             return
         if self._said:
-            log.info("the registry answers again: %s, after %.1f s", address, self._clock() - self._since_s)
+            text = "the registry answers again: %s, after %.1f s in which %d tries failed"
+            log.info(text, address, self._clock() - self._since_s, self._failures)
         self.close()
 
     def _say(self) -> None:
@@ -195,7 +198,7 @@ class Reach:
         """Nothing is waited for any more."""
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, self._since_s, self._said, self._trouble = None, None, False, ""
+        self._timer, self._since_s, self._said, self._trouble, self._failures = None, None, False, "", 0
 
 
 class Link:

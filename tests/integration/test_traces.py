@@ -25,6 +25,7 @@ from tests.support.waiting import eventually_async
 
 PLAYER = Instance("player", "127.0.0.1", 9000, id="one")
 TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+ADS = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 SAMPLED = f"00-{TRACE_ID}-{SPAN_ID}-01"
 
 
@@ -165,11 +166,15 @@ async def test_streams_and_probes_are_traced_for_who_traces_them(address: str, s
             await renewing.write(pb.KeepAliveRequest(lease_ids=["none"]).SerializeToString())
             await renewing.read()
             renewing.cancel()
+            discover: Any = channel.stream_stream(f"/{ADS}/StreamAggregatedResources")
+            discovering = discover(metadata=metadata, timeout=30)
+            await discovering.done_writing()
+            assert await discovering.code() is grpc.StatusCode.OK
             await ask(address, "/grpc.health.v1.Health/Check", pb.ListRequest(), *metadata)
             if not metadata:
                 assert not list(spans)
-    await eventually_async(lambda: len(spans.of("SERVER")) == 3)
-    assert {it.name.rpartition("/")[2] for it in spans.of("SERVER")} == {"Watch", "KeepAlive", "Check"}
+    asked = {"Watch", "KeepAlive", "Check", "StreamAggregatedResources"}
+    await eventually_async(lambda: {it.name.rpartition("/")[2] for it in spans.of("SERVER")} == asked)
     assert all(it.parent is not None and it.parent.span_id == int(SPAN_ID, 16) for it in spans.of("SERVER"))
 
 
@@ -218,8 +223,12 @@ def test_threads_hand_on_their_span(spans: Spans) -> None:
 
 def test_without_a_provider_nothing_is_loaded() -> None:
     code = (
-        "import sys, registry_client.sync as r\n"
-        "with r.connect('memory:') as registry: registry.list('player')\n"
+        "import sys, balancer, registry_client.sync\n"
+        "from registry_server.embedded import Clock, in_thread\n"
+        "with in_thread(Clock()) as address:\n"
+        "    with registry_client.sync.connect(address) as registry: registry.list('player')\n"
+        "    with balancer.blocking_channel('static://' + address) as channel:\n"
+        "        channel.unary_unary('/registry.v1.Registry/List')(b'', timeout=20)\n"
         "sys.exit(any(it.startswith('opentelemetry') for it in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

@@ -3,8 +3,6 @@
 import asyncio
 import gc
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -236,14 +234,3 @@ async def test_beside_the_instrumentation_of_grpcio(
     last = attempt if kind == "aio" else theirs
     assert last.context is not None
     assert [ids(it)[1] for it in back_end.parents] == [last.context.span_id]
-
-
-def test_without_opentelemetry_nothing_is_loaded(back_end: BackEnd) -> None:
-    code = (
-        "import sys, balancer\n"
-        f"with balancer.blocking_channel('static://{back_end.address}') as channel:\n"
-        f"    channel.unary_unary('/{CALL}')(b'', timeout=20)\n"
-        "sys.exit(any(it.startswith('opentelemetry') for it in sys.modules))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
-    assert back_end.parents == []

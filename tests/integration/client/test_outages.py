@@ -222,3 +222,4 @@ async def test_an_outage_is_a_line_and_its_end_another(
         said, again = [it for it in caplog.records if it.name.startswith("registry_client")]
         assert again.levelname == "INFO"
         assert "answers again" in again.getMessage()
+        assert int(again.getMessage().partition("in which ")[2].partition(" tries failed")[0]) > 1

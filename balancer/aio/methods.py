@@ -61,7 +61,7 @@ class Method(BalancedMethod["NativeMethod"]):
         pick = engine.picker.pick(info, now) if self.plan.hedging is None else None
         call = self.call_type(self, request, arguments, info)
         if engine.tracing.is_on:
-            call.trace(self.path)
+            call.trace(engine.tracing.begin(self.path, metadata))
         if isinstance(pick, Node):
             call.begin_on(pick, now)
         else:

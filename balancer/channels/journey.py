@@ -68,9 +68,11 @@ class Journey(Generic[L, C]):
     _spans: CallSpans | None = None
     """Where calls are traced."""
 
-    def trace(self, path: str) -> None:
-        """To be told of from its begin on, where anything is."""
-        self._spans = self._engine.tracing.begin(path, self._arguments[1], self)
+    def trace(self, spans: CallSpans | None) -> None:
+        """To be told of by these, if by any."""
+        if spans is not None:
+            self._spans = spans
+            spans.serve(self)
 
     @property
     def _deadline(self) -> float | None:

@@ -52,12 +52,13 @@ class Tracing:
         """Whether somebody has set a provider."""
         return self._tracer is not None or ("opentelemetry.trace" in sys.modules and self._find())
 
-    def begin(self, path: str, metadata: Metadata | None, call: object) -> CallSpans | None:
-        """For a call that begins: below the span that its metadata names, or else the current one. None if tracing does
-        not work."""
+    def begin(self, path: str, metadata: Metadata | None) -> CallSpans | None:
+        """For a call that begins: below the span that its metadata names, or else the current one. None where nothing
+        is traced, or tracing does not work."""
+        if not self.is_on:
+            return None
         try:
-            span = self.start(path, "INTERNAL", path, self._named_in(metadata))
-            return CallSpans(self, path, span, weakref.ref(call))
+            return CallSpans(self, path, self.start(path, "INTERNAL", path, self._named_in(metadata)))
         except Exception as error:
             self.complain(error)
             return None
@@ -115,14 +116,18 @@ class CallSpans:
 
     __slots__ = ("_call", "_context", "_is_over", "_lock", "_path", "_span", "_tracing")
 
-    def __init__(self, tracing: Tracing, path: str, span: Span, call: weakref.ref[object]) -> None:
+    def __init__(self, tracing: Tracing, path: str, span: Span) -> None:
         self._tracing = tracing
         self._path = path
         self._span = span
         self._context: Context = tracing.api.set_span_in_context(span)
-        self._call = call
+        self._call: Callable[[], object | None] = lambda: self
         self._is_over = False
         self._lock = threading.Lock()
+
+    def serve(self, call: object) -> None:
+        """Of that call, from now on."""
+        self._call = weakref.ref(call)
 
     def attempt(self, number: int, node: Node, arguments: Arguments, begin: Callable[[Arguments], N]) -> N:
         """Begins an attempt with arguments by which its server knows of it. Raises what `begin` raises."""
@@ -131,20 +136,33 @@ class CallSpans:
         except Exception as error:
             self._tracing.complain(error)
             return begin(arguments)
-        end = partial(self._ended, span)
-        try:
-            with self._tracing.api.use_span(span, False, False, False):
-                native = begin(given)
-        except BaseException:
-            self._tracing.end(span, UNKNOWN)
-            raise
+        native = self._within(span, begin, given)
         tell = getattr(native, "add_done_callback", None)
         if tell is None:  # somebody put another thing in the call's place, of whose end nobody is told
             self._tracing.end(span, OK)
             self.over(OK)
         else:
-            tell(end)
+            tell(partial(self._ended, span))
         return native
+
+    def blocking(self, node: Node, arguments: Arguments, call: Callable[[Arguments], N]) -> N:
+        """Makes a first attempt that is over when it returns, or raises the error that it ended with."""
+        try:
+            span, given = self._started(0, node, arguments)
+        except Exception as error:
+            self._tracing.complain(error)
+            return call(arguments)
+        response = self._within(span, call, given)
+        self._tracing.end(span, OK)
+        return response
+
+    def _within(self, span: Span, begin: Callable[[Arguments], N], arguments: Arguments) -> N:
+        try:
+            with self._tracing.api.use_span(span, False, False, False):
+                return begin(arguments)
+        except BaseException as error:
+            self._tracing.end(span, self._tracing.code_of(error) if isinstance(error, grpc.Call) else UNKNOWN)
+            raise
 
     def over(self, code: int) -> None:
         """The call is over. More than once, from any thread."""

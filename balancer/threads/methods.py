@@ -16,6 +16,7 @@ from balancer.calls.plan import PLAIN
 from balancer.channels.kinds import Kind
 from balancer.channels.method import BalancedMethod
 from balancer.channels.tally import Tally
+from balancer.channels.traces import OK, UNKNOWN
 from balancer.numbers import SUCCEEDED
 from balancer.policies.base import Node
 from balancer.threads.call import Call
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from balancer.channels.kinds import Signature
+    from balancer.channels.traces import CallSpans
     from balancer.channels.types import Arguments, Metadata
     from balancer.policies.base import PickInfo
     from balancer.threads.connection import Connection
@@ -69,7 +71,7 @@ class Method(BalancedMethod[NativeMethod]):
         info = self.engine.info_of(self.path, arguments[1] or ())
         call = Call(self, request, self.source(request), arguments, info)
         if self.engine.tracing.is_on:
-            call.trace(self.path)
+            call.trace(self.engine.tracing.begin(self.path, arguments[1]))
         now = time.monotonic()
         connection, seen = self._ready(info, now)
         if connection is None:
@@ -95,6 +97,18 @@ class Method(BalancedMethod[NativeMethod]):
         if connection is not None and engine.resting and not engine.stir(connection):
             return None, seen
         return connection, None
+
+
+def _traced(
+    spans: CallSpans, connection: Connection, begin: Callable[..., object], request: object, arguments: Arguments
+) -> object:
+    def call(given: Arguments) -> object:
+        timeout, metadata, credentials, _, compression = given
+        return begin(request, timeout, metadata, credentials, None, compression)
+
+    response = spans.blocking(connection.node, arguments, call)
+    spans.over(OK)
+    return response
 
 
 def _answer(call: Call, with_call: bool) -> object:
@@ -155,26 +169,31 @@ class UnaryUnaryMethod(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: i
 
     def blocking(self, with_call: bool, request: object, arguments: Arguments) -> object:
         # The first attempt is made here, in the caller's thread, by the plain channel's own blocking call: at a third
-        # of what a `Call` costs, which is made when that was not the last, or when calls are traced.
-        if self.engine.tracing.is_on:
-            return super().blocking(with_call, request, arguments)
+        # of what a `Call` costs, which is made when that was not the last.
         arguments = _lasting(self.planned(arguments))
         timeout, metadata, credentials, _, compression = arguments
         info = self.engine.info_of(self.path, metadata or ())
         started = time.monotonic()
         connection, seen = self._ready(info, started)
+        spans = self.engine.tracing.begin(self.path, metadata) if self.engine.tracing.is_on else None
         if connection is None:
             call = Call(self, request, None, arguments, info)
+            call.trace(spans)
             call.begin_without(started, seen)
             return _answer(call, with_call)
         native = self._firsts.get(connection) or self._made(connection, False)
         begin = native.with_call if with_call else native
         connection.node.load.started(started)
         try:
-            response = begin(request, timeout, metadata, credentials, None, compression)
+            if spans is None:
+                response = begin(request, timeout, metadata, credentials, None, compression)
+            else:
+                response = _traced(spans, connection, begin, request, arguments)
         except grpc.RpcError as error:
             failed = cast("NativeError", error)
         except BaseException as error:
+            if spans is not None:
+                spans.over(UNKNOWN)
             Tally.begun(connection.node, connection, started).out(Verdict.OURS, started)
             if isinstance(error, ValueError) and connection.closed:
                 return super().blocking(with_call, request, arguments)
@@ -183,6 +202,7 @@ class UnaryUnaryMethod(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: i
             self._succeeded(connection, started)
             return response
         call = Call(self, request, None, arguments, info)
+        call.trace(spans)
         call.go_on_from(failed, connection, started)
         return _answer(call, with_call)
 

@@ -38,6 +38,8 @@ ASK_S = 10.0
 API = "/api/"
 # How long answers that are under way may take when the server stops.
 LEAVING_S = 1.0
+# How long the rest of a question is taken, and thrown away, that is answered already.
+LINGER_S = 0.5
 IPV4_PARTS = 2
 
 _SAFE = {
@@ -99,6 +101,7 @@ class AdminServer:
             max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_LINE_BYTES,
             shutdown_timeout=LEAVING_S,
+            lingering_time=LINGER_S,
         )
         self._bound: Bound | None = None
         self._listening: list[asyncio.Server] = []

@@ -39,7 +39,7 @@ def asked_of(request: object) -> str:
         space = "*" if request.all_namespaces else request.namespace or "default"
         names = [f"{space}/{it}" for it in request.services[:MAX_NAMES]] or [f"{space}/*"]
         more = f" and {len(request.services) - MAX_NAMES} more" if len(request.services) > MAX_NAMES else ""
-        narrower = f", of these {_plain(request.filter)}" if request.HasField("filter") else ""
+        narrower = f", of these {_plain(request.filter)}" if request.filter.ByteSize() else ""
         return f"{', '.join(names)}{more}{narrower}"[:MAX_ASKED]
     return _plain(request)[:MAX_ASKED] if isinstance(request, Message) else ""
 

@@ -44,8 +44,9 @@ class Pages:
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
             await response.prepare(request)
             await self._tell(response, caller, display)
-        except (ConnectionError, TimeoutError):
-            pass  # it is gone
+        except (ConnectionError, TimeoutError):  # it is gone
+            if request.transport is not None:
+                request.transport.abort()
         finally:
             self._open -= 1
         return response

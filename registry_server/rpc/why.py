@@ -203,8 +203,8 @@ class DiagnosisService:
         it, left_s = entry.parse(), by.holding(entry).left_s
         stops = reasons.of_instance(it, entry, by) if by.shares.lack_of(entry) else ()
         found = why_pb2.InstanceVerdict(instance=it, gets_traffic=not stops, verdict=reasons.verdict(stops))
-        if left_s is not None:
-            found.lease_left.CopyFrom(seconds(max(0.0, left_s)))
+        if left_s is not None and left_s > 0:  # else it is renewed by another server, if at all
+            found.lease_left.CopyFrom(seconds(left_s))
             found.renewed_at.CopyFrom(clients.time(by.now_s + left_s - entry.traits.ttl_s))
         return found
 

@@ -171,11 +171,11 @@ def _lease(it: pb.Instance, entry: Entry, holding: Holding, by: Circumstances) -
     if holding.left_s is None:
         young_s = by.now_s - it.registered_at.seconds - it.registered_at.nanos / 1e9
         if 0 <= young_s < ttl_s:
-            return _reason("lease", PASSES, f"it lives for {ttl_s:g} s, and was not renewed yet")
+            return _reason("lease", PASSES, f"it lives for {ttl_s:g} s; no renewal came to this server yet")
         return _reason("lease", PASSES, f"it lives for {ttl_s:g} s; its renewals do not come to this server")
     renewed = f"it lives for {ttl_s:g} s, renewed {span(ttl_s - holding.left_s)} ago"
     if holding.left_s <= 0:
-        return _reason("lease", WARNS, f"{renewed}, and has been overdue for {span(-holding.left_s)}")
+        return _reason("lease", WARNS, f"{renewed} by this server: since then on another one, or it is about to end")
     is_late = holding.left_s < ttl_s * LATE_PART
     return _reason("lease", WARNS if is_late else PASSES, f"{renewed}, {span(holding.left_s)} left")
 

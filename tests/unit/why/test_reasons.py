@@ -151,7 +151,11 @@ def test_a_policy_of_one_instance_and_a_bad_one_are_warned_of() -> None:
     ("holding", "lease", "text"),
     [
         (Holding(3.0), "lease", "it lives for 15 s, renewed 12.0 s ago, 3.0 s left"),
-        (Holding(-2.0), "lease", "it lives for 15 s, renewed 17.0 s ago, and has been overdue for 2.0 s"),
+        (
+            Holding(-2.0),
+            "lease",
+            "it lives for 15 s, renewed 17.0 s ago by this server: since then on another one, or it is about to end",
+        ),
         (Holding(shown_for_s=4.0), "lease", ""),
     ],
 )
@@ -174,7 +178,7 @@ def test_a_removal_that_waits_is_told() -> None:
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"registered_at": {"seconds": int(NOON) - 2}}, "it lives for 15 s, and was not renewed yet"),
+        ({"registered_at": {"seconds": int(NOON) - 2}}, "it lives for 15 s; no renewal came to this server yet"),
         ({"registered_at": {"seconds": int(NOON) - 200}}, "it lives for 15 s; its renewals do not come to this server"),
         ({"lease": ""}, "it has no lease: somebody wrote it into the store by hand"),
         ({"leaves_at": {"seconds": int(NOON)}}, "it is deregistered and leaves by itself: nothing is renewed"),

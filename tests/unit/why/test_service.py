@@ -193,6 +193,10 @@ async def test_a_renewal_is_told() -> None:
     told.core.timeline.advance(4)
     (found,) = told.why(id_="one").instances
     assert (found.lease_left.seconds, found.renewed_at.seconds) == (11, NOON - 4)
+    told.core.timeline.advance(60)
+    (found,) = told.why(id_="one").instances
+    assert not found.HasField("lease_left"), "its owner has gone to another server"
+    assert not found.HasField("renewed_at")
 
 
 async def test_who_watches_is_told_and_when() -> None:

@@ -216,8 +216,8 @@ class InstanceVerdict(_message.Message):
     def instance(self) -> _registry_pb2.Instance: ...
     @_builtins.property
     def lease_left(self) -> _duration_pb2.Duration:
-        """How much of its lease is left, and when that was renewed last. Absent where no renewal came to this server: its owner
-        may renew it on another one.
+        """How much of its lease is left, and when that was renewed last. Absent where no renewal came to this server within its
+        ttl: its owner may renew it on another one.
         """
 
     @_builtins.property

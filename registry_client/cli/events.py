@@ -150,7 +150,7 @@ class EventLines:
         if self._as_json:
             say_document(document_of(event), indent=None)
         else:
-            say(line_of(event, with_namespace=self._with_namespace), colour=_colour(event), before=_time(event))
+            say(line_of(event, with_namespace=self._with_namespace), colour=colour_of(event), before=_time(event))
 
 
 def _name(event: Event) -> tuple[object, ...]:
@@ -177,7 +177,8 @@ def _time(event: Event) -> str:
     return f"{'~' if event.late else ' '}{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03} "
 
 
-def _colour(event: Event) -> str:
+def colour_of(event: Event) -> str:
+    """Of its line."""
     if event.cause in _LOST:
         return "red"
     if event.cause in _LEFT:

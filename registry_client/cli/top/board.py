@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from registry_client.cli.instances import SIGNS
 from registry_client.health import Health
-from registry_client.instance import Status
+from registry_client.instance import Cause, Removed, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -41,12 +41,12 @@ Name = tuple[str, str]
 
 
 class Happening(NamedTuple):
-    """What happened to an instance: `added`, `updated`, `removed`. `before` is how it was, where that changed."""
+    """What happened to an instance of a service, in words, which are no plain text yet; and the colour of that."""
 
     at: datetime
-    what: str
-    instance: Instance
-    before: Instance | None
+    name: Name
+    text: str
+    colour: str
 
 
 class Rate(NamedTuple):
@@ -110,11 +110,15 @@ class Service:
 
 @dataclass(slots=True)
 class Board:
-    """The latest view, and what changed since the first one. Times are seconds of a clock that goes on steadily."""
+    """The latest view, and what changed since the first one. Times are seconds of a clock that goes on steadily.
+
+    `events` are what the registry's history tells, if `has_history`; else what the views show of that.
+    """
 
     view: View | None = None
     since_s: float = 0.0
     events: deque[Happening] = field(default_factory=lambda: deque(maxlen=MOST_EVENTS))
+    has_history: bool = False
     rate: Rate = STILL
     _rates: dict[Name, Rate] = field(default_factory=dict)
     _service_changed_s: dict[Name, float] = field(default_factory=dict)
@@ -137,12 +141,13 @@ class Board:
         changes = view.changes
         for what, found in (("added", changes.added), ("updated", changes.updated), ("removed", changes.removed)):
             for it in found:
-                name = it.namespace, it.service
+                name = name_of(it)
                 self._rates[name] = self._rates.get(name, STILL).after(1, now)
                 self._service_changed_s[name] = self._changed_s[it.key] = now
             self.rate = self.rate.after(len(found), now)
-            for it in islice(found, max(0, len(found) - MOST_EVENTS), None):
-                self.events.append(Happening(at, what, it, before.by_key.get(it.key)))
+            for it in found[-MOST_EVENTS:] if not self.has_history else ():
+                text = f"{it.service}/{it.id} {_told(what, it, before.by_key.get(it.key))}"
+                self.events.append(Happening(at, name_of(it), text, SIGNS[what][1]))
         for gone in changes.removed:
             del self._changed_s[gone.key]
 
@@ -169,18 +174,31 @@ class Board:
     def instance_rows(self, name: Name) -> Sequence[Instance]:
         """The instances of one service."""
         found = self.view.by_key.values() if self.view else ()
-        return sorted((it for it in found if (it.namespace, it.service) == name), key=lambda it: it.id)
+        return sorted((it for it in found if name_of(it) == name), key=lambda it: it.id)
 
     def changed_s(self, key: Key) -> float | None:
         """When that instance changed last; None: not since this began."""
         return self._changed_s.get(key)
 
 
+def name_of(it: Instance) -> Name:
+    """The service that it is of."""
+    return it.namespace, it.service
+
+
+def _told(what: str, it: Instance, before: Instance | None) -> str:
+    if isinstance(it, Removed):
+        return it.cause.value.lower() if it.cause is not Cause.UNSPECIFIED else "gone"
+    if what == "updated" and before is not None:
+        return f"updated: {differences(before, it) or 'written again'}"
+    return f"registered at {it.address}, {it.status.value} {it.health.value}"
+
+
 def counted(instances: Iterable[Instance]) -> dict[Name, Service]:
     """Their services."""
     found: dict[Name, Service] = {}
     for it in instances:
-        name = it.namespace, it.service
+        name = name_of(it)
         service = found.get(name)
         if service is None:
             service = found[name] = Service(name)

@@ -11,20 +11,23 @@ from typing import TYPE_CHECKING
 import click
 
 from registry_client.cli.ends import Signalled, run
+from registry_client.cli.events import colour_of, line_of
 from registry_client.cli.options import Common, Seconds, with_all_namespaces, with_common
 from registry_client.cli.show import as_dict, say, say_document, say_table, screen
 from registry_client.cli.table import Column
-from registry_client.cli.top.board import Board
+from registry_client.cli.top.board import MOST_EVENTS, Board, Happening
 from registry_client.cli.top.columns import Moment
 from registry_client.cli.top.screen import Screen
 from registry_client.cli.top.viewer import Standing, Viewer
-from registry_client.errors import RegistryUnavailable
+from registry_client.errors import RegistryError, RegistryUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from rich.live import Live
 
+    from registry_client.client import RegistryClient
+    from registry_client.event import Event
     from registry_client.watcher import Watch
 
 INTERVAL_S = 1.0
@@ -81,7 +84,7 @@ class Watching:
 
     async def on_screen(self, live: Live, interval_s: float) -> None:
         """Until a key ends it, or it is cancelled."""
-        async with self._followed() as (watch, following):
+        async with self._followed(with_events=True) as (watch, following):
             following.add_done_callback(lambda _: self._woken.set())
             with Screen(live, self._press, self._woken.set) as shown:
                 while not (self._is_over or following.done()):
@@ -118,20 +121,22 @@ class Watching:
             raise RegistryUnavailable(f"nothing was heard of the registry within {timeout_s:g} s: {why}")
 
     @contextlib.asynccontextmanager
-    async def _followed(self) -> AsyncIterator[tuple[Watch, asyncio.Task[None]]]:
+    async def _followed(self, *, with_events: bool = False) -> AsyncIterator[tuple[Watch, asyncio.Task[None]]]:
         """The watch, and the task that keeps the board up with it; raises what ends that before its time."""
         async with (
             self._common.connect() as registry,
             registry.watch(*self._services, all_namespaces=self._all) as watch,
         ):
             following = asyncio.create_task(self._follow(watch))
+            tasks = [following, *([asyncio.create_task(self._remember(registry))] if with_events else [])]
             try:
                 yield watch, following
                 if following.done():
                     following.result()
             finally:
-                following.cancel()
-                await asyncio.gather(following, return_exceptions=True)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _follow(self, watch: Watch) -> None:
         async for view in watch:
@@ -139,6 +144,33 @@ class Watching:
             self._board.take(view, time.monotonic(), datetime.now().astimezone())
             if is_first:
                 self._woken.set()
+
+    async def _remember(self, registry: RegistryClient) -> None:
+        """What happened, as the registry's history tells it; where it does not, the board has what the views show."""
+        service = self._services[0] if len(self._services) == 1 else ""
+        known: Sequence[Event] = ()
+        try:
+            with contextlib.suppress(RegistryUnavailable):
+                known = await registry.events(service, all_namespaces=self._all, limit=MOST_EVENTS)
+                self._board.has_history = True
+                self._board.events.clear()  # it knows better what the first views have shown
+            for event in known:
+                self._tell(event)
+            told = set(map(_event_name, known))
+            begin = known[-1].revision if known else registry.revision
+            async for event in registry.watch_events(service, all_namespaces=self._all, from_revision=begin):
+                if _event_name(event) not in told:
+                    self._tell(event)
+        except RegistryError:  # it is not for us, or this registry is too old
+            pass
+        finally:
+            self._board.has_history = False
+
+    def _tell(self, event: Event) -> None:
+        if not self._services or event.service in self._services:
+            self._board.has_history = True
+            name = event.namespace, event.service
+            self._board.events.append(Happening(event.at, name, line_of(event), colour_of(event)))
 
     def _state(self, watch: Watch, note: str = "") -> Standing:
         view = watch.view
@@ -167,6 +199,11 @@ class Watching:
         if self._viewer.name is not None:
             told["instances"] = [as_dict(it.to_proto()) for it in self._board.instance_rows(self._viewer.name)]
         return told
+
+
+def _event_name(it: Event) -> tuple[object, ...]:
+    """By which it is known, whoever tells it."""
+    return it.epoch, it.revision, it.key, it.cause
 
 
 def _moment() -> Moment:

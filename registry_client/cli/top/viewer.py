@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.cells import cell_len
 from rich.text import Text
 
-from registry_client.cli.instances import SIGNS
 from registry_client.cli.plain import plain
 from registry_client.cli.table import GAP, cell
-from registry_client.cli.top.board import Board, Happening, Name, Service, differences
+from registry_client.cli.top.board import Board, Happening, Name, Service
 from registry_client.cli.top.columns import Moment, Trait, age_text, fitting, instances, services, widths_of
 from registry_client.health import Health
-from registry_client.instance import Instance, Removed, Status
+from registry_client.instance import Instance, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from datetime import date
 
 KEYS = "q quit  s sort  r reverse  up/down choose  enter instances  esc services"
 _EVENTS_AT_LEAST, _EVENTS_PART, _MOST_EVENTS = 14, 4, 10
@@ -120,7 +120,7 @@ class Viewer:
         table = self._table(
             width, max(1, height - len(above) - len(footer) - (events + 1 if events else 0) - 1), moment
         )
-        below = [Text(), *self._events(events)] if events else []
+        below = [Text(), *self._events(events, moment.at.date())] if events else []
         return [*above, *table, *below, *footer][:height]
 
     def head(self, moment: Moment, state: Standing) -> Iterator[str]:
@@ -184,25 +184,16 @@ class Viewer:
 
     # ---- what happened
 
-    def _events(self, height: int) -> list[Text]:
+    def _events(self, height: int, today: date) -> list[Text]:
         """The latest ones, the newest last; exactly so many lines."""
-        found = [it for it in self.board.events if self.name in (None, (it.instance.namespace, it.instance.service))]
-        lines = [Text(self._event(it), SIGNS[it.what][1]) for it in found[-height:]]
+        found = [it for it in self.board.events if self.name in (None, it.name)]
+        lines = [Text(self._event(it, today), it.colour) for it in found[-height:]]
         return [Text()] * (height - len(lines)) + lines
 
-    def _event(self, it: Happening) -> str:
-        instance = it.instance
-        space = f"{instance.namespace}/" if self.all_namespaces else ""
-        who = f"{it.at:%H:%M:%S} {SIGNS[it.what][0]} {space}{instance.service}/{instance.id} {instance.address}"
-        return plain(f"{who} {_how(it)}")
-
-
-def _how(it: Happening) -> str:
-    if it.what == "updated" and it.before is not None:
-        return differences(it.before, it.instance) or "written again"
-    if isinstance(it.instance, Removed):
-        return it.instance.cause.value.lower() if it.instance.cause.value != "UNSPECIFIED" else ""
-    return f"{it.instance.status.value} {it.instance.health.value}"
+    def _event(self, it: Happening, today: date) -> str:
+        at = it.at.astimezone()
+        when = f"{at:%H:%M:%S}" if at.date() == today else f"{at:%m-%d %H:%M}"
+        return plain(f"{when} {it.name[0] + '/' if self.all_namespaces else ''}{it.text}")
 
 
 def _name(row: Service | Instance) -> tuple[str, ...]:

@@ -49,9 +49,11 @@ async def test_a_screen_that_is_alive(registry: RegistryClient) -> None:
     def act(terminal: Terminal) -> None:
         terminal.take(OURS)
         terminal.take("> player")
+        terminal.take("player/p1 registered")  # before this began
         assert not terminal.echoes
         change(7)
-        terminal.take("weight 100 → 7")
+        terminal.take("player/p1 updated")
+        terminal.take("weight 100 -> 7")
         terminal.press("\r")
         terminal.take("> p1")
         terminal.resize(16, 6)
@@ -95,7 +97,7 @@ async def test_a_registry_that_goes_away_and_comes_back(server: RegistryServer, 
         terminal.take("> player")
         server.start()
         asyncio.run_coroutine_threadsafe(registry.register_once(player("p2", 8002)), loop).result(20)
-        terminal.take("+ player/p2")
+        terminal.take("player/p2 registered")
         terminal.press("q")
 
     async with registry.register(player("p1"), drain=0):

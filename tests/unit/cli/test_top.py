@@ -109,8 +109,8 @@ def test_services_with_what_happened_to_them() -> None:
     shown = text(Viewer(made), moment=Moment(NOW.now_s + 3, NOON))
     assert "1 service, 1 instance, 1 routable, 0.2 changes/s, revision 7" in shown
     assert "> player" in shown
-    assert "~ player/a 10.0.0.5:8001 weight 100 → 3" in shown
-    assert "- player/p01 10.0.0.5:8001 expired" in shown
+    assert "player/a updated: weight 100 → 3" in shown
+    assert "player/p01 expired" in shown
 
 
 def test_before_anything_is_known_nothing_is_counted() -> None:

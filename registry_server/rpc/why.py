@@ -139,6 +139,7 @@ class DiagnosisService:
             answer.similar.extend(await self._similar(key, caller))
         guess = f"; did you mean {', '.join(answer.similar)}?" if answer.similar else ""
         answer.verdict = f"{_shown(key)} gets none because {lack}{guess}"
+        answer.reasons.extend(reasons.of_store(by.stale_for_s))
         answer.reasons.append(why_pb2.Reason(about="registered", effect=reasons.STOPS, text=lack))
         answer.reasons.append(told.reason)
         return answer

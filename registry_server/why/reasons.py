@@ -69,7 +69,7 @@ def of_instance(
     """All of them. `it` is the entry, parsed; `turned` says when a field of it became what it is, and by whom."""
     holding = by.holding(entry)
     return [
-        *_of_store(by.stale_for_s),
+        *of_store(by.stale_for_s),
         _registered(it, by.now_s),
         _lease(it, entry, holding, by),
         _status(it, by.now_s, turned("status")),
@@ -95,7 +95,7 @@ def of_service(by: Circumstances) -> list[why_pb2.Reason]:
     told = ", ".join(f"{number} {lack}" for lack, number in lacks.items())
     text = f"{taking} of {count(total, 'instance')} take calls" + (f"; {told}" if told else "")
     effect = STOPS if not taking else WARNS if lacks else PASSES
-    return [*_of_store(by.stale_for_s), _reason("registered", effect, text), *_balancing(by)]
+    return [*of_store(by.stale_for_s), _reason("registered", effect, text), *_balancing(by)]
 
 
 def service_verdict(by: Circumstances) -> str:
@@ -142,7 +142,8 @@ def _reason(about: str, effect: "why_pb2.Reason.Effect.ValueType", text: str) ->
     return why_pb2.Reason(about=about, effect=effect, text=line(text))
 
 
-def _of_store(stale_for_s: float | None) -> Reasons:
+def of_store(stale_for_s: float | None) -> Reasons:
+    """Whether what is told has been confirmed."""
     if stale_for_s is not None:
         text = f"the store has confirmed nothing for {span(stale_for_s)}: what is told is what was known then"
         yield _reason("store", WARNS, text)

@@ -178,6 +178,7 @@ async def test_a_removal_that_waits_is_told() -> None:
     answer = told.why(id_="one")
     assert about(answer, "store").startswith("the store has confirmed nothing for 4.0 s")
     assert answer.header.HasField("stale_for")
+    assert "confirmed nothing" in about(told.why(id_="two"), "store"), "it may be there by now"
     told.core.feed.emit(gone(11, key("one"), cause=Cause.EXPIRED))
     assert "it is shown until that is back, as" in about(told.why(id_="one"), "guard")
     told.core.feed.emit(Back())

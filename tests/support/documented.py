@@ -24,7 +24,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import click
-from click.testing import CliRunner
 
 from registry_client import Instance, cli, testing
 from registry_server import __main__ as server_command
@@ -274,8 +273,8 @@ class Shell:
 
 
 def _invoked(command: click.Command, words: Sequence[str]) -> str:
-    """A command in this process, in a thread as it may have an event loop of its own."""
-    done = (runner() if command is cli.main else CliRunner()).invoke(command, words)
+    """A command in this process."""
+    done = runner().invoke(command, words)
     assert done.exit_code == 0, f"{shlex.join(words)}: {done.output}{done.stderr}"
     return done.stdout
 

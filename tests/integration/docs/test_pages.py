@@ -5,6 +5,7 @@ the server, `json` what the server writes or reads, `hcl` what Consul reads (tes
 `text` a picture. A language that nobody knows fails.
 """
 
+import ast
 import itertools
 import json
 import re
@@ -22,7 +23,7 @@ from registry_server import __main__ as server_command
 from registry_server.observe.logs import FIELDS
 from tests.support.documented import Place, Shell, place
 from tests.support.pages import Block, blocks, blocks_of, indented_code, pages, text_of
-from tests.support.source import ROOT
+from tests.support.source import PACKAGES, ROOT, sources
 
 # Pages whose blocks belong together in ways of their own, and what carries them out as they stand.
 OWN = {
@@ -32,6 +33,8 @@ OWN = {
     "docs/stubs.md": "tests/support/stubs.py",
     "docs/testing.md": "tests/integration/client/test_testing.py",
 }
+# Held equal to another page, block by block (tests/unit/site/test_chinese.py).
+SAME = {"docs/zh/getting-started.md"}
 LANGUAGES = {"python", "sh", "console", "toml", "json", "text"}
 OF_ONE_PAGE = {"docs/stubs.md": {"go", "java", "js", "rs", "rust", "xml"}, "docs/consul.md": {"hcl"}}
 PROGRAMS = re.compile(r"\s*(\$ )?(registryctl|registry-server|grpcurl|curl|pip|make|etcdctl|import|from|async|await)\b")
@@ -76,17 +79,35 @@ def test_a_picture_is_no_program() -> None:
     assert [f"{block}: {line}" for block, line in lines if PROGRAMS.match(line)] == []
 
 
+def pairs(line: str) -> Iterator[tuple[str, str]]:
+    """Words that stand beside each other, as far as they are words of the language and not names or numbers."""
+    for part in re.split(r"\s{2,}|[^\w\s'./-]+", line.lower()):
+        yield from ((one, two) for one, two in itertools.pairwise(part.split()) if one.isalpha() and two.isalpha())
+
+
+def test_what_is_shown_is_said_by_a_program() -> None:
+    """Two words of a `text` stand so in a string of ours, or beside what is put into one: what changes is shown so."""
+    nodes = [node for source in sources(*PACKAGES) for node in ast.walk(source.tree)]
+    said = [node.value.lower() for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    known = {pair for text in said for pair in itertools.pairwise(text.split())}
+    holes = " ".join(ast.unparse(node).lower() for node in nodes if isinstance(node, ast.JoinedStr))
+    before, after = set(re.findall(r"(\w+) ?\{", holes)), set(re.findall(r"\} ?(\w+)", holes))
+    shown = [(block, pairs(line)) for block in blocks("text") for line in block.text.splitlines() if "─" not in line]
+    wrong = [(block, pair) for block, found in shown for pair in found if pair not in known]
+    assert [f"{block}: {one} {two}" for block, (one, two) in wrong if one not in before and two not in after] == []
+
+
 # ---- programs
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=str)
+@pytest.mark.parametrize("block", [it for it in blocks("python") if it.page not in SAME], ids=str)
 def test_python_runs(block: Block, here: Place, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(here.instead(block.text), str(block), "exec"), {"__name__": "documented"})
     assert not capsys.readouterr().err
     assert not block.only_defines or block.page in OWN, "it only defines what nobody calls"
 
 
-@pytest.mark.parametrize("page", sorted({it.page for it in blocks("sh")} - {"docs/stubs.md"}))
+@pytest.mark.parametrize("page", sorted({it.page for it in blocks("sh")} - SAME - {"docs/stubs.md"}))
 def test_commands_run(page: str, here: Place, tmp_path: Path) -> None:
     """In the order of the page, in one directory."""
     shell = Shell(here, tmp_path)

@@ -45,7 +45,7 @@ class CallSpans:
             return
         error: BaseException | None = None
         try:
-            with tracing.api.use_span(span, False, False, False):
+            with tracing.current(span):
                 yield tracing.headers_for(span)
         except BaseException as raised:
             error = raised

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
     from types import ModuleType
 
     from opentelemetry.context import Context
@@ -127,6 +128,11 @@ class Tracing:
         """The context in which a span is the current one."""
         context: Context = self.api.set_span_in_context(span)
         return context
+
+    def current(self, span: Span) -> AbstractContextManager[Span]:
+        """A block in which it is the current one: for whoever makes spans of his own there. It does not end by that."""
+        block: AbstractContextManager[Span] = self.api.use_span(span, False, False, False)
+        return block
 
     def nothing(self) -> Context:
         """The context of what begins a trace, whatever this process is at."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -83,7 +84,8 @@ class Traces:
             traced = None if span is None else Traced(self._tracing, span)
             TRACED.set(traced)
             try:
-                answered = await answer(request, caller)
+                with nullcontext() if span is None else self._tracing.current(span):
+                    answered = await answer(request, caller)
             except BaseException as error:
                 self._ended(path, span, began, error)
                 raise

@@ -17,6 +17,8 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import Instance
 from registry_client.tasks import Tasks
 from registry_server.config import Config
+from registry_server.observe.traces import Traces
+from registry_server.rpc.table import Caller, Service, Table, Unary
 from registry_server.server import serve
 from tests.support.access import granted, token
 from tests.support.spans import Spans, is_child, recorded
@@ -211,6 +213,21 @@ async def test_somebodys_mistake_costs_no_call(spans: Spans, caplog: pytest.LogC
         for _ in range(3):
             await registry.list("player")
     assert len([it for it in caplog.records if it.message.startswith("tracing does not work")]) == 2
+
+
+async def test_a_store_that_makes_spans_of_its_own_has_the_call_as_current_one(spans: Spans) -> None:
+    """As one that asks by an instrumented library."""
+    seen: list[bool] = []
+
+    async def answer(request: Any, caller: Caller) -> bytes:
+        seen.append(trace.get_current_span().is_recording())
+        return b""
+
+    table = Table(Service("test.Own", {"Ask": Unary(pb.GetRequest, answer)}))
+    method = Traces(lambda _: "UNKNOWN").traced(table).methods["/test.Own/Ask"]
+    assert isinstance(method, Unary)
+    assert await method.call(pb.GetRequest(), Caller("ipv4:10.0.0.9:1")) == b""
+    assert (seen, trace.get_current_span().is_recording()) == ([True], False)
 
 
 def test_threads_hand_on_their_span(spans: Spans) -> None:

@@ -1,5 +1,6 @@
 """Whether the registry serves, as probes and scripts ask: `registryctl ready`, `registry.serving()`."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -12,9 +13,8 @@ from tests.support.access import file_of, token
 from tests.support.registryctl import ctl
 from tests.support.servers import RegistryServer
 
-pytestmark = pytest.mark.usefixtures("address")
 
-
+@pytest.mark.usefixtures("address")
 async def test_it_serves_and_a_service_serves_while_an_instance_gets_traffic(registry: RegistryClient) -> None:
     assert await registry.serving()
     with pytest.raises(NotFound):
@@ -34,9 +34,13 @@ async def test_it_serves_and_a_service_serves_while_an_instance_gets_traffic(reg
         await registry.serving("no/name")
 
 
-async def test_one_address_that_serves_is_enough(address: str) -> None:
+async def test_one_address_that_serves_is_enough_for_threads_too(address: str) -> None:
     async with connect([nobody_there(), address, nobody_there()]) as registry:
         assert await registry.serving()
+    with sync.connect([nobody_there(), address]) as waiting:
+        assert await asyncio.to_thread(waiting.serving)
+    with sync.connect(nobody_there(), timeout=0.5) as waiting, pytest.raises(RegistryUnavailable):
+        await asyncio.to_thread(waiting.serving)
 
 
 async def test_nobody_there_is_exit_code_3() -> None:
@@ -53,10 +57,3 @@ async def test_of_the_registry_anybody_may_ask_of_a_service_who_may_read_it(tmp_
         assert refused.exit_code == 1
         unknown = await ctl("ready", "player", "--server", server.address, "--token", token("reader"))
         assert "no such service" in unknown.stderr
-
-
-def test_threads_ask_too(address: str) -> None:
-    with sync.connect(address) as registry:
-        assert registry.serving()
-    with sync.connect(nobody_there(), timeout=0.5) as registry, pytest.raises(RegistryUnavailable):
-        registry.serving()

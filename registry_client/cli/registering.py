@@ -178,8 +178,10 @@ class Stint:
             if order.command:
                 return await self._keep_with_command(registry)
             registration = self._registration(registry, order.common.timeout)
-            if order.wait_port:
-                await self._listening()
+            with Progress(f"registering {order.instance.service} at {order.instance.address}"):
+                if order.wait_port:
+                    await self._listening()
+                await registration.start()
             with contextlib.ExitStack() as leaving:
                 async with registration:
                     self._tell(registration)

@@ -148,6 +148,12 @@ class Terminal:
         flags: int = termios.tcgetattr(self._terminal)[3]
         return bool(flags & termios.ECHO) and bool(flags & termios.ICANON)
 
+    def echo(self) -> None:
+        """Set the terminal as a shell sets it that has stopped a command."""
+        modes = termios.tcgetattr(self._terminal)
+        modes[3] |= termios.ECHO | termios.ICANON
+        termios.tcsetattr(self._terminal, termios.TCSANOW, modes)
+
     def wait(self) -> int:
         """Read to the end; the exit code as a shell shows it."""
         deadline = time.monotonic() + WAIT_S

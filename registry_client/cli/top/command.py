@@ -90,7 +90,7 @@ class Watching:
                 while not (self._is_over or following.done()):
                     self._woken.clear()
                     shown.draw(self._viewer.lines(*shown.size, _moment(), self._state(watch, shown.note)))
-                    self.anything = True
+                    self.anything = self._board.view is not None
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(interval_s):
                             await self._woken.wait()

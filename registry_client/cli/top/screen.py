@@ -73,7 +73,7 @@ class Screen:
         self._before = logging.root.handlers[:]
         logging.root.handlers[:] = [self._notes]
         self._take()
-        for signum, handler in ((signal.SIGWINCH, self._wake), (signal.SIGTSTP, self._stand_still)):
+        for signum, handler in self._handlers().items():
             loop.add_signal_handler(signum, handler)
         return self
 
@@ -81,10 +81,13 @@ class Screen:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         loop = asyncio.get_running_loop()
-        for signum in (signal.SIGWINCH, signal.SIGTSTP):
+        for signum in self._handlers():
             loop.remove_signal_handler(signum)
         self._give_back()
         logging.root.handlers[:] = self._before
+
+    def _handlers(self) -> dict[signal.Signals, Callable[[], object]]:
+        return {signal.SIGWINCH: self._wake, signal.SIGTSTP: self._stand_still, signal.SIGCONT: self._go_on}
 
     def _take(self) -> None:
         with contextlib.suppress(termios.error, OSError, ValueError):
@@ -93,6 +96,13 @@ class Screen:
             tty.setcbreak(stdin)
             asyncio.get_running_loop().add_reader(stdin, self._read, stdin)
         self._live.start()
+
+    def _go_on(self) -> None:
+        """Whoever stopped us has used the terminal meanwhile."""
+        if self._as_it_was is not None:
+            with contextlib.suppress(termios.error, OSError, ValueError):
+                tty.setcbreak(sys.stdin.fileno())
+        self._wake()
 
     def _give_back(self) -> None:
         with contextlib.suppress(OSError):  # the terminal may be gone

@@ -81,6 +81,11 @@ async def test_ctrl_z_and_ctrl_c(registry: RegistryClient) -> None:
         os.kill(terminal.pid, signal.SIGCONT)
         terminal.take(OURS)
         terminal.take("> p1")
+        os.kill(terminal.pid, signal.SIGSTOP)  # which nobody can prepare for
+        eventually(lambda: state_of(terminal.pid) == "T")
+        terminal.echo()
+        os.kill(terminal.pid, signal.SIGCONT)
+        eventually(lambda: not terminal.echoes)
         terminal.press("\x03")
 
     async with registry.register(player("p1"), drain=0):

@@ -19,7 +19,10 @@ CALLER: ContextVar[tuple[Caller, str] | None] = ContextVar("caller", default=Non
 
 def begin(caller: Caller) -> None:
     """The task that calls this answers that caller from now on."""
-    CALLER.set((caller, asyncio.current_task().get_name()))  # type: ignore[union-attr]  # that there is one is the rule
+    try:
+        CALLER.set((caller, asyncio.current_task().get_name()))  # type: ignore[union-attr]  # mostly there is one
+    except (AttributeError, RuntimeError):  # no task, or one of another kind: it is not known for whom it works
+        CALLER.set(None)
 
 
 def who() -> Caller | None:
@@ -32,7 +35,7 @@ def who() -> Caller | None:
     except RuntimeError:  # in a thread without a loop
         return None
     caller, name = found
-    return caller if task is not None and task.get_name() == name else None
+    return caller if getattr(task, "get_name", str)() == name else None
 
 
 class Traced:

@@ -201,6 +201,18 @@ async def test_what_is_cancelled_and_what_is_forgotten_ends(
 
 
 @BOTH
+async def test_what_is_under_way_when_the_channel_closes_ends(
+    kind: str, make: Callable[..., Caller], spans: Spans
+) -> None:
+    caller = make(kind)
+    stream = caller._methods["Stream"](b'{"wait": 1}', timeout=TIMEOUT_S)
+    await (stream.read() if kind == "aio" else asyncio.to_thread(next, stream))
+    await caller.close()
+    await eventually_async(lambda: len(spans.of("INTERNAL")) == 1)
+    assert is_child(spans.one("CLIENT"), spans.one("INTERNAL"))
+
+
+@BOTH
 async def test_whose_metadata_names_a_span_is_below_that(
     kind: str, back_end: BackEnd, make: Callable[..., Caller], spans: Spans
 ) -> None:
@@ -226,11 +238,14 @@ async def test_beside_the_instrumentation_of_grpcio(
         async with make(kind) as caller:
             await caller.call(timeout=TIMEOUT_S)
             await eventually_async(lambda: len(spans.of("INTERNAL", CALL)) == 1)
+            told = list(back_end.parents)
+            assert len(await caller.stream({}, timeout=TIMEOUT_S)) == 3  # of whose end nobody may be told
+            await eventually_async(lambda: len(spans.of("INTERNAL", "Stream")) == 1)
     finally:
         instrumentor.uninstrument()
-    [theirs] = [it for it in spans.of("CLIENT") if not it.name.startswith("attempt")]
+    [theirs] = [it for it in spans.of("CLIENT", "/Call") if not it.name.startswith("attempt")]
     call, attempt = spans.one("INTERNAL", CALL), spans.one("CLIENT", ATTEMPT)
     assert is_child(call, theirs) if kind == "aio" else is_child(theirs, attempt)
     last = attempt if kind == "aio" else theirs
     assert last.context is not None
-    assert [ids(it)[1] for it in back_end.parents] == [last.context.span_id]
+    assert [ids(it)[1] for it in told] == [last.context.span_id]

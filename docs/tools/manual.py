@@ -25,7 +25,7 @@ _FIELDS, _NESTED, _NESTED_ENUMS = 2, 3, 4  # of a message
 _METHODS, _VALUES = 2, 2  # of a service, of an enum
 
 _CODE = re.compile(r"(`[^`]*`)")
-_MARKUP = re.compile(r"([\\*_<>\[\]#|&])")
+_MARKUP = re.compile(r"([\\*_<>\[\]{}#|&])")
 _PAGE_OF_DOCS = re.compile(r"\bdocs/([\w-]+)\.md\b")
 _LIST = re.compile(r"- |\d+\. ")
 

@@ -122,6 +122,7 @@ def test_each_file_has_its_page(made: dict[str, str]) -> None:
     ("line", "markdown"),
     [
         ("a_b *c* [d](e) <f> & g|h #i", "a\\_b \\*c\\* \\[d\\](e) \\<f\\> \\& g\\|h \\#i"),
+        ("an {#id} of {its} own", "an \\{\\#id\\} of \\{its\\} own"),
         ("`a_b <c>` and d_e", "`a_b <c>` and d\\_e"),
         ("a lone ` stays_so", "a lone ` stays\\_so"),
     ],

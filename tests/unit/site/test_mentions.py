@@ -104,6 +104,11 @@ def test_a_page_that_is_named_is_a_link(page: str) -> None:
     assert re.findall(r"(?<![\w/])(?<!\]\()docs/[a-z-]+\.md", prose) == []
 
 
+@pytest.mark.parametrize("name", sorted(registryctl.commands))
+def test_every_command_is_documented(name: str) -> None:
+    assert any(f"registryctl {name}" in text_of(page) for page in pages() if page != "CHANGELOG.md")
+
+
 def test_the_readme_leads_to_every_page() -> None:
     linked = set(re.findall(r"\]\(([^)#]+\.md)", text_of("README.md")))
     assert {page for page in pages() if page != "README.md"} - linked == set()

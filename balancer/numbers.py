@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from balancer.pool.statistics import PoolNumbers
 
-BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds, in seconds, of the steps in which it is counted how long calls took."""
 
 ENDPOINT, WAIT, FAIL = "endpoint", "wait", "fail"

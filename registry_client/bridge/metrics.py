@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from registry_client.counts import ClientNumbers, Followed
 
+READING = "reading"
+"""Behind the name of several registries: what asks the first of them that works."""
+
 
 def expose(thing: object, *, name: str = "", registry: CollectorRegistry = REGISTRY) -> None:
     """Tell of a client, a channel or a balancer in `registry`, for as long as it is open and somebody holds it.
@@ -32,8 +35,10 @@ def expose(thing: object, *, name: str = "", registry: CollectorRegistry = REGIS
     """
     name = checks.text("name", name)
     if isinstance(thing, Registries | BlockingRegistries):
-        for member in thing.names:
-            expose(thing[member], name=f"{name}-{member}" if name else member, registry=registry)
+        reader = thing.reader if isinstance(thing, Registries) else thing._inner  # noqa: SLF001 - as below
+        members: dict[str, object] = {it: thing[it] for it in thing.names}
+        for called, member in {**members, READING: reader}.items():
+            expose(member, name=f"{name}-{called}" if name else called, registry=registry)
         return
     inner = thing._inner if isinstance(thing, Front) else thing  # noqa: SLF001 - it is what the front is of
     if isinstance(inner, RegistryClient):

@@ -52,8 +52,9 @@ def _server_rows(stage: Stage, servers: Sequence[RegistryServer]) -> list[Row]:
     bodies = stage.bodies("register", registrations(REGISTRATIONS))
     registers = [_loads(stage, it, "unary", "Register", bodies) for it in servers]
     renews = [
-        _loads(stage, it, "pingpong", "KeepAlive", stage.bodies("keepalive", keep_alives(leases(it.address, CALLERS))))
+        _loads(stage, it, "pingpong", "KeepAlive", stage.bodies(f"keepalive-{it.port}", keep_alives(lease_ids)))
         for it in servers
+        for lease_ids in [leases(it.address, CALLERS)]
     ]
     rounds = 3 * stage.rounds
     return [_row("Register", _in_turns(registers, rounds)), _row("KeepAlive", _in_turns(renews, rounds))]

@@ -131,10 +131,21 @@ async def test_several_registries(server: RegistryServer, metrics: Metrics) -> N
     both = registry_client.connect_many({"primary": server.address, "backup": "memory:"})
     async with both:
         metrics.expose(both, name="our")
-        assert metrics.names() == {"our-primary", "our-backup"}
+        assert metrics.names() == {"our-primary", "our-backup", "our-reading"}
+        async with both.watch("player") as watch:
+            await anext(watch)
+            assert metrics.all()["registry_client_view_age_seconds", "our-reading", "player"] == 0
         await both["primary"].list("player")
         assert metrics.all()["registry_client_calls_total", "our-primary", "OK"] == 1
     assert metrics.names() == set()
+
+
+def test_several_registries_for_threads(server: RegistryServer, metrics: Metrics) -> None:
+    with sync.connect_many({"primary": server.address, "backup": "memory:"}) as both:
+        metrics.expose(both)
+        both.list("player")
+        assert metrics.names() == {"primary", "backup", "reading"}
+        assert metrics.all()["registry_client_calls_total", "reading", "OK"] == 1
 
 
 async def test_by_the_addresses_where_nobody_names_it(server: RegistryServer, metrics: Metrics) -> None:

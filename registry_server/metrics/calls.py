@@ -32,13 +32,21 @@ _Answer = Callable[[Any, Caller], Coroutine[Any, Any, bytes]]
 class Counted:
     """What was asked of one method. A message of a Conversation counts as a call."""
 
-    __slots__ = ("codes", "is_stream", "open", "times")
+    __slots__ = ("begun", "failed", "is_stream", "open", "times")
 
     def __init__(self, *, is_stream: bool) -> None:
-        self.codes: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+        self.begun = 0
         self.times = Times()
         self.is_stream = is_stream
         self.open = 0
+
+    @property
+    def codes(self) -> Counter[str]:
+        """How many ended how; of streams, how many began. Those that went well are all others: nothing is counted twice
+        where there are very many."""
+        went_well = self.begun if self.is_stream else self.times.total - self.failed.total()
+        return self.failed + Counter({OK: went_well})
 
     def left(self) -> None:
         """One of its streams is over."""
@@ -74,17 +82,16 @@ class Calls:
                 return replace(method, open=self._opening(counted, method))
 
     def _answering(self, counted: Counted, answer: _Answer) -> _Answer:
-        clock, codes, add, code_of = self._clock, counted.codes, counted.times.add, self._code
+        clock, failed, add, code_of = self._clock, counted.failed, counted.times.add, self._code
 
         async def timed(request: Any, caller: Caller) -> bytes:
             began = clock()
             try:
                 answered = await answer(request, caller)
             except BaseException as error:
-                codes[code_of(error)] += 1
+                failed[code_of(error)] += 1
                 add(clock() - began)
                 raise
-            codes[OK] += 1
             add(clock() - began)
             return answered
 
@@ -111,8 +118,8 @@ class Calls:
         try:
             begun = begin()
         except BaseException as error:
-            counted.codes[self._code(error)] += 1
+            counted.failed[self._code(error)] += 1
             raise
-        counted.codes[OK] += 1
+        counted.begun += 1
         counted.open += 1
         return begun

@@ -98,11 +98,11 @@ class ServerCollector(Collector):
         times = HistogramMetricFamily("registry_call_seconds", "How long calls took", labels=["method"])
         for path, counted in self._of.calls.methods.items():
             name = path.removeprefix("/")
-            for code, count in list(counted.codes.items()):
+            for code, count in counted.codes.items():
                 calls.add_metric([name, code], count)
             if counted.is_stream:
                 streams.add_metric([name], counted.open)
-            elif counted.codes:
+            elif counted.times.total:
                 times.add_metric([name], counted.times.buckets(), counted.times.sum_s)
         yield from (calls, streams, times)
 
@@ -137,7 +137,7 @@ class ServerCollector(Collector):
     def _store(self) -> Iterator[Metric]:
         store = self._of.store
         calls = _counter("registry_store_calls", "Calls of the store, by how they ended", "call", "end")
-        for (name, end), count in list(store.ends.items()):
+        for (name, end), count in store.ends.items():
             calls.add_metric([name, end], count)
         yield calls
         times = HistogramMetricFamily(

@@ -20,6 +20,11 @@ class Times:
         self.counts[bisect_left(BOUNDS_S, seconds)] += 1
         self.sum_s += seconds
 
+    @property
+    def total(self) -> int:
+        """How many there were."""
+        return sum(self.counts)
+
     def buckets(self) -> list[tuple[str, float]]:
         """How many took at most so long, as Prometheus writes a histogram."""
         so_far, found = 0, []

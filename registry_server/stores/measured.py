@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from registry_server.metrics.times import Times
-from registry_server.observe.answering import TRACED
+from registry_server.observe.answering import TRACED, Traced
 from registry_server.records import Commit, Lease, Outcome, Renewal
 from registry_server.stores.base import Conflict, Emit, NoSuchLease, Refused, Shelf, Store, StoreAway
 
@@ -33,10 +33,20 @@ class MeasuredStore(Store):
         self._inner = inner
         self._clock = clock
         self._counts = counts
-        self.ends: Counter[tuple[str, str]] = Counter()
+        self._failed: Counter[tuple[str, str]] = Counter()
         self.times = {name: Times() for name in ("grant", "keep_alive", "commit")}
         self.held = 0
         self.touched = 0  # calls that failed because the store was away, and those by which renewals were held
+
+    @property
+    def ends(self) -> Counter[tuple[str, str]]:
+        """How many of which call ended how. Those that went well are all others."""
+        failed = Counter(self._failed)
+        well = {
+            (name, OK): times.total - sum(count for (of, _), count in failed.items() if of == name)
+            for name, times in self.times.items()
+        }
+        return failed + Counter(well)
 
     async def run(self, emit: Emit) -> None:
         """See Store, as for all of these."""
@@ -49,9 +59,13 @@ class MeasuredStore(Store):
     async def keep_alive(self, lease_ids: Sequence[str]) -> list[Renewal]:
         """See Store."""
         renewals = await self._measured("keep_alive", self._inner.keep_alive(lease_ids))
-        held = sum(renewal.outcome is Outcome.HELD for renewal in renewals)
-        self.held += held
-        self.touched += held > 0
+        held = 0
+        for renewal in renewals:
+            if renewal.outcome is Outcome.HELD:
+                held += 1
+        if held:
+            self.held += held
+            self.touched += 1
         return renewals
 
     async def release(self, lease_id: str) -> None:
@@ -75,6 +89,13 @@ class MeasuredStore(Store):
         """See Store."""
         await self._inner.aclose()
 
+    def _measured(self, name: str, call: Coroutine[Any, Any, Result]) -> Coroutine[Any, Any, Result]:
+        """The same call, which is counted; what is written out here is done for each renewal."""
+        asked_by = TRACED.get()
+        if asked_by is not None:
+            call = self._traced(name, call, asked_by)
+        return self._counted(name, call) if self._counts else self._touching(call)
+
     async def _touching(self, call: Coroutine[Any, Any, Result]) -> Result:
         """Nothing is counted but what an outage touches."""
         try:
@@ -83,23 +104,33 @@ class MeasuredStore(Store):
             self.touched += 1
             raise
 
-    async def _measured(self, name: str, call: Coroutine[Any, Any, Result]) -> Result:
-        asked_by = TRACED.get()
-        if asked_by is None and not self._counts:
-            return await self._touching(call)
-        part = asked_by.begin_part(f"store.{name}") if asked_by is not None else None
-        began, end = self._clock(), CANCELLED
+    async def _counted(self, name: str, call: Coroutine[Any, Any, Result]) -> Result:
+        began = self._clock()
+        try:
+            result = await call
+        except Exception as error:
+            end = _end_of(error)
+            self.touched += end == AWAY
+            self._failed[name, end] += 1
+            self.times[name].add(self._clock() - began)
+            raise
+        self.times[name].add(self._clock() - began)
+        return result
+
+    async def _traced(self, name: str, call: Coroutine[Any, Any, Result], asked_by: Traced) -> Result:
+        part, end = asked_by.begin_part(f"store.{name}"), CANCELLED
+        if part is None:
+            return await call
         try:
             result = await call
             end = OK
         except Exception as error:
-            end = next((end for kind, end in ENDS.items() if isinstance(error, kind)), OTHER)
+            end = _end_of(error)
             raise
         finally:
-            self.touched += end == AWAY
-            if end != CANCELLED:
-                self.ends[name, end] += 1
-                self.times[name].add(self._clock() - began)
-            if part is not None and asked_by is not None:
-                asked_by.end_part(part, end, is_well=end in _WELL)
+            asked_by.end_part(part, end, is_well=end in _WELL)
         return result
+
+
+def _end_of(error: Exception) -> str:
+    return next((end for kind, end in ENDS.items() if isinstance(error, kind)), OTHER)

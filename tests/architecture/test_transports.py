@@ -15,6 +15,7 @@ MAY_KNOW = (
     "registry_server.limits.",
     "registry_server.transport.",
     "registry_server.sockets.",
+    "registry_server.rarely.",
 )
 MAY_USE_GRPCIO = (f"{ROOM}grpc_aio.py", f"{ROOM}channelz.py", "registry_server/stores/etcd/")
 MAY_BE_KNOWN_BY = "registry_server/server.py"

@@ -123,9 +123,10 @@ def import_(common: Common, file: IO[bytes], ttl: float | None, hold: bool) -> N
 def _read(file: IO[bytes]) -> list[Line]:
     found: list[Line] = []
     flaws = 0
-    with Progress(f"reading {file.name}") as progress:
+    reading = Progress(f"reading {file.name}")
+    with contextlib.nullcontext() if file.isatty() else reading:  # what is typed has its own line
         for number, raw in _lines(file):
-            progress.advance()
+            reading.advance()
             try:
                 line = parse_line(raw)
             except BadLine as wrong:

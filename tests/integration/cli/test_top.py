@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from tests.support.waiting import eventually
 
 OURS, GIVEN_BACK = "\x1b[?1049h", "\x1b[?1049l"
 """What a terminal is told by who takes all of it, and gives it back."""
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*3[0-7]")
 
 pytestmark = pytest.mark.usefixtures("address")
 
@@ -49,7 +52,7 @@ async def test_a_screen_that_is_alive(registry: RegistryClient) -> None:
     def act(terminal: Terminal) -> None:
         terminal.take(OURS)
         terminal.take("> player")
-        terminal.take("player/p1 registered")  # before this began
+        assert _COLOURS.search(terminal.take("player/p1 registered"))  # before this began
         assert not terminal.echoes
         change(7)
         terminal.take("player/p1 updated")
@@ -92,13 +95,17 @@ async def test_ctrl_z_and_ctrl_c(registry: RegistryClient) -> None:
         await in_terminal(act, "player")
 
 
-async def test_a_registry_that_goes_away_and_comes_back(server: RegistryServer, registry: RegistryClient) -> None:
+async def test_a_registry_that_goes_away_and_comes_back(
+    server: RegistryServer, registry: RegistryClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told without colours, to who wants none."""
+    monkeypatch.setenv("NO_COLOR", "1")
     loop = asyncio.get_running_loop()
 
     def act(terminal: Terminal) -> None:
         terminal.take("> player")
         server.kill()
-        terminal.take("! as of ")
+        assert not _COLOURS.search(terminal.take("! as of "))
         terminal.take("> player")
         server.start()
         asyncio.run_coroutine_threadsafe(registry.register_once(player("p2", 8002)), loop).result(20)

@@ -109,6 +109,11 @@ def test_every_command_is_documented(name: str) -> None:
     assert any(f"registryctl {name}" in text_of(page) for page in pages() if page != "CHANGELOG.md")
 
 
+def test_every_proto_is_named_where_stubs_are_made() -> None:
+    named = set(re.findall(r"\]\(\.\./(protos/registry/v1/\w+\.proto)\)", text_of("docs/stubs.md")))
+    assert named == {str(path.relative_to(ROOT)) for path in (ROOT / "protos/registry/v1").glob("*.proto")}
+
+
 def test_the_readme_leads_to_every_page() -> None:
     linked = set(re.findall(r"\]\(([^)#]+\.md)", text_of("README.md")))
     assert {page for page in pages() if page != "README.md"} - linked == set()

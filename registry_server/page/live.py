@@ -6,12 +6,13 @@ import json
 import time
 from collections.abc import Callable
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from registry_server.errors import RequestError, Unavailable
 from registry_server.page.display import Data, Display, Message
 from registry_server.rpc.table import Caller
 
+EVENT_STREAM = "text/event-stream"
 # So many pages may be open. Those that nobody sees close their streams.
 MAX_PAGES = 64
 # How long a page waits for what changed, at the least, and for the numbers of the server.
@@ -37,11 +38,13 @@ class Pages:
 
     async def show(self, request: web.Request, caller: Caller, display: Display) -> web.StreamResponse:
         """Tell a page until it goes, or may not see it any more. Raises Unavailable when there are too many."""
+        if request.method == hdrs.METH_HEAD:
+            return web.Response(content_type=EVENT_STREAM)
         if self._open >= MAX_PAGES or self._is_over.is_set():
             raise Unavailable(f"{MAX_PAGES} pages are open already")
         self._open += 1
         try:
-            response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+            response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: EVENT_STREAM, hdrs.CACHE_CONTROL: "no-store"})
             await response.prepare(request)
             await self._tell(response, caller, display)
         except (ConnectionError, TimeoutError):  # it is gone

@@ -67,8 +67,8 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def settle(self, script: str) -> Any:
-        """What the promise of a script (an expression) comes to."""
-        done = "const done = arguments[arguments.length - 1];"
+        """What the promise of a script (an expression) comes to; `failed: …` if it fails."""
+        done, script = "const done = arguments[arguments.length - 1];", script.strip()
         return self.driver.execute_async_script(f"{done}({script}).then(done, (why) => done('failed: ' + why));")
 
     def text(self, selector: str) -> str:

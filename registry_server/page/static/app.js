@@ -111,8 +111,8 @@ class App {
   alarm({ store, serving }) {
     const said = [];
     if (store.away !== null) said.push(`The store cannot be reached for ${span(store.away * 1000)}: what is shown is as it was then, and goes on being served.`);
-    if (store.waiting) said.push(`${number(store.waiting)} instances are held: they were not renewed while the store was ill, and have their time to come back.`);
-    if (store.flaws) said.push(`${number(store.flaws)} records of the store are no instances, and are skipped (see the log).`);
+    if (store.waiting) said.push(`Held, since nobody could renew while the store was ill: ${number(store.waiting)}, with as much time as their leases give to come back.`);
+    if (store.flaws) said.push(`Records of the store that are no instances, and are skipped: ${number(store.flaws)} (see the log).`);
     if (!serving) said.push("This server is stopping.");
     $("alarm").hidden = !said.length;
     if ($("alarm").textContent !== said.join(" ")) $("alarm").textContent = said.join(" ");
@@ -128,7 +128,7 @@ class App {
     if ($("link").dataset.state === state && !why) return;
     $("link").dataset.state = state === "live" ? "live" : "lost";
     $("link").textContent = said[state];
-    if (state === "refused") this.askWho(why);
+    if (state === "refused") this.askWho();
     if (state === "denied") this.refuse(why);
     if (state === "live") this.me();
   }
@@ -149,13 +149,13 @@ class App {
       $("leave").hidden = !access;
       $("leave").textContent = identity ? "log out" : "log in";
     } catch (error) {
-      if (error.status === 401) this.askWho("");
+      if (error.status === 401) this.askWho();
     }
   }
 
-  askWho(why) {
+  askWho() {
     if ($("login").open) return;
-    $("login-why").textContent = why ? "" : "";
+    $("login-why").textContent = "";
     $("login").showModal();
     $("token").focus();
   }
@@ -175,7 +175,7 @@ class App {
       $("token").value = "";
     });
     $("leave").addEventListener("click", async () => {
-      if ($("leave").textContent === "log in") return this.askWho("");
+      if ($("leave").textContent === "log in") return this.askWho();
       this.live.close();
       await ask("logout", posted({})).catch(() => {});
       location.reload();

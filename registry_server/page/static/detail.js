@@ -2,7 +2,7 @@
 
 import { el, pairs } from "./dom.js";
 import { ask } from "./live.js";
-import { happening, reason, span, spells } from "./model.js";
+import { happening, reason, spells } from "./model.js";
 import { life } from "./pictures.js";
 
 const AGAIN_MS = 700;
@@ -120,4 +120,4 @@ function history(events, row) {
 }
 
 export const clock = (ms) => new Date(ms).toLocaleTimeString("en-GB");
-const when = (text) => `${new Date(text).toLocaleString("en-GB")} (${span(Date.now() - Date.parse(text))} ago)`.replace("(0 s ago)", "(now)");
+const when = (text) => new Date(text).toLocaleString("en-GB");

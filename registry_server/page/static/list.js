@@ -97,7 +97,6 @@ export class List {
 
   put(row, item) {
     row.item = item;
-    row.node.classList.remove("fresh");
     this.fill(row.node, item);
   }
 

@@ -2,6 +2,7 @@
 
 const SILENT_MS = 8_000;
 const AGAIN_MS = 1_000;
+const ANSWER_MS = 10_000;
 
 export class Live {
   /** `told(event, data)` for each message; `state(name, why)`: connecting, live, lost, refused. */
@@ -67,7 +68,7 @@ export class Live {
 /** Why the stream ended: whether it is that one has to log in, which a stream does not say. */
 async function refusal() {
   try {
-    const response = await fetch("api/me");
+    const response = await fetch("api/me", { signal: AbortSignal.timeout(ANSWER_MS) });
     if (response.status === 401) return { state: "refused", text: await response.text() };
     if (response.status === 403) return { state: "denied", text: await response.text() };
     return response.ok ? null : { state: "lost", text: await response.text() };
@@ -78,7 +79,7 @@ async function refusal() {
 
 /** What the server answers; raises an Error with its words, and the status as `status`. */
 export async function ask(path, options) {
-  const response = await fetch(`api/${path}`, options);
+  const response = await fetch(`api/${path}`, { signal: AbortSignal.timeout(ANSWER_MS), ...options });
   if (!response.ok) throw Object.assign(new Error((await response.text()).trim() || response.statusText), { status: response.status });
   return response.status === 204 ? null : response.json();
 }

@@ -8,6 +8,7 @@ import { Mosaic, bar, legend, shared, weight } from "./pictures.js";
 
 const HEADS = [["id", "instance"], ["address", "address"], ["state", "how it is"], ["weight", "weight"], ["version", "version"], ["zone", "zone"], ["age", "for"]];
 const PICTURES_MS = 400;
+const ARRIVING_MS = 250;
 
 export class Services {
   constructor(go) {
@@ -129,16 +130,30 @@ export class Services {
   }
 
   toldInstances(changes, message) {
-    if (message.begins || message.ends) this.view.rebuild(this.instances.all.values());
-    else this.view.change(changes, this.instances.all.values());
     for (const [, after] of changes) if (after && after.weight > this.most) this.most = after.weight;
+    if (this.instances.seen) return this.arriving(message);
+    if (message.ends) this.view.rebuild(this.instances.all.values());
+    else this.view.change(changes, this.instances.all.values());
     this.rows.show(this.view.items);
     this.picture();
+    if (changes.length && this.middle.querySelector(".empty")) this.show();
     if (message.ends && this.chosen) requestAnimationFrame(() => this.rows.reveal());
     if (changes.some(([before, after]) => (before ?? after).id === this.chosen) || message.ends) this.tell();
     this.announce(changes);
+  }
+
+  /** All of them come in many messages: what is there by then is put in order now and then, and not for each of these. */
+  arriving(message) {
     if (message.refused) this.refused = message.refused;
     if (message.begins) this.show();
+    if (this.isArriving) return;
+    this.isArriving = true;
+    setTimeout(() => {
+      this.isArriving = false;
+      if (!this.instances.seen) return;
+      this.view.rebuild(this.instances.all.values());
+      this.rows.show(this.view.items);
+    }, ARRIVING_MS);
   }
 
   announce(changes) {
@@ -167,6 +182,7 @@ export class Services {
       this.middle.replaceChildren(el("div", { className: "bar" }, this.title), this.pictures(), this.heads, this.rows.node);
       this.rows.show(this.view.items);
       this.picture();
+      if (this.instances.isWhole && !this.instances.all.size) this.middle.append(el("p", { className: "empty", text: "No instance of it is registered." }));
     } else {
       this.middle.replaceChildren(this.services.isWhole && !this.services.count ? nothing() : el("p", { className: "empty", text: "Choose a service to see its instances." }));
     }
@@ -205,7 +221,7 @@ export class Services {
     const count = it.gone ? "gone" : number(it.instances);
     const words = `${it.routable} of ${it.instances} routable, ${it.unhealthy + it.critical} unwell, ${it.draining} draining`;
     const name = el("span", {}, el("small", { text: `${it.namespace}/` }), it.name);
-    const picture = it.gone ? el("span", { text: reason(it.gone.cause, it.gone.said) }) : bar(parts(it), { label: words });
+    const picture = it.gone ? el("span", { text: reason(it.gone.cause, it.gone.said) }) : bar(parts(it), { width: 76, label: words });
     cells(row, [name, count, picture], ["name", "number", "state-bar"]);
     row.title = it.gone ? `${it.id}: ${reason(it.gone.cause, it.gone.said)}` : `${it.id}: ${words}`;
   }

@@ -180,6 +180,7 @@ class _Pump:
         self._epoch = epoch
         if is_another:
             self._revision = 1
+            self._has_gap = True  # what became of the former order in the end, nobody knows
             self._told.clear()
         return is_another
 

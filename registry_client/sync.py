@@ -205,6 +205,11 @@ class EventWatch(Closing[events.EventWatch]):
 
         return self._thread.run(wait())
 
+    @property
+    def is_current(self) -> bool:
+        """Whether a registry tells of what happens just now."""
+        return self._inner.is_current
+
     def close(self) -> None:
         """End the watch, unless its client has. May be called more than once."""
         self._close(self._inner.aclose)

@@ -155,8 +155,12 @@ def _detail(event: Event, before: Instance | None, after: Instance | None) -> st
     said = event.author.detail
     if event.why is Why.REPLACED and before is not None:
         return f"{_address(before)} is the address of {said}" if said and " " not in said else said
-    if event.why in (Why.HEALTH, Why.UNHEALTHY):
-        return said or _findings(after or before)
+    if event.why is Why.HEALTH and before is not None and after is not None:
+        changed = before.health != after.health
+        step = f"{_shown(before, 'health')} -> {_shown(after, 'health')}: " if changed else ""
+        return said or step + _findings(after)
+    if event.why is Why.UNHEALTHY and before is not None:
+        return said or _findings(before)
     if event.why is Why.EXPIRED and before is not None:
         return said or f"its lease ran out: nobody renewed it for {before.ttl.ToMilliseconds() / 1e3:g} s"
     if before is not None and after is not None:
@@ -164,11 +168,10 @@ def _detail(event: Event, before: Instance | None, after: Instance | None) -> st
     return said
 
 
-def _findings(it: Instance | None) -> str:
+def _findings(it: Instance) -> str:
     """What the checks of an instance say that are not well; all of them if they are."""
-    results = it.check_results if it is not None else ()
-    bad = [result for result in results if result.health != HEALTHY]
-    return "; ".join(f"{result.name}: {result.output}" for result in bad or results)
+    bad = [result for result in it.check_results if result.health != HEALTHY]
+    return "; ".join(f"{result.name}: {result.output}" for result in bad or it.check_results)
 
 
 def _differences(before: Instance, after: Instance) -> Iterator[str]:

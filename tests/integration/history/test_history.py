@@ -284,7 +284,8 @@ async def _knows(client: RawClient, name: str) -> bool:
 async def test_a_client_lists_and_follows() -> None:
     async with server() as raw, registry_client.connect(raw.address, cache_dir=None) as client:
         following = client.watch_events("player", causes=["REGISTERED", EventCause.DEREGISTERED])
-        registration = await client.register(PLAYER)
+        await eventually_async(lambda: following.is_current)
+        registration = await client.register(PLAYER, drain=0)
         await eventually_async(lambda: client.events("player"))
         await client.update("player", "anna", weight=7)
         await registration.aclose()
@@ -341,6 +342,7 @@ async def test_who_follows_goes_on_at_another_server_and_is_told_nothing_twice(
         RawClient(two.address) as raw,
     ):
         following = client.watch_events()
+        await eventually_async(lambda: following.is_current)
         await writer.register_once(PLAYER, ttl=60)
         seen = [(await anext(following)).cause]
         one.kill()
@@ -349,6 +351,23 @@ async def test_who_follows_goes_on_at_another_server_and_is_told_nothing_twice(
         await raw.deregister("anna")
         seen += [(await anext(following)).cause for _ in range(2)]
         assert seen == ["REGISTERED", "UPDATED", "DEREGISTERED"]
+        await following.aclose()
+
+
+async def test_who_follows_is_told_where_the_registry_began_anew(server_factory: ServerFactory) -> None:
+    one = await server_factory(name="one").start_async()
+    async with registry_client.connect(one.address, cache_dir=None) as client:
+        following = client.watch_events()
+        await eventually_async(lambda: following.is_current)
+        await client.register_once(PLAYER, ttl=60)
+        first = await anext(following)
+        one.kill()
+        await one.start_async()
+        await client.register_once(PLAYER, ttl=60)
+        second = await anext(following)
+        assert (first.cause, first.gap) == (second.cause, False) == ("REGISTERED", False)
+        assert second.gap
+        assert first.epoch != second.epoch
         await following.aclose()
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -158,10 +158,25 @@ class HistoryService:
         return self._recorder.fresh()
 
 
+class Remembers(Protocol):
+    """What a topic asks."""
+
+    @property
+    def history(self) -> History:
+        """What is remembered."""
+
+    @property
+    def from_revision(self) -> int:
+        """What came after this one is known, but for what is forgotten."""
+
+    def header(self) -> registry_pb2.ResponseHeader:
+        """Of an answer that says how things are now."""
+
+
 class EventTopic:
     """The events of one question: a hub.Topic whose version is the number of the last of them."""
 
-    def __init__(self, service: HistoryService, wanted: Wanted, from_revision: int) -> None:
+    def __init__(self, service: Remembers, wanted: Wanted, from_revision: int) -> None:
         self._service = service
         self._wanted = wanted
         self._from_revision = from_revision

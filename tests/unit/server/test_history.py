@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry_api.registry.v1 import history_pb2
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog
 from registry_server.changes import Change
@@ -15,6 +16,8 @@ from registry_server.history.history import History
 from registry_server.history.recorder import Recorder
 from registry_server.model import Entry
 from registry_server.records import UNSAID, Author, Away, Cause, Key, Snapshot, StoreEvent
+from registry_server.rights import UNRESTRICTED
+from registry_server.rpc.history import EventStep, EventTopic, Wanted
 from registry_server.stores.memory import MemoryStore
 from tests.support.core import Timeline, gone, key, put, record
 
@@ -252,3 +255,48 @@ def test_beside_a_naive_one(steps: list[tuple[str, int]], limit: int, age_s: int
 
 def number_of(events: list[Event]) -> int:
     return events[-1].number if events else 0
+
+
+# ---- what those who watch are told
+
+
+class Remembering:
+    """What a topic asks."""
+
+    def __init__(self, limit: int) -> None:
+        self.history = History(limit, 1e9)
+        self.from_revision = 0
+
+    def header(self) -> pb.ResponseHeader:
+        return pb.ResponseHeader(epoch="e1", revision=7)
+
+
+def messages(step: EventStep | None) -> list[history_pb2.HistoryWatchResponse]:
+    """All of a step."""
+    found, place = list[history_pb2.HistoryWatchResponse](), 0 if step is not None else None
+    while step is not None and place is not None:
+        chunks, place = step.part(place)
+        found.append(history_pb2.HistoryWatchResponse.FromString(b"".join(chunks)))
+    return found
+
+
+def test_a_slow_reader_is_told_what_is_remembered_and_that_some_is_lost() -> None:
+    asked = Remembering(limit=400)
+    topic = EventTopic(asked, Wanted.of(history_pb2.EventFilter(service="a"), UNRESTRICTED), 0)
+    [first] = messages(topic.step(None))
+    assert (list(first.events), first.header.epoch, first.lost) == ([], "e1", False)
+    slow = topic.version
+    for number in range(1, 301):
+        asked.history.add(event(number, "ab"[number % 2]))
+    assert topic.advance()
+    several = messages(topic.step(slow))
+    assert [it.number for message in several for it in message.events] == list(range(2, 301, 2))
+    assert (len(several), any(message.lost for message in several)) == (2, False)
+    assert topic.step(topic.version) is None
+    for number in range(301, 2_000):
+        asked.history.add(event(number))
+    while not topic.advance():
+        pass
+    several = messages(topic.step(slow))
+    assert [message.lost for message in several] == [True, *[False] * (len(several) - 1)]
+    assert several[-1].events[-1].number == topic.version == 1_999

@@ -77,7 +77,8 @@ export class Services {
 
   filter(text) {
     this.asked = text.trim().toLowerCase();
-    this.shown.by(this.shown.order, (it) => it.id.toLowerCase().includes(this.asked));
+    const names = [...this.services.all.keys()].filter((it) => it.toLowerCase().includes(this.asked));
+    this.shown.by(this.shown.order, (it) => !names.length || it.id.toLowerCase().includes(this.asked));
     this.shown.rebuild(this.services.all.values());
     this.list.show(this.shown.items);
     this.view.by(this.ordering(), this.fits());
@@ -136,7 +137,7 @@ export class Services {
     else this.view.change(changes, this.instances.all.values());
     this.rows.show(this.view.items);
     this.picture();
-    if (changes.length && this.middle.querySelector(".empty")) this.show();
+    if (message.ends || (changes.length && this.middle.querySelector(".empty"))) this.show();
     if (message.ends && this.chosen) requestAnimationFrame(() => this.rows.reveal());
     if (changes.some(([before, after]) => (before ?? after).id === this.chosen) || message.ends) this.tell();
     this.announce(changes);

@@ -134,7 +134,7 @@ def test_what_is_registered_is_there_soon(uncomplaining: Browser, empty: Site) -
     """Within a second by docs/page.md; here a machine may be busy."""
     browser = uncomplaining
     browser.open(empty.page + "#/services/default/soon")
-    browser.shows("#link", "live")
+    browser.shows(".instances", "No instance of it is registered")
     with sync.connect(empty.address) as registry:
         began = time.monotonic()
         registry.register_once(Instance("soon", HOST, 8003, id="now"), ttl=60)

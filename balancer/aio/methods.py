@@ -62,10 +62,14 @@ class Method(BalancedMethod["NativeMethod"]):
         call = self.call_type(self, request, arguments, info)
         if engine.tracing.is_on:
             call.trace(engine.tracing.begin(self.path, metadata))
-        if isinstance(pick, Node):
-            call.begin_on(pick, now)
-        else:
-            call.begin_without(now)
+        try:
+            if isinstance(pick, Node):
+                call.begin_on(pick, now)
+            else:
+                call.begin_without(now)
+        except BaseException:
+            call.refused()
+            raise
         return call
 
     def _through_front(self, request: object, arguments: Arguments) -> Call:

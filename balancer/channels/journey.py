@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from balancer.calls.course import Ask, Course, End, Rest
 from balancer.calls.retry import marked
+from balancer.channels.traces import UNKNOWN
 from balancer.numbers import HEDGE, RETRY, UNSEEN
 from balancer.policies.base import PickInfo
 
@@ -73,6 +74,12 @@ class Journey(Generic[L, C]):
         if spans is not None:
             self._spans = spans
             spans.serve(self)
+
+    def refused(self) -> None:
+        """Beginning it raised: it makes no sense, and its caller has no call."""
+        self.over = True
+        if self._spans is not None:
+            self._spans.over(UNKNOWN)
 
     @property
     def _deadline(self) -> float | None:

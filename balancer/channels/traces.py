@@ -7,6 +7,7 @@ that out costs a look into a table. What somebody's sampler, processor or export
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 import weakref
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from types import ModuleType
 
     from opentelemetry.context import Context
@@ -30,8 +31,10 @@ log = logging.getLogger(__name__)
 
 N = TypeVar("N")
 
-OK, UNKNOWN = 0, 2
+OK, CANCELLED, UNKNOWN = 0, 1, 2
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
+# What gRPC sends as metadata. It ends a call that has anything else.
+_NAME, _VALUE = re.compile(r"[0-9a-z_.-]+"), re.compile(r"[ -~]*")
 
 
 class Tracing:
@@ -58,7 +61,8 @@ class Tracing:
         if not self.is_on:
             return None
         try:
-            return CallSpans(self, path, self.start(path, "INTERNAL", path, self._named_in(metadata)))
+            context = self._named_in(metadata)
+            return CallSpans(self, path, self.start(path, "INTERNAL", path, context), context)
         except Exception as error:
             self.complain(error)
             return None
@@ -88,10 +92,12 @@ class Tracing:
             log.warning("tracing does not work: %r", error)
 
     def _named_in(self, metadata: Metadata | None) -> Context | None:
-        carrier = {name: value for name, value in metadata or () if isinstance(value, str)}
-        if self.textmap.fields.isdisjoint(carrier):
+        given = {name: value for name, value in metadata or () if isinstance(value, str)}
+        # Some propagators have capitals in their names, which metadata has not.
+        named = {field: given[field.lower()] for field in self.textmap.fields if field.lower() in given}
+        if not named:
             return None
-        return self.textmap.extract(carrier)
+        return self.textmap.extract({**given, **named}, sys.modules["opentelemetry.context"].get_current())
 
     def _find(self) -> bool:
         api = sys.modules["opentelemetry.trace"]
@@ -112,15 +118,20 @@ class Tracing:
 
 
 class CallSpans:
-    """Of one call. It does not keep the call: one that nobody holds ends, and is told of when its attempt has."""
+    """Of one call. It does not keep the call: one that nobody holds ends, and is told of when its attempt has.
 
-    __slots__ = ("_call", "_context", "_is_over", "_lock", "_path", "_span", "_tracing")
+    `context`: in which the call was made, if that is not the current one.
+    """
 
-    def __init__(self, tracing: Tracing, path: str, span: Span) -> None:
+    __slots__ = ("_call", "_context", "_is_over", "_lock", "_path", "_span", "_tracing", "_under_way")
+
+    def __init__(self, tracing: Tracing, path: str, span: Span, context: Context | None) -> None:
         self._tracing = tracing
         self._path = path
         self._span = span
-        self._context: Context = tracing.api.set_span_in_context(span)
+        self._context: Context = tracing.api.set_span_in_context(span, context)
+        # The spans of attempts that have not ended, by the identity of their call objects, which are not kept, either.
+        self._under_way: dict[int, Span] = {}
         self._call: Callable[[], object | None] = lambda: self
         self._is_over = False
         self._lock = threading.Lock()
@@ -142,7 +153,8 @@ class CallSpans:
             self._tracing.end(span, OK)
             self.over(OK)
         else:
-            tell(partial(self._ended, span))
+            self._under_way[id(native)] = span
+            tell(partial(self._ended, id(native)))
         return native
 
     def blocking(self, node: Node, arguments: Arguments, call: Callable[[Arguments], N]) -> N:
@@ -164,6 +176,10 @@ class CallSpans:
             self._tracing.end(span, self._tracing.code_of(error) if isinstance(error, grpc.Call) else UNKNOWN)
             raise
 
+    def ended(self, native: object) -> None:
+        """An attempt has its status, of which nobody else may tell. More than once, from any thread."""
+        self._ended(id(native), native)
+
     def over(self, code: int) -> None:
         """The call is over. More than once, from any thread."""
         with self._lock:
@@ -177,17 +193,39 @@ class CallSpans:
         if span.is_recording():
             span.set_attribute("server.address", node.endpoint.address)
             span.set_attribute("previous-rpc-attempts", number)
-        carrier: dict[str, str] = {}
-        tracing.textmap.inject(carrier, tracing.api.set_span_in_context(span))
+        try:
+            told = self._told_of(span)
+        except Exception as error:
+            tracing.complain(error)
+            told = {}
         timeout, metadata, *more = arguments
-        return span, (timeout, (*_without(metadata, carrier), *carrier.items()), *more)  # type: ignore[return-value]
+        return span, (timeout, (*_without(metadata, told), *told.items()), *more)  # type: ignore[return-value]
 
-    def _ended(self, span: Span, native: object) -> None:
+    def _told_of(self, span: Span) -> dict[str, str]:
+        """What tells a server of it, as far as it can be sent. Raises what a propagator raises."""
+        carrier: dict[str, str] = {}
+        self._tracing.textmap.inject(carrier, self._tracing.api.set_span_in_context(span, self._context))
+        told = {name.lower(): value for name, value in carrier.items() if _is_sendable(name, value)}
+        if len(told) < len(carrier):
+            self._tracing.complain(ValueError(f"a propagator gives what is no metadata: {sorted(map(str, carrier))}"))
+        return told
+
+    def _ended(self, key: int, native: object) -> None:
+        span = self._under_way.pop(key, None)
+        if span is None:
+            return
         code = self._tracing.code_of(native)
         self._tracing.end(span, code)
         if self._call() is None:
             self.over(code)
 
 
-def _without(metadata: Metadata | None, names: Iterable[str]) -> Iterable[Metadatum]:
+def _is_sendable(name: object, value: object) -> bool:
+    """Whether somebody's propagator gave what gRPC takes: of what ends in -bin it takes bytes, which are none."""
+    if not isinstance(name, str) or not isinstance(value, str) or name.lower().endswith("-bin"):
+        return False
+    return _NAME.fullmatch(name.lower()) is not None and _VALUE.fullmatch(value) is not None
+
+
+def _without(metadata: Metadata | None, names: Collection[str]) -> Iterable[Metadatum]:
     return [it for it in metadata or () if it[0] not in names]

@@ -7,16 +7,20 @@ resolver and the policy: calls that go on do so in threads of their own (`worker
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from balancer.channels.connectivity import IDLING
 from balancer.channels.driver import NO_CONNECTION
 from balancer.channels.engine import Closed, Engine, ready, wanted
-from balancer.channels.traces import Tracing
+from balancer.channels.tally import NO_SAMPLE
+from balancer.channels.traces import CANCELLED, Tracing
+from balancer.numbers import FORGOTTEN
 from balancer.policies.base import ANY, ConnectivityState, Node
 from balancer.pool.picker import Open, Wait
 from balancer.threads.connection import Connection
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from balancer.channels.options import Settings
+    from balancer.channels.traces import CallSpans
     from balancer.policies.base import PickInfo
     from balancer.pool.picker import Pick, Picker
     from balancer.threads.dial import ThreadsDialler
@@ -203,6 +208,18 @@ class ThreadsEngine(Engine):
         key = id(call)
         if key in self._parked:
             self.soon(lambda: self._take(key))
+
+    def forgotten(self, spans: CallSpans | None) -> None:
+        """A call that waited is held by nobody any more. For the garbage collector: it takes no lock."""
+        if self.counts is not None or spans is not None:
+            with contextlib.suppress(RuntimeError):
+                self.soon(lambda: self.workers.run(partial(self._forget, spans)))
+
+    def _forget(self, spans: CallSpans | None) -> None:
+        if self.counts is not None:
+            self.counts.ended(FORGOTTEN, NO_SAMPLE)
+        if spans is not None:
+            spans.over(CANCELLED)
 
     def hold(self, call: Waiter) -> None:
         """Somebody is to be told of its end: it lives until then."""

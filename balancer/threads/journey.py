@@ -134,7 +134,14 @@ class ThreadsJourney(Journey[Attempt, "Connection"]):
     def begin_on(self, connection: Connection, now: float) -> None:
         """Begins at an endpoint that is ready. Raises what grpcio raises for arguments that make no sense."""
         self._began = now
-        attempt = self._set_out(connection.node, connection, self._arguments, now, 0, again=False)
+        try:
+            attempt = self._set_out(connection.node, connection, self._arguments, now, 0, again=False)
+        except grpc.RpcError as error:  # something of the caller's does not work
+            self._finish(cast("NativeError", error))
+            raise
+        except BaseException:
+            self.refused()
+            raise
         if attempt is None:
             self._engine.check_open()
             self.begin_without(now)
@@ -242,6 +249,8 @@ class ThreadsJourney(Journey[Attempt, "Connection"]):
     def _give_up(self, attempt: Attempt) -> None:
         """Something of the caller's did not work: grpcio says so at once, and tells of the end much later if at all."""
         attempt.out(Verdict.OURS, time.monotonic())
+        if self._spans is not None:
+            self._spans.ended(attempt.native)
         self._finish(attempt.native)
 
     def _tell(self, event: Event) -> None:
@@ -327,10 +336,14 @@ class ThreadsJourney(Journey[Attempt, "Connection"]):
                 log.exception("a callback of a call failed")
 
     def __del__(self) -> None:
-        if not self.over and not self._foreign:
-            for attempt in (self.attempt, *(self._attempts or {}).values()):
-                if attempt is not None and not attempt.is_out:
-                    attempt.call.cancel()
+        if self.over or self._foreign:
+            return
+        attempts = (self.attempt, *(self._attempts or {}).values())
+        under_way = [attempt for attempt in attempts if attempt is not None and not attempt.is_out]
+        for attempt in under_way:
+            attempt.call.cancel()
+        if not under_way and self._began:
+            self._engine.forgotten(self._spans)
 
     # For those who wait
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import grpc
 import pytest
-from opentelemetry import trace
+from opentelemetry import baggage, context, trace
 from opentelemetry.instrumentation.grpc import GrpcAioInstrumentorClient, GrpcInstrumentorClient
+from opentelemetry.propagators.textmap import TextMapPropagator
 
+from balancer import blocking_channel
 from tests.support.interop_backend import SERVICE
 from tests.support.interop_fleet import Caller
 from tests.support.spans import Spans, is_child, recorded
@@ -47,8 +49,11 @@ class BackEnd:
     address: str = ""
     failures: int = 0
     parents: list[str] = field(default_factory=list)
+    metadata: dict[str, str | bytes] = field(default_factory=dict)
+    """Of the last call."""
 
     def answer(self, request: Any, context: grpc.ServicerContext) -> bytes:
+        self.metadata = dict(context.invocation_metadata())  # type: ignore[arg-type]
         self.parents += [value for name, value in context.invocation_metadata() if name == "traceparent"]  # type: ignore[misc]
         if self.failures:
             self.failures -= 1
@@ -249,3 +254,127 @@ async def test_beside_the_instrumentation_of_grpcio(
     last = attempt if kind == "aio" else theirs
     assert last.context is not None
     assert [ids(it)[1] for it in told] == [last.context.span_id]
+
+
+class Propagator(TextMapPropagator):
+    """Somebody's own, which gives that."""
+
+    def __init__(self, given: dict[Any, Any] | None) -> None:
+        self.given = given
+        self.asked: dict[str, str] = {}
+
+    def inject(self, carrier: Any, *_: Any, **__: Any) -> None:
+        if self.given is None:
+            raise ValueError("it does not work")
+        carrier.update(self.given)
+
+    def extract(self, carrier: Any, *_: Any, **__: Any) -> context.Context:
+        self.asked = dict(carrier)
+        return context.get_current()
+
+    @property
+    def fields(self) -> set[str]:
+        return {it for it in self.given or () if isinstance(it, str)}
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"X-Amzn-Trace-Id": "Root=1"}, {"x-amzn-trace-id": "Root=1"}),
+        ({"baggage": "a=\u2603", "a b": "1", "x-mine-bin": "1", "x": "a\nb", "y": 5, 6: "z", "ok": "1"}, {"ok": "1"}),
+        (None, {}),
+    ],
+    ids=["capitals", "no metadata", "it fails"],
+)
+async def test_whatever_a_propagator_gives_ends_no_call(
+    kind: str,
+    given: dict[Any, Any] | None,
+    told: dict[str, str],
+    back_end: BackEnd,
+    make: Callable[..., Caller],
+    spans: Spans,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("opentelemetry.propagate._HTTP_TEXT_FORMAT", propagator := Propagator(given))
+    async with make(kind) as caller:
+        await caller.call(timeout=TIMEOUT_S, metadata=tuple(told.items()))
+        await eventually_async(lambda: len(spans.of("INTERNAL", CALL)) == 1)
+    assert is_child(spans.one("CLIENT", ATTEMPT), spans.one("INTERNAL", CALL))
+    assert (
+        propagator.asked.items()
+        >= {name: it for name, it in (given or {}).items() if str(name).lower() in told}.items()
+    )
+    assert {name: it for name, it in back_end.metadata.items() if name != "user-agent"} == told
+
+
+@BOTH
+async def test_baggage_that_a_call_brings_is_kept(
+    kind: str, back_end: BackEnd, make: Callable[..., Caller], spans: Spans
+) -> None:
+    """Also with the one that is current; and it takes no call out of its trace."""
+    token = context.attach(baggage.set_baggage("of", "all"))
+    try:
+        async with make(kind) as caller:
+            with trace.get_tracer("game").start_as_current_span("a turn") as turn:
+                await caller.call(timeout=TIMEOUT_S, metadata=(("baggage", "mine=1"),))
+            await eventually_async(lambda: len(spans.of("INTERNAL", CALL)) == 1)
+    finally:
+        context.detach(token)
+    assert is_child(spans.one("INTERNAL", CALL), turn)  # type: ignore[arg-type]
+    assert sorted(str(back_end.metadata["baggage"]).split(",")) == ["mine=1", "of=all"]
+
+
+@BOTH
+async def test_a_call_that_cannot_begin_is_told_of(kind: str, make: Callable[..., Caller], spans: Spans) -> None:
+    async with make(kind) as caller:
+        await caller.call(timeout=TIMEOUT_S)
+        await eventually_async(lambda: len(spans.of("INTERNAL", CALL)) == 1)
+        spans.clear()
+        method = caller._methods["Stream"]
+        with pytest.raises(TypeError):
+            method(b"{}", timeout="soon")
+        call, attempt = spans.one("INTERNAL"), spans.one("CLIENT")
+    assert is_child(attempt, call)
+    assert call.status.description == attempt.status.description == "UNKNOWN"
+
+
+@pytest.mark.parametrize("way", ["future", "stream"])
+@pytest.mark.parametrize("side", ["request_serializer", "response_deserializer"])
+async def test_what_cannot_be_encoded_is_told_of(way: str, side: str, back_end: BackEnd, spans: Spans) -> None:
+    """In threads; grpc.aio takes no notice of it."""
+
+    def fails(_: object) -> bytes:
+        raise ValueError("it cannot be encoded")
+
+    def call() -> None:
+        with blocking_channel(f"static://{back_end.address}") as channel:
+            channel.unary_unary(f"/{SERVICE}/Call")(b"{}", timeout=TIMEOUT_S)
+            channel.engine.count()
+            spans.clear()
+            unary = channel.unary_unary(f"/{SERVICE}/Call", **{side: fails})
+            stream = channel.unary_stream(f"/{SERVICE}/Stream", **{side: fails})
+            ways = {"future": lambda: unary.future(b"{}").result(TIMEOUT_S), "stream": lambda: list(stream(b"{}"))}
+            with pytest.raises(grpc.RpcError):
+                ways[way]()
+            assert channel.engine.numbers().totals.calls == {"INTERNAL": 1}
+
+    await asyncio.to_thread(call)
+    assert is_child(spans.one("CLIENT"), spans.one("INTERNAL"))
+    assert spans.one("CLIENT").status.description == spans.one("INTERNAL").status.description == "INTERNAL"
+
+
+@pytest.mark.parametrize("way", ["future", "stream"])
+async def test_what_is_forgotten_while_it_waits_ends(way: str, spans: Spans) -> None:
+    """In threads; with asyncio it goes on."""
+    with blocking_channel("static://127.0.0.1:1") as channel:
+        channel.engine.count()
+        begin = channel.unary_unary("/a/b").future if way == "future" else channel.unary_stream("/a/b")
+        call = begin(b"", wait_for_ready=True)
+        await eventually_async(lambda: channel.engine.numbers().totals.picks.get("wait", 0) > 0)
+        assert spans.of("INTERNAL") == []
+        del call
+        gc.collect()
+        await eventually_async(lambda: len(spans.of("INTERNAL")) == 1, what="the call is told of")
+        assert channel.engine.numbers().totals.calls == {"CANCELLED": 1}
+    assert spans.one("INTERNAL").status.description == "CANCELLED"

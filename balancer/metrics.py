@@ -11,7 +11,9 @@ is closed or gone is not told of any more.
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import weakref
 from itertools import accumulate, count
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, runtime_checkable
@@ -30,7 +32,12 @@ if TYPE_CHECKING:
 
     from balancer.numbers import Numbers
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+# What is behind the name of one of several that have the same.
+_NUMBERED = re.compile(r"-[0-9]+")
 
 
 @runtime_checkable
@@ -49,13 +56,17 @@ def expose(thing: object, *, name: str = "", registry: CollectorRegistry = REGIS
 
     `registry`: where. `name`: the value of the label `channel`; by default that of the service or the host, with a
     number behind it where there are several. Once more with another name is another name, and no second channel. Raises
-    TypeError for what is neither.
+    TypeError for what is neither, and for a name or a registry that is none; ValueError for a registry in which
+    somebody else has one of the metrics.
     """
     countable = getattr(thing, "engine", thing)
-    if not isinstance(countable, Countable):
+    if isinstance(thing, type) or not isinstance(countable, Countable):
         raise TypeError(f"neither a channel of the balancer nor a LoadBalancer: {type(thing).__name__}")
+    if not isinstance(name, str):
+        raise TypeError(f"name: must be a string, is {name!r}")
+    named: object = name or getattr(countable, "name", "")  # a resolver of somebody's own may have anything there
+    NUMBERS.put(countable, named if named and isinstance(named, str) else "balancer", registry)
     countable.count()
-    NUMBERS.put(countable, name or getattr(countable, "name", "") or "balancer", registry)
 
 
 class Exposed(Generic[T]):
@@ -66,20 +77,24 @@ class Exposed(Generic[T]):
         self._collectors: weakref.WeakKeyDictionary[CollectorRegistry, _Collector[T]] = weakref.WeakKeyDictionary()
 
     def put(self, thing: T, name: str, registry: CollectorRegistry) -> None:
-        """Tell of it by that name."""
+        """Tell of it by that name. Raises TypeError for what is no registry, and ValueError for one in which somebody
+        else has one of the metrics."""
+        if isinstance(registry, type) or not callable(getattr(registry, "register", None)):
+            raise TypeError(f"registry: must be a CollectorRegistry of prometheus_client, is {registry!r}")
         fresh = _Collector(self.families)
         collector = self._collectors.setdefault(registry, fresh)
-        if collector is fresh:
-            self._register(fresh, registry)
-        collector.put(thing, name)
+        self._register(collector, registry, is_new=collector is fresh)
+        # What cannot be written would cost the program all of its metrics.
+        collector.put(thing, name.encode(errors="replace").decode())
 
-    def _register(self, collector: _Collector[T], registry: CollectorRegistry) -> None:
-        """Raises ValueError for a registry in which somebody else has one of the names."""
+    def _register(self, collector: _Collector[T], registry: CollectorRegistry, *, is_new: bool) -> None:
+        """Also one that somebody has taken out, as tests do between each other."""
         try:
             registry.register(collector)
-        except ValueError:
-            self._collectors.pop(registry, None)
-            raise
+        except ValueError:  # the registry has it, or somebody else's of the same name
+            if is_new:
+                self._collectors.pop(registry, None)
+                raise
 
 
 class _Collector(Collector, Generic[T]):
@@ -92,7 +107,7 @@ class _Collector(Collector, Generic[T]):
     def put(self, thing: T, name: str) -> None:
         for known, there in list(self._there()):
             if there is thing:
-                if known == name or known.rpartition("-")[0] == name:
+                if known == name or _NUMBERED.fullmatch(known.removeprefix(name)):
                     return
                 self._named.pop(known, None)
         entry = weakref.ref(thing, self._gone), os.getpid()
@@ -126,7 +141,12 @@ class _Collector(Collector, Generic[T]):
 def _families(there: Iterable[tuple[str, Countable]]) -> Iterator[Metric]:
     found = _Families()
     for name, thing in there:
-        found.add(name, thing.numbers())
+        try:
+            numbers = thing.numbers()
+        except Exception:  # which would cost the program all of its metrics
+            log.exception("nothing is told of %s", name)
+        else:
+            found.add(name, numbers)
     yield from found.all()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from registry_client.counts import ClientNumbers, Followed
 
+log = logging.getLogger(__name__)
+
 READING = "reading"
 """Behind the name of several registries: what asks the first of them that works."""
 
@@ -34,6 +37,8 @@ def expose(thing: object, *, name: str = "", registry: CollectorRegistry = REGIS
     the service. Raises InvalidArgument for what has nothing to tell.
     """
     name = checks.text("name", name)
+    if isinstance(registry, type) or not callable(getattr(registry, "register", None)):
+        raise checks.wrong_type("registry", "must be a CollectorRegistry of prometheus_client", registry)
     if isinstance(thing, Registries | BlockingRegistries):
         reader = thing.reader if isinstance(thing, Registries) else thing._inner  # noqa: SLF001 - as below
         members: dict[str, object] = {it: thing[it] for it in thing.names}
@@ -60,7 +65,11 @@ def _expose_channel(thing: object, name: str, registry: CollectorRegistry) -> No
 def _families(there: Iterable[tuple[str, RegistryClient]]) -> Iterator[Metric]:
     found = _Families()
     for name, client in there:
-        told = numbers(client)
+        try:
+            told = numbers(client)
+        except Exception:  # which would cost the program all of its metrics
+            log.exception("nothing is told of %s", name)
+            continue
         if told is not None:
             found.add(name, told)
     yield from found.all()

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 import balancer.metrics
+import registry_client.metrics
 from balancer import (
     Endpoint,
     Failed,
@@ -324,3 +325,66 @@ async def test_asked_while_much_is_done(servers: list[ServerProcess], metrics: M
 
         await asyncio.gather(*(call() for _ in range(4)), *(asyncio.to_thread(ask) for _ in range(2)))
         assert metrics.get("calls_total", "OK") == 400
+
+
+class Named(StaticResolver):
+    """A resolver of somebody's own, which has a name for purposes of its own."""
+
+    name = 7
+
+
+def test_what_cannot_be_written_costs_no_metrics_of_the_program(metrics: Metrics) -> None:
+    mine = Counter("mine", "…", ["channel"], registry=metrics).labels("static")
+    mine.inc()
+    balancer = LoadBalancer()
+    metrics.expose(balancer, name='a\ud800\n"b\\')
+    channel = blocking_channel(Named([Endpoint("127.0.0.1:1")]))
+    metrics.expose(channel)
+    assert metrics.all()[("mine_total",)] == 1
+    assert metrics.names() == {"static", 'a?\n"b\\', "balancer"}
+    channel.close()
+
+
+def test_what_fails_costs_no_metrics_of_the_program(metrics: Metrics, caplog: pytest.LogCaptureFixture) -> None:
+    class Mine(LoadBalancer):
+        def numbers(self) -> Any:
+            raise RuntimeError("it does not work")
+
+    failing, works = Mine(), LoadBalancer()
+    metrics.expose(failing, name="failing")
+    metrics.expose(works, name="works")
+    assert metrics.names() == {"works"}
+    assert "nothing is told of failing" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("thing", "options", "field"),
+    [
+        (LoadBalancer(), {"registry": None}, "registry"),
+        (LoadBalancer(), {"registry": CollectorRegistry}, "registry"),
+        (LoadBalancer(), {"name": 5}, "name"),
+        (LoadBalancer, {}, "(LoadBalancer|thing)"),
+        (None, {}, "(LoadBalancer|thing)"),
+    ],
+)
+def test_wrong_types_are_named(thing: Any, options: dict[str, Any], field: str) -> None:
+    for expose in (balancer.metrics.expose, registry_client.metrics.expose):
+        with pytest.raises(TypeError, match=rf"\b{field}\b"):
+            expose(thing, **{"registry": CollectorRegistry(), **options})
+
+
+def test_a_registry_that_was_cleared_takes_it_again(metrics: Metrics) -> None:
+    balancer_ = LoadBalancer()
+    metrics.expose(balancer_, name="one")
+    for collector in set(metrics._names_to_collectors.values()):
+        metrics.unregister(collector)
+    assert metrics.names() == set()
+    metrics.expose(balancer_, name="one")
+    assert metrics.names() == {"one"}
+
+
+def test_a_name_that_begins_like_the_one_before_is_another(metrics: Metrics) -> None:
+    one = LoadBalancer()
+    metrics.expose(one, name="player-eu")
+    metrics.expose(one, name="player")
+    assert metrics.names() == {"player"}

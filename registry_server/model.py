@@ -22,6 +22,9 @@ CHECKSUM_MODULUS = 1 << 64
 MAX_VALUE_BYTES = 64 * 1024
 # What is larger is not kept once for all who are alike: a pair of metadata in characters, a value in bytes.
 MAX_SHARED, MAX_SHARED_VALUE = 128, 1024
+# No JSON says a longer span.
+MAX_SPAN_S = 315_576_000_000
+_SPANS = ("interval", "timeout", "initial_delay", "critical_after", "deregister_after")
 
 
 Address = tuple[str, int]
@@ -140,7 +143,7 @@ def _parsed(key: Key, value: bytes) -> pb.Instance:
         it.host = fields.host("host", it.host)
         fields.port("port", it.port)
         fields.settle(it)
-        _check_times(it)
+        check_times(it)
     except DecodeError:
         raise BadRecord("its value is not an encoded registry.v1.Instance") from None
     except InvalidField as wrong:
@@ -148,7 +151,8 @@ def _parsed(key: Key, value: bytes) -> pb.Instance:
     return it
 
 
-def _check_times(it: pb.Instance) -> None:
+def check_times(it: pb.Instance) -> None:
+    """Raises InvalidField where it has a time that JSON cannot say. What says no time to live gets the usual one."""
     if it.HasField("ttl"):
         fields.duration_s("ttl", it.ttl, 1e-9, MAX_TTL_S)
     else:
@@ -157,6 +161,9 @@ def _check_times(it: pb.Instance) -> None:
         fields.timestamp("registered_at", it.registered_at)
     if it.HasField("leaves_at"):
         fields.timestamp("leaves_at", it.leaves_at)
+    for check in it.checks:
+        for name in _SPANS:
+            fields.duration_s(f"checks.{name}", getattr(check, name), -MAX_SPAN_S, MAX_SPAN_S)
     for result in it.check_results:
         fields.timestamp("check_results.checked_at", result.checked_at)
 

@@ -106,6 +106,9 @@ def test_any_value_is_an_instance_that_everybody_reads_alike_or_a_bad_record(enc
         (value(ttl={"seconds": 2**60}), "ttl: must be"),
         (value(metadata={"k": "v" * 17_000}), "metadata: "),
         (value(check_results=[{"name": "tcp", "checked_at": {"nanos": -1}}]), "check_results.checked_at: must be"),
+        (value(ttl={"seconds": 5, "nanos": -1}), "ttl: seconds and nanos"),
+        (value(checks=[{"name": "tcp", "interval": {"seconds": 2**60}}]), "checks.interval: must be"),
+        (value(checks=[{"name": "tcp", "timeout": {"nanos": 2**31 - 1}}]), "checks.timeout: nanos"),
         (b"\x4a\x02\xff\xff" + value(), "not an encoded"),  # text that is no UTF-8
         (value() + b"\xfa\x3f\x80\x80\x40" + b"x" * (1 << 20), f"at most {MAX_VALUE_BYTES}"),
     ],

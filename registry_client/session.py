@@ -12,6 +12,7 @@ from random import SystemRandom
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakValueDictionary
 
+from registry_api.clocks import steady
 from registry_api.limits import DEFAULT_TTL_S
 from registry_client import checks
 from registry_client.cache import Disk, default_dir
@@ -21,7 +22,7 @@ from registry_client.link import Link, Reach
 from registry_client.papers import Dialer, Papers
 from registry_client.place import Place
 from registry_client.pulse import Pulse
-from registry_client.tasks import Tasks, steady
+from registry_client.tasks import Tasks
 from registry_client.watcher import Links, Means
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from registry_api.tracing import apart
@@ -18,12 +17,6 @@ _T = TypeVar("_T")
 log = logging.getLogger(__name__)
 
 RESTART_S = 1.0  # the pause before a task that ended unexpectedly is begun again
-
-
-def steady() -> float:
-    """Seconds of a clock that nobody sets, and that goes on while the machine is suspended, where there is one."""
-    boottime = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
 
 class Tasks:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, Protocol
 
+from registry_api.clocks import steady
 from registry_server.access.rereading import Rereading
 from registry_server.access.warden import Warden
 from registry_server.admin.making import Admin, Seen
@@ -253,7 +254,7 @@ def _truth(config: Config, clock: Callable[[], float] | None, rng: random.Random
     registrar = Registrar(store, feed, time.time, rng, config.limits, make_homes(config))
     owners, keeper = Owners(feed.catalog, config.limits), Keeper(registrar, feed.catalog)
     history = History(config.history_events, config.history_hours * 3600, time.time())
-    recorder = Recorder(history, feed, rounds.hub, time.time, store.shelf)
+    recorder = Recorder(history, feed, rounds.hub, time.time, store.shelf, steady)
     for listener in (owners, keeper, recorder):
         feed.tell_too(listener)
     return _Truth(store, feed, rounds, registrar, owners, keeper, recorder)

@@ -6,12 +6,16 @@ from enum import StrEnum
 
 from registry_api.registry.v1 import history_pb2 as pb
 from registry_api.registry.v1.registry_pb2 import HEALTHY, Instance
+from registry_server import fields
 from registry_server.changes import Change, Name
-from registry_server.model import Entry
+from registry_server.errors import InvalidField
+from registry_server.model import Entry, check_times
 from registry_server.records import UNSAID, Author, Cause, Key
 
 # Of what checks said, so many characters are told.
 MAX_DETAIL = 1024
+# Up to here every number is one that a browser has, too; those by a clock get there in a hundred years.
+MAX_NUMBER = 2**52
 _FIELDS = ("host", "port", "version", "weight", "status", "health", "tags", "metadata", "locality", "ttl", "checks")
 _MAX_SHOWN = 60
 
@@ -87,9 +91,10 @@ class Event:
 
     @classmethod
     def from_proto(cls, told: pb.Event) -> "Event":
-        """The same the other way round, of an event of ours. Raises ValueError for what is none."""
-        key = Key(told.namespace, told.service, told.id)
+        """The same the other way round, of an event of ours. Raises ValueError or InvalidField for what is none."""
         before, after = told.HasField("before"), told.HasField("after")
+        _check(told)
+        key = Key(told.namespace, told.service, told.id)
         return cls(
             told.number,
             told.at.ToMicroseconds() / 1e6,
@@ -102,6 +107,19 @@ class Event:
             told.before.SerializeToString() if before else None,
             told.after.SerializeToString() if after else None,
         )
+
+
+def _check(told: pb.Event) -> None:
+    """Raises InvalidField for what could not be told again, or has no name."""
+    if not 0 < told.number <= MAX_NUMBER:
+        raise InvalidField("number", f"must be 1 to {MAX_NUMBER}")
+    for name in ("namespace", "service", "id"):
+        fields.name(name, getattr(told, name))
+    fields.timestamp("at", told.at)
+    if told.HasField("before"):
+        check_times(told.before)
+    if told.HasField("after"):
+        check_times(told.after)
 
 
 def event_of(change: Change, number: int, at_s: float, epoch: str, *, late: bool) -> Event:

@@ -5,7 +5,7 @@ its history.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, takewhile
 
 from registry_server.changes import Name, level
@@ -28,7 +28,10 @@ class _Service:
 
 
 class History:
-    """What is remembered. Times are seconds of the wall clock, ages seconds; `since_s` is when it began."""
+    """What is remembered. Times are seconds of the wall clock, ages seconds; `since_s` is when it began.
+
+    How old an event is, is told by stamps of a clock that nobody sets; by its time, where it is given none.
+    """
 
     def __init__(self, limit: int, max_age_s: float, since_s: float = 0.0, max_bytes: int = MAX_BYTES) -> None:
         self.limit = limit
@@ -37,6 +40,7 @@ class History:
         self._bytes = 0
         # Ordered, because the first of a dict is searched for among all that were deleted before it.
         self._events: OrderedDict[int, Event] = OrderedDict()
+        self._stamps: dict[int, float] = {}
         self._services: dict[Name, _Service] = {}
         # Of services of which nothing is remembered; and the last of all that is forgotten.
         self._floor = self._last_forgotten = 0
@@ -54,37 +58,48 @@ class History:
 
     # ---- writing
 
-    def add(self, event: Event) -> None:
+    def add(self, event: Event, stamp: float | None = None) -> None:
         """Remember it: its number is greater than any before."""
         if not self.limit:
             return
+        stamp = event.at_s if stamp is None else stamp
         service = self._services.get(event.name)
         if service is None:
             service = self._services[event.name] = _Service(self._floor)
         self._events[event.number] = event
+        self._stamps[event.number] = stamp
         service.events.append(event)
         self._bytes += event.size
-        self.expire(event.at_s)
+        self.expire(stamp)
         if len(self._events) > self.limit or self._bytes > self._max_bytes:
             self._cut()
 
-    def load(self, events: Iterable[Event]) -> None:
+    def skip(self, names: Iterable[Name], number: int) -> None:
+        """Of these services something happened that is not remembered, all of it numbered up to that."""
+        for name in names:
+            found = self._services.get(name)
+            if found is not None:
+                found.floor = number
+        self._floor = self._last_forgotten = number
+
+    def load(self, events: Iterable[Event], stamp_of: Callable[[Event], float | None] = lambda _: None) -> None:
         """Remember what was before all that is remembered, the oldest first."""
-        newer = list(self._events.values())
+        newer, stamps = list(self._events.values()), self._stamps
         first = newer[0].number if newer else None
+        self._stamps = {}
         self._events.clear()
         self._services.clear()
         self._bytes = 0
         older = takewhile(lambda event: first is None or event.number < first, events)
         for event in chain(older, newer):
             self._since_s = min(self._since_s, event.at_s)
-            self.add(event)
+            self.add(event, stamps[event.number] if event.number in stamps else stamp_of(event))
 
     def expire(self, now: float) -> None:
-        """Forget what is too old."""
+        """Forget what is too old, by the clock of the stamps."""
         while self._events:
             event = next(iter(self._events.values()))
-            if event.at_s >= now - self._max_age_s:
+            if self._stamps[event.number] >= now - self._max_age_s:
                 return
             self._forget(self._services[event.name])
 
@@ -150,9 +165,9 @@ class History:
     def _forget(self, service: _Service) -> None:
         """Forget the oldest event of a service."""
         event = service.events.popleft()
-        del self._events[event.number]
+        del self._events[event.number], self._stamps[event.number]
         self._bytes -= event.size
-        service.floor = event.number
+        service.floor = max(service.floor, event.number)
         self._last_forgotten = max(self._last_forgotten, event.number)
         if self._forgotten is not None:
             self._forgotten.append(event.number)

@@ -9,12 +9,13 @@ from google.protobuf.message import DecodeError
 
 from registry_api.registry.v1 import history_pb2 as pb
 from registry_server.changes import Change
+from registry_server.errors import InvalidField
 from registry_server.feed import Feed
 from registry_server.history.events import Event, event_of
 from registry_server.history.history import History
 from registry_server.hub import Hub
 from registry_server.settings import SettingChange
-from registry_server.stores import Shelf, StoreError
+from registry_server.stores import Shelf, StoreAway, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +29,16 @@ EVENTS = "events"
 
 
 class Recorder:
-    """A Listener. `now` is wall-clock time in seconds."""
+    """A Listener. `now` is wall-clock time in seconds; by `steady` events age: a clock that nobody sets."""
 
     def __init__(
-        self, history: History, feed: Feed, hub: Hub, now: Callable[[], float], shelf: Shelf | None = None
+        self,
+        history: History,
+        feed: Feed,
+        hub: Hub,
+        now: Callable[[], float],
+        shelf: Shelf | None = None,
+        steady: Callable[[], float] | None = None,
     ) -> None:
         self.history = history
         # What is saved: all up to that number, but for what is to be deleted.
@@ -41,6 +48,7 @@ class Recorder:
         self._feed = feed
         self._hub = hub
         self._now = now
+        self._steady = steady or now
         # Numbers go on growing over restarts, as far as clocks do.
         self._number = int(now() * 1e6)
         self._has_begun = False
@@ -48,7 +56,7 @@ class Recorder:
 
     def fresh(self) -> History:
         """What is remembered, without what has become too old."""
-        self.history.expire(self._now())
+        self.history.expire(self._steady())
         return self.history
 
     def known_since(self) -> float:
@@ -69,24 +77,36 @@ class Recorder:
             self._shelf = None
             return
         events: list[Event] = []
-        for number, row in enumerate(kept, 1):
-            with contextlib.suppress(DecodeError, ValueError):  # whatever somebody wrote there
-                events.append(Event.from_proto(pb.Event.FromString(row)))
-            if number % STEP == 0:
+        for count, (number, row) in enumerate(kept, 1):
+            try:
+                events.append(_read(number, row))
+            except (DecodeError, ValueError, InvalidField):  # whatever somebody wrote there
+                self._deletes.append(number)
+            if count % STEP == 0:
                 await asyncio.sleep(0)
         self._saved = max((event.number for event in events), default=0)
         self.history.take_forgotten()
-        self.history.load(events)
+        now, steady = self._now(), self._steady()
+        self.history.load(events, lambda event: steady - max(0.0, now - event.at_s))
         self._number = max(self._number, self._saved)
         if events and events[0].epoch == self._feed.catalog.epoch:
             self.from_revision = events[0].revision
 
     async def run(self) -> None:
         """Save what comes, until cancelled."""
+        is_said = False
         while self._shelf is not None:
             await asyncio.sleep(SAVE_EVERY_S)
-            with contextlib.suppress(StoreError):  # the disk is full, say: it is tried again
+            try:
                 await self.save()
+            except StoreAway:  # the disk is full, say, which the store says: it is tried again
+                continue
+            except StoreError as error:
+                if not is_said:
+                    log.warning("what becomes of instances is not kept over a restart: %s", error)
+                is_said = True
+            else:
+                is_said = False
 
     async def save(self) -> None:
         """Save what is not saved yet. Raises StoreError."""
@@ -119,10 +139,14 @@ class Recorder:
         late = self._feed.tells_late
         if late and not self._has_begun:
             return
-        now, epoch = self._now(), self._feed.catalog.epoch
-        for change in changes[-self.history.limit :] if self.history.limit else ():
+        now, steady, epoch = self._now(), self._steady(), self._feed.catalog.epoch
+        skipped = changes[: max(0, len(changes) - self.history.limit)]
+        if skipped:
+            self._number += len(skipped)
+            self.history.skip({change.key[:2] for change in skipped}, self._number)
+        for change in changes[len(skipped) :]:
             self._number += 1
-            self.history.add(event_of(change, self._number, now, epoch, late=late))
+            self.history.add(event_of(change, self._number, now, epoch, late=late), steady)
         for namespace, service in {change.key[:2] for change in changes}:
             self._hub.wake((EVENTS, namespace, service))
             self._hub.wake((EVENTS, namespace, ""))
@@ -135,3 +159,11 @@ class Recorder:
         """See Listener."""
         self._has_begun = True
         self.from_revision = self._feed.catalog.revision
+
+
+def _read(number: int, row: bytes) -> Event:
+    """What is kept under that number. Raises DecodeError, ValueError or InvalidField for what is no event of ours."""
+    event = Event.from_proto(pb.Event.FromString(row))
+    if event.number != number:
+        raise ValueError(f"is number {event.number}")
+    return event

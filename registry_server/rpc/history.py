@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -236,13 +237,11 @@ class EventStep:
     def part(self, place: int) -> tuple[Chunks, int | None]:
         """See hub.Step."""
         if place not in self._made:
-            some = pages.fitting(
-                [event.to_proto() for event in self._events[place : place + MAX_PART]],
-                pb.Event.ByteSize,
-                MAX_PART_BYTES,
-            )
+            size = attrgetter("size")  # nothing is made that does not fit
+            some = pages.fitting(self._events[place : place + MAX_PART], size, MAX_PART_BYTES)
             following = place + len(some) if place + len(some) < len(self._events) else None
-            message = pb.HistoryWatchResponse(header=self._header, events=some, lost=self._lost and not place)
+            told = [event.to_proto() for event in some]
+            message = pb.HistoryWatchResponse(header=self._header, events=told, lost=self._lost and not place)
             self._made[place] = (message.SerializeToString(),), following
         return self._made[place]
 

@@ -58,8 +58,8 @@ class BadStoreURL(StoreError, ValueError):
 class Shelf(Protocol):
     """What a store keeps beside the records for people to look at. It is no truth, and may lack the latest."""
 
-    async def read(self) -> Sequence[bytes]:
-        """All that is kept, in the order of its numbers. Raises StoreError."""
+    async def read(self) -> Sequence[tuple[int, bytes]]:
+        """All that is kept, whatever anybody wrote there, in the order of its numbers. Raises StoreError."""
 
     async def write(self, puts: Sequence[tuple[int, bytes]], deletes: Sequence[int]) -> None:
         """Keep these under their numbers, and those no more. Raises StoreError; then it may be tried again."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from registry_server.stores.backend import Changed, Check, ChecksFailed, Everything
 from registry_server.stores.base import StoreAway, StoreError
-from registry_server.stores.sqlite.database import Database, DiskFull
+from registry_server.stores.sqlite.database import BadShelf, Database, DiskFull
 from registry_server.stores.sqlite.hand import Hand
 from registry_server.stores.sqlite.ledger import EMPTY, Flush, Ledger
 
@@ -49,7 +49,7 @@ class SqliteShelf:
     def __init__(self, run: "Callable[[Callable[[Database], object]], Awaitable[object]]") -> None:
         self._run = run
 
-    async def read(self) -> Sequence[bytes]:
+    async def read(self) -> Sequence[tuple[int, bytes]]:
         """See Shelf, as for all of these."""
         found = await self._run(Database.events)
         return found if isinstance(found, list) else ()
@@ -171,7 +171,7 @@ class SqliteBackend:
         """Raises StoreError when the file has to be opened anew."""
         try:
             result = await hand.do(errand.work)
-        except DiskFull as error:
+        except (DiskFull, BadShelf) as error:
             _end(errand, error)
         except BaseException as error:
             _end(errand, error if isinstance(error, StoreError) else StoreAway(f"{self._path} was closed"))

@@ -35,6 +35,7 @@ _EVENTS = """
 """
 
 _BROKEN = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
+_OF_TABLE = ("SQLITE_ERROR", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_TOOBIG")
 
 
 class BadFile(StoreError):
@@ -43,6 +44,10 @@ class BadFile(StoreError):
 
 class DiskFull(StoreAway):
     """There is no room for what was to be written. Nothing was changed; the file can be used on."""
+
+
+class BadShelf(StoreError):
+    """The table of events is not as it should be. Nothing was changed; the file can be used on."""
 
 
 class Database:
@@ -139,7 +144,7 @@ class Database:
             execute("BEGIN")
             work()
             execute("COMMIT")
-        except sqlite3.Error:
+        except Exception:
             if self._connection.in_transaction:
                 execute("ROLLBACK")
             raise
@@ -150,16 +155,17 @@ class Database:
 
     # ---- what happened
 
-    def events(self) -> list[bytes]:
-        """All events, in the order of their numbers."""
-        with self._named():
-            rows = self._connection.execute("SELECT event FROM events ORDER BY number")
-            return [event for (event,) in rows if isinstance(event, bytes)]
+    def events(self) -> list[tuple[int, bytes]]:
+        """All events with their numbers, in the order of these. Raises BadShelf too, as the next."""
+        with self._named(), self._beside():
+            rows = self._connection.execute("SELECT number, event FROM events ORDER BY number")
+            return [(number, event) for number, event in rows if isinstance(number, int) and isinstance(event, bytes)]
 
     def write_events(self, puts: Sequence[tuple[int, bytes]], deletes: Sequence[int]) -> None:
         """As `write`, of events."""
         with self._named():
-            self._do(partial(self._put_events, puts, deletes))
+            with self._beside():
+                self._do(partial(self._put_events, puts, deletes))
             self._check_files()
 
     def _put_events(self, puts: Sequence[tuple[int, bytes]], deletes: Sequence[int]) -> None:
@@ -176,6 +182,17 @@ class Database:
     def _stat(self) -> list[object]:
         """Which files these are, once it was written: SQLite would go on writing to one that has been removed."""
         return [_identity(self._path), _identity(Path(f"{self._path}-wal"))]
+
+    @contextmanager
+    def _beside(self) -> Iterator[None]:
+        """What is wrong with a table that nobody needs, as an error that costs nobody the file."""
+        try:
+            yield
+        except (sqlite3.Error, OverflowError) as error:
+            # What Python's side refuses has no name of SQLite's.
+            if not getattr(error, "sqlite_errorname", _OF_TABLE[0]).startswith(_OF_TABLE):
+                raise
+            raise BadShelf(f"{self._path}: its table events is broken, or was changed by hand ({error})") from error
 
     @contextmanager
     def _named(self) -> Iterator[None]:

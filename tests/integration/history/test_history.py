@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -248,6 +249,58 @@ async def test_over_a_restart_of_a_file(tmp_path: Path) -> None:
         last = await history(client).List(pb.HistoryListRequest(), timeout=CALL_S)
         assert causes(last.events)[0] == ("anna", "DEREGISTERED")
         assert len(last.events) <= 2
+
+
+@pytest.mark.parametrize(
+    "by_hand",
+    [
+        "DROP TABLE events; CREATE TABLE events (number INTEGER PRIMARY KEY, event BLOB, more TEXT NOT NULL)",
+        "DROP TABLE events; CREATE TABLE events (a, b)",
+        "DROP TABLE events; CREATE VIEW events AS SELECT 1 AS number, x'00' AS event",
+        "CREATE TRIGGER no BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no'); END",
+    ],
+)
+async def test_a_table_of_events_that_is_broken_costs_nothing_else(
+    by_hand: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "registry.db"
+    async with server(store=f"sqlite:{path}") as client:
+        await client.register("anna", 8001, ttl_s=600)
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        file.executescript(by_hand)
+    async with server(store=f"sqlite:{path}") as client:
+        await client.update("anna", weight=7)
+        await eventually_async(lambda: _is_said(caplog))
+        answer = await client.update("anna", weight=8)
+        assert not answer.header.HasField("stale_for")
+        assert causes((await history(client).List(pb.HistoryListRequest(), timeout=CALL_S)).events)[0][1] == "UPDATED"
+    assert not [it for it in caplog.messages if "the store is away" in it]
+    assert len([it for it in caplog.messages if it.startswith("what beca")]) <= 1, "a cause is one line"
+
+
+async def _is_said(caplog: pytest.LogCaptureFixture) -> bool:
+    return any("its table events is broken, or was changed by hand" in it for it in caplog.messages)
+
+
+async def test_events_that_somebody_wrote_into_the_file_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    async with server(store=f"sqlite:{path}") as client:
+        await client.register("anna", 8001, ttl_s=600)
+    with contextlib.closing(sqlite3.connect(path)) as file, file:
+        [(number, ours)] = file.execute("SELECT number, event FROM events").fetchall()
+        far, alien = pb.Event.FromString(ours), pb.Event.FromString(ours)
+        far.number, alien.number, alien.id = 2**63 - 1, number + 2, "<script>"
+        rows = [(2**63 - 1, far), (number + 1, alien), (number + 2, alien)]
+        file.executemany("INSERT INTO events VALUES (?, ?)", [(it, event.SerializeToString()) for it, event in rows])
+        file.executemany("INSERT INTO events VALUES (?, ?)", [(-1, b"\xff"), (0, b""), (number + 3, ours)])
+    async with server(store=f"sqlite:{path}") as client:
+        await client.update("anna", weight=7)
+        answer = await history(client).List(pb.HistoryListRequest(), timeout=CALL_S)
+        assert causes(answer.events) == [("anna", "UPDATED"), ("anna", "REGISTERED")]
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        assert [it for (it,) in file.execute("SELECT number FROM events ORDER BY 1")] == sorted(
+            it.number for it in answer.events
+        )
 
 
 @pytest.mark.parametrize("kind", ["etcd", "zookeeper"])

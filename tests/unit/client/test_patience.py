@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from registry_api.clocks import steady
 from registry_client.pulse import within
-from registry_client.tasks import Tasks, steady
+from registry_client.tasks import Tasks
 from tests.support.waiting import eventually_async
 
 PATIENCE_S = 0.3

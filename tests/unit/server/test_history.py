@@ -10,6 +10,7 @@ from registry_api.registry.v1 import history_pb2
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.catalog import Catalog
 from registry_server.changes import Change
+from registry_server.errors import InvalidField
 from registry_server.feed import Feed
 from registry_server.history.events import Event, Why, event_of
 from registry_server.history.history import History
@@ -104,6 +105,30 @@ def test_an_event_is_kept_as_it_was(event: Event) -> None:
     assert again.to_proto() == event.to_proto()
 
 
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"number": 0},
+        {"number": 2**63 - 1},
+        {"service": ""},
+        {"namespace": "\x1b[31m"},
+        {"id": "<script>"},
+        {"at": {"seconds": 2**60}},
+        {"at": {"nanos": -1}},
+        {"before": {"registered_at": {"seconds": 2**60}}},
+        {"after": {"ttl": {"seconds": -5}}},
+        {"cause": 99},
+    ],
+)
+def test_what_is_no_event_of_ours_is_none(foreign: dict[str, Any]) -> None:
+    said = told(None, entry()).to_proto()
+    said.MergeFrom(history_pb2.Event(**foreign))
+    for name in set(foreign) - {"at", "before", "after"}:
+        setattr(said, name, foreign[name])
+    with pytest.raises((ValueError, InvalidField)):
+        Event.from_proto(said)
+
+
 def test_what_somebody_wrote_of_himself_is_bounded() -> None:
     author = entry(by=Author("x" * 10_000, "y" * 10_000)).author
     assert max(map(len, author)) <= 128
@@ -196,6 +221,50 @@ def test_age_is_bounded() -> None:
     assert not history.is_whole_since(None, 2)
     assert history.is_whole_since(None, 3)
     assert history.known_since(1251.0) == 1151.0
+
+
+def test_a_clock_that_is_set_ages_nothing() -> None:
+    times = {"wall": 1000.0, "steady": 5.0}
+    feed = Feed(MemoryStore(), Catalog(), (), lambda: times["steady"])
+    history = History(10, 100)
+    recorder = Recorder(history, feed, Timeline().hub, lambda: times["wall"], steady=lambda: times["steady"])
+    feed.tell_too(recorder)
+    feed.emit(Snapshot("e1", 10, (), through=10))
+    feed.emit(put(11, key("one")))
+    times["wall"] += 86_400
+    feed.emit(put(12, key("two")))
+    times["wall"] -= 2 * 86_400
+    feed.emit(put(13, key("three")))
+    assert [it.key.id for it in recorder.fresh().backwards(None)] == ["three", "two", "one"]
+    times["steady"] += 101
+    assert len(recorder.fresh()) == 0
+
+
+def test_what_was_kept_by_a_clock_that_was_ahead_goes_as_what_is_new() -> None:
+    history = History(10, 100)
+    history.add(event(9, at_s=1000.0), 50.0)
+    history.load([event(1, at_s=930.0), event(2, at_s=1e9)], lambda it: 50.0 - max(0.0, 1000.0 - it.at_s))
+    assert numbers(history) == [1, 2, 9]
+    history.expire(100.0)
+    assert numbers(history) == [2, 9]
+    history.expire(151.0)
+    assert numbers(history) == []
+
+
+async def test_of_more_at_once_than_may_be_remembered_it_is_told_that_some_is_lost() -> None:
+    scene = Scene()
+    scene.told(Snapshot("e1", 10, (), through=10))
+    scene.told(put(11, key("first")))
+    before, history = scene.recorder.history.latest, scene.recorder.history
+    assert history.is_whole_since(None, before)
+    scene.told(
+        Away("ill"),
+        Snapshot("e1", 99, tuple(record(key(f"i{number}"), 12 + number) for number in range(30)), through=99),
+    )
+    assert len(history) <= 10
+    assert not history.is_whole_since(None, before)
+    assert not history.is_whole_since(("default", "player"), before)
+    assert history.is_whole_since(None, history.latest)
 
 
 def test_a_busy_service_costs_no_quiet_one_its_history() -> None:
@@ -300,3 +369,17 @@ def test_a_slow_reader_is_told_what_is_remembered_and_that_some_is_lost() -> Non
     several = messages(topic.step(slow))
     assert [message.lost for message in several] == [True, *[False] * (len(several) - 1)]
     assert several[-1].events[-1].number == topic.version == 1_999
+
+
+def test_nothing_is_made_for_a_message_that_it_does_not_fit_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, to_proto = list[int](), Event.to_proto
+
+    def counted(it: Event) -> history_pb2.Event:
+        made.append(it.number)
+        return to_proto(it)
+
+    monkeypatch.setattr(Event, "to_proto", counted)
+    large = [event(number, size=60_000) for number in range(1, 41)]
+    several = messages(EventStep(40, pb.ResponseHeader(), large, lost=False))
+    assert [it.number for message in several for it in message.events] == made == list(range(1, 41))
+    assert max(message.ByteSize() for message in several) < 256 * 1024

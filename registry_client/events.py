@@ -32,6 +32,7 @@ LASTING_S = 5.0
 # So many events wait for whoever iterates; then no more are read.
 MOST_WAITING = 1_000
 _PAGE = 1_000
+_WHAT = "the watch of events"
 # It is no use to ask these again.
 _FINAL = frozenset(
     {
@@ -67,22 +68,25 @@ class EventWatch:
     """An endless iterator over events as they happen: `async for event in registry.watch_events("player")`.
 
     It goes on at another address, or when the registry is there again, and tells no event twice. Where some are lost
-    meanwhile the next one has `gap` set. Raises RegistryError for what asking again does not mend.
+    meanwhile the next one has `gap` set. Raises RegistryError for what asking again does not mend. Dropping it ends it;
+    `aclose`, or `async with`, ends it at once.
     """
 
     def __init__(self, means: Means, tasks: Tasks, question: pb.EventFilter, from_revision: int = 0) -> None:
         self._pump = pump = _Pump(means, question, from_revision)
         self._task = tasks.start(pump.run(), "registry-events")
-        weakref.finalize(self, _cancel_soon, self._task).atexit = False
+        self._finalizer = weakref.finalize(self, _cancel_soon, self._task)
+        self._finalizer.atexit = False
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event:
         pump = self._pump
+        pump.place.check(_WHAT)
         while not pump.waiting:
             if pump.failure is not None:
-                raise pump.failure
+                raise pump.failure.with_traceback(None)  # it may be raised any number of times
             pump.news.clear()
             await pump.news.wait()
         event = pump.waiting.popleft()
@@ -96,8 +100,19 @@ class EventWatch:
 
     async def aclose(self) -> None:
         """End it. May be called more than once."""
+        place = self._pump.place
+        if place.is_over:
+            return
+        place.check(_WHAT)
+        self._finalizer.detach()
         self._task.cancel()
         await asyncio.wait([self._task])
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
 
 class _Pump:
@@ -108,6 +123,7 @@ class _Pump:
         self.news, self.room = asyncio.Event(), asyncio.Event()
         self.failure: RegistryError | None = None
         self.is_current = False
+        self.place = means.place
         self._means = means
         self._request = pb.HistoryWatchRequest(filter=question)
         self._epoch = ""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 
-from registry_client.errors import RegistryUnavailable, from_rpc_error
+from registry_client.errors import RegistryError, RegistryUnavailable, from_rpc_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,17 +20,19 @@ _DOING = "ask whether it serves"
 async def is_serving(dialers: Mapping[str, Dialer], name: str, timeout_s: float) -> bool:
     """Whether any of these addresses says that the name is served; the empty name is the registry itself.
 
-    Each is asked once, over a connection of its own, and has its share of the time. Raises RegistryError:
-    RegistryUnavailable when none answers, NotFound for a name that is unknown.
+    Each is asked once, over a connection of its own, and has its share of the time. Raises RegistryError, if none says
+    yes or no: RegistryUnavailable when none answers, NotFound for a name that is unknown.
     """
-    failure, answered = RegistryUnavailable(_DOING), False
+    failure: RegistryError = RegistryUnavailable(_DOING)
+    answered = False
     for address, dialer in dialers.items():
         try:
             if await _asked(dialer, address, name, timeout_s / len(dialers)):
                 return True
             answered = True
-        except RegistryUnavailable as error:
-            failure = error
+        except RegistryError as error:
+            if isinstance(failure, RegistryUnavailable):  # one that answers knows more than one that does not
+                failure = error
     if not answered:
         raise failure
     return False

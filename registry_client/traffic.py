@@ -94,9 +94,11 @@ class _Pump:
 
     async def run(self) -> None:
         link, loop, attempt = self._means.links.take(), asyncio.get_running_loop(), 0
-        await self._restore()
-        first = loop.call_later(FIRST_ANSWER_S, self._go_on)
+        first = loop.call_later(DISK_S + FIRST_ANSWER_S, self._go_on)
         try:
+            await self._restore()
+            first.cancel()
+            first = loop.call_later(FIRST_ANSWER_S, self._go_on)
             while True:
                 began = loop.time()
                 failure = await self._follow(link)

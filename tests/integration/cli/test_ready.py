@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from registry_client import InvalidArgument, NotFound, RegistryClient, RegistryUnavailable, Status, connect, sync
+from tests.conftest import ServerFactory
 from tests.integration.client.conftest import player
 from tests.integration.client.test_registering import nobody_there
 from tests.support.access import file_of, token
@@ -41,6 +42,15 @@ async def test_one_address_that_serves_is_enough_for_threads_too(address: str) -
         assert await asyncio.to_thread(waiting.serving)
     with sync.connect(nobody_there(), timeout=0.5) as waiting, pytest.raises(RegistryUnavailable):
         await asyncio.to_thread(waiting.serving)
+
+
+async def test_one_address_that_knows_the_service_is_enough(address: str, server_factory: ServerFactory) -> None:
+    without = await server_factory(name="another").start_async()
+    async with connect([without.address, address]) as registry, connect(address) as knows:
+        await knows.register_once(player("p1"), ttl=60)
+        assert await registry.serving("player")
+        with pytest.raises(NotFound):
+            await registry.serving("game")
 
 
 async def test_nobody_there_is_exit_code_3() -> None:

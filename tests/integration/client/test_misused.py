@@ -124,6 +124,7 @@ def test_results_that_are_some() -> None:
 async def test_another_loop_is_told_at_once(inside: RegistryClient) -> None:
     players, balanced = inside.discover("player"), inside.balancer("player")
     monitor = inside.monitor("player", HealthCheck.tcp())
+    following = inside.watch_events("player")
     await players.instances()
     uses: list[Callable[[], Any]] = [
         players.instances,
@@ -133,6 +134,8 @@ async def test_another_loop_is_told_at_once(inside: RegistryClient) -> None:
         lambda: balanced.request().__aenter__(),
         balanced.aclose,
         monitor.aclose,
+        following.__anext__,
+        following.aclose,
     ]
 
     def other_thread() -> None:
@@ -145,6 +148,10 @@ async def test_another_loop_is_told_at_once(inside: RegistryClient) -> None:
         await asyncio.to_thread(other_thread)
     assert [it.id for it in await players.instances()] == ["a"]
     await monitor.aclose()
+    async with following:
+        await eventually_async(lambda: following.is_current)
+        await inside.update("player", "a", weight=7)
+        assert (await anext(following)).cause == "UPDATED"
 
 
 async def _awaited(awaitable: Awaitable[object]) -> None:
@@ -197,6 +204,7 @@ def test_what_a_fork_inherits_in_a_loop_says_so(server: RegistryServer) -> None:
             async with many, many.register(instance(), drain=0) as registered:
                 players, balanced = many.discover("player"), many.balancer("player")
                 monitor = many["one"].monitor("player", HealthCheck.tcp())
+                following = many["one"].watch_events("player")
                 await players.instances()
                 def drive(coroutine):
                     try:
@@ -207,6 +215,8 @@ def test_what_a_fork_inherits_in_a_loop_says_so(server: RegistryServer) -> None:
                     ("instances", lambda: drive(players.instances())),
                     ("get", lambda: drive(balanced.get())),
                     ("update", lambda: drive(registered.update(weight=1))),
+                    ("event", lambda: drive(following.__anext__())),
+                    ("events", lambda: drive(following.aclose())),
                     ("close", lambda: drive(balanced.aclose())),
                     ("monitor", lambda: drive(monitor.aclose())),
                     ("leave", lambda: drive(registered.aclose())),
@@ -217,8 +227,8 @@ def test_what_a_fork_inherits_in_a_loop_says_so(server: RegistryServer) -> None:
         """,
     )
     assert said == [
-        *(f"{what} Misuse" for what in ("instances", "get", "update")),
-        *(f"{what} works" for what in ("close", "monitor", "leave", "many")),
+        *(f"{what} Misuse" for what in ("instances", "get", "update", "event")),
+        *(f"{what} works" for what in ("events", "close", "monitor", "leave", "many")),
         "1",
     ]
 

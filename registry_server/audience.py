@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from google.protobuf.message import Message
+
 from registry_server.hub import Reader
 from registry_server.rpc.table import (
     Attended,
@@ -20,12 +22,16 @@ from registry_server.rpc.table import (
     Table,
 )
 
+# A question that is larger is not remembered: there may be very many streams, each of them with a message of its own.
+MAX_REQUEST_BYTES = 4096
+
 Opened = TypeVar("Opened")
 
 
 class Attendant:
     """A stream that is open: of which method (by its path), whose, since when (seconds since 1970), and what it was
-    opened with, if that was one request. `reader` is what the hub knows of it, where the hub tells it anything."""
+    opened with, if that was one request, and a short one. `reader` is what the hub knows of it, where the hub tells it
+    anything."""
 
     __slots__ = ("caller", "opened_at", "path", "reader", "request")
 
@@ -103,8 +109,9 @@ class Audience:
 
         return begun
 
-    def _attendant(self, path: str, caller: Caller, request: Any = None) -> Attendant:
-        return Attendant(path, caller, self._clock(), request)
+    def _attendant(self, path: str, caller: Caller, request: Message | None = None) -> Attendant:
+        is_short = request is not None and request.ByteSize() <= MAX_REQUEST_BYTES
+        return Attendant(path, caller, self._clock(), request if is_short else None)
 
     def _came(self, attendant: Attendant, opened: Opened) -> Opened:
         """One that could be opened is there."""

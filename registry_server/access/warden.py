@@ -125,7 +125,7 @@ class Warden:
             if (it.identity, it.rights) == (caller.identity, caller.rights):
                 return False
             stream.caller = caller._replace(identity=it.identity, rights=it.rights)
-            stream.needs.check(stream.caller, stream.request)
+            stream.needs.check_names(stream.caller, stream.names)
         except RequestError as error:
             _end(stream, error)
             return False
@@ -164,7 +164,7 @@ class Warden:
         def joined(request: Any, caller: Caller, outlet: Outlet) -> Subscription:
             stream = _Open(outlet, caller, needs, request)
             inner = self._entering(stream, lambda: join(request, caller, outlet))
-            stream.shows_some = needs.is_some and any(EVERY in name for name in needs.of(request))
+            stream.shows_some = needs.is_some and any(EVERY in name for name in stream.names)
             return Attended(inner, lambda: self._left(stream))
 
         return joined
@@ -182,7 +182,7 @@ class Warden:
 
     def _entering(self, stream: "_Open", begin: Callable[[], Opened]) -> Opened:
         """Begin a stream that may be, and know it from then on."""
-        stream.needs.check(stream.caller, stream.request)
+        stream.needs.check_names(stream.caller, stream.names)
         stream.until_s = self.until(stream.caller.credentials)
         opened = begin()
         self._open[stream] = None
@@ -195,16 +195,17 @@ class Warden:
 
 
 class _Open:
-    """A stream. `shows_some` of one that shows what its caller may see, and so would show something else to another;
-    `leaving`: when that is so, and its end is near."""
+    """A stream. `names` are what it needs a right to, in place of its request, which may be large; `shows_some` of one
+    that shows what its caller may see, and so would show something else to another; `leaving`: when that is so, and its
+    end is near."""
 
-    __slots__ = ("caller", "end", "leaving", "needs", "request", "shows_some", "until_s")
+    __slots__ = ("caller", "end", "leaving", "names", "needs", "shows_some", "until_s")
 
     def __init__(self, end: Refusable, caller: Caller, needs: Needs, request: object = None) -> None:
         self.end = end
         self.caller = caller
         self.needs = needs
-        self.request = request
+        self.names = () if needs.right is None else tuple(needs.of(request))
         self.shows_some = False
         self.until_s = 0.0
         self.leaving: asyncio.TimerHandle | None = None

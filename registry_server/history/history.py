@@ -130,6 +130,16 @@ class History:
             events = list(found.events) if (found := self._services.get(service)) else []
         return (event for event in reversed(events) if before is None or event.number < before)
 
+    def get(self, number: int) -> Event | None:
+        """The event of that number; None if it is forgotten."""
+        return self._events.get(number)
+
+    def numbers(self, service: Name | None, after: int) -> list[int]:
+        """The numbers of what came after that one, of all or of one service, the oldest first."""
+        if service is None:
+            return list(takewhile(lambda number: number > after, reversed(self._events)))[::-1]
+        return [event.number for event in self.since(service, after)]
+
     def since(self, service: Name | None, number: int) -> list[Event]:
         """What came after that number, of all or of one service, the oldest first."""
         if service is None:

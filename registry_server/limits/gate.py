@@ -59,6 +59,9 @@ LONG: dict[str, Callable[[Any], bool]] = {
     "ListServices": lambda request: request.page_size > MANY,
 }
 
+# What stands in some filters and is none.
+_NO_FILTER = frozenset(("namespace", "all_namespaces", "service", "since"))
+
 Begun = TypeVar("Begun")
 Answer = Callable[[Any, Caller], Coroutine[Any, Any, bytes]]
 
@@ -211,5 +214,11 @@ class Gate:
 
 
 def _question(request: Any) -> Hashable | None:
-    """The filter of a watch, if it has one that says anything: our client sends one always."""
-    return request.filter.SerializeToString(deterministic=True) or None if hasattr(request, "filter") else None
+    """The filter of a watch, if it has one that says anything: our client sends one always. Of what, and since when, is
+    none: whoever asks for many services has one filter."""
+    if not hasattr(request, "filter"):
+        return None
+    question = type(request.filter).FromString(request.filter.SerializeToString())
+    for name in _NO_FILTER.intersection(question.DESCRIPTOR.fields_by_name):
+        question.ClearField(name)
+    return question.SerializeToString(deterministic=True) or None

@@ -1,32 +1,38 @@
 """The methods of registry.v1.History: what became of instances. Knows no transport."""
 
 import asyncio
+import bisect
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
-from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from registry_api.registry.v1 import history_pb2 as pb
 from registry_api.registry.v1 import registry_pb2
-from registry_server import fields
+from registry_server import fields, wire
 from registry_server.changes import Name
-from registry_server.errors import InvalidField
+from registry_server.errors import Contended, InvalidField, too_many_long
 from registry_server.feed import Feed
 from registry_server.history.events import Event, Why
 from registry_server.history.history import History
 from registry_server.history.recorder import EVENTS, Recorder
 from registry_server.hub import Chunks, Hub, Interest, Reader, Sink
+from registry_server.limits.peers import peer_of
 from registry_server.rights import EVERY, UNRESTRICTED, Rights
 from registry_server.rpc import answers, pages, validate
 from registry_server.rpc.table import Broadcast, Caller, Needs, Service, Unary
+from registry_server.turns import Turns
 
 NAME = pb.DESCRIPTOR.services_by_name["History"].full_name
 # So many events are looked at in one step, and so many are told.
 STEP, TOLD_STEP = 2_000, 128
 # Of one message that tells those who watch: so many events, and about so many bytes.
 MAX_PART, MAX_PART_BYTES = 128, 128 * 1024
+# So many messages of a step are kept for the next reader who is to have them.
+MAX_MADE = 4
+_EVENTS = pb.HistoryListResponse.EVENTS_FIELD_NUMBER
 
 _Asking = pb.HistoryListRequest | pb.HistoryWatchRequest
 
@@ -49,6 +55,8 @@ class Wanted(NamedTuple):
         (namespace, service) = _name(it)
         if it.id and not it.service:
             raise InvalidField("filter.id", "needs the service that it is of")
+        if len(it.causes) > len(Why):
+            raise InvalidField("filter.causes", f"must be at most {len(Why)}, are {len(it.causes)}")
         whys = frozenset(_why(cause) for cause in it.causes)
         is_free = rights.may("read", namespace or EVERY, service or EVERY)
         return cls(
@@ -56,7 +64,7 @@ class Wanted(NamedTuple):
             service,
             fields.name("filter.id", it.id) if it.id else "",
             whys,
-            it.identity,
+            fields.name("filter.identity", it.identity) if it.identity else "",
             _seconds("filter.since", it.since) if it.HasField("since") else None,
             _seconds("filter.until", it.until) if it.HasField("until") else None,
             UNRESTRICTED if is_free else rights,
@@ -89,6 +97,7 @@ class HistoryService:
         self._recorder = recorder
         self._feed = feed
         self._hub = hub
+        self._looking = Turns()  # of one peer one at a time, as this may take long
 
     def service(self) -> Service:
         """What a table says of it."""
@@ -105,21 +114,29 @@ class HistoryService:
         wanted = Wanted.of(request.filter, caller.rights)
         size = validate.page_size(request.page_size)
         before = _page_start(request.page_token)
+        try:
+            async with self._looking.of([(peer_of(caller.peer),)]):
+                return await self._listed(wanted, before, size)
+        except Contended:
+            raise too_many_long() from None
+
+    async def _listed(self, wanted: Wanted, before: int | None, size: int) -> bytes:
+        """One page."""
         found = await self._found(wanted, before, size)
-        told, total = list[pb.Event](), 0
+        told, total = list[bytes](), 0
         for number, event in enumerate(found[:size], 1):
-            told.append(event.to_proto())
-            total += told[-1].ByteSize() + pages.FIELD_BYTES
-            if total > pages.MAX_PAGE_BYTES and len(told) > 1:
-                told.pop()
+            encoded = wire.message_field(_EVENTS, event.to_proto().SerializeToString())
+            total += len(encoded)
+            if total > pages.MAX_PAGE_BYTES and told:
                 break
+            told.append(encoded)
             if number % TOLD_STEP == 0:
                 await asyncio.sleep(0)
-        answer = pb.HistoryListResponse(header=self.header(), events=told)
+        answer = pb.HistoryListResponse(header=self.header())
         if len(told) < len(found):
-            answer.next_page_token = str(told[-1].number)
+            answer.next_page_token = str(found[len(told) - 1].number)
         answer.known_since.FromMicroseconds(round(self._recorder.known_since() * 1e6))
-        return answer.SerializeToString()
+        return answer.SerializeToString() + b"".join(told)
 
     async def _found(self, wanted: Wanted, before: int | None, size: int) -> Sequence[Event]:
         """The first of those that are meant, and one more if there is one; others have their turns meanwhile."""
@@ -138,8 +155,9 @@ class HistoryService:
         wanted = Wanted.of(request.filter, caller.rights)
         if request.from_revision < 0:
             raise InvalidField("from_revision", f"must not be negative, is {request.from_revision}")
-        key = (EVENTS, wanted, request.from_revision)
-        return self._hub.join(key, lambda: EventTopic(self, wanted, request.from_revision), sink, lane=caller.peer)
+        first = First(wanted.since_s, request.from_revision)
+        topic = wanted._replace(since_s=None)  # which is for what is told first alone: what comes is later
+        return self._hub.join((EVENTS, topic), lambda: EventTopic(self, topic), sink, first, lane=caller.peer)
 
     # ---- what a topic asks
 
@@ -174,13 +192,33 @@ class Remembers(Protocol):
         """Of an answer that says how things are now."""
 
 
+class First(NamedTuple):
+    """What a reader is told first: what is remembered since a time, or of a revision and later ones; nothing, if it
+    asks for neither."""
+
+    since_s: float | None
+    from_revision: int
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether there is no such thing."""
+        return self.since_s is None and not self.from_revision
+
+    def takes(self, event: Event) -> bool:
+        """Whether an event that is meant is told."""
+        return event.revision >= self.from_revision and (self.since_s is None or event.at_s >= self.since_s)
+
+
+NEWS = First(None, 0)
+
+
 class EventTopic:
     """The events of one question: a hub.Topic whose version is the number of the last of them."""
 
-    def __init__(self, service: Remembers, wanted: Wanted, from_revision: int) -> None:
+    def __init__(self, service: Remembers, wanted: Wanted) -> None:
         self._service = service
         self._wanted = wanted
-        self._from_revision = from_revision
+        self._first = NEWS
         self.version = self._seen = service.history.latest
         self.interests: Collection[Interest] = [(EVENTS, wanted.namespace, wanted.service if wanted.namespace else "")]
 
@@ -194,56 +232,93 @@ class EventTopic:
                 self.version = event.number
         return len(some) < STEP
 
-    def expect(self, claim: object) -> None:
-        """Nobody who comes knows anything."""
+    def expect(self, claim: First) -> None:
+        """It takes no preparation."""
 
-    def known(self, claim: object) -> None:
-        """Nobody who comes knows anything."""
+    def known(self, claim: First) -> None:
+        """Nobody who comes knows anything; the step that follows begins as that one asks."""
+        self._first = claim
 
     def step(self, since: int | None) -> "EventStep | None":
         """See hub.Topic."""
         if since == self.version:
             return None
-        history, wanted = self._service.history, self._wanted
-        if since is None:
-            return EventStep(self.version, self._service.header(), *self._remembered(history))
-        events = [it for it in history.since(wanted.within, since) if wanted.matches(it)]
-        return EventStep(self.version, self._service.header(), events, not history.is_whole_since(wanted.within, since))
+        history, within = self._service.history, self._wanted.within
+        if since is not None:
+            is_whole = history.is_whole_since(within, since)
+            return self._step(history.numbers(within, since), NEWS, lost=not is_whole)
+        first, self._first = self._first, NEWS
+        numbers = [] if first.is_nothing else history.numbers(within, 0)
+        return self._step(numbers, first, lost=self._is_lost(first.from_revision, numbers))
 
-    def _remembered(self, history: History) -> tuple[Sequence[Event], bool]:
-        """What is told first, and whether some of what was asked for is forgotten."""
-        wanted = self._wanted
-        if wanted.since_s is None and not self._from_revision:
-            return (), False
-        known = history.since(wanted.within, 0)
-        events = [it for it in known if it.revision >= self._from_revision and wanted.matches(it)]
-        is_whole = history.is_whole_since(wanted.within, 0) or bool(known and known[0].revision < self._from_revision)
-        return events, bool(self._from_revision) and (self._from_revision < self._service.from_revision or not is_whole)
+    def _step(self, numbers: Sequence[int], first: First, *, lost: bool) -> "EventStep":
+        service = self._service
+        meant = numbers[: bisect.bisect_right(numbers, self.version)]  # of those after it, none is
+        return EventStep(self.version, service.header(), Backlog(service.history, self._wanted, first, meant), lost)
+
+    def _is_lost(self, from_revision: int, numbers: Sequence[int]) -> bool:
+        """Whether some of what was asked for is forgotten."""
+        history = self._service.history
+        oldest = history.get(numbers[0]) if numbers else None
+        is_whole = history.is_whole_since(self._wanted.within, 0)
+        is_whole = is_whole or (oldest is not None and oldest.revision < from_revision)
+        return bool(from_revision) and (from_revision < self._service.from_revision or not is_whole)
 
     def bookmark(self) -> None:
         """There is none."""
 
 
-class EventStep:
-    """Events in messages: a hub.Step whose places are how many went before."""
+class Backlog(NamedTuple):
+    """What is to be told of the events with these numbers, which are looked at as it is told: who reads slowly holds
+    none of them, and misses what is forgotten meanwhile."""
 
-    def __init__(self, version: int, header: registry_pb2.ResponseHeader, events: Sequence[Event], lost: bool) -> None:
+    history: History
+    wanted: Wanted
+    first: First
+    numbers: Sequence[int]
+
+    def some(self, place: int) -> tuple[Sequence[Event], int | None, bool]:
+        """Some of them from a place on, the place after these (None after the last), and whether some are forgotten."""
+        told, size, lost = list[Event](), 0, False
+        following = place
+        for number in self.numbers[place : place + STEP]:
+            event = self.history.get(number)
+            lost = lost or event is None
+            if event is not None and self.wanted.matches(event) and self.first.takes(event):
+                size += event.size + pages.FIELD_BYTES
+                if told and (size > MAX_PART_BYTES or len(told) == MAX_PART):
+                    break
+                told.append(event)
+            following += 1
+        return told, following if following < len(self.numbers) else None, lost
+
+
+class EventStep:
+    """Events in messages: a hub.Step whose places are those of their numbers."""
+
+    def __init__(self, version: int, header: registry_pb2.ResponseHeader, backlog: Backlog, lost: bool) -> None:
         self.version = version
         self._header = header
-        self._events = events
+        self._backlog = backlog
         self._lost = lost
-        self._made: dict[int, tuple[Chunks, int | None]] = {}
+        self._made: OrderedDict[int, tuple[Chunks | None, int | None]] = OrderedDict()
 
-    def part(self, place: int) -> tuple[Chunks, int | None]:
+    def part(self, place: int) -> tuple[Chunks | None, int | None]:
         """See hub.Step."""
         if place not in self._made:
-            size = attrgetter("size")  # nothing is made that does not fit
-            some = pages.fitting(self._events[place : place + MAX_PART], size, MAX_PART_BYTES)
-            following = place + len(some) if place + len(some) < len(self._events) else None
-            told = [event.to_proto() for event in some]
-            message = pb.HistoryWatchResponse(header=self._header, events=told, lost=self._lost and not place)
-            self._made[place] = (message.SerializeToString(),), following
+            self._made[place] = self._make(place)
+            if len(self._made) > MAX_MADE:
+                self._made.popitem(last=False)
         return self._made[place]
+
+    def _make(self, place: int) -> tuple[Chunks | None, int | None]:
+        events, following, lost = self._backlog.some(place)
+        lost = lost or (self._lost and not place)
+        if not events and not lost and following is not None:
+            return None, following  # none of these were meant
+        told = [event.to_proto() for event in events]
+        message = pb.HistoryWatchResponse(header=self._header, events=told, lost=lost)
+        return (message.SerializeToString(),), following
 
 
 def _name(it: pb.EventFilter) -> Name:

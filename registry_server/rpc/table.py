@@ -109,8 +109,13 @@ class Needs(NamedTuple):
     def check(self, caller: Caller, request: object) -> None:
         """Raises PermissionDenied, Unauthenticated, or InvalidField."""
         if self.right is not None:
+            self.check_names(caller, self.of(request))
+
+    def check_names(self, caller: Caller, names: Iterable[Name]) -> None:
+        """The same for what `of` gave. Raises PermissionDenied, or Unauthenticated."""
+        if self.right is not None:
             may = caller.rights.may_some if self.is_some else caller.rights.may
-            for name in self.of(request):
+            for name in names:
                 if not may(self.right, *name):
                     raise denial(caller, self.right, *name)
 

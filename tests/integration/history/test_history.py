@@ -20,6 +20,7 @@ from registry_api.registry.v1 import registry_pb2 as registry
 from registry_client import EventCause, Instance
 from registry_server.config import Config
 from registry_server.server import serve
+from registry_server.transport.limits import Limits
 from tests.conftest import ServerFactory
 from tests.support.access import asking, granted
 from tests.support.raw import CALL_S, RawClient
@@ -154,6 +155,8 @@ async def test_what_is_asked_for_is_told_and_nothing_else() -> None:
         (pb.HistoryListRequest(filter=pb.EventFilter(service="a b")), "filter.service"),
         (pb.HistoryListRequest(filter=pb.EventFilter(namespace="a", all_namespaces=True)), "filter.namespace"),
         (pb.HistoryListRequest(filter=pb.EventFilter(causes=[99])), "filter.causes"),
+        (pb.HistoryListRequest(filter=pb.EventFilter(causes=[1] * 500_000)), "filter.causes"),
+        (pb.HistoryListRequest(filter=pb.EventFilter(identity="x" * 100_000)), "filter.identity"),
         (pb.HistoryListRequest(filter=pb.EventFilter(since=Timestamp(seconds=2**62))), "filter.since"),
         (pb.HistoryListRequest(page_size=-1), "page_size"),
         (pb.HistoryListRequest(page_token="²"), "page_token"),
@@ -184,6 +187,25 @@ async def test_who_watches_goes_on_where_he_was() -> None:
         since = Told(stub, filter=pb.EventFilter(since=at(datetime.now(UTC) - timedelta(hours=1))))
         assert (await since.next()).after.weight > 30
         for it in (told, late, since):
+            it.cancel()
+
+
+async def test_other_beginnings_are_no_other_questions() -> None:
+    """What follows is shared, and many services are followed with one filter or none."""
+    async with server(limits=Limits(max_filters_per_peer=1)) as client:
+        stub = history(client)
+        revisions = [(await client.register(id_, 8001 + port)).header.revision for port, id_ in enumerate("abc")]
+        now = datetime.now(UTC)
+        told = [Told(stub, from_revision=revision) for revision in revisions]
+        told += [Told(stub, filter=pb.EventFilter(since=at(now - timedelta(seconds=10 + it)))) for it in range(2)]
+        told += [await Told(stub, filter=pb.EventFilter(service=name)).begin() for name in ("one", "two", "player")]
+        expected = ["abc", "bc", "c", "abc", "abc", "", "", ""]
+        for it, ids in zip(told, expected, strict=True):
+            assert [event[0] for event in await it.several(len(ids))] == list(ids)
+        await client.register("d", 9000)
+        for it in (*told[:5], told[-1]):
+            assert (await it.next()).id == "d"
+        for it in told:
             it.cancel()
 
 

@@ -84,3 +84,12 @@ def test_who_is_refused_was_not_there(audience: Audience) -> None:
     with pytest.raises(InvalidField):
         methods[WATCH].join(pb.WatchRequest(resume_token="x"), NOBODY, Outlet())
     assert len(audience) == 0
+
+
+def test_a_large_question_is_not_kept(audience: Audience) -> None:
+    """There may be thousands of streams, each opened with a message as large as one may be."""
+    service = Service("test", {"Watch": Broadcast(pb.WatchRequest, lambda *_: Told())})
+    methods: Any = audience.attended(Table(service)).methods
+    for namespace in ("short", "x" * 1_000_000):
+        methods["/test/Watch"].join(pb.WatchRequest(namespace=namespace), NOBODY, Outlet())
+    assert [it.request and it.request.namespace for it in audience.open()] == ["short", None]

@@ -1,5 +1,6 @@
 """Events: why an instance is another one than before, and what is remembered of that."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from registry_server.history.recorder import Recorder
 from registry_server.model import Entry
 from registry_server.records import UNSAID, Author, Away, Cause, Key, Snapshot, StoreEvent
 from registry_server.rights import UNRESTRICTED
-from registry_server.rpc.history import EventStep, EventTopic, Wanted
+from registry_server.rpc.history import NEWS, Backlog, EventStep, EventTopic, Wanted
 from registry_server.stores.memory import MemoryStore
 from tests.support.core import Timeline, gone, key, put, record
 
@@ -345,13 +346,13 @@ def messages(step: EventStep | None) -> list[history_pb2.HistoryWatchResponse]:
     found, place = list[history_pb2.HistoryWatchResponse](), 0 if step is not None else None
     while step is not None and place is not None:
         chunks, place = step.part(place)
-        found.append(history_pb2.HistoryWatchResponse.FromString(b"".join(chunks)))
+        found.append(history_pb2.HistoryWatchResponse.FromString(b"".join(chunks or ())))
     return found
 
 
 def test_a_slow_reader_is_told_what_is_remembered_and_that_some_is_lost() -> None:
     asked = Remembering(limit=400)
-    topic = EventTopic(asked, Wanted.of(history_pb2.EventFilter(service="a"), UNRESTRICTED), 0)
+    topic = EventTopic(asked, Wanted.of(history_pb2.EventFilter(service="a"), UNRESTRICTED))
     [first] = messages(topic.step(None))
     assert (list(first.events), first.header.epoch, first.lost) == ([], "e1", False)
     slow = topic.version
@@ -371,6 +372,12 @@ def test_a_slow_reader_is_told_what_is_remembered_and_that_some_is_lost() -> Non
     assert several[-1].events[-1].number == topic.version == 1_999
 
 
+def backlog(asked: Remembering, numbers: Sequence[int]) -> EventStep:
+    """All of service `a` that has these numbers, as one who comes is told it."""
+    wanted = Wanted.of(history_pb2.EventFilter(service="a"), UNRESTRICTED)
+    return EventStep(numbers[-1], asked.header(), Backlog(asked.history, wanted, NEWS, numbers), False)
+
+
 def test_nothing_is_made_for_a_message_that_it_does_not_fit_into(monkeypatch: pytest.MonkeyPatch) -> None:
     made, to_proto = list[int](), Event.to_proto
 
@@ -379,7 +386,33 @@ def test_nothing_is_made_for_a_message_that_it_does_not_fit_into(monkeypatch: py
         return to_proto(it)
 
     monkeypatch.setattr(Event, "to_proto", counted)
-    large = [event(number, size=60_000) for number in range(1, 41)]
-    several = messages(EventStep(40, pb.ResponseHeader(), large, lost=False))
+    asked = Remembering(limit=400)
+    for number in range(1, 41):
+        asked.history.add(event(number, size=60_000))
+    several = messages(backlog(asked, range(1, 41)))
     assert [it.number for message in several for it in message.events] == made == list(range(1, 41))
     assert max(message.ByteSize() for message in several) < 256 * 1024
+
+
+def test_who_reads_slowly_holds_no_events_and_is_told_that_some_are_lost() -> None:
+    asked = Remembering(limit=400)
+    for number in range(1, 401):
+        asked.history.add(event(number))
+    step = backlog(asked, asked.history.numbers(None, 0))
+    chunks, place = step.part(0)
+    assert [it.number for it in history_pb2.HistoryWatchResponse.FromString(b"".join(chunks or ())).events][-1] == 128
+    for number in range(401, 701):
+        asked.history.add(event(number))
+    assert place is not None
+    chunks, place = step.part(place)
+    late = history_pb2.HistoryWatchResponse.FromString(b"".join(chunks or ()))
+    assert late.lost
+    assert late.events[0].number > 300
+
+
+def test_no_step_looks_at_very_many() -> None:
+    asked = Remembering(limit=10_000)
+    for number in range(1, 5_001):
+        asked.history.add(event(number, "b" if number % 2_500 else "a"))
+    told = [[it.number for it in message.events] for message in messages(backlog(asked, range(1, 5_001)))]
+    assert told == [[], [2_500], [5_000]]

@@ -89,7 +89,7 @@ class _Group(click.Group):
 def _nobody_reads() -> None:
     """Whoever read the output has seen enough; the interpreter must not try to flush the rest."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # a stream that is closed from the first is None
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

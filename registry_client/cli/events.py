@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from registry_checks.text import span_s
-from registry_client.cli.ends import Signalled, run
+from registry_client.cli.ends import Signalled, run, while_read
 from registry_client.cli.options import with_all_namespaces, with_common
 from registry_client.cli.show import as_dict, complain, say, say_document
 from registry_client.event import MOST_EVENTS, Event, EventCause, EventFilters
@@ -110,7 +110,7 @@ def events(
 
     if follow:
         try:
-            run(go_on())
+            run(while_read(go_on()))
         except Signalled:
             if not told.has_begun:
                 raise  # else Ctrl-C is how it is meant to end

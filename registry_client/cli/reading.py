@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from registry_api.registry.v1 import registry_pb2 as pb
-from registry_client.cli.ends import Signalled, run
+from registry_client.cli.ends import Signalled, run, while_read
 from registry_client.cli.instances import (
     INSTANCES,
     NAMESPACE,
@@ -196,7 +196,7 @@ def watch(common: Common, services: tuple[str, ...], filters: Filters, all_names
                 told.view(view, datetime.now().astimezone())
 
     try:
-        run(follow())
+        run(while_read(follow()))
     except Signalled:
         if not told.anything:
             raise  # else Ctrl-C is how it is meant to end

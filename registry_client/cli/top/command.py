@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from registry_client.cli.ends import Signalled, run
+from registry_client.cli.ends import Signalled, run, while_read
 from registry_client.cli.events import colour_of, line_of
 from registry_client.cli.options import Common, Seconds, with_all_namespaces, with_common
 from registry_client.cli.show import as_dict, say, say_document, say_table, screen
@@ -61,7 +61,7 @@ def top(common: Common, services: tuple[str, ...], once: bool, interval: float |
         if live is not None:
             run(watching.on_screen(live, interval or INTERVAL_S))
         else:
-            run(watching.in_lines(None if once else interval))
+            run(while_read(watching.in_lines(None if once else interval)))
     except Signalled:
         if not watching.anything:
             raise  # else Ctrl-C is how it is meant to end

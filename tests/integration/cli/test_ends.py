@@ -86,10 +86,22 @@ async def test_whoever_stops_reading_hears_nothing(registry: RegistryClient, com
         shell = await asyncio.create_subprocess_exec("sh", "-c", line, cwd=ROOT, stderr=asyncio.subprocess.PIPE)
         ending = asyncio.create_task(shell.communicate())
         async with asyncio.timeout(20):
-            while not ending.done():  # a watch notices when it has something to say
+            while not ending.done():
                 await registry.update("player", "p1", metadata={"at": str(time.monotonic())})
                 await asyncio.wait({ending}, timeout=0.05)
         assert await ending == (None, b"")
+
+
+@pytest.mark.usefixtures("address")
+async def test_whoever_stops_reading_what_goes_on_need_not_wait_for_the_next_line(registry: RegistryClient) -> None:
+    async with registry.register(player("p1")), asyncio.timeout(20):
+        for command in ("watch", "watch -o json", "events --follow", "top --interval 3600"):
+            line = f"{shlex.join(REGISTRYCTL)} {command} 2>&1 | head -1"
+            shell = await asyncio.create_subprocess_exec(
+                "sh", "-c", line, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            )
+            said, complained = await shell.communicate()
+            assert (said.count(b"\n"), complained) == (1, b""), command
 
 
 @pytest.mark.usefixtures("address")

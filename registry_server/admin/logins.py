@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Callable
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from registry_server.admin.sessions import SESSION_S, Sessions
 from registry_server.errors import InvalidField, Unavailable
@@ -15,6 +15,7 @@ from registry_server.rpc.table import NO_CREDENTIALS, Caller, Credentials
 BODY_S = 10.0
 # ... and so many may come at a time, so that some connections are always left for others.
 MAX_AT_ONCE = 16
+MAX_PORT_DIGITS = 5
 
 
 class Logins:
@@ -29,14 +30,21 @@ class Logins:
         """What was shown when the session of a request began."""
         return self._sessions.credentials(request.cookies.get(_cookie_of(request), "")) or NO_CREDENTIALS
 
+    def is_over(self, request: web.Request, credentials: Credentials) -> bool:
+        """Whether the session is over that a request began with: one logged out in another tab, or logged in too long
+        ago. Never of who shows a token each time."""
+        return hdrs.AUTHORIZATION not in request.headers and self.shown(request) != credentials
+
     async def login(self, request: web.Request, caller: Caller) -> web.Response:
         """With `{"token": TOKEN}`: a session, if there is anybody with that token."""
         check_origin(request)
         credentials = Credentials(await self._asked(request))
         self._known(caller._replace(credentials=credentials))
+        name = _cookie_of(request)
+        self._sessions.end(request.cookies.get(name, ""))  # who logs in as somebody else is logged out in all tabs
         id_ = self._sessions.begin(credentials)
         response = web.Response(status=204)
-        response.set_cookie(_cookie_of(request), id_, max_age=int(SESSION_S), httponly=True, samesite="Strict")
+        response.set_cookie(name, id_, max_age=int(SESSION_S), httponly=True, samesite="Strict")
         return response
 
     async def logout(self, request: web.Request, caller: Caller) -> web.Response:
@@ -63,12 +71,22 @@ def check_origin(request: web.Request) -> None:
     without having asked first, which nobody answers here."""
     if request.content_type != "application/json":
         raise InvalidField("content-type", "must be application/json")
+    check_site(request)
+
+
+def check_site(request: web.Request) -> None:
+    """Raises InvalidField where a browser says that a page of somebody else's asks: it could read nothing, but hold
+    open what it likes."""
     if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
         raise InvalidField("sec-fetch-site", "a page from elsewhere has nothing to ask here")
 
 
 def _cookie_of(request: web.Request) -> str:
-    """The name of the cookie: a host's cookies are those of all its ports, and two servers may be on one."""
+    """The name of the cookie: a host's cookies are those of all its ports, and two servers may be on one. The port is
+    the one that the browser knows, which is another than here where ports are mapped."""
+    port = request.headers.get(hdrs.HOST, "").rpartition(":")[2]
+    if port.isascii() and port.isdigit():
+        return f"grpc-registry-{port[:MAX_PORT_DIGITS]}"
     own = request.transport.get_extra_info("sockname") if request.transport is not None else None
     return f"grpc-registry-{own[1]}" if isinstance(own, tuple) else "grpc-registry"
 

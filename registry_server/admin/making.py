@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from registry_api.registry.v1 import why_pb2, xds_pb2
+    from registry_server.admin.logins import Logins
     from registry_server.admin.server import AdminServer
     from registry_server.audience import Audience
     from registry_server.history.history import History
@@ -43,8 +44,10 @@ class Admin:
         self._must = config.admin != "auto"
         has_secrets = config.access.is_on and not config.access.anonymous.grants
         hosts = None if has_secrets else [self._address.rpartition(":")[0]]
-        self._page = _page(config, seen) if self._address else None
-        self._server = _server(hosts, seen, self._page) if self._page is not None else None
+        self._page: LivePage | None = None
+        self._server: AdminServer | None = None
+        if self._address:
+            self._page, self._server = _made(config, seen, hosts)
 
     async def start(self) -> None:
         """Listen, if it is asked for. Raises ConfigError for an address that cannot be had."""
@@ -68,15 +71,24 @@ class Admin:
             await self._server.stop()
 
 
-def _page(config: Config, seen: Seen) -> LivePage:
+def _made(config: Config, seen: Seen, hosts: list[str] | None) -> tuple[LivePage, AdminServer]:
+    from registry_server.admin.logins import Logins
+
+    logins = Logins(seen.known)
+    page = _page(config, seen, logins)
+    return page, _server(hosts, seen, page, logins)
+
+
+def _page(config: Config, seen: Seen, logins: Logins) -> LivePage:
     from registry_server.page.making import LivePage, Sights
 
     is_serving, known, counting, audience, list_xds, why, history = seen
     store, has_access = config.store.partition(":")[0], config.access.is_on
-    return LivePage(Sights(counting, audience, list_xds, why, history, known, is_serving, store, has_access))
+    sights = Sights(counting, audience, list_xds, why, history, known, logins.is_over, is_serving, store, has_access)
+    return LivePage(sights)
 
 
-def _server(hosts: list[str] | None, seen: Seen, page: LivePage) -> AdminServer:
+def _server(hosts: list[str] | None, seen: Seen, page: LivePage, logins: Logins) -> AdminServer:
     from registry_server.admin.server import AdminServer
     from registry_server.admin.wellness import wellness
     from registry_server.limits.overload import Work
@@ -87,4 +99,4 @@ def _server(hosts: list[str] | None, seen: Seen, page: LivePage) -> AdminServer:
         metrics(seen.counting),
         *page.routes(),
     ]
-    return AdminServer(routes, seen.known, hosts, partial(seen.counting.gate.within, work=Work.READ))
+    return AdminServer(routes, seen.known, hosts, partial(seen.counting.gate.within, work=Work.READ), logins)

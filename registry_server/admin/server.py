@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from registry_server.admin.logins import Logins
+from registry_server.admin.logins import Logins, check_site
 from registry_server.admin.lookout import Lookout
 from registry_server.errors import LimitExceeded, PermissionDenied, RequestError, Unauthenticated, Unavailable
 from registry_server.rpc.table import OPEN, Caller, Credentials, Needs
@@ -75,7 +75,7 @@ class AdminServer:
     """`known` says who a caller is, and raises Unauthenticated. `hosts`: by which names a browser may have come here,
     beside addresses and localhost: a page of somebody else's whose name leads here is refused what it asks. None where
     who asks has to show a token, which such a page has not. `within`: around each answer that is not for anybody, the
-    limits of its caller; raises LimitExceeded, or Unavailable."""
+    limits of its caller; raises LimitExceeded, or Unavailable. `logins` are its own unless others look at them, too."""
 
     def __init__(
         self,
@@ -83,10 +83,11 @@ class AdminServer:
         known: Callable[[Caller], Caller],
         hosts: Iterable[str] | None = (),
         within: Within = lambda _: nullcontext(),
+        logins: Logins | None = None,
     ) -> None:
         self._known = known
         self._within = within
-        self._logins = Logins(known)
+        self._logins = logins or Logins(known)
         self._hosts = None if hosts is None else frozenset(("localhost", *(it.lower() for it in hosts)))
         app = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY_BYTES)
         for route in routes:
@@ -209,6 +210,8 @@ class AdminServer:
 
     def _answering(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def answer(request: web.Request) -> web.StreamResponse:
+            if route.path.startswith(API):
+                check_site(request)
             caller = Caller(_peer(request), credentials=self._shown(request))
             if route.needs.right is None:
                 return await route.answer(request, caller)

@@ -17,7 +17,7 @@ from registry_server.history.history import History
 from registry_server.metrics.counting import Counting
 from registry_server.page.connected import counts, stream_row
 from registry_server.page.display import Display, Look, Sources
-from registry_server.page.live import Pages
+from registry_server.page.live import HasLeft, Pages
 from registry_server.page.numbers import Numbers
 from registry_server.page.search import MAX_FOUND, searched
 from registry_server.page.shown import Cells, event_row
@@ -49,6 +49,7 @@ class Sights(NamedTuple):
     why: AskWhy
     history: Callable[[], History]
     known: Callable[[Caller], Caller]
+    has_left: HasLeft
     is_serving: Callable[[], bool]
     store: str
     has_access: bool
@@ -63,7 +64,7 @@ class LivePage:
         self._catalog = feed.catalog
         self._sources = Sources(feed.catalog, feed.guard, shown.history)
         numbers = Numbers(shown.counting, shown.audience, shown.store, shown.is_serving)
-        self._pages = Pages(numbers, shown.known)
+        self._pages = Pages(numbers, shown.known, shown.has_left)
 
     def routes(self) -> Iterator[Route]:
         """All of them."""

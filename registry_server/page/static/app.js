@@ -129,6 +129,8 @@ class App {
     $("link").dataset.state = state === "live" ? "live" : "lost";
     $("link").textContent = said[state];
     if (state === "refused") this.askWho();
+    if (state === "live" && this.isLoggedOut) $("login").close(); // one has logged in again in another tab
+    this.isLoggedOut = state === "refused" || (this.isLoggedOut && state !== "live");
     if (state === "denied") this.refuse(why);
     if (state === "live") this.me();
   }

@@ -146,6 +146,36 @@ async def test_a_page_of_somebody_else_cannot_log_in_or_out() -> None:
 NO_LOGINS = ("", "{", "[]", "1", '"x"', "{}", '{"token": 1}', '{"token": ""}', '{"token": " "}', b"\xff", "[" * 9_999)
 
 
+async def test_who_logs_out_does_so_in_every_tab() -> None:
+    """As well who logs in as somebody else."""
+    async with running(access=granted()) as site:
+        for end in ("/api/logout", "/api/login"):
+            await site.login("reader")
+            async with site.session.get(site.page + "/api/live") as other:
+                assert (await told(other, "server"))["identity"] == "reader"
+                assert (await site.post(end, {"token": token("operator")})).status == 204
+                async with asyncio.timeout(20):
+                    await other.read()  # to its end
+
+
+async def test_two_servers_behind_mapped_ports_have_cookies_of_their_own() -> None:
+    """By the port that the browser knows. One without any is the server's own."""
+    async with running(access=granted()) as site:
+        own = site.page.rpartition(":")[2]
+        for host, port in [("10.0.0.1:8401", "8401"), ("10.0.0.1:8402", "8402"), ("10.0.0.1", own), ("[::1]:9", "9")]:
+            answer = await site.post("/api/login", {"token": token("reader")}, {**JSON, "Host": host})
+            assert answer.headers["Set-Cookie"].startswith(f"grpc-registry-{port}=")
+
+
+@pytest.mark.parametrize("path", ["/api/live", "/api/me", "/api/search?q=a"])
+async def test_a_page_of_somebody_else_holds_nothing_open(path: str) -> None:
+    async with running() as site:
+        for elsewhere in ("cross-site", "same-site"):
+            assert (await site.get(path, headers={"Sec-Fetch-Site": elsewhere}))[0] == 400
+        async with site.session.get(site.page + path, headers={"Sec-Fetch-Site": "same-origin"}) as it:
+            assert it.status == 200
+
+
 @pytest.mark.parametrize("body", NO_LOGINS)
 async def test_logins_that_are_none(body: str | bytes) -> None:
     async with running(access=granted()) as site:

@@ -1,5 +1,6 @@
 """The live page in a real browser, on a real server: what people see, how they get about, and what it costs."""
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -330,3 +331,29 @@ def test_one_says_who_one_is_and_sees_what_one_may(browser: Browser, guarded: Si
         for service in ("player", "secret"):
             registry.register_once(Instance(service, HOST, 8001, id="one"), ttl=60)
     browser.open(guarded.page)
+    browser.until(lambda: browser.run("return document.getElementById('login').open"), "it asks who one is")
+    browser.press("rg_nobody\n")
+    browser.shows("#login-why", "not known")
+    browser.press(f"{token('reader')}\n")
+    browser.shows("#who", "reader")
+    browser.shows("#panel", "player")
+    assert "secret" not in browser.text("#panel")
+
+
+def test_who_logs_out_and_in_again_in_another_tab_does_so_here(browser: Browser, guarded: Site) -> None:
+    def other_tab(path: str, said: dict[str, str]) -> int:
+        options = {"method": "POST", "headers": {"Content-Type": "application/json"}, "body": json.dumps(said)}
+        return int(browser.settle(f"fetch({path!r}, {json.dumps(options)}).then((it) => it.status)"))
+
+    browser.open(guarded.page)
+    assert other_tab("api/login", {"token": token("reader")}) == 204
+    browser.open(guarded.page)
+    browser.shows("#link", "live")
+    assert other_tab("api/logout", {}) == 204
+    browser.until(lambda: browser.run("return document.getElementById('login').open"), "it asks who one is")
+    browser.shows("#link", "logged out")
+    assert other_tab("api/login", {"token": token("root")}) == 204
+    browser.run("document.dispatchEvent(new Event('visibilitychange'))")  # as when one comes back to a tab
+    browser.shows("#link", "live")
+    browser.shows("#who", "root")
+    assert not browser.run("return document.getElementById('login').open")

@@ -33,14 +33,28 @@ class Attendant:
     opened with, if that was one request, and a short one. `reader` is what the hub knows of it, where the hub tells it
     anything."""
 
-    __slots__ = ("caller", "opened_at", "path", "reader", "request")
+    __slots__ = ("_audience", "_kind", "_request", "caller", "opened_at", "path", "reader")
 
-    def __init__(self, path: str, caller: Caller, opened_at: float, request: Any = None) -> None:
+    def __init__(
+        self, path: str, caller: Caller, opened_at: float, audience: "dict[Attendant, None]", request: Message | None
+    ) -> None:
         self.path = path
         self.caller = caller
         self.opened_at = opened_at
-        self.request = request
         self.reader: Reader | None = None
+        self._audience = audience
+        # Encoded, as it takes a tenth of the memory so.
+        self._kind = None if request is None else type(request)
+        self._request = b"" if request is None else request.SerializeToString()
+
+    @property
+    def request(self) -> Message | None:
+        """What it was opened with, parsed anew each time; None for a stream whose requests come as it goes on."""
+        return None if self._kind is None else self._kind.FromString(self._request)
+
+    def left(self) -> None:
+        """It is over."""
+        self._audience.pop(self, None)
 
 
 class Audience:
@@ -80,7 +94,7 @@ class Audience:
             leave = self._came(attendant, opened(caller, end))
 
             def left() -> None:
-                self._left(attendant)
+                attendant.left()
                 leave()
 
             return left
@@ -95,7 +109,7 @@ class Audience:
             inner = self._came(attendant, join(request, caller, outlet))
             if isinstance(inner, Reader):
                 attendant.reader = inner
-            return Attended(inner, lambda: self._left(attendant))
+            return Attended(inner, attendant.left)
 
         return joined
 
@@ -105,21 +119,18 @@ class Audience:
         def begun(caller: Caller, outlet: Outlet) -> Dialogue[Any]:
             attendant = self._attendant(path, caller)
             inner = self._came(attendant, begin(caller, outlet))
-            return AttendedDialogue(inner, lambda: self._left(attendant))
+            return AttendedDialogue(inner, attendant.left)
 
         return begun
 
     def _attendant(self, path: str, caller: Caller, request: Message | None = None) -> Attendant:
         is_short = request is not None and request.ByteSize() <= MAX_REQUEST_BYTES
-        return Attendant(path, caller, self._clock(), request if is_short else None)
+        return Attendant(path, caller, self._clock(), self._open, request if is_short else None)
 
     def _came(self, attendant: Attendant, opened: Opened) -> Opened:
         """One that could be opened is there."""
         self._open[attendant] = None
         return opened
-
-    def _left(self, attendant: Attendant) -> None:
-        self._open.pop(attendant, None)
 
 
 def _unheard(caller: Caller, end: Refusable) -> Callable[[], None]:

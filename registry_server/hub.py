@@ -303,8 +303,9 @@ class Hub:
 
     def wake(self, interest: Interest) -> None:
         """Let the topics look that have just this interest."""
-        self._mark_dirty(interest)
-        self._arm()
+        if interest in self._interested:
+            self._mark_dirty(interest)
+            self._arm()
 
     def refresh_all(self) -> None:
         """Let every topic look: the order of changes began anew, so everybody may have to be told everything."""

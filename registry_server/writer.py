@@ -4,10 +4,11 @@ Such a relay is no store, as nobody can commit by revision there: the rules are 
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from registry_api.registry.v1 import registry_pb2 as pb
-from registry_server.limits.peers import host_of
+from registry_server.limits.peers import REMEMBERED, host_of
 from registry_server.model import Entry
 from registry_server.records import UNSAID, Author, Key, Lease, Renewal
 
@@ -27,11 +28,16 @@ class Claimant(NamedTuple):
     @property
     def author(self) -> Author:
         """The same, as it stands in what is written."""
-        return Author(self.identity, str(host_of(self.peer) or self.peer.partition(":")[0]))
+        return _author(self.identity, self.peer)
 
     def may_have(self, entry: Entry) -> bool:
         """Whether an instance is its own, or nobody's, or it may operate its service."""
         return entry.owner.by in ("", self.identity) or self.may_operate(entry.key.namespace, entry.key.service)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _author(identity: str, peer: str) -> Author:
+    return Author(identity, str(host_of(peer) or peer.partition(":")[0]))
 
 
 NOBODY = Claimant()

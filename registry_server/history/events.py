@@ -1,8 +1,8 @@
 """CORE: one change of one instance as people look at it: why, by whom, what was before and after."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from registry_api.registry.v1 import history_pb2 as pb
 from registry_api.registry.v1.registry_pb2 import HEALTHY, Instance
@@ -38,8 +38,7 @@ class Why(StrEnum):
     UNHEALTHY = "UNHEALTHY"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """`at_s` is the wall-clock time at which it was seen, in seconds; `late`, if it may have been earlier. `before` and
     `after` are encoded instances, None where it was not there."""
 
@@ -67,7 +66,8 @@ class Event:
     @property
     def size(self) -> int:
         """How many bytes it holds."""
-        return len(self.before or b"") + len(self.after or b"")
+        before, after = self.before, self.after
+        return (0 if before is None else len(before)) + (0 if after is None else len(after))
 
     @property
     def detail(self) -> str:
@@ -126,8 +126,8 @@ def event_of(change: Change, number: int, at_s: float, epoch: str, *, late: bool
     """What is to be remembered of a change."""
     before, after = change.before, change.after
     why, author = _why(change), _author(change)
-    encoded = [it.encoded if it is not None else None for it in (before, after)]
-    return Event(number, at_s, late, epoch, change.revision, change.key, why, author, *encoded)
+    was, is_ = None if before is None else before.encoded, None if after is None else after.encoded
+    return Event(number, at_s, late, epoch, change.revision, change.key, why, author, was, is_)
 
 
 def _author(change: Change) -> Author:

@@ -85,7 +85,7 @@ def test_any_value_is_an_instance_that_everybody_reads_alike_or_a_bad_record(enc
     assert found.traits.ttl_s > 0
     seen = Instance.from_proto(it)
     assert (seen.weight, seen.routable, seen.ttl_s) == (it.weight, found.routable, found.traits.ttl_s)
-    assert tuple(seen.key) == name
+    assert tuple(seen.key) == name[:3]
     assert Entry.of(Record(name, found.encoded, "lease", 5, 3), FENCE) == found, "and means the same when read again"
 
 

@@ -22,7 +22,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from registry_server.admin.logins import Logins, check_site
 from registry_server.admin.lookout import Lookout
 from registry_server.errors import LimitExceeded, PermissionDenied, RequestError, Unauthenticated, Unavailable
-from registry_server.rpc.table import OPEN, Caller, Credentials, Needs
+from registry_server.rpc.table import NO_CREDENTIALS, OPEN, Caller, Credentials, Needs
 from registry_server.sockets import BACKLOG, Bound, bound
 
 log = logging.getLogger(__name__)
@@ -266,13 +266,12 @@ async def _refused(status: int, why: str, headers: Mapping[str, str] = NO_HEADER
 
 
 def _credentials(said: str) -> Credentials:
-    """The token of `Authorization: Bearer TOKEN`, or of Basic as its password, which browsers ask their users for."""
+    """The token of `Authorization: Bearer TOKEN`, or of Basic as its password, which browsers ask their users for. As
+    by gRPC, who shows anything else is not taken for one who shows nothing."""
     scheme, _, value = said.partition(" ")
-    if scheme.lower() == "bearer":
-        return Credentials(value.strip())
     if scheme.lower() == "basic":
         try:
-            return Credentials(base64.b64decode(value, validate=True).decode().partition(":")[2])
+            said = f"Bearer {base64.b64decode(value, validate=True).decode().partition(':')[2]}"
         except (binascii.Error, UnicodeDecodeError):
             raise Unauthenticated("the header Authorization is no Basic one") from None
-    return Credentials()
+    return NO_CREDENTIALS.with_authorization(said)

@@ -12,6 +12,8 @@ from registry_server.rpc.table import Credentials
 
 # So many are known; who has not come back for longest is forgotten first.
 MAX_SESSIONS = 1_000
+# ... and of one token so many: who begins very many ends those of nobody else.
+MAX_OF_ONE = 50
 # How long one lasts, in seconds, however much it is used.
 SESSION_S = 12 * 3600.0
 
@@ -36,6 +38,9 @@ class Sessions:
     def begin(self, credentials: Credentials) -> str:
         """Remember what somebody showed; gives what stands for it from now on."""
         id_ = self._new_id()
+        of_one = [hashed for hashed, it in self._open.items() if it.credentials == credentials]
+        if len(of_one) >= MAX_OF_ONE:
+            del self._open[of_one[0]]
         self._open[_hashed(id_)] = _Session(credentials, self._clock() + SESSION_S)
         if len(self._open) > MAX_SESSIONS:
             self._open.popitem(last=False)

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
-from functools import partial
 
 from aiohttp import hdrs, web
 
 from registry_server.errors import RequestError, Unavailable
+from registry_server.limits.peers import host_of
 from registry_server.page.display import Data, Display, Message
 from registry_server.rpc.table import Caller, Credentials
 
@@ -28,6 +29,18 @@ WRITE_S = 20.0
 HasLeft = Callable[[web.Request, Credentials], bool]
 
 
+class _Open:
+    """A page. `whose`: an identity's, or a host's if there are none."""
+
+    __slots__ = ("caller", "is_over", "request", "whose")
+
+    def __init__(self, request: web.Request, caller: Caller) -> None:
+        self.request = request
+        self.caller = caller
+        self.whose = caller.identity or str(host_of(caller.peer))
+        self.is_over = asyncio.Event()
+
+
 class Pages:
     """All pages that are open. `numbers` says how the server is; `known` who a caller is by now; `has_left` whether
     a request's session is over."""
@@ -36,63 +49,73 @@ class Pages:
         self._numbers = numbers
         self._known = known
         self._has_left = has_left
-        self._open = 0
-        self._is_over = asyncio.Event()
+        self._open: dict[_Open, None] = {}
+        self._is_over = False
 
     def close(self) -> None:
         """The server stops: every page is told no more."""
-        self._is_over.set()
+        self._is_over = True
+        for page in self._open:
+            page.is_over.set()
 
     async def show(self, request: web.Request, caller: Caller, display: Display) -> web.StreamResponse:
         """Tell a page until it goes, or may not see it any more. Raises Unavailable when there are too many."""
         if request.method == hdrs.METH_HEAD:
             return web.Response(content_type=EVENT_STREAM)
-        if self._open >= MAX_PAGES or self._is_over.is_set():
+        page = _Open(request, caller)
+        if self._is_over or (len(self._open) >= MAX_PAGES and not self._make_room(page.whose)):
             raise Unavailable(f"{MAX_PAGES} pages are open already")
-        self._open += 1
+        self._open[page] = None
         try:
             response = web.StreamResponse(headers=_HEADERS)
             await response.prepare(request)
-            await self._tell(response, caller, display, partial(self._may_go_on, request, caller))
+            await self._tell(response, page, display)
         except (ConnectionError, TimeoutError):  # it is gone
             if request.transport is not None:
                 request.transport.abort()
         finally:
-            self._open -= 1
+            self._open.pop(page, None)
         return response
 
-    async def _tell(
-        self, response: web.StreamResponse, caller: Caller, display: Display, may_go_on: Callable[[], bool]
-    ) -> None:
+    def _make_room(self, whose: str) -> bool:
+        """End the oldest page of whoever has most, if that is more than who comes would have."""
+        counts = Counter(page.whose for page in self._open)
+        most, count = counts.most_common(1)[0]
+        if count <= counts[whose] + 1:
+            return False
+        oldest = next(page for page in self._open if page.whose == most)
+        oldest.is_over.set()
+        del self._open[oldest]
+        return True
+
+    async def _tell(self, response: web.StreamResponse, page: _Open, display: Display) -> None:
         numbers_at = 0.0
-        while not self._is_over.is_set():
+        while not page.is_over.is_set():
             began = time.monotonic()
             if began >= numbers_at:
                 numbers_at = began + TICK_S
-                if not may_go_on():
+                if not self._may_go_on(page):
                     return
-                await _write(response, Message("server", self._numbers(caller)))
+                await _write(response, Message("server", self._numbers(page.caller)))
                 for message in display.held():
                     await _write(response, message)
             for message in display.messages(time.time()):
                 await _write(response, message)
             took = time.monotonic() - began
-            await self._rest(min(max(LOOK_S, took / SHARE), LONGEST_REST_S))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(max(LOOK_S, took / SHARE), LONGEST_REST_S)):
+                    await page.is_over.wait()
 
-    def _may_go_on(self, request: web.Request, caller: Caller) -> bool:
+    def _may_go_on(self, page: _Open) -> bool:
         """Whether who opened the page is still logged in and who that was, and may do the same."""
-        if self._has_left(request, caller.credentials):
+        caller = page.caller
+        if self._has_left(page.request, caller.credentials):
             return False
         try:
             now = self._known(caller)
         except RequestError:
             return False
         return (now.identity, now.rights) == (caller.identity, caller.rights)
-
-    async def _rest(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._is_over.wait()
 
 
 async def _write(response: web.StreamResponse, message: Message) -> None:

@@ -12,8 +12,9 @@ from registry_api.registry.v1 import why_pb2, xds_pb2
 from registry_server import fields
 from registry_server.admin.server import API, Answer, Route
 from registry_server.audience import Audience
-from registry_server.errors import InvalidField, RequestError
+from registry_server.errors import Contended, InvalidField, RequestError, too_many_long
 from registry_server.history.history import History
+from registry_server.limits.peers import peer_of
 from registry_server.metrics.counting import Counting
 from registry_server.page.connected import counts, stream_row
 from registry_server.page.display import Display, Look, Sources
@@ -23,6 +24,7 @@ from registry_server.page.search import MAX_FOUND, searched
 from registry_server.page.shown import Cells, event_row
 from registry_server.records import Key
 from registry_server.rpc.table import OPEN, Caller, Name, Needs
+from registry_server.turns import Turns
 
 MAX_STREAMS = 1_000
 MAX_XDS_CLIENTS = 200
@@ -64,6 +66,7 @@ class LivePage:
         self._catalog = feed.catalog
         self._sources = Sources(feed.catalog, feed.guard, shown.history)
         numbers = Numbers(shown.counting, shown.audience, shown.store, shown.is_serving)
+        self._looking = Turns()
         self._pages = Pages(numbers, shown.known, shown.has_left)
 
     def routes(self) -> Iterator[Route]:
@@ -72,9 +75,9 @@ class LivePage:
         yield Route(f"{API}me", self._me, _SOME)
         yield Route(f"{API}live", self._live, _SOME, goes_on=True)
         yield Route(f"{API}instance", self._instance, _SOME)
-        yield Route(f"{API}history", self._history, _SOME)
-        yield Route(f"{API}search", self._search, _SOME)
-        yield Route(f"{API}connected", self._connected, Needs("admin"))
+        yield Route(f"{API}history", self._in_turn(self._history), _SOME)
+        yield Route(f"{API}search", self._in_turn(self._search), _SOME)
+        yield Route(f"{API}connected", self._in_turn(self._connected), Needs("admin"))
 
     def close(self) -> None:
         """No page is told anything any more."""
@@ -116,6 +119,18 @@ class LivePage:
             return None
         reasons = [[it.about, why_pb2.Reason.Effect.Name(it.effect).lower(), it.text] for it in answer.reasons]
         return {"verdict": answer.verdict, "traffic": answer.gets_traffic, "reasons": reasons}
+
+    def _in_turn(self, answer: Answer) -> Answer:
+        """What may take long takes one of a peer at a time, as by gRPC."""
+
+        async def in_turn(request: web.Request, caller: Caller) -> web.StreamResponse:
+            try:
+                async with self._looking.of([(peer_of(caller.peer),)]):
+                    return await answer(request, caller)
+            except Contended:
+                raise too_many_long() from None
+
+        return in_turn
 
     async def _history(self, request: web.Request, caller: Caller) -> web.Response:
         """What happened before an event of that number, or up to now, the latest first."""

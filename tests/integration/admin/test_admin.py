@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 from aiohttp import ClientError, ClientSession, web
 
+from registry_server.access.identities import Access
 from registry_server.access.warden import Warden
 from registry_server.admin import lookout
 from registry_server.admin import server as admin
@@ -44,8 +45,8 @@ ROUTES = [Route("/open", hello, OPEN), Route("/read", hello, Needs("read")), Rou
 
 
 @asynccontextmanager
-async def running(*routes: Route) -> AsyncIterator[str]:
-    warden = Warden(granted(), b"k" * 32, lambda: 0.0, lambda: 0.0)
+async def running(*routes: Route, access: Access | None = None) -> AsyncIterator[str]:
+    warden = Warden(access or granted(), b"k" * 32, lambda: 0.0, lambda: 0.0)
     server = AdminServer(routes or ROUTES, warden.known)
     try:
         yield await server.start(f"{HOST}:0")
@@ -84,6 +85,21 @@ async def test_who_may_not() -> None:
         part = await get(address, "/read", bearer(token("reader")))
         assert part.status == 403
         assert "read" in part.text
+
+
+async def test_who_shows_what_is_no_token_is_not_taken_for_one_who_shows_nothing() -> None:
+    """As by gRPC, also where those may read who show nothing."""
+    async with running(access=granted(anonymous=["read */*"])) as address:
+        assert (await get(address, "/read"))[:2] == (200, "hello ")
+        for said in (
+            "Digest x",
+            "Bearer",
+            "Bearer ",
+            "Bearer a b",
+            "x",
+            "Basic " + base64.b64encode(b"anybody:").decode(),
+        ):
+            assert (await get(address, "/read", {"Authorization": said})).status == 401, said
 
 
 async def test_a_page_of_somebody_else_gets_nothing() -> None:

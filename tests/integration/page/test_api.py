@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from registry_client import Instance
 from registry_server.admin import logins
 from registry_server.config import Config
 from registry_server.config.sources import read_access_of
-from registry_server.page import live
+from registry_server.page import live, making
 from registry_server.page.numbers import Numbers
 from registry_server.server import serve
 from tests.support.access import IDENTITIES, file_of, granted, token
@@ -326,6 +326,43 @@ async def test_pages_are_counted_and_let_go(monkeypatch: pytest.MonkeyPatch) -> 
                 return stream.status == 200
 
         await eventually_async(has_room)
+
+
+async def test_who_opens_all_pages_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "MAX_PAGES", 3)
+    async with running(access=granted()) as site:
+        await site.login("reader")
+        open_ = [await site.session.get(site.page + "/api/live") for _ in range(3)]
+        for stream in open_:
+            await told(stream, "server")
+        assert (await site.get("/api/live"))[0] == 503
+        await site.login("root")
+        other = await site.session.get(site.page + "/api/live")
+        await told(other, "server")
+        async with asyncio.timeout(20):
+            while await open_[0].content.readany():
+                pass  # the oldest ends
+        assert (await site.get("/api/live"))[0] == 503  # two each would be no fairer
+        for stream in (*open_, other):
+            stream.close()
+
+
+async def test_who_searches_much_waits_for_himself(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work, most = set[object](), list[int]()
+
+    def searching(*_: object) -> Iterator[None]:
+        it = object()
+        at_work.add(it)
+        for _turn in range(20):
+            most.append(len(at_work))
+            yield None
+        at_work.discard(it)
+
+    monkeypatch.setattr(making, "searched", searching)
+    monkeypatch.setattr(making, "peer_of", lambda _: "one")  # on this machine each connection is one
+    async with running() as site:
+        await asyncio.gather(*(site.ask("/api/search?q=x") for _ in range(4)))
+    assert set(most) == {1}
 
 
 async def test_a_page_holds_up_no_stop() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from registry_api.registry.v1 import registry_pb2 as pb
-from registry_server.admin.sessions import MAX_SESSIONS, SESSION_S, Sessions
+from registry_server.admin.sessions import MAX_OF_ONE, MAX_SESSIONS, SESSION_S, Sessions
 from registry_server.catalog import Catalog
 from registry_server.guard import RemovalGuard
 from registry_server.history.events import event_of
@@ -240,6 +240,16 @@ def test_what_streams_ask_for() -> None:
 
 
 # ---- sessions
+
+
+def test_who_begins_very_many_ends_those_of_nobody_else() -> None:
+    names = iter(map(str, range(10**6)))
+    sessions = Sessions(lambda: 0.0, lambda: next(names))
+    other = sessions.begin(Credentials("other"))
+    begun = [sessions.begin(Credentials("one")) for _ in range(MAX_SESSIONS + 1)]
+    assert sessions.credentials(other) is not None
+    assert sessions.credentials(begun[-1]) is not None
+    assert len(sessions) == 1 + MAX_OF_ONE
 
 
 def test_a_session_ends_and_the_oldest_go_first() -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SUCCEEDED, UNCLEAR = "OK", "UNKNOWN"
 # Names of services that are written out for one watch.
 MANY = 3
 

@@ -23,11 +23,11 @@ from registry_api.registry.v1 import (
 )
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_api.tracing import Tracing
-from registry_client.counts import SUCCEEDED, UNCLEAR, Counts
+from registry_client.counts import Counts
 from registry_client.errors import InvalidAnswer, RegistryError, RegistryUnavailable, Unauthenticated, from_rpc_error
 from registry_client.homing import LOOK_S, Homing
 from registry_client.tls import LOOKS, PREFACE
-from registry_client.traces import CallSpans, spans_of
+from registry_client.traces import OK, CallSpans, code_of, spans_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -418,10 +418,10 @@ class Link:
         try:
             with spans or nullcontext():
                 answer = await self._until_answered(method, request, timeout, doing, check, cap_s, tell, spans)
-        except RegistryError as error:
-            calls[UNCLEAR if error.code is None else error.code.name] += 1
+        except BaseException as error:
+            calls[code_of(error)] += 1
             raise
-        calls[SUCCEEDED] += 1
+        calls[OK] += 1
         return answer
 
     async def _until_answered(

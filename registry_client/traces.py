@@ -31,7 +31,7 @@ class CallSpans:
         return self
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
-        self._tracing.end(self._span, _code(error))
+        self._tracing.end(self._span, code_of(error))
 
     @contextmanager
     def attempt(self, address: str) -> Iterator[Sequence[tuple[str, str]]]:
@@ -51,7 +51,7 @@ class CallSpans:
             error = raised
             raise
         finally:
-            tracing.end(span, _code(error))
+            tracing.end(span, code_of(error))
 
 
 def spans_of(tracing: Tracing, request: Message) -> CallSpans | None:
@@ -72,7 +72,7 @@ def _path(request: Message) -> str:
     return kind.full_name
 
 
-def _code(error: BaseException | None) -> str:
+def code_of(error: BaseException | None) -> str:
     """gRPC's code for how a call ended, by its name."""
     if error is None:
         return OK

@@ -72,7 +72,10 @@ class Tracing:
         assert self._tracer is not None  # noqa: S101 - it is on
         service, _, method = path.strip("/").rpartition("/")
         about = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
-        return self._tracer.start_span(name.strip("/"), parent, self.api.SpanKind[kind], about)
+        span = self._tracer.start_span(name.strip("/"), parent, self.api.SpanKind[kind], about)
+        if not isinstance(span, self.api.Span):
+            raise TypeError(f"the provider gives {type(span).__name__} for a span")
+        return span
 
     def end(self, span: Span, code: int) -> None:
         """It is over."""

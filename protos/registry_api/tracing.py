@@ -60,9 +60,12 @@ def ids_in(traceparent: str) -> Ids | None:
 
 
 def ids_of(span: Span) -> Ids | None:
-    """Of a span; None for one that is in no trace."""
-    context = span.get_span_context()
-    return Ids(f"{context.trace_id:032x}", f"{context.span_id:016x}") if context.is_valid else None
+    """Of a span; None for one that is in no trace, or is somebody's own and does not tell."""
+    try:
+        context = span.get_span_context()
+        return Ids(f"{context.trace_id:032x}", f"{context.span_id:016x}") if context.is_valid else None
+    except Exception:
+        return None
 
 
 class Tracing:
@@ -95,10 +98,14 @@ class Tracing:
             return None
         try:
             what: SpanKind = self.api.SpanKind[kind]
-            return self._tracer.start_span(name, parent, what, attributes)
+            span = self._tracer.start_span(name, parent, what, attributes)
         except Exception as error:
             self._complain(error)
             return None
+        if isinstance(span, self.api.Span):
+            return span
+        self._complain(TypeError(f"the provider gives {type(span).__name__} for a span"))
+        return None
 
     def end(self, span: Span, code: str, error: BaseException | None = None, *, is_served: bool = False) -> None:
         """It is over, with gRPC's code of that name; of what was served, a fault of the caller's is no error. `error`:

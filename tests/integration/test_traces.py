@@ -1,10 +1,12 @@
 """Traces: a span of the server below its caller's, one of the store below that; and nothing without a provider."""
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from typing import Any
+from unittest.mock import MagicMock
 
 import grpc
 import grpc.aio
@@ -213,6 +215,31 @@ async def test_somebodys_mistake_costs_no_call(spans: Spans, caplog: pytest.LogC
         for _ in range(3):
             await registry.list("player")
     assert len([it for it in caplog.records if it.message.startswith("tracing does not work")]) == 2
+
+
+@pytest.mark.usefixtures("spans")
+@pytest.mark.parametrize("span", [object(), None, MagicMock(spec=trace.Span)], ids=["object", "none", "mock"])
+async def test_spans_of_somebodys_own_cost_no_call(
+    span: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a provider gives that is of another version, or a part of a test."""
+
+    class Own:
+        def get_tracer(self, *_: Any, **__: Any) -> "Own":
+            return self
+
+        def start_span(self, *_: Any, **__: Any) -> object:
+            return span
+
+    async with serve(Config(listen="127.0.0.1:0", admin="off")) as address:
+        monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", Own())
+        async with registry_client.connect(address, cache_dir=None) as registry, registry.register(PLAYER):
+            assert len(await registry.list("player")) == 1
+        with registry_client.channel(f"registry://{address}/player") as channel:
+            call = channel.unary_unary("/a/b")
+            with pytest.raises(grpc.RpcError):
+                await asyncio.to_thread(call, b"", timeout=0.1)
+    assert "Traceback" not in caplog.text
 
 
 async def test_a_store_that_makes_spans_of_its_own_has_the_call_as_current_one(spans: Spans) -> None:

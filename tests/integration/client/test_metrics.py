@@ -60,8 +60,14 @@ async def test_what_is_asked_and_registered(registry: RegistryClient, told: Metr
         await anext(watch)
         with pytest.raises(RegistryError):
             await registry.get("player", "nobody")
+        given_up = asyncio.create_task(registry.list("player"))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
         assert told.get("up") == 1
         assert told.get("calls_total", "NOT_FOUND") == 1
+        assert told.get("calls_total", "CANCELLED") == 1
         assert told.get("registrations", "registered") == told.get("leases") == 1
         assert told.get("watches", "player") == told.get("watch_streams_total") == 1
         assert told.get("view_age_seconds", "player") == 0

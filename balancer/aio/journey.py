@@ -83,6 +83,9 @@ class Attempt(Tally):
         if call is not None:
             call.attempt_ended(self)
 
+    def let_go(self) -> None:
+        """Its call is over without it, and has been counted."""
+
 
 class LooseAttempt(Attempt):
     """One that does not keep its call: a stream that nobody holds ends."""
@@ -90,16 +93,21 @@ class LooseAttempt(Attempt):
     __slots__ = ("_owner",)
 
     def serves(self, call: AioJourney) -> None:
-        self._owner = weakref.ref(call)
+        self._owner: weakref.ref[AioJourney] | None = weakref.ref(call)
         self.native.add_done_callback(self.ended)
 
+    def let_go(self) -> None:
+        self._owner = None
+
     def ended(self, _native: object) -> None:
-        call = self._owner()
-        if call is None:
-            self.out(Verdict.OURS, time.monotonic())
-            self.connection.forgotten()
-        else:
+        owner = self._owner
+        call = None if owner is None else owner()
+        if call is not None:
             call.attempt_ended(self)
+            return
+        self.out(Verdict.OURS, time.monotonic())
+        if owner is not None:
+            self.connection.forgotten()
 
 
 class AioJourney(Journey[Attempt, "Connection"]):
@@ -286,6 +294,8 @@ class AioJourney(Journey[Attempt, "Connection"]):
         self.over = True
         if self._course is not None:
             self._engine.waiting.pop(self, None)
+            for attempt in (self._attempts or {}).values():
+                attempt.let_go()
             if self._timer is not None:
                 self._timer.cancel()
         if self._spans is not None:

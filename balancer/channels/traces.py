@@ -73,7 +73,8 @@ class Tracing:
         service, _, method = path.strip("/").rpartition("/")
         about = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
         span = self._tracer.start_span(name.strip("/"), parent, self.api.SpanKind[kind], about)
-        if not isinstance(span, self.api.Span):
+        is_one: bool = isinstance(span, self.api.Span)
+        if not is_one:
             raise TypeError(f"the provider gives {type(span).__name__} for a span")
         return span
 

@@ -64,7 +64,7 @@ class Attempt(Tally):
 
     def __init__(self, call: ThreadsJourney, node: Node, connection: Connection, now: float, number: int) -> None:
         super().__init__(node, connection, now)
-        self._owner = weakref.ref(call)
+        self._owner: weakref.ref[ThreadsJourney] | None = weakref.ref(call)
         self.number = number
 
     @classmethod
@@ -80,13 +80,19 @@ class Attempt(Tally):
         """The native call, for an attempt that is under way or was once."""
         return cast("NativeCall", self.native)
 
+    def let_go(self) -> None:
+        """Its call is over without it, and has been counted."""
+        self._owner = None
+
     def ended(self, _native: object) -> None:
-        call = self._owner()
-        if call is None:
-            self.out(Verdict.OURS, time.monotonic())
-            cast("Connection", self.connection).forgotten()
-        else:
+        owner = self._owner
+        call = None if owner is None else owner()
+        if call is not None:
             call.attempt_ended(self)
+            return
+        self.out(Verdict.OURS, time.monotonic())
+        if owner is not None:
+            cast("Connection", self.connection).forgotten()
 
 
 def _see_headers(owner: weakref.ref[ThreadsJourney], attempt: Attempt) -> None:
@@ -249,6 +255,7 @@ class ThreadsJourney(Journey[Attempt, "Connection"]):
     def _give_up(self, attempt: Attempt) -> None:
         """Something of the caller's did not work: grpcio says so at once, and tells of the end much later if at all."""
         attempt.out(Verdict.OURS, time.monotonic())
+        attempt.let_go()
         if self._spans is not None:
             self._spans.ended(attempt.native)
         self._finish(attempt.native)
@@ -322,6 +329,8 @@ class ThreadsJourney(Journey[Attempt, "Connection"]):
             self.over = True
             callbacks, self._callbacks = self._callbacks, ()
             self._wake()
+        for attempt in (self._attempts or {}).values():
+            attempt.let_go()
         counts = self._engine.counts
         if counts is not None:
             took_s = time.monotonic() - self._began if self._method.is_unary else NO_SAMPLE

@@ -102,10 +102,10 @@ class Tracing:
         except Exception as error:
             self._complain(error)
             return None
-        if isinstance(span, self.api.Span):
-            return span
-        self._complain(TypeError(f"the provider gives {type(span).__name__} for a span"))
-        return None
+        is_one: bool = isinstance(span, self.api.Span)
+        if not is_one:
+            self._complain(TypeError(f"the provider gives {type(span).__name__} for a span"))
+        return span if is_one else None
 
     def end(self, span: Span, code: str, error: BaseException | None = None, *, is_served: bool = False) -> None:
         """It is over, with gRPC's code of that name; of what was served, a fault of the caller's is no error. `error`:

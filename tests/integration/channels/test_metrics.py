@@ -134,6 +134,43 @@ async def test_a_stream_that_is_dropped_is_a_call_that_was_cancelled(
 
 
 @BOTH
+async def test_a_stream_that_is_cancelled_and_then_dropped_is_counted_once(
+    kind: str, servers: list[ServerProcess], metrics: Metrics
+) -> None:
+    """Also one that was the first, and waited for an endpoint."""
+    async with caller(kind, servers) as channel:
+        metrics.expose(channel.channel)
+        stream = channel.channel.unary_stream(f"/{SERVICE}/Stream", None, None)(b'{"sleep_s": 30}')
+        await eventually_async(lambda: metrics.get("attempts_in_flight") == 1, what="it is under way")
+        stream.cancel()
+        del stream
+        await eventually_async(lambda: gc.collect() >= 0 and metrics.get("attempts_in_flight") == 0)
+        await channel.call()
+        await eventually_async(lambda: metrics.get("calls_total", "OK") == 1)
+        assert metrics.get("calls_total", "CANCELLED") == 1
+
+
+async def test_a_stream_that_cannot_be_decoded_is_counted_once(servers: list[ServerProcess], metrics: Metrics) -> None:
+    """In threads; its attempt ends long after it."""
+
+    def fails(_: bytes) -> object:
+        raise ValueError("it cannot be decoded")
+
+    async with caller("sync", servers) as channel:
+        metrics.expose(channel.channel)
+        await channel.ready()
+        stream = channel.channel.unary_stream(f"/{SERVICE}/Stream", None, fails)(b'{"responses": 2}')
+        with pytest.raises(grpc.RpcError):
+            await asyncio.to_thread(list, stream)
+        del stream
+        gc.collect()
+        await channel.call()
+        await eventually_async(lambda: metrics.get("calls_total", "OK") == 1)
+        assert metrics.get("attempts_in_flight") == 0
+        assert (metrics.get("calls_total", "INTERNAL"), metrics.get("calls_total", "CANCELLED")) == (1, 0)
+
+
+@BOTH
 @pytest.mark.parametrize(("why", "policy"), [("retry", RETRYING), ("hedge", HEDGING)])
 async def test_further_attempts_are_counted_by_why_they_are_made(
     kind: str, why: str, policy: dict[str, Any], servers: list[ServerProcess], metrics: Metrics

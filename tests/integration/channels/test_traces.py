@@ -244,8 +244,10 @@ async def test_beside_the_instrumentation_of_grpcio(
             await caller.call(timeout=TIMEOUT_S)
             await eventually_async(lambda: len(spans.of("INTERNAL", CALL)) == 1)
             told = list(back_end.parents)
+            caller.channel.engine.count()
             assert len(await caller.stream({}, timeout=TIMEOUT_S)) == 3  # of whose end nobody may be told
             await eventually_async(lambda: len(spans.of("INTERNAL", "Stream")) == 1)
+            assert caller.channel.engine.numbers().totals.calls == ({"OK": 1} if kind == "aio" else {})
     finally:
         instrumentor.uninstrument()
     [theirs] = [it for it in spans.of("CLIENT", "/Call") if not it.name.startswith("attempt")]

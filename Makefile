@@ -9,8 +9,6 @@ PYTHON ?= python3
 VENV ?= .venv
 LISTEN ?= 127.0.0.1:7400
 STORE ?= memory:
-ACCESS ?= $(REGISTRY_ACCESS_FILE)
-INSECURE ?= $(REGISTRY_INSECURE)
 # Most tests wait for leases to end and for outages to pass, so there are more of them than cores.
 JOBS ?= 4
 TESTARGS ?=
@@ -78,8 +76,13 @@ $(VENV)/.grpcurl: $(VENV)/.base
 # By the environment: no shell reads what is in a URL, and no list of processes shows it.
 run: export REGISTRY_LISTEN = $(value LISTEN)
 run: export REGISTRY_STORE = $(value STORE)
+# Only where they are given: else the environment has its own say.
+ifdef ACCESS
 run: export REGISTRY_ACCESS_FILE = $(value ACCESS)
+endif
+ifdef INSECURE
 run: export REGISTRY_INSECURE = $(value INSECURE)
+endif
 run: $(VENV)/.base $(VENV)/.grpcurl ## start the server (LISTEN=HOST:PORT, STORE=URL)
 	@echo
 	@echo "When the server is ready, try in another terminal:"

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,11 +38,11 @@ def environment(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def made(target: str, venv: Path, *settings: str) -> str:
+def made(target: str, venv: Path, *settings: str, **environment: str) -> str:
     """The last line of what a target of the Makefile says."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "REGISTRY_"))}
     command = ["make", "--no-print-directory", "-C", str(ROOT), target, f"VENV={venv}", *settings]
-    done = subprocess.run(command, env=kept, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, env=kept | environment, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
 
@@ -60,6 +61,20 @@ def test_demo_hands_on_what_it_is_given(environment: Path, value: str) -> None:
 def test_defaults(environment: Path) -> None:
     assert made("run", environment) == "127.0.0.1:7400|memory:|"
     assert made("demo", environment) == "||-m|examples.demo|--store|memory|"
+
+
+def test_run_says_who_may_do_what_only_if_it_is_told(environment: Path) -> None:
+    show = '#!/bin/sh\necho "${REGISTRY_ACCESS_FILE-none}|${REGISTRY_INSECURE-none}"\n'
+    (environment / "bin" / "registry-server").write_text(show)
+    assert made("run", environment) == "none|none"
+    assert made("run", environment, REGISTRY_ACCESS_FILE="a$b.toml", REGISTRY_INSECURE="no") == "a$b.toml|no"
+    assert made("run", environment, "ACCESS=a$b.toml", "INSECURE=yes") == "a$b.toml|yes"
+
+
+def test_the_server_takes_what_run_gives_it(environment: Path) -> None:
+    server = f'#!/bin/sh\nexec "{sys.executable}" -m registry_server "$@" config show\n'
+    (environment / "bin" / "registry-server").write_text(server)
+    assert "default" in made("run", environment)
 
 
 def test_failure_of_the_server_is_the_failure_of_make(environment: Path) -> None:

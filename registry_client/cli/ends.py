@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
 _T = TypeVar("_T")
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signalled(Exception):
@@ -30,9 +30,10 @@ class Signalled(Exception):
 
 
 def run(main: Coroutine[Any, Any, _T]) -> _T:
-    """Run `main` in an event loop of its own. The first SIGINT or SIGTERM cancels it, so that it leaves in order.
+    """Run `main` in an event loop of its own. The first SIGINT, SIGTERM or SIGHUP cancels it, so that it leaves in
+    order.
 
-    Raises Signalled when that ended it without a result. A second signal kills the process.
+    Raises Signalled when that ended it without a result. A second SIGINT or SIGTERM kills the process.
     """
     return asyncio.run(_until_signal(main))
 
@@ -44,9 +45,10 @@ async def _until_signal(main: Coroutine[Any, Any, _T]) -> _T:
 
     def on_signal(signum: int) -> None:
         came.append(signum)
-        for each in _SIGNALS:
+        for each in heard:
             loop.remove_signal_handler(each)
-            signal.signal(each, signal.SIG_DFL)
+            # That a terminal is gone is often said twice, by the system and by its shell; nobody is impatient then.
+            signal.signal(each, signal.SIG_IGN if each is signal.SIGHUP else signal.SIG_DFL)
         task.cancel()
 
     # Elsewhere nobody hears signals, and one that is ignored (by `nohup`, say) stays so.

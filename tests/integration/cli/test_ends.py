@@ -1,6 +1,7 @@
 """However a command ends, it says so in a line or not at all, and by its exit code."""
 
 import asyncio
+import os
 import shlex
 import signal
 import time
@@ -10,7 +11,7 @@ import pytest
 from registry_client import RegistryClient
 from tests.integration.client.conftest import ids, player, until
 from tests.integration.client.test_registering import nobody_there
-from tests.support.registryctl import REGISTRYCTL, Terminal, ctl, ended, running
+from tests.support.registryctl import REGISTRYCTL, Terminal, ctl, ended, line_of, running
 from tests.support.servers import ROOT
 
 VALUES = ("nan", "inf", "-inf", "-1", "3601", "1e400", "soon", "")
@@ -75,6 +76,24 @@ async def test_a_second_ctrl_c_ends_at_once(registry: RegistryClient) -> None:
         terminal.press("\x03")
         assert await asyncio.to_thread(terminal.wait) == 130
     assert "Traceback" not in terminal.said
+
+
+@pytest.mark.usefixtures("address")
+async def test_a_terminal_that_is_closed_ends_register_and_its_command_in_order(registry: RegistryClient) -> None:
+    """The system says so and the shell, too: the second time is no haste."""
+    command = ("sh", "-c", "echo begun $$; exec sleep 600")
+    order = ("register", "player", "10.0.0.5:8001", "--id", "p1", "--drain", "0.3", "--no-wait-port", "--", *command)
+    async with registry.watch("player") as watch:
+        with running(*order) as process:
+            said = (await line_of(process)) + (await line_of(process))
+            [child] = [int(line.split()[1]) for line in said.splitlines() if line.startswith("begun")]
+            process.send_signal(signal.SIGHUP)
+            await until(watch, lambda view: bool(view.instances) and not view.endpoints)
+            process.send_signal(signal.SIGHUP)
+            assert await ended(process) == (128 + signal.SIGTERM, ""), "as the command, which was told to end"
+            await until(watch, lambda view: not view.instances)
+            with pytest.raises(ProcessLookupError):
+                os.kill(child, 0)
 
 
 @pytest.mark.usefixtures("address")

@@ -74,4 +74,5 @@ def author(text: str) -> Author:
 
 
 def _text(value: object) -> str:
-    return value[:MAX_PART] if isinstance(value, str) else ""
+    """JSON can say halves of characters, which no message takes: a question mark each."""
+    return value[:MAX_PART].encode(errors="replace").decode() if isinstance(value, str) else ""

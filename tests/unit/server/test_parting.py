@@ -45,6 +45,10 @@ def test_of_several_commits_each_has_its_own(authors: list[Author]) -> None:
         (b'drained\n{"identity": "ops"}\tnowhere', Deleted(KEYS[0], Cause.DRAINED)),
         (b"drained\n" + b"[" * 100_000, Deleted(KEYS[0], Cause.DRAINED)),
         (b"drained\n\xff\xfe", Deleted(KEYS[0], Cause.DRAINED)),
+        (
+            b'drained\n{"identity": "o\\ud800ps", "peer": "\\udfff"}',
+            Deleted(KEYS[0], Cause.DRAINED, Author("o?ps", "?")),
+        ),
     ],
 )
 def test_what_somebody_else_wrote_is_nobody(value: bytes, expected: Deleted) -> None:

@@ -15,7 +15,7 @@ from registry_api.registry.v1 import history_pb2 as pb
 from registry_client import answers
 from registry_client.errors import ClientClosed, InvalidAnswer, RegistryError, RegistryUnavailable
 from registry_client.event import Event
-from registry_client.link import end
+from registry_client.link import end, may_try_anew
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,10 +137,10 @@ class _Pump:
         link, loop, attempt = self._means.links.take(), asyncio.get_running_loop(), 0
         try:
             while True:
-                began = loop.time()
-                failure = await self._follow(link)
+                began, connection = loop.time(), link.current
+                failure = await self._follow(link, connection)
                 self.is_current = False
-                if failure is not None and failure.code in _FINAL:
+                if failure is not None and self._is_final(failure, connection):
                     self._end(failure)
                     return
                 attempt = 0 if loop.time() - began >= LASTING_S else attempt + 1
@@ -149,13 +149,16 @@ class _Pump:
             self._means.links.give_back(link)
             self._end(ClientClosed("the client, or this watch of events, was closed"))
 
+    def _is_final(self, failure: RegistryError, connection: Connection) -> bool:
+        """Whether asking again is of no use. A question that was answered before is asked on: rights come back."""
+        return failure.code in _FINAL and not self._epoch and not may_try_anew(connection, failure)
+
     def _end(self, failure: RegistryError) -> None:
         self.failure = self.failure or failure
         self.news.set()
 
-    async def _follow(self, link: Link) -> RegistryError | None:
+    async def _follow(self, link: Link, connection: Connection) -> RegistryError | None:
         """Read one stream to its end; why it ended, None if it is to be asked anew."""
-        connection = link.current
         try:
             if await self._read(connection):
                 return None

@@ -49,6 +49,7 @@ async def test_an_owner_and_a_watcher_outlive_the_loss_of_their_rights(asking: A
         asking.connect("root") as root,
         registry.register(GAME, ttl=2) as registration,
         registry.watch() as watch,
+        registry.watch_events("player") as following,
     ):
 
         async def gone() -> bool:
@@ -56,6 +57,7 @@ async def test_an_owner_and_a_watcher_outlive_the_loss_of_their_rights(asking: A
 
         seen = aiter(watch)
         assert [it.address for it in (await anext(seen)).endpoints] == [GAME.address]
+        await eventually_async(lambda: following.is_current)
         asking.grant(game=None)
         await eventually_async(lambda: registration.state is State.DOUBTED)
         await until(gone)
@@ -66,6 +68,9 @@ async def test_an_owner_and_a_watcher_outlive_the_loss_of_their_rights(asking: A
         while not (view := await anext(seen)).endpoints or view.stale_for is not None:
             pass
         assert [it.address for it in view.endpoints] == [GAME.address]
+        while (event := await anext(following)).cause != "REGISTERED":
+            pass
+        assert event.identity == "game"
 
 
 async def test_what_the_client_is_told(asking: Asking) -> None:

@@ -10,7 +10,8 @@ from registry_server.rpc.table import Caller
 
 
 class Numbers:
-    """`store` is the kind of store. What is there in all is told to whom may see all of it."""
+    """`store` is the kind of store. What there is in all, and what is done for all, is told to who may see all of it,
+    as by `/metrics`."""
 
     def __init__(self, counting: Counting, audience: Audience, store: str, is_serving: Callable[[], bool]) -> None:
         self._of = counting
@@ -31,7 +32,7 @@ class Numbers:
             "revision": catalog.revision,
             "store": self._store_now(),
             "size": catalog.size._asdict() if sees_all else None,
-            "pushes": self._pushes(),
+            "pushes": self._pushes() if sees_all else None,
         }
 
     def _store_now(self) -> Mapping[str, object]:

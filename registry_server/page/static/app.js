@@ -85,10 +85,10 @@ class App {
       size && ["services", number(size.services)],
       size && ["instances", number(size.instances)],
       size && ["leases", number(size.leases)],
-      ["streams", number(pushes.streams)],
-      ["changes / s", rate(this.rates.changes.at(-1)), this.rates.changes],
-      ["calls / s", rate(this.rates.calls.at(-1)), this.rates.calls],
-      ["messages pushed / s", rate(this.rates.messages.at(-1)), this.rates.messages],
+      pushes && ["streams", number(pushes.streams)],
+      pushes && ["changes / s", rate(this.rates.changes.at(-1)), this.rates.changes],
+      pushes && ["calls / s", rate(this.rates.calls.at(-1)), this.rates.calls],
+      pushes && ["messages pushed / s", rate(this.rates.messages.at(-1)), this.rates.messages],
       ["revision", number(it.revision)],
       [`store ${store.kind}`, store.away === null ? "reached" : `away ${span(store.away * 1000)}`],
     ].filter(Boolean);
@@ -99,7 +99,7 @@ class App {
 
   compare(it) {
     const before = this.numbers;
-    if (!before || before.began !== it.began) return;
+    if (!before || before.began !== it.began || !before.pushes || !it.pushes) return;
     const seconds = (it.at - before.at) / 1000;
     if (seconds < 0.5) return;
     for (const [name, values] of Object.entries(this.rates)) {

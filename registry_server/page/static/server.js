@@ -40,6 +40,8 @@ export class Server {
         ["records skipped", number(store.flaws)],
       ),
     );
+    this.nodes[2].hidden = !pushes;
+    if (!pushes) return;
     this.pushes.replaceChildren(
       pairs(
         ["streams", number(pushes.streams)],

@@ -218,7 +218,8 @@ async def test_one_is_shown_what_one_may_read() -> None:
             history = await told(stream, "history")
             assert [event[5] for event in history["events"]] == ["p2"]
         async with site.session.get(site.page + "/api/live") as stream:
-            assert (await told(stream, "server"))["size"] is None
+            server = await told(stream, "server")
+            assert (server["size"], server["pushes"]) == (None, None)  # nor does /metrics tell
             assert [row[1] for row in (await told(stream, "services", "set"))["set"]] == ["player"]
         assert {event[4] for event in (await site.ask("/api/history"))["events"]} == {"player"}
         assert (await site.ask("/api/search?q=p1"))["found"] == [["default", "player", "p1", "id"]]

@@ -31,6 +31,7 @@ from registry_client.cli.show import (
     LogLines,
     begin,
     end,
+    explain,
     say,
 )
 from registry_client.cli.top import top
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EPILOG = "Exit codes: 0 done, 1 refused or not found, 2 wrong usage, 3 the registry cannot be reached, 130 Ctrl-C."
+
+# Raised for a group alone, with its help as the message; older ones of click show that by themselves.
+_NO_COMMAND: type[click.UsageError] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
 class _Group(click.Group):
@@ -66,6 +70,9 @@ class _Group(click.Group):
         try:
             sys.exit(super().main(args, prog_name, **extra))
         except click.UsageError as error:
+            if error.ctx is not None and isinstance(error, _NO_COMMAND):
+                explain(error.ctx.get_help())
+                sys.exit(USAGE)
             path = error.ctx.command_path if error.ctx else "registryctl"
             end(USAGE, f"{error.format_message()} (see {path} --help)")
         except click.ClickException as error:

@@ -67,6 +67,11 @@ def complain(why: object) -> None:
     _write(f"registryctl: {line if len(line) <= _LONGEST else line[:_LONGEST] + '…'}", err=True)
 
 
+def explain(how: str) -> None:
+    """A help text of ours on stderr, in its lines."""
+    _write(how, err=True)
+
+
 def end(code: int, why: object) -> NoReturn:
     """One line on stderr, and the process ends with this exit code."""
     complain(why)

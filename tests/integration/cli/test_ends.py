@@ -140,6 +140,14 @@ async def test_an_output_that_is_closed_harms_nothing() -> None:
     assert (said, shell.returncode) == (b"", 0)
 
 
+@pytest.mark.parametrize("group", [[], ["policy"], ["checks"], ["xds"]], ids=" ".join)
+async def test_who_names_no_command_sees_those_that_there_are(group: list[str]) -> None:
+    result = await ctl(*group)
+    said = (result.stdout + result.stderr).splitlines()
+    assert said[0].startswith("Usage:")
+    assert "Commands:" in said, "each on a line of its own"
+
+
 # ---- values
 
 

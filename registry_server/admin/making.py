@@ -42,12 +42,10 @@ class Admin:
     def __init__(self, config: Config, seen: Seen) -> None:
         self._address = config.admin_address
         self._must = config.admin != "auto"
-        has_secrets = config.access.is_on and not config.access.anonymous.grants
-        hosts = None if has_secrets else [self._address.rpartition(":")[0]]
         self._page: LivePage | None = None
         self._server: AdminServer | None = None
         if self._address:
-            self._page, self._server = _made(config, seen, hosts)
+            self._page, self._server = _made(config, seen)
 
     async def start(self) -> None:
         """Listen, if it is asked for. Raises ConfigError for an address that cannot be had."""
@@ -71,12 +69,12 @@ class Admin:
             await self._server.stop()
 
 
-def _made(config: Config, seen: Seen, hosts: list[str] | None) -> tuple[LivePage, AdminServer]:
+def _made(config: Config, seen: Seen) -> tuple[LivePage, AdminServer]:
     from registry_server.admin.logins import Logins
 
     logins = Logins(seen.known)
     page = _page(config, seen, logins)
-    return page, _server(hosts, seen, page, logins)
+    return page, _server(config, seen, page, logins)
 
 
 def _page(config: Config, seen: Seen, logins: Logins) -> LivePage:
@@ -88,7 +86,7 @@ def _page(config: Config, seen: Seen, logins: Logins) -> LivePage:
     return LivePage(sights)
 
 
-def _server(hosts: list[str] | None, seen: Seen, page: LivePage, logins: Logins) -> AdminServer:
+def _server(config: Config, seen: Seen, page: LivePage, logins: Logins) -> AdminServer:
     from registry_server.admin.server import AdminServer
     from registry_server.admin.wellness import wellness
     from registry_server.limits.overload import Work
@@ -99,4 +97,8 @@ def _server(hosts: list[str] | None, seen: Seen, page: LivePage, logins: Logins)
         metrics(seen.counting),
         *page.routes(),
     ]
-    return AdminServer(routes, seen.known, hosts, partial(seen.counting.gate.within, work=Work.READ), logins)
+    within = partial(seen.counting.gate.within, work=Work.READ)
+    host = config.admin_address.rpartition(":")[0]
+    # What may be done by who shows nothing may change while it runs: what a request shows is looked at each time.
+    any_host = config.access.is_on and not config.access.anonymous.grants
+    return AdminServer(routes, seen.known, [host], within, logins, any_host=any_host)

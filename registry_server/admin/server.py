@@ -73,22 +73,26 @@ class Route(NamedTuple):
 
 class AdminServer:
     """`known` says who a caller is, and raises Unauthenticated. `hosts`: by which names a browser may have come here,
-    beside addresses and localhost: a page of somebody else's whose name leads here is refused what it asks. None where
-    who asks has to show a token, which such a page has not. `within`: around each answer that is not for anybody, the
-    limits of its caller; raises LimitExceeded, or Unavailable. `logins` are its own unless others look at them, too."""
+    beside addresses and localhost: a page of somebody else's whose name leads here is refused what it asks. With
+    `any_host`, where most have to show a token, which such a page has not, only what it is given without one.
+    `within`: around each answer that is not for anybody, the limits of its caller; raises LimitExceeded, or
+    Unavailable. `logins` are its own unless others look at them, too."""
 
     def __init__(
         self,
         routes: Iterable[Route],
         known: Callable[[Caller], Caller],
-        hosts: Iterable[str] | None = (),
+        hosts: Iterable[str] = (),
         within: Within = lambda _: nullcontext(),
         logins: Logins | None = None,
+        *,
+        any_host: bool = False,
     ) -> None:
         self._known = known
         self._within = within
         self._logins = logins or Logins(known)
-        self._hosts = None if hosts is None else frozenset(("localhost", *(it.lower() for it in hosts)))
+        self._hosts = frozenset(("localhost", *(it.lower() for it in hosts)))
+        self._any_host = any_host
         app = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY_BYTES)
         for route in routes:
             app.router.add_get(route.path, self._answering(route))
@@ -176,8 +180,9 @@ class AdminServer:
         self._silent.discard(request.protocol)
         self._busy.add(request.protocol)
         try:
-            is_ours = self._is_ours(request.headers.get(hdrs.HOST))
-            response = await (handler(request) if is_ours else _refused(421, _NO_SUCH_HOST))
+            if not self._any_host:
+                self._check_host(request)
+            response = await handler(request)
         except web.HTTPException as error:
             response = await _refused(error.status, error.reason.lower(), error.headers)
         except Unauthenticated as error:
@@ -199,8 +204,12 @@ class AdminServer:
             response.headers.update({name: it for name, it in _SAFE.items() if name not in response.headers})
         return response
 
+    def _check_host(self, request: web.Request) -> None:
+        if not self._is_ours(request.headers.get(hdrs.HOST)):
+            raise web.HTTPMisdirectedRequest(reason=_NO_SUCH_HOST)
+
     def _is_ours(self, host: str | None) -> bool:
-        if host is None or self._hosts is None:  # every browser says one
+        if host is None:  # every browser says one
             return True
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
         try:
@@ -218,6 +227,8 @@ class AdminServer:
             with self._within(Caller(_peer(request))):
                 caller = self._known(caller)
                 route.needs.check(caller, None)
+                if caller.credentials == NO_CREDENTIALS:
+                    self._check_host(request)
                 if not route.goes_on:
                     return await route.answer(request, caller)
             return await route.answer(request, caller)

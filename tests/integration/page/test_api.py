@@ -239,6 +239,25 @@ async def test_a_right_that_is_taken_away_ends_the_page(tmp_path: Any) -> None:
                 await stream.content.read()  # to its end
 
 
+async def test_what_is_granted_to_all_later_is_nothing_for_a_page_of_somebody_else(tmp_path: Any) -> None:
+    """Its name may lead here; it has no token."""
+    file = tmp_path / "access.toml"
+    file.write_text(file_of())
+    evil, shown = {"Host": "evil.example"}, {"Authorization": f"Bearer {token('reader')}"}
+    async with running(access=read_access_of(str(file))) as site:
+        assert (await site.get("/", headers=evil))[0] == 200, "any name may be that of a server that asks for tokens"
+        assert (await site.get("/api/me", headers=evil))[0] == 401
+        file.write_text(file_of(anonymous=["read */*"]))
+
+        async def is_granted() -> bool:
+            return (await site.get("/api/me"))[0] == 200
+
+        await eventually_async(is_granted)
+        for path in ("/api/me", "/api/live", "/metrics"):
+            assert (await site.get(path, headers=evil))[0] == 421
+        assert (await site.get("/api/me", headers={**evil, **shown}))[0] == 200
+
+
 # ---- what it tells
 
 

@@ -72,8 +72,8 @@ class Recorder:
         try:
             async with asyncio.timeout(LOAD_S):
                 kept = await self._shelf.read()
-        except (StoreError, TimeoutError) as error:
-            log.warning("what became of instances before this start is not remembered: %s", error or "no answer")
+        except Exception as error:  # whatever it is: a registry without a past is one all the same
+            log.warning("what became of instances before this start is not remembered: %s", _said(error))
             self._shelf = None
             return
         events: list[Event] = []
@@ -101,9 +101,9 @@ class Recorder:
                 await self.save()
             except StoreAway:  # the disk is full, say, which the store says: it is tried again
                 continue
-            except StoreError as error:
+            except Exception as error:  # whatever it is: what people look at afterwards ends no registry
                 if not is_said:
-                    log.warning("what becomes of instances is not kept over a restart: %s", error)
+                    log.warning("what becomes of instances is not kept over a restart: %s", _said(error))
                 is_said = True
             else:
                 is_said = False
@@ -128,7 +128,7 @@ class Recorder:
 
     async def aclose(self) -> None:
         """Save the last of it, if that can be done soon."""
-        with contextlib.suppress(StoreError, TimeoutError):
+        with contextlib.suppress(Exception):  # it was said when it first failed
             async with asyncio.timeout(LAST_S):
                 await self.save()
 
@@ -167,3 +167,8 @@ def _read(number: int, row: bytes) -> Event:
     if event.number != number:
         raise ValueError(f"is number {event.number}")
     return event
+
+
+def _said(error: Exception) -> str:
+    """For the log: what a store says of itself is known by its words, anything else by its kind as well."""
+    return str(error) if isinstance(error, StoreError) else f"{type(error).__name__} {error}".strip()

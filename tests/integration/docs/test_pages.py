@@ -20,7 +20,9 @@ from opentelemetry.util._once import Once
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import __main__ as server_command
+from registry_server import stores
 from registry_server.observe.logs import FIELDS
+from registry_server.stores.schemes import Schemes, installed
 from tests.support.documented import Place, Shell, place
 from tests.support.pages import Block, blocks, blocks_of, indented_code, pages, text_of
 from tests.support.source import PACKAGES, ROOT, sources
@@ -48,6 +50,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", None)  # a page may set one, which holds for a process
     monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER_SET_ONCE", Once())
+    monkeypatch.setattr(stores, "_SCHEMES", Schemes(stores._BUILT_IN, installed))  # or register a kind of store
     with place() as it:
         yield it
 

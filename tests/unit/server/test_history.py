@@ -1,5 +1,6 @@
 """Events: why an instance is another one than before, and what is remembered of that."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from registry_server.rights import UNRESTRICTED
 from registry_server.rpc.history import NEWS, Backlog, EventStep, EventTopic, Wanted
 from registry_server.stores.memory import MemoryStore
 from tests.support.core import Timeline, gone, key, put, record
+from tests.support.waiting import eventually_async
 
 OPS = Author("ops", "10.0.0.7")
 SAID = "http: 503 Service Unavailable"
@@ -182,6 +184,46 @@ async def test_after_an_outage_it_is_told_what_is_another() -> None:
     after = Snapshot("e1", 20, (record(key("one"), 15, weight=7), record(key("three"), 7)), through=20)
     assert scene.told(after) == [("two", Why.UNKNOWN, True), ("one", Why.UPDATED, True)]
     assert scene.told(put(21, key("four"))) == [("four", Why.REGISTERED, False)]
+
+
+class BrokenShelf:
+    """Fails in a way that nobody thought of, until it is mended."""
+
+    def __init__(self) -> None:
+        self.is_broken = True
+        self.kept: list[int] = []
+
+    async def read(self) -> Sequence[tuple[int, bytes]]:
+        raise RuntimeError("a fault of its own")
+
+    async def write(self, puts: Sequence[tuple[int, bytes]], deletes: Sequence[int]) -> None:
+        if self.is_broken:
+            raise RuntimeError("a fault of its own")
+        self.kept += [number for number, _ in puts]
+
+
+async def test_a_shelf_that_fails_in_any_way_costs_what_is_kept_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("registry_server.history.recorder.SAVE_EVERY_S", 0.0)
+    scene, shelf = Scene(), BrokenShelf()
+    scene.recorder = Recorder(scene.recorder.history, scene.feed, Timeline().hub, lambda: scene.now, shelf)
+    scene.feed.tell_too(scene.recorder)
+    scene.told(Snapshot("e1", 10, (), through=10), put(11, key("one")))
+    saving = asyncio.create_task(scene.recorder.run())
+    try:
+        await eventually_async(lambda: caplog.messages)
+        shelf.is_broken = False
+        await eventually_async(lambda: shelf.kept)
+    finally:
+        saving.cancel()
+    assert caplog.messages == ["what becomes of instances is not kept over a restart: RuntimeError a fault of its own"]
+
+
+async def test_a_past_that_cannot_be_read_ends_no_start(caplog: pytest.LogCaptureFixture) -> None:
+    feed = Feed(MemoryStore(), Catalog(), (), lambda: 1000.0)
+    await Recorder(History(10, 1e9), feed, Timeline().hub, lambda: 1000.0, BrokenShelf()).load()
+    assert "RuntimeError a fault of its own" in caplog.text
 
 
 # ---- what is remembered

@@ -3,14 +3,14 @@
 # PYTHON=python3.12  another interpreter        VENV=DIR       where the virtual environment is (.venv)
 # LISTEN=HOST:PORT   for run (127.0.0.1:7400)   STORE=URL      for run and demo (memory:); `etcd` in demo starts one
 # ACCESS=FILE        who may do what, for run    INSECURE=yes   in its place: everybody may do everything
-# JOBS=N             test processes (4)         TESTARGS=…     more for pytest, such as TESTARGS='-k watch'
+# JOBS=N             test processes (5)         TESTARGS=…     more for pytest, such as TESTARGS='-k watch'
 
 PYTHON ?= python3
 VENV ?= .venv
 LISTEN ?= 127.0.0.1:7400
 STORE ?= memory:
 # Most tests wait for leases to end and for outages to pass, so there are more of them than cores.
-JOBS ?= 4
+JOBS ?= 5
 TESTARGS ?=
 # Of the tests, those in which other people's packages have a part.
 FLOORS := tests/unit tests/contract tests/integration/transport tests/integration/test_grpcurl.py \

@@ -141,8 +141,6 @@ def duration_s(field: str, value: Duration, least_s: float, most_s: float) -> fl
     """A time span within bounds, in seconds."""
     if not -999_999_999 <= value.nanos <= 999_999_999:
         raise InvalidField(field, f"nanos must be within a second, is {value.nanos}")
-    if value.seconds * value.nanos < 0:
-        raise InvalidField(field, "seconds and nanos must have one sign")
     found = value.seconds + value.nanos / 1e9
     if not least_s <= found <= most_s:
         raise InvalidField(field, f"must be {least_s:g} s to {most_s:g} s, is {found:g} s")

@@ -7,6 +7,7 @@ from functools import lru_cache
 from sys import intern
 from typing import NamedTuple
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -143,6 +144,7 @@ def _parsed(key: Key, value: bytes) -> pb.Instance:
         it.host = fields.host("host", it.host)
         fields.port("port", it.port)
         fields.settle(it)
+        _mend_checks(it)
         check_times(it)
     except DecodeError:
         raise BadRecord("its value is not an encoded registry.v1.Instance") from None
@@ -155,6 +157,7 @@ def check_times(it: pb.Instance) -> None:
     """Raises InvalidField where it has a time that JSON cannot say. What says no time to live gets the usual one."""
     if it.HasField("ttl"):
         fields.duration_s("ttl", it.ttl, 1e-9, MAX_TTL_S)
+        _check_span("ttl", it.ttl)
     else:
         it.ttl.seconds = int(DEFAULT_TTL_S)
     if it.HasField("registered_at"):
@@ -163,9 +166,28 @@ def check_times(it: pb.Instance) -> None:
         fields.timestamp("leaves_at", it.leaves_at)
     for check in it.checks:
         for name in _SPANS:
-            fields.duration_s(f"checks.{name}", getattr(check, name), -MAX_SPAN_S, MAX_SPAN_S)
+            _check_span(f"checks.{name}", getattr(check, name))
     for result in it.check_results:
         fields.timestamp("check_results.checked_at", result.checked_at)
+
+
+def _check_span(field: str, span: Duration) -> None:
+    fields.duration_s(field, span, -MAX_SPAN_S, MAX_SPAN_S)
+    if span.seconds * span.nanos < 0:
+        raise InvalidField(field, "seconds and nanos must have one sign")
+
+
+def _mend_checks(it: pb.Instance) -> None:
+    """A time of a check that JSON cannot say becomes one that no check has: it is not carried out, and its instance is
+    none the less one."""
+    for check in it.checks:
+        for name in _SPANS:
+            span = getattr(check, name)
+            try:
+                _check_span(name, span)
+            except InvalidField:
+                span.Clear()
+                span.seconds = -1
 
 
 def _generation(stored: int, revision: int, fence: int) -> int:

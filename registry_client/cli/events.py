@@ -15,7 +15,7 @@ from registry_client.cli.show import as_dict, complain, say, say_document
 from registry_client.event import MOST_EVENTS, Event, EventCause, EventFilters
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from registry_client.cli.options import Common
 
@@ -100,20 +100,15 @@ def events(
 
     async def go_on() -> None:
         async with common.connect() as registry:
-            known = await registry.events(service, all_namespaces=all_namespaces, limit=limit, **filters)
-            told.all(known)
-            begin = registry.revision
-            async for event in registry.watch_events(
-                service, all_namespaces=all_namespaces, from_revision=begin, **filters
-            ):
+            told.all(await registry.events(service, all_namespaces=all_namespaces, limit=limit, **filters))
+            news = registry.watch_events(
+                service, all_namespaces=all_namespaces, from_revision=registry.revision, **filters
+            )
+            async for event in news:
                 told.one(event)
 
     if follow:
-        try:
-            run(while_read(go_on()))
-        except Signalled:
-            if not told.has_begun:
-                raise  # else Ctrl-C is how it is meant to end
+        _until_ended(go_on(), told)
         return
     found = common.ask(ask())
     if common.as_json:
@@ -122,6 +117,14 @@ def events(
     told.all(found)
     if not found:
         complain("nothing happened, as far as the registry remembers")
+
+
+def _until_ended(following: Coroutine[Any, Any, None], told: EventLines) -> None:
+    try:
+        run(while_read(following))
+    except Signalled:
+        if not told.has_begun:
+            raise  # else Ctrl-C is how it is meant to end
 
 
 class EventLines:

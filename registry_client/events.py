@@ -15,7 +15,7 @@ from registry_api.registry.v1 import history_pb2 as pb
 from registry_client import answers
 from registry_client.errors import ClientClosed, InvalidAnswer, RegistryError, RegistryUnavailable
 from registry_client.event import Event
-from registry_client.link import end, may_try_anew
+from registry_client.link import may_try_anew
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,7 +160,7 @@ class _Pump:
     async def _follow(self, link: Link, connection: Connection) -> RegistryError | None:
         """Read one stream to its end; why it ended, None if it is to be asked anew."""
         try:
-            if await self._read(connection):
+            if await self._read(link, connection):
                 return None
             failure: RegistryError = RegistryUnavailable(f"{connection.address} ended the stream")
         except TimeoutError:
@@ -176,7 +176,7 @@ class _Pump:
         link.failed(connection, failure)
         return failure
 
-    async def _read(self, connection: Connection) -> bool:
+    async def _read(self, link: Link, connection: Connection) -> bool:
         """Whether it is another order of changes, whose revisions are not those that were asked for. Raises
         TimeoutError for a stream that does not begin, AioRpcError for one that breaks."""
         self._request.from_revision = self._revision
@@ -190,7 +190,7 @@ class _Pump:
                     self.is_current = True
                     await self._take(answer)
         finally:
-            await end(call)
+            await link.end(call)
         return False
 
     def _is_another_order(self, epoch: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import ssl
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -71,6 +72,8 @@ SPEAKS_TLS = "speaks TLS: connect with credentials (tls=…, registrys://, regis
 SILENT_S = 1.0
 # How long the calls of a connection that was given up may still take.
 GRACE_S = 30.0
+# How long gRPC's core takes to tell of a call that was cancelled.
+_LAST_WORDS_S = 0.05
 _OPTIONS: tuple[tuple[str, int], ...] = (
     # A peer that is half dead is noticed within seconds; ping_timeout is what makes that so.
     ("grpc.keepalive_time_ms", 10_000),
@@ -98,12 +101,6 @@ _BROKEN = frozenset(
 _MAYBE_TLS = ("socket closed", "connection reset by peer", "broken pipe", "unwrap failed", "tsi_")
 # The same of a name with several addresses, of which gRPC tells about the last one alone.
 _MAYBE_TLS_OF_NAMES = (*_MAYBE_TLS, "connection refused")
-
-
-async def end(call: grpc.aio.Call) -> None:
-    """Cancel a call and wait until it has ended: what gRPC's core tells of it later might find the loop gone."""
-    call.cancel()
-    await call.code()
 
 
 class Stub(_Registry):
@@ -229,6 +226,8 @@ class Link:
         self._homing = Homing()
         self._tracing = Tracing("registry_client")
         self._looking: asyncio.Task[None] | None = None
+        self._calls = 0  # that wait for their answers
+        self._last_words_until_s = -math.inf
         self._connections: dict[str, Connection] = {}
         self._retired: list[Connection] = []
         self._tls_troubles: dict[str, str] = {}
@@ -474,7 +473,7 @@ class Link:
         with nullcontext(()) if spans is None else spans.attempt(connection.address) as traced:
             try:
                 with_it = (*(await connection.dialer.metadata()), *traced)
-                answer = await method(connection.stub)(request, timeout=timeout, metadata=with_it)
+                answer = await self._answer_of(method(connection.stub)(request, timeout=timeout, metadata=with_it))
             except grpc.aio.AioRpcError as error:
                 raise await self.judge(connection, error, doing) from None
             if check is not None:
@@ -494,11 +493,35 @@ class Link:
         is_broken = isinstance(failure, InvalidAnswer) or failure.code in _BROKEN
         return is_broken and tries < len(self._addresses)
 
+    async def _answer_of(self, call: grpc.aio.UnaryUnaryCall[_Request, _Response]) -> _Response:
+        self._calls += 1
+        try:
+            return await call
+        except asyncio.CancelledError:
+            self._cut_short()
+            raise
+        finally:
+            self._calls -= 1
+
+    async def end(self, call: grpc.aio.Call) -> None:
+        """Cancel a call, unless it is over, and wait until it has ended."""
+        self._cut_short()
+        call.cancel()
+        await call.code()
+
+    def _cut_short(self) -> None:
+        # Of a call that was cancelled gRPC's core tells a little later, to any loop of the process, and not without a
+        # noise if the loop of the call is gone by then.
+        self._last_words_until_s = asyncio.get_running_loop().time() + _LAST_WORDS_S
+
     async def aclose(self) -> None:
         """Close all channels. Calls under way are cancelled."""
         connections, self._connections = [*self._connections.values(), *self._retired], {}
         for connection in connections:
             await connection.channel.close()
+        if self._calls:
+            self._cut_short()
+        await asyncio.sleep(self._last_words_until_s - asyncio.get_running_loop().time())
 
 
 def may_try_anew(connection: Connection, failure: RegistryError) -> bool:

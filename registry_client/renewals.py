@@ -13,7 +13,6 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_client import answers
 from registry_client.errors import RegistryError, RegistryUnavailable
 from registry_client.lease import NEVER, Leases, Renewed
-from registry_client.link import end
 from registry_client.pulse import within
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ class Renewals:
         except RegistryError as error:
             return error
         finally:
-            await end(call)
+            await self._link.end(call)
         return None
 
     async def _step(self, connection: Connection, call: KeepAlive) -> None:

@@ -13,7 +13,7 @@ import grpc.aio
 
 from registry_api.registry.v1 import policies_pb2 as pb
 from registry_client.errors import RegistryError, RegistryUnavailable, from_rpc_error
-from registry_client.link import end, may_try_anew
+from registry_client.link import may_try_anew
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,7 +117,7 @@ class _Pump:
         """Read one stream to its end; why it ended."""
         connection = link.current
         try:
-            await self._read(connection)
+            await self._read(link, connection)
             failure: RegistryError = RegistryUnavailable(f"{connection.address} ended the stream")
         except TimeoutError:
             failure = RegistryUnavailable(f"{connection.address} does not answer")
@@ -141,7 +141,7 @@ class _Pump:
             link.rotate(connection)
         return failure
 
-    async def _read(self, connection: Connection) -> None:
+    async def _read(self, link: Link, connection: Connection) -> None:
         """Raises TimeoutError for a stream that does not begin, AioRpcError for one that breaks."""
         call = connection.stub.policies.Watch(self._request, metadata=await connection.dialer.metadata())
         found: pb.Policy | None = None
@@ -155,7 +155,7 @@ class _Pump:
                         found = None
         finally:
             self._is_confirmed = False
-            await end(call)
+            await link.end(call)
 
     def _take(self, policy: pb.Policy | None) -> None:
         if policy is not None and policy.flaw:

@@ -21,7 +21,7 @@ from registry_client.errors import (
     RegistryUnavailable,
     Unauthenticated,
 )
-from registry_client.link import end, may_try_anew
+from registry_client.link import may_try_anew
 from registry_client.steps import Asked, WatchLimits
 from registry_client.view import SILENCE_S, Folded, View, ViewFold
 
@@ -329,7 +329,7 @@ class Following:
                     await stream.pace(self._now())
         finally:
             self._stream = stream.patience = None
-            await end(call)
+            await self._link.end(call)
 
     def _failed(self, stream: Stream, failure: RegistryError) -> None:
         if not stream.asks_anew:

@@ -130,7 +130,7 @@ class Connection(connection.BalancedConnection[grpc.aio.Channel]):
             # closes ends it.
             await self._watched.close()
             await _ended(watch)
-            if self.active:  # calls that are cancelled now: of their end, too, core has yet to tell
+            if self.active or watch.cancelled():  # with all tasks of the loop: of their ends, too, core has yet to tell
                 self._shut_calls()
                 await asyncio.sleep(_LAST_WORDS_OF_CALLS_S)
             raise
@@ -145,6 +145,6 @@ class Connection(connection.BalancedConnection[grpc.aio.Channel]):
 
 async def _ended(watch: asyncio.Task[None]) -> None:
     await asyncio.wait([watch], timeout=_LAST_WORDS_S)
-    if not watch.cancel():
+    if not watch.cancel() and not watch.cancelled():
         with contextlib.suppress(grpc.aio.UsageError):
             watch.result()

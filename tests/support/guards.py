@@ -2,8 +2,8 @@
 
 - Leaks: asyncio tasks, threads and gRPC channels that a test opened must be gone, or go within a moment, when it ends.
 - Skips: with the environment variable CI set, a skip is a failure.
-- Second chances: what runs real processes on real clocks is run once more when it fails, since a busy machine may hold
-  any of them up; what was run twice is listed at the end. Nothing else is.
+- Second chances: what fails is run once more, and what runs real processes on real clocks once more after that, since a
+  busy machine may hold any of them up. What was run more than once is listed at the end: it is to be looked at.
 - Failures show the logs of the processes that took part: of every fixture value with a `log_text`, and of every `*.log`
   in the test's `tmp_path`.
 """
@@ -97,8 +97,8 @@ async def guard_tasks() -> AsyncIterator[None]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).parts[0] in TIMED:
-            item.add_marker(pytest.mark.flaky(reruns=1))
+        if item.path.is_relative_to(TESTS) and item.get_closest_marker("flaky") is None:
+            item.add_marker(pytest.mark.flaky(reruns=2 if item.path.relative_to(TESTS).parts[0] in TIMED else 1))
         if isinstance(item, pytest.Function) and _is_coroutine(item) and FIXTURE not in item.fixturenames:
             item.fixturenames.insert(0, FIXTURE)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import inspect
+import logging
 import os
 import pty
 import select
@@ -41,7 +42,23 @@ def runner() -> CliRunner:
 
 async def ctl(*arguments: str) -> Result:
     """Run a command to its end in a thread, as it has an event loop of its own."""
-    return await asyncio.to_thread(runner().invoke, main, arguments)
+    with _only_its_own():
+        return await asyncio.to_thread(runner().invoke, main, arguments)
+
+
+@contextmanager
+def _only_its_own() -> Iterator[None]:
+    # gRPC's core tells any loop of a process of what ended in another one: here, of what other tests have left.
+    log = logging.getLogger("asyncio")
+    log.addFilter(_is_of_this_loop)
+    try:
+        yield
+    finally:
+        log.removeFilter(_is_of_this_loop)
+
+
+def _is_of_this_loop(record: logging.LogRecord) -> bool:
+    return "PollerCompletionQueue._handle_events" not in record.getMessage()
 
 
 @contextmanager

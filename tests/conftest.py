@@ -16,11 +16,13 @@ from tests.support.guards import (
     pytest_make_collect_report,
     pytest_runtest_makereport,
 )
+from tests.support.noise import no_news_of_other_loops
 from tests.support.servers import RegistryServer
 
 __all__ = [
     "guard_tasks",
     "guard_threads_and_channels",
+    "no_news_of_other_loops",
     "open_channels",
     "pytest_collection_modifyitems",
     "pytest_make_collect_report",

@@ -50,6 +50,7 @@ ELSEWHERE = {"kubectl", "systemctl", "journalctl", "podman", "docker", "pip", "p
 EMBEDDED = ("memory:", "sqlite:")
 
 _LINE = re.compile(rb"\n")
+_MESSAGE = re.compile(rb"^}\n", re.MULTILINE)  # a whole one, as grpcurl writes them
 _ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:etc|run|var)/[\w./-]+")
 _ASSIGNS = re.compile(r"(\w+)=(.*)", re.DOTALL)
 _ACCESS = """[access.identities.reader]
@@ -239,10 +240,12 @@ class Shell:
         return ""
 
     def _grpcurl(self, words: list[str]) -> str:
-        endless = words[-1].endswith("Watch")
-        command = [str(grpcurl_path()), *(("-max-time", "1") if endless else ()), *words]
+        command = [str(grpcurl_path()), *words]
+        if words[-1].endswith("Watch"):
+            with _process(command) as process:
+                return _said(process, _MESSAGE).decode()
         done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
-        assert endless or done.returncode == 0, f"{words}: {done.stderr}"
+        assert done.returncode == 0, f"{words}: {done.stderr}"
         assert done.stdout, f"{words}: {done.stderr}"
         if words[-1].endswith("/Register"):
             self.lease = json.loads(done.stdout)["leaseId"]
@@ -280,7 +283,7 @@ def _invoked(command: click.Command, words: Sequence[str]) -> str:
 
 
 def _interrupted(command: Sequence[str]) -> str:
-    """Ctrl-C once it has said something, and what it said first."""
+    """Ctrl-C once it has said something on stdout, and what it said first; that it waits is for stderr."""
     with _process(command) as process:
         said = _said(process, _LINE)
         process.send_signal(signal.SIGINT)
@@ -299,7 +302,7 @@ def _started(words: Sequence[str]) -> None:
 @contextmanager
 def _process(command: Sequence[str], **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     given = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}", "PYTHONUNBUFFERED": "1", **environment}
-    with subprocess.Popen(command, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with subprocess.Popen(command, env=given, stdout=subprocess.PIPE) as process:
         try:
             yield process
         finally:

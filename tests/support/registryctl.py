@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import inspect
-import logging
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     from click.testing import Result
 
 REGISTRYCTL = (sys.executable, "-m", "registry_client.cli")
-WAIT_S = 20.0
+WAIT_S = 30.0
+# What a client that waits for its registry says after a second, which a busy machine takes for any answer.
+_WAITS = re.compile(
+    r"^registryctl: (no help from the registry: .*; trying on|the registry answers again: .*)\n", re.MULTILINE
+)
 
 
 def runner() -> CliRunner:
@@ -40,25 +44,22 @@ def runner() -> CliRunner:
     return CliRunner(**arguments)
 
 
+def without_waiting(said: str) -> str:
+    """What a command wrote to stderr, but for the lines by which it says that it waits for an answer."""
+    return _WAITS.sub("", said)
+
+
+def invoke(*arguments: str) -> Result:
+    """Run a command to its end. That it waits for an answer is not in what it said."""
+    result = runner().invoke(main, arguments)
+    said = (result.stderr_bytes or b"").decode(errors="surrogateescape")
+    result.stderr_bytes = without_waiting(said).encode(errors="surrogateescape")
+    return result
+
+
 async def ctl(*arguments: str) -> Result:
-    """Run a command to its end in a thread, as it has an event loop of its own."""
-    with _only_its_own():
-        return await asyncio.to_thread(runner().invoke, main, arguments)
-
-
-@contextmanager
-def _only_its_own() -> Iterator[None]:
-    # gRPC's core tells any loop of a process of what ended in another one: here, of what other tests have left.
-    log = logging.getLogger("asyncio")
-    log.addFilter(_is_of_this_loop)
-    try:
-        yield
-    finally:
-        log.removeFilter(_is_of_this_loop)
-
-
-def _is_of_this_loop(record: logging.LogRecord) -> bool:
-    return "PollerCompletionQueue._handle_events" not in record.getMessage()
+    """The same in a thread, as it has an event loop of its own."""
+    return await asyncio.to_thread(invoke, *arguments)
 
 
 @contextmanager
@@ -89,17 +90,20 @@ async def line_of(process: subprocess.Popen[str]) -> str:
     return line
 
 
-async def complaint_of(process: subprocess.Popen[str]) -> str:
-    """Its next line on stderr."""
+async def complaint_of(process: subprocess.Popen[str], *, waits: bool = False) -> str:
+    """Its next line on stderr that says something else than that it waits for an answer, or any that there is."""
     assert process.stderr is not None
-    return await asyncio.wait_for(asyncio.to_thread(process.stderr.readline), WAIT_S)
+    while line := await asyncio.wait_for(asyncio.to_thread(process.stderr.readline), WAIT_S):
+        if waits or without_waiting(line):
+            break
+    return line
 
 
 async def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Its exit code, and what it wrote to stderr."""
+    """Its exit code, and what it wrote to stderr, but for that it waits for an answer."""
     code = await asyncio.to_thread(process.wait, WAIT_S)
     assert process.stderr is not None
-    return code, process.stderr.read()
+    return code, without_waiting(await asyncio.to_thread(process.stderr.read))
 
 
 # Between the two, the terminal becomes the one that the session's Ctrl-C comes from.

@@ -45,7 +45,7 @@ async def until(condition: Callable[[], Awaitable[bool]], *, timeout_s: float = 
 async def passed(seconds: float) -> None:
     """Lets so much time go by, for what must not happen meanwhile."""
     over_at = time.monotonic() + seconds
-    await eventually_async(lambda: time.monotonic() >= over_at, timeout_s=seconds + 5)
+    await eventually_async(lambda: time.monotonic() >= over_at, timeout_s=seconds + 60)
 
 
 async def _value(condition: Callable[[], T | Awaitable[T]]) -> T:

@@ -10,10 +10,9 @@ import time
 import pytest
 
 from registry_client import Locality, RegistryClient, Status
-from registry_client.cli import main
 from tests.integration.client.conftest import ids, player, until
 from tests.integration.client.test_registering import nobody_there
-from tests.support.registryctl import REGISTRYCTL, complaint_of, ctl, ended, line_of, runner, running
+from tests.support.registryctl import REGISTRYCTL, complaint_of, ctl, ended, invoke, line_of, running
 from tests.support.servers import ROOT, RegistryServer
 
 COMMANDS = ["namespaces", "services", "instances", "watch", "health", "register", "update", "drain", "deregister"]
@@ -254,7 +253,7 @@ async def test_update_drain_and_deregister(registry: RegistryClient) -> None:
     ],
 )
 def test_a_mistake_is_one_line_and_an_exit_code(arguments: list[str], code: int, says: str) -> None:
-    result = runner().invoke(main, arguments)
+    result = invoke(*arguments)
     assert result.exit_code == code, result.output
     [line] = result.stderr.splitlines()
     assert line.startswith("registryctl: ")
@@ -279,7 +278,7 @@ async def test_with_no_registry_every_command_says_after_a_second_what_is_tried_
 ) -> None:
     address, began = nobody_there(), time.monotonic()
     with running(*command, "--server", address, "--timeout", "60") as process:
-        said = await complaint_of(process)
+        said = await complaint_of(process, waits=True)
         assert address in said
         assert "onnection refused" in said
         assert time.monotonic() - began > 1
@@ -292,14 +291,14 @@ async def test_a_watch_says_when_the_registry_is_there_at_last(
 ) -> None:
     server.kill()
     with running("watch", "player") as process:
-        assert server.address in await complaint_of(process)
+        assert server.address in await complaint_of(process, waits=True)
         await server.start_async()
-        assert "the registry answers again" in await complaint_of(process)
+        assert "the registry answers again" in await complaint_of(process, waits=True)
 
 
 @pytest.mark.parametrize("command", [["services"], ["instances"], ["register", "player", "h:1"], ["drain", "a", "b"]])
 def test_a_registry_that_cannot_be_reached_is_exit_code_3(command: list[str]) -> None:
-    result = runner().invoke(main, [*command, "--server", nobody_there(), "--timeout", "0.3"])
+    result = invoke(*command, "--server", nobody_there(), "--timeout", "0.3")
     assert result.exit_code == 3, result.output
     [line] = result.stderr.splitlines()
     assert line.startswith("registryctl: ")

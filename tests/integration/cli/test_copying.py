@@ -355,11 +355,11 @@ async def test_policies_are_exported_and_imported(
     set_ = [await one.policy.put(CHAT), await one.policy.put(PLAYER)]
     for args, number in ((("--all-namespaces",), 2), ((), 1), (("player",), 1), (("chat",), 0)):
         exported = await ctl("-s", two[0], "export", *args)
-        assert exported.output.count('{"policy":') == number, args
-    path.write_text((await ctl("-s", two[0], "export", "--all-namespaces")).output)
+        assert exported.stdout.count('{"policy":') == number, args
+    path.write_text((await ctl("-s", two[0], "export", "--all-namespaces")).stdout)
     for said in ("2 imported, 0 unchanged, 0 kept out\n", "0 imported, 2 unchanged, 0 kept out\n"):
         imported = await ctl("-s", two[1], "import", str(path))
-        assert (imported.exit_code, imported.output) == (0, said)
+        assert (imported.exit_code, imported.stdout, imported.stderr) == (0, said, "")
     assert sorted(await policies(other), key=lambda it: it.service) == set_
     await other.policy.put(TrafficPolicy("chat", "prod", timeout=9))
     imported = await ctl("-s", two[1], "import", str(path))

@@ -11,7 +11,7 @@ import pytest
 from registry_client import RegistryClient
 from tests.integration.client.conftest import ids, player, until
 from tests.integration.client.test_registering import nobody_there
-from tests.support.registryctl import REGISTRYCTL, Terminal, ctl, ended, line_of, running
+from tests.support.registryctl import REGISTRYCTL, WAIT_S, Terminal, ctl, ended, line_of, running
 from tests.support.servers import ROOT
 
 VALUES = ("nan", "inf", "-inf", "-1", "3601", "1e400", "soon", "")
@@ -43,7 +43,7 @@ async def test_ctrl_c_before_anything_is_done_is_130_and_silent(command: str) ->
     async with await asyncio.start_server(be_mute, "127.0.0.1", 0) as mute:
         address = "{}:{}".format(*mute.sockets[0].getsockname())
         with running("-s", address, "--timeout", "20", *EVERY_COMMAND[command]) as process:
-            await asyncio.wait_for(asked.wait(), 20)
+            await asyncio.wait_for(asked.wait(), WAIT_S)
             process.send_signal(signal.SIGINT)
             assert await ended(process) == (130, "")
 
@@ -104,7 +104,7 @@ async def test_whoever_stops_reading_hears_nothing(registry: RegistryClient, com
     async with registry.register(player("p1")):
         shell = await asyncio.create_subprocess_exec("sh", "-c", line, cwd=ROOT, stderr=asyncio.subprocess.PIPE)
         ending = asyncio.create_task(shell.communicate())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT_S):
             while not ending.done():
                 await registry.update("player", "p1", metadata={"at": str(time.monotonic())})
                 await asyncio.wait({ending}, timeout=0.05)
@@ -113,13 +113,13 @@ async def test_whoever_stops_reading_hears_nothing(registry: RegistryClient, com
 
 @pytest.mark.usefixtures("address")
 async def test_whoever_stops_reading_what_goes_on_need_not_wait_for_the_next_line(registry: RegistryClient) -> None:
-    async with registry.register(player("p1")), asyncio.timeout(20):
+    async with registry.register(player("p1")):
         for command in ("watch", "watch -o json", "events --follow", "top --interval 3600"):
             line = f"{shlex.join(REGISTRYCTL)} {command} 2>&1 | head -1"
             shell = await asyncio.create_subprocess_exec(
                 "sh", "-c", line, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
             )
-            said, complained = await shell.communicate()
+            said, complained = await asyncio.wait_for(shell.communicate(), WAIT_S)
             assert (said.count(b"\n"), complained) == (1, b""), command
 
 
@@ -128,7 +128,7 @@ async def test_whoever_stops_reading_what_goes_on_need_not_wait_for_the_next_lin
 async def test_an_output_that_is_full_is_one_line(arguments: str) -> None:
     line = f"{shlex.join(REGISTRYCTL)} {arguments} > /dev/full"
     shell = await asyncio.create_subprocess_exec("sh", "-c", line, cwd=ROOT, stderr=asyncio.subprocess.PIPE)
-    _, said = await asyncio.wait_for(shell.communicate(), 20)
+    _, said = await asyncio.wait_for(shell.communicate(), WAIT_S)
     assert (said, shell.returncode) == (b"registryctl: cannot write: No space left on device\n", 1)
 
 
@@ -136,7 +136,7 @@ async def test_an_output_that_is_full_is_one_line(arguments: str) -> None:
 async def test_an_output_that_is_closed_harms_nothing() -> None:
     line = f"{shlex.join(REGISTRYCTL)} services >&- 2>&-"
     shell = await asyncio.create_subprocess_exec("sh", "-c", line, cwd=ROOT, stderr=asyncio.subprocess.PIPE)
-    _, said = await asyncio.wait_for(shell.communicate(), 20)
+    _, said = await asyncio.wait_for(shell.communicate(), WAIT_S)
     assert (said, shell.returncode) == (b"", 0)
 
 

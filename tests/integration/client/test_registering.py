@@ -1,7 +1,6 @@
 """Registering, asking and changing, against a real server."""
 
 import asyncio
-import socket
 
 import pytest
 
@@ -21,6 +20,7 @@ from registry_client import (
     Status,
 )
 from tests.integration.client.conftest import WAIT_S, ids, player, recording, until
+from tests.support.etcd import free_port
 from tests.support.servers import RegistryServer
 from tests.support.waiting import eventually_async
 
@@ -261,10 +261,8 @@ async def test_nobody_there_is_an_error_of_this_package() -> None:
 
 
 def nobody_there() -> str:
-    """An address where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    """An address where nobody listens, nor will: its port is none that the kernel gives to somebody."""
+    return f"127.0.0.1:{free_port()}"
 
 
 async def test_a_client_that_is_not_open_says_so(server: RegistryServer) -> None:

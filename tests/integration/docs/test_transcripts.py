@@ -53,7 +53,9 @@ def test_etcd(server_factory: ServerFactory, tmp_path: Path) -> None:
     """With a real etcd, and a registry on it with one instance."""
     with EtcdCluster(tmp_path) as etcd:
         server = server_factory(store=etcd.url()).start()
-        testing.register_once(server.address, Instance("player", "10.0.0.5", 8001, "p1"), ttl=30)
+        testing.register_once(
+            server.address, Instance("player", "10.0.0.5", 8001, "p1"), ttl=600
+        )  # whatever takes its time
         eventually(lambda: etcd.etcdctl("get", f"{PREFIX}vouched"), timeout_s=20, what="what is written every 2 s")
         [lease] = etcd.etcdctl("lease", "list").split()[-1:]
         for block in (it for it in blocks("console") if it.page == ETCD):

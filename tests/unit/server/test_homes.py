@@ -10,6 +10,7 @@ import pytest
 
 from registry_checks.probes import Reach
 from registry_server.homes import MOST, NOWHERE, Connecting, _takes_connections
+from tests.support.etcd import free_port
 
 HERE = Connecting(Reach(loopback=True))
 PEER = "ipv4:127.0.0.1:50123"
@@ -22,23 +23,16 @@ async def port() -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
 
 
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        found: int = bound.getsockname()[1]
-        return found
-
-
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::ffff:127.0.0.1"])
 @pytest.mark.parametrize("peer", [PEER, "ipv6:[::1]:5", "ipv6:%5B::1%5D:5", "ipv6:[::ffff:127.0.0.1]:5", "unix:"])
 async def test_who_calls_from_this_machine_is_at_its_addresses(host: str, peer: str, port: int) -> None:
     assert await HERE.is_at_home((host, port), peer)
 
 
-async def test_where_nothing_listens_nobody_is(free_port: int) -> None:
-    assert not await HERE.is_at_home(("127.0.0.1", free_port), PEER)
-    assert not await HERE.answers(("127.0.0.1", free_port))
+async def test_where_nothing_listens_nobody_is() -> None:
+    nobodys = free_port()
+    assert not await HERE.is_at_home(("127.0.0.1", nobodys), PEER)
+    assert not await HERE.answers(("127.0.0.1", nobodys))
 
 
 @pytest.mark.parametrize("peer", ["ipv4:192.0.2.7:1", "ipv6:[2001:db8::1]:1", "ipv6:[nonsense", "ipv4:", ""])
@@ -51,10 +45,10 @@ async def test_nobody_of_this_machine_is_at_anothers_address(host: str) -> None:
     assert not await HERE.is_at_home((host, 1), PEER)
 
 
-async def test_what_must_not_be_looked_at_may_answer(free_port: int, port: int) -> None:
+async def test_what_must_not_be_looked_at_may_answer(port: int) -> None:
     """So nobody loses what he has because of where he is, and nobody finds out what listens on the server's machine."""
     for homes in (Connecting(Reach()), Connecting(None), NOWHERE):
-        assert await homes.answers(("127.0.0.1", free_port))
+        assert await homes.answers(("127.0.0.1", free_port()))
     assert await HERE.answers(("127.0.0.1", port))
     assert not await NOWHERE.is_at_home(("127.0.0.1", port), PEER)
 

@@ -254,7 +254,7 @@ def _truth(config: Config, clock: Callable[[], float] | None, rng: random.Random
     registrar = Registrar(store, feed, time.time, rng, config.limits, make_homes(config))
     owners, keeper = Owners(feed.catalog, config.limits), Keeper(registrar, feed.catalog)
     history = History(config.history_events, config.history_hours * 3600, time.time())
-    recorder = Recorder(history, feed, rounds.hub, time.time, store.shelf, steady)
+    recorder = Recorder(history, feed, time.time, store.shelf, steady)
     for listener in (owners, keeper, recorder):
         feed.tell_too(listener)
     return _Truth(store, feed, rounds, registrar, owners, keeper, recorder)

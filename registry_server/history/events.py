@@ -38,14 +38,18 @@ class Why(StrEnum):
     UNHEALTHY = "UNHEALTHY"
 
 
-class Event(NamedTuple):
-    """`at_s` is the wall-clock time at which it was seen, in seconds; `late`, if it may have been earlier. `before` and
-    `after` are encoded instances, None where it was not there."""
+class Moment(NamedTuple):
+    """When changes were seen: `at_s` of the wall clock, in seconds; `late`, if it may have been earlier; and in which
+    epoch of the store's revisions."""
 
-    number: int
     at_s: float
     late: bool
     epoch: str
+
+
+class Particulars(NamedTuple):
+    """What is told of a change. `before` and `after` are encoded instances, None where it was not there."""
+
     revision: int
     key: Key
     why: Why
@@ -53,60 +57,88 @@ class Event(NamedTuple):
     before: bytes | None
     after: bytes | None
 
+
+class Event:
+    """One change, and when it was seen. What is told of it is made of it by whoever asks first: mostly nobody does.
+
+    `size`: how many bytes it holds, about.
+    """
+
+    __slots__ = ("_what", "moment", "number", "size")
+
+    def __init__(self, number: int, moment: Moment, what: Change | Particulars) -> None:
+        self.number = number
+        self.moment = moment
+        self._what = what
+        self.size = _size(what.before) + _size(what.after)
+
+    @property
+    def at_s(self) -> float:
+        """When it was seen, in seconds of the wall clock."""
+        return self.moment.at_s
+
+    @property
+    def key(self) -> Key:
+        """Of which instance it is."""
+        return self._what.key
+
     @property
     def name(self) -> Name:
         """Namespace and service."""
-        return self.key[:2]
+        return self._what.key[:2]
+
+    @property
+    def revision(self) -> int:
+        """At which revision it was."""
+        return self._what.revision
 
     @property
     def has_left(self) -> bool:
         """Whether the instance is there no more."""
-        return self.after is None
+        return self._what.after is None
 
     @property
-    def size(self) -> int:
-        """How many bytes it holds."""
-        before, after = self.before, self.after
-        return (0 if before is None else len(before)) + (0 if after is None else len(after))
+    def told(self) -> Particulars:
+        """What is told of it."""
+        if isinstance(self._what, Change):
+            self._what = _told(self._what)
+        return self._what
 
     @property
     def detail(self) -> str:
         """What is to be said beside the cause, in a line; looked for anew each time, in what was before and after."""
-        before, after = (None if it is None else Instance.FromString(it) for it in (self.before, self.after))
-        return "".join(it if it.isprintable() else " " for it in _detail(self, before, after)[:MAX_DETAIL])
+        told = self.told
+        before, after = (None if it is None else Instance.FromString(it) for it in (told.before, told.after))
+        return "".join(it if it.isprintable() else " " for it in _detail(told, before, after)[:MAX_DETAIL])
 
     def to_proto(self) -> pb.Event:
         """As history.proto has it."""
-        key, by = self.key, self.author
-        told = pb.Event(number=self.number, late=self.late, epoch=self.epoch, revision=self.revision)
-        told.at.FromMicroseconds(round(self.at_s * 1e6))
-        told.namespace, told.service, told.id = key.namespace, key.service, key.id
-        told.cause = pb.Event.Cause.Value(self.why.value)
-        told.identity, told.peer, told.detail = by.identity, by.peer, self.detail
-        if self.before is not None:
-            told.before.MergeFromString(self.before)
-        if self.after is not None:
-            told.after.MergeFromString(self.after)
-        return told
+        (at_s, late, epoch), (revision, key, why, by, before, after) = self.moment, self.told
+        said = pb.Event(number=self.number, late=late, epoch=epoch, revision=revision)
+        said.at.FromMicroseconds(round(at_s * 1e6))
+        said.namespace, said.service, said.id = key.namespace, key.service, key.id
+        said.cause = pb.Event.Cause.Value(why.value)
+        said.identity, said.peer, said.detail = by.identity, by.peer, self.detail
+        if before is not None:
+            said.before.MergeFromString(before)
+        if after is not None:
+            said.after.MergeFromString(after)
+        return said
 
     @classmethod
-    def from_proto(cls, told: pb.Event) -> "Event":
+    def from_proto(cls, said: pb.Event) -> "Event":
         """The same the other way round, of an event of ours. Raises ValueError or InvalidField for what is none."""
-        before, after = told.HasField("before"), told.HasField("after")
-        _check(told)
-        key = Key(told.namespace, told.service, told.id)
-        return cls(
-            told.number,
-            told.at.ToMicroseconds() / 1e6,
-            told.late,
-            told.epoch,
-            told.revision,
-            key,
-            Why(pb.Event.Cause.Name(told.cause)),
-            Author(told.identity, told.peer, told.detail),
-            told.before.SerializeToString() if before else None,
-            told.after.SerializeToString() if after else None,
+        before, after = said.HasField("before"), said.HasField("after")
+        _check(said)
+        told = Particulars(
+            said.revision,
+            Key(said.namespace, said.service, said.id),
+            Why(pb.Event.Cause.Name(said.cause)),
+            Author(said.identity, said.peer, said.detail),
+            said.before.SerializeToString() if before else None,
+            said.after.SerializeToString() if after else None,
         )
+        return cls(said.number, Moment(said.at.ToMicroseconds() / 1e6, said.late, said.epoch), told)
 
 
 def _check(told: pb.Event) -> None:
@@ -122,12 +154,14 @@ def _check(told: pb.Event) -> None:
         check_times(told.after)
 
 
-def event_of(change: Change, number: int, at_s: float, epoch: str, *, late: bool) -> Event:
-    """What is to be remembered of a change."""
+def _size(it: Entry | bytes | None) -> int:
+    return 0 if it is None else len(it) if isinstance(it, bytes) else len(it.encoded)
+
+
+def _told(change: Change) -> Particulars:
     before, after = change.before, change.after
-    why, author = _why(change), _author(change)
     was, is_ = None if before is None else before.encoded, None if after is None else after.encoded
-    return Event(number, at_s, late, epoch, change.revision, change.key, why, author, was, is_)
+    return Particulars(change.revision, change.key, _why(change), _author(change), was, is_)
 
 
 def _author(change: Change) -> Author:
@@ -169,17 +203,17 @@ def _why_changed(before: Entry, after: Entry) -> Why:
 # ---- what is to be said beside it
 
 
-def _detail(event: Event, before: Instance | None, after: Instance | None) -> str:
-    said = event.author.detail
-    if event.why is Why.REPLACED and before is not None:
+def _detail(told: Particulars, before: Instance | None, after: Instance | None) -> str:
+    said = told.author.detail
+    if told.why is Why.REPLACED and before is not None:
         return f"{_address(before)} is the address of {said}" if said and " " not in said else said
-    if event.why is Why.HEALTH and before is not None and after is not None:
+    if told.why is Why.HEALTH and before is not None and after is not None:
         changed = before.health != after.health
         step = f"{_shown(before, 'health')} -> {_shown(after, 'health')}: " if changed else ""
         return said or step + _findings(after)
-    if event.why is Why.UNHEALTHY and before is not None:
+    if told.why is Why.UNHEALTHY and before is not None:
         return said or _findings(before)
-    if event.why is Why.EXPIRED and before is not None:
+    if told.why is Why.EXPIRED and before is not None:
         return said or f"its lease ran out: nobody renewed it for {before.ttl.ToMilliseconds() / 1e3:g} s"
     if before is not None and after is not None:
         return said or ", ".join(_differences(before, after))

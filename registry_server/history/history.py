@@ -4,6 +4,7 @@ When there are too many, those of the services that have the most are forgotten:
 its history.
 """
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, takewhile
@@ -41,6 +42,7 @@ class History:
         # Ordered, because the first of a dict is searched for among all that were deleted before it.
         self._events: OrderedDict[int, Event] = OrderedDict()
         self._stamps: dict[int, float] = {}
+        self._ages_at = -math.inf  # before that none is too old
         self._services: dict[Name, _Service] = {}
         # Of services of which nothing is remembered; and the last of all that is forgotten.
         self._floor = self._last_forgotten = 0
@@ -70,7 +72,8 @@ class History:
         self._stamps[event.number] = stamp
         service.events.append(event)
         self._bytes += event.size
-        self.expire(stamp)
+        if stamp > self._ages_at:
+            self.expire(stamp)
         if len(self._events) > self.limit or self._bytes > self._max_bytes:
             self._cut()
 
@@ -99,7 +102,8 @@ class History:
         """Forget what is too old, by the clock of the stamps."""
         while self._events:
             event = next(iter(self._events.values()))
-            if self._stamps[event.number] >= now - self._max_age_s:
+            self._ages_at = self._stamps[event.number] + self._max_age_s
+            if self._ages_at >= now:
                 return
             self._forget(self._services[event.name])
 

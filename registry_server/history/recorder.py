@@ -1,4 +1,5 @@
-"""SHELL: remembers what changes as it is told of it, says so to who watches, and keeps it where the store can."""
+"""SHELL: remembers what changes as it is told of it, and keeps it where the store can. Who watches is woken by the hub,
+as whoever watches instances is: what one hears of is what the other does."""
 
 import asyncio
 import contextlib
@@ -11,21 +12,17 @@ from registry_api.registry.v1 import history_pb2 as pb
 from registry_server.changes import Change
 from registry_server.errors import InvalidField
 from registry_server.feed import Feed
-from registry_server.history.events import Event, event_of
+from registry_server.history.events import Event, Moment
 from registry_server.history.history import History
-from registry_server.hub import Hub
 from registry_server.settings import SettingChange
 from registry_server.stores import Shelf, StoreAway, StoreError
 
 log = logging.getLogger(__name__)
 
 # How often it is saved, and so many events in one step.
-SAVE_EVERY_S, STEP = 1.0, 200
+SAVE_EVERY_S, STEP = 1.0, 100
 # How long that may take in the end, and the reading at the start.
 LAST_S, LOAD_S = 2.0, 10.0
-# What a topic looks at when there is an event: (EVENTS, namespace, service), where no service is all of a namespace,
-# and no namespace is all there is.
-EVENTS = "events"
 
 
 class Recorder:
@@ -35,7 +32,6 @@ class Recorder:
         self,
         history: History,
         feed: Feed,
-        hub: Hub,
         now: Callable[[], float],
         shelf: Shelf | None = None,
         steady: Callable[[], float] | None = None,
@@ -46,7 +42,6 @@ class Recorder:
         self._saved = 0
         self._deletes: list[int] = []
         self._feed = feed
-        self._hub = hub
         self._now = now
         self._steady = steady or now
         # Numbers go on growing over restarts, as far as clocks do.
@@ -89,7 +84,7 @@ class Recorder:
         now, steady = self._now(), self._steady()
         self.history.load(events, lambda event: steady - max(0.0, now - event.at_s))
         self._number = max(self._number, self._saved)
-        if events and events[0].epoch == self._feed.catalog.epoch:
+        if events and events[0].moment.epoch == self._feed.catalog.epoch:
             self.from_revision = events[0].revision
 
     async def run(self) -> None:
@@ -139,18 +134,19 @@ class Recorder:
         late = self._feed.tells_late
         if late and not self._has_begun:
             return
-        now, steady, epoch = self._now(), self._steady(), self._feed.catalog.epoch
-        skipped = changes[: max(0, len(changes) - self.history.limit)]
-        if skipped:
-            self._number += len(skipped)
-            self.history.skip({change.key[:2] for change in skipped}, self._number)
-        for change in changes[len(skipped) :]:
+        moment, steady = Moment(self._now(), late, self._feed.catalog.epoch), self._steady()
+        if len(changes) > self.history.limit:
+            changes = self._skip(changes)
+        for change in changes:
             self._number += 1
-            self.history.add(event_of(change, self._number, now, epoch, late=late), steady)
-        for namespace, service in {change.key[:2] for change in changes}:
-            self._hub.wake((EVENTS, namespace, service))
-            self._hub.wake((EVENTS, namespace, ""))
-        self._hub.wake((EVENTS, "", ""))
+            self.history.add(Event(self._number, moment, change), steady)
+
+    def _skip(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """Of more than may be remembered the last, so that there is no need to look at the others."""
+        rest = len(changes) - self.history.limit
+        self._number += rest
+        self.history.skip({change.key[:2] for change in changes[:rest]}, self._number)
+        return changes[rest:]
 
     def settings_changed(self, changes: Sequence[SettingChange]) -> None:
         """See Listener. Nothing is remembered of settings."""

@@ -128,10 +128,10 @@ class Display:
         before, self._number = self._number, history.latest
         if before is None or before == self._number:
             return
-        events = history.since(None, before)
-        shown = [it for it in reversed(events) if self._rights.may("read", *it.name)]
-        rows = [event_row(it) for it in shown[:EVENTS_AT_ONCE]]
-        yield Message("history", {"events": rows, "more": len(shown) > len(rows)})
+        events = reversed(history.since(None, before))
+        meant = (it for it in events if self._rights.may("read", *it.name))
+        rows = [event_row(it) for it in islice(meant, EVENTS_AT_ONCE)]
+        yield Message("history", {"events": rows, "more": next(meant, None) is not None})
 
     def _services(self, changes: Sequence[Change]) -> Iterator[Message]:
         last = {change.key[:2]: change for change in changes}

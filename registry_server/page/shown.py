@@ -70,27 +70,28 @@ def said(author: Author) -> str:
 
 def left_row(event: Event) -> Cells:
     """An instance that has left: as it was, and then why, what more there is to say of it, and when (ms)."""
-    it = pb.Instance.FromString(event.before or b"")
-    it.id = event.key.id
-    return [*instance_row(it), cause_of(event.why), said(event.author), _ms(event)]
+    told = event.told
+    it = pb.Instance.FromString(told.before or b"")
+    it.id = told.key.id
+    return [*instance_row(it), cause_of(told.why), said(told.author), _ms(event)]
 
 
 def event_row(event: Event) -> Cells:
     """Number, when (ms), whether it may have been earlier, namespace, service, id, cause, by whom, what, revision, and
     how the instance was afterwards: status, health, weight, of which there are none once it has left."""
-    by = event.author.identity or event.author.peer
+    told = event.told
     row: Cells = [
         event.number,
         _ms(event),
-        event.late,
-        *event.key[:3],
-        cause_of(event.why),
-        by,
+        event.moment.late,
+        *told.key[:3],
+        cause_of(told.why),
+        told.author.identity or told.author.peer,
         event.detail[:MAX_SAID],
     ]
-    row.append(event.revision)
-    if event.after is not None:
-        after = pb.Instance.FromString(event.after)
+    row.append(told.revision)
+    if told.after is not None:
+        after = pb.Instance.FromString(told.after)
         row += [_STATUSES.get(after.status, "?"), _HEALTHS.get(after.health, "?"), after.weight]
     return row
 

@@ -17,8 +17,8 @@ from registry_server.errors import Contended, InvalidField, too_many_long
 from registry_server.feed import Feed
 from registry_server.history.events import Event, Why
 from registry_server.history.history import History
-from registry_server.history.recorder import EVENTS, Recorder
-from registry_server.hub import Chunks, Hub, Interest, Reader, Sink
+from registry_server.history.recorder import Recorder
+from registry_server.hub import ALL, Chunks, Hub, Interest, Reader, Sink
 from registry_server.limits.peers import peer_of
 from registry_server.rights import EVERY, UNRESTRICTED, Rights
 from registry_server.rpc import answers, pages, validate
@@ -75,6 +75,13 @@ class Wanted(NamedTuple):
         """The one service that is meant; None for several."""
         return (self.namespace, self.service) if self.namespace and self.service else None
 
+    @property
+    def interest(self) -> Interest:
+        """By what changes there may be an event that is meant."""
+        if not self.namespace:
+            return ALL
+        return (self.namespace, self.service) if self.service else (self.namespace,)
+
     def matches(self, event: Event) -> bool:
         """Whether the event is meant."""
         namespace, service, id_, _ = event.key
@@ -82,8 +89,8 @@ class Wanted(NamedTuple):
             self.namespace in ("", namespace)
             and self.service in ("", service)
             and self.id in ("", id_)
-            and (not self.whys or event.why in self.whys)
-            and self.identity in ("", event.author.identity)
+            and (not self.whys or event.told.why in self.whys)
+            and (not self.identity or self.identity == event.told.author.identity)
             and (self.since_s is None or event.at_s >= self.since_s)
             and (self.until_s is None or event.at_s <= self.until_s)
             and (self.rights is UNRESTRICTED or self.rights.may("read", namespace, service))
@@ -157,7 +164,7 @@ class HistoryService:
             raise InvalidField("from_revision", f"must not be negative, is {request.from_revision}")
         first = First(wanted.since_s, request.from_revision)
         topic = wanted._replace(since_s=None)  # which is for what is told first alone: what comes is later
-        return self._hub.join((EVENTS, topic), lambda: EventTopic(self, topic), sink, first, lane=caller.peer)
+        return self._hub.join((NAME, topic), lambda: EventTopic(self, topic), sink, first, lane=caller.peer)
 
     # ---- what a topic asks
 
@@ -220,7 +227,7 @@ class EventTopic:
         self._wanted = wanted
         self._first = NEWS
         self.version = self._seen = service.history.latest
-        self.interests: Collection[Interest] = [(EVENTS, wanted.namespace, wanted.service if wanted.namespace else "")]
+        self.interests: Collection[Interest] = [wanted.interest]
 
     def advance(self) -> bool:
         """See hub.Topic."""

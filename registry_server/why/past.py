@@ -44,8 +44,9 @@ class Past:
         """The latest time that this instance left, or any of the service; None if that is not known."""
         event = self._history.last_left(namespace, service, id_)
         if event is not None:
-            cause = Cause.__members__.get(event.why.name)
-            return LastLeft(event.key, cause, event.revision, event.at_s, event.author, event.detail, event.late)
+            (at_s, late, _), by = event.moment, event.told.author
+            cause = Cause.__members__.get(event.told.why.name)
+            return LastLeft(event.key, cause, event.revision, at_s, by, event.detail, late)
         for change in reversed(self._catalog.log_of(namespace, service)):
             if change.after is None and id_ in ("", change.key.id):
                 return LastLeft(change.key, change.cause, change.revision)
@@ -55,11 +56,11 @@ class Past:
         """When that field of an instance became what it is; None if that is not known, or it came with it."""
         is_now = getattr(entry.parse(), field)
         for event in islice(self._history.of(*entry.key[:3]), MAX_EVENTS):
-            before, after = _parsed(event.before), _parsed(event.after)
+            before, after = _parsed(event.told.before), _parsed(event.told.after)
             if before is None or after is None or getattr(after, field) != is_now:
                 return None
             if getattr(before, field) != is_now:
-                return Turned(event.at_s, event.author)
+                return Turned(event.at_s, event.told.author)
         return None
 
 

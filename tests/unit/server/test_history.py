@@ -14,15 +14,16 @@ from registry_server.catalog import Catalog
 from registry_server.changes import Change
 from registry_server.errors import InvalidField
 from registry_server.feed import Feed
-from registry_server.history.events import Event, Why, event_of
+from registry_server.history.events import Event, Moment, Particulars, Why, _told
 from registry_server.history.history import History
 from registry_server.history.recorder import Recorder
+from registry_server.hub import ALL, Interest
 from registry_server.model import Entry
 from registry_server.records import UNSAID, Author, Away, Cause, Key, Snapshot, StoreEvent
 from registry_server.rights import UNRESTRICTED
 from registry_server.rpc.history import NEWS, Backlog, EventStep, EventTopic, Wanted
 from registry_server.stores.memory import MemoryStore
-from tests.support.core import Timeline, gone, key, put, record
+from tests.support.core import gone, key, put, record
 from tests.support.waiting import eventually_async
 
 OPS = Author("ops", "10.0.0.7")
@@ -40,7 +41,7 @@ def entry(revision: int = 11, lease: str = "lease", by: Author = UNSAID, **field
 
 
 def told(before: Entry | None, after: Entry | None, cause: Cause | None = None, by: Author = UNSAID) -> Event:
-    return event_of(Change(1, 12, key(), before, after, cause, by), 5, 1000.5, "e1", late=False)
+    return Event(5, Moment(1000.5, False, "e1"), Change(1, 12, key(), before, after, cause, by))
 
 
 @pytest.mark.parametrize(
@@ -78,10 +79,10 @@ def told(before: Entry | None, after: Entry | None, cause: Cause | None = None, 
 )
 def test_why_it_changed(before: Entry | None, after: Entry, why: Why, author: Author, detail: str) -> None:
     event = told(before, after)
-    assert (event.why, event.author) == (why, author)
+    assert (event.told.why, event.told.author) == (why, author)
     assert event.detail.startswith(detail)
     assert bool(detail) == bool(event.detail)
-    assert (event.before, event.after) == (before and before.encoded, after.encoded)
+    assert (event.told.before, event.told.after) == (before and before.encoded, after.encoded)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_why_it_changed(before: Entry | None, after: Entry, why: Why, author: Au
 )  # fmt: skip
 def test_why_it_left(before: Entry, cause: Cause | None, by: Author, why: Why, author: Author, detail: str) -> None:
     event = told(before, None, cause, by)
-    assert (event.why, event.author, event.detail) == (why, author, detail)
+    assert (event.told.why, event.told.author, event.detail) == (why, author, detail)
     assert event.has_left
 
 
@@ -106,6 +107,40 @@ def test_why_it_left(before: Entry, cause: Cause | None, by: Author, why: Why, a
 def test_an_event_is_kept_as_it_was(event: Event) -> None:
     again = Event.from_proto(event.to_proto())
     assert again.to_proto() == event.to_proto()
+
+
+def test_what_is_told_of_a_change_is_made_once_and_by_whoever_asks() -> None:
+    asked = list[Change]()
+
+    def made(change: Change) -> Particulars:
+        asked.append(change)
+        return _told(change)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("registry_server.history.events._told", made)
+        scene = Scene()
+        scene.feed.emit(Snapshot("e1", 10, (), through=10))
+        for number in range(20):
+            scene.feed.emit(put(11 + number, key("one")))
+        history = scene.recorder.fresh()
+        (latest, *_) = found = history.of("default", "player", "one")
+        assert (len(found), latest.has_left, latest.revision, asked) == (10, False, 30, [])
+        assert latest.told is latest.told
+        assert [it.revision for it in asked] == [30]
+
+
+@pytest.mark.parametrize(
+    ("filter_", "interest"),
+    [
+        ({"all_namespaces": True}, ALL),
+        ({"all_namespaces": True, "service": "player"}, ALL),
+        ({}, ("default",)),
+        ({"service": "player"}, ("default", "player")),
+    ],
+)
+def test_who_watches_events_is_woken_as_who_watches_instances(filter_: dict[str, Any], interest: Interest) -> None:
+    wanted = Wanted.of(history_pb2.EventFilter(**filter_), UNRESTRICTED)
+    assert EventTopic(Remembering(limit=10), wanted).interests == [interest]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +181,7 @@ class Scene:
     def __init__(self) -> None:
         self.now = 1000.0
         self.feed = Feed(MemoryStore(), Catalog(), (), lambda: self.now)
-        self.recorder = Recorder(History(10, 1e9), self.feed, Timeline().hub, lambda: self.now)
+        self.recorder = Recorder(History(10, 1e9), self.feed, lambda: self.now)
         self.feed.tell_too(self.recorder)
 
     def told(self, *events: StoreEvent) -> list[tuple[str, Why, bool]]:
@@ -154,7 +189,7 @@ class Scene:
         last = self.recorder.history.latest
         for it in events:
             self.feed.emit(it)
-        return [(it.key.id, it.why, it.late) for it in self.recorder.history.since(None, last)]
+        return [(it.key.id, it.told.why, it.moment.late) for it in self.recorder.history.since(None, last)]
 
 
 def test_what_is_there_when_the_server_comes_is_no_event() -> None:
@@ -207,7 +242,7 @@ async def test_a_shelf_that_fails_in_any_way_costs_what_is_kept_alone(
 ) -> None:
     monkeypatch.setattr("registry_server.history.recorder.SAVE_EVERY_S", 0.0)
     scene, shelf = Scene(), BrokenShelf()
-    scene.recorder = Recorder(scene.recorder.history, scene.feed, Timeline().hub, lambda: scene.now, shelf)
+    scene.recorder = Recorder(scene.recorder.history, scene.feed, lambda: scene.now, shelf)
     scene.feed.tell_too(scene.recorder)
     scene.told(Snapshot("e1", 10, (), through=10), put(11, key("one")))
     saving = asyncio.create_task(scene.recorder.run())
@@ -222,7 +257,7 @@ async def test_a_shelf_that_fails_in_any_way_costs_what_is_kept_alone(
 
 async def test_a_past_that_cannot_be_read_ends_no_start(caplog: pytest.LogCaptureFixture) -> None:
     feed = Feed(MemoryStore(), Catalog(), (), lambda: 1000.0)
-    await Recorder(History(10, 1e9), feed, Timeline().hub, lambda: 1000.0, BrokenShelf()).load()
+    await Recorder(History(10, 1e9), feed, lambda: 1000.0, BrokenShelf()).load()
     assert "RuntimeError a fault of its own" in caplog.text
 
 
@@ -232,7 +267,8 @@ async def test_a_past_that_cannot_be_read_ends_no_start(caplog: pytest.LogCaptur
 def event(number: int, name: str = "a", at_s: float = 1000.0, *, size: int = 10, left: bool = False) -> Event:
     body = b"x" * size
     ends = (body, None) if left else (None, body)
-    return Event(number, at_s, False, "e1", number, Key("default", name, f"{name}1"), Why.UPDATED, UNSAID, *ends)
+    what = Particulars(number, Key("default", name, f"{name}1"), Why.UPDATED, UNSAID, *ends)
+    return Event(number, Moment(at_s, False, "e1"), what)
 
 
 def numbers(history: History) -> list[int]:
@@ -270,7 +306,7 @@ def test_a_clock_that_is_set_ages_nothing() -> None:
     times = {"wall": 1000.0, "steady": 5.0}
     feed = Feed(MemoryStore(), Catalog(), (), lambda: times["steady"])
     history = History(10, 100)
-    recorder = Recorder(history, feed, Timeline().hub, lambda: times["wall"], steady=lambda: times["steady"])
+    recorder = Recorder(history, feed, lambda: times["wall"], steady=lambda: times["steady"])
     feed.tell_too(recorder)
     feed.emit(Snapshot("e1", 10, (), through=10))
     feed.emit(put(11, key("one")))

@@ -9,7 +9,7 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server.admin.sessions import MAX_OF_ONE, MAX_SESSIONS, SESSION_S, Sessions
 from registry_server.catalog import Catalog
 from registry_server.guard import RemovalGuard
-from registry_server.history.events import event_of
+from registry_server.history.events import Event, Moment
 from registry_server.history.history import History
 from registry_server.page import display
 from registry_server.page.connected import MAX_ASKED, asked_of
@@ -36,7 +36,7 @@ class Registry:
 
     def apply(self, delta: Delta) -> None:
         for change in self.catalog.apply(delta):
-            self.history.add(event_of(change, self.history.latest + 1, self.now, "e1", late=False))
+            self.history.add(Event(self.history.latest + 1, Moment(self.now, False, "e1"), change))
 
     def page(self, rights: Rights = UNRESTRICTED, **look: Any) -> "Page":
         return Page(self, Display(Sources(self.catalog, self.guard, lambda: self.history), rights, Look(**look)))

@@ -40,7 +40,7 @@ class Told:
         clocks = Clocks(lambda: NOON, lambda: self.core.timeline.now)
         history = History(events, 3600)
         past = Past(history, self.core.catalog)
-        self.core.feed.tell_too(Recorder(history, self.core.feed, self.core.hub, lambda: NOON))
+        self.core.feed.tell_too(Recorder(history, self.core.feed, lambda: NOON))
         self.service = DiagnosisService(self.core.feed, audience, book, xds, past, clocks)
         self.longest_s = 0.0
 

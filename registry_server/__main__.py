@@ -15,15 +15,17 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from registry_server.access.commands import token_commands
-from registry_server.config import Config, ConfigError, without_urls
+from registry_server.config import Config, ConfigError, NotYet, without_urls
 from registry_server.config.commands import Given, config_commands
 from registry_server.config.sources import SETTINGS
 from registry_server.hang_up import HangUp
 from registry_server.observe import logs
-from registry_server.stores import StoreError, has_password, is_url
+from registry_server.stores import StoreError, StoreInUse, has_password, is_url
 from registry_server.supervisor import Supervisor
 
 EXIT_USAGE = 2
+# Of sysexits.h, "try again later": what is asked for cannot be had at the moment.
+EXIT_NOT_YET = 75
 STDERR = 2
 # How often garbage is looked for, in seconds; after so many looks among the older too, and after so many of those
 # among all. The collector looks by itself when there are so many more objects than at the last look.
@@ -50,9 +52,9 @@ class _Group(click.Group):
             _fail(str(error))
 
 
-def _fail(text: str) -> NoReturn:
+def _fail(text: str, code: int = EXIT_USAGE) -> NoReturn:
     click.echo(f"registry-server: {text}", err=True)
-    sys.exit(EXIT_USAGE)
+    sys.exit(code)
 
 
 def _flags(command: Command) -> Command:
@@ -105,14 +107,15 @@ def _serve(given: Given) -> None:
     _warn_of_password("store", given.flags["store"])
     for url in (given.flags["neighbours"] or "").split():
         _warn_of_password("neighbours", url)
-    problems: list[str] = []
+    problems: list[BaseException] = []
     try:
         with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
             runner.run(_run(config))
     except* (ConfigError, StoreError) as group:
-        problems += map(str, _leaves(group))
+        problems += _leaves(group)
     if problems:
-        _fail("; ".join(problems))
+        may_pass = all(isinstance(it, NotYet | StoreInUse) for it in problems)
+        _fail("; ".join(map(str, problems)), EXIT_NOT_YET if may_pass else EXIT_USAGE)
 
 
 def _warn_of_password(setting: str, url: str | None) -> None:

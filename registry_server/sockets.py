@@ -27,6 +27,9 @@ _EVERYWHERE = ("", "*", "0.0.0.0", "::")  # noqa: S104 - which is asked for
 _TRIES = 20
 _AGAIN_S = 0.01
 _LACKING = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+# Why an address cannot be had that may be had later: somebody else has it, this machine has it not yet, or whoever
+# knows its name does not answer. (What gRPC says has no number; by then the address has been had once.)
+_PASSING = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, socket.EAI_AGAIN, None)
 _Info = tuple[int, Any]
 
 
@@ -84,6 +87,11 @@ def bound(address: str, socket_mode: int = SOCKET_MODE) -> Bound:
     raise OSError(errno.EADDRINUSE, "no port is free for all addresses")
 
 
+def may_pass(error: OSError) -> bool:
+    """Whether an address that could not be had may be there another time, with nothing changed in the settings."""
+    return error.errno in _PASSING
+
+
 def path_of(address: str) -> Path:
     """The PATH of unix:PATH."""
     return Path(address.removeprefix(UNIX))
@@ -99,7 +107,7 @@ def _infos(host: str, port: int) -> list[_Info]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except UnicodeError:
-        raise OSError(errno.EADDRNOTAVAIL, "no such host") from None
+        raise OSError(errno.EINVAL, "no such host") from None
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 

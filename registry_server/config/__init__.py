@@ -5,9 +5,19 @@ from registry_server.config.values import (
     TRANSPORTS,
     Config,
     ConfigError,
+    NotYet,
     Problem,
     ServiceDefaults,
     without_urls,
 )
 
-__all__ = ["GUEST_LIMITS", "TRANSPORTS", "Config", "ConfigError", "Problem", "ServiceDefaults", "without_urls"]
+__all__ = [
+    "GUEST_LIMITS",
+    "TRANSPORTS",
+    "Config",
+    "ConfigError",
+    "NotYet",
+    "Problem",
+    "ServiceDefaults",
+    "without_urls",
+]

@@ -168,7 +168,6 @@ async def test_headers_that_were_shown_are_not_taken_back(kind: str, servers: li
     async with caller(kind, servers, config()) as channel:
         await channel.ready()
         method = channel.channel.unary_stream(f"/{SERVICE}/Stream")
-        started = time.monotonic()
         call = method(encoded({"headers": [], "sleep_s": 2, "fail": ["UNAVAILABLE"]}))
         if kind == "aio":
             await call.initial_metadata()
@@ -178,7 +177,7 @@ async def test_headers_that_were_shown_are_not_taken_back(kind: str, servers: li
             await asyncio.to_thread(call.initial_metadata)
             shown = time.monotonic()
             assert (await asyncio.to_thread(call.details)).startswith("attempt 0 at ")
-        assert shown - started < 1.5, "headers are shown when they come, not when the call ends"
+        assert time.monotonic() - shown > 0.5, "headers are shown when they come, not when the call ends"
 
 
 @BOTH

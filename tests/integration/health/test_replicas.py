@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import time
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -54,10 +55,10 @@ async def test_one_looks_and_another_takes_over(replicas: list[RegistryServer], 
 
         await eventually_async(both)
         await watch.wait(lambda: {it.health for it in watch.view.values()} == {pb.HEALTHY}, "all are well")
-        before = [len(web.asked) for web in webs]
+        before, began = [len(web.asked) for web in webs], time.monotonic()
         await passed(1.0)
         asked = [len(web.asked) - so_far for web, so_far in zip(webs, before, strict=True)]
-        assert max(asked) <= 1.0 / 0.2 + 2, "by one of them and not by both"
+        assert max(asked) <= (time.monotonic() - began) / 0.2 + 2, "by one of them and not by both"
         assert sum(asked) > INSTANCES
         second.kill()
         before = [len(web.asked) for web in webs]
@@ -86,7 +87,7 @@ async def test_one_that_is_stopped_hands_over_at_once(replicas: list[RegistrySer
 
         await eventually_async(lambda: are(2))
         await second.terminate_async()
-        await eventually_async(lambda: are(1), timeout_s=2.0)
+        await eventually_async(lambda: are(1), timeout_s=TAKEOVER_S - 1.0)
 
 
 async def test_one_that_reaches_nobody_blames_nobody(replicas: list[RegistryServer], webs: list[WebServer]) -> None:

@@ -21,6 +21,7 @@ from tests.support.servers import RegistryServer
 from tests.support.waiting import always_async, eventually_async, passed
 
 FAST = "interval=0.1 timeout=0.1"
+BUSY_S = 4.0  # what a busy machine may add to what is promised
 HERE: dict[str, Any] = {"host": "127.0.0.1"}
 
 
@@ -53,7 +54,7 @@ async def test_who_is_sick_is_not_routable_and_comes_back(client: RawClient) -> 
         assert [(found.name, found.output) for found in it.check_results] == [("http", "200 OK: fine")]
         web.says, began = SICK, time.monotonic()
         it = await wait_health(watch, "a", pb.UNHEALTHY)
-        assert time.monotonic() - began < 3 * 0.1 + 1 + 1
+        assert time.monotonic() - began < 3 * 0.1 + 1 + BUSY_S
         assert it.check_results[0].output == "503 Service Unavailable: no database"
         assert it.check_results[0].failures >= 3
         [summary] = (await client.stub.ListServices(pb.ListServicesRequest())).services

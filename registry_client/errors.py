@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 _Detail = TypeVar("_Detail", bound="Message")
+_Error = TypeVar("_Error", bound=BaseException)
 _CONNECTING = (
     re.compile(
         r"failed to connect to all addresses; last error: [A-Z_]+: (?:ipv[46]:)?(?P<where>\S+): "
@@ -138,6 +139,13 @@ def from_rpc_error(error: grpc.RpcError, doing: str = "") -> RegistryError:
     mapped.code = code
     _add_details(mapped, error)
     return mapped
+
+
+def alone(error: _Error) -> _Error:
+    """The same, without the calls and connections that it came of: who keeps an error keeps none of these alive."""
+    if error.__suppress_context__:  # by `from None`
+        error.__context__ = None
+    return error.with_traceback(None)
 
 
 def plain(text: str) -> str:

@@ -13,7 +13,7 @@ import grpc.aio
 
 from registry_api.registry.v1 import history_pb2 as pb
 from registry_client import answers
-from registry_client.errors import ClientClosed, InvalidAnswer, RegistryError, RegistryUnavailable
+from registry_client.errors import ClientClosed, InvalidAnswer, RegistryError, RegistryUnavailable, alone
 from registry_client.event import Event
 from registry_client.link import may_try_anew
 
@@ -145,6 +145,8 @@ class _Pump:
                     return
                 attempt = 0 if loop.time() - began >= LASTING_S else attempt + 1
                 await asyncio.sleep(self._means.backoff.delay(max(0, attempt - 1), self._means.rng))
+        except asyncio.CancelledError as error:
+            raise alone(error)  # noqa: B904 - of nothing
         finally:
             self._means.links.give_back(link)
             self._end(ClientClosed("the client, or this watch of events, was closed"))
@@ -154,7 +156,7 @@ class _Pump:
         return failure.code in _FINAL and not self._epoch and not may_try_anew(connection, failure)
 
     def _end(self, failure: RegistryError) -> None:
-        self.failure = self.failure or failure
+        self.failure = self.failure or alone(failure)
         self.news.set()
 
     async def _follow(self, link: Link, connection: Connection) -> RegistryError | None:

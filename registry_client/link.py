@@ -25,7 +25,14 @@ from registry_api.registry.v1 import (
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_api.tracing import Tracing
 from registry_client.counts import Counts
-from registry_client.errors import InvalidAnswer, RegistryError, RegistryUnavailable, Unauthenticated, from_rpc_error
+from registry_client.errors import (
+    InvalidAnswer,
+    RegistryError,
+    RegistryUnavailable,
+    Unauthenticated,
+    alone,
+    from_rpc_error,
+)
 from registry_client.homing import LOOK_S, Homing
 from registry_client.tls import LOOKS, PREFACE
 from registry_client.traces import OK, CallSpans, code_of, spans_of
@@ -419,6 +426,8 @@ class Link:
                 answer = await self._until_answered(method, request, timeout, doing, check, cap_s, tell, spans)
         except BaseException as error:
             calls[code_of(error)] += 1
+            if isinstance(error, RegistryError | asyncio.CancelledError):
+                raise alone(error)  # noqa: B904 - of nothing
             raise
         calls[OK] += 1
         return answer
@@ -442,7 +451,7 @@ class Link:
             try:
                 return await self._try(connection, method, request, share_s, doing, check, spans)
             except RegistryError as error:
-                failure = error
+                failure = alone(error)
             if failure.code is grpc.StatusCode.DEADLINE_EXCEEDED:
                 self.retire(connection, share_s)
             # A try takes no longer than its share; if it seems so, this process stood still, and nobody is to blame.

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from registry_client.errors import Misuse
 
 SEE = "see docs/processes.md"
 # How grpcio names the thread that waits for events on behalf of all asyncio channels of a process.
 _POLLER = "_poll_wrapper"
+# How gRPC's core names its own, which end a while after the last channel has closed. Linux cuts names at 15 characters.
+_OF_CORE = ("event_engine", "lifeguard", "grpc_", "timer_manager", "default-executo", "resolver-execut")
+_TASKS = Path("/proc/self/task")
+_LETS_GO_S = 1.0
+_LOOK_AGAIN_S = 0.001
 
 
 @dataclass(slots=True)
@@ -19,19 +27,55 @@ class Forks:
     """Whether this process can use gRPC at all.
 
     gRPC for asyncio keeps a thread and locks that do not survive a fork: in the child every call would hang or crash,
-    also those of new channels. Nothing mends that, and only the parent can see it coming.
+    also those of new channels. Nothing mends that, and only the parent can see it coming. Once the last channel is
+    closed core lets go of all that by itself, which a fork waits for.
     """
 
     spoiled: bool = False
     _was_at_work: bool = False
+    _closed_one: bool = False
+
+    def closed(self) -> None:
+        """A client was closed."""
+        self._closed_one = True
 
     def before(self) -> None:
-        """The process is about to fork."""
-        self._was_at_work = any(_POLLER in thread.name for thread in threading.enumerate())
+        """The process is about to fork. Waits for core, for a moment, if a client was closed since the last time."""
+        if self._closed_one:
+            self._closed_one = False
+            _wait_for_core(time.monotonic() + _LETS_GO_S)
+        self._was_at_work = _is_polling()
 
     def in_child(self) -> None:
         """This is the child."""
         self.spoiled = self.spoiled or self._was_at_work
+
+
+def _is_polling() -> bool:
+    return any(_POLLER in thread.name for thread in threading.enumerate())
+
+
+def _wait_for_core(until: float) -> None:
+    """Waits for core to end if it is to end; at most until then, since others of this process may use it."""
+    if _is_polling():
+        gc.collect()  # a call holds on to core, also one that nobody can reach any more
+    while (_is_polling() or _is_core_at_work()) and time.monotonic() < until:
+        time.sleep(_LOOK_AGAIN_S)
+
+
+def _is_core_at_work() -> bool:
+    """Whether core has threads; False where nobody can tell."""
+    try:
+        return any(_name_of(task).startswith(_OF_CORE) for task in _TASKS.iterdir())
+    except OSError:
+        return False
+
+
+def _name_of(task: Path) -> str:
+    try:
+        return (task / "comm").read_text(errors="replace")
+    except OSError:  # it has ended
+        return ""
 
 
 # Of the process, as is what it tells of; changed by forks alone.

@@ -20,7 +20,7 @@ from registry_client.counts import ClientNumbers
 from registry_client.keeper import Keeper
 from registry_client.link import Link, Reach
 from registry_client.papers import Dialer, Papers
-from registry_client.place import Place
+from registry_client.place import FORKS, Place
 from registry_client.pulse import Pulse
 from registry_client.tasks import Tasks
 from registry_client.watcher import Links, Means
@@ -139,6 +139,7 @@ class Session:
                 await self.tasks.aclose()
                 await self._disk.flush()
             finally:
+                FORKS.closed()
                 await asyncio.gather(self.link.aclose(), self._watch_links.aclose())
                 if self._inside is not None:
                     await self._inside.aclose()

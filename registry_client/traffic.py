@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 
 from registry_api.registry.v1 import policies_pb2 as pb
-from registry_client.errors import RegistryError, RegistryUnavailable, from_rpc_error
+from registry_client.errors import RegistryError, RegistryUnavailable, alone, from_rpc_error
 from registry_client.link import may_try_anew
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ class _Pump:
                 attempt = 0 if loop.time() - began >= LASTING_S else attempt + 1
                 pause_s = self._means.backoff.delay(max(0, attempt - 1), self._means.rng)
                 await asyncio.sleep(NONE_THERE_S if failure.code in _NO_USE else pause_s)
+        except asyncio.CancelledError as error:
+            raise alone(error)  # noqa: B904 - of nothing
         finally:
             first.cancel()
             if self._keeping is not None:

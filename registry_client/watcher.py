@@ -20,6 +20,7 @@ from registry_client.errors import (
     RegistryError,
     RegistryUnavailable,
     Unauthenticated,
+    alone,
 )
 from registry_client.link import may_try_anew
 from registry_client.steps import Asked, WatchLimits
@@ -251,11 +252,11 @@ class Following:
             self._show_at_s = self._now() + FIRST_ANSWER_S
             self._arm()
             await self._follow_on_and_on()
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             self._fail(ClientClosed("the watch was closed"))
-            raise
+            raise alone(error)  # noqa: B904 - of nothing
         except RegistryError as error:
-            self._fail(error)
+            self._fail(alone(error))
         except BaseException as error:
             self._fail(error)
             raise

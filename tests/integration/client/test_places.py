@@ -385,7 +385,6 @@ def forked(server: RegistryServer, script: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.flaky(reruns=4)  # see docs/processes.md: gRPC's core may not have let go yet, on a machine that is busy
 def test_a_fresh_client_works_after_a_fork(server: RegistryServer) -> None:
     """Also when the parent has used one before, and closed it."""
     said = forked(
@@ -398,6 +397,33 @@ def test_a_fresh_client_works_after_a_fork(server: RegistryServer) -> None:
         """,
     )
     assert said == ["fresh works", "fresh aio works"] * 2
+
+
+def test_what_is_kept_of_a_closed_client_spoils_no_fork(server: RegistryServer) -> None:
+    """Errors have tracebacks, watches and channels have tasks: none of these may hold on to a call of gRPC."""
+    said = forked(
+        server,
+        """
+        kept = []
+
+        def keep(action):
+            try:
+                kept.append(action())
+            except (RegistryError, TimeoutError) as error:
+                kept.append(error)
+
+        with sync.connect(ADDRESS, cache_dir=None) as registry, sync.connect("127.0.0.1:1", cache_dir=None) as nobody:
+            kept += [registry.watch("player"), registry.on_change("player")]
+            keep(kept[0].next)
+            keep(lambda: registry.get("player", "nobody"))
+            keep(lambda: nobody.get("player", "nobody", timeout=0.1))
+            keep(lambda: nobody.register(instance(), timeout=0.1).start())
+            keep(lambda: nobody.watch("player").next(0.1))
+        in_child(("fresh", fresh))
+        say(len(kept), *(type(it).__name__ for it in kept[3:]))
+        """,
+    )
+    assert said == ["fresh works", "7 NotFound RegistryUnavailable RegistryUnavailable TimeoutError"]
 
 
 def test_a_client_that_is_inherited_says_so(server: RegistryServer) -> None:

@@ -375,14 +375,26 @@ class SinkCall(OpenCall[Kind]):
 
 
 class BroadcastCall(SinkCall[Broadcast[Any]]):
-    """One request, and what the hub hands out."""
+    """One request, and what the hub hands out. It takes its turn as a unary one does: to join may take a while, and who
+    resets it before that has cost nobody anything."""
 
     __slots__ = ()
 
     def _go_on(self) -> None:
-        if (message := self._take_only()) is None:
+        if (message := self._take_only()) is not None:
+            self._wire.expect(self, is_owed=False)
+            self._wire.begin(self, message)
+
+    def run(self, message: bytes) -> None:
+        """See Call."""
+        self._shared.loop.call_soon(self._join, message)  # as a task begins
+
+    def _join(self, message: bytes) -> None:
+        if self.is_over:
             return
-        self._wire.expect(self, is_owed=False)
+        if self._shared.streams.is_stopping:
+            self.end()
+            return
         try:
             request = parse(self._method.request, message)
             self._subscribed(self._method.join(request, self._caller, self))

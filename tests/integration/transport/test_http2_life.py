@@ -22,7 +22,19 @@ from registry_server.transport.limits import Limits
 from registry_server.transport.status import Code
 from registry_server.transport.streams import Streams
 from registry_server.transport.tls import Certificates
-from tests.support.frames import DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, Frames, frame, head, literal
+from tests.support.frames import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    Frames,
+    frame,
+    head,
+    literal,
+)
 from tests.support.http2 import Http2, framed
 from tests.support.tls import LOCAL, Authority, certificates_of
 from tests.support.transports import NAME, Everything, value
@@ -214,6 +226,22 @@ async def test_an_open_stream_that_owes_nothing_stays() -> None:
             await client.wait_received([stream])
             await passed(2 * TICK_S)
         assert not client.ended
+
+
+async def test_a_stream_that_is_reset_at_once_joins_nothing() -> None:
+    """To join takes much longer than to ask for it: whoever does both without end would hold up all others."""
+
+    def asked(stream: int, text: str) -> bytes:
+        block = frame(HEADERS, END_HEADERS, stream, head(f"/{NAME}/Listen".encode()))
+        return block + frame(DATA, END_STREAM, stream, framed(value(text)))
+
+    service, last = Everything(), 401
+    cancel = struct.pack(">I", 8)
+    flood = [asked(stream, "x") + frame(RST_STREAM, 0, stream, cancel) for stream in range(1, last, 2)]
+    async with serving(service) as address, Frames(address) as attacker:
+        await attacker.say(b"".join((OPENING, *flood, asked(last, "the last"))))
+        await eventually_async(lambda: service.all and service.all[-1].asked == "the last", what="the last one")
+    assert len(service.all) < len(flood) / 2
 
 
 async def test_a_deadline_ends_a_call_whose_client_keeps_to_none() -> None:

@@ -174,6 +174,7 @@ def _cluster(addresses: Sequence[str], tls: Files | None) -> Json:
         **secure,
         "name": CLUSTER,
         "type": "STRICT_DNS",
+        "dns_lookup_family": "ALL",  # else a name that has an address of IPv6 is never asked for at its others
         "connect_timeout": _CONNECT_WITHIN,
         "typed_extension_protocol_options": {_HTTP_OPTIONS: options},
         "load_assignment": {"cluster_name": CLUSTER, "endpoints": [{"lb_endpoints": endpoints}]},

@@ -47,7 +47,9 @@ async def registry(server: RegistryServer) -> AsyncIterator[RegistryClient]:
 @asynccontextmanager
 async def proxy(server: RegistryServer, folder: Path, *options: str) -> AsyncIterator[str]:
     given = folder / "envoy.json"
-    given.write_text(bootstrap(server.address, "--envoy", "--node-id", "edge", *options))
+    # A name that has an address of IPv6, too, at which nobody listens.
+    address = server.address.replace("127.0.0.1", "localhost")
+    given.write_text(bootstrap(address, "--envoy", "--node-id", "edge", *options))
     async with envoy(given, folder / "envoy.log") as address:
         yield address
 

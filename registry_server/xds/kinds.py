@@ -90,11 +90,9 @@ class XdsClient(NamedTuple):
     listen: Listen = DEFAULT_LISTEN
 
 
-def client_of(node: ads.Node, *, asks_for_all: bool = False) -> XdsClient:
-    """The client that a node describes. One that does not say what it is and asks for all there is, is like Envoy."""
+def client_of(node: ads.Node) -> XdsClient:
+    """The client that a node describes."""
     kind = next((kind for agent, kind in _BY_AGENT.items() if node.user_agent_name.startswith(agent)), ClientKind.OTHER)
-    if kind is ClientKind.OTHER and asks_for_all:
-        kind = ClientKind.ENVOY
     where = node.locality
     return XdsClient(
         kind,
@@ -132,9 +130,12 @@ def _version(node: ads.Node) -> str:
 
 @lru_cache(maxsize=65_536)
 def numeric(host: str) -> str:
-    """The one way to write an IP address; empty for what is none, or can be called from one machine alone."""
+    """The one way to write an IP address; empty for what is none, or can be called from one machine alone.
+
+    One of IPv4 that is written as one of IPv6 is that of IPv4: Envoy cannot connect to the other.
+    """
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         return ""
-    return "" if getattr(address, "scope_id", None) else str(address)
+    return "" if getattr(address, "scope_id", None) else str(getattr(address, "ipv4_mapped", None) or address)

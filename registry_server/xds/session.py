@@ -95,6 +95,11 @@ class Flow:
         return self.awaits or self.is_due
 
     @property
+    def is_at_rest(self) -> bool:
+        """Whether the client was told of it, and has said what became of all of that; or wants nothing of it."""
+        return self.number > 0 and (not self.awaits or (self.has_named and not self.names and not self.is_wildcard))
+
+    @property
     def is_rejected(self) -> bool:
         """Whether the client did not take the last response."""
         return self.rejection is not None and not self.awaits and self.accepted != self.told
@@ -153,9 +158,12 @@ class AdsSession:
         """Take in a request of the state of the world. Raises InvalidField and LimitExceeded."""
         names = request.resource_names
         _check_count(names)
-        self._introduce(request.node, asks_for_all=not names or WILDCARD in names)
+        self._introduce(request.node)
         flow = self._flow(request.type_url)
         if flow is None:
+            return
+        if not request.response_nonce and flow.is_at_rest:
+            self._begun_anew(flow, names)
             return
         is_stale = flow.number > 0 and request.response_nonce != flow.nonce
         flow.has_asked = True
@@ -177,12 +185,19 @@ class AdsSession:
         if added or is_repeated:
             flow.asked.update(dict.fromkeys(added or flow.names))
 
+    def _begun_anew(self, flow: Flow, names: Sequence[str]) -> None:
+        """Take in a request of a client that begins with a type again, as on a new stream: some forget that they had
+        begun with it as soon as they want nothing of it."""
+        self._want_all(flow, names)
+        flow.asked.update(dict.fromkeys(name for name in names if name in flow.names))
+        flow.awaits, flow.owes = False, flow.is_wildcard
+
     def asked_delta(self, request: ads.DeltaDiscoveryRequest, now: float) -> None:
         """Take in an incremental request. Raises InvalidField and LimitExceeded."""
         names, left = request.resource_names_subscribe, request.resource_names_unsubscribe
         _check_count(names)
         _check_count(left)
-        self._introduce(request.node, asks_for_all=WILDCARD in names or (not names and not left))
+        self._introduce(request.node)
         flow = self._flow(request.type_url)
         if flow is None:
             return
@@ -403,9 +418,9 @@ class AdsSession:
 
     # ---- within: requests
 
-    def _introduce(self, node: ads.Node, *, asks_for_all: bool) -> None:
+    def _introduce(self, node: ads.Node) -> None:
         if self.client is None:
-            self.client = client_of(node, asks_for_all=asks_for_all)
+            self.client = client_of(node)
 
     def _flow(self, url: str) -> Flow | None:
         """The conversation that a request belongs to; None for a type that is unknown, which harms no other."""
@@ -446,6 +461,8 @@ class AdsSession:
         assert self.client is not None  # noqa: S101 - it has introduced itself
         if flow.kind not in (ResourceType.LISTENER, ResourceType.CLUSTER) or self.client.kind.is_grpc:
             is_wanted = False  # gRPC wants what it names; older Javas say nothing where they want nothing
+        if is_wanted and self.client.kind is ClientKind.OTHER:
+            self.client = self.client._replace(kind=ClientKind.ENVOY)  # whatever it calls itself, it asks as Envoy does
         if is_wanted and not flow.is_wildcard:
             flow.owes = True
             flow.touched.update(dict.fromkeys(self._resources.all_of(flow.kind, self._rights)))
@@ -530,7 +547,10 @@ class AdsSession:
     def _let_go(self, flow: Flow, name: str) -> None:
         self._names -= 1
         flow.names.discard(name)
-        flow.drop(name)
+        if flow.is_wildcard:  # it may be one of all that there is
+            flow.touched[name] = None
+        else:
+            flow.drop(name)
         named = read(name)
         if named is None:
             self._unknown.discard(Named(("", flow.kind.name), name))

@@ -112,10 +112,16 @@ def test_only_the_routable_and_each_address_once() -> None:
         entry("d", host="10.0.0.4", port=1, weight=7),
         entry("e", host="2001:DB8::1", port=1),
         entry("f", host="2001:db8:0::1", port=1),
-        entry("g", host="unknown.example", port=1),
+        entry("g", host="::ffff:10.0.0.4", port=1),
+        entry("h", host="unknown.example", port=1),
     ]
     found = Spots().of(entries, numeric)
     assert [(it.address, it.weight) for it in found] == [("10.0.0.1", 100), ("10.0.0.4", 7), ("2001:db8::1", 100)]
+
+
+def test_an_address_of_ipv4_is_written_as_one() -> None:
+    """Envoy connects to no other: it is one of IPv6 alone to it."""
+    assert numeric("::FFFF:10.0.0.1") == "10.0.0.1"
 
 
 @pytest.mark.parametrize("host", ["fe80::1%eth0", "host.example", "", "10.0.0", "010.0.0.1"])

@@ -6,7 +6,7 @@ from registry_server.errors import LimitExceeded
 from registry_server.xds import resources, session
 from registry_server.xds.names import ALL_ROUTES
 from registry_server.xds.session import MAX_NAMES, MAX_UNKNOWN
-from tests.support.ads_session import CDS, EDS, LDS, RDS, DeltaPeer, Peer, World, endpoints, read
+from tests.support.ads_session import CDS, EDS, ENVOY, LDS, RDS, DeltaPeer, Peer, World, endpoints, read
 from tests.support.core import gone, key, put
 
 
@@ -143,6 +143,56 @@ def test_who_comes_back_to_a_name_is_told_it_again() -> None:
     peer.ack(EDS)
     assert peer.ask(EDS) == []
     assert endpoints(*peer.ask(EDS, "player")) == {"player": []}
+
+
+@pytest.mark.parametrize("is_acknowledged", [True, False])
+def test_who_wants_nothing_of_a_type_may_begin_with_it_as_on_a_new_stream(is_acknowledged: bool) -> None:
+    """Older clients of Java and Node forget the nonce then, and would wait for ever."""
+    world = World()
+    world.apply(put(1, key("a"), key("b", service="chat"), host="10.0.0.1"))
+    peer = Peer(world)
+    peer.ask(EDS, "player")
+    if is_acknowledged:
+        peer.ack(EDS)
+        assert peer.ask(EDS) == []
+    peer.nonce.clear()
+    if not is_acknowledged:
+        assert peer.ask(EDS) == []
+    assert [list(endpoints(told)) for told in peer.ask(EDS, "chat", "player")] == [["chat", "player"]]
+    assert peer.ack(EDS) == []
+
+
+def test_names_that_are_asked_for_twice_before_the_answer_are_told_once() -> None:
+    world = World()
+    peer = Peer(world)
+    peer.ask(EDS, "player")
+    nonce = peer.nonce.pop(EDS)
+    assert peer.ask(EDS, "player", "chat") == []
+    peer.nonce[EDS] = nonce
+    assert [list(endpoints(told)) for told in peer.ack(EDS)] == [["chat"]]
+    assert peer.ack(EDS) == []
+
+
+@pytest.mark.parametrize("then", [["*"], ["*", "third"]])
+def test_what_is_one_of_all_there_is_stays_when_it_is_named_no_more(then: list[str]) -> None:
+    world = World()
+    world.apply(put(1, key("a"), key("b", service="chat"), key("c", service="third")))
+    peer = Peer(world, ENVOY)
+    peer.ask(CDS, "*", "player", "nobody")
+    peer.ack(CDS)
+    (told,) = peer.ask(CDS, *then)
+    assert sorted(it.name for it in read(told)) == ["chat", "player", "third"]
+    assert peer.ack(CDS) == []
+
+
+def test_whoever_asks_for_all_there_is_gets_it_as_envoy_does() -> None:
+    """A proxy may be made of Envoy and call itself something else, and be back with a name first."""
+    world = World()
+    world.apply(put(1, key("a")))
+    peer = Peer(world, "somebody's proxy")
+    peer.ask(EDS, "player")
+    (told,) = peer.ask(LDS)
+    assert [it.address.socket_address.address for it in read(told)] == ["127.0.0.1"]
 
 
 def test_a_stream_may_not_want_names_without_end() -> None:

@@ -54,8 +54,12 @@ class Resolving:
 
         def ask() -> None:
             found: Collection[str] = ()
-            with contextlib.suppress(OSError, UnicodeError):  # of a name that is none
+            try:
                 found = self._find(name)
+            except (OSError, ValueError):  # of a name that is none
+                pass
+            except Exception:  # what nobody expected of one name takes nothing from the others
+                log.exception("%r is not looked up", name)
             with contextlib.suppress(RuntimeError):  # the loop is gone
                 loop.call_soon_threadsafe(self._told, name, found)
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from registry_server.xds.hosts import REFRESH_S, RETRY_S, HostBook
-from registry_server.xds.resolving import Resolving
+from registry_server.xds.resolving import MAX_LOOKUPS, Resolving
 from tests.support.waiting import eventually_async
 
 PLAYER, CHAT = ("default", "player"), ("default", "chat")
@@ -143,6 +143,26 @@ async def test_a_name_server_that_does_not_answer_holds_up_nothing(monkeypatch: 
     finally:
         answer.set()
     await eventually_async(lambda: not [it for it in threading.enumerate() if it.name == "xds-dns"])
+
+
+@pytest.mark.parametrize("error", [ValueError("embedded null byte"), AttributeError("what nobody expected")])
+async def test_names_that_cannot_even_be_looked_up_take_nothing_from_the_others(error: Exception) -> None:
+    book, moved = HostBook(), list[tuple[str, str]]()
+
+    def find(name: str) -> list[str]:
+        if name.startswith("bad"):
+            raise error
+        return ["10.0.0.1"]
+
+    running = asyncio.create_task(Resolving(book, moved.append, lambda: 0.0, find).run())
+    try:
+        book.used(CHAT, [f"bad{number}.example" for number in range(MAX_LOOKUPS)])
+        book.used(PLAYER, ["one.example"])
+        await eventually_async(lambda: set(moved) == {CHAT, PLAYER})
+        assert book.address("one.example") == "10.0.0.1"
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
 
 
 async def test_a_system_that_gives_no_more_threads_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

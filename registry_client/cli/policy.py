@@ -230,7 +230,7 @@ def _text_of(file: IO[str]) -> str:
     text = file.read(_MAX_CHARS + 1)
     if len(text) > _MAX_CHARS:
         raise ParseError(f"it has more than {_MAX_CHARS} characters")
-    return text
+    return text.removeprefix("\ufeff")  # as some editors of Windows begin
 
 
 def _object(said: object) -> dict[str, object]:

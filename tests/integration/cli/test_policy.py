@@ -38,7 +38,7 @@ async def test_what_is_shown_can_be_put_again(registry: RegistryClient, tmp_path
     assert json.loads(shown)["policy"]["hashHeader"] == "id"
     before = await registry.policy.get("player")
     await registry.policy.delete("player")
-    (file := tmp_path / "policy.json").write_text(shown)
+    (file := tmp_path / "policy.json").write_text(f"\ufeff{shown}", encoding="utf-8")  # as Windows may write it
     assert (await ctl("policy", "put", "player", "-f", str(file))).exit_code == 0
     assert await registry.policy.get("player") == before
     assert (await ctl("policy", "put", "player", "-f", str(file), "--timeout", "1m")).exit_code == 0

@@ -37,6 +37,9 @@ class Waiter(Protocol):
     def new_picker(self) -> None:
         """The picker, or the channel's state, is another one. Must not raise."""
 
+    def woke(self) -> None:
+        """The time that it waited for has come. Must not raise."""
+
     def cancel(self) -> bool: ...
 
 

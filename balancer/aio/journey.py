@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from balancer.aio.connection import Connection
-    from balancer.aio.engine import AioEngine
+    from balancer.aio.engine import AioEngine, Waiter
     from balancer.aio.native import NativeCall, NativeMethod
     from balancer.calls.course import End, Rest, Step
     from balancer.calls.plan import Plan
@@ -108,6 +108,29 @@ class LooseAttempt(Attempt):
         self.out(Verdict.OURS, time.monotonic())
         if owner is not None:
             self.connection.forgotten()
+
+
+class LooseWaiter:
+    """What waits on behalf of a call that it does not keep: a stream that nobody holds ends."""
+
+    __slots__ = ("_owner",)
+
+    def __init__(self, call: AioJourney) -> None:
+        self._owner = weakref.ref(call)
+
+    def new_picker(self) -> None:
+        """As a call does, if there is one still."""
+        if (call := self._owner()) is not None:
+            call.new_picker()
+
+    def woke(self) -> None:
+        """As a call does, if there is one still."""
+        if (call := self._owner()) is not None:
+            call.woke()
+
+    def cancel(self) -> bool:
+        call = self._owner()
+        return call is not None and call.cancel()
 
 
 class AioJourney(Journey[Attempt, "Connection"]):
@@ -230,11 +253,16 @@ class AioJourney(Journey[Attempt, "Connection"]):
         if self.attempt is not None and self.attempt.is_out:
             self.attempt = None
         if step.until is not None:
-            self._timer = engine.loop.call_later(max(0.0, step.until - time.monotonic()), self._woke)
+            self._timer = engine.loop.call_later(max(0.0, step.until - time.monotonic()), self._waiter.woke)
         if step.picker or step.until is not None:
-            engine.waiting[self] = None
+            engine.waiting[self._waiter] = None
 
-    def _woke(self) -> None:
+    @property
+    def _waiter(self) -> Waiter:
+        """What waits on its behalf while it has no attempt."""
+        return self
+
+    def woke(self) -> None:
         if not self.over and self._course is not None:
             self._try(self._course.woke)
 
@@ -293,7 +321,7 @@ class AioJourney(Journey[Attempt, "Connection"]):
     def _finish(self) -> None:
         self.over = True
         if self._course is not None:
-            self._engine.waiting.pop(self, None)
+            self._engine.waiting.pop(self._waiter, None)
             for attempt in (self._attempts or {}).values():
                 attempt.let_go()
             if self._timer is not None:

@@ -11,11 +11,12 @@ import grpc.aio
 
 from balancer.aio.call import Call
 from balancer.aio.headers import Streaming
-from balancer.aio.journey import Attempt, LooseAttempt
+from balancer.aio.journey import Attempt, LooseAttempt, LooseWaiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
+    from balancer.aio.engine import Waiter
     from balancer.aio.native import NativeReader, NativeUnary
 
 
@@ -55,11 +56,22 @@ class StreamResponse(Streaming):
     """A call with a stream of responses. It ends when nobody holds it any more."""
 
     attempt_type: type[Attempt] = LooseAttempt
+    _loose: LooseWaiter | None = None
+
+    @property
+    def _waiter(self) -> Waiter:
+        if self._loose is None:
+            self._loose = LooseWaiter(self)
+        return self._loose
 
     def __del__(self) -> None:
         attempt = self.attempt
-        if not self.over and attempt is not None:
+        if self.over:
+            return
+        if attempt is not None:
             attempt.native.cancel()
+        elif self._loose is not None and not self._engine.loop.is_closed():
+            self._engine.soon(self.cancel)  # not here, which may be any thread: it lives on until then
 
     def __aiter__(self) -> AsyncIterator[object]:
         return Responses(self)

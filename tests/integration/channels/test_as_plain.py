@@ -359,6 +359,37 @@ async def test_whatever_is_dropped_ends(backend: Counting) -> None:
         await eventually_async(lambda: in_flight(channel) == 0)
 
 
+@pytest.mark.parametrize("timeout", [None, 300.0])
+async def test_a_stream_that_is_dropped_while_it_waits_for_an_endpoint_ends(timeout: float | None) -> None:
+    """Nothing holds it until an endpoint comes, which may be never."""
+    async with aio_channel("static://127.0.0.1:1") as channel:
+        ended: list[grpc.aio.Call] = []
+        for call in (
+            channel.unary_stream(PATH + "Stream")(b"x", timeout=timeout, wait_for_ready=True),
+            channel.stream_stream(PATH + "Chat")(timeout=timeout, wait_for_ready=True),
+        ):
+            call.add_done_callback(ended.append)
+        assert len(channel.engine.waiting) == 2
+        del call
+        await eventually_async(lambda: not channel.engine.waiting)
+        assert [it.cancelled() for it in ended] == [True, True]
+
+
+async def test_a_stream_that_is_read_while_it_waits_for_an_endpoint_goes_on(backend: Counting) -> None:
+    """Whoever reads it holds it, through however many pickers."""
+    async with aio_channel(f"static://{backend.address}") as channel:
+
+        async def first() -> object:
+            async for response in channel.unary_stream(PATH + "Stream")(b"x", wait_for_ready=True, timeout=60):
+                return response
+            return None
+
+        reading = asyncio.create_task(first())
+        await asyncio.sleep(0)
+        gc.collect()
+        assert await reading is not None
+
+
 def test_whatever_is_dropped_ends_in_threads(backend: Counting) -> None:
     for _, channel in both(backend):
         stream, echo, hang = (

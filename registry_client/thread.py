@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import os
+import sys
 import threading
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
@@ -41,7 +42,7 @@ class LoopThread:
     @property
     def is_open(self) -> bool:
         """True from `start` to `close`, in the process that started it."""
-        return self._loop is not None and not self._is_closing and self.is_here
+        return self._loop is not None and not self._is_closing and self.is_here and not sys.is_finalizing()
 
     @property
     def is_here(self) -> bool:
@@ -56,7 +57,9 @@ class LoopThread:
         return self._loop
 
     def start(self) -> None:
-        """Start it, and wait until it runs. Raises RegistryError when there is no loop to be had."""
+        """Start it, and wait until it runs. Raises RegistryError when there is no loop to be had, Misuse at the end of
+        the interpreter."""
+        _check_interpreter()
         self._thread.start()
         self._ready.wait()
         if self._failure is not None:
@@ -85,10 +88,12 @@ class LoopThread:
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run a coroutine there and wait for its result. An interrupt here cancels it there.
 
-        Raises Misuse in a forked process and in its own thread, ClientClosed when it was closed meanwhile.
+        Raises Misuse in a forked process, in its own thread, and at the end of the interpreter, ClientClosed when it
+        was closed meanwhile.
         """
         try:
             check_process(self._pid, "the client")
+            _check_interpreter()
             if threading.current_thread() is self._thread:
                 raise Misuse("the client was used from within its own event loop, which would wait for itself for ever")
             with self._lock:
@@ -117,7 +122,12 @@ class LoopThread:
             self._pending.discard(future)
 
     def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
-        """Run `last`, stop it, and wait until the thread has ended. Whoever still waits is told ClientClosed."""
+        """Run `last`, stop it, and wait until the thread has ended. Whoever still waits is told ClientClosed.
+
+        At the end of the interpreter, when no thread runs any more, it does nothing.
+        """
+        if sys.is_finalizing():
+            return
         with self._lock:
             if self._is_closing or self._loop is None:
                 return
@@ -131,6 +141,12 @@ class LoopThread:
             self._thread.join()
             for future in list(self._pending):
                 future.cancel()
+
+
+def _check_interpreter() -> None:
+    """Raises Misuse once no other thread runs any more: whoever waited for one would wait for ever."""
+    if sys.is_finalizing():
+        raise Misuse("the interpreter is ending, and runs no threads any more: close the client before, or by atexit")
 
 
 def _closed() -> ClientClosed:

@@ -54,8 +54,26 @@ class AioDialler(Dialler):
         return grpc.aio.secure_channel(NOWHERE, self._credentials, None, None, interceptors=interceptors)
 
 
-begin_of: ContextVar[Callable[[grpc.aio.ClientCallDetails, object], object]] = ContextVar("begin_of")
+Begin = Callable[[grpc.aio.ClientCallDetails, object], object]
+begin_of: ContextVar[Begin] = ContextVar("begin_of")
 """Begins the balanced call of the method that was called; set while a call goes through the front."""
+
+
+class Path(bytes):
+    """A method's path, as the front has it, with what begins a balanced call of it: interceptors hand it on, also those
+    that go on in another context."""
+
+    begin: Begin
+
+
+def _begin(details: grpc.aio.ClientCallDetails, request: object) -> Any:  # as the base classes have it
+    begin = begin_of.get(None)
+    if begin is None:
+        path: object = details.method  # which the stubs take for text
+        if not isinstance(path, Path):
+            raise grpc.aio.UsageError("an interceptor changed the method of a call in a context that is not the call's")
+        begin = path.begin
+    return begin(details, request)
 
 
 Continuation = Callable[..., Awaitable[object]]
@@ -65,28 +83,28 @@ class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(
         self, continuation: Continuation, client_call_details: grpc.aio.ClientCallDetails, request: object
     ) -> Any:  # as the base class has it, whose types are variables
-        return begin_of.get()(client_call_details, request)
+        return _begin(client_call_details, request)
 
 
 class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(
         self, continuation: Continuation, client_call_details: grpc.aio.ClientCallDetails, request: object
     ) -> Any:  # as the base class has it, whose types are variables
-        return begin_of.get()(client_call_details, request)
+        return _begin(client_call_details, request)
 
 
 class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
     async def intercept_stream_unary(
         self, continuation: Continuation, client_call_details: grpc.aio.ClientCallDetails, request_iterator: object
     ) -> Any:  # as the base class has it, whose types are variables
-        return begin_of.get()(client_call_details, request_iterator)
+        return _begin(client_call_details, request_iterator)
 
 
 class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
     async def intercept_stream_stream(
         self, continuation: Continuation, client_call_details: grpc.aio.ClientCallDetails, request_iterator: object
     ) -> Any:  # as the base class has it, whose types are variables
-        return begin_of.get()(client_call_details, request_iterator)
+        return _begin(client_call_details, request_iterator)
 
 
 # One object for each: grpc.aio uses an interceptor for the first kind that it finds it to be of.

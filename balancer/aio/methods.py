@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 
 from balancer.aio.calls import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
-from balancer.aio.dial import begin_of
+from balancer.aio.dial import Path, begin_of
 from balancer.aio.native import CLOSED
 from balancer.channels.kinds import Kind, Signature
 from balancer.channels.method import BalancedMethod
@@ -41,7 +41,9 @@ class Method(BalancedMethod["NativeMethod"]):
             return None
         signature = self._signature
         make = cast("Callable[..., NativeMethod]", getattr(front, signature.kind.value))
-        return make(signature.path, signature.serializer, signature.deserializer)
+        path = Path(signature.path.encode())
+        path.begin = self._begin
+        return make(path, signature.serializer, signature.deserializer)
 
     @property
     def _serializer(self) -> Callable[..., object] | None:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextvars import ContextVar, copy_context
+from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
 import grpc
@@ -319,6 +319,18 @@ async def test_mistakes_of_this_side_with_asyncio(backend: Counting, mistake: st
             assert failures(channel) == 0
             assert await channel.unary_unary(PATH + "Echo")(b"well", timeout=10) == b"well"
     assert seen["ours"] == seen["plain"]
+
+
+async def test_an_interceptor_may_go_on_in_another_context(backend: Counting) -> None:
+    """In a task of its own, say, that was begun long before the call."""
+
+    class Elsewhere(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+        async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+            work = continuation(client_call_details, request)
+            return await asyncio.get_running_loop().create_task(work, context=Context())
+
+    async with aio_channel(f"static://{backend.address}", interceptors=[Elsewhere()]) as channel:
+        assert await channel.unary_unary(PATH + "Echo")(b"x", timeout=10) == b"x"
 
 
 # ---- calls that nobody holds any more

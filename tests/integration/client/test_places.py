@@ -515,6 +515,35 @@ def test_multiprocessing(server: RegistryServer, method: str, tmp_path: Path) ->
     assert done.stdout.splitlines() == [f"fresh {'Misuse' if method == 'fork' else 'works'}", "0 1"]
 
 
+# ---- the end of the interpreter
+
+
+def test_who_comes_when_the_interpreter_ends_waits_for_nothing(server: RegistryServer) -> None:
+    """No other thread runs by then, that of a client neither: who waited for one would keep the process for ever."""
+    said = forked(
+        server,
+        """
+        class Last:
+            def __del__(self):
+                attempt("fresh", fresh)
+                attempt("list", lambda: self.registry.list("player"))
+                attempt("next", self.watch.next)
+                attempt("register", lambda: self.registry.register(instance(8002)).start())
+                for what in (self.watch, self.registration, self.registry):
+                    attempt("close", what.close)
+
+        last = Last()
+        last.registry = sync.connect(ADDRESS, cache_dir=None)
+        last.registry.__enter__()
+        last.registration = last.registry.register(instance(), drain=0).start()
+        last.watch = last.registry.watch("player")
+        sys.modules["last"] = last  # these go last, when no thread runs any more
+        del last
+        """,
+    )
+    assert said == [f"{what} Misuse" for what in ("fresh", "list", "next", "register")] + ["close works"] * 3
+
+
 # ---- docs/processes.md
 
 PROGRAMS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "processes.md").read_text(), re.MULTILINE | re.DOTALL)

@@ -18,8 +18,8 @@ from registry_server.xds.listeners import any_message
 
 _POLICIES = "envoy.extensions.load_balancing_policies."
 _XX_HASH = 1
-# gRPC's clients stop at less than that. Envoy would give an instance of a very small share its place on the ring at the
-# price of 8,388,608 places, of 400 MB, and of seconds with each change.
+# Envoy would give an instance of a very small share its place on the ring at the price of 8,388,608 places, of 400 MB,
+# and of seconds with each change. gRPC's clients stop at less than this, and Node refuses to be told of it.
 _MAX_RING = UInt64Value(value=65_536)
 _HASHING = frozenset({ClientKind.C_CORE, ClientKind.GO, ClientKind.JAVA, ClientKind.NODE, ClientKind.ENVOY})
 _PICKING_FIRST = frozenset({ClientKind.C_CORE, ClientKind.GO, ClientKind.JAVA})
@@ -77,7 +77,8 @@ def _choice(balancing: int, kind: ClientKind) -> xds.LoadBalancingChoice | None:
     """None where what clients do without a word about it comes nearest: in turn, by weight."""
     match balancing:
         case pb.Policy.RING_HASH if kind in _HASHING:
-            return _named("ring_hash.v3.RingHash", xds.RingHash(hash_function=_XX_HASH, maximum_ring_size=_MAX_RING))
+            most = _MAX_RING if kind is ClientKind.ENVOY else None
+            return _named("ring_hash.v3.RingHash", xds.RingHash(hash_function=_XX_HASH, maximum_ring_size=most))
         case pb.Policy.PICK_FIRST if kind in _PICKING_FIRST:
             return _named("pick_first.v3.PickFirst", xds.PickFirst())
         case pb.Policy.LEAST_REQUEST if kind is ClientKind.ENVOY:

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
 from registry_server.hub import Reader
 from registry_server.rpc.table import (
-    Attended,
     AttendedDialogue,
     Broadcast,
     Caller,
@@ -28,33 +28,71 @@ MAX_REQUEST_BYTES = 4096
 Opened = TypeVar("Opened")
 
 
+class Question(NamedTuple):
+    """What a stream was opened with. Encoded, as it takes a tenth of the memory so."""
+
+    parse: Callable[[bytes], Message]
+    encoded: bytes
+
+    @classmethod
+    def of(cls, request: Message) -> "Question | None":
+        """None for one that is too large to be remembered."""
+        is_short = request.ByteSize() <= MAX_REQUEST_BYTES
+        return _shared_question(request.FromString, request.SerializeToString()) if is_short else None
+
+
+@lru_cache(maxsize=256)
+def _shared_question(parse: Callable[[bytes], Message], encoded: bytes) -> Question:
+    """Equal ones are one object: mostly, very many streams ask the same."""
+    return Question(parse, encoded)
+
+
 class Attendant:
     """A stream that is open: of which method (by its path), whose, since when (seconds since 1970), and what it was
-    opened with, if that was one request, and a short one. `reader` is what the hub knows of it, where the hub tells it
-    anything."""
+    opened with, if that was one request. For one that is told of things it stands as its Subscription."""
 
-    __slots__ = ("_audience", "_kind", "_request", "caller", "opened_at", "path", "reader")
+    __slots__ = ("_audience", "_stream", "caller", "free", "opened_at", "path", "question")
 
     def __init__(
-        self, path: str, caller: Caller, opened_at: float, audience: "dict[Attendant, None]", request: Message | None
+        self,
+        path: str,
+        caller: Caller,
+        opened_at: float,
+        audience: "dict[Attendant, None]",
+        question: Question | None = None,
     ) -> None:
         self.path = path
         self.caller = caller
         self.opened_at = opened_at
-        self.reader: Reader | None = None
+        self.free: Callable[[], None] = _nothing
+        self._stream: Subscription | None = None
         self._audience = audience
-        # Encoded, as it takes a tenth of the memory so.
-        self._kind = None if request is None else type(request)
-        self._request = b"" if request is None else request.SerializeToString()
+        self.question = question
 
     @property
     def request(self) -> Message | None:
-        """What it was opened with, parsed anew each time; None for a stream whose requests come as it goes on."""
-        return None if self._kind is None else self._kind.FromString(self._request)
+        """What it was opened with, parsed anew each time; None where that is not known, or was no single request."""
+        return None if self.question is None else self.question.parse(self.question.encoded)
+
+    @property
+    def reader(self) -> Reader | None:
+        """What the hub knows of it, where the hub tells it anything."""
+        return self._stream if isinstance(self._stream, Reader) else None
+
+    def stand_for(self, stream: Subscription) -> None:
+        """From now on it is the Subscription that this one is."""
+        self.free = stream.free
+        self._stream = stream
 
     def left(self) -> None:
         """It is over."""
         self._audience.pop(self, None)
+
+    def leave(self) -> None:
+        """See Subscription."""
+        self.left()
+        if self._stream is not None:
+            self._stream.leave()
 
 
 class Audience:
@@ -105,11 +143,9 @@ class Audience:
         self, path: str, join: Callable[[Any, Caller, Outlet], Subscription]
     ) -> Callable[[Any, Caller, Outlet], Subscription]:
         def joined(request: Any, caller: Caller, outlet: Outlet) -> Subscription:
-            attendant = self._attendant(path, caller, request)
-            inner = self._came(attendant, join(request, caller, outlet))
-            if isinstance(inner, Reader):
-                attendant.reader = inner
-            return Attended(inner, attendant.left)
+            attendant = self._attendant(path, caller, Question.of(request))
+            attendant.stand_for(self._came(attendant, join(request, caller, outlet)))
+            return attendant
 
         return joined
 
@@ -123,9 +159,8 @@ class Audience:
 
         return begun
 
-    def _attendant(self, path: str, caller: Caller, request: Message | None = None) -> Attendant:
-        is_short = request is not None and request.ByteSize() <= MAX_REQUEST_BYTES
-        return Attendant(path, caller, self._clock(), self._open, request if is_short else None)
+    def _attendant(self, path: str, caller: Caller, question: Question | None = None) -> Attendant:
+        return Attendant(path, caller, self._clock(), self._open, question)
 
     def _came(self, attendant: Attendant, opened: Opened) -> Opened:
         """One that could be opened is there."""

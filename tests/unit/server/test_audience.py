@@ -86,6 +86,15 @@ def test_who_is_refused_was_not_there(audience: Audience) -> None:
     assert len(audience) == 0
 
 
+def test_who_asks_the_same_costs_one_question(audience: Audience) -> None:
+    methods: Any = audience.attended(Table(Core().service.service())).methods
+    for services in (["player"], ["player"], ["lobby"]):
+        methods[WATCH].join(pb.WatchRequest(services=services), NOBODY, Outlet())
+    first, second, other = (it.question for it in audience.open())
+    assert first is second
+    assert first != other
+
+
 def test_a_large_question_is_not_kept(audience: Audience) -> None:
     """There may be thousands of streams, each opened with a message as large as one may be."""
     service = Service("test", {"Watch": Broadcast(pb.WatchRequest, lambda *_: Told())})

@@ -31,6 +31,12 @@ class Change(NamedTuple):
     cause: Cause | None = None
     author: Author = UNSAID  # of what left: what came or changed says it itself
 
+    @property
+    def size(self) -> int:
+        """How many bytes the instance has, as it was and as it is, together."""
+        before, after = self.before, self.after
+        return (0 if before is None else len(before.encoded)) + (0 if after is None else len(after.encoded))
+
 
 class Point(NamedTuple):
     """A place in the order of changes, by both of its numbers."""

@@ -57,6 +57,11 @@ class Particulars(NamedTuple):
     before: bytes | None
     after: bytes | None
 
+    @property
+    def size(self) -> int:
+        """As of a Change."""
+        return len(self.before or b"") + len(self.after or b"")
+
 
 class Event:
     """One change, and when it was seen. What is told of it is made of it by whoever asks first: mostly nobody does.
@@ -70,7 +75,7 @@ class Event:
         self.number = number
         self.moment = moment
         self._what = what
-        self.size = _size(what.before) + _size(what.after)
+        self.size = what.size
 
     @property
     def at_s(self) -> float:
@@ -152,10 +157,6 @@ def _check(told: pb.Event) -> None:
         check_times(told.before)
     if told.HasField("after"):
         check_times(told.after)
-
-
-def _size(it: Entry | bytes | None) -> int:
-    return 0 if it is None else len(it) if isinstance(it, bytes) else len(it.encoded)
 
 
 def _told(change: Change) -> Particulars:

@@ -179,12 +179,15 @@ class History:
     def _forget(self, service: _Service) -> None:
         """Forget the oldest event of a service."""
         event = service.events.popleft()
-        del self._events[event.number], self._stamps[event.number]
+        number = event.number
+        del self._events[number], self._stamps[number]
         self._bytes -= event.size
-        service.floor = max(service.floor, event.number)
-        self._last_forgotten = max(self._last_forgotten, event.number)
+        if number > service.floor:
+            service.floor = number
+        if number > self._last_forgotten:
+            self._last_forgotten = number
         if self._forgotten is not None:
-            self._forgotten.append(event.number)
+            self._forgotten.append(number)
         if not service.events:
             self._floor = max(self._floor, service.floor)
             del self._services[event.name]

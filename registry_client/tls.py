@@ -23,6 +23,8 @@ MAX_BYTES = 1024 * 1024
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 # What who looks offers beside HTTP/2: a registry without TLS does not say in its log that a client speaks it.
 LOOKS = "grpc-registry-look"
+# Some editors begin a file with it, and gRPC's core takes the file for one without a certificate.
+_BOM = b"\xef\xbb\xbf"
 _MARKS = {"ca": b"-----BEGIN CERTIFICATE-----", "cert": b"-----BEGIN CERTIFICATE-----", "key": b"PRIVATE KEY-----"}
 
 
@@ -100,7 +102,7 @@ class TLS:
         """With `ca` it alone is trusted."""
         try:
             if isinstance(self.ca, bytes):
-                return ssl.create_default_context(cadata=self.ca.decode("ascii", "replace"))
+                return ssl.create_default_context(cadata=self.ca.decode("ascii", "ignore"))  # comments may say more
             return ssl.create_default_context(cafile=self.ca)
         except (OSError, ValueError):  # an SSLError is an OSError
             raise checks.wrong("tls.ca", f"{_shown(self.ca)}: cannot be used") from None
@@ -154,7 +156,7 @@ def _content(name: str, given: PEM | None) -> bytes | None:
         raise checks.wrong(f"tls.{name}", f"{_shown(given)}: there is no {what} in PEM in it")
     if name == "key" and b"ENCRYPTED" in content:
         raise checks.wrong("tls.key", f"{_shown(given)}: needs a password: write the key without one")
-    return content
+    return content.removeprefix(_BOM)
 
 
 def _text(name: str, path: Path) -> bytes:

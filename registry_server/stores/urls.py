@@ -59,6 +59,9 @@ class TLS:
             raise OSError(f"ca: {self.ca}: {error.strerror}") from None
         # As everywhere but in Python 3.13 and later: authorities that people made by hand lack an extension or two.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        context.verify_flags |= (
+            ssl.VERIFY_X509_PARTIAL_CHAIN
+        )  # as these systems' own tools: one that another one signed
         if self.cert is not None:
             try:
                 # A key that needs a password is refused. Without one here, it would be asked for at the terminal.

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 # How often the files are read.
 LOOK_S = 1.0
 MAX_BYTES = 1024 * 1024
+# Some editors begin a file with it, and gRPC's core takes the file for one without a certificate.
+_BOM = b"\xef\xbb\xbf"
 # Those of TLS 1.2 that HTTP/2 takes; 1.3 has no others.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
@@ -176,4 +178,4 @@ def _content(setting: str, path: str) -> bytes:
         raise BadCertificates(setting, f"{path}: {_why(error)}") from None
     if len(content) > MAX_BYTES:
         raise BadCertificates(setting, f"{path}: is larger than {MAX_BYTES} bytes")
-    return content
+    return content.removeprefix(_BOM)

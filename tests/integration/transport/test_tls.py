@@ -257,6 +257,17 @@ async def test_of_several_authorities_in_a_row_the_nearest_is_enough(transport: 
     assert len(service.callers) == 2
 
 
+async def test_files_that_an_editor_began_with_a_mark(transport: str) -> None:
+    """Of UTF-8: OpenSSL passes over it, and gRPC's core does not."""
+    authority, service, mark = Authority(), Everything(), b"\xef\xbb\xbf"
+    authority.pem = mark + authority.pem
+    pair, mine = authority.pair(*LOCAL), authority.pair("game.example")
+    certificates = certificates_of(Pair(mark + pair.cert, mark + pair.key), authority)
+    authority.pem = authority.pem.removeprefix(mark)
+    async with serving(transport, service.service(), tls=certificates) as (address, _):
+        assert await echoed(address, authority.trusting(mine)) == value("x")
+
+
 async def test_who_need_not_show_a_certificate_has_no_names(transport: str) -> None:
     authority, service = Authority(), Everything()
     certificates = certificates_of(authority.pair(*LOCAL))

@@ -304,3 +304,13 @@ def test_with_an_authority_no_other_one_is_trusted(tmp_path: Path) -> None:
     authority = Authority()
     for ca in (authority.pem, authority.write(tmp_path)):
         assert len(TLS(ca=ca).context().get_ca_certs()) == 1
+
+
+@pytest.mark.parametrize("begins", [b"\xef\xbb\xbf", b"\xef\xbb\xbf# ours\n", "# Főtanúsítvány\n".encode()])
+def test_what_stands_before_a_certificate_in_pem(tmp_path: Path, begins: bytes) -> None:
+    """As bytes and as a file; the mark that some editors begin a file with is not shown to gRPC's core."""
+    (file := tmp_path / "ca.pem").write_bytes(ca := begins + Authority().pem)
+    as_bytes, as_file = TLS(ca=ca).read(), TLS(ca=file).read()
+    assert as_bytes == as_file
+    assert as_bytes.ca is not None
+    assert not as_bytes.ca.startswith(b"\xef\xbb\xbf")

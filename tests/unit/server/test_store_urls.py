@@ -36,6 +36,21 @@ def test_a_context_of_files(files: Path) -> None:
     assert TLS().context().check_hostname
 
 
+def test_an_authority_that_another_one_signed_is_enough(tmp_path: Path) -> None:
+    """As for etcd's and Consul's own tools, and for who comes to this server."""
+    nearest = trustme.CA().create_child_ca()
+    nearest.cert_pem.write_to_path(tmp_path / "nearest.pem")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    nearest.issue_cert("store.example").configure_cert(server)
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    here = TLS(tmp_path / "nearest.pem").context().wrap_bio(to_client, to_server, server_hostname="store.example")
+    there = server.wrap_bio(to_server, to_client, server_side=True)
+    for side in (here, there):
+        with pytest.raises(ssl.SSLWantReadError):
+            side.do_handshake()
+    here.do_handshake()  # raises SSLCertVerificationError for what it does not trust
+
+
 @pytest.mark.parametrize(
     ("ca", "cert", "key", "says"),
     [

@@ -31,7 +31,8 @@ from registry_server.transport.http2.framing import (
     Unsupported,
     whole,
 )
-from registry_server.transport.http2.shared import Shared, trailers_of
+from registry_server.transport.http2.shared import NEVER, Shared, trailers_of
+from registry_server.transport.http2.steps import DONE, Rest, first_step
 from registry_server.transport.status import Code, RpcStatus, internal, shutting_down, status_of
 from registry_server.transport.streams import REFUSAL_S
 
@@ -463,12 +464,13 @@ class ConversationCall(OpenCall[Conversation[Any]]):
 class SessionCall(SinkCall[Session[Any]]):
     """Both sides speak by themselves. The next request is taken when the last one was taken in."""
 
-    __slots__ = ("_dialogue",)
+    __slots__ = ("_dialogue", "_turn")
     takes_one = False
 
     def begin(self) -> None:
         """See Call."""
         self._dialogue: Dialogue[Any] | None = None
+        self._turn = NEVER
         super().begin()
         self._keep()
         self._wire.greet(self)
@@ -479,6 +481,22 @@ class SessionCall(SinkCall[Session[Any]]):
             self._refuse_at_once(error)
         else:
             self._dialogue = None if self.is_over else dialogue
+
+    def data(self, data: bytes, *, is_last: bool) -> None:
+        """See Call. Nearly always it is one whole request, for which nobody waits: such as an acknowledgement, of which
+        very many may come together. The first of a turn is taken in at once; for what comes behind it others wait."""
+        is_free = self._dialogue is not None and self._task is None and not (self.held or is_last)
+        message = whole(data, self._messages.max_bytes) if is_free and self._turn != self._shared.turn else None
+        if message is None:
+            super().data(data, is_last=is_last)
+            return
+        self._turn = self._shared.turn
+        self._wire.taken(self, len(data))
+        work = self._carry_out(message)
+        if (waits_for := first_step(work)) is not DONE:
+            self._task = self._shared.loop.create_task(Rest(work, waits_for))
+            if self.is_over:  # it was refused meanwhile
+                self._task.cancel()
 
     def _go_on(self) -> None:
         if self._task is not None or self.is_over or self._is_refused() or self._dialogue is None:

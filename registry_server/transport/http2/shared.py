@@ -35,6 +35,10 @@ LEAST_GOING, PART_GOING = 10, 20
 GONE = "ipv4:0.0.0.0:0"
 
 
+# A turn of the loop that there was not.
+NEVER = -1
+
+
 class Timed(Protocol):
     """A call that may have to end at a time of its own."""
 
@@ -117,6 +121,7 @@ class Shared:
         self._touched: list[Peer] = []
         self._fresh: list[Timed] = []
         self._is_armed = False
+        self.turn = 0  # of the loop, in which somebody had something to write
         self._all_gone = asyncio.Event()
         self._told: tuple[Sequence[bytes], bytes, Sequence[bytes]] = ((), b"", ())
 
@@ -232,6 +237,7 @@ class Shared:
 
     def _end_turn(self) -> None:
         self._is_armed = False
+        self.turn += 1
         touched, self._touched = self._touched, []
         for connection in touched:
             act(connection, connection.flush)

@@ -53,6 +53,9 @@ class ResourceType(Enum):
     LISTENER = "envoy.config.listener.v3.Listener"
     ROUTES = "envoy.config.route.v3.RouteConfiguration"
 
+    # There is one of each; an Enum hashes its name, in steps of Python, and flows are looked up by them all the time.
+    __hash__ = object.__hash__
+
     @property
     def url(self) -> str:
         """How it is called in messages."""

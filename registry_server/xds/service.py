@@ -68,6 +68,8 @@ class AdsStream:
             self.session.asked_delta(request, now)
         if self.session.rejected is not None:
             self._service.tell_rejection(self.session)
+        if self.session.is_quiet:
+            return
         if self.session.has_much_to_tell:
             await self._prepare()
         self.flush()
@@ -86,7 +88,7 @@ class AdsStream:
 
     def flush(self) -> None:
         """Send what there is to send, if the stream is free."""
-        if self._is_writing or self._is_preparing or self._is_over:
+        if self._is_writing or self._is_preparing or self._is_over or self.session.is_quiet:
             return
         response = self.session.next()
         self._service.tell_flaws()

@@ -100,6 +100,11 @@ class Flow:
         return self.number > 0 and (not self.awaits or (self.has_named and not self.names and not self.is_wildcard))
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether there is nothing to tell until something happens."""
+        return self.awaits or not (self.touched or self.asked or self.owes or self.leaving)
+
+    @property
     def is_rejected(self) -> bool:
         """Whether the client did not take the last response."""
         return self.rejection is not None and not self.awaits and self.accepted != self.told
@@ -258,6 +263,11 @@ class AdsSession:
     # ---- what it is told
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether there is nothing to tell for now, as after nearly every acknowledgement."""
+        return all(flow.is_quiet for flow in self._all)
+
+    @property
     def has_much_to_tell(self) -> bool:
         """Whether it takes longer than a moment to make what is about to be told."""
         routes = self.flows[ResourceType.ROUTES]
@@ -287,7 +297,7 @@ class AdsSession:
 
     def _next_of(self, flows: Iterable[Flow]) -> Response | None:
         for flow in flows:
-            if flow.awaits or not (flow.touched or flow.asked or flow.owes or flow.leaving) or self._has_to_wait(flow):
+            if flow.is_quiet or self._has_to_wait(flow):
                 continue
             if (content := self._content(flow)) is not None:
                 return self._send(flow, content)

@@ -33,7 +33,7 @@ from registry_client.errors import (
     RegistryUnavailable,
     Unauthenticated,
 )
-from registry_client.event import Event, EventCause, EventFilters
+from registry_client.event import Event, EventCause, EventFilters, Events
 from registry_client.events import EventWatch
 from registry_client.health import CheckResult, Health, HealthCheck, HealthStats, Prober
 from registry_client.instance import (
@@ -100,6 +100,7 @@ __all__ = [
     "EventCause",
     "EventFilters",
     "EventWatch",
+    "Events",
     "FailurePercentage",
     "Follows",
     "Health",

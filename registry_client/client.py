@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from registry_client.bearer import Token
     from registry_client.bridge.balanced import AnyPolicy, Balanced
     from registry_client.counts import ClientNumbers
-    from registry_client.event import Event, EventFilters
+    from registry_client.event import EventFilters, Events
     from registry_client.monitor import Monitor, OwnCheck
     from registry_client.tls import TLS
 
@@ -453,7 +453,7 @@ class RegistryClient:
         limit: int = 1_000,
         timeout: float | None = None,
         **filters: Unpack[EventFilters],
-    ) -> Sequence[Event]:
+    ) -> Events:
         """What became of the instances of a service, or of a whole namespace, as far as the registry that answers
         remembers: the latest `limit` events that the filters mean, the oldest first."""
         space = self._asked_space(namespace, all_namespaces)

@@ -12,7 +12,7 @@ from registry_client import checks
 from registry_client.instance import Instance, Key
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
 MOST_EVENTS = 100_000
 _LONGEST_S = 100 * 366 * 24 * 3600.0
@@ -127,6 +127,18 @@ class Event:
             Instance.from_proto(message.after) if after else None,
             gap,
         )
+
+
+class Events(tuple[Event, ...]):
+    """Events, the oldest first. `revision`: which the registry had when it listed them; who goes on from there, with
+    `watch_events(from_revision=found.revision)`, misses none, and may be told the last of them again."""
+
+    revision: int
+
+    def __new__(cls, events: Iterable[Event] = (), revision: int = 0) -> Self:
+        made = super().__new__(cls, events)
+        made.revision = revision
+        return made
 
 
 def filter_of(service: object, filters: EventFilters, now: datetime, namespace: str) -> pb.EventFilter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Self
 
 import grpc
@@ -14,17 +14,18 @@ import grpc.aio
 from registry_api.registry.v1 import history_pb2 as pb
 from registry_client import answers
 from registry_client.errors import ClientClosed, InvalidAnswer, RegistryError, RegistryUnavailable, alone
-from registry_client.event import Event
+from registry_client.event import Event, Events
+from registry_client.instance import Key
 from registry_client.link import may_try_anew
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from registry_client.link import Connection, Link
     from registry_client.tasks import Tasks
     from registry_client.watcher import Means
 
 log = logging.getLogger(__name__)
+
+_Name = tuple[str, int, str, str, str, int, bool]
 
 # A stream begins with an answer, if only an empty one.
 FIRST_ANSWER_S = 5.0
@@ -32,6 +33,8 @@ LASTING_S = 5.0
 # So many events wait for whoever iterates; then no more are read.
 MOST_WAITING = 1_000
 _PAGE = 1_000
+# Of so many instances it is known how they were told last.
+MOST_KNOWN = 10_000
 _WHAT = "the watch of events"
 # It is no use to ask these again.
 _FINAL = frozenset(
@@ -44,24 +47,28 @@ _FINAL = frozenset(
 )
 
 
-async def listed(link: Link, question: pb.EventFilter, limit: int, timeout_s: float) -> Sequence[Event]:
+async def listed(link: Link, question: pb.EventFilter, limit: int, timeout_s: float) -> Events:
     """The latest events that are meant, so many at the most, the oldest first. Raises RegistryError."""
-    request, found = pb.HistoryListRequest(filter=question), list[Event]()
-    last, size = None, 0
+    request, found = pb.HistoryListRequest(filter=question), dict[_Name, Event]()
+    revision, size = None, 0
     while True:
         request.page_size = min(limit - len(found), _PAGE)
         answer = await link.call(lambda stub: stub.history.List, request, timeout_s, "list events")
-        for event in answer.events:
-            if last is not None and event.number >= last:
-                raise InvalidAnswer("the pages of the list of events are not in order")
-            last = event.number
-        found += map(Event.from_proto, answer.events)
-        size += answer.ByteSize()
+        revision = answer.header.revision if revision is None else revision
+        known, size = len(found), size + answer.ByteSize()
+        for event in answer.events:  # the pages may be of several servers, and overlap
+            found.setdefault(_name(event), Event.from_proto(event))
         if not answer.next_page_token or len(found) >= limit:
-            return tuple(reversed(found[:limit]))
-        if not answer.events or len(answer.next_page_token) > answers.MAX_TOKEN or size > answers.MAX_LISTED_BYTES:
+            return Events(reversed(list(found.values())[:limit]), revision)
+        if len(found) == known or len(answer.next_page_token) > answers.MAX_TOKEN or size > answers.MAX_LISTED_BYTES:
             raise InvalidAnswer("the list of events has no end")
         request.page_token = answer.next_page_token
+
+
+def _name(event: pb.Event) -> _Name:
+    """By which it is known, whoever tells it."""
+    where = (event.epoch, event.revision, event.namespace, event.service, event.id)
+    return *where, event.cause, event.HasField("after")
 
 
 class EventWatch:
@@ -129,7 +136,9 @@ class _Pump:
         self._epoch = ""
         self._revision = from_revision
         # Of that revision, what was told; whoever goes on from it is told it again.
-        self._told: set[tuple[object, ...]] = set()
+        self._told: set[_Name] = set()
+        # Of each instance, from which revision of it to which it was told last; 0 where it was not there.
+        self._last: OrderedDict[Key, tuple[int, int]] = OrderedDict()
         self._has_gap = False
 
     async def run(self) -> None:
@@ -203,22 +212,41 @@ class _Pump:
             self._revision = 1
             self._has_gap = True  # what became of the former order in the end, nobody knows
             self._told.clear()
+            self._last.clear()
         return is_another
 
     async def _take(self, answer: pb.HistoryWatchResponse) -> None:
         self._has_gap = self._has_gap or answer.lost
         for message in answer.events:
-            name = (message.namespace, message.service, message.id, message.cause, message.HasField("after"))
-            if message.revision == self._revision and name in self._told:
+            if self._is_known(message):
                 continue
-            if message.revision > self._revision:
-                self._revision = message.revision
-                self._told.clear()
-            self._told.add(name)
             await self._put(Event.from_proto(message, gap=self._has_gap))
             self._has_gap = False
         if not self._revision:
             self._revision = answer.header.revision + 1
+        elif not answer.events:  # there is nothing more up to that one: who goes on need not ask for what is long ago
+            self._advance(answer.header.revision)
+
+    def _is_known(self, message: pb.Event) -> bool:
+        """Whether it was told before; from now on it was. A server that was cut off tells later, and at a revision of
+        its own, what others told when it was."""
+        name, key = _name(message), Key(message.namespace, message.service, message.id)
+        is_again = message.revision == self._revision and name in self._told
+        step = message.before.revision, message.after.revision
+        if is_again or (message.late and self._last.get(key) == step):
+            return True
+        self._advance(message.revision)
+        self._told.add(name)
+        self._last[key] = step
+        self._last.move_to_end(key)
+        if len(self._last) > MOST_KNOWN:
+            self._last.popitem(last=False)
+        return False
+
+    def _advance(self, revision: int) -> None:
+        if revision > self._revision:
+            self._revision = revision
+            self._told.clear()
 
     async def _put(self, event: Event) -> None:
         while len(self.waiting) >= MOST_WAITING:

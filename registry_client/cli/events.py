@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,13 +13,17 @@ from registry_checks.text import span_s
 from registry_client.cli.ends import Signalled, run, while_read
 from registry_client.cli.options import with_all_namespaces, with_common
 from registry_client.cli.show import as_dict, complain, say, say_document
+from registry_client.errors import RegistryUnavailable
 from registry_client.event import MOST_EVENTS, Event, EventCause, EventFilters
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from registry_client.cli.options import Common
 
+_T = TypeVar("_T")
+# How long after the registry was asked in vain it is asked again.
+AGAIN_S = 0.5
 _CAME = (EventCause.REGISTERED,)
 _LEFT = (EventCause.DEREGISTERED, EventCause.DRAINED, EventCause.REPLACED)
 _LOST = (EventCause.EXPIRED, EventCause.UNHEALTHY, EventCause.UNSPECIFIED)
@@ -33,14 +38,15 @@ class When(click.ParamType):  # type: ignore[type-arg]  # generic in newer ones 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         if isinstance(value, datetime):
             return value
-        text, now = str(value).strip(), datetime.now().astimezone()
+        text, now = str(value).strip(), datetime.now(UTC).astimezone().replace(tzinfo=None)
         try:
             if (ago := _span(text)) is not None:
-                return now - ago
+                return now.astimezone(UTC) - ago
             if clock := _CLOCK.fullmatch(text):
                 hour, minute, second = (int(it or 0) for it in clock.groups())
                 at = now.replace(hour=hour, minute=minute, second=second, microsecond=0)
-                return at if at <= now else at - timedelta(days=1)
+                # Here a day is as long as clocks say, and only then is it looked up what they meant.
+                return (at if at <= now else at - timedelta(days=1)).astimezone(UTC)
             return datetime.fromisoformat(text).astimezone(UTC)
         except (ValueError, OverflowError):
             self.fail(f"{text!r:.60} must be like 10m, 2h, 1d, 03:00 or 2026-01-31T03:00:00Z", param, ctx)
@@ -100,9 +106,12 @@ def events(
 
     async def go_on() -> None:
         async with common.connect() as registry:
-            told.all(await registry.events(service, all_namespaces=all_namespaces, limit=limit, **filters))
+            found = await _once_there(
+                lambda: registry.events(service, all_namespaces=all_namespaces, limit=limit, **filters)
+            )
+            told.all(found)
             news = registry.watch_events(
-                service, all_namespaces=all_namespaces, from_revision=registry.revision, **filters
+                service, all_namespaces=all_namespaces, from_revision=found.revision, **filters
             )
             async for event in news:
                 told.one(event)
@@ -127,6 +136,15 @@ def _until_ended(following: Coroutine[Any, Any, None], told: EventLines) -> None
             raise  # else Ctrl-C is how it is meant to end
 
 
+async def _once_there(ask: Callable[[], Awaitable[_T]]) -> _T:
+    """The answer, however long the registry is away."""
+    while True:
+        try:
+            return await ask()
+        except RegistryUnavailable:
+            await asyncio.sleep(AGAIN_S)
+
+
 class EventLines:
     """What was shown so far, and how it goes on: no event twice."""
 
@@ -135,6 +153,7 @@ class EventLines:
         self._with_namespace = with_namespace
         self._wide = common.wide
         self._shown: set[tuple[object, ...]] = set()
+        self._last: Event | None = None
         self.has_begun = False
 
     def all(self, found: Sequence[Event]) -> None:
@@ -143,10 +162,11 @@ class EventLines:
         for event in found:
             self.one(event)
         self._shown = set(map(_name, found))
+        self._last = found[-1] if found else None
 
     def one(self, event: Event) -> None:
-        """Show it, unless it was shown among all."""
-        if _name(event) in self._shown:
+        """Show it, unless it was shown among all, or left out there because it is older."""
+        if _name(event) in self._shown or self._is_older(event):
             return
         if event.gap:
             complain("events before this one are forgotten")
@@ -154,6 +174,12 @@ class EventLines:
             say_document(document_of(event), indent=None)
         else:
             say(line_of(event, with_namespace=self._with_namespace), colour=colour_of(event), before=_time(event))
+
+    def _is_older(self, event: Event) -> bool:
+        """Than what was shown last, of what one write changed."""
+        last = self._last
+        is_of_it = last is not None and (last.epoch, last.revision) == (event.epoch, event.revision)
+        return last is not None and is_of_it and event.number < last.number
 
 
 def _name(event: Event) -> tuple[object, ...]:

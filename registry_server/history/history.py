@@ -8,6 +8,7 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, takewhile
+from typing import NamedTuple
 
 from registry_server.changes import Name, level
 from registry_server.history.events import Event
@@ -18,12 +19,24 @@ MAX_BYTES = 64 * 1024 * 1024
 CUT_PART, CUT_MOST = 16, 500
 
 
+class Floor(NamedTuple):
+    """Up to where events are forgotten: the number of the last of them, its epoch and its revision. In the order of
+    their numbers, so are revisions of one epoch."""
+
+    number: int = 0
+    epoch: str = ""
+    revision: int = 0
+
+
+GROUND = Floor()
+
+
 class _Service:
-    """The events of one service, the oldest first; `floor` is the number of the last that is forgotten."""
+    """The events of one service, the oldest first; `floor` is how far they are forgotten."""
 
     __slots__ = ("events", "floor")
 
-    def __init__(self, floor: int) -> None:
+    def __init__(self, floor: Floor) -> None:
         self.events: deque[Event] = deque()
         self.floor = floor
 
@@ -44,8 +57,8 @@ class History:
         self._stamps: dict[int, float] = {}
         self._ages_at = -math.inf  # before that none is too old
         self._services: dict[Name, _Service] = {}
-        # Of services of which nothing is remembered; and the last of all that is forgotten.
-        self._floor = self._last_forgotten = 0
+        # Of services of which nothing is remembered; and of all.
+        self._floor = self._last_forgotten = GROUND
         self._since_s = since_s
         self._forgotten: list[int] | None = None
 
@@ -77,13 +90,14 @@ class History:
         if len(self._events) > self.limit or self._bytes > self._max_bytes:
             self._cut()
 
-    def skip(self, names: Iterable[Name], number: int) -> None:
-        """Of these services something happened that is not remembered, all of it numbered up to that."""
+    def skip(self, names: Iterable[Name], floor: Floor) -> None:
+        """Of these services something happened that is not remembered, all of it up to that."""
         for name in names:
             found = self._services.get(name)
             if found is not None:
-                found.floor = number
-        self._floor = self._last_forgotten = number
+                found.floor = max(found.floor, floor)
+        self._floor = max(self._floor, floor)
+        self._last_forgotten = max(self._last_forgotten, floor)
 
     def load(self, events: Iterable[Event], stamp_of: Callable[[Event], float | None] = lambda _: None) -> None:
         """Remember what was before all that is remembered, the oldest first."""
@@ -154,16 +168,24 @@ class History:
 
     def is_whole_since(self, service: Name | None, number: int) -> bool:
         """Whether all that came after that number is remembered, of all or of one service."""
-        if service is None:
-            return number >= self._last_forgotten
-        found = self._services.get(service)
-        return number >= (found.floor if found else self._floor)
+        return number >= self._floor_of(service).number
+
+    def is_whole_from(self, service: Name | None, epoch: str, revision: int) -> bool:
+        """Whether all of that revision of an epoch and of later ones is remembered, of all or of one service."""
+        floor = self._floor_of(service)
+        return floor.epoch != epoch or floor.revision < revision
 
     def known_since(self, now: float) -> float:
         """Since when events are remembered: as long as this server is there, and no longer than they may be."""
         return max(self._since_s, now - self._max_age_s)
 
     # ---- within
+
+    def _floor_of(self, service: Name | None) -> Floor:
+        if service is None:
+            return self._last_forgotten
+        found = self._services.get(service)
+        return found.floor if found else self._floor
 
     def _cut(self) -> None:
         """Cut the services that have the most back to one length, so that there is a little room again."""
@@ -182,10 +204,11 @@ class History:
         number = event.number
         del self._events[number], self._stamps[number]
         self._bytes -= event.size
-        if number > service.floor:
-            service.floor = number
-        if number > self._last_forgotten:
-            self._last_forgotten = number
+        floor = Floor(number, event.moment.epoch, event.revision)
+        if number > service.floor.number:
+            service.floor = floor
+        if number > self._last_forgotten.number:
+            self._last_forgotten = floor
         if self._forgotten is not None:
             self._forgotten.append(number)
         if not service.events:

@@ -13,7 +13,7 @@ from registry_server.changes import Change
 from registry_server.errors import InvalidField
 from registry_server.feed import Feed
 from registry_server.history.events import Event, Moment
-from registry_server.history.history import History
+from registry_server.history.history import Floor, History
 from registry_server.settings import SettingChange
 from registry_server.stores import Shelf, StoreAway, StoreError
 
@@ -145,7 +145,8 @@ class Recorder:
         """Of more than may be remembered the last, so that there is no need to look at the others."""
         rest = len(changes) - self.history.limit
         self._number += rest
-        self.history.skip({change.key[:2] for change in changes[:rest]}, self._number)
+        floor = Floor(self._number, self._feed.catalog.epoch, max(change.revision for change in changes[:rest]))
+        self.history.skip({change.key[:2] for change in changes[:rest]}, floor)
         return changes[rest:]
 
     def settings_changed(self, changes: Sequence[SettingChange]) -> None:

@@ -17,6 +17,7 @@ from registry_server.errors import Contended, InvalidField, too_many_long
 from registry_server.feed import Feed
 from registry_server.history.events import Event, Why
 from registry_server.history.history import History
+from registry_server.history.places import Place, Search
 from registry_server.history.recorder import Recorder
 from registry_server.hub import ALL, Chunks, Hub, Interest, Reader, Sink
 from registry_server.limits.peers import peer_of
@@ -120,15 +121,17 @@ class HistoryService:
         """List: see history.proto, as for all of these."""
         wanted = Wanted.of(request.filter, caller.rights)
         size = validate.page_size(request.page_size)
-        before = _page_start(request.page_token)
+        last = Place.read(request.page_token) if request.page_token else None
         try:
             async with self._looking.of([(peer_of(caller.peer),)]):
+                before = None if last is None else await self._before(wanted, last)
                 return await self._listed(wanted, before, size)
         except Contended:
             raise too_many_long() from None
 
     async def _listed(self, wanted: Wanted, before: int | None, size: int) -> bytes:
-        """One page."""
+        """One page. Its header is of when it began: what comes meanwhile is later than that."""
+        header = self.header()
         found = await self._found(wanted, before, size)
         told, total = list[bytes](), 0
         for number, event in enumerate(found[:size], 1):
@@ -139,11 +142,25 @@ class HistoryService:
             told.append(encoded)
             if number % TOLD_STEP == 0:
                 await asyncio.sleep(0)
-        answer = pb.HistoryListResponse(header=self.header())
+        answer = pb.HistoryListResponse(header=header)
         if len(told) < len(found):
-            answer.next_page_token = str(found[len(told) - 1].number)
+            answer.next_page_token = Place.of(found[len(told) - 1]).token
         answer.known_since.FromMicroseconds(round(self._recorder.known_since() * 1e6))
         return answer.SerializeToString() + b"".join(told)
+
+    async def _before(self, wanted: Wanted, last: Place) -> int:
+        """The number before which the events are that follow a place, as they are numbered here."""
+        history = self._recorder.fresh()
+        same = history.get(last.number)
+        if same is not None and Place.of(same) == last:
+            return last.number
+        search = Search(last)
+        for number, event in enumerate(history.backwards(wanted.within), 1):
+            if search.look(event):
+                break
+            if number % STEP == 0:
+                await asyncio.sleep(0)
+        return search.before
 
     async def _found(self, wanted: Wanted, before: int | None, size: int) -> Sequence[Event]:
         """The first of those that are meant, and one more if there is one; others have their turns meanwhile."""
@@ -200,11 +217,12 @@ class Remembers(Protocol):
 
 
 class First(NamedTuple):
-    """What a reader is told first: what is remembered since a time, or of a revision and later ones; nothing, if it
-    asks for neither."""
+    """What a reader is told first: what is remembered since a time, or of a revision and later ones of `epoch`, which
+    is the present one; nothing, if it asks for neither."""
 
     since_s: float | None
     from_revision: int
+    epoch: str = ""
 
     @property
     def is_nothing(self) -> bool:
@@ -213,7 +231,11 @@ class First(NamedTuple):
 
     def takes(self, event: Event) -> bool:
         """Whether an event that is meant is told."""
-        return event.revision >= self.from_revision and (self.since_s is None or event.at_s >= self.since_s)
+        is_as_old = self.since_s is None or event.at_s >= self.since_s
+        return is_as_old and (not self.from_revision or self._follows(event))
+
+    def _follows(self, event: Event) -> bool:
+        return event.moment.epoch == self.epoch and event.revision >= self.from_revision
 
 
 NEWS = First(None, 0)
@@ -254,25 +276,24 @@ class EventTopic:
         if since is not None:
             is_whole = history.is_whole_since(within, since)
             return self._step(history.numbers(within, since), NEWS, lost=not is_whole)
-        first, self._first = self._first, NEWS
+        first, self._first = self._first._replace(epoch=self._service.header().epoch), NEWS
         numbers = [] if first.is_nothing else history.numbers(within, 0)
-        return self._step(numbers, first, lost=self._is_lost(first.from_revision, numbers))
+        return self._step(numbers, first, lost=self._is_lost(first))
 
     def _step(self, numbers: Sequence[int], first: First, *, lost: bool) -> "EventStep":
         service = self._service
         meant = numbers[: bisect.bisect_right(numbers, self.version)]  # of those after it, none is
         return EventStep(self.version, service.header(), Backlog(service.history, self._wanted, first, meant), lost)
 
-    def _is_lost(self, from_revision: int, numbers: Sequence[int]) -> bool:
-        """Whether some of what was asked for is forgotten."""
-        history = self._service.history
-        oldest = history.get(numbers[0]) if numbers else None
-        is_whole = history.is_whole_since(self._wanted.within, 0)
-        is_whole = is_whole or (oldest is not None and oldest.revision < from_revision)
-        return bool(from_revision) and (from_revision < self._service.from_revision or not is_whole)
+    def _is_lost(self, first: First) -> bool:
+        """Whether some of what was asked for is forgotten, or was never seen here."""
+        service, since = self._service, first.from_revision
+        is_whole = service.history.is_whole_from(self._wanted.within, first.epoch, since)
+        return bool(since) and (since < service.from_revision or not is_whole)
 
-    def bookmark(self) -> None:
-        """There is none."""
+    def bookmark(self) -> bytes:
+        """Nothing happened that is meant, up to that revision: who goes on elsewhere does so from there."""
+        return pb.HistoryWatchResponse(header=self._service.header()).SerializeToString()
 
 
 class Backlog(NamedTuple):
@@ -346,15 +367,6 @@ def _why(cause: int) -> Why:
 def _seconds(field: str, at: Timestamp) -> float:
     fields.timestamp(field, at)
     return at.ToMicroseconds() / 1e6
-
-
-def _page_start(token: str) -> int | None:
-    """Before which number a page begins."""
-    if not token:
-        return None
-    if not (token.isascii() and token.isdigit() and len(token) < 20):
-        raise InvalidField("page_token", "is none that this registry gave")
-    return int(token)
 
 
 def _asked(request: _Asking) -> Iterable[Name]:

@@ -16,12 +16,13 @@ from registry_server.errors import InvalidField
 from registry_server.feed import Feed
 from registry_server.history.events import Event, Moment, Particulars, Why, _told
 from registry_server.history.history import History
+from registry_server.history.places import Place, Search
 from registry_server.history.recorder import Recorder
 from registry_server.hub import ALL, Interest
 from registry_server.model import Entry
 from registry_server.records import UNSAID, Author, Away, Cause, Key, Snapshot, StoreEvent
 from registry_server.rights import UNRESTRICTED
-from registry_server.rpc.history import NEWS, Backlog, EventStep, EventTopic, Wanted
+from registry_server.rpc.history import NEWS, Backlog, EventStep, EventTopic, First, Wanted
 from registry_server.stores.memory import MemoryStore
 from tests.support.core import gone, key, put, record
 from tests.support.waiting import eventually_async
@@ -271,6 +272,11 @@ def event(number: int, name: str = "a", at_s: float = 1000.0, *, size: int = 10,
     return Event(number, Moment(at_s, False, "e1"), what)
 
 
+def at_revision(number: int, name: str, epoch: str, revision: int) -> Event:
+    it = event(number, name)
+    return Event(number, it.moment._replace(epoch=epoch), it.told._replace(revision=revision))
+
+
 def numbers(history: History) -> list[int]:
     return [it.number for it in history.backwards(None)][::-1]
 
@@ -494,3 +500,92 @@ def test_no_step_looks_at_very_many() -> None:
         asked.history.add(event(number, "b" if number % 2_500 else "a"))
     told = [[it.number for it in message.events] for message in messages(backlog(asked, range(1, 5_001)))]
     assert told == [[], [2_500], [5_000]]
+
+
+def begun(asked: Remembering, from_revision: int, service: str = "quiet") -> list[history_pb2.HistoryWatchResponse]:
+    """What somebody is told first who knows all up to a revision."""
+    topic = EventTopic(asked, Wanted.of(history_pb2.EventFilter(service=service), UNRESTRICTED))
+    topic.known(First(None, from_revision))
+    return messages(topic.step(None))
+
+
+def test_who_goes_on_has_lost_only_what_is_later_than_he_was_told_of() -> None:
+    """A service that is quiet for as long as anything is remembered has lost nothing."""
+    asked = Remembering(limit=20)
+    asked.history.add(event(1, "quiet"))
+    for number in range(2, 200):
+        asked.history.add(event(number, "busy"))
+    assert [(len(it.events), it.lost) for it in begun(asked, 1)] == [(1, False)]
+    asked.history.expire(1e12)
+    assert [(len(it.events), it.lost) for it in begun(asked, 150)] == [(0, True)], "busy was forgotten up to 199"
+    asked = Remembering(limit=20)
+    asked.history.add(event(1, "quiet"))
+    asked.history.expire(1e12)
+    assert [it.lost for it in begun(asked, 1)] == [True]
+    assert [it.lost for it in begun(asked, 2)] == [False]
+
+
+def test_revisions_of_another_order_are_others() -> None:
+    asked = Remembering(limit=20)
+    for number, epoch, revision in ((1, "e0", 500), (2, "e0", 501), (3, "e1", 2), (4, "e1", 3)):
+        asked.history.add(at_revision(number, "quiet", epoch, revision))
+    [first] = begun(asked, 1)
+    assert ([it.revision for it in first.events], first.lost) == ([2, 3], False)
+    asked.history.expire(1e12)
+    assert [it.lost for it in begun(asked, 3)] == [True]
+    assert [it.lost for it in begun(asked, 4)] == [False], "the highest that is forgotten was of another order"
+
+
+def test_a_reader_that_is_told_nothing_is_told_how_far_it_is() -> None:
+    topic = EventTopic(Remembering(limit=20), Wanted.of(history_pb2.EventFilter(service="quiet"), UNRESTRICTED))
+    said = history_pb2.HistoryWatchResponse.FromString(topic.bookmark())
+    assert (list(said.events), said.header.revision, said.lost) == ([], 7, False)
+
+
+# ---- where a page goes on
+
+
+def following(place: Place, events: Sequence[Event]) -> list[int]:
+    """The revisions of those that come after a place, the latest first."""
+    search = Search(place)
+    for it in reversed(events):
+        if search.look(it):
+            break
+    return [it.revision for it in reversed(events) if it.number < search.before]
+
+
+def seen(numbered_from: int, *revisions: int, epoch: str = "e1") -> list[Event]:
+    """By another server: of each revision two instances, in their order."""
+    them = [(it, name) for it in revisions for name in "ab"]
+    return [at_revision(number, name, epoch, it) for number, (it, name) in enumerate(them, numbered_from)]
+
+
+def test_a_page_goes_on_wherever_it_was_seen() -> None:
+    mine = seen(1_000, 5, 6, 7)
+    for numbered_from in (1, 1_000, 9_000):
+        for place, last in enumerate(mine):
+            theirs = seen(numbered_from, 5, 6, 7, 8)
+            assert following(Place.of(last), theirs) == [it.revision for it in reversed(mine[:place])]
+
+
+def test_of_a_place_that_is_not_known_it_goes_on_with_what_is_older() -> None:
+    last = seen(1_000, 6)[1]
+    for numbered_from in (1, 9_000):
+        assert following(Place.of(last), seen(numbered_from, 4, 5, 8)) == [5, 5, 4, 4]
+        assert following(Place.of(last), seen(numbered_from, 7, 8)) == []
+        assert following(Place.of(last), seen(numbered_from, 4)) == [4, 4]
+    older, newer = seen(1, 900, 901, epoch="e0"), seen(91, 1, 2, epoch="e2")
+    assert following(Place.of(last), [*older, *seen(11, 4, 7), *newer]) == [4, 4, 901, 901, 900, 900]
+    assert following(Place.of(last), [*older, *seen(11, 7), *newer]) == [901, 901, 900, 900]
+    assert following(Place.of(last), older) == [901, 901, 900, 900], "by the clock"
+    assert following(Place.of(last), []) == []
+
+
+@pytest.mark.parametrize(
+    "token", ["1", "1-2", "-1-2-00000000-0000000000000000", "x" * 1_000, "²-1-00000000-0000000000000000"]
+)
+def test_what_is_no_place_is_refused(token: str) -> None:
+    good = Place.of(event(5))
+    assert Place.read(good.token) == good
+    with pytest.raises(InvalidField, match="page_token"):
+        Place.read(token)

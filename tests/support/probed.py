@@ -11,6 +11,8 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.support.taken import Taken
+
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -33,30 +35,24 @@ class WebServer:
         self.asked: list[bytes] = []
         self.port = 0
         self._over = asyncio.Event()
-        self._answering: set[asyncio.Task[None]] = set()
+        self._answering = Taken(self._take)
 
     @contextlib.asynccontextmanager
     async def running(self, tls: ssl.SSLContext | None = None) -> AsyncIterator["WebServer"]:
         """On a free port, while the block lasts."""
-        server = await asyncio.start_server(self._take, "127.0.0.1", 0, ssl=tls)
+        server = await asyncio.start_server(self._answering, "127.0.0.1", 0, ssl=tls)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
         finally:
             self._over.set()
             server.close()
-            await asyncio.gather(*self._answering, return_exceptions=True)
-            await asyncio.sleep(0)  # the last connections are closed
+            await self._answering.end()
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._answering.add(task)
-        task.add_done_callback(self._answering.discard)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, ssl.SSLError):
             self.asked.append(await reader.readuntil(b"\r\n\r\n"))
             await self._answer(writer)
-        writer.transport.abort()
 
     async def _answer(self, writer: asyncio.StreamWriter) -> None:
         match self.mood:

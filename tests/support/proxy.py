@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.etcd import HOST, free_port
+from tests.support.taken import Taken
 
 _CHUNK = 64 * 1024
 
@@ -26,7 +27,7 @@ class Proxy:
         self._there, self._back = asyncio.Event(), asyncio.Event()
         self._there.set()
         self._back.set()
-        self._pipes: set[asyncio.Task[None]] = set()
+        self._pipes = Taken(self._serve)
         self._server: asyncio.Server | None = None
         self._port = port or free_port()  # not one that the kernel gives away while the proxy is cut
 
@@ -62,10 +63,7 @@ class Proxy:
 
     async def drop(self) -> None:
         """End every connection, and take new ones."""
-        pipes = list(self._pipes)
-        for pipe in pipes:
-            pipe.cancel()
-        await asyncio.gather(*pipes, return_exceptions=True)
+        await self._pipes.end()
 
     # ---- its life
 
@@ -79,27 +77,20 @@ class Proxy:
         await self.cut()
 
     async def _open(self) -> None:
-        self._server = await asyncio.start_server(self._serve, self._host, self._port)
+        self._server = await asyncio.start_server(self._pipes, self._host, self._port)
 
     # ---- passing on
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._pipes.add(task)
-        try:
-            with contextlib.suppress(OSError, asyncio.CancelledError, ExceptionGroup):
-                await self._there.wait()
-                out_reader, out_writer = await asyncio.open_connection(*self._target)
-                try:
-                    async with asyncio.TaskGroup() as directions:
-                        directions.create_task(self._pass(reader, out_writer, self._there))
-                        directions.create_task(self._pass(out_reader, writer, self._back))
-                finally:
-                    out_writer.transport.abort()
-        finally:
-            self._pipes.discard(task)
-            writer.transport.abort()
+        with contextlib.suppress(OSError, ExceptionGroup):
+            await self._there.wait()
+            out_reader, out_writer = await asyncio.open_connection(*self._target)
+            try:
+                async with asyncio.TaskGroup() as directions:
+                    directions.create_task(self._pass(reader, out_writer, self._there))
+                    directions.create_task(self._pass(out_reader, writer, self._back))
+            finally:
+                out_writer.transport.abort()
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flows: asyncio.Event) -> None:
         while chunk := await reader.read(_CHUNK):

@@ -9,7 +9,7 @@ from registry_client.cli.show import PATIENCE_S, Progress
 from tests.support.registryctl import Terminal
 
 ERASED = "\r\x1b[2K"
-LONGER_S = f"{PATIENCE_S + 2:g}"
+LONGER_S = f"{PATIENCE_S + 3:g}"
 
 
 async def in_terminal(*arguments: str, until: str, press: str = "", then: str) -> tuple[int, str]:

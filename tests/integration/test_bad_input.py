@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_api.registry.v1.registry_pb2_grpc import RegistryStub
 from registry_server.__main__ import EXIT_NOT_YET, EXIT_USAGE
-from tests.support.servers import ROOT, RegistryServer
+from tests.support.servers import NO_PAGE, ROOT, RegistryServer
 
 TIMEOUT_S = 20.0
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -444,7 +444,7 @@ async def test_unknown_method(served: Served) -> None:
 
 def run(*args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "registry_server", *args]
-    environment = {**os.environ, **(env or {})}
+    environment = {**os.environ, **NO_PAGE, **(env or {})}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 

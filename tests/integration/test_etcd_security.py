@@ -16,7 +16,7 @@ from registry_server.stores.etcd.store import EtcdStore
 from registry_server.testing import Running, running
 from tests.support.etcd import Certificates, EtcdCluster
 from tests.support.proxy import Proxy
-from tests.support.servers import ROOT
+from tests.support.servers import NO_PAGE, ROOT
 from tests.support.stores import EVERY_ETCD
 
 USER, PASSWORD = "registry", "größer & s3cret/@:"
@@ -206,7 +206,7 @@ async def test_user_on_an_etcd_without_users(tmp_path: Path) -> None:
 
 def command(*args: str, store: str = "", seconds: float = 20.0) -> str:
     """What `registry-server` says before it ends, or within so many seconds."""
-    environment = {**os.environ, **({"REGISTRY_STORE": store} if store else {})}
+    environment = {**os.environ, **NO_PAGE, **({"REGISTRY_STORE": store} if store else {})}
     try:
         done = subprocess.run(
             [sys.executable, "-m", "registry_server", "--listen", "127.0.0.1:0", *args],

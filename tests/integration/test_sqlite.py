@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import random
 import resource
 import sqlite3
@@ -10,6 +11,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -24,6 +26,7 @@ from registry_server.stores.sqlite.database import BadFile, Database
 from registry_server.testing import Running, running
 from tests.conftest import ServerFactory
 from tests.support.raw import Owner, RawClient
+from tests.support.servers import NO_PAGE
 from tests.support.waiting import eventually_async, passed
 
 ROUNDS = 4
@@ -135,7 +138,8 @@ async def test_leases_get_their_time_again(server_factory: ServerFactory, path: 
 def said_by(url: str, code: int = EXIT_USAGE, **options: object) -> str:
     """What a server says that cannot start."""
     command = [sys.executable, "-m", "registry_server", "--listen", "127.0.0.1:0", "--store", url]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)  # type: ignore[call-overload]
+    given: dict[str, Any] = {"env": {**os.environ, **NO_PAGE}, **options}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **given)
     assert (ended.returncode, ended.stdout) == (code, "")
     [line] = ended.stderr.splitlines()
     return str(line)

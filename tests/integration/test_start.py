@@ -13,6 +13,7 @@ from registry_client import sync
 from registry_server.config import Config
 from registry_server.server import serve
 from tests.support.etcd import free_port
+from tests.support.servers import NO_PAGE
 from tests.support.waiting import eventually
 
 
@@ -38,7 +39,9 @@ def test_a_server_runs_whatever_its_standard_files_are(closing: str, tmp_path: P
     path, port = tmp_path / "pid", free_port()
     server = f"{sys.executable} -m registry_server --listen 127.0.0.1:{port}"
     with subprocess.Popen(
-        ["/bin/sh", "-c", f"sh -c 'echo $$ >{path}; exec {server}' {closing}"], stderr=subprocess.DEVNULL
+        ["/bin/sh", "-c", f"sh -c 'echo $$ >{path}; exec {server}' {closing}"],
+        env={**os.environ, **NO_PAGE},
+        stderr=subprocess.DEVNULL,
     ) as shell:
         try:
             eventually(lambda: is_open(port), what="the server listens", timeout_s=60)

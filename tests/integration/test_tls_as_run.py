@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.conftest import ServerFactory
 from tests.support.registryctl import ctl
-from tests.support.servers import ROOT
+from tests.support.servers import NO_PAGE, ROOT
 from tests.support.tls import LOCAL, Authority
 from tests.support.waiting import eventually_async
 
@@ -77,7 +77,7 @@ def test_a_certificate_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     files, other = authority.pair(*LOCAL).write(tmp_path), authority.pair(*LOCAL).write(tmp_path, "other")
     done = subprocess.run(
         [sys.executable, "-m", "registry_server", "--listen", "127.0.0.1:0"],
-        env={**os.environ, "REGISTRY_TLS_CERT": str(files.cert), "REGISTRY_TLS_KEY": str(other.key)},
+        env={**os.environ, **NO_PAGE, "REGISTRY_TLS_CERT": str(files.cert), "REGISTRY_TLS_KEY": str(other.key)},
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[2]
 READY = re.compile(rb"^.*listening on (\S+):(\d+)[ \t\r]*\n", re.MULTILINE)  # whole: what follows is not ours to read
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
+# There is one default port for the HTTP side, and many tests run beside each other: who finds it taken says so.
+NO_PAGE = {"REGISTRY_ADMIN": "off"}
 
 
 class ServerFailed(AssertionError):
@@ -171,8 +173,7 @@ class ServerProcess:
 
 
 class RegistryServer(ServerProcess):
-    """One `python -m registry_server` process, without an HTTP side unless that is asked for: there is one default
-    port, and many tests run beside each other."""
+    """One `python -m registry_server` process, without an HTTP side unless that is asked for."""
 
     def __init__(
         self,
@@ -183,6 +184,4 @@ class RegistryServer(ServerProcess):
         env: Mapping[str, str] | None = None,
         name: str = "registry-server",
     ) -> None:
-        super().__init__(
-            directory, name, "registry_server", ["--store", store, *args], {"REGISTRY_ADMIN": "off", **(env or {})}
-        )
+        super().__init__(directory, name, "registry_server", ["--store", store, *args], {**NO_PAGE, **(env or {})})

@@ -2,6 +2,7 @@
 that makes tokens; certificates as identities."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from tests.conftest import ServerFactory
 from tests.support.access import Asked, asking, file_of, granted
 from tests.support.grpcurl import grpcurl
 from tests.support.registryctl import runner
-from tests.support.servers import ROOT, RegistryServer
+from tests.support.servers import NO_PAGE, ROOT, RegistryServer
 from tests.support.tls import Authority
 from tests.support.transports import FLAGS
 
@@ -40,6 +41,7 @@ def run(*args: str, code: int = 0) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "registry_server", *args],
         cwd=ROOT,
+        env={**os.environ, **NO_PAGE},
         capture_output=True,
         text=True,
         timeout=60,

@@ -16,7 +16,7 @@ from registry_client import Instance, sync
 from registry_server import stores
 from registry_server.config import Config
 from registry_server.config.sources import NAMES, load
-from tests.support.servers import RegistryServer
+from tests.support.servers import NO_PAGE, RegistryServer
 
 
 def run(*args: str, code: int = 0, **env: str) -> str:
@@ -110,7 +110,7 @@ def test_no_secret_is_shown(args: tuple[str, ...], env: dict[str, str], text: st
     assert SECRET not in shown
     # One that waits for an etcd that is not there, until it is told to end.
     command = [sys.executable, "-m", "registry_server", "--listen", "127.0.0.1:0", "--config", str(path), *args]
-    process = subprocess.Popen(command, env={**os.environ, **env}, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env={**os.environ, **NO_PAGE, **env}, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
         assert SECRET not in process.stderr.readline()
@@ -123,7 +123,10 @@ def test_no_secret_is_shown(args: tuple[str, ...], env: dict[str, str], text: st
 def test_a_password_on_the_command_line_is_taken_with_a_warning() -> None:
     command = [sys.executable, "-m", "registry_server", "--listen", "127.0.0.1:0"]
     process = subprocess.Popen(
-        [*command, "--store", f"etcd://me:{SECRET}@127.0.0.1:1"], stderr=subprocess.PIPE, text=True
+        [*command, "--store", f"etcd://me:{SECRET}@127.0.0.1:1"],
+        env={**os.environ, **NO_PAGE},
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stderr is not None

@@ -51,9 +51,9 @@ def site(folder: Path, *args: str, instances: int | None = None) -> Site:
     return Site(WatchedServer(folder, instances=instances, args=args).start(), f"http://{admin}/")
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    made = site(tmp_path_factory.mktemp("empty"))
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Site]:
+    made = site(tmp_path)
     yield made
     made.server.close()
 
@@ -65,19 +65,19 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     made.server.close()
 
 
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("guarded")
-    file = folder / "access.toml"
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Site]:
+    file = tmp_path / "access.toml"
     file.write_text(file_of())
-    made = site(folder, "--access-file", str(file))
+    made = site(tmp_path, "--access-file", str(file))
     yield made
     made.server.close()
 
 
 @pytest.fixture
 def uncomplaining(browser: Browser) -> Iterator[Browser]:
-    """It has nothing to say against the page: no policy is broken, no script fails."""
+    """It has nothing to say against the page: no policy is broken, no script fails. Asked for after what it opens."""
+    browser.open("about:blank")  # the page before looks for a server that is gone with its test
     browser.complaints()
     yield browser
     assert browser.complaints() == []
@@ -90,7 +90,7 @@ def row(service: str = SERVICE) -> str:
 # ---- what is shown
 
 
-def test_an_empty_registry_says_so_and_shows_what_comes_and_why_it_goes(uncomplaining: Browser, empty: Site) -> None:
+def test_an_empty_registry_says_so_and_shows_what_comes_and_why_it_goes(empty: Site, uncomplaining: Browser) -> None:
     browser = uncomplaining
     browser.open(empty.page)
     browser.shows("#link", "live")
@@ -116,7 +116,7 @@ def test_an_empty_registry_says_so_and_shows_what_comes_and_why_it_goes(uncompla
     browser.shows(".instances .row[data-state=gone]", "its lease ran out")
 
 
-def test_what_happened_scrolls_back_and_goes_on(uncomplaining: Browser, empty: Site) -> None:
+def test_what_happened_scrolls_back_and_goes_on(empty: Site, uncomplaining: Browser) -> None:
     browser = uncomplaining
     with sync.connect(empty.address) as registry:
         registry.register_once(Instance("room", HOST, 8009, id="r"), ttl=60)
@@ -133,7 +133,7 @@ def test_what_happened_scrolls_back_and_goes_on(uncomplaining: Browser, empty: S
         browser.shows(".of-events .row", "weight 230 -> 500")
 
 
-def test_what_is_registered_is_there_soon(uncomplaining: Browser, empty: Site) -> None:
+def test_what_is_registered_is_there_soon(empty: Site, uncomplaining: Browser) -> None:
     """Within a second by docs/page.md; here a machine may be busy."""
     browser = uncomplaining
     browser.open(empty.page + "#/services/default/soon")
@@ -145,7 +145,7 @@ def test_what_is_registered_is_there_soon(uncomplaining: Browser, empty: Site) -
         assert time.monotonic() - began < 5
 
 
-def test_names_are_text_and_never_markup(uncomplaining: Browser, empty: Site) -> None:
+def test_names_are_text_and_never_markup(empty: Site, uncomplaining: Browser) -> None:
     """Whatever stands in an instance: most of it is for whoever registers to say."""
     browser = uncomplaining
     hostile = Instance(
@@ -169,7 +169,7 @@ def test_names_are_text_and_never_markup(uncomplaining: Browser, empty: Site) ->
     browser.complaints()
 
 
-def test_who_is_connected(uncomplaining: Browser, empty: Site) -> None:
+def test_who_is_connected(empty: Site, uncomplaining: Browser) -> None:
     browser = uncomplaining
     with sync.connect(empty.address) as registry, registry.watch("player"):
         browser.open(empty.page + "#/connected")
@@ -271,7 +271,7 @@ import('/page/model.js').then(({ Items, View, ORDERS, instance, departed, GONE_M
 """
 
 
-def test_lists_kept_up_are_as_if_made_anew(uncomplaining: Browser, empty: Site) -> None:
+def test_lists_kept_up_are_as_if_made_anew(empty: Site, uncomplaining: Browser) -> None:
     """By every order, with a filter, as instances come, change, leave, come back and are told anew."""
     browser = uncomplaining
     browser.open(empty.page)

@@ -1,6 +1,7 @@
 """A registry at a file, over both transports: whose place it takes, who may connect, and what is left."""
 
 import asyncio
+import os
 import socket
 import stat
 import subprocess
@@ -16,7 +17,7 @@ from registry_client import Instance
 from registry_server.config import TRANSPORTS
 from registry_server.sockets import Bound, bound
 from tests.support.grpcurl import grpcurl
-from tests.support.servers import ROOT, RegistryServer
+from tests.support.servers import NO_PAGE, ROOT, RegistryServer
 from tests.support.waiting import until
 
 
@@ -165,7 +166,8 @@ def test_the_file_that_another_server_has_made_meanwhile_stays(make: Make, trans
 
 def run(address: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "registry_server", "--listen", address]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    environment = {**os.environ, **NO_PAGE}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
 def assert_refused(server: AtFile, why: str) -> None:

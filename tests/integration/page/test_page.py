@@ -96,7 +96,7 @@ def test_an_empty_registry_says_so_and_shows_what_comes_and_why_it_goes(empty: S
     browser.shows("#link", "live")
     browser.shows(".instances", "Nothing is registered yet")
     with sync.connect(empty.address) as registry:
-        with registry.register(Instance("player", HOST, 8001, id="p1"), ttl=60) as registered:
+        with registry.register(Instance("player", HOST, 8001, id="p1"), ttl=60, drain=0) as registered:
             browser.shows(".services", "default/player")
             browser.one(".services .row").click()
             browser.shows(".instances", "p1")

@@ -14,6 +14,7 @@ import pytest
 
 import registry_client
 from registry_client import Instance
+from registry_server.__main__ import EXIT_NOT_YET, EXIT_USAGE
 from registry_server.config import TRANSPORTS
 from registry_server.sockets import Bound, bound
 from tests.support.grpcurl import grpcurl
@@ -125,9 +126,9 @@ def test_the_place_of_a_dead_server_is_taken_that_of_a_living_one_is_not(make: M
     first.kill()
     assert first.path.is_socket()
     second = make().start()
-    assert_refused(second, "in use")
+    assert_refused(second, "in use", code=EXIT_NOT_YET)
     second.pause()
-    assert_refused(second, "in use")
+    assert_refused(second, "in use", code=EXIT_NOT_YET)
     second.resume()
     with registry_client.sync.connect(second.file_address) as registry:
         assert registry.list("player") == []
@@ -147,7 +148,7 @@ def test_what_is_no_socket_stays(make: Make) -> None:
 def test_paths_where_no_socket_can_be(short: Path) -> None:
     for path, said in ((short / "none" / "here", "No such file"), (short / ("x" * 120), "too long")):
         done = run(f"unix:{path}")
-        assert done.returncode == 2
+        assert done.returncode == EXIT_USAGE
         assert f"cannot listen on unix:{path}: " in done.stderr
         assert said in done.stderr
         assert len(done.stderr.splitlines()) == 1
@@ -170,9 +171,9 @@ def run(address: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-def assert_refused(server: AtFile, why: str) -> None:
+def assert_refused(server: AtFile, why: str, code: int = EXIT_USAGE) -> None:
     done = run(server.file_address)
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (code, "")
     assert f"cannot listen on {server.file_address}: " in done.stderr
     assert why in done.stderr
 

@@ -31,21 +31,24 @@ class Numbers:
             "epoch": catalog.epoch,
             "revision": catalog.revision,
             "store": self._store_now(),
+            "commits": self._commits() if sees_all else None,
             "size": catalog.size._asdict() if sees_all else None,
             "pushes": self._pushes() if sees_all else None,
         }
 
     def _store_now(self) -> Mapping[str, object]:
+        away_s = self._of.feed.stale_for_s
+        return {"kind": self._store, "away": None if away_s is None else round(away_s, 1)}
+
+    def _commits(self) -> Mapping[str, object]:
+        """What the store is asked for all services, and what is held or wrong of any."""
         feed, store = self._of.feed, self._of.store
-        away_s = feed.stale_for_s
         times = store.times["commit"]
         return {
-            "kind": self._store,
-            "away": None if away_s is None else round(away_s, 1),
             "waiting": len(feed.guard),
             "flaws": feed.catalog.flaws,
             "held": store.held,
-            "commits": sum(times.counts),
+            "count": sum(times.counts),
             "failed": sum(count for (_, end), count in store.ends.items() if end in ("away", "error")),
             "commit_s": times.sum_s,
         }

@@ -108,11 +108,11 @@ class App {
     }
   }
 
-  alarm({ store, serving }) {
+  alarm({ store, commits, serving }) {
     const said = [];
     if (store.away !== null) said.push(`The store cannot be reached for ${span(store.away * 1000)}: what is shown is as it was then, and goes on being served.`);
-    if (store.waiting) said.push(`Held, since nobody could renew while the store was ill: ${number(store.waiting)}, with as much time as their leases give to come back.`);
-    if (store.flaws) said.push(`Records of the store that are no instances, and are skipped: ${number(store.flaws)} (see the log).`);
+    if (commits?.waiting) said.push(`Held, since nobody could renew while the store was ill: ${number(commits.waiting)}, with as much time as their leases give to come back.`);
+    if (commits?.flaws) said.push(`Records of the store that are no instances, and are skipped: ${number(commits.flaws)} (see the log).`);
     if (!serving) said.push("This server is stopping.");
     $("alarm").hidden = !said.length;
     if ($("alarm").textContent !== said.join(" ")) $("alarm").textContent = said.join(" ");

@@ -16,7 +16,7 @@ export class Server {
     if (numbers) this.told(numbers);
   }
 
-  told({ at, began, identity, serving, epoch, revision, store, pushes }) {
+  told({ at, began, identity, serving, epoch, revision, store, commits, pushes }) {
     this.own.replaceChildren(
       pairs(
         ["serves", serving ? "yes" : "no: it is stopping"],
@@ -32,12 +32,7 @@ export class Server {
       pairs(
         ["kind", store.kind],
         ["is", el("span", { className: "state", data: { state: state[0] }, text: state[1] })],
-        ["commits", number(store.commits)],
-        ["took", store.commits ? `${((store.commit_s / store.commits) * 1000).toFixed(2)} ms each` : ""],
-        ["not reached, or failed", number(store.failed)],
-        ["renewals held", number(store.held)],
-        ["instances held", number(store.waiting)],
-        ["records skipped", number(store.flaws)],
+        ...(commits ? done(commits) : []),
       ),
     );
     this.nodes[2].hidden = !pushes;
@@ -54,4 +49,15 @@ export class Server {
       ),
     );
   }
+}
+
+function done({ count, failed, held, waiting, flaws, commit_s }) {
+  return [
+    ["commits", number(count)],
+    ["took", count ? `${((commit_s / count) * 1000).toFixed(2)} ms each` : ""],
+    ["not reached, or failed", number(failed)],
+    ["renewals held", number(held)],
+    ["instances held", number(waiting)],
+    ["records skipped", number(flaws)],
+  ];
 }

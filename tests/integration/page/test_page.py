@@ -353,8 +353,9 @@ def test_one_says_who_one_is_and_sees_what_one_may(browser: Browser, guarded: Si
     browser.shows("#numbers", "revision")
     assert "streams" not in browser.text("#numbers")
     browser.open(f"{guarded.page}#/server")
-    browser.shows("#panel", "commits")
+    browser.shows("#panel", "reached")
     assert "messages" not in browser.text("#panel")
+    assert "commits" not in browser.text("#panel")
 
 
 def test_who_logs_out_and_in_again_in_another_tab_does_so_here(browser: Browser, guarded: Site) -> None:

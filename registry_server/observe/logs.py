@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from registry_api.tracing import ids_in, ids_of
 from registry_server.observe.answering import TRACED, who
+from registry_server.observe.lines import LogWriter
 
 # gRPC's own logger for what happens to calls.
 GRPC_LOGGER = "grpc._cython.cygrpc"
@@ -51,7 +52,11 @@ class CallFields(logging.Filter):
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time (RFC 3339), level, logger, message, what else is known (FIELDS), and the traceback
-    if there is one."""
+    if there is one. `is_ascii`: letters beyond ASCII are spelt out, for a stream that does not take all of them."""
+
+    def __init__(self, *, is_ascii: bool = False) -> None:
+        super().__init__()
+        self._is_ascii = is_ascii
 
     def format(self, record: logging.LogRecord) -> str:
         """The line for one record."""
@@ -64,7 +69,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return _spelt(json.dumps(line, ensure_ascii=False, default=str), _as_json)
+        return _spelt(json.dumps(line, ensure_ascii=self._is_ascii, default=_shown), _as_json)
 
 
 class TextFormatter(logging.Formatter):
@@ -86,7 +91,15 @@ def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
     except Exception as error:
-        return f"{record.msg} {record.args!r} ({error!r})"
+        return f"{_shown(record.msg)} {_shown(record.args, repr)} ({_shown(error, repr)})"
+
+
+def _shown(thing: object, show: Callable[[object], str] = str) -> str:
+    """Whatever somebody's code does when it is asked for a text: whoever has something to log goes on."""
+    try:
+        return show(thing)
+    except Exception:
+        return f"<{type(thing).__name__} that cannot be shown>"
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
@@ -115,7 +128,7 @@ class ClientFaults(logging.Filter):
             return True
         record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
         record.exc_info = record.exc_text = None
-        if str(record.msg).startswith(_NOT_UTF8):  # it is shown, and may be a token
+        if _shown(record.msg).startswith(_NOT_UTF8):  # it is shown, and may be a token
             record.msg, record.args = "a header of a client is not UTF-8", None
         return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
 
@@ -152,7 +165,7 @@ class Repeats(logging.Filter):
 
     def _kind(self, record: logging.LogRecord) -> _Repeated:
         error = record.exc_info[0] if record.exc_info else None
-        name = (record.name, record.levelno, str(record.msg), error)
+        name = (record.name, record.levelno, _shown(record.msg), error)
         found = self._kinds.get(name)
         if found is None:
             if len(self._kinds) >= MAX_KINDS:
@@ -163,8 +176,10 @@ class Repeats(logging.Filter):
 
 def set_up(log_format: str, level: str) -> None:
     """Send all logs of this process to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    handler = LogWriter(encoding=encoding)
+    is_ascii = not encoding.lower().startswith("utf")
+    handler.setFormatter(JsonFormatter(is_ascii=is_ascii) if log_format == "json" else TextFormatter())
     handler.addFilter(Repeats())
     handler.addFilter(CallFields())
     logging.basicConfig(level=level.upper(), handlers=[handler])
@@ -173,8 +188,8 @@ def set_up(log_format: str, level: str) -> None:
 
 def _is_client_fault(record: logging.LogRecord) -> bool:
     error = record.exc_info[0] if record.exc_info else None
-    return (error is not None and error.__name__ == _BROKEN_STREAM) or str(record.msg).startswith(_NOT_UTF8)
+    return (error is not None and error.__name__ == _BROKEN_STREAM) or _shown(record.msg).startswith(_NOT_UTF8)
 
 
 def _append(record: logging.LogRecord, note: str) -> None:
-    record.msg, record.args = f"{record.getMessage()} ({note})", None
+    record.msg, record.args = f"{_message(record)} ({note})", None

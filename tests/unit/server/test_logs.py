@@ -4,6 +4,9 @@ said at debug."""
 import asyncio
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Coroutine, Iterator
 from dataclasses import replace
 from functools import partial
@@ -12,6 +15,7 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from registry_server.observe import changes
+from registry_server.observe.lines import LogWriter
 from registry_server.observe.logs import (
     FIELDS,
     GRPC_LOGGER,
@@ -151,6 +155,67 @@ def test_text_that_people_read_stays() -> None:
 @pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
 def test_a_mistake_in_saying_it_is_said(formatter: logging.Formatter) -> None:
     assert "%d players ('many',)" in formatter.format(record("%d players", "many"))
+
+
+class Mute(Exception):
+    """Somebody's own, with a mistake in it."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
+def test_what_cannot_be_shown_harms_nobody_who_logs_it(formatter: logging.Formatter) -> None:
+    """Nor does the line that says how often it came: that is put together within the call that logs."""
+    told, filter_ = [], Repeats()
+    for _ in range(MAX_REPEATS + 1):
+        it = record("a check failed: %s", Mute())
+        if filter_.filter(it):
+            told.append(formatter.format(it))
+    assert len(told) == MAX_REPEATS
+    assert all("a check failed: %s" in line for line in told)
+    assert "more like this are left out" in told[-1]
+    bare = logging.LogRecord("x", logging.ERROR, __file__, 1, Mute(), (), None)
+    assert filter_.filter(bare)
+    assert "Mute" in formatter.format(bare)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1:strict", "utf-8"])
+def test_a_line_of_json_is_one_in_every_encoding(encoding: str) -> None:
+    program = "import logging; from registry_server.observe import logs; logs.set_up('json', 'info'); "
+    program += "logging.error('größe 中 \\u2028 %s', '\\ud800')"
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, timeout=60, check=True)
+    [line] = done.stderr.decode(encoding.partition(":")[0]).splitlines()
+    assert json.loads(line)["message"] == "größe 中 \u2028 \ud800"
+
+
+def test_who_does_not_read_keeps_nobody_waiting() -> None:
+    """A pipe that nobody reads is full some time, and then a server would stand still at its next line."""
+    end, begin = os.pipe()
+    handler = LogWriter(begin, patience_s=0.0)
+    handler.setFormatter(TextFormatter())
+    for number in range(200):
+        handler.emit(record(f"{number:03d} " + "x" * 1000))
+    handler.emit(record("y" * 100_000))
+    told = os.read(end, 1 << 20).decode()
+    assert "000 xxx" in told
+    assert "199 xxx" not in told
+    handler.emit(record("again"))
+    handler.emit(record("and again"))
+    lines = os.read(end, 1 << 20).decode().splitlines()
+    missing = 201 - told.count("\n")
+    assert f"x: {missing} lines before this are missing" in lines[-3]
+    assert [it.rpartition(": ")[2] for it in lines[-2:]] == ["again", "and again"]
+    handler.emit(record("z" * 1_000_000))  # longer than there is room for: it is torn, and the next one begins anew
+    os.read(end, 1 << 20)
+    handler.emit(record("at last"))
+    assert os.read(end, 1 << 20).decode().splitlines()[-1].endswith(": at last")
+    os.close(end)
+    handler.emit(record("nobody"))
+    os.close(begin)
 
 
 # ---- for whom a line is written

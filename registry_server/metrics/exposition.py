@@ -6,7 +6,9 @@ Names begin with `registry_`; those of the process are the usual ones of Prometh
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
+from types import MappingProxyType
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -23,6 +25,10 @@ from registry_server.admin.server import Route
 from registry_server.metrics.counting import Counting
 from registry_server.rpc.table import Caller, Needs
 
+# What there is to take, of which versions.
+_VERSIONS: Mapping[str, Sequence[str]] = MappingProxyType(
+    {"application/openmetrics-text": ("", "0.0.1", "1.0.0"), "text/plain": ("", "0.0.4", "1.0.0")}
+)
 # How many times as long as it took to write all down, nobody does so again.
 RESTS = 9.0
 
@@ -36,7 +42,7 @@ def metrics(counting: Counting) -> Route:
     texts = Texts(registry, time.monotonic)
 
     async def answer(request: web.Request, caller: Caller) -> web.Response:
-        encode, content_type = _encoder(request.headers.get("Accept", ""))
+        encode, content_type = _encoder(",".join(request.headers.getall("Accept", ())))
         return web.Response(body=await texts.newest(encode, content_type), headers={"Content-Type": content_type})
 
     return Route("/metrics", answer, Needs("read"))
@@ -69,11 +75,25 @@ class Texts:
 
 
 def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
-    """How it is written for who takes that; the usual way for who says nothing that makes sense."""
+    """How it is written for who takes that, in the first place; the usual way for who says nothing that makes sense."""
+    wanted = max((it for it in map(_wanted, accept.split(",")) if it[0] > 0), key=itemgetter(0), default=(0.0, ""))
     try:
-        return choose_encoder(accept)
+        return choose_encoder(wanted[1])
     except (TypeError, ValueError):
         return choose_encoder("")
+
+
+def _wanted(said: str) -> tuple[float, str]:
+    """How much somebody wants one of the kinds in his header Accept, 0 to 1, and which one; 0 for what there is not."""
+    kind, *parts = (it.strip().lower() for it in said.split(";"))
+    found = {name.strip(): it.strip() for name, _, it in (part.partition("=") for part in parts)}
+    try:
+        much = float(found.pop("q", "1"))
+    except ValueError:
+        much = 0.0
+    if found.get("version", "") not in _VERSIONS.get(kind, ()):
+        return 0.0, ""
+    return much, ";".join([kind, *(f"{name}={it}" for name, it in found.items())])
 
 
 class ServerCollector(Collector):

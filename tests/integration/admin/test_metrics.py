@@ -72,6 +72,22 @@ async def test_whatever_somebody_says_to_take(running: Running, accept: str, cap
     assert not [it for it in caplog.records if it.levelname == "ERROR"]
 
 
+@pytest.mark.parametrize(
+    ("accept", "is_open"),
+    [
+        ("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4", True),
+        ("text/plain;version=0.0.4;q=0.5,application/openmetrics-text;version=1.0.0;q=0.4", False),
+        ("application/openmetrics-text;q=0, */*", False),
+        ("application/openmetrics-text;version=99.0.0, text/plain;q=0.1", False),
+        ("text/html;q=0.9, Application/OpenMetrics-Text; Q=0.2; version=1.0.0", True),
+        ("text/plain;q=0, application/openmetrics-text;q=0.1", True),
+        ("*/*", False),
+    ],
+)
+async def test_who_prefers_a_form_gets_that(running: Running, accept: str, is_open: bool) -> None:
+    assert (await running.text(Accept=accept)).endswith("# EOF\n") is is_open
+
+
 async def test_what_is_done_is_counted(running: Running) -> None:
     player = Instance(service="player", host="10.0.0.5", port=1)
     async with (

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 N = TypeVar("N")
 
 OK, CANCELLED, UNKNOWN = 0, 1, 2
+# Under these a context says that nothing in it is to be traced: the key of OpenTelemetry's API, which has the name of a
+# private one but is what all instrumentation asks for, and the one of before.
+_SUPPRESSED, _SUPPRESSED_BEFORE = "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation"
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 # What gRPC sends as metadata. It ends a call that has anything else.
 _NAME, _VALUE = re.compile(r"[0-9a-z_.-]+"), re.compile(r"[ -~]*")
@@ -57,10 +60,12 @@ class Tracing:
 
     def begin(self, path: str, metadata: Metadata | None) -> CallSpans | None:
         """For a call that begins: below the span that its metadata names, or else the current one. None where nothing
-        is traced, or tracing does not work."""
+        is traced, or is not to be, or tracing does not work."""
         if not self.is_on:
             return None
         try:
+            if _is_suppressed():
+                return None
             context = self._named_in(metadata)
             return CallSpans(self, path, self.start(path, "INTERNAL", path, context), context)
         except Exception as error:
@@ -222,6 +227,13 @@ class CallSpans:
         self._tracing.end(span, code)
         if self._call() is None:
             self.over(code)
+
+
+def _is_suppressed() -> bool:
+    """Whether what is done now is not to be traced, as where spans are sent: they would be more with each of them."""
+    context = sys.modules["opentelemetry.context"]
+    key = getattr(context, _SUPPRESSED, _SUPPRESSED_BEFORE)
+    return bool(context.get_value(key) or context.get_value(_SUPPRESSED_BEFORE))
 
 
 def _is_sendable(name: object, value: object) -> bool:

@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 
 # What is loaded where somebody uses it.
 API = "opentelemetry.trace"
+_CONTEXT = "opentelemetry.context"
+# Under these a context says that nothing in it is to be traced: the key of OpenTelemetry's API, which has the name of a
+# private one but is what all instrumentation asks for, and the one of before.
+_SUPPRESSED, _SUPPRESSED_BEFORE = "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation"
 
 TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
 # What W3C has every platform take of it.
@@ -93,10 +97,12 @@ class Tracing:
         attributes: Mapping[str, AttributeValue] = _NO_ATTRIBUTES,
     ) -> Span | None:
         """A span of that kind (SERVER, CLIENT, INTERNAL) below `parent`, or what is current; to be ended by `end`.
-        None if tracing is off or does not work."""
+        None if tracing is off or does not work, or is suppressed here."""
         if not self.is_on or self._tracer is None:
             return None
         try:
+            if is_suppressed():
+                return None
             what: SpanKind = self.api.SpanKind[kind]
             span = self._tracer.start_span(name, parent, what, attributes)
         except Exception as error:
@@ -198,7 +204,15 @@ def apart() -> contextvars.Context:
 
 def _leave_spans(api: ModuleType) -> None:
     if api.get_current_span() is not api.INVALID_SPAN:
-        sys.modules["opentelemetry.context"].attach(api.set_span_in_context(api.INVALID_SPAN))
+        sys.modules[_CONTEXT].attach(api.set_span_in_context(api.INVALID_SPAN))
+
+
+def is_suppressed() -> bool:
+    """Whether what is done now is not to be traced, as where spans are sent: they would be more with each that is sent.
+    Where something of OpenTelemetry is loaded."""
+    context = sys.modules[_CONTEXT]
+    key = getattr(context, _SUPPRESSED, _SUPPRESSED_BEFORE)
+    return bool(context.get_value(key) or context.get_value(_SUPPRESSED_BEFORE))
 
 
 def names_of(path: str) -> dict[str, AttributeValue]:

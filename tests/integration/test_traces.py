@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 import pytest
 from opentelemetry import trace
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import SpanProcessor
 
 import registry_client
@@ -255,6 +256,16 @@ async def test_a_store_that_makes_spans_of_its_own_has_the_call_as_current_one(s
     assert isinstance(method, Unary)
     assert await method.call(pb.GetRequest(), Caller("ipv4:10.0.0.9:1")) == b""
     assert (seen, trace.get_current_span().is_recording()) == ([True], False)
+
+
+async def test_what_is_not_to_be_traced_is_not(address: str, spans: Spans) -> None:
+    """Or an exporter that asks the registry where to send spans would have more to send with each of them."""
+    async with registry_client.connect(address) as registry:
+        with suppress_instrumentation():
+            await registry.list("player")
+        assert spans.of("INTERNAL") == spans.of("CLIENT") == []
+        await registry.list("player")
+        assert spans.one("CLIENT")
 
 
 def test_threads_hand_on_their_span(spans: Spans) -> None:

@@ -12,6 +12,7 @@ import grpc
 import pytest
 from opentelemetry import baggage, context, trace
 from opentelemetry.instrumentation.grpc import GrpcAioInstrumentorClient, GrpcInstrumentorClient
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.propagators.textmap import TextMapPropagator
 
 from balancer import blocking_channel
@@ -325,6 +326,17 @@ async def test_baggage_that_a_call_brings_is_kept(
         context.detach(token)
     assert is_child(spans.one("INTERNAL", CALL), turn)  # type: ignore[arg-type]
     assert sorted(str(back_end.metadata["baggage"]).split(",")) == ["mine=1", "of=all"]
+
+
+@BOTH
+async def test_what_is_not_to_be_traced_is_not(kind: str, make: Callable[..., Caller], spans: Spans) -> None:
+    """Or an exporter that sends spans through a channel of ours would have more to send with each of them."""
+    async with make(kind) as caller:
+        with suppress_instrumentation():
+            await caller.call(timeout=TIMEOUT_S)
+        assert list(spans) == []
+        await caller.call(timeout=TIMEOUT_S)
+        await eventually_async(lambda: len(spans.of("CLIENT")) == 1)
 
 
 @BOTH

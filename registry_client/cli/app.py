@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import sys
 from importlib import metadata
@@ -32,6 +31,7 @@ from registry_client.cli.show import (
     begin,
     end,
     explain,
+    let_go,
     say,
 )
 from registry_client.cli.top import top
@@ -60,7 +60,7 @@ class _Group(click.Group):
         try:
             self._main(args, prog_name, **extra)
         except BrokenPipeError:
-            _nobody_reads()
+            let_go(sys.stdout, sys.stderr)  # whoever read the output has seen enough
         except CannotWrite as error:
             end(REFUSED, f"cannot write: {error}")
         except OSError as error:  # from click's own writing of a help text
@@ -91,13 +91,6 @@ class _Group(click.Group):
             end(UNREACHABLE, error)
         except RegistryError as error:
             end(REFUSED, error)
-
-
-def _nobody_reads() -> None:
-    """Whoever read the output has seen enough; the interpreter must not try to flush the rest."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # a stream that is closed from the first is None
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:

@@ -47,7 +47,7 @@ class CannotWrite(Exception):
 
 def say(text: str, *, colour: str | None = None, before: str = "") -> None:
     """One line on stdout. `before` stands in front of what is coloured."""
-    _write(plain(before) + (click.style(plain(text), fg=colour) if colour else plain(text)))
+    _write(plain(before) + (click.style(plain(text), fg=colour) if colour and _has_colours() else plain(text)))
 
 
 def _write(text: str, *, err: bool = False) -> None:
@@ -64,12 +64,22 @@ def _write(text: str, *, err: bool = False) -> None:
 def complain(why: object) -> None:
     """One line on stderr."""
     line = plain(" ".join(str(why).split()))
-    _write(f"registryctl: {line if len(line) <= _LONGEST else line[:_LONGEST] + '…'}", err=True)
+    explain(f"registryctl: {line if len(line) <= _LONGEST else line[:_LONGEST] + '…'}")
 
 
 def explain(how: str) -> None:
-    """A help text of ours on stderr, in its lines."""
-    _write(how, err=True)
+    """A text of ours on stderr, in its lines. That nobody can read it changes nothing of what is done."""
+    try:
+        _write(how, err=True)
+    except (BrokenPipeError, CannotWrite):
+        let_go(sys.stderr)
+
+
+def let_go(*streams: TextIO | None) -> None:
+    """Nothing more can be written there; the interpreter must not try to, either, when it ends."""
+    for stream in streams:
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # a stream that is closed from the first is None
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
 
 
 def end(code: int, why: object) -> NoReturn:
@@ -89,7 +99,7 @@ def say_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, wide:
     for_people = not wide and sys.stdout is not None and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if for_people else None
     head, *lines = lay_out(columns, [list(map(plain, row)) for row in rows], width)
-    _write("\n".join([click.style(head, bold=True), *lines]))
+    _write("\n".join([click.style(head, bold=True) if is_drawn_on(sys.stdout) else head, *lines]))
 
 
 def screen() -> Live | None:
@@ -97,11 +107,10 @@ def screen() -> Live | None:
     from rich.console import Console  # which takes long to load
     from rich.live import Live
 
-    if sys.stdout is None or not sys.stdout.isatty():
+    if not is_drawn_on(sys.stdout):
         return None
-    console = Console(file=sys.stdout)
-    if console.is_dumb_terminal:
-        return None
+    # It is one, whatever the variables say by which rich asks.
+    console = Console(file=sys.stdout, force_terminal=True, force_interactive=True)
     return Live(
         console=console,
         screen=True,
@@ -162,7 +171,7 @@ class Progress:
 
     def __enter__(self) -> Self:
         shown = _shown.get()
-        if shown is not None and shown.progress is None and _can_draw(sys.stderr):
+        if shown is not None and shown.progress is None and is_drawn_on(sys.stderr):
             self._begun_s = time.monotonic()
             shown.progress = self
             self._drawing = threading.Thread(target=self._draw, name="registryctl-progress", daemon=True)
@@ -231,5 +240,11 @@ def begin() -> None:
         _soften(stream)
 
 
-def _can_draw(stream: TextIO | None) -> bool:
+def is_drawn_on(stream: TextIO | None) -> bool:
+    """Whether it is a terminal, and one that takes more than lines of text."""
     return stream is not None and stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
+
+
+def _has_colours() -> bool:
+    """No colours for who asks for none (no-color.org), whatever is in the variable."""
+    return is_drawn_on(sys.stdout) and not os.environ.get("NO_COLOR")

@@ -140,6 +140,15 @@ async def test_an_output_that_is_closed_harms_nothing() -> None:
     assert (said, shell.returncode) == (b"", 0)
 
 
+@pytest.mark.usefixtures("address")
+@pytest.mark.parametrize(("arguments", "code"), [("services", 0), ("nonsense", 2), ("deregister player none", 1)])
+async def test_a_complaint_that_nobody_can_read_changes_nothing(arguments: str, code: int) -> None:
+    for errors in ("/dev/full", "&-"):
+        line = f"{shlex.join(REGISTRYCTL)} {arguments} 2>{errors}"
+        shell = await asyncio.create_subprocess_exec("sh", "-c", line, cwd=ROOT, stdout=asyncio.subprocess.DEVNULL)
+        assert await asyncio.wait_for(shell.wait(), WAIT_S) == code, errors
+
+
 @pytest.mark.parametrize("group", [[], ["policy"], ["checks"], ["xds"]], ids=" ".join)
 async def test_who_names_no_command_sees_those_that_there_are(group: list[str]) -> None:
     result = await ctl(*group)

@@ -23,9 +23,9 @@ SHOWN = r"a\x1b[2J\x9b31m\r\n\u202eb\u200bc\ufeff"
 OWN_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def in_terminal(*arguments: str, width: int = 80) -> str:
+def in_terminal(*arguments: str, width: int = 80, **environment: str) -> str:
     """What a command says in a terminal, but for colours of its own."""
-    with Terminal(*arguments, width=width) as terminal:
+    with Terminal(*arguments, width=width, **environment) as terminal:
         assert terminal.wait() == 0, terminal.said
         return terminal.said
 
@@ -144,6 +144,22 @@ async def test_ones_own_mistakes_do_nothing_to_a_terminal(arguments: list[str]) 
     assert code in (1, 2)
     assert len(said.splitlines()) == 1, said
     assert said.rstrip("\n").isprintable()
+
+
+@pytest.mark.usefixtures("address")
+async def test_who_wants_no_colours_gets_none_and_a_terminal_that_knows_none_no_escapes(
+    registry: RegistryClient,
+) -> None:
+    async with registry.register(player("p1"), drain=0):
+        colours = {
+            kind: OWN_COLOURS.findall(await asyncio.to_thread(in_terminal, "events", "player", **environment))
+            for kind, environment in {"usual": {}, "none": {"NO_COLOR": "1"}, "dumb": {"TERM": "dumb"}}.items()
+        }
+        table = await asyncio.to_thread(in_terminal, "instances", "player", TERM="dumb")
+    assert colours["usual"]
+    assert (colours["none"], colours["dumb"]) == ([], [])
+    assert "p1" in table
+    assert "\x1b" not in table
 
 
 # ---- widths

@@ -116,9 +116,20 @@ async def test_a_registry_that_goes_away_and_comes_back(
         await in_terminal(act)
 
 
-async def test_a_terminal_that_cannot_be_drawn_on_gets_lines(registry: RegistryClient) -> None:
+async def test_a_terminal_is_one_whatever_rich_is_told_by_the_environment() -> None:
+    def run(**environment: str) -> None:
+        with Terminal("top", **environment) as terminal:
+            terminal.take("q quit")
+            terminal.press("q")
+            assert terminal.wait() == 0
+
+    await asyncio.to_thread(run, TTY_COMPATIBLE="0", TTY_INTERACTIVE="0")
+
+
+@pytest.mark.parametrize("term", ["dumb", ""])
+async def test_a_terminal_that_cannot_be_drawn_on_gets_lines(registry: RegistryClient, term: str) -> None:
     def run() -> str:
-        with Terminal("top", TERM="dumb") as terminal:
+        with Terminal("top", TERM=term) as terminal:
             assert terminal.wait() == 0
             return terminal.said
 

@@ -26,7 +26,8 @@ from registry_server.supervisor import Supervisor
 EXIT_USAGE = 2
 # Of sysexits.h, "try again later": what is asked for cannot be had at the moment.
 EXIT_NOT_YET = 75
-STDERR = 2
+EXIT_UNWRITTEN = 1
+STDOUT, STDERR = 1, 2
 # How often garbage is looked for, in seconds; after so many looks among the older too, and after so many of those
 # among all. The collector looks by itself when there are so many more objects than at the last look.
 COLLECT_S = 0.025
@@ -45,16 +46,35 @@ class _Group(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Parse the flags, run, and exit."""
         try:
-            return super().main(*args, **{**kwargs, "standalone_mode": False})
+            asked = self._asked(*args, **kwargs)
+            return _serve(asked) if isinstance(asked, Given) else asked
         except click.UsageError as error:
             _fail(f"{without_urls(error.format_message())} See --help.")
         except ConfigError as error:
             _fail(str(error))
 
+    def _asked(self, *args: Any, **kwargs: Any) -> Any:
+        """What a command gives; of the server's own, with what to begin."""
+        try:
+            return super().main(*args, **{**kwargs, "standalone_mode": False})
+        except BrokenPipeError:
+            _let_go(STDOUT)  # whoever read it has seen enough
+        except OSError as error:
+            _let_go(STDOUT)
+            _fail(f"cannot write: {error.strerror or error}", EXIT_UNWRITTEN)
+
 
 def _fail(text: str, code: int = EXIT_USAGE) -> NoReturn:
-    click.echo(f"registry-server: {text}", err=True)
+    try:
+        click.echo(f"registry-server: {text}", err=True)
+    except OSError:  # nobody can read it, which changes nothing
+        _let_go(STDERR)
     sys.exit(code)
+
+
+def _let_go(file: int) -> None:
+    """Nothing can be written there; the interpreter must not try to, either, when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file)
 
 
 def _flags(command: Command) -> Command:
@@ -81,7 +101,7 @@ def _flags(command: Command) -> Command:
 )
 @click.version_option(package_name="grpc-registry")
 @click.pass_context
-def main(context: click.Context, /, file: Path | None, **flags: str | None) -> None:
+def main(context: click.Context, /, file: Path | None, **flags: str | None) -> Given | None:
     """Run a registry server until SIGTERM or SIGINT.
 
     Every setting can also come from the environment (REGISTRY_LISTEN, REGISTRY_STORE, …) or from the file, which
@@ -89,8 +109,7 @@ def main(context: click.Context, /, file: Path | None, **flags: str | None) -> N
     on HOST:PORT" when it is ready, a line for each address.
     """
     context.obj = Given(flags, file)
-    if context.invoked_subcommand is None:
-        _serve(context.obj)
+    return context.obj if context.invoked_subcommand is None else None
 
 
 main.add_command(config_commands)
@@ -156,7 +175,7 @@ def _announce(addresses: Iterable[str]) -> None:
         print("\n".join(f"listening on {address}" for address in addresses), flush=True)
     except OSError as error:
         log.warning("the addresses cannot be printed: %s", error.strerror)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or it is tried again at the end
+        _let_go(STDOUT)
 
 
 def _have_standard_files() -> None:

@@ -498,6 +498,21 @@ def test_help_names_every_flag(flag: str) -> None:
     assert all(f"--{name}" in done.stdout for name in ("listen", "store", "config", "log-format", "log-level"))
 
 
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("--help >/dev/full", 1, "registry-server: cannot write: No space left on device\n"),
+        ("config template etcd >/dev/full", 1, "registry-server: cannot write: No space left on device\n"),
+        ("--nonsense 2>/dev/full", EXIT_USAGE, ""),
+        ("config template etcd | head -n 1 >/dev/null", 0, ""),
+    ],
+)
+def test_what_cannot_be_written_is_a_line_or_nothing(command: str, code: int, said: str) -> None:
+    line = f"{sys.executable} -m registry_server {command}"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr, done.stdout) == (code, said, "")
+
+
 def test_environment_with_a_mistake() -> None:
     check_refused(run(env={"REGISTRY_LISTEN": "nowhere"}), "listen", "nowhere")
 

@@ -66,3 +66,13 @@ def test_what_is_no_command_is_seen() -> None:
         ["-s", "h2:7400", "import", "--hold"],
     ]
     assert runner().invoke(main, ["instances", "--no-such-option"]).exit_code == 2
+
+
+@pytest.mark.parametrize(("typed", "at", "found"), [("ser", 1, "services"), ("events --out", 2, "--output")])
+def test_a_shell_completes_commands_and_options(typed: str, at: int, found: str) -> None:
+    asks = {"COMP_WORDS": f"registryctl {typed}", "COMP_CWORD": str(at), "_REGISTRYCTL_COMPLETE": "bash_complete"}
+    done = runner().invoke(main, [], prog_name="registryctl", env=asks)
+    assert (done.exit_code, done.stdout) == (0, f"plain,{found}\n")
+    for shell in ("bash", "zsh", "fish"):
+        asks = {"_REGISTRYCTL_COMPLETE": f"{shell}_source"}
+        assert "_registryctl_completion" in runner().invoke(main, [], prog_name="registryctl", env=asks).stdout

@@ -120,9 +120,9 @@ class Znodes:
             await asyncio.wait([ended], timeout=CLOSE_S)
 
     def _end(self, ended: asyncio.Future[None]) -> None:
-        with contextlib.suppress(Exception):  # it was lost, or never connected
-            self._client.stop()
-            self._client.close()
+        for end in (self._client.stop, self._client.close):
+            with contextlib.suppress(Exception):  # it was lost, or never connected: what it holds goes all the same
+                end()
         self._in_loop(_done, ended)
 
     # ---- what kazoo's threads say

@@ -10,6 +10,7 @@ import pytest
 
 from balancer import Endpoint, OutlierOptions, PoolOptions, StaticResolver
 from balancer.channels.options import ChannelOptions
+from tests.support.interop_backend import GRACE_S
 from tests.support.interop_fleet import Caller, endpoints, fleet
 from tests.support.waiting import eventually_async
 
@@ -84,7 +85,10 @@ SERVER_STOPS = {"CANCELLED", "Cancelling all calls"}
 async def test_graceful_restart_without_deregistering_loses_no_call(kind: str, tmp_path: Path) -> None:
     """The server says GOAWAY and finishes what it has: the channel loses nothing, and refused calls go elsewhere."""
     with fleet(tmp_path, 3) as servers:
-        async with Caller(kind, StaticResolver(endpoints(servers))) as caller, Load(caller) as load:
+        async with (
+            Caller(kind, StaticResolver(endpoints(servers))) as caller,
+            Load(caller, timeout_s=GRACE_S + TIMEOUT_S) as load,  # the server is the one that gives up
+        ):
             await load.goes_on()
             for server in servers:
                 assert await server.terminate_async() == 0
@@ -135,12 +139,12 @@ async def test_killed_back_end_comes_back(kind: str, tmp_path: Path) -> None:
 @BOTH
 async def test_stopped_back_end_is_ejected(kind: str, tmp_path: Path) -> None:
     """A process that neither answers nor dies: its calls run into their deadlines until outlier detection ejects it."""
-    outlier = OutlierOptions(consecutive_failures=3, base_ejection_s=60, max_ejection_percent=50)
+    outlier = OutlierOptions(consecutive_failures=3, base_ejection_s=60, max_ejection_percent=33)  # one of three
     options = ChannelOptions(pool=PoolOptions(outlier=outlier))
     with fleet(tmp_path, 3) as servers:
         async with (
             Caller(kind, StaticResolver(endpoints(servers)), balancing=options) as caller,
-            Load(caller, timeout_s=0.5) as load,
+            Load(caller, timeout_s=1.5) as load,  # longer than a busy machine holds up those who do answer
         ):
             await load.goes_on()
             servers[0].pause()

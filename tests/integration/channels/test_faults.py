@@ -152,7 +152,7 @@ async def test_stopped_back_end_is_ejected(kind: str, tmp_path: Path) -> None:
             def ejected() -> list[str]:
                 return [node.address for node in caller.channel.stats().nodes if node.ejected_since is not None]
 
-            await eventually_async(ejected, what="the stopped back end is ejected")
+            await eventually_async(ejected, timeout_s=60, what="the stopped back end is ejected")
             assert ejected() == [servers[0].address]
             await eventually_async(lambda: _in_flight(caller, servers[0].address) == 0)
             await load.goes_on(CALLERS)

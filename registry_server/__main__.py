@@ -20,6 +20,7 @@ from registry_server.config.commands import Given, config_commands
 from registry_server.config.sources import SETTINGS
 from registry_server.hang_up import HangUp
 from registry_server.observe import logs
+from registry_server.standard import STDERR, STDOUT, complain, let_go
 from registry_server.stores import StoreError, StoreInUse, has_password, is_url
 from registry_server.supervisor import Supervisor
 
@@ -27,7 +28,6 @@ EXIT_USAGE = 2
 # Of sysexits.h, "try again later": what is asked for cannot be had at the moment.
 EXIT_NOT_YET = 75
 EXIT_UNWRITTEN = 1
-STDOUT, STDERR = 1, 2
 # How often garbage is looked for, in seconds; after so many looks among the older too, and after so many of those
 # among all. The collector looks by itself when there are so many more objects than at the last look.
 COLLECT_S = 0.025
@@ -58,23 +58,15 @@ class _Group(click.Group):
         try:
             return super().main(*args, **{**kwargs, "standalone_mode": False})
         except BrokenPipeError:
-            _let_go(STDOUT)  # whoever read it has seen enough
+            let_go(STDOUT)  # whoever read it has seen enough
         except OSError as error:
-            _let_go(STDOUT)
+            let_go(STDOUT)
             _fail(f"cannot write: {error.strerror or error}", EXIT_UNWRITTEN)
 
 
 def _fail(text: str, code: int = EXIT_USAGE) -> NoReturn:
-    try:
-        click.echo(f"registry-server: {text}", err=True)
-    except OSError:  # nobody can read it, which changes nothing
-        _let_go(STDERR)
+    complain(f"registry-server: {text}")
     sys.exit(code)
-
-
-def _let_go(file: int) -> None:
-    """Nothing can be written there; the interpreter must not try to, either, when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), file)
 
 
 def _flags(command: Command) -> Command:
@@ -175,7 +167,7 @@ def _announce(addresses: Iterable[str]) -> None:
         print("\n".join(f"listening on {address}" for address in addresses), flush=True)
     except OSError as error:
         log.warning("the addresses cannot be printed: %s", error.strerror)
-        _let_go(STDOUT)
+        let_go(STDOUT)
 
 
 def _have_standard_files() -> None:

@@ -59,6 +59,7 @@ def xds() -> None:
     "--envoy-listen", metavar="HOST:PORT", help=f"Where Envoy takes calls, in numbers; port 0 = any. [{ANY_PORT}]"
 )
 @click.option("--state-of-the-world", is_flag=True, help="Envoy is told of everything each time, not of differences.")
+@click.option("--envoy-load-reports", is_flag=True, help="Envoy reports its calls: see `xds loads`.")
 @click.option("--node-id", metavar="ID", help="Who asks, as `xds clients` shows it. [the host's name]")
 @click.option("--node-cluster", default="default", show_default=True, metavar="NAME", help="Of which group it is.")
 @click.option("--region", default="", help="Where it runs, for services that prefer instances nearby.")
@@ -71,6 +72,7 @@ def bootstrap(
     tonic: bool,
     envoy_listen: str | None,
     state_of_the_world: bool,
+    envoy_load_reports: bool,
     node_id: str | None,
     node_cluster: str,
     region: str,
@@ -88,8 +90,8 @@ def bootstrap(
     """
     if envoy and tonic:
         raise click.UsageError("--envoy and --tonic are for different clients: choose one")
-    if not envoy and (envoy_listen or state_of_the_world):
-        raise click.UsageError("--envoy-listen and --state-of-the-world need --envoy")
+    if not envoy and (envoy_listen or state_of_the_world or envoy_load_reports):
+        raise click.UsageError("--envoy-listen, --envoy-load-reports and --state-of-the-world need --envoy")
     named = {"--node-id": node_id or socket.gethostname(), "--node-cluster": node_cluster or "default"}
     named |= {"--region": region, "--zone": zone, "--sub-zone": sub_zone}
     name, cluster, *place = (checks.text(option, given) for option, given in named.items())
@@ -101,7 +103,8 @@ def bootstrap(
     tls = _files(common)
     if envoy:
         listen = listen_address(envoy_listen or ANY_PORT)
-        say_document(for_envoy(addresses, node, listen=listen, state_of_the_world=state_of_the_world, tls=tls))
+        how = {"state_of_the_world": state_of_the_world, "load_reports": envoy_load_reports}
+        say_document(for_envoy(addresses, node, listen=listen, tls=tls, **how))
     elif tonic:
         say_document(for_tonic(addresses, node, tls))
     else:

@@ -102,25 +102,29 @@ def for_envoy(
     *,
     listen: str = ANY_PORT,
     state_of_the_world: bool = False,
+    load_reports: bool = False,
     tls: Files | None = None,
 ) -> Json:
     """For Envoy: all that it needs to be a proxy of every registered service.
 
     listen: HOST:PORT of its one listener; with port 0 any that is free, which its admin page tells.
     state_of_the_world: it is told of everything with each change, and not of what changed.
+    load_reports: it reports what became of its calls, as gRPC's clients always do.
 
     Raises InvalidTarget for TLS without an authority: Envoy would trust everybody.
     """
     if tls and not tls.ca:
         raise InvalidTarget("Envoy brings no authorities: name the file of those to be trusted (--tls-ca)")
     ads = {"ads": {}, "resource_api_version": "V3"}
-    stream: Json = {
-        "api_type": "GRPC" if state_of_the_world else "DELTA_GRPC",
+    source = {
         "transport_api_version": "V3",
-        "set_node_on_first_message_only": True,
         "grpc_services": [{"envoy_grpc": {"cluster_name": CLUSTER, "authority": _authority(addresses[0])}}],
     }
+    kind = "GRPC" if state_of_the_world else "DELTA_GRPC"
+    stream: Json = {**source, "api_type": kind, "set_node_on_first_message_only": True}
+    reports: Json = {"cluster_manager": {"load_stats_config": {**source, "api_type": "GRPC"}}} if load_reports else {}
     return {
+        **reports,
         "node": {**node.to_json(), "metadata": {LISTEN: listen}},
         "dynamic_resources": {"ads_config": stream, "cds_config": ads, "lds_config": ads},
         "static_resources": {"clusters": [_cluster(addresses, tls)]},

@@ -13,6 +13,7 @@ import click
 from registry_server.access.reading import written
 from registry_server.config.sources import DEFAULT, SETTINGS, VARIABLES, Loaded, load
 from registry_server.config.values import ConfigError, ServiceDefaults
+from registry_server.standard import complain
 from registry_server.stores import BadStoreURL, hidden, kinds, nearest, template
 from registry_server.transport.limits import Limits
 
@@ -103,7 +104,7 @@ def config_check(file: Path) -> None:
         _check_guard(loaded)
     except ConfigError as error:
         for problem in error.problems:
-            click.echo(str(problem), err=True)
+            complain(str(problem))
         raise SystemExit(2) from None
     click.echo(f"{file}: ok")
 

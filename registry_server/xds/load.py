@@ -68,6 +68,8 @@ class LoadBook:
             left -= 1 + len(it.upstream_locality_stats)
             if left < 0:
                 break
+            if _is_idle(it):  # Envoy reports of all that it could call
+                continue
             named = read(it.cluster_name)
             if named is None or not self._resources.is_known(named.key) or not rights.may("read", *named.key):
                 continue
@@ -106,6 +108,10 @@ class LoadBook:
         load.calls = min(load.calls + issued, MAX_TOTAL)
         interval = it.load_report_interval.seconds + it.load_report_interval.nanos / 1e9
         return Now(in_progress, issued / interval if interval > 0 else 0.0)
+
+
+def _is_idle(it: ads.ClusterStats) -> bool:
+    return not (it.upstream_locality_stats or it.total_dropped_requests)
 
 
 def _grown(count: int, by: int) -> int:

@@ -504,6 +504,8 @@ def test_help_names_every_flag(flag: str) -> None:
         ("--help >/dev/full", 1, "registry-server: cannot write: No space left on device\n"),
         ("config template etcd >/dev/full", 1, "registry-server: cannot write: No space left on device\n"),
         ("--nonsense 2>/dev/full", EXIT_USAGE, ""),
+        ("config check /dev/null/none 2>/dev/full", EXIT_USAGE, ""),
+        ("config check /dev/null/none 2>&-", EXIT_USAGE, ""),
         ("config template etcd | head -n 1 >/dev/null", 0, ""),
     ],
 )

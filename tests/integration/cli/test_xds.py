@@ -85,6 +85,7 @@ async def test_bootstrap_with_tls() -> None:
         (["--envoy", "--tonic"], "choose one"),
         (["--envoy-listen", "127.0.0.1:0"], "need --envoy"),
         (["--state-of-the-world", "--tonic"], "need --envoy"),
+        (["--envoy-load-reports"], "need --envoy"),
         (["--envoy", "--envoy-listen", "here:1"], "must be an IP address and a port"),
         (["--server", "h:0"], "the port must be 1 to 65535"),
         (["--tonic", "--server", "unix:/run/registry"], "tonic-xds cannot connect to unix:PATH"),

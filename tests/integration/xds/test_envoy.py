@@ -106,6 +106,23 @@ async def test_no_call_is_cut_off_for_its_length(
     assert _found(dumped, "stream_idle_timeout")[0] == "0s"
 
 
+async def test_its_calls_are_reported_if_it_is_told_to(
+    server: RegistryServer, registry: RegistryClient, tmp_path: Path
+) -> None:
+    async with back_ends(registry, one=100) as them, proxy(server, tmp_path, "--envoy-load-reports") as address:
+        await them.start("idle", service="idle")
+        called = 0
+
+        async def reported() -> dict[str, int]:
+            nonlocal called
+            called += await asked(address, "player") == "one"
+            return {it.service: it.successes for it in await registry.xds_clients.loads() if it.successes}
+
+        found = await eventually_async(reported, timeout_s=30.0, what="a report")
+    assert set(found) == {"player"}
+    assert found["player"] <= called
+
+
 def _dump(admin: str) -> Any:
     with urllib.request.urlopen(f"http://{admin}/config_dump", timeout=5) as page:
         return json.loads(page.read())

@@ -85,6 +85,14 @@ def test_envoy_asks_by_adds_and_pings() -> None:
     )
 
 
+def test_envoy_reports_its_calls_if_it_is_told_to() -> None:
+    assert "cluster_manager" not in for_envoy(["h:1"], NODE)
+    made: Any = for_envoy(["h:1"], NODE, load_reports=True)
+    config = made["cluster_manager"]["load_stats_config"]
+    assert (config["api_type"], config["transport_api_version"]) == ("GRPC", "V3")
+    assert config["grpc_services"] == made["dynamic_resources"]["ads_config"]["grpc_services"]
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [("127.0.0.1:0", "127.0.0.1:0"), ("0.0.0.0:10000", "0.0.0.0:10000"), ("[::]:080", "[::]:80")],

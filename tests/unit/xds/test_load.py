@@ -78,6 +78,19 @@ def test_a_report_of_what_nobody_knows_is_nothing(book: LoadBook) -> None:
     assert only(book).now == {}
 
 
+def test_services_that_nobody_calls_take_no_place_in_a_report() -> None:
+    """Envoy reports of all that it could call."""
+    world = World()
+    names = [f"s{number}" for number in range(MAX_SERVICES + 500)]
+    world.apply(put(1, *[key("a", name) for name in names]))
+    book = LoadBook(world.resources)
+    book.came(client := object())
+    book.report(client, [*map(stats, names), stats("s1499", (3, 1, 1, 1)), stats("s7", dropped=2)], UNRESTRICTED, 1.0)
+    assert {name: (it.calls, it.dropped) for (_, name), it in book.loads()} == {"s1499": (3, 0), "s7": (0, 2)}
+    book.report(client, [stats("s1499")], UNRESTRICTED, 2.0)
+    assert [it.now[client] for _, it in book.loads()] == [(0, 0.0)] * 2
+
+
 def test_no_report_makes_a_count_that_cannot_be_told(book: LoadBook) -> None:
     book.came(client := object())
     most = 2**64 - 1

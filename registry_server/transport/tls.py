@@ -7,11 +7,15 @@ if it is still broken at the next look.
 import asyncio
 import logging
 import ssl
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from registry_server.aside import aside
+from registry_server.transport.der import validity
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +54,16 @@ class BadCertificates(Exception):
 
 
 class Certificates:
-    """What the files were when they were whole last. Raises BadCertificates if they are not now."""
+    """What the files were when they were whole last. `clock` gives seconds since 1970.
 
-    def __init__(self, files: TLSFiles) -> None:
+    Raises BadCertificates if they are not whole now.
+    """
+
+    def __init__(self, files: TLSFiles, clock: Callable[[], float] = time.time) -> None:
         self._files = files
+        self._clock = clock
         self._contents, self._context = _load(files)
+        self._out_of_time = ""  # what was said of that
         self._trouble = ""  # why what is in them at the moment is not taken
         self._is_told = False
 
@@ -75,6 +84,7 @@ class Certificates:
 
     async def watch(self) -> None:
         """Look at the files now and then, until cancelled. A disk that hangs holds one thread, and no end."""
+        self.look_at_dates()
         while True:
             await asyncio.sleep(LOOK_S)
             try:
@@ -85,17 +95,26 @@ class Certificates:
     def look(self) -> None:
         """Take what is in the files, if it has changed and is whole."""
         try:
-            if _read(self._files) == self._contents:
-                self._trouble = ""
-                return
-            self._contents, self._context = _load(self._files)
+            self._read_again()
         except BadCertificates as error:
             self._complain(str(error))
         except Exception:
             log.exception("a mistake of this server in reading its certificate: what it showed before it shows on")
         else:
             self._trouble = ""
+        self.look_at_dates()
+
+    def _read_again(self) -> None:
+        if _read(self._files) != self._contents:
+            self._contents, self._context = _load(self._files)
             log.info("%s was read again: it is shown to who connects from now on", self._files.cert)
+
+    def look_at_dates(self) -> None:
+        """Say, once, that no client will take what is shown: too late, or too early."""
+        trouble = _out_of_time(self._contents.cert, datetime.fromtimestamp(self._clock(), UTC))
+        if trouble and trouble != self._out_of_time:
+            log.warning("%s: %s; clients will not connect", self._files.cert, trouble)
+        self._out_of_time = trouble
 
     def _complain(self, trouble: str) -> None:
         """Say so, once, when two looks in a row found the same: until then somebody may be writing the files."""
@@ -138,6 +157,14 @@ def _made(files: TLSFiles, contents: PEMs) -> ssl.SSLContext:
         except (OSError, ValueError) as error:
             raise BadCertificates("tls_client_ca", f"{files.client_ca}: cannot be used: {_why(error)}") from None
     return context
+
+
+def _out_of_time(cert: bytes, now: datetime) -> str:
+    """What is wrong with the dates of a certificate; nothing if all is well, or they cannot be read."""
+    begins, ends = validity(cert) or (now, now)
+    if now > ends:
+        return f"has expired on {ends:%Y-%m-%d at %H:%M:%S} UTC"
+    return f"is not valid before {begins:%Y-%m-%d at %H:%M:%S} UTC" if now < begins else ""
 
 
 def _check(files: TLSFiles, contents: PEMs) -> None:

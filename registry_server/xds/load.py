@@ -68,9 +68,7 @@ class LoadBook:
             left -= 1 + len(it.upstream_locality_stats)
             if left < 0:
                 break
-            if _is_idle(it):  # Envoy reports of all that it could call
-                continue
-            named = read(it.cluster_name)
+            named = None if _is_idle(it) else read(it.cluster_name)
             if named is None or not self._resources.is_known(named.key) or not rights.may("read", *named.key):
                 continue
             if named.key not in found and len(found) >= MAX_SERVICES:
@@ -111,6 +109,7 @@ class LoadBook:
 
 
 def _is_idle(it: ads.ClusterStats) -> bool:
+    """Envoy reports of all that it could call."""
     return not (it.upstream_locality_stats or it.total_dropped_requests)
 
 

@@ -41,6 +41,7 @@ from tests.support.transports import NAME, Everything, value
 from tests.support.waiting import eventually_async, passed
 
 TICK_S = 0.02
+PROTOCOL_ERROR = 1
 OPENING = PREFACE + frame(SETTINGS)
 
 
@@ -226,6 +227,18 @@ async def test_an_open_stream_that_owes_nothing_stays() -> None:
             await client.wait_received([stream])
             await passed(2 * TICK_S)
         assert not client.ended
+
+
+@pytest.mark.parametrize("value", [b" x", b"x ", b"\tx"])
+async def test_a_header_with_a_blank_at_an_end_resets_its_stream_alone(value: bytes) -> None:
+    """RFC 9113, 8.2.1; docs/protocol.md."""
+    async with serving(Everything()) as address, Http2(address) as client:
+        wrong = client.call(f"/{NAME}/Echo", b"\x0a\x01x", headers=[(b"name", value)])
+        right = client.call(f"/{NAME}/Echo", b"\x0a\x01x", headers=[(b"name", b"x x")])
+        await client.flush()
+        await eventually_async(lambda: wrong in client.reset and right in client.ended)
+    assert client.reset[wrong] == PROTOCOL_ERROR
+    assert client.ended[right][b"grpc-status"] == b"0"
 
 
 async def test_a_stream_that_is_reset_at_once_joins_nothing() -> None:

@@ -8,6 +8,7 @@ import random
 import socket
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -158,6 +159,31 @@ async def test_what_is_not_whole_is_not_taken_and_a_line_says_so(
     files.certificates.look()
     assert files.certificates.context is not before
     assert len(caplog.messages) == 1
+
+
+def test_a_certificate_whose_time_it_is_not_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files, now = Files(tmp_path), time.time()
+    paths = files.authority.pair(*LOCAL, expired=True).write(tmp_path)
+    shown = Certificates(TLSFiles(str(paths.cert), str(paths.key)), lambda: now)
+    shown.look_at_dates()
+    shown.look()
+    (line,) = caplog.messages
+    assert line == f"{paths.cert}: has expired on 2020-01-01 at 00:00:00 UTC; clients will not connect"
+    files.write(files.authority.pair(*LOCAL))
+    shown.look()
+    assert len(caplog.messages) == 1
+    now = 0.0
+    shown.look()
+    assert caplog.messages[1].startswith(f"{paths.cert}: is not valid before 20")
+
+
+async def test_a_server_says_by_itself_that_its_certificate_has_expired(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = Authority().pair(*LOCAL, expired=True).write(tmp_path)
+    watching = asyncio.create_task(Certificates(TLSFiles(str(paths.cert), str(paths.key))).watch())
+    await eventually_async(lambda: "has expired on 2020-01-01" in caplog.text)
+    watching.cancel()
 
 
 async def test_a_disk_that_stands_still_keeps_no_server_from_ending(

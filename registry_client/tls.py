@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeAlias
 
 import grpc
 
 from registry_client import checks
 from registry_client.errors import InvalidArgument, WrongType, tls_trouble
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PEM: TypeAlias = str | PathLike[str] | bytes
 
@@ -87,16 +93,25 @@ class TLS:
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         context.set_alpn_protocols(["h2", LOOKS])
-        if self.cert is None or isinstance(self.cert, bytes) or self.key is None or isinstance(self.key, bytes):
-            return context
+        if self.cert is not None and self.key is not None:
+            self._show(context, self.cert, self.key)
+        return context
+
+    def _show(self, context: ssl.SSLContext, cert: PEM, key: PEM) -> None:
         try:
-            # A key that needs a password is refused. Without one here, it would be asked for at the terminal.
-            context.load_cert_chain(self.cert, self.key, password="")
+            with _file(cert) as cert_file, _file(key) as key_file:
+                # A key that needs a password is refused. Without one here, it would be asked for at the terminal.
+                context.load_cert_chain(cert_file, key_file, password="")
+        except _NoFile:
+            return
         except (OSError, ValueError) as error:
             if "KEY_VALUES_MISMATCH" in str(error):
-                raise checks.wrong("tls.key", f"{_shown(self.key)}: is not the key of {_shown(self.cert)}") from None
-            raise checks.wrong("tls.cert", f"{_shown(self.cert)}, {_shown(self.key)}: cannot be used") from None
-        return context
+                whose = "tls.cert" if isinstance(cert, bytes) else _shown(cert)
+                raise checks.wrong("tls.key", f"{_shown(key)}: is not the key of {whose}") from None
+            if isinstance(key, bytes) and _is_certificate(cert):
+                raise checks.wrong("tls.key", "the bytes: cannot be used") from None
+            both = _shown(cert) if isinstance(key, bytes) else f"{_shown(cert)}, {_shown(key)}"
+            raise checks.wrong("tls.cert", f"{both}: cannot be used") from None
 
     def _trusting(self) -> ssl.SSLContext:
         """With `ca` it alone is trusted."""
@@ -110,7 +125,7 @@ class TLS:
 
 async def trouble_with_any(tls: TLS | None, address: str) -> str:
     """What goes wrong at an address, HOST:PORT, with these files; nothing if that cannot be told without them."""
-    if tls is None or isinstance(tls.cert, bytes) or isinstance(tls.key, bytes):
+    if tls is None:
         return ""
     try:
         return await trouble_with(address, tls.context())
@@ -168,6 +183,49 @@ def _text(name: str, path: Path) -> bytes:
     if len(content) > MAX_BYTES:
         raise checks.wrong(f"tls.{name}", f"{checks.shown_path(path)}: is larger than {MAX_BYTES} bytes")
     return content
+
+
+@contextmanager
+def _file(given: PEM) -> Iterator[str]:
+    """Its path, for OpenSSL, which takes a key from a file alone. That of bytes has no name, is nobody else's, and is
+    gone at once. Raises _NoFile where there is none to be had."""
+    if not isinstance(given, bytes):
+        yield fspath(given)
+        return
+    try:
+        file = _nameless(given)
+    except OSError as error:
+        raise _NoFile from error
+    with file:
+        if not Path(path := f"/dev/fd/{file.fileno()}").exists():
+            raise _NoFile
+        yield path
+
+
+def _nameless(content: bytes) -> IO[bytes]:
+    """In memory where the system has that."""
+    file = os.fdopen(os.memfd_create("tls"), "w+b") if hasattr(os, "memfd_create") else TemporaryFile()  # noqa: SIM115
+    try:
+        file.write(content)
+        file.seek(0)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+class _NoFile(Exception):
+    """What is given as bytes cannot be looked at by OpenSSL here."""
+
+
+def _is_certificate(cert: PEM) -> bool:
+    """Whether it is one, by itself."""
+    try:
+        with _file(cert) as path:
+            ssl.create_default_context(cafile=path)
+    except (OSError, ValueError, _NoFile):
+        return False
+    return True
 
 
 def _shown(given: PEM | None) -> str:

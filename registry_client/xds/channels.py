@@ -18,7 +18,7 @@ from registry_client.addresses import parse_addresses
 from registry_client.instance import Locality
 from registry_client.place import check_forks
 from registry_client.tls import TLS
-from registry_client.xds.bootstrap import Files, Node, for_c_core
+from registry_client.xds.bootstrap import Files, Node, for_c_core, for_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 # What makes a bootstrap one channel's own. With the environment, which is for the whole process, the first one would
 # hold for all registries, until the last such channel is closed.
 _BOOTSTRAP = "grpc.TEST_ONLY_DO_NOT_USE_IN_PROD.xds_bootstrap_config"
+
+# With any of these gRPC goes by `no_proxy`, too, which it cannot where several addresses are one server.
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +109,15 @@ def _target(
     name = checks.name("service", name)
     who = checks.text("node_id", node_id) or f"{socket.gethostname()}-{os.getpid()}"
     node = Node(who, locality=locality or Locality())
-    bootstrap = for_c_core(parse_addresses(registry), node, _files(tls))
+    make = for_grpc if any(map(os.environ.get, _PROXIES)) else for_c_core
+    bootstrap = make(parse_addresses(registry), node, tls=_files(tls))
     uri = f"xds:///{name}" if space == DEFAULT_NAMESPACE else f"xds:///{space}/{name}"
-    return _Target(uri, [*given.items(), (_BOOTSTRAP, json.dumps(bootstrap))])
+    return _Target(uri, [*_direct(given).items(), (_BOOTSTRAP, json.dumps(bootstrap))])
+
+
+def _direct(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with which no proxy of the environment is asked for the service, unless they ask for one."""
+    return options if "grpc.http_proxy" in options else {"grpc.enable_http_proxy": 0, **options}
 
 
 def _files(tls: TLS | None) -> Files | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.conftest import ServerFactory
 from tests.integration.xds.stage import BACKEND, BackEnds, back_ends
 from tests.support.etcd import free_port
 from tests.support.servers import RegistryServer
+from tests.support.taken import Taken
 from tests.support.waiting import eventually_async, until
 
 METHOD = f"/{BACKEND}/Who"
@@ -160,6 +162,48 @@ def test_the_environment_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with xds.channel("player", registry=address) as channel, pytest.raises(grpc.RpcError) as failed:
         channel.unary_unary(METHOD)(b"", timeout=CALL_S)
     assert address.rpartition(":")[2] in failed.value.details()
+
+
+@pytest.mark.parametrize("more", ["", ",127.0.0.1:1"], ids=["one address", "several"])
+async def test_who_is_named_in_no_proxy_is_asked_without_one(
+    more: str, server: RegistryServer, them: BackEnds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/xds.md. The back ends are called without one in any case."""
+    async with proxy() as (address, heard):
+        monkeypatch.setenv("grpc_proxy", f"http://{address}")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        async with xds.aio.channel("player", registry=server.address + more) as channel:
+            assert await asked(channel)() == "a"
+        assert heard == []
+
+
+async def test_grpc_asks_the_proxy_of_the_environment_for_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/xds.md says how to do without."""
+    registry = f"127.0.0.1:{free_port()}"
+    async with proxy() as (address, heard):
+        monkeypatch.setenv("grpc_proxy", f"http://{address}")
+        async with xds.aio.channel("player", registry=registry) as channel:
+            channel.get_state(try_to_connect=True)
+            first = await eventually_async(lambda: heard, what="somebody asks the proxy")
+    assert first[0] == f"CONNECT {registry} HTTP/1.1\r\n".encode()
+
+
+@asynccontextmanager
+async def proxy() -> AsyncIterator[tuple[str, list[bytes]]]:
+    """One that refuses everybody: its address, and what it was asked."""
+    heard: list[bytes] = []
+
+    async def refuse(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readline())
+
+    taken = Taken(refuse)
+    listening = await asyncio.start_server(taken, "127.0.0.1", 0)
+    try:
+        host, port = listening.sockets[0].getsockname()
+        yield f"{host}:{port}", heard
+    finally:
+        listening.close()
+        await taken.end()
 
 
 ARGUMENTS = ("service", "registry", "namespace", "credentials", "options", "compression", "registry_tls", "locality")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from registry_client import TLS, bearer, connect
+from registry_client import TLS, bearer, connect, tls
 from registry_client.addresses import is_of_this_machine
 from registry_client.bearer import Bearer, check_token
 from registry_client.errors import InvalidArgument, RegistryUnavailable, tls_trouble
@@ -221,6 +221,7 @@ def test_files_that_cannot(tmp_path: Path) -> None:
     pair, other = authority.pair("game.example"), authority.pair("game.example")
     files, others = pair.write(tmp_path), other.write(tmp_path, "other")
     (odd := tmp_path / "odd.pem").write_bytes(b"-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----\n")
+    garbage = b"-----BEGIN PRIVATE KEY-----\n?\n-----END PRIVATE KEY-----\n"
     (locked := tmp_path / "locked.pem").write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----")
     for given, told in (
         (lambda: TLS(ca=tmp_path / "none.pem"), r"^tls.ca: .*none.pem: No such file"),
@@ -231,6 +232,11 @@ def test_files_that_cannot(tmp_path: Path) -> None:
         (lambda: TLS(cert=files.cert, key=files.cert), r"^tls.key: .*: there is no key in PEM in it"),
         (lambda: TLS(cert=files.cert, key=others.key), r"^tls.key: .*other-key.pem: is not the key of .*server.pem"),
         (lambda: TLS(cert=odd, key=files.key), r"^tls.cert: .*odd.pem, .*: cannot be used"),
+        (lambda: TLS(cert=pair.cert, key=other.key), r"^tls.key: the bytes: is not the key of tls.cert$"),
+        (lambda: TLS(cert=files.cert, key=other.key), r"^tls.key: the bytes: is not the key of .*server.pem$"),
+        (lambda: TLS(cert=pair.cert, key=others.key), r"^tls.key: .*other-key.pem: is not the key of tls.cert$"),
+        (lambda: TLS(cert=odd.read_bytes(), key=pair.key), r"^tls.cert: the bytes: cannot be used$"),
+        (lambda: TLS(cert=pair.cert, key=garbage), r"^tls.key: the bytes: cannot be used$"),
         (lambda: TLS(cert=files.cert, key=locked), r"^tls.key: .*: needs a password"),
         (lambda: TLS(cert=files.cert), r"^tls.key: must be there with tls.cert"),
         (lambda: TLS(key=files.key), r"^tls.cert: must be there with tls.key"),
@@ -240,6 +246,18 @@ def test_files_that_cannot(tmp_path: Path) -> None:
         with pytest.raises(InvalidArgument, match=told) as refused:
             connect("h", tls=given())
         assert "\n" not in str(refused.value)
+
+
+def test_where_bytes_cannot_be_looked_at_they_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine without memory or files to spare; gRPC needs none."""
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    pair = Authority().pair("game.example")
+    monkeypatch.setattr(os, "memfd_create", full)
+    monkeypatch.setattr(tls, "TemporaryFile", full)
+    assert TLS(cert=pair.cert, key=pair.key).read() == (None, pair.cert, pair.key)
 
 
 # ---- what is said of TLS that does not come about

@@ -16,6 +16,7 @@ from balancer.channels.options import ChannelOptions, GrpcOptions, settings_of
 from balancer.threads.dial import ThreadsDialler
 from balancer.threads.engine import ThreadsEngine
 from balancer.threads.methods import METHODS, Method
+from balancer.threads.workers import check_interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +71,7 @@ class BalancedChannel(Makers[Method], grpc.Channel):  # type: ignore[misc]
         self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool | None = None
     ) -> None:
         """Tells `callback`, in another thread, the channel's state now and whenever it changes."""
+        check_interpreter()
         self.engine.connectivity.subscribe(callback)
         self.engine.look()
         if try_to_connect:

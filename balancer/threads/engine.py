@@ -26,7 +26,7 @@ from balancer.pool.picker import Open, Wait
 from balancer.threads.connection import Connection
 from balancer.threads.native import CLOSED, code_of
 from balancer.threads.subscribers import Connectivity
-from balancer.threads.workers import Workers
+from balancer.threads.workers import Workers, check_interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,6 +91,7 @@ class ThreadsEngine(Engine):
         self._held: dict[Waiter, None] = {}
 
     def start(self) -> None:
+        check_interpreter()
         with self._lock:
             if self._thread is not None or self.closed:
                 return

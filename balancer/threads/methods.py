@@ -22,6 +22,7 @@ from balancer.policies.base import Node
 from balancer.threads.call import Call
 from balancer.threads.native import NativeMethod
 from balancer.threads.requests import Source
+from balancer.threads.workers import check_interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,6 +68,7 @@ class Method(BalancedMethod[NativeMethod]):
 
     def begin(self, request: object, arguments: Arguments) -> Call:
         """Begins a call that does not block."""
+        check_interpreter()
         arguments = _lasting(self.planned(arguments))
         info = self.engine.info_of(self.path, arguments[1] or ())
         call = Call(self, request, self.source(request), arguments, info)
@@ -177,6 +179,7 @@ class UnaryUnaryMethod(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: i
         connection, seen = self._ready(info, started)
         spans = self.engine.tracing.begin(self.path, metadata) if self.engine.tracing.is_on else None
         if connection is None:
+            check_interpreter()
             call = Call(self, request, None, arguments, info)
             call.trace(spans)
             call.begin_without(started, seen)

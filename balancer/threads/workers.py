@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections import deque
 from typing import TYPE_CHECKING
@@ -14,6 +15,12 @@ log = logging.getLogger(__name__)
 
 _LINGER_S = 1.0
 _MOST = 64
+
+
+def check_interpreter() -> None:
+    """Raises RuntimeError once the interpreter is ending: whoever waited for a thread would wait for ever."""
+    if sys.is_finalizing():
+        raise RuntimeError("the interpreter is ending, and runs no threads any more: close the channel before")
 
 
 class Workers:

@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from balancer import StaticResolver, aio_channel, blocking_channel
 from tests.support.interop_backend import SERVICE
 from tests.support.interop_fleet import encoded, endpoints, fleet
 from tests.support.interop_messages import Empty, TestStub
+from tests.support.source import ROOT
 
 HASHING = ("consistent_hash", "ip_hash", "locality_aware?child=consistent_hash")
 CONFIG = '{"methodConfig": [{"name": [{}]}]}'
@@ -46,6 +49,44 @@ def test_closing_after_waiting_in_vain_ends() -> None:
         grpc.channel_ready_future(channel).result(0.3)
     channel.close()
     gc.collect()
+
+
+LATE = """
+import sys
+from balancer import blocking_channel
+
+class Last:
+    def __del__(self):
+        path = "/x.Y/Z"
+        for begin in (
+            lambda channel: channel.unary_unary(path)(b""),
+            lambda channel: channel.unary_unary(path).future(b""),
+            lambda channel: channel.unary_stream(path)(b""),
+            lambda channel: channel.stream_unary(path)(iter([])),
+            lambda channel: channel.stream_stream(path)(iter([])),
+            lambda channel: channel.subscribe(print),
+        ):
+            for channel in self.channels:
+                try:
+                    begin(channel)
+                except RuntimeError as error:
+                    print(sys.is_finalizing(), str(error).partition(",")[0], flush=True)
+        for channel in self.channels:
+            channel.close()
+        print("closed", flush=True)
+
+last = Last()
+last.channels = [blocking_channel("static://127.0.0.1:1") for _ in range(2)]
+last.channels[0].unary_unary("/x.Y/Z").future(b"", wait_for_ready=True)
+sys.modules["last"] = last  # goes last, when no thread runs any more
+del last
+"""
+
+
+def test_who_calls_as_the_interpreter_ends_waits_for_no_thread() -> None:
+    """None runs any more: who waited for one would keep the process for ever. On a channel in use, and a fresh one."""
+    done = subprocess.run([sys.executable, "-c", LATE], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["True the interpreter is ending"] * 12 + ["closed"], done.stderr
 
 
 @pytest.mark.parametrize("policy", HASHING)

@@ -212,8 +212,11 @@ class AdminServer:
         if host is None:  # every browser says one
             return True
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+        name = name.lower().removesuffix(".")
+        if name in self._hosts or name.endswith(".localhost"):  # which belongs to nobody: RFC 6761
+            return True
         try:
-            return name.lower() in self._hosts or bool(ipaddress.ip_address(name.strip("[]")))
+            return bool(ipaddress.ip_address(name.strip("[]")))
         except ValueError:
             return False
 

@@ -71,6 +71,11 @@ class History:
         """The number of the latest event; 0 for none."""
         return next(reversed(self._events), 0)
 
+    @property
+    def last(self) -> int:
+        """The number of the latest event that there was, be it forgotten; 0 for none."""
+        return max(self.latest, self._last_forgotten.number)
+
     # ---- writing
 
     def add(self, event: Event, stamp: float | None = None) -> None:
@@ -169,6 +174,11 @@ class History:
     def is_whole_since(self, service: Name | None, number: int) -> bool:
         """Whether all that came after that number is remembered, of all or of one service."""
         return number >= self._floor_of(service).number
+
+    def is_of_another(self, number: int) -> bool:
+        """Whether no event here has, or had, that number: who knows one by it was told so by another server. Of what
+        was forgotten nobody knows any more, which numbers it had."""
+        return number > self._last_forgotten.number and number not in self._events
 
     def is_whole_from(self, service: Name | None, epoch: str, revision: int) -> bool:
         """Whether all of that revision of an epoch and of later ones is remembered, of all or of one service."""

@@ -19,6 +19,8 @@ from registry_server.rights import Rights
 
 # So many rows are in a message.
 SERVICES_AT_ONCE, INSTANCES_AT_ONCE, EVENTS_AT_ONCE = 500, 250, 100
+# ... and so many events are looked at, at once, which of them may be seen.
+MAX_EVENTS = 5_000
 # Who looks at a service is shown what left it lately: so many, for so long.
 MAX_LEFT, LEFT_S = 100, 300.0
 # Of more changes than these all is told anew: to look at them would take longer than a step may.
@@ -50,11 +52,11 @@ class Sources(NamedTuple):
 
 class Look(NamedTuple):
     """What a page shows beside the services: `looks_at`, one that may be seen, None if there is none or it was
-    `refused`; and what happens."""
+    `refused`; and what happens after the event of a number, 0 for all that is remembered, None for nothing."""
 
     looks_at: Name | None = None
     refused: str = ""
-    events: bool = False
+    events: int | None = None
 
 
 class Display:
@@ -63,8 +65,7 @@ class Display:
     def __init__(self, sources: Sources, rights: Rights, look: Look) -> None:
         self._catalog, self._guard, self._history = sources
         self._rights = rights
-        self._looks_at, self._refused, self._wants_events = look
-        self._number: int | None = None
+        self._looks_at, self._refused, self._number = look
         self._seq: int | None = None
         self._held: frozenset[Key] = frozenset()
 
@@ -79,8 +80,8 @@ class Display:
         elif changes:
             yield from self._services(changes)
             yield from self._instances([it for it in changes if it.key[:2] == self._looks_at])
-        if self._wants_events:
-            yield from self._events()
+        if self._number is not None:
+            yield from self._events(self._number)
 
     def held(self) -> Iterator[Message]:
         """What is to be told of instances because their removal waits since the last look, or does so no more."""
@@ -122,16 +123,21 @@ class Display:
         found = {it.key: it for it in islice((it for it in recent if it.has_left), MAX_LEFT)}
         return [left_row(it) for it in reversed(found.values()) if self._catalog.get(it.key) is None]
 
-    def _events(self) -> Iterator[Message]:
-        """What happened since the last look. Of more than is shown at once only that there was more."""
+    def _events(self, after: int) -> Iterator[Message]:
+        """What happened since the last look: the latest of it, and whether there was `more`, or some is `lost` as it is
+        forgotten already. `anew` where the page was told by another server of what it knows: then all counts."""
         history = self._history()
-        before, self._number = self._number, history.latest
-        if before is None or before == self._number:
+        is_anew = after > 0 and history.is_of_another(after)
+        self._number = history.last
+        if after == self._number:
             return
-        events = reversed(history.since(None, before))
-        meant = (it for it in events if self._rights.may("read", *it.name))
+        came = history.since(None, 0 if is_anew else after)
+        looked_at = came[-MAX_EVENTS:]
+        meant = (it for it in reversed(looked_at) if self._rights.may("read", *it.name))
         rows = [event_row(it) for it in islice(meant, EVENTS_AT_ONCE)]
-        yield Message("history", {"events": rows, "more": next(meant, None) is not None})
+        more = len(came) > len(looked_at) or next(meant, None) is not None
+        is_lost = after > 0 and not is_anew and not history.is_whole_since(None, after)
+        yield Message("history", {"events": rows, "more": more, "lost": is_lost, "anew": is_anew})
 
     def _services(self, changes: Sequence[Change]) -> Iterator[Message]:
         last = {change.key[:2]: change for change in changes}

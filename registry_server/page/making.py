@@ -97,9 +97,17 @@ class LivePage:
                 _may_read(caller, looks_at)
         except RequestError as error:  # a browser shows no script why a stream is refused, so the stream says it
             looks_at, refused = None, str(error)
-        look = Look(looks_at, refused, events="events" in request.query)
+        look = Look(looks_at, refused, self._events_after(request))
         display = Display(self._sources, caller.rights, look)
         return await self._pages.show(request, caller, display)
+
+    def _events_after(self, request: web.Request) -> int | None:
+        """The number of the latest event that a page knows that wants to be told of more; `yes`, of those to come.
+        Raises InvalidField."""
+        said = request.query.get("events")
+        if said is None or said == "yes":
+            return None if said is None else self._shown.history().last
+        return _number("events", said)
 
     async def _instance(self, request: web.Request, caller: Caller) -> web.Response:
         name, id_ = _service(request), fields.name("id", request.query.get("id", ""))
@@ -134,11 +142,10 @@ class LivePage:
 
     async def _history(self, request: web.Request, caller: Caller) -> web.Response:
         """What happened before an event of that number, or up to now, the latest first."""
-        before = request.query.get("before", "")
-        if before and not (before.isascii() and before.isdigit() and len(before) < MAX_DIGITS):
-            raise InvalidField("before", "must be the number of an event")
+        asked = request.query.get("before", "")
+        before = _number("before", asked) if asked else None
         rows: list[Cells] = []
-        events = self._shown.history().backwards(None, int(before) if before else None)
+        events = self._shown.history().backwards(None, before)
         for number, it in enumerate(events, 1):
             if caller.rights.may("read", *it.name):
                 rows.append(event_row(it))
@@ -181,6 +188,13 @@ def _service(request: web.Request) -> Name:
     """The service that is asked for. Raises InvalidField."""
     query = request.query
     return fields.namespace("namespace", query.get("namespace", "")), fields.name("service", query.get("service", ""))
+
+
+def _number(name: str, said: str) -> int:
+    """Of an event. Raises InvalidField."""
+    if not (said.isascii() and said.isdigit() and len(said) < MAX_DIGITS):
+        raise InvalidField(name, "must be the number of an event")
+    return int(said)
 
 
 def _may_read(caller: Caller, name: Name) -> None:

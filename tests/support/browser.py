@@ -6,7 +6,8 @@ TEST_CHROMIUM and TEST_CHROMEDRIVER name others than those on the path.
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,24 @@ class Browser:
 
     def __exit__(self, *_: object) -> None:
         self.driver.quit()
+
+    @contextmanager
+    def before(self, script: str) -> Iterator[None]:
+        """Run a script in each page that is opened meanwhile, before its own."""
+        added = self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
+        try:
+            yield
+        finally:
+            self.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+
+    def is_hidden(self, hidden: bool) -> None:
+        """As when its tab goes behind another, or comes back."""
+        self.run(
+            """const hidden = arguments[0];
+            Object.defineProperty(document, 'hidden', {configurable: true, get: () => hidden});
+            document.dispatchEvent(new Event('visibilitychange'));""",
+            hidden,
+        )
 
     def open(self, url: str) -> None:
         """A page, anew, also if only what follows its `#` is another."""

@@ -1,6 +1,7 @@
 // The page: what is shown, where, and by which keys. See model.js for what is known, live.js for how it comes.
 
 import { $, el, say } from "./dom.js";
+import { clock } from "./clock.js";
 import { Connected } from "./connected.js";
 import { History } from "./history.js";
 import { Live, ask } from "./live.js";
@@ -49,8 +50,8 @@ class App {
     const [namespace, service, id] = names;
     const looksAt = name === "services" && service ? { namespace, name: service } : null;
     const is = (it) => it && `${it.namespace}/${it.name}`;
-    const events = name === "history";
-    if (is(looksAt) !== is(this.live.service) || events !== this.live.events) {
+    const events = name === "history" ? () => this.tabs.history.latest : null;
+    if (this.live.events === undefined || is(looksAt) !== is(this.live.service) || Boolean(events) !== Boolean(this.live.events)) {
       this.tabs.services.look(looksAt);
       this.live.look(looksAt, events);
     }
@@ -78,8 +79,10 @@ class App {
 
   server(it) {
     this.compare(it);
+    const isAnother = this.numbers && this.numbers.identity !== it.identity;
     this.numbers = it;
-    this.skew = Date.now() - it.at;
+    clock.told(it.at);
+    if (isAnother && this.tab === "history") this.tabs.history.open(); // one may see other events
     const { size, pushes, store } = it;
     const tiles = [
       size && ["services", number(size.services)],
@@ -119,8 +122,8 @@ class App {
   }
 
   tick() {
-    this.tabs.services.tick(Date.now() - (this.skew ?? 0));
-    if (this.tab !== "services") this.tabs[this.tab].tick?.(Date.now() - (this.skew ?? 0));
+    this.tabs.services.tick();
+    if (this.tab !== "services") this.tabs[this.tab].tick?.();
   }
 
   linked(state, why) {

@@ -1,5 +1,6 @@
 // Who is connected: streams that are open, and xDS clients.
 
+import { clock } from "./clock.js";
 import { el } from "./dom.js";
 import { List, cells } from "./list.js";
 import { ask } from "./live.js";
@@ -46,7 +47,7 @@ export class Connected {
   }
 
   told({ streams, count, methods, xds }) {
-    this.now = Date.now();
+    this.now = clock.now();
     const rows = streams.map(([method, peer, who, at, wanted, told]) => ({ id: `${method} ${peer} ${at} ${wanted}`, method, peer, who, at, wanted, told }));
     const shown = Object.entries(methods).map(([method, it]) => `${number(it)} ${method}`);
     this.note.textContent = `${shown.join(", ") || "none"}${count > streams.length ? `; the oldest ${number(streams.length)} are shown` : ""}`;

@@ -1,5 +1,6 @@
 // One instance: all that is known of it, its checks, its life.
 
+import { clock as server } from "./clock.js";
 import { el, pairs } from "./dom.js";
 import { ask } from "./live.js";
 import { happening, reason, spells } from "./model.js";
@@ -19,7 +20,7 @@ export class Detail {
     const name = id && `${service.namespace}/${service.name}/${id}`;
     if (name !== this.name) {
       this.known = null;
-      this.askedAt = 0;
+      this.askedAt = -Infinity;
     }
     Object.assign(this, { service, id, row, name, isWhole });
     if (id) {
@@ -31,12 +32,12 @@ export class Detail {
   /** Not more often than so: an instance may change with every check. */
   askSoon() {
     clearTimeout(this.asking);
-    this.asking = setTimeout(() => this.ask(), Math.max(0, this.askedAt + AGAIN_MS - Date.now()));
+    this.asking = setTimeout(() => this.ask(), Math.max(0, this.askedAt + AGAIN_MS - performance.now()));
   }
 
   async ask() {
     const { name, service, id } = this;
-    this.askedAt = Date.now();
+    this.askedAt = performance.now();
     try {
       const known = await ask(`instance?${new URLSearchParams({ namespace: service.namespace, service: service.name, id })}`);
       if (name === this.name) this.known = { ...known, history: known.history.map(happening) };
@@ -109,7 +110,7 @@ function why({ verdict, traffic, reasons }) {
 
 function history(events, row) {
   if (!events?.length) return [];
-  const now = Date.now();
+  const now = server.now();
   const begins = Math.min(events.at(-1).at, row?.registered || Infinity);
   const line = (it) => el("li", {}, el("time", { datetime: new Date(it.at).toISOString(), title: new Date(it.at).toLocaleString("en-GB"), text: clock(it.at) }), el("strong", { text: it.cause }), it.by ? ` by ${it.by}` : "", it.said ? `: ${it.said}` : "", it.late ? " (maybe earlier)" : "");
   return [

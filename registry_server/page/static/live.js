@@ -1,5 +1,7 @@
 // The one stream that tells an open page what changes. It is closed while nobody sees the page.
 
+import { clock } from "./clock.js";
+
 const SILENT_MS = 8_000;
 const AGAIN_MS = 1_000;
 const ANSWER_MS = 10_000;
@@ -17,7 +19,8 @@ export class Live {
     setInterval(() => this.watch(), 1_000);
   }
 
-  /** Look at the instances of this service, or at none; and at what happens, or not. */
+  /** Look at the instances of this service, or at none; and at what happens, or not: `events` gives the number of the
+   * latest event that is known, so that none is missed that came while nobody was told. */
   look(service, events) {
     this.service = service;
     this.events = events;
@@ -28,14 +31,14 @@ export class Live {
     this.close();
     if (document.hidden) return;
     const query = new URLSearchParams(this.service ? { namespace: this.service.namespace, service: this.service.name } : {});
-    if (this.events) query.set("events", "yes");
+    if (this.events) query.set("events", this.events());
     const source = new EventSource(`api/live?${query}`);
     this.source = source;
-    this.heardAt = Date.now();
+    this.heardAt = performance.now();
     for (const event of ["server", "services", "instances", "history"]) {
       source.addEventListener(event, (message) => {
         if (this.source !== source) return;
-        this.heardAt = Date.now();
+        this.heardAt = performance.now();
         this.state("live");
         this.told(event, JSON.parse(message.data));
       });
@@ -53,7 +56,7 @@ export class Live {
 
   /** A connection may be dead and say nothing: the server tells something every two seconds. */
   watch() {
-    if (this.source && Date.now() - this.heardAt > SILENT_MS) this.lost();
+    if (this.source && performance.now() - this.heardAt > SILENT_MS) this.lost();
   }
 
   async lost() {
@@ -80,6 +83,7 @@ async function refusal() {
 /** What the server answers; raises an Error with its words, and the status as `status`. */
 export async function ask(path, options) {
   const response = await fetch(`api/${path}`, { signal: AbortSignal.timeout(ANSWER_MS), ...options });
+  clock.hinted(response.headers.get("Date"));
   if (!response.ok) throw Object.assign(new Error((await response.text()).trim() || response.statusText), { status: response.status });
   return response.status === 204 ? null : response.json();
 }

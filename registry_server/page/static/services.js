@@ -1,5 +1,6 @@
 // Services on the left, the instances of one in the middle, one of these on the right.
 
+import { clock } from "./clock.js";
 import { Detail } from "./detail.js";
 import { el, say } from "./dom.js";
 import { List, cells } from "./list.js";
@@ -15,7 +16,6 @@ export class Services {
     this.go = go;
     this.service = null;
     this.chosen = null;
-    this.now = Date.now();
     this.services = new Items(service, (row) => `${row[0]}/${row[1]}`);
     this.shown = new View((a, b) => compare(a.id, b.id));
     this.order = { by: "id", isDown: false };
@@ -117,7 +117,7 @@ export class Services {
   // ---- what is told
 
   told(event, message) {
-    const now = this.now;
+    const now = clock.now();
     if (event === "services") this.toldServices(this.services.fold(message, now));
     else this.toldInstances(this.instances.fold(message, now), message);
   }
@@ -164,8 +164,8 @@ export class Services {
   }
 
   /** Where time shows: what left long ago is forgotten, ages go on. */
-  tick(now) {
-    this.now = now;
+  tick() {
+    const now = clock.now();
     const services = this.services.tidy(now);
     if (services.length) this.toldServices(services);
     const instances = this.instances.tidy(now);
@@ -229,8 +229,9 @@ export class Services {
 
   fillInstance(row, it) {
     row.dataset.state = it.state;
-    const age = it.gone ? `${span(this.now - it.gone.at)} ago` : span(this.now - it.registered);
-    const state = it.leaves && !it.gone ? `${it.text}, leaves in ${span(it.leaves - this.now)}` : it.text;
+    const now = clock.now();
+    const age = it.gone ? `${span(now - it.gone.at)} ago` : span(now - it.registered);
+    const state = it.leaves && !it.gone ? `${it.text}, leaves in ${span(it.leaves - now)}` : it.text;
     cells(row, [it.id, it.address, state, weight(it.weight, this.most), it.version, it.zone, age], ["name", "", "state", "", "", "", "number"]);
   }
 

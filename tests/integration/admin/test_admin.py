@@ -105,10 +105,19 @@ async def test_who_shows_what_is_no_token_is_not_taken_for_one_who_shows_nothing
 async def test_a_page_of_somebody_else_gets_nothing() -> None:
     """DNS that leads a name of theirs here would have a browser send us what their page asks."""
     async with running() as address:
-        for host in ("evil.example", "evil.example:7401", "", "[", "127.0.0.1.evil.example"):
+        for host in ("evil.example", "evil.example:7401", "", "[", "127.0.0.1.evil.example", "evil.example."):
             assert (await get(address, "/open", {"Host": host})).status in (400, 421), host
         for host in ("localhost", "LOCALHOST:1", "[::1]", "[::1]:7401", "10.0.0.1"):
             assert (await get(address, "/open", {"Host": host})).status == 200, host
+
+
+async def test_names_under_localhost_are_of_this_machine() -> None:
+    """Nobody else's DNS has these, by RFC 6761; a dot at the end of a name changes nothing."""
+    async with running() as address:
+        for host in ("localhost.", "localhost.:1", "registry.localhost", "A.B.localhost.:7401"):
+            assert (await get(address, "/open", {"Host": host})).status == 200, host
+        for host in ("notlocalhost", "localhost.evil.example", "localhost.."):
+            assert (await get(address, "/open", {"Host": host})).status in (400, 421), host
 
 
 async def test_who_says_no_host_is_no_browser() -> None:

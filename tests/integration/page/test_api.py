@@ -305,6 +305,8 @@ async def test_history_goes_back_in_pages(monkeypatch: pytest.MonkeyPatch) -> No
         "/api/history?before=-1",
         "/api/history?before=" + "9" * 99,
         "/api/history?before=%C2%B2",
+        "/api/live?events=x",
+        "/api/live?events=-1",
     ],
 )
 async def test_questions_that_are_none(path: str) -> None:

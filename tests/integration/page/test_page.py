@@ -133,6 +133,92 @@ def test_what_happened_scrolls_back_and_goes_on(empty: Site, uncomplaining: Brow
         browser.shows(".of-events .row", "weight 230 -> 500")
 
 
+def test_what_happened_while_nobody_looked_is_there_afterwards(empty: Site, uncomplaining: Browser) -> None:
+    """A page that is hidden is told nothing. Also of more than it is told at once, and nothing twice."""
+    browser = uncomplaining
+
+    def is_all(count: int) -> bool:
+        browser.run("document.querySelector('.of-events .list').scrollTop = 1e9")
+        return browser.text(".of-events .note") == f"{count}"
+
+    with sync.connect(empty.address) as registry:
+        registry.register_once(Instance("away", HOST, 8010, id="w"), ttl=600)
+        browser.open(empty.page + "#/history")
+        browser.shows(".of-events .row", "away/w")
+        for first, last in ((1, 1), (2, 121)):
+            browser.is_hidden(True)
+            for weight in range(first, last + 1):
+                registry.update("away", "w", weight=weight)
+            browser.is_hidden(False)
+            browser.shows(".of-events .row", f"-> {last}")
+            browser.until(lambda last=last: is_all(last + 1), "all of it, once")  # type: ignore[misc]
+        registry.update("away", "w", weight=122)
+        browser.until(lambda: is_all(123), "what happens now")
+
+
+HELD_BACK = """
+const fetched = window.fetch;
+const released = new Promise((release) => { window.release = release; });
+window.fetch = async (path, ...more) => {
+  const answer = await fetched(path, ...more);
+  if (String(path).startsWith('api/history')) { window.isHeld = true; await released; }
+  return answer;
+};
+"""
+
+
+def test_what_happens_as_the_history_comes_is_neither_missed_nor_told_twice(
+    empty: Site, uncomplaining: Browser
+) -> None:
+    """Between what is remembered and what is told from then on."""
+    browser = uncomplaining
+    with sync.connect(empty.address) as registry, browser.before(HELD_BACK):
+        registry.register_once(Instance("busy", HOST, 8011, id="b"), ttl=600)
+        browser.open(empty.page + "#/history")
+        browser.until(lambda: browser.run("return window.isHeld"), "it was answered")
+        registry.update("busy", "b", weight=1)
+        browser.shows(".of-events .row", "weight 100 -> 1")
+        browser.run("window.release()")
+        browser.until(lambda: browser.text(".of-events .note") == "2", "both, once")
+        assert len(browser.all(".of-events .row")) == 2
+
+
+def test_where_the_history_is_lost_a_line_says_so(browser: Browser, empty: Site) -> None:
+    """Here with the server: this store keeps none."""
+    with sync.connect(empty.address) as registry:
+        registry.register_once(Instance("old", HOST, 8012, id="o"), ttl=600)
+    browser.open(empty.page + "#/history")
+    browser.shows(".of-events .row", "old/o")
+    empty.server.kill()
+    browser.shows("#link", "no answer")
+    empty.server.start()
+    browser.shows(".of-events .row", "what was before is not known here")
+    with sync.connect(empty.address) as registry:
+        registry.register_once(Instance("new", HOST, 8013, id="n"), ttl=600)
+    browser.shows(".of-events .row", "new/n")
+    assert "not known here" in browser.all(".of-events .row")[1].text
+    assert "old/o" not in browser.text(".of-events")
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_ages_go_by_the_clock_of_the_server(empty: Site, uncomplaining: Browser, hours: int) -> None:
+    browser = uncomplaining
+    skewed = f"const now = Date.now.bind(Date); Date.now = () => now() + {hours * 3_600_000};"
+    with sync.connect(empty.address) as registry, registry.watch("young"), browser.before(skewed):
+        registry.register_once(Instance("young", HOST, 8014, id="y"), ttl=600)
+        for view, ages in (
+            ("history", ".of-events .row [role=gridcell]:first-child"),
+            ("connected", "[aria-label=Streams] .row [role=gridcell]:last-child"),
+            ("services/default/young", ".instances .row [role=gridcell]:last-child"),
+        ):
+            browser.open(f"{empty.page}#/{view}")
+            browser.until(lambda ages=ages: re.match(r"\d+ (s|min)\b", browser.text(ages)), view)  # type: ignore[misc]
+        browser.open(f"{empty.page}#/services/default/young/y")
+        browser.until(lambda: browser.all(".detail svg[aria-label*='its life: unknown for']"), "its life")
+        life = browser.one(".detail svg[aria-label*='its life']").get_attribute("aria-label")
+        assert re.search(r"unknown for \d+ (s|min)\b", life or ""), life
+
+
 def test_what_is_registered_is_there_soon(empty: Site, uncomplaining: Browser) -> None:
     """Within a second by docs/page.md; here a machine may be busy."""
     browser = uncomplaining
@@ -356,6 +442,16 @@ def test_one_says_who_one_is_and_sees_what_one_may(browser: Browser, guarded: Si
     browser.shows("#panel", "reached")
     assert "messages" not in browser.text("#panel")
     assert "commits" not in browser.text("#panel")
+
+
+def test_keys_go_on_after_one_has_said_who_one_is(browser: Browser, guarded: Site) -> None:
+    browser.open(guarded.page)
+    browser.until(lambda: browser.run("return document.getElementById('login').open"), "it asks who one is")
+    browser.press(f"{token('reader')}\n")
+    browser.until(lambda: not browser.run("return document.getElementById('login').open"), "it is known")
+    browser.press("4")
+    browser.shows("#panel", "reached")
+    assert browser.one("#tab-server").get_attribute("aria-selected") == "true"
 
 
 def test_who_logs_out_and_in_again_in_another_tab_does_so_here(browser: Browser, guarded: Site) -> None:

@@ -36,7 +36,7 @@ class Registry:
 
     def apply(self, delta: Delta) -> None:
         for change in self.catalog.apply(delta):
-            self.history.add(Event(self.history.latest + 1, Moment(self.now, False, "e1"), change))
+            self.history.add(Event(self.history.last + 1, Moment(self.now, False, "e1"), change))
 
     def page(self, rights: Rights = UNRESTRICTED, **look: Any) -> "Page":
         return Page(self, Display(Sources(self.catalog, self.guard, lambda: self.history), rights, Look(**look)))
@@ -150,7 +150,7 @@ def test_messages_are_bounded() -> None:
 
 def test_one_is_told_what_one_may_read() -> None:
     registry = Registry(key("a"), key("c", "chat"))
-    page = registry.page(rights_of("reader"), events=True)
+    page = registry.page(rights_of("reader"), events=0)
     page.look()
     assert sorted(page.services) == ["default/player"]
     registry.apply(put(11, key("d", "chat"), key("b")))
@@ -176,7 +176,7 @@ def test_what_is_held_is_told_as_it_changes() -> None:
 
 def test_events_come_once_the_latest_first_and_not_more_than_some() -> None:
     registry = Registry(key("a"))
-    page = registry.page(events=True)
+    page = registry.page(events=0)
     page.look()
     for number in range(3):
         registry.apply(put(11 + number, key("a"), weight=number))
@@ -187,6 +187,42 @@ def test_events_come_once_the_latest_first_and_not_more_than_some() -> None:
         registry.apply(put(20 + number, key("a"), weight=number + 9))
     (told,) = (it.data for it in page.look() if it.event == "history")
     assert (len(told["events"]), told["more"]) == (display.EVENTS_AT_ONCE, True)  # type: ignore[arg-type]
+
+
+def test_who_comes_back_is_told_what_happened_meanwhile() -> None:
+    """A page that was hidden, or cut off, knows events up to some number; another server has not that one."""
+    registry = Registry(key("a"))
+    for number in range(5):
+        registry.apply(put(11 + number, key("a"), weight=number))
+
+    def told(after: int) -> tuple[list[int], object, object, object] | None:
+        page = registry.page(events=after)
+        data: Any = next((it.data for it in page.look() if it.event == "history"), None)
+        assert page.look() == []
+        return None if data is None else ([it[0] for it in data["events"]], data["more"], data["lost"], data["anew"])
+
+    assert told(5) is None
+    assert told(3) == ([5, 4], False, False, False)
+    assert told(0) == ([5, 4, 3, 2, 1], False, False, False)
+    assert told(99) == ([5, 4, 3, 2, 1], False, False, True)
+    registry.history.expire(registry.now + 3601)
+    assert told(5) is None
+    assert told(3) == ([], False, True, False)
+    registry.now += 3600
+    registry.apply(put(16, key("a"), weight=7))
+    assert told(5) == ([6], False, False, False)
+    assert told(3) == ([6], False, True, False)
+
+
+def test_no_look_at_what_happened_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of very many events that one may not see it is told that there may be more."""
+    monkeypatch.setattr(display, "MAX_EVENTS", 3)
+    registry = Registry(key("a"), key("c", "chat"))
+    for number in range(5):
+        registry.apply(put(11 + number, key("c", "chat"), weight=number))
+    page = registry.page(rights_of("reader"), events=0)
+    (told,) = (it.data for it in page.look() if it.event == "history")
+    assert (told["events"], told["more"]) == ([], True)
 
 
 def test_an_instance_says_which_check_failed() -> None:

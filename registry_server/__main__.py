@@ -15,18 +15,16 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from registry_server.access.commands import token_commands
-from registry_server.config import Config, ConfigError, NotYet, without_urls
+from registry_server.config import Config, ConfigError, without_urls
 from registry_server.config.commands import Given, config_commands
 from registry_server.config.sources import SETTINGS
 from registry_server.hang_up import HangUp
 from registry_server.observe import logs
 from registry_server.standard import STDERR, STDOUT, complain, let_go
-from registry_server.stores import StoreError, StoreInUse, has_password, is_url
+from registry_server.stores import StoreError, has_password, is_url
 from registry_server.supervisor import Supervisor
 
 EXIT_USAGE = 2
-# Of sysexits.h, "try again later": what is asked for cannot be had at the moment.
-EXIT_NOT_YET = 75
 EXIT_UNWRITTEN = 1
 # How often garbage is looked for, in seconds; after so many looks among the older too, and after so many of those
 # among all. The collector looks by itself when there are so many more objects than at the last look.
@@ -125,8 +123,7 @@ def _serve(given: Given) -> None:
     except* (ConfigError, StoreError) as group:
         problems += _leaves(group)
     if problems:
-        may_pass = all(isinstance(it, NotYet | StoreInUse) for it in problems)
-        _fail("; ".join(map(str, problems)), EXIT_NOT_YET if may_pass else EXIT_USAGE)
+        _fail("; ".join(map(str, problems)))
 
 
 def _warn_of_password(setting: str, url: str | None) -> None:

@@ -19,7 +19,7 @@ from registry_server.audience import Audience
 from registry_server.audit.log import AuditLog
 from registry_server.audit.wrapper import Audit, audited
 from registry_server.catalog import Catalog
-from registry_server.config import Config, ConfigError, NotYet, Problem
+from registry_server.config import Config, ConfigError, Problem
 from registry_server.config.sources import read_access_of
 from registry_server.config.values import is_loopback
 from registry_server.errors import RequestError
@@ -56,7 +56,7 @@ from registry_server.rpc.policies import PoliciesService
 from registry_server.rpc.registry import RegistryService
 from registry_server.rpc.table import OPEN, Caller, Service, Table
 from registry_server.rpc.why import Clocks, DiagnosisService
-from registry_server.sockets import bound, may_pass
+from registry_server.sockets import bound
 from registry_server.stores import MeasuredStore, memory_by, open_store
 from registry_server.transport.status import CODES
 from registry_server.transport.streams import Streams
@@ -81,8 +81,8 @@ async def serve(
     The port opens when the catalog is loaded, so nobody is ever answered from an empty one. On leaving: health
     NOT_SERVING, streams ended with jitter, calls under way ended, the store let go of. Leases live on.
 
-    Raises ConfigError for an address that cannot be had (NotYet if it may be later), and if it would be open to others
-    and nobody said who may do what; or what a store raises that no retry can mend.
+    Raises ConfigError for an address that cannot be had, and if it would be open to others and nobody said who may do
+    what; or what a store raises that no retry can mend.
     """
     _check_addresses(config)
     if unguarded := config.unguarded():
@@ -406,8 +406,7 @@ def _check_addresses(config: Config) -> None:
 
 
 def _taken(asked: str, error: OSError) -> ConfigError:
-    kind = NotYet if may_pass(error) else ConfigError
-    return kind(f"cannot listen on {asked}: {error.strerror or error}")
+    return ConfigError(f"cannot listen on {asked}: {error.strerror or error}")
 
 
 async def _open(port: Port, config: Config) -> str:

@@ -9,7 +9,6 @@ import fcntl
 import os
 import socket
 import stat
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,11 +26,7 @@ _EVERYWHERE = ("", "*", "0.0.0.0", "::")  # noqa: S104 - which is asked for
 # so many seconds between two tries.
 _TRIES = 20
 _AGAIN_S = 0.01
-_LONGEST = 107 if sys.platform == "linux" else 103  # bytes of a path, of which a zero is the next
 _LACKING = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-# Why an address cannot be had that may be had later: somebody else has it, this machine has it not yet, or whoever
-# knows its name does not answer. (What gRPC says has no number; by then the address has been had once.)
-_PASSING = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, socket.EAI_AGAIN, None)
 _Info = tuple[int, Any]
 
 
@@ -87,11 +82,6 @@ def bound(address: str, socket_mode: int = SOCKET_MODE) -> Bound:
             sockets = _all(infos)
             return Bound(f"{host}:{sockets[0].getsockname()[1]}", sockets)
     raise OSError(errno.EADDRINUSE, "no port is free for all addresses")
-
-
-def may_pass(error: OSError) -> bool:
-    """Whether an address that could not be had may be there another time, with nothing changed in the settings."""
-    return error.errno in _PASSING
 
 
 def path_of(address: str) -> Path:
@@ -165,8 +155,6 @@ def place(path: Path, mode: int) -> Iterator[None]:
 
     What a server left there that is gone is removed first. Raises OSError.
     """
-    if len(os.fsencode(path)) > _LONGEST:  # which Python says without a number
-        raise OSError(errno.ENAMETOOLONG, "AF_UNIX path too long")
     with _locked(path.parent):
         _remove_dead(path)
         others = os.umask(0o777 & ~mode)

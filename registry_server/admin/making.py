@@ -7,8 +7,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from registry_server.config import Config, ConfigError, NotYet, Problem
-from registry_server.sockets import may_pass
+from registry_server.config import Config, ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -57,7 +56,7 @@ class Admin:
         except OSError as error:
             if self._must:
                 why = f"cannot listen on {self._address}: {error.strerror or error}"
-                raise (NotYet if may_pass(error) else ConfigError)(Problem("admin", why)) from None
+                raise ConfigError(Problem("admin", why)) from None
             is_taken = error.errno == errno.EADDRINUSE
             why = f"somebody else has {self._address}" if is_taken else f"{self._address}: {error.strerror or error}"
             log.info("no HTTP side: %s (--admin HOST:PORT for another, or off)", why)

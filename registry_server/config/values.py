@@ -58,10 +58,6 @@ class ConfigError(ValueError):
         self.problems = tuple(it for it in problems if isinstance(it, Problem))
 
 
-class NotYet(ConfigError):
-    """The settings may well be right: what they ask for cannot be had at the moment, and perhaps can later."""
-
-
 @dataclass(frozen=True, slots=True)
 class ServiceDefaults:
     """What holds for who registers and says nothing of it; in seconds. 0 is none."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from time import monotonic
 
 from registry_server.stores.backend import Backend
-from registry_server.stores.base import BadStoreURL, Shelf, Store, StoreAway, StoreError, StoreInUse
+from registry_server.stores.base import BadStoreURL, Shelf, Store, StoreAway, StoreError
 from registry_server.stores.measured import MeasuredStore
 from registry_server.stores.schemes import Scheme, Schemes, installed
 from registry_server.stores.tables import BadTable, kind_of, nearest, written_as_url
@@ -24,7 +24,6 @@ __all__ = [
     "Store",
     "StoreAway",
     "StoreError",
-    "StoreInUse",
     "check_url",
     "has_password",
     "hidden",

@@ -27,10 +27,6 @@ class StoreAway(StoreError):
     """The store cannot be reached; whether a write that was under way took place is not known."""
 
 
-class StoreInUse(StoreError):
-    """Another process has the store, which is for one alone; it may let go of it."""
-
-
 class StoreFull(StoreAway):
     """The store has no room and takes no writes until its operators make some; all else goes on."""
 

@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_api.registry.v1.registry_pb2_grpc import RegistryStub
-from registry_server.__main__ import EXIT_NOT_YET, EXIT_USAGE
+from registry_server.__main__ import EXIT_USAGE
 from tests.support.servers import NO_PAGE, ROOT, RegistryServer
 
 TIMEOUT_S = 20.0
@@ -448,9 +448,9 @@ def run(*args: str, env: dict[str, str] | None = None) -> subprocess.CompletedPr
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-def check_refused(done: subprocess.CompletedProcess[str], *said: str, code: int = EXIT_USAGE) -> None:
+def check_refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
     """One clear line, the exit code, nothing on stdout."""
-    assert (done.returncode, done.stdout) == (code, ""), done
+    assert (done.returncode, done.stdout) == (EXIT_USAGE, ""), done
     (line,) = done.stderr.splitlines()
     assert line.startswith("registry-server: ")
     assert all(part in line for part in said), line
@@ -538,7 +538,7 @@ def test_listening_on_every_address_that_is_meant(tmp_path: Path, host: str) -> 
         with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             RegistryStub(channel).List(pb.ListRequest(), timeout=TIMEOUT_S)
         address = f"{host}:{server.port}"
-        check_refused(run("--listen", address), f"cannot listen on {address}", "in use", code=EXIT_NOT_YET)
+        check_refused(run("--listen", address), f"cannot listen on {address}", "in use")
 
 
 @pytest.mark.parametrize(
@@ -558,7 +558,7 @@ def test_file_with_a_mistake(tmp_path: Path, text: str, said: list[str]) -> None
 
 
 def test_port_that_is_taken_by_another_server(server: RegistryServer) -> None:
-    check_refused(run("--listen", server.address), f"cannot listen on {server.address}", "in use", code=EXIT_NOT_YET)
+    check_refused(run("--listen", server.address), f"cannot listen on {server.address}", "in use")
 
 
 def test_port_that_is_taken_by_something_else() -> None:
@@ -566,14 +566,14 @@ def test_port_that_is_taken_by_something_else() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        check_refused(run("--listen", address), f"cannot listen on {address}", "in use", code=EXIT_NOT_YET)
+        check_refused(run("--listen", address), f"cannot listen on {address}", "in use")
         admin = run("--listen", "127.0.0.1:0", "--admin", address)
-        check_refused(admin, f"admin: cannot listen on {address}", "in use", code=EXIT_NOT_YET)
+        check_refused(admin, f"admin: cannot listen on {address}", "in use")
 
 
 def test_an_address_that_this_machine_may_have_later() -> None:
     """Such as one that moves from machine to machine: whoever starts the server again has not given up."""
-    check_refused(run("--listen", "203.0.113.1:0"), "cannot listen on 203.0.113.1:0", code=EXIT_NOT_YET)
+    check_refused(run("--listen", "203.0.113.1:0"), "cannot listen on 203.0.113.1:0")
 
 
 async def test_server_goes_on_after_clients_that_vanish(server: RegistryServer, served: Served) -> None:

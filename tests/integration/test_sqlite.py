@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import pytest
 
-from registry_server.__main__ import EXIT_NOT_YET, EXIT_USAGE
+from registry_server.__main__ import EXIT_USAGE
 from registry_server.records import Back, Commit, Put
 from registry_server.stores.base import StoreAway
 from registry_server.stores.leased import Leased
@@ -135,12 +135,12 @@ async def test_leases_get_their_time_again(server_factory: ServerFactory, path: 
 # ---- files that cannot be used
 
 
-def said_by(url: str, code: int = EXIT_USAGE, **options: object) -> str:
+def said_by(url: str, **options: object) -> str:
     """What a server says that cannot start."""
     command = [sys.executable, "-m", "registry_server", "--listen", "127.0.0.1:0", "--store", url]
     given: dict[str, Any] = {"env": {**os.environ, **NO_PAGE}, **options}
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **given)
-    assert (ended.returncode, ended.stdout) == (code, "")
+    assert (ended.returncode, ended.stdout) == (EXIT_USAGE, "")
     [line] = ended.stderr.splitlines()
     return str(line)
 
@@ -207,7 +207,7 @@ def test_no_such_directory(tmp_path: Path) -> None:
 
 async def test_a_second_server_is_refused(server_factory: ServerFactory, path: Path) -> None:
     server = await server_factory(store=f"sqlite:{path}").start_async()
-    line = await asyncio.to_thread(said_by, f"sqlite:{path}", EXIT_NOT_YET)
+    line = await asyncio.to_thread(said_by, f"sqlite:{path}")
     assert line == f"registry-server: {path}: is in use by another process; a file is for one server alone"
     async with RawClient(server.address) as client:
         await client.register("one", 7001)

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from registry_server.stores.base import StoreAway, StoreError, StoreInUse
+from registry_server.stores.base import StoreAway, StoreError
 from registry_server.stores.sqlite.ledger import STRIDE, Flush, Row
 
 # "gRPC", and the version of what is in the file.
@@ -40,10 +40,6 @@ _OF_TABLE = ("SQLITE_ERROR", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_TOO
 
 class BadFile(StoreError):
     """The file cannot be used, and trying again will not help. The text names the file and says what to do."""
-
-
-class FileInUse(BadFile, StoreInUse):
-    """Another process has the file."""
 
 
 class DiskFull(StoreAway):
@@ -235,7 +231,7 @@ def _meaning(path: Path, error: sqlite3.Error) -> StoreError:
     if name == "SQLITE_ERROR":
         return BadFile(f"{path}: is broken, or was changed by hand ({error}); put a copy in its place")
     if name.startswith("SQLITE_BUSY"):
-        return FileInUse(f"{path}: is in use by another process; a file is for one server alone")
+        return BadFile(f"{path}: is in use by another process; a file is for one server alone")
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
         return BadFile(f"{path}: it, or its directory, cannot be written ({error})")
     if name.startswith("SQLITE_FULL"):

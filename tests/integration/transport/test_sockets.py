@@ -14,7 +14,7 @@ import pytest
 
 import registry_client
 from registry_client import Instance
-from registry_server.__main__ import EXIT_NOT_YET, EXIT_USAGE
+from registry_server.__main__ import EXIT_USAGE
 from registry_server.config import TRANSPORTS
 from registry_server.sockets import Bound, bound
 from tests.support.grpcurl import grpcurl
@@ -126,9 +126,9 @@ def test_the_place_of_a_dead_server_is_taken_that_of_a_living_one_is_not(make: M
     first.kill()
     assert first.path.is_socket()
     second = make().start()
-    assert_refused(second, "in use", code=EXIT_NOT_YET)
+    assert_refused(second, "in use")
     second.pause()
-    assert_refused(second, "in use", code=EXIT_NOT_YET)
+    assert_refused(second, "in use")
     second.resume()
     with registry_client.sync.connect(second.file_address) as registry:
         assert registry.list("player") == []
@@ -171,9 +171,9 @@ def run(address: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-def assert_refused(server: AtFile, why: str, code: int = EXIT_USAGE) -> None:
+def assert_refused(server: AtFile, why: str) -> None:
     done = run(server.file_address)
-    assert (done.returncode, done.stdout) == (code, "")
+    assert (done.returncode, done.stdout) == (EXIT_USAGE, "")
     assert f"cannot listen on {server.file_address}: " in done.stderr
     assert why in done.stderr
 

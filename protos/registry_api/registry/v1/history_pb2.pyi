@@ -230,7 +230,9 @@ class HistoryListRequest(_message.Message):
     page_size: _builtins.int
     """At most this many events in the answer: 1 to 10,000, 0 means 1,000."""
     page_token: _builtins.str
-    """next_page_token of the page before, from the same server: another one begins where that one's clock was."""
+    """next_page_token of the page before. It is good at every replica: one that did not see the last event of that page
+    goes on with what is older.
+    """
     @_builtins.property
     def filter(self) -> Global___EventFilter: ...
     def __init__(
@@ -259,7 +261,9 @@ class HistoryListResponse(_message.Message):
     next_page_token: _builtins.str
     """For the next page; empty after the last one."""
     @_builtins.property
-    def header(self) -> _registry_pb2.ResponseHeader: ...
+    def header(self) -> _registry_pb2.ResponseHeader:
+        """Of the time when the events were looked up. To Watch from the revision of the first page on misses nothing."""
+
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]: ...
     @_builtins.property
@@ -289,8 +293,8 @@ class HistoryWatchRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     FROM_REVISION_FIELD_NUMBER: _builtins.int
     from_revision: _builtins.int
-    """What is remembered of this revision and later ones comes first: for who goes on after a break, maybe at another
-    replica, and knows the events of the last revision that it was told of.
+    """What is remembered of this revision and later ones of the present epoch comes first: for who goes on after a break,
+    maybe at another replica, and knows the events of the last revision that it was told of.
     """
     @_builtins.property
     def filter(self) -> Global___EventFilter:
@@ -323,7 +327,10 @@ class HistoryWatchResponse(_message.Message):
     def header(self) -> _registry_pb2.ResponseHeader: ...
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
-        """The oldest first. The first response may have none: what comes from here on is told."""
+        """The oldest first. The first response may have none: what comes from here on is told. One without any comes every
+        few seconds while nothing is told: nothing that is meant happened up to the revision in its header, so that who
+        goes on later need not ask for what is long ago.
+        """
 
     def __init__(
         self,

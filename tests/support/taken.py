@@ -21,7 +21,11 @@ class Taken:
     def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._serve(reader, writer))
         self._writers[task] = writer
-        task.add_done_callback(lambda task: self._writers.pop(task).transport.abort())
+        task.add_done_callback(self._cut)
+
+    def _cut(self, task: asyncio.Task[None]) -> None:
+        writer = self._writers.pop(task)  # which complains of a transport that lives when it goes
+        writer.transport.abort()
 
     async def end(self) -> None:
         """All that there are, also those that were accepted a moment ago."""

@@ -68,6 +68,7 @@ def test_what_is_no_command_is_seen() -> None:
     assert runner().invoke(main, ["instances", "--no-such-option"]).exit_code == 2
 
 
+@pytest.mark.filterwarnings("ignore:'count' is passed:DeprecationWarning")  # older ones of click, on Python 3.13
 @pytest.mark.parametrize(("typed", "at", "found"), [("ser", 1, "services"), ("events --out", 2, "--output")])
 def test_a_shell_completes_commands_and_options(typed: str, at: int, found: str) -> None:
     asks = {"COMP_WORDS": f"registryctl {typed}", "COMP_CWORD": str(at), "_REGISTRYCTL_COMPLETE": "bash_complete"}

@@ -116,14 +116,14 @@ def _serve(given: Given) -> None:
     _warn_of_password("store", given.flags["store"])
     for url in (given.flags["neighbours"] or "").split():
         _warn_of_password("neighbours", url)
-    problems: list[BaseException] = []
+    problems: list[str] = []
     try:
         with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
             runner.run(_run(config))
     except* (ConfigError, StoreError) as group:
-        problems += _leaves(group)
+        problems += map(str, _leaves(group))
     if problems:
-        _fail("; ".join(map(str, problems)))
+        _fail("; ".join(problems))
 
 
 def _warn_of_password(setting: str, url: str | None) -> None:

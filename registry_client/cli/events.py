@@ -178,8 +178,9 @@ class EventLines:
     def _is_older(self, event: Event) -> bool:
         """Than what was shown last, of what one write changed."""
         last = self._last
-        is_of_it = last is not None and (last.epoch, last.revision) == (event.epoch, event.revision)
-        return last is not None and is_of_it and event.number < last.number
+        if last is None or (last.epoch, last.revision) != (event.epoch, event.revision):
+            return False
+        return event.number < last.number
 
 
 def _name(event: Event) -> tuple[object, ...]:

@@ -10,12 +10,4 @@ from registry_server.config.values import (
     without_urls,
 )
 
-__all__ = [
-    "GUEST_LIMITS",
-    "TRANSPORTS",
-    "Config",
-    "ConfigError",
-    "Problem",
-    "ServiceDefaults",
-    "without_urls",
-]
+__all__ = ["GUEST_LIMITS", "TRANSPORTS", "Config", "ConfigError", "Problem", "ServiceDefaults", "without_urls"]

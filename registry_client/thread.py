@@ -163,6 +163,7 @@ class Home:
     def open(self, first: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Start a thread, and run `first` there. Raises Misuse if there is one, or cannot be one."""
         check_forks()
+        _check_interpreter()
         if not self.thread.is_here:  # the one who holds the lock may not have come along
             self._changing = threading.Lock()
         with self._changing:
@@ -177,8 +178,9 @@ class Home:
             raise
 
     def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run `last` there, and end the thread. Nothing, in a process that was forked meanwhile."""
-        if self.thread.is_here:
+        """Run `last` there, and end the thread. Nothing, in a process that was forked meanwhile, and at the end of the
+        interpreter, when a thread that is gone may hold the lock for ever."""
+        if self.thread.is_here and not sys.is_finalizing():
             with self._changing:
                 self.thread.close(last)
 

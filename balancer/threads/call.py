@@ -9,6 +9,7 @@ import grpc
 
 from balancer.threads.journey import ThreadsJourney
 from balancer.threads.native import Future, made_here
+from balancer.threads.workers import check_interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,6 +52,7 @@ class Call(ThreadsJourney, grpc.RpcError, grpc.Call, Future):
             attempt = self._under_way()
             if attempt is None:
                 return ()
+            check_interpreter()
             metadata = attempt.native.initial_metadata()
             if metadata or self._received or attempt.call.is_active() or self._is_last(attempt):
                 return cast("tuple[Metadatum, ...]", metadata)
@@ -124,6 +126,7 @@ class Call(ThreadsJourney, grpc.RpcError, grpc.Call, Future):
             attempt = self.attempt or self._under_way()
             if attempt is None:
                 raise (self._raised or self) from None
+            check_interpreter()
             try:
                 response = next(cast("Iterator[object]", attempt.native))
             except grpc.RpcError:

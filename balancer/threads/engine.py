@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 import threading
 import time
 import weakref
@@ -123,7 +124,13 @@ class ThreadsEngine(Engine):
         await asyncio.sleep(_LAST_WORDS_S)
 
     def close(self) -> None:
-        """Cancels what is under way and ends the private loop. Idempotent; from any thread."""
+        """Cancels what is under way and ends the private loop. Idempotent; from any thread.
+
+        As the interpreter ends it waits for nothing, no lock either: a thread that is gone may hold it for ever.
+        """
+        if sys.is_finalizing():
+            self.stop()
+            return
         with self._lock:
             self.closed = True
             self.picker = Closed(lambda: ValueError(CLOSED))

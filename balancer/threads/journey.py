@@ -23,6 +23,7 @@ from balancer.channels.journey import Journey
 from balancer.channels.tally import NO_SAMPLE, Tally
 from balancer.pool.picker import Wait
 from balancer.threads.native import CHANNEL_CLOSED, CODES, LOCALLY_CANCELLED, Ended, outcome_of
+from balancer.threads.workers import check_interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -381,7 +382,11 @@ class ThreadsJourney(Journey[Attempt, "Connection"]):
         return attempt
 
     def _wait_until(self, condition: Callable[[], bool], timeout_s: float | None = None) -> bool:
-        """Blocks until the condition, of what the lock guards, holds; False when `timeout_s` went by first."""
+        """Blocks until the condition, of what the lock guards, holds; False when `timeout_s` went by first. Raises
+        RuntimeError, as the interpreter ends, unless it holds already."""
+        if condition():
+            return True
+        check_interpreter()
         end = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             with self._lock:

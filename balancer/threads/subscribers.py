@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,8 @@ class Connectivity:
             self._tell_soon()
 
     def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
+        if sys.is_finalizing():  # nobody is told any more, and a thread that is gone may hold the lock for ever
+            return
         with self._lock:
             for subscriber in self._subscribers:
                 if subscriber.callback == callback:

@@ -55,6 +55,9 @@ LATE = """
 import sys
 from balancer import blocking_channel
 
+sys.setswitchinterval(float(sys.argv[1]))
+heard = [].append
+
 class Last:
     def __del__(self):
         path = "/x.Y/Z"
@@ -64,29 +67,48 @@ class Last:
             lambda channel: channel.unary_stream(path)(b""),
             lambda channel: channel.stream_unary(path)(iter([])),
             lambda channel: channel.stream_stream(path)(iter([])),
-            lambda channel: channel.subscribe(print),
+            lambda channel: channel.subscribe(heard),
         ):
             for channel in self.channels:
-                try:
-                    begin(channel)
-                except RuntimeError as error:
-                    print(sys.is_finalizing(), str(error).partition(",")[0], flush=True)
+                self.refused(lambda: begin(channel))
+        for call in self.calls:
+            for ask in (call.code, call.details, call.initial_metadata, call.trailing_metadata):
+                self.refused(ask)
+        for ask in (self.calls[0].result, self.calls[0].exception, lambda: next(self.calls[1])):
+            self.refused(ask)
+        print([call.cancel() for call in self.calls], flush=True)
         for channel in self.channels:
+            channel.why(), channel.stats()
+            channel.unsubscribe(heard)
             channel.close()
         print("closed", flush=True)
 
+    def refused(self, function):
+        try:
+            function()
+        except RuntimeError as error:
+            print(sys.is_finalizing(), str(error).partition(",")[0], flush=True)
+
 last = Last()
 last.channels = [blocking_channel("static://127.0.0.1:1") for _ in range(2)]
-last.channels[0].unary_unary("/x.Y/Z").future(b"", wait_for_ready=True)
+last.channels[0].subscribe(heard)
+last.calls = [
+    last.channels[0].unary_unary("/x.Y/Z").future(b"", wait_for_ready=True),
+    last.channels[0].unary_stream("/x.Y/Z")(b"", wait_for_ready=True),
+]
+last.channels[0].unsubscribe(heard)
 sys.modules["last"] = last  # goes last, when no thread runs any more
 del last
 """
 
 
-def test_who_calls_as_the_interpreter_ends_waits_for_no_thread() -> None:
-    """None runs any more: who waited for one would keep the process for ever. On a channel in use, and a fresh one."""
-    done = subprocess.run([sys.executable, "-c", LATE], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.stdout.splitlines() == ["True the interpreter is ending"] * 12 + ["closed"], done.stderr
+@pytest.mark.parametrize("turn_s", [0.00001, 0.005, 60], ids=lambda turn_s: f"turns of {turn_s} s")
+def test_who_calls_as_the_interpreter_ends_waits_for_no_thread(turn_s: float) -> None:
+    """None runs any more, and one may have gone with a lock in its hand: who waited for it would keep the process for
+    ever. On a channel in use, and a fresh one."""
+    late = [sys.executable, "-c", LATE, str(turn_s)]
+    done = subprocess.run(late, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["True the interpreter is ending"] * 23 + ["[True, True]", "closed"], done.stderr
 
 
 @pytest.mark.parametrize("policy", HASHING)

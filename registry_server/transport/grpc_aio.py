@@ -258,13 +258,16 @@ def _caller(context: Context) -> Caller:
     credentials, parent, state = NO_CREDENTIALS, "", ""
     if shown := context.auth_context():
         credentials = Credentials(names=tuple(name for pem in shown.get("x509_pem_cert", ()) for name in _names(pem)))
+    said: set[str] = set()
     for name, value in context.invocation_metadata() or ():
-        if name == "authorization":  # as bytes, it is no text
-            credentials = credentials.with_authorization(value if isinstance(value, str) else "")
+        if name == "authorization":
+            said.add(value if isinstance(value, str) else "")  # as bytes, it is no text
         elif name == "traceparent" and isinstance(value, str):
             parent = value
         elif name == "tracestate" and isinstance(value, str):
             state = value
+    if said:  # several are nobody's
+        credentials = credentials.with_authorization(said.pop() if len(said) == 1 else "")
     caller = Caller(context.peer(), context.time_remaining(), credentials=credentials)
     return caller._replace(traceparent=parent, tracestate=state) if parent else caller
 

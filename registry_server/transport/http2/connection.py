@@ -30,7 +30,7 @@ from registry_server.transport.http2.framing import (
     framed,
     read_head,
 )
-from registry_server.transport.http2.shared import GONE, Shared, names_of, peer_of, refusal, trailers_of
+from registry_server.transport.http2.shared import GONE, Shared, names_of, peer_of, refusal, rest, trailers_of
 from registry_server.transport.limits import Limits
 from registry_server.transport.status import Code, RpcStatus, shutting_down, status_of
 
@@ -133,6 +133,7 @@ class Connection(Http2End, asyncio.BufferedProtocol):
         """Take in what came."""
         if self._is_closed:
             return
+        rest(self._transport, nbytes)
         came = self._shared.buffer[:nbytes]
         if not self.take_in(came):
             if not self._has_introduced_itself and came[:2] == _HELLO and _LOOKS not in bytes(came):

@@ -11,12 +11,17 @@ import ssl
 from typing import Any, Protocol, cast
 
 from registry_server.transport.http2.connection import Connection
-from registry_server.transport.http2.shared import READ_BYTES, peer_of
+from registry_server.transport.http2.shared import READ_BYTES, peer_of, rest
 
 log = logging.getLogger(__name__)
 
 # More than a handshake takes.
 MAX_UNSHAKEN_BYTES = 128 * 1024
+# What TLS adds to a record, at the most. A record with nothing in it, such as one that asks for new keys, is as long.
+RECORD_BYTES = 32
+# So much may come twice within so many seconds and bring nothing: half a record, and some hundred changes of keys, each
+# of which costs more than a call. Nobody of good will changes them more often than once in millions of records.
+MAX_EMPTY_BYTES, EMPTY_S = 32 * 1024, 1.0
 
 
 class Porter(Protocol):
@@ -46,6 +51,7 @@ class Encrypted(asyncio.Transport, asyncio.BufferedProtocol):
         self._plain: asyncio.Transport | None = None
         self._connection: Connection | None = None
         self._is_ended = False  # nothing more is written
+        self._empty_bytes, self._empty_since = 0, 0.0
 
     # ---- the handshake
 
@@ -70,6 +76,7 @@ class Encrypted(asyncio.Transport, asyncio.BufferedProtocol):
         if self.is_closing():
             return
         self._connection = connection
+        self._empty_bytes = 0
         connection.connection_made(self)
         self._pass_on()
 
@@ -89,7 +96,9 @@ class Encrypted(asyncio.Transport, asyncio.BufferedProtocol):
         """Take in what came."""
         if self.is_refused:
             return
+        rest(self, nbytes)
         self._incoming.write(self._buffer[:nbytes])
+        self._empty_bytes += nbytes
         if self._connection is not None:
             self._pass_on()
             return
@@ -119,16 +128,45 @@ class Encrypted(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _pass_on(self) -> None:
         """Let the connection have what has come, in pieces of the size of its buffer."""
+        count, is_open = READ_BYTES, True
         try:
-            # With a buffer, it gives how many bytes it has put there, whatever its stubs say.
-            while self._connection is not None and (count := self._tls.read(READ_BYTES, self._buffer)):
-                self._connection.buffer_updated(cast("int", count))
-            self.close()  # the client has said farewell, or the connection has gone meanwhile
-        except ssl.SSLWantReadError:
-            self._flush()
+            while count == READ_BYTES and is_open and self._connection is not None:
+                count, is_open = self._decrypted()
+                if count:
+                    self._connection.buffer_updated(count)
         except ssl.SSLError as error:
             log.debug("the connection of %s is closed: %s", self.peer, error)
             self.abort()
+            return
+        if is_open:
+            self._flush()
+            self._look_for_nothing()
+        else:
+            self.close()  # the client has said farewell
+
+    def _decrypted(self) -> tuple[int, bool]:
+        """How much of what came is in the buffer, of as many records as fit; and whether more may come."""
+        count = 0
+        try:
+            while count < READ_BYTES:
+                # With a buffer, it gives how many bytes it has put there, whatever its stubs say.
+                more = cast("int", self._tls.read(READ_BYTES - count, self._buffer[count:]))
+                if not more:
+                    return count, False
+                count += more
+                self._empty_bytes = max(0, self._empty_bytes - more - RECORD_BYTES)
+        except ssl.SSLWantReadError:
+            pass
+        return count, True
+
+    def _look_for_nothing(self) -> None:
+        """Hang up on who sends records without end that bring nothing."""
+        if self._empty_bytes > MAX_EMPTY_BYTES:
+            now = asyncio.get_running_loop().time()
+            if now < self._empty_since + EMPTY_S:
+                log.debug("the connection of %s is closed: it sends records with nothing in them", self.peer)
+                self.abort()
+            self._empty_bytes, self._empty_since = 0, now
 
     # ---- what the connection asks for: a transport
 
@@ -171,6 +209,20 @@ class Encrypted(asyncio.Transport, asyncio.BufferedProtocol):
     def is_closing(self) -> bool:
         """Whether nothing can be sent any more."""
         return self._plain is None or self._plain.is_closing()
+
+    def is_reading(self) -> bool:
+        """Whether what comes is read."""
+        return self._plain is not None and self._plain.is_reading()
+
+    def pause_reading(self) -> None:
+        """Read nothing for now."""
+        if self._plain is not None:
+            self._plain.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if self._plain is not None:
+            self._plain.resume_reading()
 
     def get_write_buffer_size(self) -> int:
         """How many bytes wait to be sent."""

@@ -25,6 +25,7 @@ from registry_server.transport.streams import Streams
 log = logging.getLogger(__name__)
 
 # So much is read at a time, whatever has come: what many small frames in it bring about is done before others go on.
+# See `rest`, for a loop that would read on at once.
 READ_BYTES = 16 * 1024
 # Who holds most is looked for again when so large a part of the limit has come to what is held already.
 LOOKS = 16
@@ -286,6 +287,19 @@ def act(connection: Abortable, work: Callable[[], None]) -> None:
     except Exception:
         log.exception("a connection is given up")
         connection.abort()
+
+
+def rest(transport: asyncio.Transport | None, count: int) -> None:
+    """Of who has sent a whole piece, and may have sent more, the next is read in the next turn of the loop. By itself
+    uvloop reads 32 of one client in a row, and what those bring about would hold up everybody."""
+    if count == READ_BYTES and transport is not None and transport.is_reading() and not transport.is_closing():
+        transport.pause_reading()
+        asyncio.get_running_loop().call_soon(_read_on, transport)
+
+
+def _read_on(transport: asyncio.Transport) -> None:
+    if not transport.is_closing() and not transport.is_reading():
+        transport.resume_reading()
 
 
 def trailers_of(status: RpcStatus) -> Sequence[Header]:

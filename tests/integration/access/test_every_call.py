@@ -244,3 +244,19 @@ def test_every_write_is_in_the_audit_log(transport: str, monkeypatch: pytest.Mon
     methods = table(transport, monkeypatch).methods
     strong = {path for path, it in methods.items() if it.needs.right not in (None, "read")}
     assert {it for it in strong if not is_write(it.rpartition("/")[2], methods[it])} == NO_WRITES
+
+
+async def test_who_shows_two_different_tokens_is_nobody(transport: str) -> None:
+    """By whichever of them something on the way has let the call through."""
+    async with asking(transport, granted()) as asked:
+        who = asked.channel.unary_unary(
+            "/registry.v1.Access/WhoAmI",
+            request_serializer=access_pb2.WhoAmIRequest.SerializeToString,
+            response_deserializer=access_pb2.WhoAmIResponse.FromString,
+        )
+        (reader,), (root,) = asked.metadata("reader"), asked.metadata("root")
+        assert (await who(access_pb2.WhoAmIRequest(), metadata=(reader, reader))).identity == "reader"
+        for both in ((reader, root), (root, reader), (root, ("authorization", "Bearer nobody"))):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await who(access_pb2.WhoAmIRequest(), metadata=both)
+            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from aiohttp import ClientError, ClientSession, web
+from multidict import CIMultiDict
 
 from registry_server.access.identities import Access
 from registry_server.access.warden import Warden
@@ -100,6 +101,15 @@ async def test_who_shows_what_is_no_token_is_not_taken_for_one_who_shows_nothing
             "Basic " + base64.b64encode(b"anybody:").decode(),
         ):
             assert (await get(address, "/read", {"Authorization": said})).status == 401, said
+
+
+async def test_who_shows_two_different_tokens_is_nobody() -> None:
+    """As by gRPC, in whatever order."""
+    async with running() as address:
+        (one,), (other,) = bearer(token("root")).items(), bearer(token("reader")).items()
+        assert (await get(address, "/read", CIMultiDict([one, one])))[:2] == (200, "hello root")
+        for both in ([one, other], [other, one]):
+            assert (await get(address, "/read", CIMultiDict(both))).status == 401
 
 
 async def test_a_page_of_somebody_else_gets_nothing() -> None:

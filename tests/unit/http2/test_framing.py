@@ -3,7 +3,7 @@
 import contextlib
 import gzip
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import pairwise
 from urllib.parse import unquote_to_bytes
 
@@ -42,7 +42,7 @@ def in_pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in pairwise(places)]
 
 
-def read_head(headers: Iterable[framing.Header], max_bytes: int = 300) -> framing.Head:
+def read_head(headers: Sequence[framing.Header], max_bytes: int = 300) -> framing.Head:
     return framing.read_head(headers, max_bytes)
 
 
@@ -168,6 +168,15 @@ def test_the_head_of_a_call() -> None:
 def test_headers_without_end_are_refused() -> None:
     with pytest.raises(TooLarge, match="headers"):
         read_head(call(name=b"x" * 300))
+    with pytest.raises(TooLarge, match="headers"):
+        read_head([*CALL, *[(b"name", b"x" * 30)] * 10])
+
+
+def test_who_shows_two_different_things_shows_nothing_that_is_anybodys() -> None:
+    one, other = (b"authorization", b"Bearer one"), (b"authorization", b"Bearer other")
+    assert read_head([*CALL, one, one]).authorization == b"Bearer one"
+    for both in ([one, other], [other, one], [(b"authorization", b""), one]):
+        assert read_head([*CALL, *both]).authorization == b""
 
 
 @pytest.mark.parametrize("kind", [b"", b"text/html", b"application/grpc-web", b"application/grpcx"])

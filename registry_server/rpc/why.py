@@ -260,8 +260,10 @@ class DiagnosisService:
                 yield f"{namespace}/{key.service}"
 
     def _ids_beside(self, key: Key) -> Iterator[tuple[str, str]]:
-        """Names, and how they are shown."""
-        return ((it.key.id, it.key.id) for it in self._catalog.of_service(*key[:2]))
+        """Names, and how they are shown. Who asks for an address means the instance that has it."""
+        for it in self._catalog.of_service(*key[:2]):
+            is_there = key.id == f"{it.address[0]}:{it.address[1]}"
+            yield key.id if is_there else it.key.id, it.key.id
 
     def _services_beside(self, key: Key, caller: Caller) -> Iterator[tuple[str, str]]:
         for service in self._catalog.services(key.namespace):
@@ -285,8 +287,8 @@ def _names(request: why_pb2.WhyRequest) -> Sequence[Name]:
 
 
 def _shown(name: Sequence[str]) -> str:
-    """As people write it: without the default namespace."""
-    return "/".join(part for part in (name if name[0] != DEFAULT_NAMESPACE else name[1:3]) if part)
+    """The service, or the instance, as people write it: without the default namespace."""
+    return "/".join(part for part in name[name[0] == DEFAULT_NAMESPACE : 3] if part)
 
 
 def _leaving(it: LastLeft) -> why_pb2.Leaving:

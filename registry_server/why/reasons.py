@@ -93,7 +93,8 @@ def of_service(by: Circumstances) -> list[why_pb2.Reason]:
     lacks, total = by.shares.lacks(), by.shares.total
     taking = lacks.pop("", 0)
     told = ", ".join(f"{number} {lack}" for lack, number in lacks.items())
-    text = f"{taking} of {count(total, 'instance')} take calls" + (f"; {told}" if told else "")
+    verb = "takes" if total == 1 else "take"
+    text = f"{taking} of {count(total, 'instance')} {verb} calls" + (f"; {told}" if told else "")
     effect = STOPS if not taking else WARNS if lacks else PASSES
     return [*of_store(by.stale_for_s), _reason("registered", effect, text), *_balancing(by)]
 

@@ -242,6 +242,13 @@ def test_a_service_is_told_in_a_line() -> None:
     assert verdict_of(two, two) == "gets none because none of its 2 instances takes calls: 2 draining"
 
 
+@pytest.mark.parametrize(("count", "text"), [(1, "1 of 1 instance takes calls"), (2, "2 of 2 instances take calls")])
+def test_what_is_registered_is_told_in_a_sentence(count: int, text: str) -> None:
+    by = around(entry())
+    by.shares.look([entry()] * (count - 1))
+    assert next(it.text for it in reasons.of_service(by) if it.about == "registered") == text
+
+
 def test_clients_are_counted() -> None:
     assert reasons.of_clients(0, 0, 0).effect == reasons.WARNS
     assert reasons.of_clients(3, 0, 0).text == "3 clients of this server are told of the service"

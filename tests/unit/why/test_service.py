@@ -97,6 +97,9 @@ async def test_an_instance_that_is_well() -> None:
 async def test_another_namespace_is_named() -> None:
     told = Told(record(key(namespace="prod"), 3))
     assert told.why(namespace="prod").verdict.startswith("prod/player gets traffic")
+    assert told.why(namespace="prod", id_="one").verdict == "prod/player/one gets traffic"
+    assert told.why(namespace="prod", id_="two").verdict.startswith("prod/player/two gets none because it was never")
+    assert told.why("chat", namespace="prod").verdict.startswith("prod/chat gets none because it was never")
 
 
 @pytest.mark.parametrize(
@@ -150,6 +153,12 @@ async def test_what_never_was_is_said_to_be_so() -> None:
         assert (answer.verdict, list(answer.similar), answer.gets_traffic) == (shown, similar, False)
     assert "nor was any other playe," in told.why("playe", "one").verdict
     assert list(told.why("playe", "one").similar) == ["player"]
+
+
+async def test_an_address_in_place_of_an_id_is_told_whose_it_is() -> None:
+    told = Told(record(key("one"), 3, host="10.0.0.5", port=8001), record(key("two"), 4, host="10.0.0.5", port=80))
+    assert told.why(id_="10.0.0.5:8001").verdict.endswith("; did you mean one?")
+    assert list(told.why(id_="10.0.0.5:8002").similar) == []
 
 
 async def test_names_that_the_caller_may_not_read_are_not_told() -> None:

@@ -100,7 +100,7 @@ async def serve(
             loaded()
             addresses = await _open(parts.port, config)
             try:
-                await parts.admin.start()
+                await parts.admin.start(addresses)
                 yield addresses
             finally:
                 parts.answering.stop()

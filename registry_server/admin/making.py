@@ -47,10 +47,12 @@ class Admin:
         if self._address:
             self._page, self._server = _made(config, seen)
 
-    async def start(self) -> None:
-        """Listen, if it is asked for. Raises ConfigError for an address that cannot be had."""
-        if self._server is None:
+    async def start(self, listens: str) -> None:
+        """Listen, if it is asked for. `listens` is where the registry does, for the page to tell. Raises ConfigError
+        for an address that cannot be had."""
+        if self._server is None or self._page is None:
             return
+        self._page.registry_listens(listens)
         try:
             log.info("http://%s shows how this server is", await self._server.start(self._address))
         except OSError as error:

@@ -65,9 +65,9 @@ class LivePage:
         feed = shown.counting.feed
         self._catalog = feed.catalog
         self._sources = Sources(feed.catalog, feed.guard, shown.history)
-        numbers = Numbers(shown.counting, shown.audience, shown.store, shown.is_serving)
+        self._numbers = Numbers(shown.counting, shown.audience, shown.store, shown.is_serving)
         self._looking = Turns()
-        self._pages = Pages(numbers, shown.known, shown.has_left)
+        self._pages = Pages(self._numbers, shown.known, shown.has_left)
 
     def routes(self) -> Iterator[Route]:
         """All of them."""
@@ -78,6 +78,10 @@ class LivePage:
         yield Route(f"{API}history", self._in_turn(self._history), _SOME)
         yield Route(f"{API}search", self._in_turn(self._search), _SOME)
         yield Route(f"{API}connected", self._in_turn(self._connected), Needs("admin"))
+
+    def registry_listens(self, addresses: str) -> None:
+        """Where clients of the registry go; several with commas between them."""
+        self._numbers.listens = addresses
 
     def close(self) -> None:
         """No page is told anything any more."""

@@ -19,6 +19,7 @@ class Numbers:
         self._store = store
         self._is_serving = is_serving
         self._began = time.time()
+        self.listens = ""  # where the registry does, once that is known
 
     def __call__(self, caller: Caller) -> Mapping[str, object]:
         """As of now."""
@@ -28,6 +29,7 @@ class Numbers:
             "began": _ms(self._began),
             "identity": caller.identity,
             "serving": self._is_serving(),
+            "listens": self.listens,
             "epoch": catalog.epoch,
             "revision": catalog.revision,
             "store": self._store_now(),

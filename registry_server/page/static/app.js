@@ -82,6 +82,7 @@ class App {
     const isAnother = this.numbers && this.numbers.identity !== it.identity;
     this.numbers = it;
     clock.told(it.at);
+    this.tabs.services.listens(it.listens);
     if (isAnother && this.tab === "history") this.tabs.history.open(); // one may see other events
     const { size, pushes, store } = it;
     const tiles = [
@@ -131,6 +132,8 @@ class App {
     if ($("link").dataset.state === state && !why) return;
     $("link").dataset.state = state === "live" ? "live" : "lost";
     $("link").textContent = said[state];
+    if (state === "lost" && this.numbers) this.lost(`This server does not answer any more: what is shown is as of ${new Date(this.numbers.at).toLocaleTimeString()}.`);
+    if (state === "refused") $("alarm").hidden = true;
     if (state === "refused") this.askWho();
     if (state === "live" && this.isLoggedOut) $("login").close(); // one has logged in again in another tab
     this.isLoggedOut = state === "refused" || (this.isLoggedOut && state !== "live");
@@ -138,9 +141,13 @@ class App {
     if (state === "live") this.me();
   }
 
-  refuse(why) {
+  lost(why) {
     $("alarm").hidden = false;
     $("alarm").textContent = why.trim();
+  }
+
+  refuse(why) {
+    this.lost(why);
     $("leave").hidden = false;
   }
 

@@ -6,7 +6,7 @@ import { STATES, shares, span } from "./model.js";
 /** Parts of a whole, side by side; `parts` are names of states and how many. */
 export function bar(parts, { width = 90, height = 10, label = "" } = {}) {
   const total = parts.reduce((sum, [, count]) => sum + count, 0);
-  const picture = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", aria: { label } });
+  const picture = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", aria: { label } });
   picture.append(svg("rect", { width, height, rx: 2, class: "fill-none" }));
   let from = 0;
   for (const [state, count] of parts) {
@@ -91,7 +91,7 @@ export function legend(counts) {
   return el("ul", { className: "legend" }, shown.map(item));
 }
 
-/** How the traffic is shared among versions, zones … */
+/** How the weight of those that take calls is shared among versions, zones … */
 export function shared(items, of, caption) {
   const found = shares(items, of);
   const line = ([name, part]) => {

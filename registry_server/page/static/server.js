@@ -16,7 +16,7 @@ export class Server {
     if (numbers) this.told(numbers);
   }
 
-  told({ at, began, identity, serving, epoch, revision, store, commits, pushes }) {
+  told({ at, began, identity, serving, listens, epoch, revision, store, commits, pushes }) {
     this.own.replaceChildren(
       pairs(
         ["serves", serving ? "yes" : "no: it is stopping"],
@@ -24,6 +24,7 @@ export class Server {
         ["epoch", el("code", { text: epoch })],
         ["revision", number(revision)],
         ["you are", identity],
+        ["listens on", listens.replaceAll(",", ", ")],
         ["numbers", el("a", { href: "metrics", text: "/metrics" })],
       ),
     );

@@ -75,6 +75,13 @@ export class Services {
     (this.chosen ? this.rows : this.list).node.focus();
   }
 
+  /** Where the registry does, as its server says it. */
+  listens(addresses) {
+    if (addresses === this.addresses) return;
+    this.addresses = addresses;
+    if (!this.service) this.show();
+  }
+
   filter(text) {
     this.asked = text.trim().toLowerCase();
     const names = [...this.services.all.keys()].filter((it) => it.toLowerCase().includes(this.asked));
@@ -180,12 +187,13 @@ export class Services {
       this.middle.replaceChildren(el("p", { className: "empty wrong", role: "alert", text: this.refused }));
     } else if (this.service) {
       this.title.textContent = `${this.service.namespace} / ${this.service.name}`;
-      this.middle.replaceChildren(el("div", { className: "bar" }, this.title), this.pictures(), this.heads, this.rows.node);
+      const isEmpty = this.instances.isWhole && !this.instances.all.size;
+      const within = isEmpty ? [el("p", { className: "empty", text: "No instance of it is registered." })] : [this.pictures(), this.heads, this.rows.node];
+      this.middle.replaceChildren(el("div", { className: "bar" }, this.title), ...within);
       this.rows.show(this.view.items);
       this.picture();
-      if (this.instances.isWhole && !this.instances.all.size) this.middle.append(el("p", { className: "empty", text: "No instance of it is registered." }));
     } else {
-      this.middle.replaceChildren(this.services.isWhole && !this.services.count ? nothing() : el("p", { className: "empty", text: "Choose a service to see its instances." }));
+      this.middle.replaceChildren(this.services.isWhole && !this.services.count ? nothing(this.addresses) : el("p", { className: "empty", text: "Choose a service to see its instances." }));
     }
   }
 
@@ -214,7 +222,7 @@ export class Services {
     const said = [...counts].map(([state, count]) => `${count} ${state}`).join(", ");
     this.mosaic.draw(items, `${items.length} instances: ${said}`);
     this.legend.replaceChildren(legend(counts));
-    this.shares.replaceChildren(shared(items, "version", "traffic by version"), shared(items, "zone", "traffic by zone"));
+    this.shares.replaceChildren(shared(items, "version", "weight by version"), shared(items, "zone", "weight by zone"));
   }
 
   fillService(row, it) {
@@ -241,11 +249,13 @@ export class Services {
   }
 }
 
-function nothing() {
+/** What begins with `0.0.0.0` or `[::]` is reached as the page was. */
+function nothing(addresses = "") {
+  const server = addresses.split(",")[0].replace(/^(0\.0\.0\.0|\[::\])(?=:)/, location.hostname);
   return el(
     "div",
     { className: "empty" },
     el("p", { text: "Nothing is registered yet. It shows up here as soon as it is." }),
-    el("code", { text: `registryctl --server ${location.hostname}:7400 register player 10.0.0.5:8001` }),
+    el("code", { text: `registryctl register player 10.0.0.5:8001 --server ${server}` }),
   );
 }

@@ -95,6 +95,7 @@ def test_an_empty_registry_says_so_and_shows_what_comes_and_why_it_goes(empty: S
     browser.open(empty.page)
     browser.shows("#link", "live")
     browser.shows(".instances", "Nothing is registered yet")
+    browser.shows(".instances code", f"registryctl register player 10.0.0.5:8001 --server {empty.address}")
     with sync.connect(empty.address) as registry:
         with registry.register(Instance("player", HOST, 8001, id="p1"), ttl=60, drain=0) as registered:
             browser.shows(".services", "default/player")
@@ -417,8 +418,10 @@ def test_a_server_that_goes_and_comes_back(browser: Browser, empty: Site) -> Non
     browser.shows("#link", "live")
     empty.server.kill()
     browser.shows("#link", "no answer")
+    browser.shows("#alarm", "does not answer any more: what is shown is as of")
     empty.server.start()
     browser.shows("#link", "live")
+    browser.until(lambda: not browser.text("#alarm"), "nothing is wrong any more")
 
 
 # ---- who may

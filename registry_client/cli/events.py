@@ -125,7 +125,8 @@ def events(
         return
     told.all(found)
     if not found:
-        complain("nothing happened, as far as the registry remembers")
+        which = " that fits" if service or any(filters.values()) else ""
+        complain(f"nothing happened{which}, as far as the registry remembers")
 
 
 def _until_ended(following: Coroutine[Any, Any, None], told: EventLines) -> None:

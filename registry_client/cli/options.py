@@ -64,6 +64,10 @@ class Common:
         with Progress(f"asking {self.server}"):
             return run(question)
 
+    def where(self, all_namespaces: bool) -> str:
+        """In which namespaces one looks, as it is said to people."""
+        return "any namespace" if all_namespaces else f"namespace {self.namespace}"
+
     def _tls(self) -> TLS | None:
         """With any of the files, or when it is asked for."""
         given = (self.tls_ca, self.tls_cert, self.tls_key)

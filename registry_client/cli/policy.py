@@ -157,6 +157,8 @@ def list_(common: Common, all_namespaces: bool) -> None:
         say_document({"policies": [_shown(it) for it in found]})
         return
     say_table(_POLICIES, [_row(it) for it in found], wide=common.wide)
+    if not found:
+        complain(f"no service of {common.where(all_namespaces)} has a policy")
     for it in found:
         _complain(it)
 

@@ -87,7 +87,7 @@ def services(common: Common, all_namespaces: bool) -> None:
         return
     _say_rows(common, SERVICES, service_row, found, with_namespace=all_namespaces)
     if not found:
-        complain(f"no service is registered in {_where(common, all_namespaces)}")
+        complain(f"no service is registered in {common.where(all_namespaces)}")
 
 
 @click.command()
@@ -113,7 +113,7 @@ def instances(common: Common, service: str, filters: Filters, all_namespaces: bo
             header, lack = _header(registry), ""
             if not found and not common.as_json:
                 registered = await registry.list(service, all_namespaces=all_namespaces) if filters else ()
-                lack = why_none(service or _where(common, all_namespaces), registered, filtered=bool(filters))
+                lack = why_none(service or common.where(all_namespaces), registered, filtered=bool(filters))
             return found, header, lack
 
     found, header, lack = common.ask(ask())
@@ -138,10 +138,6 @@ def _warn_of_age(header: pb.ResponseHeader) -> None:
     if header.HasField("stale_for"):
         age_s = header.stale_for.ToNanoseconds() / 1e9
         complain(f"the registry cannot reach its store: this is what it knew {age_s:.1f} s ago")
-
-
-def _where(common: Common, all_namespaces: bool) -> str:
-    return "any namespace" if all_namespaces else f"namespace {common.namespace}"
 
 
 def _say_instances(common: Common, found: Sequence[Instance], *, with_namespace: bool = False) -> None:

@@ -147,6 +147,8 @@ def clients(common: Common, node: str) -> None:
         return
     rows = [row for it in found for row in _rows(it, wide=common.wide)]
     say_table((*_CLIENTS, *_MORE) if common.wide else _CLIENTS, rows, wide=common.wide)
+    if not found:
+        complain(f"no {node or 'xDS client'} is connected to the registry that answers")
     for it in found:
         if it.stream_count > len(it.streams):
             complain(f"{it.node_id} has {it.stream_count} streams, of which {len(it.streams)} are shown")
@@ -165,9 +167,9 @@ def _rows(it: pb.XdsClient, *, wide: bool) -> Iterator[tuple[str, ...]]:
     for stream in it.streams:
         protocol = "incremental" if stream.incremental else "state of the world"
         more = (it.node_cluster, where, agent, it.identity, protocol, _time(stream.opened_at))
-        for wanted in stream.subscriptions:
+        for wanted in stream.subscriptions or (pb.XdsSubscription(),):
             kind = pb.XdsSubscription.Type.DESCRIPTOR.values_by_number.get(wanted.type)
-            named = (it.node_id, it.kind, stream.peer, kind.name if kind else str(wanted.type))
+            named = (it.node_id, it.kind, stream.peer, kind.name if kind and wanted.type else "nothing yet")
             yield (*named, *_state(wanted, wide=wide), *(more if wide else ()))
 
 
@@ -178,7 +180,7 @@ def _state(wanted: pb.XdsSubscription, *, wide: bool) -> tuple[str, str, str, st
     sent, accepted, bad = wanted.sent_version, wanted.accepted_version, wanted.rejection
     cut = None if wide else _SHORT_VERSION
     reason = f"{bad.version[:cut]}: {bad.reason}" if wanted.HasField("rejection") else ""
-    return shown, sent[:cut], "=" if accepted == sent else accepted[:cut] or "none", reason
+    return shown, sent[:cut], "=" if sent and accepted == sent else accepted[:cut] or "none", reason
 
 
 @xds.command()
@@ -203,6 +205,8 @@ def loads(common: Common, service: str, all_namespaces: bool) -> None:
         say_document({"loads": [as_dict(it) for it in found]})
         return
     say_table(tuple(map(Column, _LOADS)), [_load(it) for it in found], wide=common.wide)
+    if not found:
+        complain(f"no xDS client reports calls to {service or 'a service of ' + common.where(all_namespaces)}")
 
 
 def _load(it: pb.ServiceLoad) -> tuple[str, ...]:

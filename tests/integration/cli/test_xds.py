@@ -127,6 +127,36 @@ async def test_clients_by_node(stream: Sotw) -> None:
     wide = (await ctl("xds", "clients", "-o", "wide")).stdout
     assert all(it in wide for it in (answer.version, "eu", "gRPC Go", "state of the world"))
     assert "game-1" not in (await ctl("xds", "clients", "game-2")).stdout
+    assert "no game-2 is connected" in (await ctl("xds", "clients", "game-2")).stderr
+
+
+async def test_a_client_that_asks_for_nothing_is_there_all_the_same(stream: Sotw) -> None:
+    await stream.want(EDS, "player")
+    answer = await stream.next(EDS)
+    await stream.ack(answer)
+    await stream.want(EDS)
+
+    async def wants_nothing() -> bool:
+        _, *rows = (await ctl("xds", "clients")).stdout.splitlines()
+        return bool(rows) and "player" not in rows[0] and rows[0].startswith("game-1")
+
+    await until(wants_nothing)
+
+
+@pytest.mark.usefixtures("address")
+async def test_that_there_is_nothing_to_show_is_said() -> None:
+    for arguments, said in (
+        (("xds", "clients"), "no xDS client is connected to the registry that answers"),
+        (("xds", "loads"), "no xDS client reports calls to a service of namespace default"),
+        (("xds", "loads", "player"), "no xDS client reports calls to player"),
+        (("policy", "list"), "no service of namespace default has a policy"),
+        (("policy", "list", "-A"), "no service of any namespace has a policy"),
+        (("events",), "nothing happened, as far as the registry remembers"),
+        (("events", "plaeyr"), "nothing happened that fits, as far as the registry remembers"),
+        (("events", "--cause", "expired"), "nothing happened that fits, as far as the registry remembers"),
+    ):
+        done = await ctl(*arguments)
+        assert (done.exit_code, done.stderr) == (0, f"registryctl: {said}\n")
 
 
 async def test_what_a_client_rejected_last(stream: Sotw) -> None:

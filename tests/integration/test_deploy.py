@@ -130,6 +130,11 @@ def test_the_unit_has_walls(systemd_analyze: str) -> None:
     ran(systemd_analyze, "security", "--offline=yes", f"--threshold={MOST_EXPOSED}", UNIT)
 
 
+def test_the_page_says_when_the_unit_starts_a_server_again() -> None:
+    [seconds] = re.findall(r"^RestartSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
+    assert f"is started again after {seconds} s," in (ROOT / "docs" / "deploy.md").read_text()
+
+
 def test_the_unit_says_what_the_server_does() -> None:
     unit = dict(line.split("=", 1) for line in UNIT.read_text().splitlines() if re.match(r"[A-Z]\w*=", line))
     assert unit["Type"] == "notify"  # tests/integration/test_supervisor.py

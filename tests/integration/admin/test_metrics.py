@@ -143,6 +143,22 @@ async def test_the_dashboard_asks_for_what_there_is(running: Running) -> None:
     assert asked - names - {f"registry_{it}_bucket" for it in ("call_seconds", "store_call_seconds")} <= UNTIL_THEY_ARE
 
 
+def test_the_dashboard_asks_rightly_of_each_kind() -> None:
+    """What only grows is asked how fast it does, what does not is shown as it is; several servers of several registries
+    are told apart by what the legend names, or put together on purpose."""
+    targets = [it for panel in json.loads(DASHBOARD.read_text())["panels"] for it in panel["targets"]]
+    assert targets
+    for expression, legend in ((it["expr"], it["legendFormat"]) for it in targets):
+        for selected in re.finditer(r"(rate\()?\b((?:registry|process)_[a-z_]+)\{([^}]*)\}", expression):
+            rate, name, labels = selected.groups()
+            assert (rate is not None) == name.endswith(("_total", "_bucket")), expression
+            assert labels.startswith('job=~"$job",instance=~"$instance"'), expression
+        by = re.search(r"\bby \(([^)]*)\)", expression)
+        put_together = expression.startswith(("sum(", "max("))
+        kept = [] if put_together else by[1].split(", ") if by else ["instance"]
+        assert set(re.findall(r"\{\{(\w+)\}\}", legend)) == {*kept} - {"le"}, expression
+
+
 # What has samples only when it has happened.
 UNTIL_THEY_ARE = {"registry_refused_total", "registry_store_calls_total"}
 

@@ -14,10 +14,11 @@ import grpc.aio
 from balancer.aio.connection import Connection
 from balancer.aio.native import CLOSED, code_of
 from balancer.channels.driver import NO_CONNECTION
-from balancer.channels.engine import Closed, Engine, ready, wanted
+from balancer.channels.engine import Closed, Engine, asleep_s, ready, wanted
 from balancer.channels.traces import Tracing
 from balancer.policies.base import ANY, ConnectivityState, Node
 from balancer.pool.picker import Open
+from balancer.pulse import BEAT_S, REST_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +56,7 @@ class AioEngine(Engine):
         self._dialler = dialler
         self._next: asyncio.Future[None] | None = None
         self._connections: set[Connection] = set()
+        self._beat_timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         if self.driver is None and not self.closed:
@@ -64,10 +66,32 @@ class AioEngine(Engine):
 
     def pick(self, info: PickInfo) -> Pick:
         """A pick for a call without an attempt. Raises UsageError when the channel is closed."""
-        pick = self.note(ready(self.picker.pick(info, time.monotonic())))
+        now = time.monotonic()
+        if self.resting:
+            self.stir(now)
+        pick = self.note(ready(self.picker.pick(info, now)))
         if isinstance(pick, Open) and self.driver is not None:
             self.driver.connect(wanted(pick))
         return pick
+
+    def stir(self, now: float) -> None:
+        """A call comes while nobody beats."""
+        if not self.closed:
+            self.resting = False
+            self._beat_again(now, BEAT_S)
+
+    def _beat(self) -> None:
+        """Until there is no call any more; less often while those that there are last."""
+        now, pool = time.monotonic(), None if self.driver is None else self.driver.pool
+        if pool is None or not pool.in_flight:
+            self.resting, self._beat_timer = True, None
+            self.pulse.beat(now, asleep_s())
+        else:
+            self._beat_again(now, BEAT_S if now - (pool.last_used or 0.0) < REST_S else REST_S)
+
+    def _beat_again(self, now: float, after_s: float) -> None:
+        self.pulse.beat(now, asleep_s(), now + after_s)
+        self._beat_timer = self.loop.call_later(after_s, self._beat)
 
     def connect(self) -> None:
         """The channel is wanted connected, though no call waits."""
@@ -172,6 +196,8 @@ class AioEngine(Engine):
         self.closed = True
         self.picker = Closed(lambda: grpc.aio.UsageError(CLOSED))
         self.state = ConnectivityState.SHUTDOWN
+        if self._beat_timer is not None:
+            self._beat_timer.cancel()
         future, self._next = self._next, None
         if future is not None and not future.done():
             future.set_result(None)

@@ -22,6 +22,7 @@ from balancer.calls.plan import PLAIN
 from balancer.channels.journey import Journey
 from balancer.channels.tally import NO_SAMPLE, Tally
 from balancer.numbers import BROKEN, SUCCEEDED
+from balancer.pulse import SLIP_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -216,6 +217,8 @@ class AioJourney(Journey[Attempt, "Connection"]):
             return
         now = time.monotonic()
         rtt_s = now - attempt.started if self.is_unary else NO_SAMPLE
+        if rtt_s > SLIP_S:
+            rtt_s = self._engine.pulse.latency_s(attempt.started, now)
         if self._course is None and at_once(attempt.native.code()) is OK:
             attempt.answered(now, rtt_s)
             if self._plan is not PLAIN:
@@ -231,7 +234,7 @@ class AioJourney(Journey[Attempt, "Connection"]):
 
     def _failed(self, attempt: Attempt, now: float, rtt_s: float) -> None:
         native = attempt.native
-        outcome = outcome_of(native, committed=self._committed, connected=False)
+        outcome = self._judged(outcome_of(native, committed=self._committed, connected=False), attempt, now)
         if not attempt.out(outcome.verdict, now, rtt_s) or self.over:
             return
         if outcome.verdict is Verdict.REFUSED:

@@ -60,6 +60,8 @@ class Method(BalancedMethod["NativeMethod"]):
             arguments = (arguments[0], metadata, *arguments[2:])
         info = engine.info_of(self.path, metadata or ())
         now = time.monotonic()
+        if engine.resting:
+            engine.stir(now)
         pick = engine.picker.pick(info, now) if self.plan.hedging is None else None
         call = self.call_type(self, request, arguments, info)
         if engine.tracing.is_on:

@@ -236,9 +236,11 @@ class Course:
         return self.woke(now)
 
     def _retried(self, outcome: Outcome, now: float) -> Step:
-        pause_s = None
+        pause_s, excused = None, outcome.verdict is Verdict.EXCUSED
         if self._retries is not None:
-            pause_s = self._retries.pause_after(outcome.code, outcome.trailers, self._rng, committed=outcome.committed)
+            pause_s = self._retries.pause_after(
+                outcome.code, outcome.trailers, self._rng, committed=outcome.committed, excused=excused
+            )
         if pause_s is None:
             return self._end(self._last)
         self._last = None
@@ -247,7 +249,7 @@ class Course:
 
     def _hedged(self, outcome: Outcome, now: float) -> Step:
         assert self._hedges is not None  # noqa: S101 - that is why it is this method
-        self._hedges.failed(outcome.code, outcome.trailers, now)
+        self._hedges.failed(outcome.code, outcome.trailers, now, excused=outcome.verdict is Verdict.EXCUSED)
         if self._hedges.over:
             return self._end(self._last)
         return self.woke(now)

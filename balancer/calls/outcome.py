@@ -21,6 +21,7 @@ class Verdict(enum.Enum):
     OK = "answered"
     FAILED = "failed, as the server or the connection says"
     AGAINST = "failed, and that is the endpoint's fault"
+    EXCUSED = "failed, as this process had stood still: that may be its own fault"
     REFUSED = "found no connection: no server can have seen the call"
     OURS = "ended on this side: cancelled, or something of the caller's did not work"
 

@@ -143,16 +143,23 @@ class Retries:
             self._throttle.succeeded()
 
     def pause_after(
-        self, code: int, trailers: MetadataLike | None, rng: Random, *, committed: bool = False
+        self,
+        code: int,
+        trailers: MetadataLike | None,
+        rng: Random,
+        *,
+        committed: bool = False,
+        excused: bool = False,
     ) -> float | None:
         """An attempt that the server saw failed: the pause before the next one in seconds, None = that was the last.
 
-        `committed`: part of its response has reached the application, so it cannot be replaced any more.
+        `committed`: part of its response has reached the application, so it cannot be replaced any more. `excused`: it
+        says nothing of how the servers are, so it takes no token.
         """
         asked = pushback(trailers)
         retryable = code in self._policy.retryable
         stop = asked is not None and asked.stop
-        if self._throttle is not None and (retryable or stop):
+        if self._throttle is not None and (retryable or stop) and not excused:
             self._throttle.failed()
         if committed or not retryable or stop or self._attempts >= self._policy.max_attempts:
             return None
@@ -221,10 +228,11 @@ class Hedges:
         """No server saw an attempt: the one that takes its place begins now, and does not count."""
         self._next = now + self._policy.hedging_delay_s
 
-    def failed(self, code: int, trailers: MetadataLike | None, now: float) -> None:
-        """An attempt failed where a server may have seen it."""
+    def failed(self, code: int, trailers: MetadataLike | None, now: float, *, excused: bool = False) -> None:
+        """An attempt failed where a server may have seen it. `excused`: as above."""
         asked = pushback(trailers)
-        if self._throttle is not None and (code in self._policy.non_fatal or (asked is not None and asked.stop)):
+        counts = code in self._policy.non_fatal or (asked is not None and asked.stop)
+        if self._throttle is not None and counts and not excused:
             self._throttle.failed()
         if code not in self._policy.non_fatal:
             self.over = True

@@ -15,6 +15,7 @@ from balancer.policies.base import ConnectivityState, Node, Policy
 from balancer.pool.outlier import OutlierOptions
 from balancer.pool.picker import Picker
 from balancer.pool.pool import Moves, Pool
+from balancer.pulse import Pulse
 from balancer.resolvers import Resolver
 
 log = logging.getLogger(__name__)
@@ -47,12 +48,18 @@ class Driver:
     """Feeds the pool with what happens and carries out what it decides."""
 
     def __init__(
-        self, resolver: Resolver, pool: Pool, connections: Connections, loop: asyncio.AbstractEventLoop
+        self,
+        resolver: Resolver,
+        pool: Pool,
+        connections: Connections,
+        loop: asyncio.AbstractEventLoop,
+        pulse: Pulse,
     ) -> None:
         self.pool = pool
         self._loop = loop
         self._resolver = resolver
         self._connections = connections
+        self._pulse = pulse
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._state = pool.state
@@ -164,4 +171,9 @@ class Driver:
         now = time.monotonic()
         when = self.pool.next_tick(now)
         if when is not None:
-            self._timer = self._loop.call_later(max(0.0, when - now), self.tick)
+            due = max(now, when)
+            self._timer = self._loop.call_later(due - now, self._ring, due)
+
+    def _ring(self, due: float) -> None:
+        self._pulse.rang(due, time.monotonic())
+        self.tick()

@@ -21,6 +21,7 @@ from balancer.pool.picker import Fail, Open, Wait
 from balancer.pool.pool import Pool
 from balancer.pool.statistics import PoolNumbers
 from balancer.pool.verdicts import Why
+from balancer.pulse import Pulse
 from balancer.service_config import ServiceConfig, config_of
 
 if TYPE_CHECKING:
@@ -85,6 +86,10 @@ class Engine:
         self.driver: Driver | None = None
         self.counts: Counts | None = None
         """None until somebody wants to know."""
+        self.pulse = Pulse(asleep_s())
+        """By which a standstill of this process is found out."""
+        self.resting = True
+        """No call is under way for all that is known, so nobody beats: whoever calls begins it."""
         self._numbers = count()
 
     def start(self) -> None:
@@ -150,7 +155,12 @@ class Engine:
     def new_driver(self, connections: Connections, loop: asyncio.AbstractEventLoop) -> Driver:
         settings = self.settings
         pool = Pool(settings.policy, options=settings.options.pool, rng=self.rng, now=time.monotonic())
-        return Driver(settings.resolver, pool, connections, loop)
+        return Driver(settings.resolver, pool, connections, loop, self.pulse)
+
+    def excuses(self, began: float, now: float) -> bool:
+        """The failure, which is seen now, of an attempt that began then may be the fault of this process, which stood
+        still. From any thread."""
+        return self.pulse.excuses(began, now, asleep_s())
 
     def way_to(self, node: Node) -> Way:
         """How the node is connected to, as the service config has it by now. The connection shares gRPC's own with no
@@ -195,6 +205,12 @@ class Engine:
         self.config, self.options = config, settings.options_under(config)
         self.info_of = info_maker(settings, self.options.hash_header)
         self.revision += 1
+
+
+def asleep_s() -> float:
+    """For how many seconds the machine was suspended up to now, which the clock that deadlines go by leaves out."""
+    clock: int | None = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+    return 0.0 if clock is None else time.clock_gettime(clock) - time.monotonic()
 
 
 def ready(pick: Pick) -> Pick:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from balancer.calls.course import Ask, Course, End, Rest
+from balancer.calls.outcome import Verdict
 from balancer.calls.retry import marked
 from balancer.channels.traces import UNKNOWN
 from balancer.numbers import HEDGE, RETRY, UNSEEN
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from balancer.calls.course import Begin, Step
+    from balancer.calls.outcome import Outcome
     from balancer.calls.plan import Plan
     from balancer.channels.traces import CallSpans, Tracing
     from balancer.channels.types import Arguments
@@ -28,6 +31,7 @@ class Leg(Protocol):
     """One attempt."""
 
     node: Node
+    started: float
 
     @property
     def is_out(self) -> bool:
@@ -40,6 +44,8 @@ class Picking(Protocol):
     rng: Random
     counts: Counts | None
     tracing: Tracing
+
+    def excuses(self, began: float, now: float) -> bool: ...
 
     def pick(self, info: PickInfo) -> Pick: ...
 
@@ -145,6 +151,12 @@ class Journey(Generic[L, C]):
         if step.previous:
             metadata = marked(tuple(metadata or ()), step.previous)
         return timeout, metadata, credentials, waits, compression
+
+    def _judged(self, outcome: Outcome, attempt: L, now: float) -> Outcome:
+        """What is not to be held against the endpoint, since this process stood still, is marked so."""
+        if outcome.verdict is Verdict.AGAINST and self._engine.excuses(attempt.started, now):
+            return replace(outcome, verdict=Verdict.EXCUSED)
+        return outcome
 
     # What each kind of channel does in its own way
 

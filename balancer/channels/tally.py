@@ -57,7 +57,7 @@ class Tally:
         if verdict is Verdict.OK:
             if load.finished(now, rtt_s):
                 self.connection.alarm()
-        elif verdict in (Verdict.REFUSED, Verdict.OURS):
+        elif verdict in (Verdict.REFUSED, Verdict.OURS, Verdict.EXCUSED):
             load.abandoned()
         elif load.finished(now, rtt_s, verdict is not Verdict.AGAINST):
             self.connection.alarm()

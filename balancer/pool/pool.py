@@ -234,6 +234,11 @@ class Pool:
         return self._book.last_used
 
     @property
+    def in_flight(self) -> int:
+        """How many calls are under way."""
+        return self._book.in_flight
+
+    @property
     def members(self) -> Collection[Node]:
         """The nodes in use: all routable ones, or a subset."""
         return self._membership.members.keys()

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from balancer.channels.connectivity import IDLING
 from balancer.channels.driver import NO_CONNECTION
-from balancer.channels.engine import Closed, Engine, ready, wanted
+from balancer.channels.engine import Closed, Engine, asleep_s, ready, wanted
 from balancer.channels.tally import NO_SAMPLE
 from balancer.channels.traces import CANCELLED, Tracing
 from balancer.numbers import FORGOTTEN
 from balancer.policies.base import ANY, ConnectivityState, Node
 from balancer.pool.picker import Open, Wait
+from balancer.pulse import REST_S
 from balancer.threads.connection import Connection
 from balancer.threads.native import CLOSED, code_of
 from balancer.threads.subscribers import Connectivity
@@ -326,7 +327,17 @@ class ThreadsEngine(Engine):
             self._look_timer.cancel()
         self.resting = self._may_rest()
         if not self.resting and (self._open or self._leaving):
-            self._look_timer = self._loop.call_later(self._look_after_s, self._look)
+            self._beat(self._look_after_s, self._look)
+        elif self.driver is not None and self.driver.pool.in_flight:
+            self._beat(REST_S, self._look_later)
+        else:
+            self._look_timer = None
+            self.pulse.beat(time.monotonic(), asleep_s())
+
+    def _beat(self, after_s: float, then: Callable[[], None]) -> None:
+        now = time.monotonic()
+        self.pulse.beat(now, asleep_s(), now + after_s)
+        self._look_timer = self._loop.call_later(after_s, then)
 
     def _may_rest(self) -> bool:
         if self._look_after_s < _LOOK_RARELY_S or self._leaving or self.connectivity.has_subscribers:

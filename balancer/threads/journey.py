@@ -22,6 +22,7 @@ from balancer.calls.retry import HEADERS_SETTLE_S
 from balancer.channels.journey import Journey
 from balancer.channels.tally import NO_SAMPLE, Tally
 from balancer.pool.picker import Wait
+from balancer.pulse import SLIP_S
 from balancer.threads.native import CHANNEL_CLOSED, CODES, LOCALLY_CANCELLED, Ended, outcome_of
 from balancer.threads.workers import check_interpreter
 
@@ -172,7 +173,7 @@ class ThreadsJourney(Journey[Attempt, "Connection"]):
         """Goes on after a first attempt that was made without it, and failed with this error."""
         self._began = began
         now = time.monotonic()
-        self._failed(Attempt.failed(error, connection, began), now, now - began)
+        self._failed(Attempt.failed(error, connection, began), now, self._engine.pulse.latency_s(began, now))
 
     def _set_out(
         self,
@@ -227,6 +228,8 @@ class ThreadsJourney(Journey[Attempt, "Connection"]):
         """An attempt has its status; in a thread of grpcio's, which serves other calls, too."""
         now = time.monotonic()
         rtt_s = now - attempt.started if self._method.is_unary else NO_SAMPLE
+        if rtt_s > SLIP_S:
+            rtt_s = self._engine.pulse.latency_s(attempt.started, now)
         if attempt.native.code() is not grpc.StatusCode.OK:
             # In a thread of its own: grpcio may yet have to tell of the response headers, by this one.
             self._engine.workers.run(lambda: self._failed(attempt, now, rtt_s))
@@ -240,7 +243,7 @@ class ThreadsJourney(Journey[Attempt, "Connection"]):
 
     def _failed(self, attempt: Attempt, now: float, rtt_s: float) -> None:
         committed = self._received or (self._source is not None and not self._source.again)
-        outcome = outcome_of(attempt.native, committed=committed)
+        outcome = self._judged(outcome_of(attempt.native, committed=committed), attempt, now)
         if not attempt.out(outcome.verdict, now, rtt_s) or self.over:
             return
         if outcome.verdict is Verdict.OURS and self._course is None:

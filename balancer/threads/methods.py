@@ -19,6 +19,7 @@ from balancer.channels.tally import Tally
 from balancer.channels.traces import OK, UNKNOWN
 from balancer.numbers import SUCCEEDED
 from balancer.policies.base import Node
+from balancer.pulse import SLIP_S
 from balancer.threads.call import Call
 from balancer.threads.native import NativeMethod
 from balancer.threads.requests import Source
@@ -211,12 +212,15 @@ class UnaryUnaryMethod(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: i
 
     def _succeeded(self, connection: Connection, started: float) -> None:
         ended = time.monotonic()
-        if connection.node.load.finished(ended, ended - started):
+        took_s = rtt_s = ended - started
+        if rtt_s > SLIP_S:
+            rtt_s = self.engine.pulse.latency_s(started, ended)
+        if connection.node.load.finished(ended, rtt_s):
             connection.alarm()
         if connection.draining:
             connection.left()
         if self.engine.counts is not None:
-            self.engine.counts.ended(SUCCEEDED, ended - started)
+            self.engine.counts.ended(SUCCEEDED, took_s)
         if self.plan is not PLAIN:
             self.plan.succeeded()
 

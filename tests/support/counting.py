@@ -24,6 +24,8 @@ class Counting:
         self.port = 0
         self.twin = self
         """Another one like it, for a channel to compare with."""
+        self.released = threading.Event()
+        """Calls of `Wait` are answered."""
         self._lock = threading.Lock()
         self._active = 0
 
@@ -65,6 +67,11 @@ class Counting:
             ended.wait(60)
         return b""
 
+    def wait(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        self._enter("Wait", context)
+        self.released.wait(60)
+        return request
+
     def stream(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         self._enter("Stream", context)
         while context.is_active():
@@ -87,6 +94,7 @@ class Counting:
                 "Echo": grpc.unary_unary_rpc_method_handler(self.echo),
                 "Fail": grpc.unary_unary_rpc_method_handler(self.fail),
                 "Hang": grpc.unary_unary_rpc_method_handler(self.hang),
+                "Wait": grpc.unary_unary_rpc_method_handler(self.wait),
                 "Stream": grpc.unary_stream_rpc_method_handler(self.stream),
                 "Upload": grpc.stream_unary_rpc_method_handler(self.upload),
                 "Chat": grpc.stream_stream_rpc_method_handler(self.chat),

@@ -149,7 +149,7 @@ class Naive:
         return self.end(number) if self.kind is Kind.PLAIN else self.failed(number, outcome, asked, now)
 
     def failed(self, number: int, outcome: Outcome, asked: str | None, now: float) -> object:
-        if outcome.code == UNAVAILABLE or asked == "-1":
+        if (outcome.code == UNAVAILABLE or asked == "-1") and outcome.verdict is not Verdict.EXCUSED:
             self.tokens = max(0.0, self.tokens - 1.0)
         if self.kind is Kind.RETRY:
             return self.retried(number, outcome, asked, now)

@@ -77,6 +77,16 @@ def test_throttle_stops_at_half_and_recovers() -> None:
     assert throttle.tokens == 4.0
 
 
+def test_a_failure_that_this_process_may_have_caused_takes_no_token() -> None:
+    """Or a standstill, in which all calls under way failed, would leave nothing to try them again with."""
+    throttle = Throttle(4.0, 0.5)
+    for _ in range(9):
+        assert Retrying(POLICY, throttle).begin().pause_after(UNAVAILABLE, (), Random(1), excused=True) is not None
+    hedges = Hedging(HedgingPolicy(3, 1.0, frozenset({UNAVAILABLE})), throttle).begin()
+    hedges.failed(UNAVAILABLE, (), 0.0, excused=True)
+    assert throttle.tokens == 4.0
+
+
 def test_hedges_are_due_one_delay_apart() -> None:
     hedges = Hedging(HedgingPolicy(3, 2.0, frozenset({UNAVAILABLE}))).begin()
     assert hedges.pause_s(10.0) == 2.0

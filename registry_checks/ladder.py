@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import NamedTuple
 
+LATE_S = 0.5
+"""What takes so much longer than it can: whoever looks stood still, and what is found then says nothing."""
+
 
 class Rung(StrEnum):
     """Where a check stands. All but the last are named as `registry.v1.Health` names them."""
@@ -77,6 +80,13 @@ def looked(before: Standing, passed: bool) -> Standing:
     if passed:
         return before._replace(successes=before.successes + 1, failures=0)
     return before._replace(failures=before.failures + 1, successes=0)
+
+
+def unseen(standing: Standing, took_s: float, at_most_s: float, now: float) -> Standing:
+    """Something that ends now, a look or the pause before it, took so long, and should have taken no longer than that:
+    the time in which nobody looked is none that it stood there."""
+    lost_s = took_s - at_most_s
+    return standing._replace(since=min(standing.since + lost_s, now)) if lost_s > LATE_S else standing
 
 
 def settle(standing: Standing, limits: Limits, now: float) -> Standing:

@@ -14,7 +14,7 @@ from random import SystemRandom
 from typing import TYPE_CHECKING, Protocol, Self
 
 from registry_checks.ask import ask
-from registry_checks.ladder import Rung, Standing, looked, settle
+from registry_checks.ladder import LATE_S, Rung, Standing, looked, settle, unseen
 from registry_checks.looks import Looks
 from registry_checks.probes import Probe, Probes, Reach, Target, installed
 from registry_checks.rules import limits_of, seconds_of
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 
 OwnCheck = Callable[["Instance"], Awaitable[object]]
 LOOKS = 64  # at the same time
-LATE_S = 0.5  # a look that ends so much later than its timeout says nothing
 
 
 class Writer(Protocol):
@@ -149,6 +148,7 @@ class _Look:
         self._monitor = monitor
         self._told = Rung(instance.health.value)
         self._standing = Standing(self._told, time.monotonic())
+        self._ended_at: float | None = None
 
     @property
     def health(self) -> Health:
@@ -165,10 +165,13 @@ class _Look:
 
     async def look(self) -> None:
         """See Looked."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = time.monotonic()
+        if self._ended_at is not None:
+            self._standing = unseen(self._standing, began - self._ended_at, self.interval_s, began)
         passed, _ = await ask(self.probe, self._timeout_s)
-        if not passed and loop.time() - began > self._timeout_s + LATE_S:
+        ended = self._ended_at = time.monotonic()
+        self._standing = unseen(self._standing, ended - began, self._timeout_s, ended)
+        if not passed and ended - began > self._timeout_s + LATE_S:
             return  # this process stood still, and nobody can be blamed
         self._standing = settle(looked(self._standing, passed), self._monitor.limits, time.monotonic())
         rung = self._standing.rung

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_checks.ask import Found, ask
+from registry_checks.ladder import LATE_S
 from registry_checks.looks import Looks
 from registry_checks.probes import Failed, Probe, Probes, Target
 from registry_checks.rules import BadCheck
@@ -30,8 +31,6 @@ log = logging.getLogger(__name__)
 
 # How long a step down waits for what else is found meanwhile, and how often it is looked at while it waits longer.
 DOUBT_S = 0.3
-# A look that comes to its end so much later than it should says nothing: this process stood still.
-LATE_S = 0.5
 WRITERS = 32
 RETRY_S = 1.0
 

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import grpc.aio
@@ -16,6 +18,7 @@ import registry_client
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_api.registry.v1 import registry_pb2_grpc
 from registry_client import Health, HealthCheck, HealthStats, Instance, InvalidArgument, NotFound, RegistryClient, State
+from registry_client import monitor as monitor_module
 from registry_client.health import Pace
 from tests.conftest import ServerFactory
 from tests.integration.client.conftest import cache_home, registry, server
@@ -218,6 +221,29 @@ async def test_a_monitor_with_a_check_of_ones_own(registry: RegistryClient) -> N
         await eventually_async(lambda: monitor.stats().healthy == 1)
     with pytest.raises(InvalidArgument, match=r"check\.interval"):
         registry.monitor("logic", check, interval=-1)
+
+
+async def test_the_time_in_which_a_monitor_stood_still_removes_nobody(
+    registry: RegistryClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who became well meanwhile is seen to be so, however short a time it may be ill."""
+    jumps_s = [0.0]
+    monkeypatch.setattr(monitor_module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + jumps_s[0]))
+    well = asyncio.Event()
+    removed: list[object] = []
+
+    async def check(instance: Instance) -> bool:
+        return well.is_set()
+
+    subscription = registry.on_change("logic", removed=removed.append)
+    looking = registry.monitor("logic", check, interval=0.1, failures=1, successes=2, deregister_after=60)
+    async with registry.register(logic(8001)), looking as monitor:
+        await eventually_async(lambda: monitor.stats().unhealthy == 1)
+        jumps_s[0] = 3600.0
+        well.set()
+        await eventually_async(lambda: monitor.stats().healthy == 1)
+        assert removed == []
+    subscription.cancel()
 
 
 async def test_registryctl(registry: RegistryClient, server: RegistryServer, web: WebServer) -> None:

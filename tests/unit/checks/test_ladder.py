@@ -6,7 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_checks.ladder import LADDER, ORDER, Limits, Rung, Sign, Standing, is_worse, looked, settle, worst
+from registry_checks.ladder import (
+    LADDER,
+    LATE_S,
+    ORDER,
+    Limits,
+    Rung,
+    Sign,
+    Standing,
+    is_worse,
+    looked,
+    settle,
+    unseen,
+    worst,
+)
 
 LIMITS = st.builds(
     Limits,
@@ -54,6 +67,22 @@ def test_without_critical_what_is_unhealthy_for_long_leaves() -> None:
     assert climb(Limits(failures=1, deregister_after_s=2), "---") == [*[Rung.UNHEALTHY] * 2, Rung.REMOVED]
     assert climb(Limits(failures=1, deregister_after_s=0), "-" * 9)[-1] is Rung.UNHEALTHY
     assert climb(Limits(failures=1, critical_after_s=1), "-" * 9)[-1] is Rung.CRITICAL
+
+
+def test_the_time_in_which_nobody_looked_makes_nothing_worse() -> None:
+    """Whoever looks stood still: nobody can tell how it was meanwhile."""
+    limits = Limits(failures=1, successes=2, critical_after_s=30, deregister_after_s=30)
+    ill = Standing(Rung.UNHEALTHY, 0.0, failures=1)
+    woken = looked(unseen(ill, 600.0, 1.0, 600.0), passed=True)
+    assert settle(woken, limits, 600.0).rung is Rung.UNHEALTHY
+    assert settle(looked(woken, passed=True), limits, 601.0).rung is Rung.HEALTHY
+    assert settle(woken, limits, 600.0 + 29.0).rung is Rung.CRITICAL, "what it stood there before counts"
+
+
+def test_a_look_that_comes_a_little_late_changes_nothing_and_none_reaches_beyond_now() -> None:
+    ill = Standing(Rung.UNHEALTHY, 0.0)
+    assert unseen(ill, 1.0 + LATE_S, 1.0, 2.0) is ill
+    assert unseen(ill._replace(since=600.0), 600.0, 1.0, 600.0).since == 600.0, "it moved there in the meantime"
 
 
 def test_table_is_whole() -> None:

@@ -134,8 +134,10 @@ async def test_headers_with_something_in_them_commit_a_call(kind: str, what: str
     async with caller(kind, servers, config()) as channel:
         for _ in range(10 if kind == "aio" else 1):
             # grpc.aio itself, on a plain channel too, shows empty headers where a loop that was held up finds them with
-            # the status. Then nobody can tell, and the call is tried again.
-            if how := await how_it_failed(what, channel, plan):
+            # the status. Then nobody can tell, and the call is tried again. And of some streams that ended while it was
+            # writing a message it tells by an error of its own.
+            how = await how_it_failed(what, channel, plan)
+            if how and how != "Internal error from Core":
                 break
         assert how is not None
         assert how.startswith("attempt 0 at ")

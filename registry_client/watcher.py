@@ -279,9 +279,11 @@ class Following:
             unanswered = unanswered + 1 if stream.answered_at_s is None else 0
             if unanswered >= len(self._link.addresses):
                 self._show_stale()
-            refusals = 0 if stream.has_lasted(now) else refusals + stream.refused
+            refusals = refusals + stream.refused
+            if stream.has_lasted(now):
+                attempt = refusals = 0
             await asyncio.sleep(max(self._pause_s(attempt, refusals), min(stream.retry_after_s, PAUSE_AT_MOST_S)))
-            attempt = 0 if stream.has_lasted(now) else attempt + 1
+            attempt += 1
 
     def _pause_s(self, attempt: int, refusals: int) -> float:
         """Before the next stream. What had to be refused may have cost a lot, but a single mishap is mended at once."""

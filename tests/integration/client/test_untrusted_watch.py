@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 
 import registry_client
 from registry_api.registry.v1 import registry_pb2 as pb
-from registry_client import Watch, WatchLimits
+from registry_client import Backoff, Watch, WatchLimits
 from registry_client.view import ViewFold
 from tests.integration.client.conftest import WAIT_S, ids, until
 from tests.support.liar import Answer, Liar, full, named
@@ -227,18 +227,20 @@ async def test_a_stream_that_has_lasted_is_begun_again_at_once(monkeypatch: pyte
     monkeypatch.setattr("registry_client.watcher.LASTING_S", 0.5)
     ends = asyncio.Event()
 
-    async def lasting(_: pb.WatchRequest, __: Context) -> Answers:
-        yield full(named("a"))
-        await ends.wait()
+    async def lasting_at_last(_: pb.WatchRequest, __: Context) -> Answers:
+        yield full(named(f"p{liar.streams}"), revision=liar.streams)
+        if liar.streams > 2:
+            await ends.wait()
 
-    async with watching(lasting) as (liar, watch):
-        await anext(watch)
+    pauses = Backoff(base_s=0.02, cap_s=60.0, factor=25.0, jitter=0.0)  # seconds: 0.02, 0.5, 12.5
+    async with watching(lasting_at_last, backoff=pauses) as (liar, watch):
+        await until(watch, lambda view: ids(view) == ["p3"])
         await passed(0.6)
         began = time.monotonic()
-        liar.answer = once(full(named("b"), revision=2))
+        liar.answer = once(full(named("p4"), revision=4))
         ends.set()
-        await until(watch, lambda view: ids(view) == ["b"])
-        assert time.monotonic() - began < 0.5
+        await until(watch, lambda view: ids(view) == ["p4"])
+        assert time.monotonic() - began < pauses.ceiling(2)
 
 
 async def test_a_registry_that_says_when_to_come_back_is_given_that_time() -> None:

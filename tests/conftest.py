@@ -35,9 +35,18 @@ settings.load_profile("no deadlines")
 
 ServerFactory = Callable[..., RegistryServer]
 
-# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every program that they start.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def heed_signals() -> None:
+    """What starts the tests may have them ignore signals, as a shell does Ctrl-C in the background and `nohup` SIGHUP,
+    or hold them back, and so would every program that they start."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR1):
+        if signal.getsignal(each) is signal.SIG_IGN:
+            signal.signal(each, signal.default_int_handler if each is signal.SIGINT else signal.SIG_DFL)
+
+
+if threading.current_thread() is threading.main_thread():
+    heed_signals()
 
 
 @pytest.fixture

@@ -46,16 +46,23 @@ def test_thread():
 """
 SKIP = "@pytest.mark.skip(reason='the moon')\ndef test_it():\n    pass\n"
 SKIPPED_MODULE = "pytest.skip('the moon', allow_module_level=True)\n"
+IGNORED = ("sh", "-c", 'trap "" INT HUP; exec "$@"', "sh")
+HEEDED = """
+import signal
+
+def test_it():
+    assert signal.SIG_IGN not in [*map(signal.getsignal, (signal.SIGINT, signal.SIGHUP))]
+"""
 LOGS = "def test_it(tmp_path):\n    (tmp_path / 'server.log').write_text('it was the butler')\n    raise ValueError\n"
 
 
-def run_pytest(directory: Path, test: str, **env: str) -> tuple[int, str]:
+def run_pytest(directory: Path, test: str, *before: str, **env: str) -> tuple[int, str]:
     (directory / "conftest.py").write_text(CONFTEST)
     (directory / "pytest.ini").write_text(SETTINGS)
     (directory / "test_sample.py").write_text(HEAD + test)
     environment = {key: value for key, value in os.environ.items() if key != "CI" and not key.startswith("PYTEST_")}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", str(directory)],
+        [*before, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", str(directory)],
         cwd=directory,
         env={**environment, "PYTHONPATH": str(ROOT), **env},
         capture_output=True,
@@ -71,6 +78,11 @@ def test_leak_is_told(complaint: str, tmp_path: Path) -> None:
     code, out = run_pytest(tmp_path, LEAKS[complaint])
     assert code == 1
     assert complaint in out
+
+
+def test_signals_are_heeded_whatever_started_the_tests(tmp_path: Path) -> None:
+    code, out = run_pytest(tmp_path, HEEDED, *IGNORED)
+    assert code == 0, out
 
 
 def test_clean_tests_pass(tmp_path: Path) -> None:

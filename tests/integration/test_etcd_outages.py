@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import functools
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -44,10 +45,12 @@ __all__ = ["backends"]
 
 TTL_S = 30.0
 # What a write may take while nobody knows yet that etcd is gone, with some for a busy machine.
-WRITE_S = 2.0 + 1.0
+WRITE_S = 2.0 + 3.0
 # 2 s of silence, 3 s for an answer, and some for a busy machine.
-SILENCE_S = 5.0 + 2.0
+SILENCE_S = 5.0 + 5.0
 MOVED_S = 10.0
+# What waits for nobody takes no time; of several tries, since a busy machine may hold one up.
+AT_ONCE_S = 0.2
 
 
 @pytest.fixture
@@ -89,17 +92,31 @@ async def outcome(run: Running, lease_id: str) -> Outcome:
     return renewal.outcome
 
 
-async def no_write_goes_through(run: Running, lease_id: str, limit_s: float) -> None:
-    """Every write fails with StoreAway in time, and a renewal is held."""
-    for write in (run.store.grant(TTL_S), run.store.release(lease_id), run.put(run.key(), lease_id)):
-        started = time.monotonic()
+async def no_write_goes_through(run: Running, lease_id: str) -> None:
+    """Every write fails with StoreAway at once, and a renewal is held."""
+    asks: list[Callable[[], Awaitable[object]]] = [
+        lambda: run.store.grant(TTL_S),
+        lambda: run.store.release(lease_id),
+        lambda: run.put(run.key(), lease_id),
+    ]
+
+    async def fails(write: Callable[[], Awaitable[object]]) -> None:
         with pytest.raises(StoreAway):
-            await write
-        assert time.monotonic() - started < limit_s
+            await write()
+
+    async def is_held() -> None:
+        (renewal,) = await run.store.keep_alive([lease_id])
+        assert (renewal.outcome, renewal.ttl_s) == (Outcome.HELD, TTL_S)
+
+    for ask in (*(functools.partial(fails, write) for write in asks), is_held):
+        assert min([await seconds_of(ask()) for _ in range(3)]) < AT_ONCE_S
+
+
+async def seconds_of(asked: Awaitable[object]) -> float:
+    """How long it takes."""
     started = time.monotonic()
-    (renewal,) = await run.store.keep_alive([lease_id])
-    assert (renewal.outcome, renewal.ttl_s) == (Outcome.HELD, TTL_S)
-    assert time.monotonic() - started < limit_s
+    await asked
+    return time.monotonic() - started
 
 
 # ---- killed
@@ -113,7 +130,7 @@ async def test_killed_and_restarted(etcd: EtcdCluster) -> None:
         away = await run.seen.wait_next(Away, after=told, timeout_s=WRITE_S)
         assert etcd.nodes[0].endpoint in away.reason
         assert in_use(run) is None
-        await no_write_goes_through(run, lease, limit_s=0.2)
+        await no_write_goes_through(run, lease)
         await etcd.start_async()
         await run.seen.wait_next(Back, after=told)
         assert await outcome(run, lease) is Outcome.RENEWED
@@ -160,9 +177,7 @@ async def test_cancelled_while_away(etcd: EtcdCluster) -> None:
     async with running(EtcdStore.from_url(etcd.url())) as run:
         etcd.kill()
         await run.seen.wait_next(Away, after=1)
-        started = time.monotonic()
-        await run.stop()
-        assert time.monotonic() - started < 1
+        await asyncio.wait_for(run.stop(), SILENCE_S)
         await etcd.start_async()
         await run.start()
 
@@ -427,7 +442,7 @@ async def test_half_dead_connection_is_noticed(backends: Backends) -> None:
         gate.freeze()
         away = await run.seen.wait_next(Away, after=told, timeout_s=SILENCE_S)
         assert "no answer" in away.reason
-        await no_write_goes_through(run, lease, limit_s=0.2)
+        await no_write_goes_through(run, lease)
         await direct.put(direct.key("meanwhile"), lease)
         await gate.restore()
         await run.seen.wait_next(Back, after=told)

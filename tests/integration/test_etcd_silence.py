@@ -16,8 +16,8 @@ from tests.support.etcd import EtcdCluster
 from tests.support.proxy import Proxy
 from tests.support.waiting import eventually_async
 
-# With some for a busy machine.
-SLACK_S = 1.0
+# What a busy machine may add.
+SLACK_S = 3.0
 
 
 @pytest.fixture
@@ -99,11 +99,17 @@ async def test_renewals_are_held_sooner_for_short_lives(etcd: EtcdCluster) -> No
         assert [it.outcome for it in await run.store.keep_alive(list(leases.values()))] == [Outcome.RENEWED] * 2
         etcd.nodes[0].stop()
         try:
-            for ttl_s, lease in sorted(leases.items()):
+            held: list[int] = []
+
+            async def renew(ttl_s: int) -> None:
                 started = time.monotonic()
-                (renewal,) = await run.store.keep_alive([lease])
+                (renewal,) = await run.store.keep_alive([leases[ttl_s]])
+                held.append(ttl_s)
                 assert (renewal.outcome, renewal.ttl_s) == (Outcome.HELD, ttl_s)
                 assert time.monotonic() - started < hold_s(ttl_s) + SLACK_S
+
+            await asyncio.gather(*map(renew, leases))
+            assert held == [3, 60]
         finally:
             etcd.nodes[0].cont()
 

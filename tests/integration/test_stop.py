@@ -1,7 +1,6 @@
 """SIGTERM: every stream ends with a status that says so, whoever comes back meanwhile is told the same, exit code 0."""
 
 import asyncio
-import time
 from typing import Any
 
 import grpc
@@ -11,14 +10,12 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_api.registry.v1.registry_pb2_grpc import RegistryStub
 from tests.support.servers import RegistryServer
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 40.0  # longer than the server may take to end
 WATCHERS = 20
-# Streams end within half a second; a call that is under way may take two more.
-SOON_S = 1.8
 
 
 async def watch_until_it_ends(stub: Any, is_open: asyncio.Event) -> grpc.aio.AioRpcError:
-    """How a watch ends that nobody gives up on."""
+    """How a watch ends that nobody gives up on. The event says that it was answered."""
     try:
         async for _ in stub.Watch(pb.WatchRequest(), timeout=TIMEOUT_S):
             is_open.set()
@@ -29,9 +26,11 @@ async def watch_until_it_ends(stub: Any, is_open: asyncio.Event) -> grpc.aio.Aio
 
 async def watch_again_and_again(stub: Any, is_open: asyncio.Event) -> list[grpc.aio.AioRpcError]:
     """How the watches end of a client that comes back at once, until nobody listens any more."""
-    ends: list[grpc.aio.AioRpcError] = []
-    while not ends or "connect" not in str(ends[-1].details()):
-        ends.append(await watch_until_it_ends(stub, is_open))
+    ends = [await watch_until_it_ends(stub, is_open)]
+    is_let_in = asyncio.Event()
+    while "connect" not in str(ends[-1].details()):
+        ends.append(await watch_until_it_ends(stub, is_let_in))
+    assert not is_let_in.is_set(), "it would hold up the end for as long as the server has patience"
     return ends
 
 
@@ -41,11 +40,7 @@ async def test_streams_end_with_a_status_also_of_those_who_come_back(registry_se
         watching = [tasks.create_task(watch_again_and_again(RegistryStub(channel), it)) for it in opened]
         for it in opened:
             await it.wait()
-        began = time.monotonic()
-        code = await registry_server.terminate_async()
-        took_s = time.monotonic() - began
-    assert code == 0
-    assert took_s < SOON_S
+        assert await registry_server.terminate_async() == 0
     for task in watching:
         first = task.result()[0]
         assert first.code() is grpc.StatusCode.UNAVAILABLE

@@ -189,14 +189,14 @@ async def timed_out(call: Any, wait: Awaitable[Any]) -> Seen:
         "raised": seen["raised"],
         "code": seen.get("code") in TIMED_OUT and await call.code() is seen["code"],
         "details": await call.details() == seen.get("details"),
-        "in time": 0.05 < took_s < 1.5,
+        "in time": 0.05 < took_s < 20,
         "done": call.done(),
         "cancel": call.cancel(),
     }
 
 
 async def timeout_on_sleeping_server(stub: TestStub) -> Seen:
-    call = stub.StreamingOutputCall(outputs(1, interval_us=2_000_000), timeout=0.1)
+    call = stub.StreamingOutputCall(outputs(1, interval_us=60_000_000), timeout=0.1)
     return await timed_out(call, read_all(call))
 
 

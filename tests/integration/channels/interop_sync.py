@@ -189,12 +189,12 @@ def timed_out(run: Callable[[], Any]) -> Seen:
     return {
         "raised": seen["raised"],
         "code": seen.get("code") in TIMED_OUT,
-        "in time": 0.05 < time.monotonic() - started < 1.5,
+        "in time": 0.05 < time.monotonic() - started < 20,
     }
 
 
 def timeout_on_sleeping_server(stub: TestStub) -> Seen:
-    call = stub.StreamingOutputCall(outputs(1, interval_us=2_000_000), timeout=0.1)
+    call = stub.StreamingOutputCall(outputs(1, interval_us=60_000_000), timeout=0.1)
     return {**timed_out(lambda: read_all(call)), "active": call.is_active(), "left": call.time_remaining()}
 
 

@@ -34,7 +34,7 @@ async def retried(channel):
     await asyncio.gather(*map(keep, calls), return_exceptions=True)
 
 async def left_running(channel):
-    calls = [channel.unary_unary("/test.S/Hang")(b"", timeout=5) for _ in range(5)]
+    calls = [channel.unary_unary("/test.S/Hang")(b"", timeout=60) for _ in range(5)]
     kept.extend(calls)
     kept.extend(asyncio.create_task(keep(call)) for call in calls)
     await channel.unary_unary("/test.S/Echo")(b"", timeout=5)
@@ -157,6 +157,6 @@ async def test_a_channel_that_was_closed_leaves_nothing_for_a_loop_that_is_gone(
     arguments = ("-c", PROGRAM, target, json.dumps(CONFIGS[config]), way)
     pipe = asyncio.subprocess.PIPE
     program = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=pipe, stderr=pipe)
-    closed, said = await asyncio.wait_for(program.communicate(), 60)
+    closed, said = await asyncio.wait_for(program.communicate(), 100)
     assert (said.decode(), program.returncode) == ("", 0)
-    assert max(map(float, closed.split())) < 1.0
+    assert max(map(float, closed.split())) < 10.0

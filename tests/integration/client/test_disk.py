@@ -83,9 +83,7 @@ async def test_what_stands_in_its_place_hangs_no_watch(
     assert await cold_start(server) is None
     await server.start_async()
     async with registry_client.connect(server.address) as registry:
-        began = time.monotonic()
-        assert ids(await anext(registry.watch("player"))) == []
-        assert time.monotonic() - began < 2
+        assert ids(await asyncio.wait_for(anext(registry.watch("player")), WAIT_S)) == []
         await registry.register(player("p1"))
         await until(registry.watch("player"), lambda view: ids(view) == ["p1"])
 

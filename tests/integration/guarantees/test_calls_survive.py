@@ -29,8 +29,9 @@ TTL_S = 3.0
 NAMES = ("anna", "bert", "cleo")
 TASKS, THREADS = 6, 2
 CALL_TIMEOUT_S = 10.0
-# From the death of a process to the client's having read that its connection is gone, on a busy machine.
-NOTICE_S = 0.5
+# From the death of a process to the client's having read that its connection is gone, on a busy machine; until its
+# lease ends it is still registered.
+NOTICE_S = TTL_S - 0.5
 
 
 @dataclass(slots=True)

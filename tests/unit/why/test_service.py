@@ -20,6 +20,7 @@ from registry_server.rpc.why import Clocks, DiagnosisService
 from registry_server.why.past import Past
 from registry_server.xds.making import ControlPlane
 from tests.support.core import NOBODY, NOON, Core, Sink, gone, key, put, record
+from tests.support.speed import here
 
 T = TypeVar("T")
 WATCH = "/registry.v1.Registry/Watch"
@@ -320,4 +321,4 @@ async def test_ten_thousand_instances_hold_nobody_up() -> None:
     told.why(id_="i77")
     told.why(id_="i77777")
     assert told.why("serviec-1711").similar[0] == "service-1711"
-    assert told.longest_s < STEP_S
+    assert told.longest_s < here(STEP_S)

@@ -51,11 +51,12 @@ async def running(command: Sequence[str], ready: str, *, log: Path) -> AsyncIter
             start_new_session=True,  # Ctrl-C is for the demo, which ends what it began
         )
     try:
-        async with asyncio.timeout(READY_S):
-            said = await _line(process, re.compile(ready))
+        try:
+            async with asyncio.timeout(READY_S):
+                said = await _line(process, re.compile(ready))
+        except TimeoutError:
+            raise NotReady(f"{' '.join(command)} was not ready in time; its log: {log.read_text()[-2000:]}") from None
         yield Process(process, said)
-    except TimeoutError:
-        raise NotReady(f"{' '.join(command)} was not ready in time; its log: {log.read_text()[-2000:]}") from None
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

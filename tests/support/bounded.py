@@ -22,8 +22,9 @@ LOG_LIMIT = 16_384
 MAX_GROWTH_BYTES = 10 * 1024 * 1024
 # What the windows of HTTP/2 and the buffers of the way hold; the rest of the changes must not have been sent at all.
 MAX_SENT_BYTES = 8 * 1024 * 1024
-# Of a change on its way to a watcher that reads. They are 2 ms and some ten when the machine has nothing else to do.
-MEDIAN_AGE_S, P99_AGE_S = 0.05, 0.5
+# Of a change on its way to a watcher that reads. They are 2 ms and some ten when the machine has nothing else to do; a
+# busy one holds everybody up now and then, and who waited for those that do not read would do so for most of a minute.
+MEDIAN_AGE_S, P99_AGE_S = 0.25, 5.0
 
 
 class Load:

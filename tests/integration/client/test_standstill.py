@@ -44,7 +44,7 @@ asyncio.run(main())
 
 def register(address: str, name: str = "p1", ttl_s: float = TTL_S) -> None:
     """Once, and nobody renews it. Blocks."""
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:  # of its own connection
         request = pb.RegisterRequest(instance=pb.Instance(service="player", id=name, host="10.0.0.5", port=8001))
         request.ttl.FromNanoseconds(round(ttl_s * 1e9))
         registry_pb2_grpc.RegistryStub(channel).Register(request, wait_for_ready=True, timeout=WAIT_S)

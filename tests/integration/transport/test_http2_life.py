@@ -41,6 +41,8 @@ from tests.support.transports import NAME, Everything, value
 from tests.support.waiting import eventually_async, passed
 
 TICK_S = 0.02
+# Or gRPC takes up the connection of a channel before it, to a server that is gone since.
+OWN = (("grpc.use_local_subchannel_pool", 1),)
 PROTOCOL_ERROR = 1
 OPENING = PREFACE + frame(SETTINGS)
 
@@ -64,10 +66,10 @@ async def serving(
         await asyncio.wait_for(server.stop(), 10)
 
 
-async def echoed(address: str, credentials: grpc.ChannelCredentials | None = None, **options: Any) -> bytes:
-    """One call on a channel of its own."""
+async def echoed(address: str, credentials: grpc.ChannelCredentials | None = None) -> bytes:
+    """One call on a channel of its own, and a connection of its own."""
     make = grpc.aio.secure_channel if credentials else grpc.aio.insecure_channel
-    async with make(address, *([credentials] if credentials else []), **options) as channel:
+    async with make(address, *([credentials] if credentials else []), options=OWN) as channel:
         return await channel.unary_unary(f"/{NAME}/Echo")(value("x"), timeout=10)  # type: ignore[no-any-return]
 
 

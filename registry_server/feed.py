@@ -73,6 +73,7 @@ class Feed:
         self._touched_before = 0
         self._pulse_clock = pulse_clock or clock
         self._pulse = Pulse(self._pulse_clock(), BEAT_S)
+        self._is_open = False
         self._waiting: dict[asyncio.Future[bool], int] = {}
         self._mending = Mending(self.guard.excused_until)
         self._may_mend = asyncio.Event()
@@ -137,6 +138,11 @@ class Feed:
     def now(self) -> float:
         """The monotonic time by which the feed goes."""
         return self._clock()
+
+    def open(self) -> None:
+        """Somebody is answered from here on, so that a standstill is worth a line: a start may take its time."""
+        self._beat()
+        self._is_open = True
 
     # ---- running
 
@@ -277,7 +283,8 @@ class Feed:
         now = self._clock()
         stood_still_s = self._pulse.beat(self._pulse_clock())
         if stood_still_s:
-            self._outages.stood_still(stood_still_s, now)
+            if self._is_open:
+                self._outages.stood_still(stood_still_s, now)
             self.guard.store_ill(now, stood_still_s)
             if now - self._confirmed_at > DOUBT_S:
                 self._doubt()

@@ -101,6 +101,7 @@ async def serve(
             addresses = await _open(parts.port, config)
             try:
                 await parts.admin.start(addresses)
+                parts.truth.feed.open()
                 yield addresses
             finally:
                 parts.answering.stop()

@@ -56,11 +56,11 @@ async def test_a_server_over_mutual_tls(server_factory: ServerFactory, tmp_path:
             each.sendall(HALF_A_HELLO)
         # They are known to the server: it has accepted who came after them.
         assert await shown(server.address) != before
-        assert await server.terminate_async(5) == 0
+        assert await server.terminate_async() == 0
         for each in half:
             each.settimeout(5)
             assert each.recv(1) == b""
-    lines = server.log_text.splitlines()
+    lines = server.log_lines
     for kind in ("speaks no TLS", "shows no certificate", "shows a certificate that is not accepted", "was read again"):
         assert sum(kind in line for line in lines) == 1, server.log_text
     assert len(lines) == 4, server.log_text

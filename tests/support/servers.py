@@ -64,6 +64,11 @@ class ServerProcess:
         """All that the processes so far wrote to stderr."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
+    @property
+    def log_lines(self) -> list[str]:
+        """The lines of that, but for those that say that the machine had no time for it."""
+        return [line for line in self.log_text.splitlines() if "this process stood still" not in line]
+
     def start(self, timeout_s: float = START_TIMEOUT_S) -> Self:
         """Starts the process and waits for its line `listening on HOST:PORT`. Raises ServerFailed."""
         if self.is_running:

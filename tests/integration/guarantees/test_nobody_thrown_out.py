@@ -336,7 +336,7 @@ async def test_age_of_the_view_counts_from_the_last_word_of_the_store(
 async def test_outage_is_two_lines_in_the_log(server_factory: ServerFactory, etcd: EtcdCluster) -> None:
     server = await server_factory(store=etcd.url()).start_async()
     async with RawClient(server.address) as client:
-        before = len(server.log_text.splitlines())
+        before = len(server.log_lines)
         etcd.kill()
         await until(lambda: is_stale(client), what="the outage is noticed")
         async with asyncio.TaskGroup() as tasks:
@@ -345,7 +345,7 @@ async def test_outage_is_two_lines_in_the_log(server_factory: ServerFactory, etc
             await passed(5.0)
         await etcd.start_async()
         await until(lambda: is_fresh(client), timeout_s=20, what="it is over")
-        said = server.log_text.splitlines()[before:]
+        said = server.log_lines[before:]
         assert len(said) == 2, said
         assert "the store is away" in said[0]
         assert "the store is back" in said[1]

@@ -262,7 +262,7 @@ def test_who_is_connected(empty: Site, uncomplaining: Browser) -> None:
     with sync.connect(empty.address) as registry, registry.watch("player"):
         browser.open(empty.page + "#/connected")
         browser.shows("[aria-label=Streams] .row", "Watch")
-        assert "up to date" in browser.text("[aria-label=Streams] .row")
+        browser.shows("[aria-label=Streams] .row", "up to date")
 
 
 # ---- how one gets about

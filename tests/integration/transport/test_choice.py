@@ -29,7 +29,7 @@ async def test_without_ngh2_grpc_aio_serves_and_calls_etcd_and_a_line_each_says_
     server = server_factory(store=store, env={"PYTHONPATH": path}).start()
     async with RawClient(server.address) as client:
         await client.register("one")
-    serving, calling = server.log_text.splitlines()
+    serving, calling = server.log_lines
     assert "serving by grpc.aio, which is slower" in serving
     assert "calling etcd by grpcio, which costs more" in calling
     assert all("no wheel for this machine" in line for line in (serving, calling))

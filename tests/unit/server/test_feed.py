@@ -278,6 +278,17 @@ def run_for(core: Core, seconds: float) -> None:
         core.feed._beat()
 
 
+async def test_a_standstill_is_told_once_somebody_is_answered(caplog: pytest.LogCaptureFixture) -> None:
+    core = alert(Core(Mute()))
+    core.timeline.advance(5)
+    core.feed.emit(gone(11, ONE))
+    core.timeline.advance(7)
+    core.feed.open()
+    core.timeline.advance(9)
+    core.feed.emit(gone(12, TWO))
+    assert [it.getMessage() for it in caplog.records] == ["this process stood still for 8.9 s"]
+
+
 async def test_what_expires_after_the_server_was_stopped_waits() -> None:
     core = alert(Core(Mute()))
     run_for(core, 20)

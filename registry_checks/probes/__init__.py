@@ -46,7 +46,7 @@ class Probes:
             case "grpc":
                 from registry_checks.probes.grpc import GrpcProbe
 
-                return GrpcProbe(target, check.grpc, self._reach)
+                return GrpcProbe(target, check.grpc, self._reach, check.timeout.ToMilliseconds())
             case "custom":
                 return CustomProbe(target, self._kind(check.custom.type), check.custom.settings, self._aside)
         return None

@@ -21,6 +21,8 @@ MAX_ANSWER_BYTES = 64 * 1024
 # Of one Watch, the next begins with a look: nobody talks for ever, and who stops waits for us no longer than that.
 MAX_WORDS = 16
 WATCH_S = 60.0
+# How much longer than a look gRPC tries to connect: a look that is over says so itself.
+LONGER_MS = 1_000
 OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
@@ -28,19 +30,20 @@ OPTIONS = (
     ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
     # A look that fails must not be the reason that the next one does.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 
 
 class GrpcProbe:
-    """Calls Check of the instance. The address is resolved by us, so that a name cannot lead elsewhere meanwhile."""
+    """Calls Check of the instance. The address is resolved by us, so that a name cannot lead elsewhere meanwhile.
+    `timeout_ms` is what a look may take, of which connecting may take all: an instance may be far away, or busy."""
 
-    def __init__(self, target: Target, check: pb.HealthCheck.Grpc, reach: Reach) -> None:
+    def __init__(self, target: Target, check: pb.HealthCheck.Grpc, reach: Reach, timeout_ms: int) -> None:
         self._target = target
         self._check = check
         self._port = check.port or target.port
         self._reach = reach
+        self._connecting_ms = timeout_ms + LONGER_MS
         self._address = ""
         self._channel: grpc.aio.Channel | None = None
         self._request = health_pb2.HealthCheckRequest(service=check.service)
@@ -103,6 +106,7 @@ class GrpcProbe:
     async def _open(self, host: str) -> grpc.aio.Channel:
         name = self._check.authority or self._target.host
         options: list[tuple[str, int | str]] = [*OPTIONS, ("grpc.default_authority", name)]
+        options.append(("grpc.min_reconnect_backoff_ms", self._connecting_ms))
         if not self._check.tls:
             return grpc.aio.insecure_channel(f"{host}:{self._port}", options=options)
         ca = await asyncio.to_thread(Path(self._reach.ca).read_bytes) if self._reach.ca else None

@@ -269,6 +269,31 @@ async def test_who_stops_does_not_wait_for_us() -> None:
         await asyncio.wait_for(stopping, 5)
 
 
+async def test_who_is_far_away_is_well_if_the_look_has_time() -> None:
+    """What comes first takes a quarter of a second on its way."""
+
+    async def carry(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while said := await source.read(65_536):
+                to.write(said)
+        to.close()
+
+    async def carried(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+        await passed(0.25)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        await asyncio.gather(carry(source, writer), carry(reader, to))
+
+    async with HealthServer().running() as server, await asyncio.start_server(carried, "127.0.0.1", 0) as far:
+        check = pb.HealthCheck(grpc=pb.HealthCheck.Grpc())
+        settle(check)
+        probe = Probes(HERE, {}).of(Target("127.0.0.1", far.sockets[0].getsockname()[1]), check)
+        assert probe is not None
+        try:
+            assert await ask(probe, 10.0) == Found(True, "SERVING")
+        finally:
+            await probe.aclose()
+
+
 async def test_who_hands_over_its_port_does_not_wait_for_us() -> None:
     async with (
         HealthServer(watch=True).running() as old,

@@ -10,6 +10,7 @@ import logging
 import os
 import queue
 import select
+import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -98,7 +99,10 @@ class AuditLog:
             self._say(repr(error))
 
     def _put(self, found: Sequence[bytes]) -> None:
-        self._open_if_moved()
+        if not self._open_if_moved():
+            self._failed += len(found)
+            self._say("it was deleted, and cannot be opened anew")
+            return
         lost = self.lost
         head = b"\n" if self._is_torn else b""
         if lost > self._told:
@@ -133,21 +137,30 @@ class AuditLog:
         waiting.register(self._file, select.POLLOUT)
         return bool(waiting.poll(0.0 if self._is_closing.is_set() else 1_000 * PATIENCE_S))
 
-    def _open_if_moved(self) -> None:
-        """What cannot be opened anew is written on where it is now."""
+    def _open_if_moved(self) -> bool:
+        """What cannot be opened anew is written on where it is. False if it was deleted: nobody would find it there."""
         if self._path == STDOUT:
-            return
+            return True
         try:
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(Path(self._path).stat(), os.fstat(self._file)):
-                    return
+                    return True
             opened = os.open(self._path, _FLAGS, _MODE)
         except OSError as error:
+            if _is_deleted(self._file):
+                return False
             self._say(f"it was moved, and cannot be opened anew: {error.strerror or error!r}")
-            return
+            return True
         os.close(self._file)
         self._file, self._is_torn = opened, False
+        return True
 
     def _say(self, why: str) -> None:
         text = f"the audit log {self._path}: {why}; {self.lost} lines are lost so far"
         self._complaints.tell(text, self._clock())
+
+
+def _is_deleted(file: int) -> bool:
+    """Whether it is no pipe, which has a reader all the same, and has no name any more."""
+    it = os.fstat(file)
+    return stat.S_ISREG(it.st_mode) and not it.st_nlink

@@ -228,6 +228,29 @@ def test_where_it_cannot_be_opened_anew_it_goes_on_where_it_is(
     assert "cannot be opened anew" in caplog.text
 
 
+@pytest.mark.parametrize("instead", ["a directory", "a pipe without a reader"])
+def test_what_was_deleted_and_cannot_be_opened_anew_is_lost_and_counted(
+    instead: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Lines in a file without a name are no more than those that a full disk takes; the next file tells of them."""
+    path = tmp_path / "audit.log"
+    with log_at(path) as log:
+        log.write(line_of(1))
+        eventually(lambda: log.written == 1, what="the first line")
+        path.unlink()
+        path.mkdir() if instead == "a directory" else os.mkfifo(path)
+        for number in (2, 3):
+            log.write(line_of(number))
+            eventually(lambda at=number - 1: log.lost == at, what="it is lost")  # type: ignore[misc]
+        path.rmdir() if instead == "a directory" else path.unlink()
+        log.write(line_of(4))
+    told, last = path.read_text().splitlines()
+    assert json.loads(told)["lost"] == 2
+    assert last.encode() + b"\n" == line_of(4)
+    assert (log.written, log.lost) == (2, 2)
+    assert "it was deleted, and cannot be opened anew" in caplog.text
+
+
 def test_a_full_disk_costs_lines_and_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     with log_at("/dev/full") as log:
         for number in range(100):
@@ -297,7 +320,7 @@ def test_a_mistake_costs_the_lines_at_hand_and_not_the_log(tmp_path: Path, caplo
     with log_at(tmp_path / "audit.log") as log:
         right = log._open_if_moved
 
-        def wrong() -> None:
+        def wrong() -> bool:
             raise RuntimeError("nobody thought of this")
 
         log._open_if_moved, log._may_say_at = wrong, 0.0  # type: ignore[method-assign]

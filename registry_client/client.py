@@ -46,7 +46,7 @@ from registry_client.instance import (
 )
 from registry_client.live import Live
 from registry_client.papers import check_papers
-from registry_client.place import check_forks
+from registry_client.place import check_grpc
 from registry_client.policies import TrafficPolicies
 from registry_client.registration import Registration
 from registry_client.serving import is_serving
@@ -164,7 +164,7 @@ class RegistryClient:
     # ---- its life
 
     async def __aenter__(self) -> Self:
-        check_forks()
+        check_grpc()
         self._check_closed()
         if not self._settings.store:
             self._session = Session(self._settings)

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import threading
 import time
+import types
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from registry_client.errors import Misuse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 SEE = "see docs/processes.md"
 # How grpcio names the thread that waits for events on behalf of all asyncio channels of a process.
 _POLLER = "_poll_wrapper"
 # How gRPC's core names its own, which end a while after the last channel has closed. Linux cuts names at 15 characters.
 _OF_CORE = ("event_engine", "lifeguard", "grpc_", "timer_manager", "default-executo", "resolver-execut")
+# With these in the environment core begins no threads anew in a child.
+_LEFT_ALONE = ("0", "f", "false", "n", "no")
 _TASKS = Path("/proc/self/task")
 _LETS_GO_S = 1.0
 _LOOK_AGAIN_S = 0.001
@@ -27,16 +35,27 @@ class Forks:
     """Whether this process can use gRPC at all.
 
     gRPC for asyncio keeps a thread and locks that do not survive a fork: in the child every call would hang or crash,
-    also those of new channels. Nothing mends that, and only the parent can see it coming. Once the last channel is
-    closed core lets go of all that by itself, which a fork waits for.
+    also those of new channels; and so do its other channels where core is told to care for no forks. Nothing mends
+    that, and only the parent can see it coming. Once the last channel is closed core lets go of all that by itself,
+    which a fork waits for.
     """
 
     spoiled: bool = False
     _was_at_work: bool = False
     _closed_one: bool = False
+    _due: list[Callable[[], None]] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def then(self, undo: Callable[[], None]) -> Iterator[None]:
+        """A block in which `undo` is called in each child, in its main thread."""
+        self._due.append(undo)
+        try:
+            yield
+        finally:
+            self._due.remove(undo)
 
     def closed(self) -> None:
-        """A client was closed."""
+        """A client was closed, or another user of gRPC."""
         self._closed_one = True
 
     def before(self) -> None:
@@ -44,15 +63,22 @@ class Forks:
         if self._closed_one:
             self._closed_one = False
             _wait_for_core(time.monotonic() + _LETS_GO_S)
-        self._was_at_work = _is_polling()
+        self._was_at_work = _is_polling() or (_is_left_alone() and _is_core_at_work())
 
     def in_child(self) -> None:
         """This is the child."""
         self.spoiled = self.spoiled or self._was_at_work
+        for undo in self._due:
+            undo()
 
 
 def _is_polling() -> bool:
     return any(_POLLER in thread.name for thread in threading.enumerate())
+
+
+def _is_left_alone() -> bool:
+    """Whether core is told not to care for forks."""
+    return os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "").lower() in _LEFT_ALONE
 
 
 def _wait_for_core(until: float) -> None:
@@ -83,12 +109,17 @@ FORKS = Forks()
 os.register_at_fork(before=FORKS.before, after_in_child=FORKS.in_child)
 
 
-def check_forks() -> None:
-    """Raises Misuse if gRPC cannot work in this process."""
+def check_grpc() -> None:
+    """Raises Misuse if gRPC for asyncio cannot work in this process."""
     if FORKS.spoiled:
         raise Misuse(
-            "this process was forked while its parent used gRPC for asyncio (a registry client or channel that was"
-            f" open), and gRPC cannot work in it: connect after the fork, or start processes by 'spawn'; {SEE}"
+            "this process was forked while its parent used gRPC (a registry client or channel that was open), and gRPC"
+            f" cannot work in it: connect after the fork, or start processes by 'spawn'; {SEE}"
+        )
+    if isinstance(threading.get_ident, types.FunctionType):  # and not the interpreter's own any more
+        raise Misuse(
+            "gRPC for asyncio needs threads, and those of this process are greenlets (gevent or eventlet has patched"
+            f" `threading`), which would wait for each other for ever; {SEE}"
         )
 
 

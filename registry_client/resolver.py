@@ -26,6 +26,7 @@ from registry_client.errors import InvalidTarget, RegistryError
 from registry_client.instance import filter_to_proto
 from registry_client.lack import why_none
 from registry_client.papers import Shown, check_papers
+from registry_client.place import FORKS
 from registry_client.session import CacheDir, check_cache_dir
 from registry_client.target import Target, parse_target, show_url
 from registry_client.tls import TLS
@@ -221,6 +222,7 @@ def channel(
         compression=compression,
         balancing=settings.balancing,
     )
+    FORKS.closed()  # the arguments were tried on a channel of gRPC's
     return made
 
 

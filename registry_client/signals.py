@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from registry_client.errors import Misuse
+from registry_client.place import FORKS
 
 _T = TypeVar("_T")
 Handler = Callable[[int, FrameType | None], Any] | int | None
@@ -29,6 +30,7 @@ class SignalDrains:
         self._before: dict[int, Handler] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
+        self._pid = 0  # of whom the handlers are
 
     def add(self, owner: object, drain: Drain, loop: asyncio.AbstractEventLoop) -> None:
         """`drain` is run in `loop`, unless `owner` is removed before. Raises Misuse outside the main thread."""
@@ -36,6 +38,7 @@ class SignalDrains:
             raise Misuse("drain_on_signals: only the main thread can handle signals")
         self._drains[owner], self._loop = drain, loop
         if not self._before:
+            self._pid = os.getpid()
             for signum in SIGNALS:
                 if signal.getsignal(signum) is not signal.SIG_IGN:
                     self._before[signum] = signal.signal(signum, self._on_signal)
@@ -54,7 +57,7 @@ class SignalDrains:
 
     def _on_signal(self, signum: int, _: FrameType | None) -> None:
         self._release()
-        if self._loop is None or self._loop.is_closed():
+        if self._loop is None or self._loop.is_closed() or os.getpid() != self._pid:  # a child by fork has no such loop
             os.kill(os.getpid(), signum)
         else:
             self._loop.call_soon_threadsafe(self._begin, self._loop, signum)
@@ -79,7 +82,16 @@ def run_until_signal(main: Coroutine[Any, Any, _T], signals: Iterable[int] = SIG
     if threading.current_thread() is not threading.main_thread() or asyncio._get_running_loop():  # noqa: SLF001
         main.close()
         raise Misuse("run_until_signal: must be called from the main thread, and outside of any event loop")
-    return asyncio.run(_until_signal(main, tuple(signals)))
+    before = {signum: signal.getsignal(signum) for signum in signals}
+
+    def in_child() -> None:
+        """No loop runs there that would heed a signal, and what asyncio writes it to is the parent's."""
+        signal.set_wakeup_fd(-1)
+        for signum, handler in before.items():
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+
+    with FORKS.then(in_child):
+        return asyncio.run(_until_signal(main, tuple(before)))
 
 
 async def _until_signal(main: Coroutine[Any, Any, _T], signals: tuple[int, ...]) -> _T | None:

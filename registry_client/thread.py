@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
 import sys
 import threading
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from registry_client.errors import ClientClosed, Misuse, RegistryError
-from registry_client.place import check_forks, check_process
+from registry_client.place import check_grpc, check_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -76,6 +77,16 @@ class LoopThread:
         finally:
             self._loop = None
             self._ready.set()
+            if self._failure is not None:
+                self._give_up()
+
+    def _give_up(self) -> None:
+        """Who still waits would wait for ever: something has closed the descriptors of this process, say."""
+        with self._lock:
+            left = list(self._pending)
+        for future in left:
+            with contextlib.suppress(InvalidStateError):  # it was done, or cancelled
+                future.set_exception(RegistryError(f"the client's event loop has ended: {self._failure}"))
 
     def _run_until_over(self, loop: asyncio.AbstractEventLoop) -> None:
         """A user's code may end its task by SystemExit, which with asyncio ends the loop of all others, too."""
@@ -162,7 +173,7 @@ class Home:
 
     def open(self, first: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Start a thread, and run `first` there. Raises Misuse if there is one, or cannot be one."""
-        check_forks()
+        check_grpc()
         _check_interpreter()
         if not self.thread.is_here:  # the one who holds the lock may not have come along
             self._changing = threading.Lock()

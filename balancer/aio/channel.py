@@ -15,10 +15,10 @@ import grpc.aio
 from balancer.aio.dial import AioDialler
 from balancer.aio.engine import AioEngine
 from balancer.aio.methods import METHODS, Method
-from balancer.aio.native import CLOSED
 from balancer.channels.connectivity import IDLING, TO_GRPC
 from balancer.channels.kinds import Makers, Signature
 from balancer.channels.options import ChannelOptions, GrpcOptions, settings_of
+from balancer.channels.process import GREENLETS, has_greenlets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,8 +55,10 @@ def aio_channel(
 
     The channel does nothing until its first call, `channel_ready`, or `get_state(try_to_connect=True)`; close
     it when it is no longer needed. Raises ValueError, naming the part, for arguments that make no sense, and what
-    grpc.aio raises for those that it gets.
+    grpc.aio raises for those that it gets; its UsageError where threads are greenlets, too.
     """
+    if has_greenlets():
+        raise grpc.aio.UsageError(GREENLETS)
     settings = settings_of(resolver, policy, options, balancing)
     dialler = AioDialler(credentials, compression, interceptors or ())
     dialler.check(settings.dial_options(settings.service_config))
@@ -106,7 +108,7 @@ class BalancedChannel(Makers[Method], grpc.aio.Channel):  # type: ignore[misc]
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
         if self.engine.closed:
-            raise grpc.aio.UsageError(CLOSED)
+            raise self.engine.too_late()
         while self.get_state() is last_observed_state:
             await self.engine.changed()
 
@@ -114,5 +116,5 @@ class BalancedChannel(Makers[Method], grpc.aio.Channel):  # type: ignore[misc]
         # At every change in the pool, not of the state alone, which may be idle again before anybody has looked.
         while self.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
             if self.engine.closed:
-                raise grpc.aio.UsageError(CLOSED)
+                raise self.engine.too_late()
             await self.engine.changed()

@@ -14,7 +14,8 @@ import grpc.aio
 from balancer.aio.connection import Connection
 from balancer.aio.native import CLOSED, code_of
 from balancer.channels.driver import NO_CONNECTION
-from balancer.channels.engine import Closed, Engine, asleep_s, ready, wanted
+from balancer.channels.engine import Engine, asleep_s, ready, wanted
+from balancer.channels.process import FORKS
 from balancer.channels.traces import Tracing
 from balancer.policies.base import ANY, ConnectivityState, Node
 from balancer.pool.picker import Open
@@ -60,6 +61,7 @@ class AioEngine(Engine):
 
     def start(self) -> None:
         if self.driver is None and not self.closed:
+            FORKS.begun(self)
             driver = self.driver = self.new_driver(self, self.loop)
             self.install(driver.pool.picker, driver.pool.state)
             driver.start()
@@ -192,9 +194,11 @@ class AioEngine(Engine):
         for connection in tuple(self._connections):
             connection.close_soon()
 
+    def too_late(self) -> grpc.aio.UsageError:
+        return grpc.aio.UsageError(self.refusal)
+
     def _shut(self) -> None:
-        self.closed = True
-        self.picker = Closed(lambda: grpc.aio.UsageError(CLOSED))
+        self.refuse(CLOSED)
         self.state = ConnectivityState.SHUTDOWN
         if self._beat_timer is not None:
             self._beat_timer.cancel()

@@ -10,7 +10,6 @@ import grpc.aio
 
 from balancer.aio.calls import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from balancer.aio.dial import Path, begin_of
-from balancer.aio.native import CLOSED
 from balancer.channels.kinds import Kind, Signature
 from balancer.channels.method import BalancedMethod
 from balancer.policies.base import Node
@@ -79,7 +78,7 @@ class Method(BalancedMethod["NativeMethod"]):
     def _through_front(self, request: object, arguments: Arguments) -> Call:
         """Begins a call whose innermost interceptor begins the real one."""
         if self.engine.closed:
-            raise grpc.aio.UsageError(CLOSED)
+            raise self.engine.too_late()
         assert self._front is not None  # noqa: S101 - there is one
         token = begin_of.set(self._begin)
         try:

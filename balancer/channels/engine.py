@@ -15,6 +15,7 @@ from balancer.channels.driver import Driver
 from balancer.channels.health import streams_of
 from balancer.channels.kinds import Kind
 from balancer.channels.options import info_maker, key_of_header
+from balancer.channels.process import INHERITED
 from balancer.numbers import FAIL, WAIT, Counts, Numbers, Totals
 from balancer.policies.base import ConnectivityState, Node
 from balancer.pool.picker import Fail, Open, Wait
@@ -82,6 +83,8 @@ class Engine:
         """Which service config it is: methods plan anew when it grew."""
         self.state = ConnectivityState.IDLE
         self.closed = False
+        self.refusal = ""
+        """What a call is told that comes too late, once the channel is closed."""
         self.picker: Picks = Dormant(self.start)
         self.driver: Driver | None = None
         self.counts: Counts | None = None
@@ -95,6 +98,21 @@ class Engine:
     def start(self) -> None:
         """Begins to resolve and to connect, once."""
         raise NotImplementedError
+
+    def refuse(self, refusal: str) -> None:
+        """It is closed: whoever calls is told why."""
+        self.closed, self.refusal = True, refusal
+        self.picker = Closed(self.too_late)
+
+    def too_late(self) -> Exception:
+        """What a call raises that comes too late, as grpcio has it."""
+        raise NotImplementedError
+
+    def inherit(self) -> None:
+        """See `balancer.channels.process.Begun`."""
+        if not self.closed:
+            self.refuse(INHERITED)
+            self.state = ConnectivityState.SHUTDOWN
 
     def plan(self, signature: Signature) -> Plan:
         """What the service config asks for the calls of a method."""
@@ -116,7 +134,8 @@ class Engine:
         """Why each endpoint gets calls or none, those included that the resolver keeps from the channel. From any
         thread."""
         if self.closed:
-            return Why(usable=False, verdict="the channel is closed")
+            inherited = self.refusal == INHERITED
+            return Why(usable=False, verdict=INHERITED if inherited else "the channel is closed")
         driver, now = self.driver, time.monotonic()
         if driver is None:
             return Why(usable=False, verdict="nothing was called yet: the first call finds out whom there is")

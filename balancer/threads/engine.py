@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from balancer.channels.connectivity import IDLING
 from balancer.channels.driver import NO_CONNECTION
-from balancer.channels.engine import Closed, Engine, asleep_s, ready, wanted
+from balancer.channels.engine import Engine, asleep_s, ready, wanted
+from balancer.channels.process import FORKS
 from balancer.channels.tally import NO_SAMPLE
 from balancer.channels.traces import CANCELLED, Tracing
 from balancer.numbers import FORGOTTEN
@@ -89,6 +90,7 @@ class ThreadsEngine(Engine):
         self._look_after_s = _LOOK_FIRST_S
         self._look_timer: asyncio.TimerHandle | None = None
         self._is_wanted = False
+        self._is_inherited = False
         self._parked: dict[int, tuple[weakref.ref[Waiter], asyncio.TimerHandle | None, bool]] = {}
         self._held: dict[Waiter, None] = {}
 
@@ -101,6 +103,7 @@ class ThreadsEngine(Engine):
             self.driver = self.new_driver(self, self._loop)
             self.picker = self.driver.pool.picker
             self._thread = threading.Thread(target=self._run, name="balancer-channel", daemon=True)
+            FORKS.begun(self)
             self._thread.start()
 
     def _run(self) -> None:
@@ -127,14 +130,14 @@ class ThreadsEngine(Engine):
     def close(self) -> None:
         """Cancels what is under way and ends the private loop. Idempotent; from any thread.
 
-        As the interpreter ends it waits for nothing, no lock either: a thread that is gone may hold it for ever.
+        As the interpreter ends it waits for nothing, no lock either: a thread that is gone may hold it for ever. Nor in
+        a process that was forked meanwhile: all of it is the parent's.
         """
-        if sys.is_finalizing():
+        if sys.is_finalizing() or self._is_inherited:
             self.stop()
             return
         with self._lock:
-            self.closed = True
-            self.picker = Closed(lambda: ValueError(CLOSED))
+            self.refuse(CLOSED)
             self.state = ConnectivityState.SHUTDOWN
             self.generation += 1
         self.connectivity.unsubscribe_all()
@@ -145,8 +148,8 @@ class ThreadsEngine(Engine):
 
     def stop(self) -> None:
         """As `close`, but waits for nothing: for the garbage collector."""
-        self.closed = True
-        self.picker = Closed(lambda: ValueError(CLOSED))
+        if not self.closed:
+            self.refuse(CLOSED)
         if self._thread is not None:
             self.soon(lambda: self._stopping.set())
 
@@ -173,7 +176,14 @@ class ThreadsEngine(Engine):
     def check_open(self) -> None:
         """Raises ValueError once the channel is closed, as grpcio does."""
         if self.closed:
-            raise ValueError(CLOSED)
+            raise self.too_late()
+
+    def too_late(self) -> ValueError:
+        return ValueError(self.refusal)
+
+    def inherit(self) -> None:
+        super().inherit()
+        self._is_inherited, self._thread = True, None
 
     def connect(self) -> None:
         """The channel is wanted connected, though no call waits."""

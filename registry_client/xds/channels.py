@@ -16,7 +16,7 @@ from registry_api.limits import DEFAULT_NAMESPACE
 from registry_client import checks
 from registry_client.addresses import parse_addresses
 from registry_client.instance import Locality
-from registry_client.place import check_forks
+from registry_client.place import check_grpc
 from registry_client.tls import TLS
 from registry_client.xds.bootstrap import Files, Node, for_c_core, for_grpc
 
@@ -82,7 +82,7 @@ def aio_channel(
     node_id: str = "",
 ) -> grpc.aio.Channel:
     """A `grpc.aio.Channel` to a registered service; arguments as of `registry_client.xds.channel`."""
-    check_forks()
+    check_grpc()
     checks.instance_of("compression", grpc.Compression, compression)
     target = _target(service, registry, namespace, credentials, options, registry_tls, locality, node_id)
     if credentials is None:

@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import pytest
 
 import registry_client
-from registry_client import ClientClosed, Misuse, RegistryClient, RegistryError, State, sync
+from registry_client import ClientClosed, Misuse, RegistryClient, RegistryError, State, aio, sync, xds
 from tests.integration.client.conftest import WAIT_S, ids, player, until
 from tests.integration.client.test_registering import nobody_there
 from tests.support.servers import ROOT, RegistryServer
@@ -486,6 +487,139 @@ def test_a_client_that_is_inherited_in_a_loop_says_so(server: RegistryServer) ->
     assert said == [*(f"{what} Misuse" for what in ("list", "register", "watch", "enter", "fresh")), "1 registered"]
 
 
+CHANNELS = """
+        import signal
+        import grpc
+        from registry_client import aio
+
+        METHOD = "/registry.v1.Registry/ListServices"
+
+        def call(channel):
+            return channel.unary_unary(METHOD)(b"", timeout=5)
+
+        def refused(action):
+            "As `attempt` shows it."
+            try:
+                action()
+            except (ValueError, grpc.aio.UsageError) as error:
+                raise Misuse(str(error).partition(":")[0]) from None
+"""
+
+
+def test_a_channel_that_is_inherited_says_so(server: RegistryServer) -> None:
+    """Its calls would wait for threads that are gone, over connections that are the parent's."""
+    said = forked(
+        server,
+        CHANNELS
+        + """
+        with registry_client.channel(f"static://{ADDRESS}") as channel:
+            bound = channel.unary_unary(METHOD)
+            call(channel)
+            in_child(
+                ("call", lambda: refused(lambda: call(channel))),
+                ("bound", lambda: refused(lambda: bound(b""))),
+                ("close", channel.close),
+            )
+            call(channel)
+            say(channel.why().usable)
+
+        async def main():
+            async with aio.channel(f"static://{ADDRESS}") as channel:
+                bound = channel.unary_unary(METHOD)
+                await bound(b"", timeout=5)
+
+                def drive(coroutine):
+                    coroutine.send(None)  # it ends before it waits for anything
+
+                in_child(
+                    ("call aio", lambda: refused(lambda: channel.unary_unary(METHOD)(b""))),
+                    ("bound aio", lambda: refused(lambda: bound(b""))),
+                    ("ready", lambda: refused(lambda: drive(channel.channel_ready()))),
+                    ("close aio", lambda: call_ends(channel.close())),
+                )
+                await bound(b"", timeout=5)
+                say(channel.why().usable)
+
+        def call_ends(coroutine):
+            try:
+                coroutine.send(None)
+            except StopIteration:
+                return
+            raise AssertionError("it waits")
+
+        asyncio.run(main())
+        """,
+    )
+    assert said == [
+        *("call Misuse", "bound Misuse", "close works", "True"),
+        *("call aio Misuse", "bound aio Misuse", "ready Misuse", "close aio works", "True"),
+    ]
+
+
+def test_a_channel_without_calls_is_taken_along(server: RegistryServer) -> None:
+    said = forked(
+        server,
+        CHANNELS
+        + """
+        with registry_client.channel(f"static://{ADDRESS}") as channel:
+            in_child(("call", lambda: call(channel)))
+            call(channel)
+        """,
+    )
+    assert said == ["call works"]
+
+
+def test_where_core_heeds_no_forks_its_other_channels_are_told_too(server: RegistryServer) -> None:
+    said = forked(
+        server,
+        CHANNELS
+        + """
+        with grpc.insecure_channel(ADDRESS) as channel:
+            call(channel)
+            in_child(("fresh", fresh), ("fresh aio", fresh_aio))
+        """,
+    )
+    assert said == ["fresh Misuse", "fresh aio Misuse"]
+
+
+def test_a_signal_to_a_child_is_the_childs(server: RegistryServer) -> None:
+    """It ends by it, as `Process.terminate` and pools of processes expect, and the parent stays registered."""
+    said = forked(
+        server,
+        CHANNELS
+        + """
+        def terminate_child():
+            reads, writes = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(20)  # who does not end by the one ends by the other
+                os.write(writes, b".")
+                while True:
+                    signal.pause()
+            os.read(reads, 1)
+            os.kill(pid, signal.SIGTERM)
+            say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+        with sync.connect(ADDRESS, cache_dir=None) as registry:
+            with registry.register(instance(), drain_on_signals=True, drain=0) as registration:
+                terminate_child()
+                say(len(registry.list("player")), registration.state.value)
+
+        async def main(by_signals):
+            async with registry_client.connect(ADDRESS, cache_dir=None) as registry:
+                async with registry.register(instance(), drain_on_signals=by_signals, drain=0) as registration:
+                    terminate_child()
+                    say(len(await registry.list("player")), registration.state.value)
+            return "ended"
+
+        asyncio.run(main(True))
+        say(registry_client.run_until_signal(main(False)))
+        """,
+    )
+    assert said == [*["-15", "1 registered"] * 3, "ended"]
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_multiprocessing(server: RegistryServer, method: str, tmp_path: Path) -> None:
     """`spawn` and `forkserver` work whatever the parent does, `fork` says why it cannot."""
@@ -513,6 +647,50 @@ def test_multiprocessing(server: RegistryServer, method: str, tmp_path: Path) ->
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"fresh {'Misuse' if method == 'fork' else 'works'}", "0 1"]
+
+
+def test_a_loop_that_breaks_keeps_nobody_waiting(server: RegistryServer) -> None:
+    """As when something closes all descriptors of a process, as what makes a daemon of it does."""
+    said = forked(
+        server,
+        """
+        def closed(timeout):
+            raise OSError(9, "Bad file descriptor")
+
+        with sync.connect(ADDRESS, cache_dir=None) as registry:
+            registry._thread.loop._selector.select = closed
+            attempt("list", lambda: registry.list("player"))
+            attempt("again", lambda: registry.list("player"))
+        say("closed")
+        """,
+    )
+    assert said == ["list RegistryError", "again ClientClosed", "closed"]
+
+
+# ---- greenlets
+
+
+def test_greenlets_for_threads_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As gevent and eventlet patch it: one that waits in gRPC would have all others wait for ever."""
+    threads = threading.get_ident
+
+    def get_ident() -> int:
+        return threads()
+
+    monkeypatch.setattr(threading, "get_ident", get_ident)
+    with pytest.raises(Misuse, match="greenlets"), sync.connect(nobody_there()):
+        pytest.fail("the block runs")
+
+    async def enter() -> None:
+        with pytest.raises(Misuse, match="greenlets"):
+            async with registry_client.connect(nobody_there()):
+                pytest.fail("the block runs")
+        with pytest.raises(grpc.aio.UsageError, match="greenlets"):
+            aio.channel("registry://127.0.0.1:1/player")
+        with pytest.raises(Misuse, match="greenlets"):
+            xds.aio.channel("player", registry="127.0.0.1:1")
+
+    asyncio.run(enter())
 
 
 # ---- the end of the interpreter
@@ -585,3 +763,46 @@ def test_the_documented_hooks_of_a_forking_server_register(server: RegistryServe
         """,
     )
     assert said == ["['10.0.0.5:8000'] left"] * 2 + ["[]"]
+
+
+def test_the_documented_lifespan_registers(server: RegistryServer, tmp_path: Path) -> None:
+    said = run_documented(
+        2,
+        server,
+        tmp_path / "lifespan.py",
+        f"""
+        import asyncio
+
+        async def serve():
+            async with registry_client.connect({server.address!r}, cache_dir=None) as own:
+                for _ in range(2):
+                    async with lifespan(None):
+                        print([it.address for it in await own.list("api")])
+                    print(await own.list("api"))
+
+        asyncio.run(serve())
+        """,
+    )
+    assert said == ["['10.0.0.5:8000']", "[]"] * 2
+
+
+def test_the_documented_signals_of_celery_register(server: RegistryServer, tmp_path: Path) -> None:
+    """They are called with names alone, in a process that was forked."""
+    said = run_documented(
+        3,
+        server,
+        tmp_path / "tasks.py",
+        """
+        import os
+        for _ in range(2):
+            if (pid := os.fork()) == 0:
+                begin(sender=None, signal=None)
+                print([it.address for it in registry.list("tasks")], flush=True)
+                end(sender=None, pid=os.getpid(), exitcode=0)
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        with registry:
+            print(registry.list("tasks"))
+        """,
+    )
+    assert said == ["['10.0.0.5:8000']"] * 2 + ["[]"]

@@ -168,9 +168,14 @@ def _rows(it: pb.XdsClient, *, wide: bool) -> Iterator[tuple[str, ...]]:
         protocol = "incremental" if stream.incremental else "state of the world"
         more = (it.node_cluster, where, agent, it.identity, protocol, _time(stream.opened_at))
         for wanted in stream.subscriptions or (pb.XdsSubscription(),):
-            kind = pb.XdsSubscription.Type.DESCRIPTOR.values_by_number.get(wanted.type)
-            named = (it.node_id, it.kind, stream.peer, kind.name if kind and wanted.type else "nothing yet")
+            named = (it.node_id, it.kind, stream.peer, _type(wanted.type))
             yield (*named, *_state(wanted, wide=wide), *(more if wide else ()))
+
+
+def _type(number: int) -> str:
+    """What is asked for; a number where a newer registry knows more of these."""
+    kind = pb.XdsSubscription.Type.DESCRIPTOR.values_by_number.get(number)
+    return (kind.name if kind else str(number)) if number else "nothing yet"
 
 
 def _state(wanted: pb.XdsSubscription, *, wide: bool) -> tuple[str, str, str, str]:

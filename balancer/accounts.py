@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from itertools import islice
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING
 
 from balancer.load import Load, LoadBook
@@ -34,7 +34,7 @@ class Account:
         self.endpoint = endpoint
         self.own = own
         self._loads: dict[Pool, Load] = {}
-        self._lock = Lock()
+        self._lock = RLock()
 
     @property
     def is_droppable(self) -> bool:

@@ -9,13 +9,15 @@ with balancer.request(endpoint) as request:
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import OrderedDict
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from random import Random
-from threading import Lock
+from threading import RLock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
@@ -33,6 +35,7 @@ from balancer.pool.statistics import NodeStatistics, PoolStatistics, node_statis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
     from balancer.accounts import Account
@@ -74,7 +77,7 @@ class LoadBalancer:
         self._rng = rng or Random()  # noqa: S311 - spreads load, guards nothing
         self._policy = policy_of(policy)
         self._options = replace(options, connections=False)
-        self._owner = Lock()
+        self._lock = RLock()  # a policy may ask for what it is part of
         self._is_counting = False
         self._picks = self._lacks = self._ejections = 0
         self._accounts = Accounts(options.load)
@@ -105,6 +108,11 @@ class LoadBalancer:
             return cast("Given", current.stand_ins.get(endpoint, endpoint) if current.stand_ins else endpoint)
         self._lacks += 1
         raise NoEndpointError(picked.reason if isinstance(picked, Fail) else "no endpoint")
+
+    @property
+    def _owner(self) -> AbstractContextManager[object]:
+        """Who changes the sets holds it; as the interpreter ends nobody waits for what a thread that is gone held."""
+        return nullcontext() if sys.is_finalizing() else self._lock
 
     def choose_by(self, policy: AnyPolicy) -> None:
         """Another policy selects from now on; what is known of the endpoints stays. Raises as making one does."""
@@ -173,7 +181,7 @@ class LoadBalancer:
     def _look(self, given: tuple[object, ...], now: float) -> _Set:
         """The set of what is given, brought up to date. Equal elements are found by identity, at C speed."""
         with self._owner:
-            known = next((known for known in reversed(self._sets.values()) if known.is_of(given)), None)
+            known = next((known for known in list(reversed(self._sets.values())) if known.is_of(given)), None)
             if known is None:
                 known = self._take_over(given, now)
             self._sets.move_to_end(known.content)
@@ -213,7 +221,7 @@ class LoadBalancer:
         """
         if content in self._left:
             return None
-        sets = reversed(self._sets.values())
+        sets = list(reversed(self._sets.values()))
         return next((known for known in sets if any(map(known.pool.node, endpoints))), None)
 
     def _change(self, known: _Set, change: Callable[[], object], now: float) -> None:

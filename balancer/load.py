@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import exp, isfinite
-from threading import Lock
+from threading import RLock
 
 ERROR_RATE_SPAN = 16
 """Calls over which the error rate is smoothed."""
@@ -53,7 +53,7 @@ class LoadBook:
         """Failures in a row at which `Load.finished` asks for a tick; None = never."""
         self.alarmed = False
         """One did, since the pool last looked."""
-        self.lock = Lock()
+        self.lock = RLock()
         self.started = self.finished = self.failed = 0
         """Of all calls up to now; those that failed are finished, too."""
         self.in_flight = 0

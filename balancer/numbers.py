@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Counts:
     __slots__ = ("_calls", "_lock", "_picks", "_retries", "_steps", "_sum_s")
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = RLock()
         self._calls: Counter[str] = Counter()
         self._picks: Counter[str] = Counter()
         self._retries: Counter[str] = Counter()

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import queue
 import threading
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from registry_client import checks
 from registry_client.errors import RegistryError
+from registry_client.thread import Baton
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -226,33 +226,38 @@ class CallThread:
 
     def __init__(self, owner: Subscription) -> None:
         self._owner = owner
-        self._batches: queue.Queue[_Batch | None] = queue.Queue(maxsize=1)
-        self._stopped = threading.Event()
+        self._batch: _Batch | None = None
+        # No lock is held: a signal handler may stop what its own thread is about to call, and `__del__` what a thread
+        # that is gone was about to.
+        self._due = Baton()
+        self._is_stopped = False
         self._thread: threading.Thread | None = None
 
     def call(self, calls: Sequence[Call], answer: asyncio.Future[tuple[int, Awaitable[object] | None]]) -> None:
         """Call them until one returns an awaitable; `answer` gets how many were called, and that. One batch at once."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._main, name="registry-callbacks", daemon=True)
-            self._thread.start()
-        self._batches.put_nowait(_Batch(calls, answer))
+            thread = threading.Thread(target=self._main, name="registry-callbacks", daemon=True)
+            thread.start()
+            self._thread = thread
+        self._batch = _Batch(calls, answer)
+        self._due.give()
 
     def stop(self) -> None:
         """Begin no call any more. The thread ends when the one under way does."""
-        self._stopped.set()
-        with contextlib.suppress(queue.Full):
-            self._batches.put_nowait(None)
+        self._is_stopped = True
+        self._due.give()
 
     def _main(self) -> None:
         _WITHIN.set(self._owner)
-        while not self._stopped.is_set():
-            batch = self._batches.get()
+        while not self._is_stopped:
+            self._due.take()
+            batch, self._batch = self._batch, None
             if batch is not None:
                 batch.give(*self._run(batch.calls))
 
     def _run(self, calls: Sequence[Call]) -> tuple[int, Awaitable[object] | None]:
         for number, call in enumerate(calls, 1):
-            if self._stopped.is_set():
+            if self._is_stopped:
                 break
             try:
                 result = call.callback(call.instance)

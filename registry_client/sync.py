@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 from typing import TYPE_CHECKING, Any, Self
 
 from registry_api.limits import DEFAULT_NAMESPACE
@@ -311,7 +312,8 @@ class Turn(Part["balanced.Turn"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._inner.leave(kind, error, trace)
+        if not sys.is_finalizing():  # nobody counts any more
+            self._inner.leave(kind, error, trace)
 
 
 class _Stay(Part[Inner]):
@@ -324,9 +326,9 @@ class _Stay(Part[Inner]):
     def _begin(
         self, begin: Callable[[], Coroutine[Any, Any, Inner]], end: Callable[[], Coroutine[Any, Any, None]]
     ) -> Self:
-        if self._signals is not None and self._thread.is_open:
-            self._signals.add(self, end, self._thread.loop)
         try:
+            if self._signals is not None and self._thread.is_open:
+                self._signals.add(self, end, self._thread.loop)
             self._thread.run(begin())
         except BaseException:
             self._release()

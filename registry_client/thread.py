@@ -9,8 +9,7 @@ import logging
 import os
 import sys
 import threading
-from concurrent.futures import CancelledError, Future, InvalidStateError
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar
 
 from registry_client.errors import ClientClosed, Misuse, RegistryError
 from registry_client.place import check_grpc, check_process
@@ -20,25 +19,50 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# So long at most the end of the thread is waited for, when all was done: a signal handler that closes a client may have
+# interrupted the very thread that this one waits for.
+_END_S = 10.0
+
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 Inner = TypeVar("Inner")
 Made = TypeVar("Made")
 
 
+class Baton:
+    """What one thread waits for, and others give, once for however often. No Event: an interrupt in the midst of one
+    leaves it locked, and a signal handler that sets it waits for what its own thread holds."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def give(self) -> None:
+        """Waits for nothing."""
+        with contextlib.suppress(RuntimeError):  # it was given, and not taken yet
+            self._lock.release()
+
+    def take(self) -> None:
+        """Wait until it is given."""
+        self._lock.acquire()
+
+
 class LoopThread:
     """An event loop in a thread of its own, from `start` to `close`."""
 
     def __init__(self) -> None:
-        self._ready = threading.Event()
+        self._ready = Baton()
         self._thread = threading.Thread(target=self._main, name="registry-client", daemon=True)
         self._pid = os.getpid()
-        self._lock = threading.Lock()  # of the three below
+        # Of the three below. Reentrant: a signal handler, or what the garbage collector ends, may close the client that
+        # its own thread is just using.
+        self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pending: set[Future[Any]] = set()
+        self._pending: set[_Answer[Any]] = set()
         self._is_closing = False
         self._is_over = False
         self._failure: Exception | None = None  # why there is no loop
+        self._leaving: asyncio.Task[None] | None = None
 
     @property
     def is_open(self) -> bool:
@@ -49,6 +73,11 @@ class LoopThread:
     def is_here(self) -> bool:
         """False in a process that was forked since it was made."""
         return os.getpid() == self._pid
+
+    @property
+    def is_mine(self) -> bool:
+        """This is the thread."""
+        return threading.current_thread() is self._thread
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -62,7 +91,7 @@ class LoopThread:
         the interpreter."""
         _check_interpreter()
         self._thread.start()
-        self._ready.wait()
+        self._ready.take()
         if self._failure is not None:
             raise RegistryError(f"no event loop can be made: {self._failure}") from self._failure
 
@@ -70,23 +99,24 @@ class LoopThread:
         try:
             with asyncio.Runner() as runner:
                 loop = self._loop = runner.get_loop()
-                loop.call_soon(self._ready.set)
+                loop.call_soon(self._ready.give)
                 self._run_until_over(loop)
         except Exception as error:  # of too many open files, say
             self._failure = error
         finally:
             self._loop = None
-            self._ready.set()
+            self._ready.give()
             if self._failure is not None:
-                self._give_up()
+                self._give_up(RegistryError(f"the client's event loop has ended: {self._failure}"))
+            elif self._leaving is not None:
+                self._give_up(_closed())
 
-    def _give_up(self) -> None:
+    def _give_up(self, why: RegistryError) -> None:
         """Who still waits would wait for ever: something has closed the descriptors of this process, say."""
         with self._lock:
             left = list(self._pending)
-        for future in left:
-            with contextlib.suppress(InvalidStateError):  # it was done, or cancelled
-                future.set_exception(RegistryError(f"the client's event loop has ended: {self._failure}"))
+        for answer in left:
+            answer.lose(why)
 
     def _run_until_over(self, loop: asyncio.AbstractEventLoop) -> None:
         """A user's code may end its task by SystemExit, which with asyncio ends the loop of all others, too."""
@@ -105,53 +135,132 @@ class LoopThread:
         try:
             check_process(self._pid, "the client")
             _check_interpreter()
-            if threading.current_thread() is self._thread:
+            if self.is_mine:
                 raise Misuse("the client was used from within its own event loop, which would wait for itself for ever")
             with self._lock:
                 if self._is_closing:
                     raise _closed()
-                future = self._submit(work)
+                answer = self._submit(work)
         except RegistryError:
             work.close()
             raise
-        return self._wait(future)
+        return self._wait(answer)
 
-    def _submit(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
-        future = asyncio.run_coroutine_threadsafe(work, self.loop)
-        self._pending.add(future)
-        return future
-
-    def _wait(self, future: Future[_T]) -> _T:
+    def _submit(self, work: Coroutine[Any, Any, _T]) -> _Answer[_T]:
+        answer = _Answer(work, self.loop)
+        self._pending.add(answer)
         try:
-            return future.result()
-        except CancelledError:
+            answer.begin_soon()
+        except RuntimeError:  # closed meanwhile, by a signal handler
+            self._pending.discard(answer)
             raise _closed() from None
-        except BaseException:
-            future.cancel()
-            raise
+        return answer
+
+    def _wait(self, answer: _Answer[_T]) -> _T:
+        is_given = False
+        try:
+            given = answer.wait()
+            is_given = True
         finally:
-            self._pending.discard(future)
+            self._pending.discard(answer)
+            if not is_given:
+                answer.cancel_soon()
+        return given()
 
     def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         """Run `last`, stop it, and wait until the thread has ended. Whoever still waits is told ClientClosed.
 
+        In the thread itself, where the garbage collector may end what closes it, or a callback, it waits for nothing.
         At the end of the interpreter, when no thread runs any more, it does nothing.
         """
         if sys.is_finalizing():
             return
-        with self._lock:
-            if self._is_closing or self._loop is None:
-                return
-            self._is_closing, loop = True, self._loop
+        loop: asyncio.AbstractEventLoop | None = None
+        is_mine = self.is_mine
+        try:
+            with self._lock:
+                if self._is_closing:
+                    return
+                self._is_closing = True
+                if self._loop is None:  # not yet, or not any more
+                    self._is_over = True
+                loop = self._loop
+            if loop is not None and is_mine:
+                self._leaving = loop.create_task(self._leave(last), name="registry-close")
+            elif loop is not None and last is not None:
+                self._wait(self._submit(last()))
+        finally:  # whatever interrupts
+            if loop is not None and not is_mine:
+                self._end(loop)
+
+    async def _leave(self, last: Callable[[], Coroutine[Any, Any, None]] | None) -> None:
         try:
             if last is not None:
-                self._wait(self._submit(last()))
+                await last()
         finally:
             self._is_over = True
-            loop.call_soon_threadsafe(loop.stop)
-            self._thread.join()
-            for future in list(self._pending):
-                future.cancel()
+            asyncio.get_running_loop().stop()
+
+    def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_over = True
+        loop.call_soon_threadsafe(loop.stop)
+        try:
+            self._thread.join(_END_S)
+        finally:
+            self._give_up(_closed())
+
+
+class _Answer(Generic[_T]):
+    """What becomes of a coroutine in the loop of another thread. As a Future of `concurrent.futures`, without its lock:
+    an interrupt in the midst of waiting would leave that locked, and the loop would wait for ever."""
+
+    def __init__(self, work: Coroutine[Any, Any, _T], loop: asyncio.AbstractEventLoop) -> None:
+        self._work = work
+        self._loop = loop
+        self._task: asyncio.Task[_T] | None = None
+        self._result: Callable[[], _T] | None = None
+        self._lost: RegistryError | None = None
+        self._given = Baton()
+
+    def begin_soon(self) -> None:
+        """Raises RuntimeError when the loop is closed."""
+        self._loop.call_soon_threadsafe(self._begin)
+
+    def wait(self) -> Callable[[], _T]:
+        """What gives the result, or raises what the coroutine raised; ClientClosed if it was cancelled."""
+        self._given.take()
+        return self._result or self._raise
+
+    def cancel_soon(self) -> None:
+        """Nobody waits for it any more."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def lose(self, why: RegistryError) -> None:
+        """There will be no result, unless there is one already."""
+        if self._task is None:
+            self._work.close()
+        self._lost = why
+        self._given.give()
+
+    def _raise(self) -> NoReturn:
+        raise self._lost or _closed()
+
+    def _begin(self) -> None:
+        self._task = self._loop.create_task(self._work)
+        self._task.add_done_callback(self._give)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _give(self, task: asyncio.Task[_T]) -> None:
+        if task.cancelled():
+            self.lose(_closed())
+        else:
+            task.exception()  # which somebody is told of, or nobody wants to know
+            self._result = task.result
+            self._given.give()
 
 
 def _check_interpreter() -> None:
@@ -169,19 +278,23 @@ class Home:
 
     def __init__(self) -> None:
         self.thread = LoopThread()
-        self._changing = threading.Lock()  # of `thread`
+        self._changing = threading.RLock()  # of `thread`; reentrant, as a signal handler may close what is being closed
 
     def open(self, first: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Start a thread, and run `first` there. Raises Misuse if there is one, or cannot be one."""
         check_grpc()
         _check_interpreter()
         if not self.thread.is_here:  # the one who holds the lock may not have come along
-            self._changing = threading.Lock()
+            self._changing = threading.RLock()
         with self._changing:
             if self.thread.is_open:
                 raise Misuse("the client was entered already: make another by connect(…), or close this one first")
             thread = self.thread = LoopThread()
-            thread.start()
+            try:
+                thread.start()
+            except BaseException:
+                thread.close()
+                raise
         try:
             thread.run(first())
         except BaseException:
@@ -191,9 +304,13 @@ class Home:
     def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run `last` there, and end the thread. Nothing, in a process that was forked meanwhile, and at the end of the
         interpreter, when a thread that is gone may hold the lock for ever."""
-        if self.thread.is_here and not sys.is_finalizing():
-            with self._changing:
-                self.thread.close(last)
+        if not self.thread.is_here or sys.is_finalizing():
+            return
+        if self.thread.is_mine:  # who waits for this thread may hold the lock
+            self.thread.close(last)
+            return
+        with self._changing:
+            self.thread.close(last)
 
 
 class Front(Generic[Inner]):

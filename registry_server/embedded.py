@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -95,13 +96,15 @@ def in_thread(clock: Callable[[], float]) -> Iterator[str]:
     in seconds."""
     started: Future[tuple[str, Callable[[], None]]] = Future()
     thread = threading.Thread(target=_main, args=(started, clock), name="embedded-registry", daemon=True)
-    thread.start()
-    address, leave = started.result()
+    if sys.is_finalizing():
+        raise RuntimeError("the interpreter is ending, and runs no threads any more")
     try:
-        yield address
+        thread.start()
+        yield started.result()[0]
     finally:
-        leave()
-        thread.join()
+        if not sys.is_finalizing() and thread.is_alive():  # as the interpreter ends, the thread is gone
+            started.add_done_callback(_end)  # as soon as it can, where it is interrupted as it starts
+            thread.join()
 
 
 def _main(started: Future[tuple[str, Callable[[], None]]], clock: Callable[[], float]) -> None:
@@ -117,6 +120,11 @@ def _main(started: Future[tuple[str, Callable[[], None]]], clock: Callable[[], f
         if started.done():
             raise
         started.set_exception(error)
+
+
+def _end(started: Future[tuple[str, Callable[[], None]]]) -> None:
+    if started.exception() is None:
+        started.result()[1]()
 
 
 def _leave(loop: asyncio.AbstractEventLoop, over: asyncio.Event) -> None:

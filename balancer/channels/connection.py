@@ -59,7 +59,7 @@ class BalancedConnection(Generic[Ch]):
         self.closed = False
         self._owner = owner
         self._way = way
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._retries: Ch | None = None
         self.channel = self._dial(way.firsts)
         """For first attempts."""

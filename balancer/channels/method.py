@@ -47,7 +47,7 @@ class BalancedMethod(Generic[N]):
         self._firsts: dict[Carrier, N] = {}
         """For first attempts; and those for attempts that others went before."""
         self._laters: dict[Carrier, N] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._replan()
 
     def _replan(self) -> None:

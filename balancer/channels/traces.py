@@ -143,7 +143,7 @@ class CallSpans:
         self._under_way: dict[int, Span] = {}
         self._call: Callable[[], object | None] = lambda: self
         self._is_over = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def serve(self, call: object) -> None:
         """Of that call, from now on."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Schedule:
         self._classes = classes
         self._turns = turns
         self._order = order
-        self._lock = Lock()
+        self._lock = RLock()
         self._last: WeightClass | None = None
 
     @classmethod

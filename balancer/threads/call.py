@@ -38,6 +38,9 @@ class Call(ThreadsJourney, grpc.RpcError, grpc.Call, Future):
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
+        if self.done():
+            return False
+        check_interpreter()
         with self._lock:
             if self.over:
                 return False

@@ -45,6 +45,10 @@ log = logging.getLogger(__name__)
 
 _LAST_WORDS_S = 0.02
 """A resolver may use grpc.aio. What gRPC's core has yet to tell of its cancelled calls must not find the loop gone."""
+_CLOSE_S = 5.0
+"""So long at most `close` waits: it may interrupt the very thread that the private loop waits for."""
+_AGAIN_S = 0.1
+"""After this it is tried anew to have a thread where the system gave none."""
 _LOOK_FIRST_S = 0.001
 _LOOK_LAST_S = 0.05
 _LOOK_RARELY_S = 0.5
@@ -71,16 +75,18 @@ class ThreadsEngine(Engine):
     def __init__(self, settings: Settings, dialler: ThreadsDialler, rng: Random) -> None:
         super().__init__(settings, rng, Tracing(code_of))
         self.connectivity = Connectivity()
-        self.workers = Workers("balancer-call")
+        self.workers = Workers("balancer-call", self._a_moment_later)
         self.generation = 0
         """Grows with each picker."""
         self.resting = False
         """Nobody looks at the connections: whoever calls has to."""
         self._dialler = dialler
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler, or what the garbage collector ends, may close the channel in the middle of all.
+        self._lock = threading.RLock()
+        self._is_starting = False
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop
-        self._stopping: asyncio.Event
+        self._stopping = asyncio.Event()
         self._open: dict[Connection, None] = {}
         self._leaving: dict[Connection, None] = {}
         """Connections that end once their calls have."""
@@ -97,23 +103,42 @@ class ThreadsEngine(Engine):
     def start(self) -> None:
         check_interpreter()
         with self._lock:
+            if self._is_starting:
+                raise RuntimeError("this thread is just opening the channel: who interrupts that cannot call on it")
             if self._thread is not None or self.closed:
                 return
-            self._loop = asyncio.new_event_loop()
-            self.driver = self.new_driver(self, self._loop)
-            self.picker = self.driver.pool.picker
-            self._thread = threading.Thread(target=self._run, name="balancer-channel", daemon=True)
+            self._is_starting = True
+            try:
+                self._start(asyncio.new_event_loop())
+            finally:
+                self._is_starting = False
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """All of it or, where no thread is to be had, or an interrupt comes, nothing; the lock is held."""
+        try:
+            driver = self.new_driver(self, loop)
+            picker = driver.pool.picker
+            thread = threading.Thread(target=self._run, name="balancer-channel", daemon=True)
             FORKS.begun(self)
-            self._thread.start()
+            thread.start()
+        except BaseException:
+            loop.close()
+            raise
+        if self.closed:  # meanwhile, by a signal handler
+            loop.close()
+        else:
+            self._loop, self.driver, self.picker, self._thread = loop, driver, picker, thread
 
     def _run(self) -> None:
+        with self._lock:
+            if self._thread is not threading.current_thread():  # it did not come to that
+                return
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(self._main())
 
     async def _main(self) -> None:
         driver = self.driver
         assert driver is not None  # noqa: S101 - `start` made it
-        self._stopping = asyncio.Event()
         if not self.closed:
             driver.start()
             await self._stopping.wait()
@@ -130,8 +155,8 @@ class ThreadsEngine(Engine):
     def close(self) -> None:
         """Cancels what is under way and ends the private loop. Idempotent; from any thread.
 
-        As the interpreter ends it waits for nothing, no lock either: a thread that is gone may hold it for ever. Nor in
-        a process that was forked meanwhile: all of it is the parent's.
+        It waits until the loop is gone, a moment at most; for nothing as the interpreter ends, no lock either, as a
+        thread that is gone may hold it for ever, and in a process that was forked meanwhile: that is the parent's.
         """
         if sys.is_finalizing() or self._is_inherited:
             self.stop()
@@ -143,20 +168,22 @@ class ThreadsEngine(Engine):
         self.connectivity.unsubscribe_all()
         self.workers.close()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self.soon(lambda: self._stopping.set())
-            self._thread.join()
+            self.soon(self._stopping.set)
+            self._thread.join(_CLOSE_S)
 
     def stop(self) -> None:
         """As `close`, but waits for nothing: for the garbage collector."""
         if not self.closed:
             self.refuse(CLOSED)
         if self._thread is not None:
-            self.soon(lambda: self._stopping.set())
+            self.soon(self._stopping.set)
 
     # From any thread
 
     def soon(self, function: Callable[[], object]) -> None:
-        """Calls it in the private loop."""
+        """Calls it in the private loop; not at all once that is gone, nor before it is there."""
+        if self._thread is None and self.closed:
+            return
         try:
             self._loop.call_soon_threadsafe(function)
         except RuntimeError:
@@ -172,6 +199,9 @@ class ThreadsEngine(Engine):
             driver, nodes = self.driver, wanted(pick)
             self.soon(lambda: driver.connect(nodes))
         return pick
+
+    def _a_moment_later(self, function: Callable[[], object]) -> None:
+        self.soon(lambda: self._loop.call_later(_AGAIN_S, function))
 
     def check_open(self) -> None:
         """Raises ValueError once the channel is closed, as grpcio does."""
@@ -220,6 +250,8 @@ class ThreadsEngine(Engine):
         """Tells a call when that time has come, and, `seen` given, when there is a picker after that generation."""
         owner = weakref.ref(call)
         self.soon(lambda: self._park(owner, until, seen))
+        if self.closed:  # since it asked; the loop may be gone, and wakes nobody any more
+            self._tell(owner, picker=True)
 
     def unpark(self, call: Waiter) -> None:
         """A call is over."""
@@ -292,7 +324,7 @@ class ThreadsEngine(Engine):
 
     def _look_at(self, node: Node, details: str) -> None:
         connection = node.connection
-        if connection is not None:
+        if connection is not None and not connection.closed:
             connection.connect()
             self._look_at_one(connection, details)
             self._look_soon()

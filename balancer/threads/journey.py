@@ -7,6 +7,7 @@ no endpoint, happens one event at a time, in whichever thread brought it, and ne
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 import weakref
@@ -120,8 +121,9 @@ class ThreadsJourney(Journey[Attempt, "Connection"]):
     _foreign = False
     """The attempt is no call object."""
     _callbacks: tuple[Callable[[], None], ...] = ()
-    _waiting: tuple[threading.Event, ...] = ()
-    """Threads that wait for a change; few calls ever have one, so there is no Condition to be made for each."""
+    _waiting: tuple[threading.Lock, ...] = ()
+    """For each thread that waits for a change; few calls ever have one, so there is no Condition to be made for each.
+    Bare locks: an interrupt in the midst of an Event leaves it locked, and whoever sets it waits for ever."""
 
     def __init__(self, method: Common, request: object, source: Source | None, arguments: Arguments, info: PickInfo):
         super().__init__()
@@ -133,7 +135,7 @@ class ThreadsJourney(Journey[Attempt, "Connection"]):
         self._arguments = arguments
         self._info = info
         self._context = copy_context()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may cancel the call that its own thread waits for
         self._inbox: deque[Event] = deque()
         self._busy = threading.Lock()
 
@@ -333,7 +335,7 @@ class ThreadsJourney(Journey[Attempt, "Connection"]):
             self.over = True
             callbacks, self._callbacks = self._callbacks, ()
             self._wake()
-        for attempt in (self._attempts or {}).values():
+        for attempt in list((self._attempts or {}).values()):
             attempt.let_go()
         counts = self._engine.counts
         if counts is not None:
@@ -349,7 +351,7 @@ class ThreadsJourney(Journey[Attempt, "Connection"]):
                 log.exception("a callback of a call failed")
 
     def __del__(self) -> None:
-        if self.over or self._foreign:
+        if self.over or self._foreign or sys.is_finalizing():
             return
         attempts = (self.attempt, *(self._attempts or {}).values())
         under_way = [attempt for attempt in attempts if attempt is not None and not attempt.is_out]
@@ -392,19 +394,22 @@ class ThreadsJourney(Journey[Attempt, "Connection"]):
         check_interpreter()
         end = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
+            changed = threading.Lock()
+            changed.acquire()
             with self._lock:
-                if condition():
-                    return True
-                changed = threading.Event()
                 self._waiting = (*self._waiting, changed)
-            if not changed.wait(None if end is None else max(0.0, end - time.monotonic())):
+                if condition():  # only now: a signal handler may have cancelled the call before
+                    return True
+            left_s = -1.0 if end is None else min(threading.TIMEOUT_MAX, max(0.0, end - time.monotonic()))
+            if not changed.acquire(timeout=left_s):
                 return condition()
 
     def _wake(self) -> None:
         """Something changed; the lock is held."""
         waiting, self._waiting = self._waiting, ()
         for changed in waiting:
-            changed.set()
+            if changed.locked():
+                changed.release()
 
     def _is_last(self, attempt: Attempt) -> bool:
         """Waits until it is decided whether another attempt takes the place of one that has failed."""
@@ -412,6 +417,10 @@ class ThreadsJourney(Journey[Attempt, "Connection"]):
         return self.attempt is attempt
 
     def cancel(self) -> bool:
+        if sys.is_finalizing():  # the process ends, and with it the call: no lock, which a thread that is gone may hold
+            was_under_way = not (self.over or self._cancelled)
+            self._cancelled = self._cancelled or was_under_way
+            return was_under_way
         with self._lock:
             if self.over or self._cancelled:
                 return False
@@ -421,7 +430,7 @@ class ThreadsJourney(Journey[Attempt, "Connection"]):
             attempt.call.cancel()
         if course is not None:
             self._tell(lambda course, _: course.cancelled())
-        elif attempt is None or attempt.is_out:
+        if course is not None or attempt is None or attempt.is_out:  # at once, whoever is just at it
             self._finish(Ended(grpc.StatusCode.CANCELLED, LOCALLY_CANCELLED))
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
@@ -35,9 +36,10 @@ class Connectivity:
         return bool(self._subscribers)
 
     def subscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
+        subscriber = _Subscriber(callback)
         with self._lock:
-            self._subscribers.append(_Subscriber(callback))
-            self._tell_soon()
+            self._subscribers = [*self._subscribers, subscriber]
+        self._tell_soon()
 
     def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
         if sys.is_finalizing():  # nobody is told any more, and a thread that is gone may hold the lock for ever
@@ -45,7 +47,7 @@ class Connectivity:
         with self._lock:
             for subscriber in self._subscribers:
                 if subscriber.callback == callback:
-                    self._subscribers.remove(subscriber)
+                    self._subscribers = [other for other in self._subscribers if other is not subscriber]
                     return
 
     def unsubscribe_all(self) -> None:
@@ -54,14 +56,23 @@ class Connectivity:
 
     def update(self, state: ConnectivityState) -> None:
         with self._lock:
-            if state is not self._state:
-                self._state = state
+            changes, self._state = state is not self._state, state
+        if changes:
+            with contextlib.suppress(RuntimeError):  # no thread is to be had: it is told with the next change
                 self._tell_soon()
 
     def _tell_soon(self) -> None:
-        if self._subscribers and not self._telling:
-            self._telling = True
+        """Without the lock, since to start a thread is to wait for it."""
+        with self._lock:
+            begins = bool(self._subscribers) and not self._telling
+            self._telling = self._telling or begins
+        if not begins:
+            return
+        try:
             threading.Thread(target=self._tell, name="balancer-connectivity", daemon=True).start()
+        except BaseException:
+            self._telling = False
+            raise
 
     def _tell(self) -> None:
         while True:

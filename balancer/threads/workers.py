@@ -30,8 +30,10 @@ class Workers:
     a limit functions wait for a thread to get free.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, later: Callable[[Callable[[], object]], object]) -> None:
+        """`later` calls a function in a moment, in whichever thread."""
         self._name = name
+        self._later = later
         self._changed = threading.Condition()
         self._due: deque[Callable[[], object]] = deque()
         self._threads = 0
@@ -52,7 +54,24 @@ class Workers:
                 self._changed.notify()
                 return
             self._threads += 1
-        threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        self._begin()
+
+    def _begin(self) -> None:
+        try:
+            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        except RuntimeError:  # the system gives no more threads now: those that there are will do
+            with self._changed:
+                self._threads -= 1
+                if self._threads:
+                    return
+            self._later(self._again)
+
+    def _again(self) -> None:
+        with self._changed:
+            if not self._due or self._threads:
+                return
+            self._threads += 1
+        self._begin()
 
     def _work(self) -> None:
         while (function := self._next()) is not None:

@@ -201,7 +201,9 @@ async def test_what_is_cancelled_and_what_is_forgotten_ends(
                 stream.cancel()
             del stream
             gc.collect()
-            await eventually_async(lambda: len(spans.of("INTERNAL")) == 1, what="the call is told of")
+            await eventually_async(
+                lambda: len(spans.of("INTERNAL")) == 1 == len(spans.of("CLIENT")), what="both are told of"
+            )
             assert spans.one("CLIENT").status.description == "CANCELLED"
             assert spans.one("INTERNAL").status.description == "CANCELLED"
 

@@ -79,6 +79,11 @@ SPEAKS_TLS = "speaks TLS: connect with credentials (tls=…, registrys://, regis
 SILENT_S = 1.0
 # How long the calls of a connection that was given up may still take.
 GRACE_S = 30.0
+# How long connecting may take, until the first word of a registry: so long at first, and after each time that was too
+# short twice as long, up to the second. One that is busy, or far away, is not asked for ever in vain.
+CONNECT_MS, MAX_CONNECT_MS = 1_000, 16_000
+# What gRPC's core says when that was too short.
+_TOO_SHORT = ("timed out", "timeout occurred", "endpoint closing")
 # How long gRPC's core takes to tell of a call that was cancelled.
 _LAST_WORDS_S = 0.05
 _OPTIONS: tuple[tuple[str, int], ...] = (
@@ -89,7 +94,6 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.max_pings_without_data", 0),
     # How soon an address that was down is tried again; how often that is useful is decided by our own backoff.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 500),
     # A name may lead elsewhere now: it is looked up whenever connecting fails, and not every 30 s at most.
     ("grpc.dns_min_time_between_resolutions_ms", 250),
@@ -237,6 +241,7 @@ class Link:
         self._last_words_until_s = -math.inf
         self._connections: dict[str, Connection] = {}
         self._retired: list[Connection] = []
+        self._connect_ms = dict.fromkeys(self._addresses, CONNECT_MS)
         self._tls_troubles: dict[str, str] = {}
         self._probe_again_s: dict[str, float] = {}
 
@@ -274,7 +279,8 @@ class Link:
     def _connect(self, address: str) -> Connection:
         dialer = self._dialers[address]
         contents = dialer.contents_now(address)
-        channel = dialer.channel(address, contents, _OPTIONS)
+        options = (*_OPTIONS, ("grpc.min_reconnect_backoff_ms", self._connect_ms[address]))
+        channel = dialer.channel(address, contents, options)
         return Connection(address, channel, Stub(channel), dialer, contents)
 
     def rotate(self, failed: Connection) -> None:
@@ -295,11 +301,14 @@ class Link:
         if silent_s >= SILENT_S:
             self._give_up(silent)
 
-    def _give_up(self, connection: Connection) -> None:
-        if self._connections.get(connection.address) is connection:
-            del self._connections[connection.address]
-            self._retired.append(connection)
-            self._tasks.start(self._close(connection), "registry-connection")
+    def _give_up(self, connection: Connection) -> bool:
+        """False if that was done before."""
+        if self._connections.get(connection.address) is not connection:
+            return False
+        del self._connections[connection.address]
+        self._retired.append(connection)
+        self._tasks.start(self._close(connection), "registry-connection")
+        return True
 
     async def _close(self, connection: Connection) -> None:
         await connection.channel.close(GRACE_S)
@@ -353,16 +362,20 @@ class Link:
     def answered(self, connection: Connection, header: pb.ResponseHeader) -> None:
         """It answered."""
         self._reach.answered(connection.address, header)
+        self._connect_ms[connection.address] = CONNECT_MS
         if connection.address in self._preferred:
             self._homing.used(connection.address, header.epoch)
 
     def failed(self, connection: Connection, failure: RegistryError) -> None:
         """It gave no answer, or one of no use. Goes on to the next address.
 
-        If the files of TLS have changed, who asks that address again does so with what is in them now.
+        If the files of TLS have changed, who asks that address again does so with what is in them now; and if it did
+        not say a word in the time that connecting may take, it gets more.
         """
         self._reach.failed(connection.address, failure)
-        if connection.contents != connection.dialer.contents_now(connection.address):
+        if any(hint in str(failure).lower() for hint in _TOO_SHORT) and self._give_up(connection):
+            self._connect_ms[connection.address] = min(2 * self._connect_ms[connection.address], MAX_CONNECT_MS)
+        elif connection.contents != connection.dialer.contents_now(connection.address):
             self._give_up(connection)
         self.rotate(connection)
 

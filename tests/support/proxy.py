@@ -17,13 +17,14 @@ class Proxy:
 
     `cut` ends all connections and refuses new ones, as a route that is gone with resets does. `freeze` keeps all
     connections and passes nothing on, as a route that swallows packets does; new connections are taken and stay silent.
-    `restore` passes on again what waits and what comes.
+    `restore` passes on again what waits and what comes. `late_s`: for so long each new connection is silent.
     """
 
-    def __init__(self, target: str, *, host: str = HOST, port: int = 0) -> None:
+    def __init__(self, target: str, *, host: str = HOST, port: int = 0, late_s: float = 0.0) -> None:
         there, _, number = target.rpartition(":")
         self._target = there, int(number)
         self._host = host
+        self._late_s = late_s
         self._there, self._back = asyncio.Event(), asyncio.Event()
         self._there.set()
         self._back.set()
@@ -83,6 +84,7 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, ExceptionGroup):
+            await asyncio.sleep(self._late_s)
             await self._there.wait()
             out_reader, out_writer = await asyncio.open_connection(*self._target)
             try:

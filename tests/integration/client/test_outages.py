@@ -12,6 +12,7 @@ from registry_client import RegistryClient, State
 from tests.conftest import ServerFactory
 from tests.integration.client.conftest import ids, player, recording, until
 from tests.integration.client.test_registering import nobody_there
+from tests.support.proxy import Proxy
 from tests.support.servers import RegistryServer
 from tests.support.waiting import eventually_async
 
@@ -40,6 +41,15 @@ async def test_never_gives_up(server: RegistryServer, registry: RegistryClient) 
         assert [registration.state for registration in registrations] == [State.REGISTERED] * 3
         assert [it.id for it in await registry.list("player")] == NAMES
         assert registrations[0].instance.generation > before, "also of a registry that remembers nothing"
+
+
+async def test_a_registry_that_greets_late_is_reached(server: RegistryServer) -> None:
+    """It is busy, or far away: connecting is given more time after each time that was too little."""
+    async with Proxy(server.address, late_s=1.3) as late:
+        addresses = f"{late.address},{nobody_there()}"
+        registry = registry_client.connect(addresses, cache_dir=None, timeout=30.0)
+        async with registry, registry.register(player("p1"), ttl=TTL_S):
+            assert [it.id for it in await registry.list("player")] == ["p1"]
 
 
 async def test_never_gives_up_through_an_outage_longer_than_the_ttl(

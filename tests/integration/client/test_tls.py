@@ -64,6 +64,14 @@ async def test_the_right_authority_is_trusted(address: str, authority: trustme.C
         assert [it.service for it in await registry.services()] == ["player"]
 
 
+async def test_a_registry_that_greets_late_is_reached(address: str, authority: trustme.CA) -> None:
+    """It is busy, or far away: connecting is given more time after each time that was too little."""
+    async with Proxy(address, late_s=1.3) as late:
+        there = f"localhost:{late.port}"
+        async with registry_client.connect(there, credentials=trusting(authority), timeout=30.0) as registry:
+            assert [it.service for it in await registry.services()] == ["player"]
+
+
 async def test_a_tls_port_that_is_called_without_tls_is_named(address: str) -> None:
     for _ in range(2):
         async with registry_client.connect(address, cache_dir=None, timeout=1.0) as registry:

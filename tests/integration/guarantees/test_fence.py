@@ -178,7 +178,6 @@ async def test_owner_that_was_deregistered_with_a_drain_is_told_and_comes_back_w
         shown = next(it for it in (await client.list()).instances if it.id == "one")
         assert shown.status == pb.DRAINING
         assert 0 < shown.leaves_at.ToDatetime().timestamp() - shown.registered_at.ToDatetime().timestamp() < 60
-        await owner.wait_state(pb.Renewal.UNKNOWN)
         await eventually_async(lambda: owner.lost, what="its registration is refused")
         assert owner.lost is not None
         assert owner.lost.code() is LOST

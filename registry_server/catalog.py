@@ -8,10 +8,12 @@ Two numbers order changes: `revision` is the store's, public, and means the same
 this process applied, and also orders the few changes that are not the store's (a removal that waited, see guard.py).
 """
 
+import sys
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, takewhile
+from operator import attrgetter
 from typing import NamedTuple
 
 from registry_api.registry.v1 import registry_pb2 as pb
@@ -19,7 +21,20 @@ from registry_server.changes import Change, Log, Logs, Point, merged
 from registry_server.drafts import Drafts
 from registry_server.holdings import Holdings
 from registry_server.model import CHECKSUM_MODULUS, Address, BadRecord, Entry, Owner, Query
-from registry_server.records import UNSAID, Author, Cause, Delete, Deleted, Delta, Key, Kind, Record, Snapshot
+from registry_server.records import (
+    NAMES_FOR_ONE,
+    UNSAID,
+    Author,
+    Cause,
+    Delete,
+    Deleted,
+    Delta,
+    Key,
+    Kind,
+    Record,
+    Snapshot,
+    parts,
+)
 from registry_server.rows import Block, Rows
 from registry_server.settings import Settings
 
@@ -189,22 +204,41 @@ class Catalog:
         Another epoch, or a revision before the current one, is another order of changes: no reader can go on from what
         it knows, so the log starts anew.
         """
+        return list(chain.from_iterable(self.loading(snapshot, keep)))
+
+    def loading(
+        self, snapshot: Snapshot, keep: Collection[Key] = (), at_once: int = sys.maxsize
+    ) -> Iterator[list[Change]]:
+        """The same, so many records at a time, as that is asked for: what these changed. In between the view is neither
+        what it was nor the snapshot, and only `remove` may be called."""
         is_same_order = self.is_continued_by(snapshot)
         self.settings.load(snapshot)
-        records = {record.key: record for record in snapshot.records if record.key.kind is Kind.INSTANCE}
         self.epoch, self.fence, self.revision = snapshot.epoch, snapshot.fence, snapshot.revision
+        records: dict[Key, Record] = {}
+        for part in parts(snapshot.records, at_once * NAMES_FOR_ONE):
+            yield []
+            records.update({record.key: record for record in part if record.key.kind is Kind.INSTANCE})
         for key in [key for key in self._flawed if key not in records]:
             del self._flawed[key]
-        gone = [key for key in self.keys() if key not in records and key not in keep]
-        changes = [self._remove(key, None) for key in gone]
-        for record in sorted(records.values(), key=lambda record: record.revision):
-            is_known = is_same_order and self.revision_of(record.key) == record.revision
-            if not is_known or record.key in self._outlived:
-                changes += self._put(record)
+        for names in parts(list(self.keys()), at_once * NAMES_FOR_ONE):
+            gone = [key for key in names if key not in records and key not in keep]
+            for keys in parts(gone, at_once):
+                yield [self._remove(key, None) for key in keys if self.get(key) is not None]
+            yield []
+        ordered = sorted(records.values(), key=attrgetter("revision"))
+        yield []
+        for some in parts(ordered, at_once):
+            yield list(chain.from_iterable([self._put(it) for it in some if not is_same_order or self._is_news(it)]))
         if not is_same_order:
+            outlived = set[Key]()
+            for keys in parts(list(self.keys()), at_once * NAMES_FOR_ONE):
+                yield []
+                outlived.update([key for key in keys if key not in records])
             self._forget_all()
-            self._outlived = {key for key in self.keys() if key not in records}
-        return changes
+            self._outlived = outlived
+
+    def _is_news(self, record: Record) -> bool:
+        return self.revision_of(record.key) != record.revision or record.key in self._outlived
 
     def is_continued_by(self, snapshot: Snapshot) -> bool:
         """Whether the snapshot belongs to the same order of changes: of this epoch, and not before this revision."""
@@ -212,6 +246,22 @@ class Catalog:
 
     def apply(self, delta: Delta) -> list[Change]:
         """Take in what one revision changed, and return what that changed here."""
+        changes = self._apply(delta)
+        if len(changes) > 1:
+            self._note_takers(changes)
+        return changes
+
+    def applying(self, deltas: Iterable[Delta]) -> Iterator[list[Change]]:
+        """The same of a delta in parts, one at a time as that is asked for. In between the view has a part of that
+        revision, and only `remove` may be called."""
+        changes: list[Change] = []
+        for part in deltas:
+            some = self._apply(part)
+            changes += some
+            yield some
+        self._note_takers(changes)
+
+    def _apply(self, delta: Delta) -> list[Change]:
         self.revision = max(self.revision, delta.revision)
         self.settings.apply(delta)
         changes = []
@@ -222,8 +272,6 @@ class Catalog:
         for record in delta.puts:
             if record.key.kind is Kind.INSTANCE:
                 changes += self._put(record)
-        if len(changes) > 1:
-            self._note_takers(changes)
         return changes
 
     def remove(self, keys: Iterable[Key], cause: Cause, author: Author = UNSAID) -> list[Change]:

@@ -1,15 +1,21 @@
-"""SHELL: from the store's events to all who are told: guard, catalog, listeners, in one synchronous step."""
+"""SHELL: from the store's events to all who are told: guard, catalog, listeners, in one synchronous step.
+
+What is large takes several, so that others have their turn: renewals, say. Until the last of them the view is neither
+what it was nor what it will be, so no round begins meanwhile, and who asks for instances waits.
+"""
 
 import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from registry_server.catalog import Catalog, Flaw
 from registry_server.changes import Change
 from registry_server.guard import RemovalGuard
 from registry_server.illness import Pulse
+from registry_server.intake import AT_ONCE, SLICE, Intake
 from registry_server.listeners import Listener
 from registry_server.mending import Mending
 from registry_server.observe.outages import OutageLog
@@ -39,6 +45,8 @@ BEAT_S = 0.1
 DOUBT_S = 3.0
 # How often the view is vouched for.
 VOUCH_S = 2.0
+# So many events may wait for one that is large. If there are more, all of them are taken in at once.
+MOST_WAITING = 10_000
 # The pause after a question or a mending write that the store could not take.
 RETRY_S = 1.0
 
@@ -48,7 +56,7 @@ class Feed:
 
     `listeners` are told what changed, in their order, and once the catalog shows it. `pulse_clock`: by which a
     standstill of this process is found out, where `clock` may be moved on by hand. `touched`: how many calls of the
-    store failed up to now because it was away.
+    store failed up to now because it was away. `hold` is told when rounds must not go on, and when they may again.
     """
 
     def __init__(
@@ -59,6 +67,7 @@ class Feed:
         clock: Callable[[], float],
         pulse_clock: Callable[[], float] | None = None,
         touched: Callable[[], int] = lambda: 0,
+        hold: Callable[[bool], None] = lambda is_held: None,
     ) -> None:
         self.catalog = catalog
         self.guard = RemovalGuard(catalog.get)
@@ -67,6 +76,14 @@ class Feed:
         self._store = store
         self._listeners: tuple[Listener, ...] = tuple(listeners)
         self._clock = clock
+        self._hold = hold
+        # What is not taken in at once; there are turns for that while this runs.
+        self._intake = Intake(self._taking_in)
+        self._has_more = asyncio.Event()
+        self._has_turns = False
+        self._is_whole = asyncio.Event()
+        self._is_whole.set()
+        self.is_in_parts = False
         self._is_away = False
         self._outages = OutageLog(log.warning)
         self._touched = touched
@@ -104,9 +121,14 @@ class Feed:
         there, or could not reach the store."""
         return self._is_late or self._is_doubtful
 
+    async def whole(self) -> None:
+        """Wait while `is_in_parts`: the view shows something that is large in part."""
+        while self.is_in_parts:
+            await self._is_whole.wait()
+
     async def reach(self, revision: int, timeout_s: float) -> bool:
-        """Wait until the catalog has this revision, and say whether it has."""
-        if self.catalog.revision >= revision:
+        """Wait until the catalog has all of this revision, and say whether it has."""
+        if self.catalog.revision >= revision and not self.is_in_parts:
             return True
         loop = asyncio.get_running_loop()
         reached: asyncio.Future[bool] = loop.create_future()
@@ -149,6 +171,7 @@ class Feed:
     async def run(self) -> None:
         """Follow the store until cancelled."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._take_turns())
             tasks.create_task(self._store.run(self.emit))
             tasks.create_task(self._beats())
             tasks.create_task(self._mend())
@@ -156,16 +179,62 @@ class Feed:
             tasks.create_task(self._vouch())
 
     def emit(self, event: StoreEvent) -> None:
-        """Take in one event of the store."""
-        now = self._beat()
-        self._is_late = self._is_doubtful or isinstance(event, Snapshot)
+        """Take in one event of the store: at once, unless it is large, or comes after one that is."""
+        if self._has_turns and (self._intake.events or self._is_large(event)):
+            self._put_off(event)
+        else:
+            self._take_in(event)
+
+    def _put_off(self, event: StoreEvent) -> None:
+        self._intake.add(event)
+        self._has_more.set()
+        if len(self._intake.events) > MOST_WAITING:
+            while self._intake.events:
+                self._intake.turn()
+
+    def _is_large(self, event: StoreEvent) -> bool:
+        if isinstance(event, Delta):
+            return len(event.puts) + len(event.deletes) > AT_ONCE
+        return isinstance(event, Snapshot) and max(len(event.records), self.catalog.statistics().instances) > AT_ONCE
+
+    async def _take_turns(self) -> None:
+        self._has_turns = True
+        while True:
+            await self._has_more.wait()
+            self._has_more.clear()
+            while self._intake.events:
+                self._intake.turn()
+                await asyncio.sleep(0)
+
+    def _taking_in(self, event: StoreEvent) -> Iterator[None]:
+        """Take in what was put off: what is large a slice at a time."""
+        if not self._is_large(event):
+            self._take_in(event)
+            return
+        now = self._begin(event)
+        self._is_whole.clear()
+        self.is_in_parts = True
+        self._hold(True)
+        if isinstance(event, Snapshot):
+            yield from self._loading(event, now, SLICE)
+        elif isinstance(event, Delta):
+            yield from self._applying(event, now)
+        self.is_in_parts = False
+        self._is_whole.set()
+        self._end(now)
+        self._hold(False)
+        self._may_mend.set()
+
+    def _take_in(self, event: StoreEvent) -> None:
+        now = self._begin(event)
         match event:
             case Delta():
                 self._apply(event, now)
             case Progress(revision):
                 self.catalog.progress(revision)
             case Snapshot():
-                self._load(event, now)
+                for _ in self._loading(event, now):
+                    pass
             case Away(reason):
                 self._away(reason, now)
             case Back():
@@ -173,6 +242,14 @@ class Feed:
             case Ill(reason, silence_s):
                 self._outages.ill(reason, now)
                 self.guard.store_ill(now, silence_s)
+        self._end(now)
+
+    def _begin(self, event: StoreEvent) -> float:
+        now = self._beat()
+        self._is_late = self._is_doubtful or isinstance(event, Snapshot)
+        return now
+
+    def _end(self, now: float) -> None:
         if settings := self.catalog.settings.take_changes():
             self._tell(lambda listener: listener.settings_changed(settings))
         if flaws := self.catalog.take_new_flaws():
@@ -184,11 +261,23 @@ class Feed:
         changes = self.catalog.apply(self.guard.filter_delta(delta, now))
         self._changed(changes, [it.key for it in delta.deletes] if delta.deletes else ())
 
-    def _load(self, snapshot: Snapshot, now: float) -> None:
+    def _applying(self, delta: Delta, now: float) -> Iterator[None]:
+        deleted = {it.key for it in delta.deletes}
+        parts = (self.guard.filter_delta(part, now) for part in delta.parts(SLICE))
+        for changes in self.catalog.applying(parts):
+            self._changed(changes, deleted)
+            yield
+
+    def _loading(self, snapshot: Snapshot, now: float, at_once: int = sys.maxsize) -> Iterator[None]:
         self._back(now)
         is_new_order = not self.catalog.is_continued_by(snapshot)
-        kept = self.guard.keep(snapshot, list(self.catalog.keys()), now)
-        self._changed(self.catalog.load(snapshot, kept))
+        kept = set[Key]()
+        for keys in self.guard.keeping(snapshot, list(self.catalog.keys()), now, at_once):
+            kept.update(keys)
+            yield
+        for changes in self.catalog.loading(snapshot, kept, at_once):
+            self._changed(changes)
+            yield
         if is_new_order:
             self._tell(lambda listener: listener.refresh_all())
         # As told, it is as good as an answer; and what was asked of another order of changes means nothing in this one.
@@ -238,6 +327,8 @@ class Feed:
 
     def _advance(self, now: float) -> None:
         """Look at what has been waiting for the revision that the view has now."""
+        if self.is_in_parts:
+            return
         revision = self.catalog.revision
         if not self._is_doubtful:
             self._confirmed_at = now
@@ -328,7 +419,7 @@ class Feed:
         """
         while True:
             await asyncio.sleep(VOUCH_S)
-            if self.loaded.is_set() and not self._is_away and not len(self.guard):
+            if self.loaded.is_set() and not self._is_away and not len(self.guard) and not self._intake.events:
                 with contextlib.suppress(StoreError):
                     await self._store.vouch()
 
@@ -337,11 +428,12 @@ class Feed:
     async def _mend(self) -> None:
         while True:
             now = self._clock()
-            commit = None if self._is_away else self._mending.next(now)
+            must_wait = self._is_away or self.is_in_parts  # of what is large, the last word may come at the end
+            commit = None if must_wait else self._mending.next(now)
             if commit is not None:
                 await self._mend_by(commit)
                 continue
-            pause_s = RETRY_S if self._is_away else self._mending.next_due - now
+            pause_s = RETRY_S if must_wait else self._mending.next_due - now
             self._may_mend.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if pause_s == math.inf else pause_s):

@@ -10,14 +10,15 @@ have done something counts.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from itertools import islice
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import NamedTuple
 
 from registry_server.holdings import Holdings
 from registry_server.illness import Illness
 from registry_server.model import Entry
-from registry_server.records import Cause, Deleted, Delta, Key, Snapshot
+from registry_server.records import NAMES_FOR_ONE, Cause, Deleted, Delta, Key, Snapshot, parts
 
 # How many instances leave in one step when their waits end.
 MAX_STEP = 500
@@ -124,14 +125,25 @@ class RemovalGuard:
         That a store cannot tell what changed, but only what is, is an illness too. The first of all is none for anybody
         if nothing is known of what was before.
         """
+        return frozenset(chain.from_iterable(self.keeping(snapshot, current, now)))
+
+    def keeping(
+        self, snapshot: Snapshot, current: Sequence[Key], now: float, at_once: int = sys.maxsize
+    ) -> Iterator[list[Key]]:
+        """The same, of so many records' worth at a time, as that is asked for."""
         self._is_away = False
         self._illness.note(now, was_felt=bool(current) or snapshot.through > snapshot.revision)
-        present = {record.key for record in snapshot.records}
+        present = set[Key]()
+        for records in parts(snapshot.records, at_once * NAMES_FOR_ONE):
+            present.update([record.key for record in records])
+            yield []
         for key in self._waiting.keys() & present:
             self._free(key)
-        return frozenset(
-            key for key in current if key not in present and self._must_wait(Deleted(key, Cause.EXPIRED), now)
-        )
+        for keys in parts(current, at_once * NAMES_FOR_ONE):
+            yield []
+            lacking = [key for key in keys if key not in present]
+            for some in parts(lacking, at_once):
+                yield [key for key in some if self._must_wait(Deleted(key, Cause.EXPIRED), now)]
 
     # ---- the end of a wait
 

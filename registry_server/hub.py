@@ -227,6 +227,7 @@ class Hub:
             (self._turn, self._serve_turn),
         )
         self._round = 0
+        self._is_held, self._held_at = False, 0.0
         self._is_under_way = False
         self._began = self._now = 0.0
         self._outstanding = 0
@@ -321,6 +322,15 @@ class Hub:
         self._due.update(dict.fromkeys(due))
         self._arm()
 
+    def hold(self, is_held: bool) -> None:
+        """Hand out nothing while that is so: what topics look at is in the middle of a change. All who come, leave, or
+        are free meanwhile are seen to afterwards."""
+        now = self._clock()
+        if self._is_held and not is_held:
+            self._began = min(now, self._began + now - self._held_at)  # time in which a round could not go on
+        self._is_held, self._held_at = is_held, now
+        self._arm()
+
     def is_to_look(self, reader: Reader) -> bool:
         """Whether the topic of a reader has to look whether it changed."""
         return reader.subject in self._dirty or reader.subject in self._turn
@@ -331,6 +341,8 @@ class Hub:
         """Do a slice of what is due. Called at the times asked for."""
         now = self._now = self._clock()
         self._armed_at = math.inf
+        if self._is_held:
+            return
         if self._is_under_way and now >= self._look_at:
             self._look(now)
         if self._dirty and not self._is_under_way and now >= self._rest_until:
@@ -558,6 +570,8 @@ class Hub:
 
     def _arm(self) -> None:
         """Ask for a run when there is something to do."""
+        if self._is_held:
+            return
         if self._has_work():
             self._arm_at(self._clock())
         elif self._is_under_way:

@@ -8,7 +8,10 @@ from registry_server.settings import SettingChange
 
 
 class Listener(Protocol):
-    """Told by the feed, synchronously, in the loop that everything runs in: it takes note, and does the work later."""
+    """Told by the feed, synchronously, in the loop that everything runs in: it takes note, and does the work later.
+
+    Of what is large it is told a part at a time, and `Feed.is_in_parts` until the last of them.
+    """
 
     def changed(self, changes: Sequence[Change]) -> None:
         """These came, changed or left, in this order, at least one; the catalog shows it by now."""

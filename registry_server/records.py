@@ -5,13 +5,20 @@ registry's: `rules.py` decides what a write changes, `catalog.py` shows what the
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 # The greatest fence: the microseconds of the year 2112. It leaves as much room again for revisions, so that no clock
 # makes a generation that is more than what clients may send.
 MAX_FENCE = 2**52
+
+
+# To look for a name in a full set costs so much less than to take in what is under it.
+NAMES_FOR_ONE = 50
+
+Item = TypeVar("Item")
 
 
 class Kind(StrEnum):
@@ -173,6 +180,13 @@ class Delta(NamedTuple):
     puts: tuple[Record, ...] = ()
     deletes: tuple[Deleted, ...] = ()
 
+    def parts(self, size: int) -> Iterator["Delta"]:
+        """The same in several, of so many records each at the most. What leaves comes first."""
+        for deletes in parts(self.deletes, size):
+            yield Delta(self.revision, (), tuple(deletes))
+        for puts in parts(self.puts, size):
+            yield Delta(self.revision, tuple(puts))
+
 
 class Progress(NamedTuple):
     """Everything up to this revision has been told."""
@@ -202,3 +216,8 @@ class Ill(NamedTuple):
 
 
 StoreEvent = Snapshot | Delta | Progress | Away | Back | Ill
+
+
+def parts(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """So many of them at a time."""
+    return (items[start : start + size] for start in range(0, len(items), size))

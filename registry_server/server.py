@@ -247,7 +247,8 @@ def _truth(config: Config, clock: Callable[[], float] | None, rng: random.Random
     store = MeasuredStore(inner, time.monotonic, counts=bool(config.admin_address))
     rounds = Rounds(time.monotonic)
     told = (rounds.hub, ChangeLog())
-    feed = Feed(store, Catalog(), told, clock or time.monotonic, time.monotonic, lambda: store.touched)
+    now, hold = clock or time.monotonic, rounds.hub.hold
+    feed = Feed(store, Catalog(), told, now, time.monotonic, lambda: store.touched, hold)
     registrar = Registrar(store, feed, time.time, rng, config.limits, make_homes(config))
     owners, keeper = Owners(feed.catalog, config.limits), Keeper(registrar, feed.catalog)
     history = History(config.history_events, config.history_hours * 3600, time.time())

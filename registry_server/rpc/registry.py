@@ -108,6 +108,8 @@ class RegistryService:
         ttl_s = validate.ttl_s(request, self._ttl_s)
         wanted = validate.new_instance(request.instance, self._new_id)
         self._door.check(wanted)
+        if self._feed.is_in_parts:  # another order of changes has other lease ids
+            await self._feed.whole()
         seal = self._seal()
         lease_id = self._own(request.lease_id, caller) if request.lease_id else ""
         owner = self._owners.enter(caller.identity or peer_of(caller.peer), wanted, has_lease=bool(lease_id))
@@ -169,8 +171,10 @@ class RegistryService:
         """Get."""
         if not request.HasField("key"):
             raise InvalidField("key", "is required")
-        entry = self._known(validate.key("key", request.key))
-        return answers.instance(self._header(), entry)
+        key = validate.key("key", request.key)
+        if self._feed.is_in_parts:
+            await self._feed.whole()
+        return answers.instance(self._header(), self._known(key))
 
     async def list(self, request: pb.ListRequest, caller: Caller) -> bytes:
         """List."""
@@ -216,6 +220,7 @@ class RegistryService:
         namespace = validate.namespace(request)
         size = validate.page_size(request.page_size)
         after = pages.start(request.page_token, namespace, 1)
+        await self._feed.whole()
         spaces = (namespace,) if namespace else self._catalog.namespaces()
         names = [(space, service) for space in spaces for service in await self._shown(space, caller.rights)]
         rest = names[bisect.bisect_right(names, after) :]
@@ -226,6 +231,7 @@ class RegistryService:
     async def list_namespaces(self, request: pb.ListNamespacesRequest, caller: Caller) -> bytes:
         """ListNamespaces."""
         size = validate.page_size(request.page_size)
+        await self._feed.whole()
         names = [name for name in self._catalog.namespaces() if self._is_shown(name, caller.rights)]
         rest = names[bisect.bisect_right(names, "".join(pages.start(request.page_token, "", 0))) :]
         found = [(await self._namespace(name, caller.rights)).SerializeToString() for name in rest[:size]]

@@ -86,6 +86,7 @@ class DiagnosisService:
         size = validate.page_size(request.page_size)
         after = "".join(pages.start(request.page_token, namespace, 1)[1:])
         query = Query.of(namespace, [service], request.filter)
+        await self._feed.whole()
         try:
             async with self._looking.of([(peer_of(caller.peer),)]):
                 if id_:

@@ -217,7 +217,8 @@ class Core:
         self.hub = self.timeline.hub
         self.store = store or MemoryStore(lambda: self.timeline.now)
         self.catalog = Catalog()
-        self.feed = Feed(self.store, self.catalog, (self.hub, ChangeLog()), lambda: self.timeline.now)
+        now, told = lambda: self.timeline.now, (self.hub, ChangeLog())
+        self.feed = Feed(self.store, self.catalog, told, now, hold=self.hub.hold)
         # The timeline jumps, and the process that it stands for runs on meanwhile.
         self.feed._pulse = Pulse(self.timeline.now, math.inf, 0.0)
         self.registrar = Registrar(self.store, self.feed, lambda: NOON, random.Random(1))

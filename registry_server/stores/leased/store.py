@@ -6,10 +6,11 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from registry_server.illness import Pulse
-from registry_server.records import Back, Commit, Lease, Outcome, Renewal, Snapshot
+from registry_server.records import Back, Commit, Delta, Lease, Outcome, Progress, Renewal, Snapshot
 from registry_server.stores.backend import (
     ABSENT,
     PRESENT,
@@ -40,6 +41,8 @@ AGAIN_S = 0.2
 # So many names end in one transaction, at the most, and so many leases are renewed in one.
 MOST = 200
 BACKOFF_S, BACKOFF_MAX_S = 0.05, 1.0
+# So many records are told of in one step.
+TOLD_AT_ONCE = 200
 ATTEMPTS = 5  # so often a new order is begun, or a release tried, without a pause
 STEADY_S = 5.0  # a connection that lived this long was a good one
 
@@ -149,7 +152,7 @@ class Leased(Store):
         if told is not None and self._teller.goes_on(epoch.token):
             self._view.leases.stood_still(now - self._told_at, now)
             self._teller.start([Back()], told)
-            self._take(self._view.difference(everything))
+            await self._take(self._view.difference(everything))
         else:
             self._begin(epoch, await _as_of(reached, everything, changes))
             self._written = reached  # what was written in another order means nothing in this one
@@ -174,19 +177,35 @@ class Leased(Store):
         async for change in changes:
             if not isinstance(change, Changed):
                 raise StoreAway("it told a full set in between")
-            self._take(change)
+            await self._take(change)
         raise StoreAway("it ended the telling")
 
-    def _take(self, change: Changed) -> None:
+    async def _take(self, change: Changed) -> None:
         now, told = self._clock(), self._teller.told
         if told is None or change.revision <= told.revision:
             return
         if (silence_s := self._silence.owed_s(now)) > self._pace.ill_s:
             self._ill(silence_s)
         self._told_at = now
-        self._teller.tell(self._view.take(change, now), Told(told.epoch, change.revision, told.fence))
+        events = self._view.take(change, now)
+        try:
+            await self._tell_in_turns(events, told)
+        except asyncio.CancelledError:  # what the view has is told, be it all at once
+            self._teller.tell(events, replace(told, revision=change.revision))
+            raise
+        self._teller.tell((), replace(told, revision=change.revision))
         self._telling.set()
         self._telling = asyncio.Event()
+
+    async def _tell_in_turns(self, events: Iterable[Delta | Progress], told: Told) -> None:
+        """So many records at a time; in between, everybody else has a turn."""
+        records = 0
+        for event in events:
+            self._teller.tell([event], replace(told, revision=event.revision))
+            records += len(event.puts) + len(event.deletes) if isinstance(event, Delta) else 1
+            if records >= TOLD_AT_ONCE:
+                records = 0
+                await asyncio.sleep(0)
 
     async def is_told(self, revision: int, within_s: float) -> bool:
         """Wait until everything up to a revision was told, and say whether it was."""

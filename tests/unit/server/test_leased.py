@@ -28,7 +28,7 @@ from registry_server.records import (
     Snapshot,
 )
 from registry_server.stores import pace
-from registry_server.stores.backend import Changed
+from registry_server.stores.backend import Changed, Everything
 from registry_server.stores.base import Refused, StoreAway, StoreError
 from registry_server.stores.leased import Leased
 from registry_server.stores.leased import store as leased
@@ -335,6 +335,48 @@ async def test_after_an_outage_the_difference_is_told_and_leases_have_their_time
     assert key("kept") in one.view
     await one.at(1040.1)
     assert one.view == {}
+
+
+async def test_very_much_that_changed_is_told_in_turns(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each revision whole, and in between everybody else does something."""
+    monkeypatch.setattr(leased, "TOLD_AT_ONCE", 3)
+    one, two = await fleet.add(), await fleet.add()
+    await one.holding(key("other"))
+    one.link.cut()
+    await one.run.seen.wait(lambda: one.run.seen.is_away, "away")
+    for number in range(6):
+        await two.holding(key(f"{number}a"), key(f"{number}b"))
+    one.link.mend()
+    await one.run.seen.wait(lambda: not one.run.seen.is_away, "back")
+    seen = [len(one.view)]
+    while len(one.view) < 13:
+        await asyncio.sleep(0)
+        seen.append(len(one.view))
+    assert list(dict.fromkeys(seen)) == [5, 9, 13]
+    await one.told()
+    assert one.view == two.view
+
+
+async def test_a_telling_that_ends_in_between_leaves_nothing_untold(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the view has taken in is no difference any more when the store is back."""
+    monkeypatch.setattr(leased, "TOLD_AT_ONCE", 1)
+    one, two = await fleet.add(), await fleet.add()
+    one.link.hears.clear()
+    for number in range(6):
+        await two.holding(key(f"{number}"))
+    change = one.store._view.difference(Everything(two.link.shared.revision, tuple(two.link.shared.items.values())))
+    telling = asyncio.create_task(one.store._take(change))
+    await asyncio.sleep(0)
+    assert len(one.view) == 1
+    telling.cancel()
+    await asyncio.wait([telling])
+    assert telling.cancelled()
+    assert one.view == two.view
+    one.link.hears.set()
+    await one.told()
+    assert one.view == two.view
 
 
 async def test_a_short_outage_gives_back_no_more_than_it_took(fleet: Fleet) -> None:

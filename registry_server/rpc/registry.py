@@ -193,6 +193,7 @@ class RegistryService:
             raise too_many_long() from None
 
     async def _page(self, query: Query, after: tuple[str, ...], size: int) -> bytes:
+        await self._feed.whole()  # something large may have come while this waited for its turn
         header, namespace = self._header(), query.namespace
         found, more, total = await self._found(query, after, size)
         page = pages.fitting(found, lambda entry: len(entry.encoded))

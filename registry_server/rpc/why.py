@@ -86,9 +86,9 @@ class DiagnosisService:
         size = validate.page_size(request.page_size)
         after = "".join(pages.start(request.page_token, namespace, 1)[1:])
         query = Query.of(namespace, [service], request.filter)
-        await self._feed.whole()
         try:
             async with self._looking.of([(peer_of(caller.peer),)]):
+                await self._feed.whole()
                 if id_:
                     return await self._of_instance(Key(namespace, service, id_), query, caller)
                 return await self._of_service((namespace, service), query, caller, after, size)

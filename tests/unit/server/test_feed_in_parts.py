@@ -12,6 +12,7 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import feed as feeds
 from registry_server.changes import Change
 from registry_server.intake import AT_ONCE, SLICE, Intake, size
+from registry_server.limits.peers import peer_of
 from registry_server.records import Away, Back, Cause, Commit, Delta, Key, Progress, Snapshot, StoreEvent
 from registry_server.settings import SettingChange
 from tests.support.core import (
@@ -188,6 +189,20 @@ async def test_reads_wait_for_a_large_revision(core: Turning) -> None:
     summary = pb.ListServicesResponse.FromString(answers[1]).services[1]
     assert (summary.service, summary.instances) == ("player", MANY)
     assert pb.ListNamespacesResponse.FromString(answers[2]).namespaces[0].instances == MANY + 1
+
+
+async def test_a_read_that_has_to_look_waits_for_what_came_before_its_turn(core: Turning) -> None:
+    query = pb.ListRequest(service="player", page_size=10_000, filter={"routable_only": True})
+    async with core.service._looking.of([(peer_of(NOBODY.peer),)]):
+        task = asyncio.create_task(core.service.list(query, NOBODY))
+        await asyncio.sleep(0)
+        core.feed.emit(put(11, *NAMES))
+        core.turn()
+    while core.turn():
+        await asyncio.sleep(0)
+        assert not task.done()
+    listed = pb.ListResponse.FromString(await task)
+    assert (listed.header.revision, len(listed.instances)) == (11, MANY)
 
 
 async def test_a_read_that_is_given_up_leaves_nothing_behind(core: Turning) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,8 @@ def test_it():
 """
 LOGS = "def test_it(tmp_path):\n    (tmp_path / 'server.log').write_text('it was the butler')\n    raise ValueError\n"
 
+TWICE = "def test_it():\n    KEEP.append(1)\n    assert len(KEEP) == 2\n"
+
 
 def run_pytest(directory: Path, test: str, *before: str, **env: str) -> tuple[int, str]:
     (directory / "conftest.py").write_text(CONFTEST)
@@ -101,3 +104,10 @@ def test_ci_allows_no_skips(test: str, tmp_path: Path) -> None:
 
 def test_failure_shows_logs(tmp_path: Path) -> None:
     assert "it was the butler" in run_pytest(tmp_path, LOGS)[1]
+
+
+def test_what_was_run_more_than_once_is_listed(tmp_path: Path) -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    listing = next(option for option in settings["addopts"] if option.startswith("-r"))
+    code, out = run_pytest(tmp_path, TWICE, PYTEST_ADDOPTS=f"{listing} --reruns=1")
+    assert (code, "RERUN test_sample.py::test_it" in out) == (0, True), out

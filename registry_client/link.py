@@ -26,6 +26,7 @@ from registry_api.registry.v1 import registry_pb2 as pb
 from registry_api.tracing import Tracing
 from registry_client.counts import Counts
 from registry_client.errors import (
+    ClientClosed,
     InvalidAnswer,
     RegistryError,
     RegistryUnavailable,
@@ -240,6 +241,7 @@ class Link:
         self._calls = 0  # that wait for their answers
         self._last_words_until_s = -math.inf
         self._connections: dict[str, Connection] = {}
+        self._is_closed = False
         self._retired: list[Connection] = []
         self._connect_ms = dict.fromkeys(self._addresses, CONNECT_MS)
         self._tls_troubles: dict[str, str] = {}
@@ -267,7 +269,7 @@ class Link:
 
     @property
     def current(self) -> Connection:
-        """The address in use."""
+        """The address in use. Raises ClientClosed once the link is closed: who still tries is told."""
         return self._at(self._addresses[self._index])
 
     def _at(self, address: str) -> Connection:
@@ -277,6 +279,8 @@ class Link:
         return connection
 
     def _connect(self, address: str) -> Connection:
+        if self._is_closed:
+            raise ClientClosed("the client was closed meanwhile")
         dialer = self._dialers[address]
         contents = dialer.contents_now(address)
         options = (*_OPTIONS, ("grpc.min_reconnect_backoff_ms", self._connect_ms[address]))
@@ -538,6 +542,7 @@ class Link:
 
     async def aclose(self) -> None:
         """Close all channels. Calls under way are cancelled."""
+        self._is_closed = True
         connections, self._connections = [*self._connections.values(), *self._retired], {}
         for connection in connections:
             await connection.channel.close()

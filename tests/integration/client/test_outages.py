@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import registry_client
-from registry_client import RegistryClient, State
+from registry_client import ClientClosed, RegistryClient, State
 from tests.conftest import ServerFactory
 from tests.integration.client.conftest import ids, player, recording, until
 from tests.integration.client.test_registering import nobody_there
@@ -50,6 +50,16 @@ async def test_a_registry_that_greets_late_is_reached(server: RegistryServer) ->
         registry = registry_client.connect(addresses, cache_dir=None, timeout=30.0)
         async with registry, registry.register(player("p1"), ttl=TTL_S):
             assert [it.id for it in await registry.list("player")] == ["p1"]
+
+
+async def test_who_still_tries_when_the_client_is_closed_connects_no_more() -> None:
+    """Its channel would be nobody's, and stay open for ever."""
+    registry = registry_client.connect(nobody_there(), cache_dir=None, timeout=30.0)
+    async with registry:
+        asking = asyncio.create_task(registry.list("player"))
+        await eventually_async(lambda: registry._here().link.trouble)
+    with pytest.raises(ClientClosed):
+        await asking
 
 
 async def test_never_gives_up_through_an_outage_longer_than_the_ttl(

@@ -32,6 +32,7 @@ from registry_server.records import (
     Progress,
     Snapshot,
     StoreEvent,
+    size,
 )
 from registry_server.stores.base import Conflict, NoSuchLease, Refused, Store, StoreError
 
@@ -83,7 +84,6 @@ class Feed:
         self._has_turns = False
         self._is_whole = asyncio.Event()
         self._is_whole.set()
-        self.is_in_parts = False
         self._is_away = False
         self._outages = OutageLog(log.warning)
         self._touched = touched
@@ -121,8 +121,13 @@ class Feed:
         there, or could not reach the store."""
         return self._is_late or self._is_doubtful
 
+    @property
+    def is_in_parts(self) -> bool:
+        """Whether the view shows something that is large in part."""
+        return not self._is_whole.is_set()
+
     async def whole(self) -> None:
-        """Wait while `is_in_parts`: the view shows something that is large in part."""
+        """Wait while `is_in_parts`."""
         while self.is_in_parts:
             await self._is_whole.wait()
 
@@ -193,9 +198,9 @@ class Feed:
                 self._intake.turn()
 
     def _is_large(self, event: StoreEvent) -> bool:
-        if isinstance(event, Delta):
-            return len(event.puts) + len(event.deletes) > AT_ONCE
-        return isinstance(event, Snapshot) and max(len(event.records), self.catalog.statistics().instances) > AT_ONCE
+        if size(event) > AT_ONCE:
+            return True
+        return isinstance(event, Snapshot) and self.catalog.statistics().instances > AT_ONCE
 
     async def _take_turns(self) -> None:
         self._has_turns = True
@@ -213,13 +218,11 @@ class Feed:
             return
         now = self._begin(event)
         self._is_whole.clear()
-        self.is_in_parts = True
         self._hold(True)
         if isinstance(event, Snapshot):
             yield from self._loading(event, now, SLICE)
         elif isinstance(event, Delta):
             yield from self._applying(event, now)
-        self.is_in_parts = False
         self._is_whole.set()
         self._end(now)
         self._hold(False)

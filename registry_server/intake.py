@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from registry_server.records import Delta, Snapshot, StoreEvent
+from registry_server.records import StoreEvent, size
 
 # An event of more records is large: of it SLICE are taken in at a time, and others have their turn in between. No write
 # of the registry's is as large, nor what the stores of this house tell at once when leases end.
@@ -35,10 +35,3 @@ class Intake:
             if next(self._work, self) is self:
                 self._work = None
                 self.events.popleft()
-
-
-def size(event: StoreEvent) -> int:
-    """How many records an event tells of."""
-    if isinstance(event, Delta):
-        return len(event.puts) + len(event.deletes)
-    return len(event.records) if isinstance(event, Snapshot) else 0

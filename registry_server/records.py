@@ -218,6 +218,13 @@ class Ill(NamedTuple):
 StoreEvent = Snapshot | Delta | Progress | Away | Back | Ill
 
 
+def size(event: StoreEvent) -> int:
+    """How many records an event tells of."""
+    if isinstance(event, Delta):
+        return len(event.puts) + len(event.deletes)
+    return len(event.records) if isinstance(event, Snapshot) else 0
+
+
 def parts(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     """So many of them at a time."""
     return (items[start : start + size] for start in range(0, len(items), size))

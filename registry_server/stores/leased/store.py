@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from dataclasses import replace
 
 from registry_server.illness import Pulse
-from registry_server.records import Back, Commit, Delta, Lease, Outcome, Progress, Renewal, Snapshot
+from registry_server.records import Back, Commit, Delta, Lease, Outcome, Progress, Renewal, Snapshot, size
 from registry_server.stores.backend import (
     ABSENT,
     PRESENT,
@@ -202,7 +202,7 @@ class Leased(Store):
         records = 0
         for event in events:
             self._teller.tell([event], replace(told, revision=event.revision))
-            records += len(event.puts) + len(event.deletes) if isinstance(event, Delta) else 1
+            records += max(1, size(event))
             if records >= TOLD_AT_ONCE:
                 records = 0
                 await asyncio.sleep(0)

@@ -11,9 +11,9 @@ import pytest
 from registry_api.registry.v1 import registry_pb2 as pb
 from registry_server import feed as feeds
 from registry_server.changes import Change
-from registry_server.intake import AT_ONCE, SLICE, Intake, size
+from registry_server.intake import AT_ONCE, SLICE, Intake
 from registry_server.limits.peers import peer_of
-from registry_server.records import Away, Back, Cause, Commit, Delta, Key, Progress, Snapshot, StoreEvent
+from registry_server.records import Away, Back, Cause, Commit, Delta, Key, Progress, Snapshot, StoreEvent, size
 from registry_server.settings import SettingChange
 from tests.support.core import (
     NOBODY,
